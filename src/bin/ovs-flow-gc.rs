@@ -1,0 +1,2 @@
+//! CNI plugin if `CNI_COMMAND` is set, admin command otherwise.
+fn main() {}

@@ -1,0 +1,121 @@
+//! Time, and the deadlines that bound everything we do on a switch.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket, sockopt};
+use nix::sys::time::TimeVal;
+use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+/// A moment on two clocks: wall time for people, `CLOCK_BOOTTIME` for arithmetic
+/// (wall clocks step back). Compare stamps of one boot only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Milliseconds since boot, suspend included.
+    pub boot_ms: u64,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub wall_ms: u64,
+}
+
+impl Stamp {
+    /// Now.
+    #[must_use]
+    pub fn now() -> Self {
+        let boot_ms = clock_gettime(ClockId::CLOCK_BOOTTIME)
+            .ok()
+            .and_then(|t| u64::try_from(Duration::from(t).as_millis()).ok())
+            .unwrap_or(0);
+        let wall_ms = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .ok()
+            .and_then(|d| u64::try_from(d.as_millis()).ok())
+            .unwrap_or(0);
+        Self { boot_ms, wall_ms }
+    }
+
+    /// How long before `later` this was; zero if it was not.
+    #[must_use]
+    pub fn until(self, later: Self) -> Duration {
+        Duration::from_millis(later.boot_ms.saturating_sub(self.boot_ms))
+    }
+
+    /// The stamp of a wall-clock time (a file's ctime), as seen from `now`.
+    /// `None` if it lies in the future or before this boot.
+    #[must_use]
+    pub fn of_wall(wall_ms: u64, now: Self) -> Option<Self> {
+        let ago = now.wall_ms.checked_sub(wall_ms)?;
+        let boot_ms = now.boot_ms.checked_sub(ago)?;
+        Some(Self { boot_ms, wall_ms })
+    }
+}
+
+/// One deadline over connect, write and read: `timeoutMs` counts for the whole call.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// The moment `after` from now.
+    #[must_use]
+    pub fn after(after: Duration) -> Self {
+        let now = Instant::now();
+        Self(now.checked_add(after).unwrap_or(now))
+    }
+
+    /// What is left; `TimedOut` when nothing is.
+    ///
+    /// # Errors
+    /// `io::ErrorKind::TimedOut` once the deadline has passed.
+    pub fn left(self) -> io::Result<Duration> {
+        let left = self.0.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+    }
+
+    /// Whether it has passed.
+    #[must_use]
+    pub fn passed(self) -> bool {
+        self.left().is_err()
+    }
+}
+
+/// Connects to a Unix stream socket within the deadline. A hung listener with a full
+/// backlog blocks a plain connect for ever; `SO_SNDTIMEO` bounds it.
+///
+/// # Errors
+/// The operating system's; `TimedOut` when the deadline passed.
+pub fn connect_within(path: &Path, deadline: Deadline) -> io::Result<UnixStream> {
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let left = deadline.left()?;
+    let timeout = TimeVal::new(
+        i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        i64::from(left.subsec_micros().max(1)),
+    );
+    nix::sys::socket::setsockopt(&fd, sockopt::SendTimeout, &timeout)?;
+    let address = UnixAddr::new(path)?;
+    match connect(fd.as_raw_fd(), &address) {
+        Ok(()) => Ok(UnixStream::from(fd)),
+        Err(nix::errno::Errno::EAGAIN) => Err(io::ErrorKind::TimedOut.into()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Sets both timeouts of a stream to what the deadline leaves.
+///
+/// # Errors
+/// `TimedOut` when nothing is left.
+pub fn arm(stream: &UnixStream, deadline: Deadline) -> io::Result<()> {
+    let left = Some(deadline.left()?);
+    stream.set_read_timeout(left)?;
+    stream.set_write_timeout(left)
+}
+
+/// `/proc/sys/kernel/random/boot_id`: another one means that everything recorded is dead.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}

@@ -1,0 +1,208 @@
+//! What the core is told about one bridge: who is dead, who is alive, which ports there are.
+//! All times are durations before the *end* of the dump that is judged (no clock in here).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::flow::Address;
+
+/// The UUID of an OVSDB row.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RowId(pub u128);
+
+/// Why a string is not a row's UUID.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is not a UUID")]
+pub struct NotARowId(String);
+
+impl FromStr for RowId {
+    type Err = NotARowId;
+
+    fn from_str(text: &str) -> Result<Self, NotARowId> {
+        let wrong = || NotARowId(text.chars().take(64).collect());
+        let digits: String = text.chars().filter(|c| *c != '-').collect();
+        if text.len() != 36 || digits.len() != 32 || !digits.bytes().all(|b| b.is_ascii_hexdigit())
+        {
+            return Err(wrong());
+        }
+        u128::from_str_radix(&digits, 16).map(Self).map_err(|_| wrong())
+    }
+}
+
+impl fmt::Display for RowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e] = [
+            (96, u32::MAX.into()),
+            (80, 0xffff),
+            (64, 0xffff),
+            (48, 0xffff),
+            (0, 0xffff_ffff_ffff),
+        ]
+        .map(|(shift, mask): (u32, u128)| (self.0 >> shift) & mask);
+        write!(f, "{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}")
+    }
+}
+
+impl fmt::Debug for RowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl TryFrom<String> for RowId {
+    type Error = NotARowId;
+
+    fn try_from(text: String) -> Result<Self, NotARowId> {
+        text.parse()
+    }
+}
+
+impl From<RowId> for String {
+    fn from(id: RowId) -> Self {
+        id.to_string()
+    }
+}
+
+/// Index into [`Case::networks`].
+pub type NetworkIndex = usize;
+
+/// Everything about a bridge that a verdict depends on, but for its flows.
+#[derive(Clone, Debug, Default)]
+pub struct Case {
+    /// The networks that look at this bridge.
+    pub networks: Vec<Network>,
+    /// Dead attachments whose flows are looked for.
+    pub dead: Vec<Dead>,
+    /// Everybody else who may own a token on this bridge or one joined to it: live
+    /// attachments, and OVSDB interfaces that no record explains.
+    pub live: Vec<Live>,
+    /// OVSDB's word of now on the bridge's port numbers.
+    pub ports: Ports,
+    /// How long ago ovs-vswitchd started, where known.
+    pub switch_up: Option<Duration>,
+    /// ovn-controller runs this bridge and no `force` is set: nothing here is stale.
+    pub ovn: bool,
+}
+
+/// One network's rules (design §6).
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// Tables in scope; `None` is all.
+    pub tables: Option<Vec<u8>>,
+    /// Cookie and mask in scope.
+    pub cookie: u64,
+    /// Its mask; 0 is every cookie.
+    pub cookie_mask: u64,
+    /// Port numbers are evidence.
+    pub match_port: bool,
+    /// IPs are evidence.
+    pub match_ip: bool,
+    /// MACs are evidence.
+    pub match_mac: bool,
+    /// The register field and what makes its value a pod's own.
+    pub register: RegisterRule,
+    /// Dangling flows (a port that is nobody's) are stale too.
+    pub reap_dangling: bool,
+}
+
+/// The register field that carries identities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegisterRule {
+    /// 0 to 15.
+    pub index: u8,
+    /// The field within it; all ones is the whole register.
+    pub mask: u32,
+    /// Where values come from.
+    pub source: RegisterSource,
+}
+
+/// What makes a register value evidence (design §4, "reg0").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegisterSource {
+    /// Registers are no evidence.
+    None,
+    /// Learned from the dump; `distinct_seen`: the network once had two attachments with
+    /// different values; `shared_seen`: once two live ones with the same.
+    Learn {
+        /// See above.
+        distinct_seen: bool,
+        /// See above.
+        shared_seen: bool,
+    },
+    /// Learned, and the operator vouches that values are per pod.
+    Pod,
+    /// Computed from the record or OVSDB (ipv4, ofport, externalId).
+    Computed,
+}
+
+/// A dead attachment.
+#[derive(Clone, Debug)]
+pub struct Dead {
+    /// Whose rules apply.
+    pub network: NetworkIndex,
+    /// Its number on *this* bridge, if its port was here.
+    pub ofport: Option<u16>,
+    /// Its OVSDB Interface row.
+    pub interface: Option<RowId>,
+    /// Its own IPs and MACs.
+    pub addresses: Vec<Address>,
+    /// Its register value, computed or learned while it lived (unmasked position, i.e.
+    /// `value & !mask == 0`).
+    pub register: Option<u32>,
+    /// How long ago its death was noticed.
+    pub died: Duration,
+    /// The linger time has passed since.
+    pub lingered: bool,
+    /// There is a record. Without one nobody knows when its address was freed: rules 1, 2
+    /// and 4 only.
+    pub recorded: bool,
+    /// IP-only evidence may be used (false in sweeps of an `ipScope: cluster` network).
+    pub ip_evidence: bool,
+}
+
+/// A live owner of tokens.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// Its network, if it is an attachment of ours.
+    pub network: Option<NetworkIndex>,
+    /// Its number on this bridge, if its port is here.
+    pub ofport: Option<u16>,
+    /// Its addresses.
+    pub addresses: Vec<Address>,
+    /// Its IPs and MACs are all known: if not, it may have any.
+    pub addresses_known: bool,
+    /// Its register value.
+    pub register: LiveRegister,
+    /// How long it has existed at least ("no entry older than this was made for it");
+    /// `None`: unknown.
+    pub age: Option<Duration>,
+    /// It is being ADDed right now: its claims on tokens do not protect flows that are
+    /// older than it *and* than the dead attachment's death (leftovers that ADD purges).
+    pub newcomer: bool,
+}
+
+/// What is known of a live owner's register value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LiveRegister {
+    /// It has this one.
+    Is(u32),
+    /// It has none and will not be given one (no record, or computed from what it lacks).
+    Absent,
+    /// Not known yet: learn it from the dump, else registers are no evidence in its network.
+    Unknown,
+}
+
+/// The bridge's ports as OVSDB has them now.
+#[derive(Clone, Debug, Default)]
+pub struct Ports {
+    /// Port number to Interface row. LOCAL (65534) is in it.
+    pub by_number: BTreeMap<u16, RowId>,
+    /// Some interface of the bridge has no number yet: it may be given any, so no port
+    /// number is dead.
+    pub unassigned: bool,
+}
