@@ -1,1 +1,283 @@
-//! Configuration.
+//! The plugin's configuration (design §6): every key, its default and its presets.
+//!
+//! Parsing never stops at the first fault: ADD refuses a configuration with any
+//! [`Problem`], DEL and GC warn and go on with what could be read, because a rolled-back
+//! conflist must not block pods from ending.
+
+mod parse;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::stale::case::{RegisterRule, RegisterSource};
+
+/// Where state lives unless configured: tmpfs, so that a full disk cannot stop us.
+pub const STATE_DIR: &str = "/run/ovs-flow-gc";
+/// Where OVS keeps its sockets unless `OVS_RUNDIR` says otherwise.
+pub const OVS_RUN_DIR: &str = "/var/run/openvswitch";
+
+/// Where a pod's register value comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Reg0 {
+    /// The constant its classifier flows load, once shown to be its own.
+    Learn,
+    /// As learned; the operator vouches that values are per pod.
+    Pod,
+    /// Its IPv4 address as an integer.
+    Ipv4,
+    /// Its port number.
+    Ofport,
+    /// A key of the OVSDB Interface's or Port's external_ids.
+    ExternalId(String),
+    /// Registers are no evidence.
+    None,
+}
+
+/// What may stand for what the IPAM hands out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpScope {
+    /// An address stays on its node.
+    Node,
+    /// IPAM may give it to another node.
+    Cluster,
+}
+
+/// Whether we delete or only say what we would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Delete.
+    Enforce,
+    /// Everything but the deleting.
+    Observe,
+}
+
+/// Which tokens count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// Port numbers.
+    pub port: bool,
+    /// Register values.
+    pub register: bool,
+    /// IP addresses.
+    pub ip: bool,
+    /// Ethernet addresses.
+    pub mac: bool,
+}
+
+/// A network's configuration with every default and preset applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Config {
+    /// The bridge that has the pod's port; none: whichever has it.
+    pub bridge: Option<String>,
+    /// Bridges to look for flows on; empty: the port's own.
+    pub bridges: Vec<String>,
+    /// Tables in scope; none: all.
+    pub tables: Option<Vec<u8>>,
+    /// Cookie in scope.
+    pub cookie: u64,
+    /// Its mask; 0: every cookie.
+    pub cookie_mask: u64,
+    /// Where register values come from.
+    pub reg0: Reg0,
+    /// The register, 0 to 15.
+    pub register: u8,
+    /// The field within it.
+    pub register_mask: u32,
+    /// Judge a bridge that ovn-controller runs, too.
+    pub force: bool,
+    /// Which evidence counts.
+    #[serde(rename = "match")]
+    pub evidence: Evidence,
+    /// The preset that was applied.
+    pub preset: Option<String>,
+    /// Whose addresses IPAM hands out.
+    pub ip_scope: IpScope,
+    /// Delete, or watch.
+    pub mode: Mode,
+    /// Flush conntrack entries of dead IPs.
+    pub conntrack: bool,
+    /// Delete flows whose port is nobody's.
+    pub reap_dangling: bool,
+    /// Remove an orphan's OVSDB port when its netdev is gone.
+    pub reap_ports: bool,
+    /// How long to keep looking after a DEL, in seconds.
+    pub linger_seconds: u64,
+    /// For everything one call does on the switch, in milliseconds.
+    pub timeout_ms: u64,
+    /// Where state lives.
+    pub state_dir: PathBuf,
+    /// Where OVS keeps its sockets; none: `OVS_RUNDIR` or the default.
+    pub ovs_run_dir: Option<PathBuf>,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub log_level: String,
+    /// Where to log; none: standard error.
+    pub log_file: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            bridge: None,
+            bridges: Vec::new(),
+            tables: None,
+            cookie: 0,
+            cookie_mask: 0,
+            reg0: Reg0::Learn,
+            register: 0,
+            register_mask: u32::MAX,
+            force: false,
+            evidence: Evidence { port: true, register: true, ip: true, mac: true },
+            preset: None,
+            ip_scope: IpScope::Node,
+            mode: Mode::Enforce,
+            conntrack: false,
+            reap_dangling: false,
+            reap_ports: false,
+            linger_seconds: 30,
+            timeout_ms: 5000,
+            state_dir: STATE_DIR.into(),
+            ovs_run_dir: None,
+            log_level: "info".into(),
+            log_file: None,
+        }
+    }
+}
+
+/// One fault in a configuration, naming the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The key.
+    pub key: String,
+    /// What is wrong with it and what would be right.
+    pub text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "configuration key {:?}: {}", self.key, self.text)
+    }
+}
+
+impl Config {
+    /// Reads a plugin configuration. What cannot be read keeps its default and is in the
+    /// list of problems.
+    #[must_use]
+    pub fn parse(conf: &Map<String, Value>) -> (Self, Vec<Problem>) {
+        parse::parse(conf)
+    }
+
+    /// `lingerSeconds`.
+    #[must_use]
+    pub fn linger(&self) -> Duration {
+        Duration::from_secs(self.linger_seconds)
+    }
+
+    /// `timeoutMs`.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+
+    /// The directory of OVS's sockets: configured, else [`run_dir`].
+    #[must_use]
+    pub fn ovs_run_dir(&self) -> PathBuf {
+        self.ovs_run_dir.clone().unwrap_or_else(run_dir)
+    }
+
+    /// The register field and its source, as the core wants it. The facts are what the
+    /// network's state remembers.
+    #[must_use]
+    pub fn register_rule(&self, distinct_seen: bool, shared_seen: bool) -> RegisterRule {
+        let source = match self.reg0 {
+            _ if !self.evidence.register => RegisterSource::None,
+            Reg0::None => RegisterSource::None,
+            Reg0::Learn => RegisterSource::Learn { distinct_seen, shared_seen },
+            Reg0::Pod => RegisterSource::Pod,
+            Reg0::Ipv4 | Reg0::Ofport | Reg0::ExternalId(_) => RegisterSource::Computed,
+        };
+        RegisterRule { index: self.register, mask: self.register_mask, source }
+    }
+}
+
+/// `$OVS_RUNDIR`, else [`OVS_RUN_DIR`].
+#[must_use]
+pub fn run_dir() -> PathBuf {
+    std::env::var_os("OVS_RUNDIR")
+        .filter(|dir| !dir.is_empty())
+        .map_or_else(|| PathBuf::from(OVS_RUN_DIR), PathBuf::from)
+}
+
+/// `<rundir>/db.sock`.
+#[must_use]
+pub fn database_socket(run_dir: &Path) -> PathBuf {
+    run_dir.join("db.sock")
+}
+
+/// `<rundir>/<bridge>.mgmt`.
+#[must_use]
+pub fn bridge_socket(run_dir: &Path, bridge: &str) -> PathBuf {
+    run_dir.join(format!("{bridge}.mgmt"))
+}
+
+impl fmt::Display for Reg0 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Learn => f.write_str("learn"),
+            Self::Pod => f.write_str("pod"),
+            Self::Ipv4 => f.write_str("ipv4"),
+            Self::Ofport => f.write_str("ofport"),
+            Self::ExternalId(key) => write!(f, "externalId:{key}"),
+            Self::None => f.write_str("none"),
+        }
+    }
+}
+
+impl From<Reg0> for String {
+    fn from(reg0: Reg0) -> Self {
+        reg0.to_string()
+    }
+}
+
+impl TryFrom<String> for Reg0 {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Ok(match text.as_str() {
+            "learn" => Self::Learn,
+            "pod" => Self::Pod,
+            "ipv4" => Self::Ipv4,
+            "ofport" => Self::Ofport,
+            "none" => Self::None,
+            other => match other.strip_prefix("externalId:") {
+                Some(key) if !key.is_empty() => Self::ExternalId(key.to_owned()),
+                _ => {
+                    return Err(format!(
+                        "{other:?} is none of \"learn\", \"pod\", \"ipv4\", \"ofport\", \
+                         \"externalId:KEY\", \"none\""
+                    ));
+                }
+            },
+        })
+    }
+}
+
+/// What a network's `config.json` holds: the effective configuration and what was learned.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct NetworkState {
+    /// As the last ADD had it.
+    pub config: Config,
+    /// Two attachments of this network once had different register values.
+    pub register_distinct: bool,
+    /// Two live attachments of this network once had the same one: the register is a
+    /// namespace's or a mark, not a pod's, also when only one pod is left.
+    pub register_shared: bool,
+}

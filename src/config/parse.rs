@@ -1,0 +1,388 @@
+//! From a JSON object to a [`Config`].
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+use super::{Config, Evidence, IpScope, Mode, Problem, Reg0};
+
+/// Keys that are ours.
+const OURS: [&str; 21] = [
+    "bridge",
+    "bridges",
+    "tables",
+    "cookie",
+    "reg0",
+    "register",
+    "registerMask",
+    "force",
+    "match",
+    "preset",
+    "ipScope",
+    "mode",
+    "conntrack",
+    "reapDangling",
+    "reapPorts",
+    "lingerSeconds",
+    "timeoutMs",
+    "stateDir",
+    "ovsRunDir",
+    "logLevel",
+    "logFile",
+];
+
+/// Keys that the CNI specification or libcni puts there.
+const THEIRS: [&str; 13] = [
+    "cniVersion",
+    "cniVersions",
+    "name",
+    "type",
+    "prevResult",
+    "args",
+    "capabilities",
+    "runtimeConfig",
+    "ipam",
+    "ipMasq",
+    "dns",
+    "disableCheck",
+    "disableGC",
+];
+
+const PRESETS: [&str; 5] = ["ovs-cni", "k-vswitch", "openshift-sdn", "antrea", "ovn"];
+
+struct Reader<'a> {
+    conf: &'a Map<String, Value>,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn problem(&mut self, key: &str, text: impl Into<String>) {
+        self.problems.push(Problem { key: key.to_owned(), text: text.into() });
+    }
+
+    /// Reads `key` if it is there; a fault leaves `into` as it is.
+    fn read<T>(&mut self, key: &str, into: &mut T, read: impl FnOnce(&Value) -> Result<T, String>) {
+        if let Some(value) = self.conf.get(key) {
+            match read(value) {
+                Ok(read) => *into = read,
+                Err(text) => self.problem(key, text),
+            }
+        }
+    }
+}
+
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() > 80 { text.chars().take(77).collect::<String>() + "..." } else { text }
+}
+
+fn boolean(value: &Value) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| format!("{} is not true or false", shown(value)))
+}
+
+fn text(value: &Value) -> Result<String, String> {
+    match value.as_str() {
+        Some("") => Err("is empty".to_owned()),
+        Some(text) if text.contains('\0') => Err("holds a NUL character".to_owned()),
+        Some(text) => Ok(text.to_owned()),
+        None => Err(format!("{} is not a string", shown(value))),
+    }
+}
+
+fn path(value: &Value) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text(value)?);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(format!("{} is not an absolute path", shown(value)))
+    }
+}
+
+/// A bridge name becomes part of a socket's path.
+fn bridge(value: &Value) -> Result<String, String> {
+    let name = text(value)?;
+    if name.len() > 64 || name.starts_with('.') || name.contains(['/', '\n']) {
+        return Err(format!("{} is not a bridge's name", shown(value)));
+    }
+    Ok(name)
+}
+
+fn list<T>(
+    value: &Value,
+    most: usize,
+    read: impl Fn(&Value) -> Result<T, String>,
+) -> Result<Vec<T>, String> {
+    let items = value.as_array().ok_or_else(|| format!("{} is not a list", shown(value)))?;
+    if items.len() > most {
+        return Err(format!("has {} entries, {most} at most", items.len()));
+    }
+    items.iter().map(read).collect()
+}
+
+fn integer(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hex) => u64::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// A JSON number or a string, decimal or 0x hexadecimal.
+fn number(value: &Value) -> Result<u64, String> {
+    let read = match value {
+        Value::Number(number) => number.as_u64(),
+        Value::String(text) => integer(text),
+        _ => None,
+    };
+    read.ok_or_else(|| format!("{} is not a whole number", shown(value)))
+}
+
+fn within(value: &Value, least: u64, most: u64) -> Result<u64, String> {
+    let number = number(value)?;
+    if (least..=most).contains(&number) {
+        Ok(number)
+    } else {
+        Err(format!("{number} is not between {least} and {most}"))
+    }
+}
+
+/// `"0x2a/0xff"`; without a mask the whole cookie counts.
+fn cookie(value: &Value) -> Result<(u64, u64), String> {
+    let wrong = || format!("{} is not \"COOKIE/MASK\"", shown(value));
+    let text = value.as_str().ok_or_else(wrong)?;
+    let (cookie, mask) = match text.split_once('/') {
+        Some((cookie, mask)) => (integer(cookie), integer(mask)),
+        None => (integer(text), Some(u64::MAX)),
+    };
+    let (cookie, mask) = cookie.zip(mask).ok_or_else(wrong)?;
+    if cookie & !mask != 0 {
+        return Err(format!("{} has cookie bits outside its mask", shown(value)));
+    }
+    Ok((cookie, mask))
+}
+
+fn register(value: &Value) -> Result<u8, String> {
+    value
+        .as_str()
+        .and_then(|text| text.strip_prefix("reg"))
+        .and_then(|index| index.parse::<u8>().ok())
+        .filter(|index| *index < 16)
+        .ok_or_else(|| format!("{} is not \"reg0\" to \"reg15\"", shown(value)))
+}
+
+/// A field: one run of bits. A mask with holes is no field.
+fn mask(value: &Value) -> Result<u32, String> {
+    let mask = u32::try_from(number(value)?)
+        .map_err(|_| format!("{} does not fit 32 bits", shown(value)))?;
+    let run = mask >> mask.trailing_zeros().min(31);
+    if mask == 0 || run & run.wrapping_add(1) != 0 {
+        return Err(format!("{} is not one run of bits", shown(value)));
+    }
+    Ok(mask)
+}
+
+fn evidence(value: &Value) -> Result<Evidence, String> {
+    let mut evidence = Evidence { port: false, register: false, ip: false, mac: false };
+    for kind in list(value, 16, text)? {
+        match kind.as_str() {
+            "port" => evidence.port = true,
+            "register" => evidence.register = true,
+            "ip" => evidence.ip = true,
+            "mac" => evidence.mac = true,
+            other => {
+                return Err(format!(
+                    "{other:?} is none of \"port\", \"register\", \"ip\", \"mac\""
+                ));
+            }
+        }
+    }
+    Ok(evidence)
+}
+
+fn choice<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T, String> {
+    let found = value.as_str().and_then(|text| choices.iter().find(|(name, _)| *name == text));
+    found.map(|(_, choice)| *choice).ok_or_else(|| {
+        let names: Vec<_> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
+        format!("{} is none of {}", shown(value), names.join(", "))
+    })
+}
+
+/// What a preset sets. `field-notes` of the project: what the register means, stack by stack.
+fn apply_preset(config: &mut Config, name: &str) {
+    match name {
+        // Programs no flows itself: whoever does decides, so values are learned.
+        "ovs-cni" => {}
+        // reg0 is unused; the bridge is rewritten from the pod list every minute.
+        "k-vswitch" => config.reg0 = Reg0::None,
+        // reg0 is the namespace's VNID, also when one pod is left in the namespace.
+        "openshift-sdn" => {
+            config.reg0 = Reg0::None;
+            config.bridge = Some("br0".to_owned());
+        }
+        // reg0 is a field of marks.
+        "antrea" => {
+            config.reg0 = Reg0::None;
+            config.bridge = Some("br-int".to_owned());
+        }
+        // Registers are scratch, and ovn-controller owns every flow: report-only.
+        "ovn" => {
+            config.reg0 = Reg0::None;
+            config.bridge = Some("br-int".to_owned());
+        }
+        _ => return,
+    }
+    config.preset = Some(name.to_owned());
+}
+
+fn nearest(key: &str) -> Option<&'static str> {
+    let folded = key.to_lowercase();
+    OURS.iter()
+        .map(|known| (strsim::damerau_levenshtein(&folded, &known.to_lowercase()), *known))
+        .filter(|(distance, _)| *distance <= 3)
+        .min()
+        .map(|(_, known)| known)
+}
+
+pub(super) fn parse(conf: &Map<String, Value>) -> (Config, Vec<Problem>) {
+    let mut config = Config::default();
+    let mut reader = Reader { conf, problems: Vec::new() };
+
+    let mut preset = String::new();
+    reader.read("preset", &mut preset, |v| choice(v, &PRESETS.map(|p| (p, p))).map(str::to_owned));
+    apply_preset(&mut config, &preset);
+
+    let mut one = config.bridge.clone();
+    reader.read("bridge", &mut one, |v| bridge(v).map(Some));
+    config.bridge = one;
+    reader.read("bridges", &mut config.bridges, |v| list(v, 64, bridge));
+    reader.read("tables", &mut config.tables, |v| {
+        // 254 is internal, 255 means all.
+        let tables = list(v, 254, |t| within(t, 0, 253))?;
+        Ok(Some(tables.into_iter().filter_map(|t| u8::try_from(t).ok()).collect()))
+    });
+    let mut scope = (0, 0);
+    reader.read("cookie", &mut scope, cookie);
+    (config.cookie, config.cookie_mask) = scope;
+    reader.read("reg0", &mut config.reg0, |v| Reg0::try_from(text(v)?));
+    reader.read("register", &mut config.register, register);
+    reader.read("registerMask", &mut config.register_mask, mask);
+    reader.read("force", &mut config.force, boolean);
+    reader.read("match", &mut config.evidence, evidence);
+    reader.read("ipScope", &mut config.ip_scope, |v| {
+        choice(v, &[("node", IpScope::Node), ("cluster", IpScope::Cluster)])
+    });
+    reader.read("mode", &mut config.mode, |v| {
+        choice(v, &[("enforce", Mode::Enforce), ("observe", Mode::Observe)])
+    });
+    reader.read("conntrack", &mut config.conntrack, boolean);
+    reader.read("reapDangling", &mut config.reap_dangling, boolean);
+    reader.read("reapPorts", &mut config.reap_ports, boolean);
+    reader.read("lingerSeconds", &mut config.linger_seconds, |v| within(v, 0, 86_400));
+    reader.read("timeoutMs", &mut config.timeout_ms, |v| within(v, 50, 120_000));
+    reader.read("stateDir", &mut config.state_dir, path);
+    reader.read("ovsRunDir", &mut config.ovs_run_dir, |v| path(v).map(Some));
+    reader.read("logLevel", &mut config.log_level, |v| {
+        choice(v, &["error", "warn", "info", "debug", "trace"].map(|l| (l, l))).map(str::to_owned)
+    });
+    reader.read("logFile", &mut config.log_file, |v| path(v).map(Some));
+
+    if let (Some(bridge), false) = (&config.bridge, config.bridges.is_empty()) {
+        if !config.bridges.contains(bridge) {
+            config.bridges.push(bridge.clone());
+        }
+    }
+    for key in conf.keys() {
+        let known = OURS.contains(&key.as_str())
+            || THEIRS.contains(&key.as_str())
+            || key.starts_with("cni.dev/")
+            || key.starts_with('_');
+        if !known {
+            let text = match nearest(key) {
+                Some(near) => format!("is unknown; did you mean {near:?}?"),
+                None => format!("is unknown; known are {}", OURS.join(", ")),
+            };
+            reader.problem(key, text);
+        }
+    }
+    (config, reader.problems)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> (Config, Vec<Problem>) {
+        let value: Value = serde_json::from_str(text).unwrap();
+        Config::parse(value.as_object().unwrap())
+    }
+
+    fn problem(text: &str) -> String {
+        let (_, problems) = of(text);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        problems[0].to_string()
+    }
+
+    #[test]
+    fn a_bare_type_is_a_complete_configuration() {
+        let (config, problems) =
+            of(r#"{"type": "ovs-flow-gc", "cniVersion": "1.1.0", "name": "n"}"#);
+        assert_eq!((config, problems), (Config::default(), vec![]));
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest() {
+        let text = problem(r#"{"lingerSecond": 3}"#);
+        assert!(text.contains("\"lingerSecond\"") && text.contains("\"lingerSeconds\""), "{text}");
+        assert!(problem(r#"{"frobnicate": 3}"#).contains("known are"));
+    }
+
+    #[test]
+    fn wrong_types_and_absurd_numbers_name_the_key_and_keep_the_default() {
+        for (conf, want) in [
+            (r#"{"timeoutMs": -5}"#, "-5 is not a whole number"),
+            (r#"{"timeoutMs": 1e300}"#, "is not a whole number"),
+            (r#"{"timeoutMs": 1}"#, "1 is not between 50 and 120000"),
+            (r#"{"tables": [300]}"#, "300 is not between 0 and 253"),
+            (r#"{"tables": {}}"#, "is not a list"),
+            (r#"{"register": "reg16"}"#, "is not \"reg0\" to \"reg15\""),
+            (r#"{"registerMask": "0xf0f"}"#, "is not one run of bits"),
+            (r#"{"registerMask": 0}"#, "is not one run of bits"),
+            (r#"{"cookie": "0x10/0x01"}"#, "bits outside its mask"),
+            (r#"{"match": ["port", "vlan"]}"#, "\"vlan\" is none of"),
+            (r#"{"reg0": "externalId:"}"#, "is none of \"learn\""),
+            (r#"{"bridge": "../x"}"#, "is not a bridge's name"),
+            (r#"{"stateDir": "run"}"#, "is not an absolute path"),
+            (r#"{"mode": true}"#, "is none of \"enforce\", \"observe\""),
+            (r#"{"preset": "calico"}"#, "is none of \"ovs-cni\""),
+        ] {
+            let text = problem(conf);
+            assert!(text.contains(want), "{conf}: {text}");
+            assert_eq!(of(conf).0, Config::default(), "{conf}");
+        }
+    }
+
+    #[test]
+    fn explicit_keys_win_over_the_preset() {
+        let (config, problems) =
+            of(r#"{"preset": "openshift-sdn", "bridge": "br9", "reg0": "pod"}"#);
+        assert!(problems.is_empty());
+        assert_eq!(config.bridge.as_deref(), Some("br9"));
+        assert_eq!(config.reg0, Reg0::Pod);
+    }
+
+    #[test]
+    fn where_registers_are_not_a_pods_own_the_preset_says_so() {
+        for preset in ["k-vswitch", "openshift-sdn", "antrea", "ovn"] {
+            let (config, _) = of(&format!(r#"{{"preset": "{preset}"}}"#));
+            assert_eq!(config.reg0, Reg0::None, "{preset}");
+        }
+    }
+
+    #[test]
+    fn the_effective_configuration_survives_its_file() {
+        let (config, _) =
+            of(r#"{"reg0": "externalId:pod-id", "bridges": ["a", "b"], "tables": [0, 3],
+            "cookie": "0x1/0xff", "registerMask": "0xffff", "mode": "observe", "match": ["ip"]}"#);
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config);
+    }
+}
