@@ -1,2 +1,11 @@
 //! CNI plugin if `CNI_COMMAND` is set, admin command otherwise.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if std::env::var_os("CNI_COMMAND").is_some() {
+        ovs_flow_gc::plugin::main()
+    } else {
+        ovs_flow_gc::cli::main()
+    }
+}

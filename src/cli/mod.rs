@@ -1,1 +1,217 @@
-//! cli.
+//! The admin command (design §8). People get tables, `--json` gives machines the same.
+
+mod adopt;
+pub mod conflist;
+mod doctor;
+mod explain;
+mod journal;
+mod list;
+mod output;
+mod pause;
+mod sweep;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::clock::Deadline;
+use crate::registry::{self, Registry};
+use crate::{config, logging};
+
+pub(crate) use output::{Table, ago};
+
+/// Keeps dead pods out of Open vSwitch: a chained CNI plugin (when the container runtime
+/// sets CNI_COMMAND) and this admin command.
+#[derive(Debug, Parser)]
+#[command(name = "ovs-flow-gc", version, disable_help_subcommand = true)]
+#[command(after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but something needs \
+    attention.\nOVS's sockets are looked for in $OVS_RUNDIR, else /var/run/openvswitch.")]
+struct Line {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+struct Common {
+    /// Print JSON instead of tables.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Where the records are.
+    #[arg(long, global = true, value_name = "DIR", default_value = config::STATE_DIR)]
+    state_dir: PathBuf,
+    /// Seconds for everything done on the switch.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 120)]
+    timeout: u64,
+    /// error, warn, info, debug or trace; on standard error.
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
+    log_level: log::LevelFilter,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Delete what dead pods left on the switch, once.
+    Sweep(sweep::Options),
+    /// List the attachments this node knows.
+    List(list::Options),
+    /// Show every flow that mentions a pod, with its verdict and the reason.
+    Explain(explain::Options),
+    /// Record pods that were there before us.
+    Adopt(adopt::Options),
+    /// Put back what a sweep or a DEL deleted.
+    Undo(journal::Options),
+    /// Delete nothing on this node until `resume`.
+    Pause,
+    /// Delete again.
+    Resume,
+    /// Put ovs-flow-gc into a conflist after its OVS plugin, or take it out.
+    #[command(subcommand)]
+    Conflist(ConflistCommand),
+    /// Is this node set up right? Says what to do about each finding.
+    Doctor(doctor::Options),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConflistCommand {
+    /// Put it in, right after the OVS plugin.
+    Add {
+        /// The conflist, or a single .conf, which becomes a .conflist.
+        file: PathBuf,
+        /// The type of the plugin to go after, if it is not recognised.
+        #[arg(long, value_name = "TYPE")]
+        after: Option<String>,
+        /// Settings for the entry, as a JSON object: '{"preset": "antrea"}'.
+        #[arg(long, value_name = "JSON", default_value = "{}")]
+        settings: String,
+    },
+    /// Take it out; everything else stays as it was, to the byte.
+    Remove {
+        /// The conflist.
+        file: PathBuf,
+    },
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed.
+    Failed = 1,
+    /// Wrong usage.
+    Usage = 2,
+    /// Done, but something needs attention.
+    Attention = 3,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    #[error(transparent)]
+    Sweep(#[from] crate::sweep::Error),
+    #[error(transparent)]
+    Ovsdb(#[from] crate::ovsdb::Error),
+    #[error(transparent)]
+    OpenFlow(#[from] crate::openflow::Error),
+    #[error(transparent)]
+    Conflist(#[from] conflist::Error),
+    #[error("cannot read the kernel's boot id: {0}")]
+    BootId(std::io::Error),
+    #[error("{0}")]
+    Usage(String),
+    #[error("no attachment matches {0:?}; `ovs-flow-gc list` shows what there is")]
+    NoSuchPod(String),
+    #[error("there is nothing to undo in {}", .0.display())]
+    NothingToUndo(PathBuf),
+    #[error("cannot write the output: {0}")]
+    Output(#[from] std::io::Error),
+    #[error("cannot write JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// What commands work with.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) json: bool,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) timeout: Duration,
+}
+
+impl Context {
+    pub(crate) fn deadline(&self) -> Deadline {
+        Deadline::after(self.timeout)
+    }
+
+    /// For commands that only read: no directory is no records.
+    pub(crate) fn registry(&self) -> Result<Option<Registry>, Error> {
+        Ok(Registry::open_existing(&self.state_dir)?)
+    }
+}
+
+/// Runs the command line.
+#[must_use]
+pub fn main() -> ExitCode {
+    let line = match Line::try_parse() {
+        Ok(line) => line,
+        Err(error) => {
+            // Help and version are errors to clap, and go to standard output.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+        }
+    };
+    logging::init(line.common.log_level, None);
+    let context = Context {
+        json: line.common.json,
+        state_dir: line.common.state_dir,
+        run_dir: config::run_dir(),
+        timeout: Duration::from_secs(line.common.timeout.clamp(1, 86_400)),
+    };
+    let ended = match line.command {
+        Command::Sweep(options) => sweep::run(&context, &options),
+        Command::List(options) => list::run(&context, &options),
+        Command::Explain(options) => explain::run(&context, &options),
+        Command::Adopt(options) => adopt::run(&context, &options),
+        Command::Undo(options) => journal::run(&context, &options),
+        Command::Pause => pause::run(&context, true),
+        Command::Resume => pause::run(&context, false),
+        Command::Conflist(command) => edit(&context, command),
+        Command::Doctor(options) => doctor::run(&context, &options),
+    };
+    match ended {
+        Ok(exit) => exit.into(),
+        // Somebody closed the pipe (`list | head`): no failure.
+        Err(Error::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            Exit::Done.into()
+        }
+        Err(error) => {
+            output::complain(&error.to_string());
+            if matches!(error, Error::Usage(_)) { Exit::Usage } else { Exit::Failed }.into()
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+fn edit(context: &Context, command: ConflistCommand) -> Result<Exit, Error> {
+    let outcome = match command {
+        ConflistCommand::Add { file, after, settings } => {
+            let settings = serde_json::from_str(&settings)
+                .map_err(|e| Error::Usage(format!("--settings is not a JSON object: {e}")))?;
+            conflist::add_file(&file, &conflist::Options { after, settings })?
+        }
+        ConflistCommand::Remove { file } => conflist::remove_file(&file)?,
+    };
+    output::say(context, &outcome, &outcome.to_string())?;
+    Ok(Exit::Done)
+}

@@ -1,1 +1,174 @@
-//! sweep.
+//! Plan and apply: the one engine behind ADD's purge, DEL, GC and the sweep.
+//!
+//! read the world → look at each bridge (dump, learn) → verdicts → read the world again →
+//! journal → delete → look again → settle the records. Who is dead is decided before
+//! ([`orphans`], a DEL, a GC list); what dies is decided by [`crate::stale`].
+
+mod apply;
+mod look;
+pub mod orphans;
+mod report;
+mod scene;
+mod settle;
+mod unrecorded;
+mod world;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+pub use look::{Look, look_at};
+pub use apply::{Deletion, SWEEP_TIMEOUT};
+pub use report::{BridgeReport, FlowReport, Report, TargetReport};
+pub use scene::{Scene, register_of};
+pub use world::{Error, World};
+
+use crate::attachment::{Attachment, Key, NetworkName};
+use crate::clock::{Deadline, Stamp};
+use crate::config::{Config, database_socket};
+use crate::openflow::Connection;
+use crate::ovsdb::Client;
+use crate::registry::Registry;
+
+/// Why an attachment is dead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Cause {
+    /// CNI DEL says so.
+    Del,
+    /// It is not in CNI GC's list.
+    Gc,
+    /// Liveness says so; the sentence.
+    Orphan(String),
+    /// An earlier DEL, GC or sweep did not finish, or its linger time runs.
+    Tombstone,
+}
+
+/// A dead attachment whose entries are to go.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its record, with `died` set.
+    pub attachment: Attachment,
+    /// Why it is dead.
+    pub cause: Cause,
+}
+
+/// How to clean.
+#[derive(Debug)]
+pub struct Engine<'a> {
+    /// Where the records are; none when the state directory is out of order.
+    pub registry: Option<&'a Registry>,
+    /// Where OVS's sockets are.
+    pub run_dir: PathBuf,
+    /// For everything done on the switch.
+    pub deadline: Deadline,
+    /// False: a dry run, nothing is changed anywhere.
+    pub act: bool,
+    /// `ADD`, `DEL`, `GC` or `sweep`: for the journal.
+    pub verb: &'static str,
+    /// The attachment that is being ADDed.
+    pub newcomer: Option<Key>,
+    /// A network's configuration as the caller has it; wins over the recorded one.
+    pub overlay: Option<(NetworkName, Config)>,
+    /// Look at whole bridges, also those where nobody died: finds dangling flows.
+    pub thorough: bool,
+    /// List every flow in the report, not just counts.
+    pub details: bool,
+}
+
+impl Engine<'_> {
+    /// Deletes the targets' entries and settles their records.
+    #[must_use]
+    pub fn clean(&self, mut targets: Vec<Target>) -> Report {
+        let mut report = Report::new(&targets);
+        let (world, mut client) = match self.world() {
+            Ok(read) => read,
+            Err(error) => {
+                report.fail_all(&error.to_string());
+                settle::settle(self, None, &targets, &mut report);
+                return report;
+            }
+        };
+        for target in &mut targets {
+            unrecorded::resolve(&world, target);
+        }
+        let paused = self.registry.is_some_and(Registry::paused);
+        for bridge in self.bridges_to_look_at(&world, &targets, &mut report) {
+            let Some(name) = world.ovs.bridges.get(bridge).map(|b| b.name.clone()) else { continue };
+            let mut pass = BridgeReport::new(&name);
+            if let Err(error) =
+                apply::pass(self, &world, &mut client, bridge, &targets, paused, &mut pass, &mut report)
+            {
+                let scene = Scene::build(&world, bridge, &targets, None);
+                pass.error = Some(error.to_string());
+                for target in &scene.dead_of {
+                    report.fail(*target, &format!("bridge {name}: {error}"));
+                }
+            }
+            report.bridges.push(pass);
+        }
+        apply::reap_ports(self, &world, &mut client, &targets, paused, &mut report);
+        settle::settle(self, Some(&world), &targets, &mut report);
+        report
+    }
+
+    fn world(&self) -> Result<(World, Client), Error> {
+        let mut client = Client::connect(&database_socket(&self.run_dir), self.deadline)?;
+        let world = self.world_again(&mut client, Stamp::now())?;
+        Ok((world, client))
+    }
+
+    /// The world once more; ages stay relative to `now`.
+    fn world_again(&self, client: &mut Client, now: Stamp) -> Result<World, Error> {
+        let mut world = World::read(self.registry, &self.run_dir, client, now)?;
+        if let Some((network, config)) = &self.overlay {
+            world.networks.entry(network.clone()).or_default().config = config.clone();
+        }
+        Ok(world)
+    }
+
+    /// Bridges that some target may have entries on; all that matter when thorough. A
+    /// target whose bridge is gone from a complete answer is finished.
+    fn bridges_to_look_at(
+        &self,
+        world: &World,
+        targets: &[Target],
+        report: &mut Report,
+    ) -> Vec<usize> {
+        let mut bridges = BTreeSet::new();
+        for (index, target) in targets.iter().enumerate() {
+            let of = world.bridges_of(&target.attachment);
+            if of.is_empty() {
+                report.note(format!(
+                    "{}: its bridge is gone, and its entries with it",
+                    target.attachment.title()
+                ));
+                if let Some(target) = report.targets.get_mut(index) {
+                    target.complete = true;
+                }
+            }
+            bridges.extend(of);
+        }
+        if self.thorough {
+            for record in &world.records {
+                bridges.extend(world.bridges_of(record));
+            }
+        }
+        bridges.into_iter().collect()
+    }
+}
+
+/// Opens a bridge's management socket.
+pub(crate) fn open_bridge(
+    run_dir: &std::path::Path,
+    bridge: &str,
+    deadline: Deadline,
+) -> Result<Connection, crate::openflow::Error> {
+    Connection::open(&crate::config::bridge_socket(run_dir, bridge), deadline)
+}
+
+/// How long a tombstone is kept for evidence that may still be proven (a live pod's
+/// register value that is not known yet), at most.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3600);

@@ -1,0 +1,276 @@
+//! `adopt`: records for pods that were there before us. Without them their addresses are
+//! not live tokens.
+//!
+//! Two witnesses: libcni's cached results (who is in which network, with its addresses) and
+//! the marks that OVS CNIs leave in OVSDB (which port is whose).
+
+mod cached;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Context, Error, Exit, Table, conflist, output};
+use crate::attachment::{Attachment, ContainerId, IfName, Key, NetworkName, Pod};
+use crate::clock::{Stamp, boot_id};
+use crate::config::{Config, NetworkState, database_socket};
+use crate::liveness::{self, Life, netns};
+use crate::ovsdb::find::{Wanted, find_port};
+use crate::ovsdb::marks::{Marks, marks};
+use crate::ovsdb::{Client, Interface, Ofport, Port, Snapshot};
+use crate::registry::{Registry, new_generation};
+use crate::sweep::register_of;
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// The conflist whose network to adopt; without one, those in --net-dir that have an
+    /// OVS plugin or ovs-flow-gc.
+    #[arg(long, value_name = "FILE")]
+    conflist: Vec<PathBuf>,
+    /// Where conflists are.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    net_dir: PathBuf,
+    /// Where libcni caches results.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cni/results")]
+    cache_dir: PathBuf,
+    /// Say what would be recorded, record nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Adopted {
+    adopted: Vec<Attachment>,
+    skipped: Vec<String>,
+}
+
+/// What is known of a pod before its port is looked up.
+struct Pending {
+    key: Key,
+    pod: Option<Pod>,
+    netns: Option<String>,
+    result: serde_json::Value,
+}
+
+pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
+    let networks = networks(options)?;
+    let mut client = Client::connect(&database_socket(&context.run_dir), context.deadline())?;
+    let snapshot = client.snapshot()?;
+    let boot = boot_id().map_err(Error::BootId)?;
+    let registry = Registry::open(&context.state_dir)?;
+    let everything = registry.snapshot()?;
+    let mut adopted = Adopted::default();
+
+    let mut pending = Vec::new();
+    for cached in cached::read(&options.cache_dir, &mut adopted.skipped) {
+        if networks.contains_key(&cached.key.network) {
+            pending.push(cached);
+        }
+    }
+    if let [network] = networks.keys().collect::<Vec<_>>().as_slice() {
+        from_marks(&snapshot, network, &mut pending, &mut adopted.skipped);
+    } else {
+        adopted.skipped.push(
+            "ports without a cached result: their network is ambiguous, name it with --conflist"
+                .to_owned(),
+        );
+    }
+    for pending in pending {
+        let known = everything.active.iter().chain(&everything.tombstones);
+        if known.into_iter().any(|r| {
+            r.key.container == pending.key.container && r.key.ifname == pending.key.ifname
+        }) {
+            continue;
+        }
+        let Some(config) = networks.get(&pending.key.network) else { continue };
+        match describe(&snapshot, config, pending, &boot) {
+            Ok(record) => adopted.adopted.push(record),
+            Err(why) => adopted.skipped.push(why),
+        }
+    }
+    if !options.dry_run {
+        write(context, &registry, &networks, &adopted.adopted)?;
+    }
+    output::say(context, &adopted, &text(&adopted, options.dry_run))?;
+    Ok(Exit::Done)
+}
+
+/// Every network that is ours to look after, with its configuration.
+fn networks(options: &Options) -> Result<BTreeMap<NetworkName, Config>, Error> {
+    let mut files = options.conflist.clone();
+    if files.is_empty() {
+        files = conflist::files(&options.net_dir);
+    }
+    let mut networks = BTreeMap::new();
+    for file in &files {
+        let found = match conflist::inspect_file(file) {
+            Ok(found) => found,
+            Err(error) if options.conflist.is_empty() => {
+                log::warn!("{error}");
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if found.ours.is_none() && found.ovs.is_none() && options.conflist.is_empty() {
+            continue;
+        }
+        let Ok(name) = found.name.parse::<NetworkName>() else { continue };
+        let (config, problems) = Config::parse(&found.settings);
+        for problem in problems {
+            log::warn!("{}: {problem}", file.display());
+        }
+        networks.entry(name).or_insert(config);
+    }
+    if networks.is_empty() {
+        return Err(Error::Usage(format!(
+            "no conflist with an OVS plugin in {}; name one with --conflist",
+            options.net_dir.display()
+        )));
+    }
+    Ok(networks)
+}
+
+/// Ports whose marks name the container, where libcni cached nothing.
+fn from_marks(
+    snapshot: &Snapshot,
+    network: &NetworkName,
+    pending: &mut Vec<Pending>,
+    skipped: &mut Vec<String>,
+) {
+    for (port, interface) in ports(snapshot) {
+        let Some(marks) = marks(port, interface) else { continue };
+        let cached = |p: &&mut Pending| {
+            p.key.container.as_str() == marks.container_id.as_deref().unwrap_or_default()
+                || (p.netns.is_some() && p.netns == marks.netns)
+        };
+        if let Some(known) = pending.iter_mut().find(cached) {
+            known.pod = known.pod.take().or_else(|| pod(&marks));
+            known.netns = known.netns.take().or_else(|| marks.netns.clone());
+            continue;
+        }
+        let ifname = marks.ifname.clone().unwrap_or_else(|| "eth0".to_owned());
+        let key = marks.container_id.as_deref().and_then(|id| id.parse::<ContainerId>().ok());
+        match (key, ifname.parse::<IfName>()) {
+            (Some(container), Ok(ifname)) => pending.push(Pending {
+                key: Key { network: network.clone(), container, ifname },
+                pod: pod(&marks),
+                netns: marks.netns.clone(),
+                result: serde_json::Value::Null,
+            }),
+            _ => skipped.push(format!(
+                "port {}: its marks ({}) name no container and libcni has no cached result",
+                port.name, marks.cni
+            )),
+        }
+    }
+}
+
+fn ports(snapshot: &Snapshot) -> impl Iterator<Item = (&Port, &Interface)> {
+    let ports = snapshot.bridges.iter().flat_map(|b| &b.ports);
+    ports.flat_map(|port| port.interfaces.iter().map(move |interface| (port, interface)))
+}
+
+fn pod(marks: &Marks) -> Option<Pod> {
+    Some(Pod {
+        namespace: marks.pod_namespace.clone()?,
+        name: marks.pod_name.clone()?,
+        uid: marks.pod_uid.clone().unwrap_or_default(),
+    })
+}
+
+/// A record as ADD would have made it, for a pod that is alive.
+fn describe(
+    snapshot: &Snapshot,
+    config: &Config,
+    pending: Pending,
+    boot: &str,
+) -> Result<Attachment, String> {
+    let now = Stamp::now();
+    let mut record = Attachment::new(pending.key, new_generation(), boot.to_owned(), now);
+    record.adopted = true;
+    record.pod = pending.pod;
+    let path = pending.netns.unwrap_or_default();
+    let own = crate::plugin::own_of_result(&pending.result, &path, record.key.ifname.as_str());
+    record.ips = own.ips;
+    record.macs = own.macs;
+    record.netns = netns::capture(&path).ok();
+    record.born = netns::born(&path, now);
+    let wanted = Wanted {
+        container_id: record.key.container.as_str(),
+        ifname: record.key.ifname.as_str(),
+        netns: (!path.is_empty()).then_some(path.as_str()),
+        pod: record.pod.as_ref().map(|p| (p.namespace.as_str(), p.name.as_str())),
+        host_interfaces: own.host_interfaces.iter().map(String::as_str).collect(),
+        macs: &record.macs,
+        bridge: config.bridge.as_deref(),
+    };
+    let Some(found) = find_port(snapshot, &wanted) else {
+        return Err(format!("{}: no port of it in OVSDB", record.key));
+    };
+    record.bridge = Some(found.bridge.name.clone());
+    record.port = Some(found.interface.name.clone());
+    record.interface = Some(found.interface.id);
+    if let Ofport::Number(number) = found.interface.ofport {
+        record.ofport = Some(number);
+    }
+    if let Some(marks) = marks(found.port, found.interface) {
+        if record.ips.is_empty() {
+            record.ips = marks.ips;
+        }
+        if record.macs.is_empty() {
+            record.macs = marks.mac.into_iter().collect();
+        }
+    }
+    record.register = register_of(config, &record, Some((found.port, found.interface)));
+    match liveness::judge(&record, boot) {
+        Life::Dead(why) => Err(format!("{}: dead ({why}); its leftovers are not judged", record.key)),
+        Life::Alive | Life::Unknown(_) => Ok(record),
+    }
+}
+
+fn write(
+    context: &Context,
+    registry: &Registry,
+    networks: &BTreeMap<NetworkName, Config>,
+    records: &[Attachment],
+) -> Result<(), Error> {
+    let lock = registry.lock(context.deadline())?;
+    for (network, config) in networks {
+        if registry.network_state::<NetworkState>(network)?.is_none() {
+            let state = NetworkState { config: config.clone(), ..NetworkState::default() };
+            lock.set_network_state(network, &state)?;
+        }
+    }
+    for record in records {
+        // An ADD may have come meanwhile: its record is the better one.
+        if registry.get(&record.key)?.is_none() {
+            lock.put(record)?;
+        }
+    }
+    Ok(())
+}
+
+fn text(adopted: &Adopted, dry_run: bool) -> String {
+    let mut table = Table::new(&["POD", "CONTAINER", "BRIDGE", "PORT", "OFPORT", "IP"]);
+    let dash = || "-".to_owned();
+    for record in &adopted.adopted {
+        let ips: Vec<_> = record.ips.iter().map(ToString::to_string).collect();
+        table.row(vec![
+            record.title(),
+            record.key.container.as_str().chars().take(13).collect(),
+            record.bridge.clone().unwrap_or_else(dash),
+            record.port.clone().unwrap_or_else(dash),
+            record.ofport.map_or_else(dash, |n| n.to_string()),
+            ips.join(","),
+        ]);
+    }
+    let mut text = if table.is_empty() { String::new() } else { format!("{table}\n") };
+    for skipped in &adopted.skipped {
+        text.push_str(&format!("not adopted: {skipped}\n"));
+    }
+    let verb = if dry_run { "would be adopted" } else { "adopted" };
+    text.push_str(&format!("{} pods {verb}", adopted.adopted.len()));
+    text
+}

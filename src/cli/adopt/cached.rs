@@ -1,0 +1,79 @@
+//! libcni's cached results: `/var/lib/cni/results/<network>-<containerID>-<ifname>`
+//! (containernetworking/cni libcni/api.go, `cachedInfo`).
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Pending;
+use crate::attachment::{Key, Pod};
+
+/// The largest cached result we read, in bytes.
+const MOST: u64 = 1 << 20;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Cached {
+    kind: String,
+    container_id: String,
+    if_name: String,
+    network_name: String,
+    /// Since libcni 1.2.
+    #[serde(default)]
+    netns: Option<String>,
+    #[serde(default)]
+    cni_args: Option<Vec<(String, String)>>,
+    #[serde(default)]
+    result: Value,
+}
+
+/// Reads what can be read. A zero-byte file is what a reboot can leave (cni #1055): empty is
+/// absent.
+pub(super) fn read(dir: &Path, skipped: &mut Vec<String>) -> Vec<Pending> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let mut text = String::new();
+        let read = File::open(&path).and_then(|file| file.take(MOST).read_to_string(&mut text));
+        if read.is_ok() && text.is_empty() {
+            continue;
+        }
+        let parsed = read.map_err(|e| e.to_string()).and_then(|_| parse(&text));
+        match parsed {
+            Ok(pending) => found.push(pending),
+            Err(why) => skipped.push(format!("{}: {why}", path.display())),
+        }
+    }
+    found
+}
+
+fn parse(text: &str) -> Result<Pending, String> {
+    let cached: Cached = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    if cached.kind != "cniCacheV1" {
+        return Err(format!("its kind is {:?}, not \"cniCacheV1\"", cached.kind));
+    }
+    let key = Key {
+        network: cached.network_name.parse().map_err(|e| format!("{e}"))?,
+        container: cached.container_id.parse().map_err(|e| format!("{e}"))?,
+        ifname: cached.if_name.parse().map_err(|e| format!("{e}"))?,
+    };
+    let args = cached.cni_args.unwrap_or_default();
+    let arg = |name: &str| {
+        args.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()).unwrap_or_default()
+    };
+    let pod = Pod {
+        namespace: arg("K8S_POD_NAMESPACE"),
+        name: arg("K8S_POD_NAME"),
+        uid: arg("K8S_POD_UID"),
+    };
+    let sandbox = cached.result.get("interfaces").and_then(Value::as_array).and_then(|list| {
+        list.iter().find(|i| i.get("name").and_then(Value::as_str) == Some(key.ifname.as_str()))
+    });
+    let sandbox = sandbox.and_then(|i| i.get("sandbox")).and_then(Value::as_str);
+    let netns = cached.netns.or_else(|| sandbox.map(str::to_owned)).filter(|n| !n.is_empty());
+    Ok(Pending { key, pod: (!pod.name.is_empty()).then_some(pod), netns, result: cached.result })
+}

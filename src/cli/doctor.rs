@@ -1,0 +1,282 @@
+//! `doctor`: is this node set up right? Each finding says what to do about it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Context, Error, Exit, Table, conflist, output};
+use crate::attachment::State;
+use crate::clock::boot_id;
+use crate::config::{Config, database_socket};
+use crate::ovsdb::Client;
+use crate::registry::Registry;
+use crate::sweep::{open_bridge, orphans};
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Where conflists are.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    net_dir: PathBuf,
+    /// Where CNI plugins are.
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    bin_dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Ok,
+    Note,
+    Warning,
+    Failure,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    level: Level,
+    what: &'static str,
+    found: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    remedy: String,
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn ok(&mut self, what: &'static str, found: impl Into<String>) {
+        self.add(Level::Ok, what, found, "");
+    }
+
+    fn add(&mut self, level: Level, what: &'static str, found: impl Into<String>, remedy: &str) {
+        self.0.push(Finding { level, what, found: found.into(), remedy: remedy.to_owned() });
+    }
+}
+
+pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
+    let mut findings = Findings::default();
+    findings.ok("version", env!("CARGO_PKG_VERSION"));
+    let bridges = state(context, &mut findings);
+    switch(context, &bridges, &mut findings);
+    chain(options, &mut findings);
+    runtime(&mut findings);
+    let mut table = Table::new(&["", "CHECK", "FOUND", "WHAT TO DO"]);
+    for finding in &findings.0 {
+        let level = match finding.level {
+            Level::Ok => "ok",
+            Level::Note => "note",
+            Level::Warning => "WARN",
+            Level::Failure => "FAIL",
+        };
+        table.row(vec![
+            level.to_owned(),
+            finding.what.to_owned(),
+            finding.found.clone(),
+            finding.remedy.clone(),
+        ]);
+    }
+    output::say(context, &findings.0, &table.to_string())?;
+    let worst = findings.0.iter().map(|f| f.level).max();
+    Ok(if worst >= Some(Level::Warning) { Exit::Attention } else { Exit::Done })
+}
+
+/// The state directory; returns the bridges that records name.
+fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
+    let what = "state directory";
+    let dir = context.state_dir.display().to_string();
+    let registry = match Registry::open_existing(&context.state_dir) {
+        Ok(Some(registry)) => registry,
+        Ok(None) => {
+            findings.add(Level::Note, what, format!("{dir} does not exist"), "the first ADD makes it");
+            return BTreeSet::new();
+        }
+        Err(error) => {
+            findings.add(Level::Failure, what, error.to_string(), "ADD fails until this is mended");
+            return BTreeSet::new();
+        }
+    };
+    match registry.lock(context.deadline()).and_then(|lock| lock.probe()) {
+        Ok(()) => findings.ok(what, format!("{dir} is writable")),
+        Err(error) => {
+            findings.add(Level::Failure, what, error.to_string(), "ADD fails until this is mended");
+        }
+    }
+    if registry.paused() {
+        findings.add(
+            Level::Warning,
+            "pause",
+            "nothing on this node is deleted",
+            "ovs-flow-gc resume",
+        );
+    }
+    let everything = match registry.snapshot() {
+        Ok(everything) => everything,
+        Err(error) => {
+            findings.add(Level::Failure, "records", error.to_string(), "");
+            return BTreeSet::new();
+        }
+    };
+    for torn in &everything.corrupt {
+        findings.add(Level::Warning, "records", torn.to_string(), "ovs-flow-gc sweep moves it aside; ovs-flow-gc adopt records the pod again");
+    }
+    let portless = everything.active.iter().filter(|r| r.ofport.is_none()).count();
+    if portless > 0 {
+        findings.add(
+            Level::Warning,
+            "records",
+            format!("{portless} attachments have no port"),
+            "is the entry after the OVS plugin, and was OVS up at ADD?",
+        );
+    }
+    let waiting: Vec<_> =
+        everything.tombstones.iter().filter(|t| t.state == State::Deleting).collect();
+    if let Some(first) = waiting.first() {
+        let why = first.last_error.clone().unwrap_or_else(|| "not tried yet".to_owned());
+        findings.add(
+            Level::Warning,
+            "tombstones",
+            format!("{} dead pods wait for clean-up ({why})", waiting.len()),
+            "ovs-flow-gc sweep; is the timer on?",
+        );
+    }
+    if let Ok(boot) = boot_id() {
+        let orphans = orphans::find(&everything, &boot);
+        findings.ok("records", format!("{} attachments", orphans.total));
+        if !orphans.dead.is_empty() {
+            let found = format!("{} died without a DEL", orphans.dead.len());
+            findings.add(Level::Warning, "orphans", found, "ovs-flow-gc sweep --dry-run shows them");
+        }
+        if let Some((_, why)) = orphans.unknown.first() {
+            let found = format!("nobody knows whether {} live: {why}", orphans.unknown.len());
+            findings.add(Level::Note, "liveness", found, "");
+        }
+    }
+    let records = everything.active.iter().chain(&everything.tombstones);
+    records.filter_map(|r| r.bridge.clone()).collect()
+}
+
+fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &mut Findings) {
+    let socket = database_socket(&context.run_dir);
+    let read = Client::connect(&socket, context.deadline()).and_then(|mut c| c.snapshot());
+    let snapshot = match read {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            findings.add(
+                Level::Failure,
+                "OVSDB",
+                error.to_string(),
+                "is ovsdb-server running, and is OVS_RUNDIR right?",
+            );
+            return;
+        }
+    };
+    let version = snapshot.ovs_version.clone().unwrap_or_else(|| "unknown".to_owned());
+    findings.ok("OVSDB", format!("{} answers, OVS {version}", socket.display()));
+    for name in recorded {
+        if !snapshot.bridges.iter().any(|b| b.name == *name) {
+            let found = format!("records name {name}, which is not there");
+            findings.add(Level::Note, "bridge", found, "its tombstones end with the next sweep");
+        }
+    }
+    for bridge in &snapshot.bridges {
+        if snapshot.is_ovn(bridge) {
+            findings.add(
+                Level::Note,
+                "bridge",
+                format!("{} is run by ovn-controller: reported, never touched", bridge.name),
+                "\"force\": true if you know better",
+            );
+        }
+        match open_bridge(&context.run_dir, &bridge.name, context.deadline()) {
+            Ok(connection) => {
+                findings.ok("bridge", format!("{} speaks {}", bridge.name, connection.version()));
+            }
+            Err(error) => {
+                let level = if recorded.is_empty() || recorded.contains(&bridge.name) {
+                    Level::Failure
+                } else {
+                    Level::Note
+                };
+                findings.add(level, "bridge", format!("{}: {error}", bridge.name), "");
+            }
+        }
+    }
+}
+
+fn chain(options: &Options, findings: &mut Findings) {
+    let what = "conflist";
+    let files = conflist::files(&options.net_dir);
+    let Some(first) = files.first() else {
+        let found = format!("none in {}", options.net_dir.display());
+        findings.add(Level::Warning, what, found, "--net-dir names another directory");
+        return;
+    };
+    let mut ours = 0;
+    for file in &files {
+        let name = file.display();
+        let found = match conflist::inspect_file(file) {
+            Ok(found) => found,
+            Err(error) => {
+                findings.add(Level::Warning, what, error.to_string(), "");
+                continue;
+            }
+        };
+        let (Some(entry), ovs) = (found.ours, found.ovs) else { continue };
+        ours += 1;
+        if file != first {
+            findings.add(
+                Level::Warning,
+                what,
+                format!("{name} has the entry, but runtimes use {} (it sorts first)", first.display()),
+                "DEL never reaches us if another conflist sorts first at DEL time",
+            );
+        }
+        match ovs {
+            Some(ovs) if ovs < entry => findings.ok(what, format!("{name}: after {}", found.plugins.get(ovs).map_or("the OVS plugin", String::as_str))),
+            Some(_) => findings.add(
+                Level::Failure,
+                what,
+                format!("{name}: the entry is before the OVS plugin"),
+                "ovs-flow-gc conflist remove FILE, then add",
+            ),
+            None => findings.add(
+                Level::Warning,
+                what,
+                format!("{name}: no OVS plugin known to us in the chain"),
+                "",
+            ),
+        }
+        let (_, problems) = Config::parse(&found.settings);
+        for problem in problems {
+            findings.add(Level::Failure, what, format!("{name}: {problem}"), "ADD fails with this");
+        }
+        let binary = options.bin_dir.join("ovs-flow-gc");
+        if !is_executable(&binary) {
+            findings.add(
+                Level::Failure,
+                "binary",
+                format!("{} is not there, but {name} calls it", binary.display()),
+                "install.sh install; a missing binary blocks every DEL on the node",
+            );
+        }
+    }
+    if ours == 0 {
+        let found = format!("no entry in {}", options.net_dir.display());
+        findings.add(Level::Warning, what, found, "ovs-flow-gc conflist add FILE");
+    }
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+fn runtime(findings: &mut Findings) {
+    let sockets = ["/run/containerd/containerd.sock", "/run/crio/crio.sock"];
+    match sockets.iter().find(|s| Path::new(s).exists()) {
+        Some(socket) => findings.ok("runtime", *socket),
+        None => findings.add(Level::Note, "runtime", "no socket of containerd or CRI-O", ""),
+    }
+}

@@ -1,0 +1,137 @@
+//! `undo`: puts back what a sweep or a DEL deleted.
+
+use std::collections::{BTreeMap, HashSet};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Context, Error, Exit, Table, output};
+use crate::openflow::{Connection, Entry, Filter};
+use crate::registry::Registry;
+use crate::sweep::{Deletion, open_bridge};
+
+/// Entries put back in one go.
+const BATCH: usize = 1_000;
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Which clean-up; the latest without one.
+    #[arg(value_name = "ID")]
+    id: Option<String>,
+    /// List what can be undone.
+    #[arg(long, conflicts_with = "id")]
+    list: bool,
+}
+
+/// What became of one bridge's entries.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Restored {
+    entries: usize,
+    added: usize,
+    there_already: usize,
+    errors: Vec<String>,
+}
+
+pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
+    let nothing = || Error::NothingToUndo(context.state_dir.join("journal"));
+    let registry = context.registry()?.ok_or_else(nothing)?;
+    let journals = registry.journals()?;
+    if options.list {
+        let mut table = Table::new(&["ID", "BY", "BRIDGE", "ENTRIES"]);
+        for journal in &journals {
+            table.row(vec![
+                journal.id.clone(),
+                journal.header.verb.clone(),
+                journal.header.bridge.clone(),
+                journal.entries.to_string(),
+            ]);
+        }
+        let text = if table.is_empty() { "nothing to undo".to_owned() } else { table.to_string() };
+        output::say(context, &journals, &text)?;
+        return Ok(Exit::Done);
+    }
+    let id = match &options.id {
+        Some(id) => id.clone(),
+        None => journals.last().map(|j| j.id.clone()).ok_or_else(nothing)?,
+    };
+    let restored = restore(context, &registry, &id)?;
+    let mut text = format!("undo {id}\n");
+    let mut attention = false;
+    for (bridge, outcome) in &restored {
+        text.push_str(&format!(
+            "{bridge}: {} of {} entries put back, {} were there already\n",
+            outcome.added, outcome.entries, outcome.there_already
+        ));
+        for error in &outcome.errors {
+            attention = true;
+            text.push_str(&format!("  {error}\n"));
+        }
+    }
+    if !registry.paused() {
+        text.push_str(
+            "The next sweep judges them again: `ovs-flow-gc pause` first if they are to stay.\n",
+        );
+    }
+    output::say(context, &restored, &text)?;
+    Ok(if attention { Exit::Attention } else { Exit::Done })
+}
+
+fn restore(
+    context: &Context,
+    registry: &Registry,
+    id: &str,
+) -> Result<BTreeMap<String, Restored>, Error> {
+    let mut restored: BTreeMap<String, Restored> = BTreeMap::new();
+    let mut bridges: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
+    registry.read_journal(id, &mut |deletion: Deletion| {
+        bridges.entry(deletion.bridge).or_default().push(deletion.entry);
+    })?;
+    for (bridge, entries) in bridges {
+        let outcome = restored.entry(bridge.clone()).or_default();
+        outcome.entries = entries.len();
+        match open_bridge(&context.run_dir, &bridge, context.deadline()) {
+            Ok(mut connection) => add(&mut connection, &entries, outcome)?,
+            Err(failed) => outcome.errors.push(failed.to_string()),
+        }
+    }
+    Ok(restored)
+}
+
+type Place = (u8, u16, Vec<u8>);
+
+fn add(
+    connection: &mut Connection,
+    entries: &[Entry],
+    outcome: &mut Restored,
+) -> Result<(), Error> {
+    // Whoever has the place now put a newer entry there: it stays.
+    let mut taken: HashSet<Place> = HashSet::new();
+    let tables: HashSet<u8> = entries.iter().map(Entry::table).collect();
+    let wanted: HashSet<Place> = entries.iter().map(place).collect();
+    for table in tables {
+        connection.dump(&Filter::table(table), &mut |raw, flow| {
+            let place = (flow.table, flow.priority, raw.match_bytes().to_vec());
+            if wanted.contains(&place) {
+                taken.insert(place);
+            }
+        })?;
+    }
+    let missing: Vec<Entry> =
+        entries.iter().filter(|e| !taken.contains(&place(e))).cloned().collect();
+    outcome.there_already = entries.len() - missing.len();
+    for batch in missing.chunks(BATCH) {
+        let added = connection.add(batch)?;
+        outcome.added += batch.len() - added.errors.len();
+        for (index, name) in &added.errors {
+            if let Some(entry) = batch.get(*index) {
+                outcome.errors.push(format!("{name}: {entry}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn place(entry: &Entry) -> Place {
+    (entry.table(), entry.priority(), entry.match_bytes().to_vec())
+}

@@ -1,0 +1,163 @@
+//! `list`: what this node knows.
+
+use std::collections::HashMap;
+
+use clap::Args;
+use log::warn;
+use serde::Serialize;
+
+use super::{Context, Error, Exit, Table, ago, output};
+use crate::attachment::Attachment;
+use crate::clock::Stamp;
+use crate::config::NetworkState;
+use crate::openflow::Filter;
+use crate::registry::Everything;
+use crate::stale::flow::{Address, Flow};
+use crate::sweep::open_bridge;
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Do not count flows: asks the switch for nothing.
+    #[arg(long)]
+    no_flows: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row<'a> {
+    #[serde(flatten)]
+    attachment: &'a Attachment,
+    age_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flows: Option<u64>,
+}
+
+pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
+    let everything = match context.registry()? {
+        Some(registry) => registry.snapshot()?,
+        None => Everything::default(),
+    };
+    let all: Vec<&Attachment> = everything.active.iter().chain(&everything.tombstones).collect();
+    let flows = if options.no_flows {
+        vec![None; all.len()]
+    } else {
+        count_flows(context, &all, &everything.network_states())
+    };
+    let now = Stamp::now();
+    let rows: Vec<Row<'_>> = all
+        .iter()
+        .zip(flows)
+        .map(|(attachment, flows)| Row {
+            attachment,
+            age_seconds: attachment.created.until(now).as_secs(),
+            flows,
+        })
+        .collect();
+    let mut table = Table::new(&[
+        "POD", "CONTAINER", "IFNAME", "NETWORK", "BRIDGE", "PORT", "OFPORT", "REG0", "IP", "MAC",
+        "STATE", "AGE", "FLOWS",
+    ]);
+    let dash = || "-".to_owned();
+    for row in &rows {
+        let a = row.attachment;
+        let join = |texts: Vec<String>| if texts.is_empty() { dash() } else { texts.join(",") };
+        table.row(vec![
+            a.pod.as_ref().map_or_else(dash, ToString::to_string),
+            a.key.container.as_str().chars().take(13).collect(),
+            a.key.ifname.to_string(),
+            a.key.network.to_string(),
+            a.bridge.clone().unwrap_or_else(dash),
+            a.port.clone().unwrap_or_else(dash),
+            a.ofport.map_or_else(dash, |n| n.to_string()),
+            a.register.map_or_else(dash, |r| format!("{:#x}", r.value)),
+            join(a.ips.iter().map(ToString::to_string).collect()),
+            join(a.macs.iter().map(ToString::to_string).collect()),
+            a.state.to_string(),
+            ago(a.created.until(now)),
+            row.flows.map_or_else(|| "?".to_owned(), |n| n.to_string()),
+        ]);
+    }
+    let text = if table.is_empty() { "no attachments".to_owned() } else { table.to_string() };
+    output::say(context, &rows, &text)?;
+    Ok(if everything.corrupt.is_empty() { Exit::Done } else { Exit::Attention })
+}
+
+/// Flows that match a token of each attachment, bridge by bridge. `None` where the switch
+/// did not answer.
+fn count_flows(
+    context: &Context,
+    all: &[&Attachment],
+    networks: &std::collections::BTreeMap<crate::attachment::NetworkName, NetworkState>,
+) -> Vec<Option<u64>> {
+    let mut counts = vec![None; all.len()];
+    let mut bridges: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (index, attachment) in all.iter().enumerate() {
+        if let Some(bridge) = &attachment.bridge {
+            bridges.entry(bridge).or_default().push(index);
+        }
+    }
+    for (bridge, members) in bridges {
+        let mut ports: HashMap<u16, Vec<usize>> = HashMap::new();
+        let mut registers: HashMap<(u8, u32, u32), Vec<usize>> = HashMap::new();
+        let mut addresses: HashMap<Address, Vec<usize>> = HashMap::new();
+        for index in &members {
+            let Some(attachment) = all.get(*index) else { continue };
+            if let Some(ofport) = attachment.ofport {
+                ports.entry(ofport).or_default().push(*index);
+            }
+            for address in attachment.addresses() {
+                addresses.entry(address).or_default().push(*index);
+            }
+            if let Some(register) = attachment.register {
+                let state = networks.get(&attachment.key.network).cloned().unwrap_or_default();
+                let field = (state.config.register, state.config.register_mask, register.value);
+                registers.entry(field).or_default().push(*index);
+            }
+        }
+        let mut found = vec![0_u64; all.len()];
+        let mut see = |flow: &Flow| {
+            let mut of: Vec<usize> = Vec::new();
+            of.extend(flow.matches.in_port.and_then(|p| ports.get(&p)).into_iter().flatten());
+            for address in &flow.matches.addresses {
+                of.extend(addresses.get(&address.address).into_iter().flatten());
+            }
+            for output in &flow.actions.outputs {
+                of.extend(ports.get(output).into_iter().flatten());
+            }
+            for ((index, mask, value), members) in &registers {
+                let matches = flow.matches.registers.iter().any(|r| {
+                    r.index == *index && r.mask & mask == *mask && r.value & mask == *value
+                });
+                if matches {
+                    of.extend(members);
+                }
+            }
+            of.sort_unstable();
+            of.dedup();
+            for index in of {
+                if let Some(found) = found.get_mut(index) {
+                    *found += 1;
+                }
+            }
+        };
+        let looked = open_bridge(&context.run_dir, bridge, context.deadline()).and_then(|mut c| {
+            for (table, active) in c.tables()? {
+                if active > 0 {
+                    c.dump(&Filter::table(table), &mut |_, flow| see(flow))?;
+                }
+            }
+            Ok(())
+        });
+        match looked {
+            Ok(()) => {
+                for index in members {
+                    if let Some(count) = counts.get_mut(index) {
+                        *count = found.get(index).copied();
+                    }
+                }
+            }
+            Err(failed) => warn!("{bridge}: flows are not counted: {failed}"),
+        }
+    }
+    counts
+}

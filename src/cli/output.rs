@@ -1,0 +1,78 @@
+//! Tables for eyes, JSON for machines; the one place that writes to standard output.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Context, Error};
+
+/// Left-aligned columns, two spaces apart, as kubectl prints them.
+#[derive(Debug)]
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new(head: &[&str]) -> Self {
+        Self { rows: vec![head.iter().map(|h| (*h).to_owned()).collect()] }
+    }
+
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.len() < 2
+    }
+}
+
+impl std::fmt::Display for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                // Cells hold names from outside: no control sequences to a terminal.
+                let clean: String =
+                    cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+                line.push_str(&format!("{clean:<width$}  "));
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// Prints a value: as JSON if asked for, else the text.
+pub(crate) fn say(context: &Context, value: &impl Serialize, text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    if context.json {
+        serde_json::to_writer_pretty(&mut out, value)?;
+        writeln!(out)?;
+    } else if !text.is_empty() {
+        writeln!(out, "{}", text.trim_end())?;
+    }
+    Ok(out.flush()?)
+}
+
+/// An error, for a person.
+pub(crate) fn complain(text: &str) {
+    // Nobody is left to tell if standard error is closed.
+    let _ = writeln!(io::stderr().lock(), "ovs-flow-gc: {text}");
+}
+
+/// An age as kubectl shows it: 42s, 7m, 3h, 12d.
+pub(crate) fn ago(age: Duration) -> String {
+    match age.as_secs() {
+        s @ 0..120 => format!("{s}s"),
+        s @ 120..7_200 => format!("{}m", s / 60),
+        s @ 7_200..172_800 => format!("{}h", s / 3_600),
+        s => format!("{}d", s / 86_400),
+    }
+}

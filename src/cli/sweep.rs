@@ -1,0 +1,190 @@
+//! `sweep`: one sweep; also what the systemd timer runs.
+
+use std::fmt::Write;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Context, Error, Exit, Table, output};
+use crate::clock::boot_id;
+use crate::registry::{Everything, Registry};
+use crate::sweep::{Engine, Report, orphans};
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Print what would go and why; change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Sweep also when most of the node's pods seem to have died at once.
+    #[arg(long)]
+    yes: bool,
+    /// Look at the switch only if somebody died: cheap enough for a timer, but dangling
+    /// flows are not looked for.
+    #[arg(long)]
+    only_dead: bool,
+    /// List every entry, kept ones that mention a dead pod too.
+    #[arg(long)]
+    details: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer<'a> {
+    dry_run: bool,
+    paused: bool,
+    braked: bool,
+    attachments: usize,
+    dead: usize,
+    corrupt: Vec<String>,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
+pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
+    let act = !options.dry_run;
+    let registry =
+        if act { Some(Registry::open(&context.state_dir)?) } else { context.registry()? };
+    let everything = match &registry {
+        Some(registry) => registry.snapshot()?,
+        None => Everything::default(),
+    };
+    let corrupt: Vec<String> = everything.corrupt.iter().map(ToString::to_string).collect();
+    if let (Some(registry), true) = (&registry, act) {
+        let lock = registry.lock(context.deadline())?;
+        for torn in &everything.corrupt {
+            lock.move_corrupt_aside(torn)?;
+        }
+        lock.tidy();
+    }
+    let boot = boot_id().map_err(Error::BootId)?;
+    let mut orphans = orphans::find(&everything, &boot);
+    let (attachments, dead) = (orphans.total, orphans.dead.len());
+    let braked = orphans.braked && !options.yes;
+    if braked {
+        orphans.dead.clear();
+    }
+    let paused = registry.as_ref().is_some_and(Registry::paused);
+    let targets = match &registry {
+        Some(registry) => {
+            let deadline = context.deadline();
+            orphans::targets(registry, &everything, orphans, &boot, act && !paused, deadline)?
+        }
+        None => Vec::new(),
+    };
+    let report = if targets.is_empty() && options.only_dead {
+        Report::default()
+    } else {
+        let engine = Engine {
+            registry: registry.as_ref(),
+            run_dir: context.run_dir.clone(),
+            deadline: context.deadline(),
+            act,
+            verb: "sweep",
+            newcomer: None,
+            overlay: None,
+            thorough: !options.only_dead,
+            details: options.details || options.dry_run,
+        };
+        engine.clean(targets)
+    };
+    let answer = Answer {
+        dry_run: options.dry_run,
+        paused,
+        braked,
+        attachments,
+        dead,
+        corrupt,
+        report: &report,
+    };
+    output::say(context, &answer, &text(&answer))?;
+    let failed = report.targets.is_empty() && report.error().is_some();
+    Ok(if failed {
+        Exit::Failed
+    } else if report.needs_attention() || braked || !answer.corrupt.is_empty() {
+        Exit::Attention
+    } else {
+        Exit::Done
+    })
+}
+
+fn text(answer: &Answer<'_>) -> String {
+    let report = answer.report;
+    let mut text = String::new();
+    let mut flows = Table::new(&["BRIDGE", "POD", "VERDICT", "WHY", "FLOW"]);
+    for flow in &report.flows {
+        let verdict = match (flow.stale, flow.rule) {
+            (true, Some(rule)) => format!("stale, rule {rule}"),
+            (true, None) => "stale".to_owned(),
+            (false, _) => "kept".to_owned(),
+        };
+        let pod = flow.pod.clone().unwrap_or_else(|| "-".to_owned());
+        flows.row(vec![flow.bridge.clone(), pod, verdict, flow.text.clone(), flow.flow.clone()]);
+    }
+    // Writing to a String cannot fail.
+    if !flows.is_empty() {
+        let _ = writeln!(text, "{flows}");
+    }
+    let mut pods = Table::new(&["DEAD POD", "CONTAINER", "STALE", "DELETED", "KEPT", "STATE"]);
+    for target in &report.targets {
+        let kept: Vec<_> = target.kept.iter().map(|(why, n)| format!("{n} {why}")).collect();
+        let state = match (&target.error, target.complete, target.waiting) {
+            (Some(error), ..) => error.clone(),
+            (None, true, false) => "clean".to_owned(),
+            (None, true, true) => "waits: will be looked at again".to_owned(),
+            (None, false, _) => "not looked at".to_owned(),
+        };
+        pods.row(vec![
+            target.pod.clone(),
+            target.container.chars().take(13).collect(),
+            target.stale.to_string(),
+            target.deleted.to_string(),
+            if kept.is_empty() { "-".to_owned() } else { kept.join(", ") },
+            state,
+        ]);
+    }
+    if !pods.is_empty() {
+        let _ = writeln!(text, "{pods}");
+    }
+    for bridge in report.bridges.iter().filter(|b| b.dangling > 0 || b.error.is_some()) {
+        if bridge.dangling > 0 {
+            let _ = writeln!(
+                text,
+                "{}: {} dangling flows name a port that is nobody's (--details lists them; \
+                 reapDangling deletes them)",
+                bridge.bridge, bridge.dangling
+            );
+        }
+        if let Some(error) = &bridge.error {
+            let _ = writeln!(text, "{}: {error}", bridge.bridge);
+        }
+    }
+    for note in report.notes.iter().chain(&answer.corrupt) {
+        let _ = writeln!(text, "{note}");
+    }
+    if answer.braked {
+        let _ = writeln!(
+            text,
+            "brake: {} of {} attachments seem dead at once, so none was swept. Is the netns \
+             directory mounted? If they are dead indeed: ovs-flow-gc sweep --yes",
+            answer.dead, answer.attachments
+        );
+    }
+    if answer.paused {
+        let _ = writeln!(text, "paused: nothing was deleted (`ovs-flow-gc resume` ends it)");
+    }
+    let verb = if answer.dry_run { "would be deleted" } else { "stale" };
+    let _ = write!(
+        text,
+        "{} attachments, {} dead; {} entries {verb}",
+        answer.attachments,
+        report.targets.len(),
+        report.stale()
+    );
+    if !answer.dry_run {
+        let _ = write!(text, ", {} deleted", report.deleted());
+        if let Some(id) = &report.journal {
+            let _ = write!(text, " (ovs-flow-gc undo {id} puts them back)");
+        }
+    }
+    text
+}

@@ -1,0 +1,223 @@
+//! ADD: writes down who the pod is on the switch, purges what the dead left under the same
+//! tokens, and returns prevResult as it came.
+
+use log::{debug, info, warn};
+use serde_json::Value;
+
+use super::{Failure, Request, result};
+use crate::attachment::{Attachment, State};
+use crate::clock::{Deadline, Stamp, boot_id};
+use crate::config::{NetworkState, database_socket};
+use crate::liveness::{self, Life, netns};
+use crate::ovsdb::find::{Wanted, find_port};
+use crate::ovsdb::{Client, Ofport};
+use crate::registry::{Registry, new_generation};
+use crate::sweep::{Cause, Engine, Target, orphans, register_of};
+
+pub(super) fn run(request: &Request) -> Result<String, Failure> {
+    let raw = request.prev_result.as_deref().ok_or(Failure::NoPrevResult)?;
+    let previous: Value = serde_json::from_str(raw.get())
+        .ok()
+        .filter(Value::is_object)
+        .ok_or(Failure::NoPrevResult)?;
+    let deadline = Deadline::after(request.config.timeout());
+    let registry = Registry::open(&request.config.state_dir)?;
+    let boot = boot_id().map_err(Failure::BootId)?;
+
+    let now = Stamp::now();
+    let mut record = Attachment::new(request.key()?, new_generation(), boot.clone(), now);
+    describe(&mut record, request, &previous, now);
+    if let Err(failed) = locate(&mut record, request, &previous, deadline) {
+        // A pod without a record would be worse than a record without a port: the next
+        // sweep and DEL look the port up again.
+        warn!("{}: {failed}; recorded without its port", record.title());
+    }
+    let record = write(&registry, record, request)?;
+    purge(&registry, &record, request, &boot, deadline);
+    Ok(raw.get().to_owned())
+}
+
+/// What the request itself says.
+fn describe(record: &mut Attachment, request: &Request, previous: &Value, now: Stamp) {
+    let path = request.netns.as_deref().unwrap_or_default();
+    let own = result::own(previous, path, record.key.ifname.as_str());
+    record.pod.clone_from(&request.pod);
+    record.ips = own.ips;
+    record.macs = own.macs;
+    match netns::capture(path) {
+        Ok(captured) => record.netns = Some(captured),
+        Err(failed) => warn!("{}: network namespace {path}: {failed}; its end will not be noticed", record.key),
+    }
+    record.born = netns::born(path, now);
+}
+
+/// What OVSDB says: the port, and its number once it has one.
+fn locate(
+    record: &mut Attachment,
+    request: &Request,
+    previous: &Value,
+    deadline: Deadline,
+) -> Result<(), String> {
+    let run_dir = request.config.ovs_run_dir();
+    let own = result::own(
+        previous,
+        request.netns.as_deref().unwrap_or_default(),
+        record.key.ifname.as_str(),
+    );
+    let wanted = Wanted {
+        container_id: record.key.container.as_str(),
+        ifname: record.key.ifname.as_str(),
+        netns: request.netns.as_deref(),
+        pod: record.pod.as_ref().map(|p| (p.namespace.as_str(), p.name.as_str())),
+        host_interfaces: own.host_interfaces.iter().map(String::as_str).collect(),
+        macs: &record.macs,
+        bridge: request.config.bridge.as_deref(),
+    };
+    let mut client = Client::connect(&database_socket(&run_dir), deadline)
+        .map_err(|failed| failed.to_string())?;
+    let snapshot = client.find(&wanted).map_err(|failed| failed.to_string())?;
+    let found = find_port(&snapshot, &wanted).ok_or_else(|| {
+        "no port of this pod in OVSDB (neither an interface of prevResult nor a mark of a known \
+         OVS CNI)"
+            .to_owned()
+    })?;
+    record.bridge = Some(found.bridge.name.clone());
+    record.port = Some(found.interface.name.clone());
+    record.interface = Some(found.interface.id);
+    let number = match found.interface.ofport {
+        Ofport::Unassigned => client
+            .wait_ofport(found.interface.id, deadline)
+            .map_err(|failed| failed.to_string())?
+            .unwrap_or(Ofport::Unassigned),
+        known => known,
+    };
+    let mut interface = found.interface.clone();
+    interface.ofport = number;
+    record.register = register_of(&request.config, record, Some((found.port, &interface)));
+    match number {
+        Ofport::Number(number) => {
+            record.ofport = Some(number);
+            debug!("{}: port {} is {number} ({:?})", record.key, interface.name, found.by);
+            Ok(())
+        }
+        Ofport::Failed => Err(format!("port {} has no number: the switch cannot open it", interface.name)),
+        Ofport::Unassigned => Err(format!("port {} got no number in time", interface.name)),
+    }
+}
+
+/// Writes the record and the network's configuration.
+fn write(
+    registry: &Registry,
+    mut record: Attachment,
+    request: &Request,
+) -> Result<Attachment, Failure> {
+    let lock = registry.lock(Deadline::after(request.config.timeout()))?;
+    let recorded: Option<NetworkState> = registry.network_state(&record.key.network)?;
+    let mut state = recorded.clone().unwrap_or_default();
+    state.config = request.config.clone();
+    if recorded.as_ref() != Some(&state) {
+        lock.set_network_state(&record.key.network, &state)?;
+    }
+    if let Some(old) = registry.get(&record.key)? {
+        if same_life(&old, &record) {
+            // A repeated ADD must not lose what the first one knew.
+            record.generation = old.generation;
+            record.created = old.created;
+            record.born = old.born.or(record.born);
+            record.register = record.register.or(old.register);
+            record.pod = record.pod.or(old.pod);
+            record.bridge = record.bridge.or(old.bridge);
+            record.port = record.port.or(old.port);
+            record.interface = record.interface.or(old.interface);
+            record.ofport = record.ofport.or(old.ofport);
+            if record.ips.is_empty() {
+                record.ips = old.ips;
+            }
+            if record.macs.is_empty() {
+                record.macs = old.macs;
+            }
+        } else {
+            info!("{}: ADD again without a DEL; what the first one left is cleaned up", record.key);
+            lock.bury(&orphans::died(old, Stamp::now(), &record.boot_id))?;
+        }
+    }
+    lock.put(&record)?;
+    info!(
+        "{}: recorded {} as port {} on {}",
+        record.title(),
+        record.key,
+        record.ofport.map_or_else(|| "unknown".to_owned(), |n| n.to_string()),
+        record.bridge.as_deref().unwrap_or("an unknown bridge"),
+    );
+    Ok(record)
+}
+
+/// Whether two records of one key are of the same sandbox on the same port.
+fn same_life(old: &Attachment, new: &Attachment) -> bool {
+    let sandbox = old.netns == new.netns && old.boot_id == new.boot_id;
+    sandbox && (new.interface.is_none() || old.interface == new.interface || old.interface.is_none())
+}
+
+/// Whether the dead may have left something under the newcomer's tokens.
+fn shares_a_token(dead: &Attachment, new: &Attachment) -> bool {
+    let port = dead.ofport.is_some() && dead.ofport == new.ofport && dead.bridge == new.bridge;
+    let register = dead.register.is_some()
+        && dead.register.map(|r| r.value) == new.register.map(|r| r.value);
+    port || register
+        || dead.ips.iter().any(|ip| new.ips.contains(ip))
+        || dead.macs.iter().any(|mac| new.macs.contains(mac))
+}
+
+/// Leftovers are gone before ADD returns; what cannot be done now the next sweep does.
+fn purge(
+    registry: &Registry,
+    record: &Attachment,
+    request: &Request,
+    boot: &str,
+    deadline: Deadline,
+) {
+    let everything = match registry.snapshot() {
+        Ok(everything) => everything,
+        Err(failed) => return warn!("cannot look for leftovers: {failed}"),
+    };
+    let now = Stamp::now();
+    let mut targets: Vec<Target> = everything
+        .tombstones
+        .iter()
+        .filter(|dead| shares_a_token(dead, record))
+        .map(|t| Target { attachment: orphans::died(t.clone(), now, boot), cause: Cause::Tombstone })
+        .collect();
+    for other in &everything.active {
+        if other.is_same(record) || other.state != State::Active || !shares_a_token(other, record) {
+            continue;
+        }
+        let Life::Dead(why) = liveness::judge(other, boot) else { continue };
+        let dead = orphans::died(other.clone(), now, boot);
+        match registry.lock(deadline).and_then(|lock| lock.bury(&dead)) {
+            Ok(true) => {
+                info!("{} ({}) is dead: {why}", dead.title(), dead.key);
+                targets.push(Target { attachment: dead, cause: Cause::Orphan(why.to_string()) });
+            }
+            Ok(false) => {}
+            Err(failed) => warn!("{}: cannot bury its record: {failed}", dead.key),
+        }
+    }
+    if targets.is_empty() {
+        return;
+    }
+    let engine = Engine {
+        registry: Some(registry),
+        run_dir: request.config.ovs_run_dir(),
+        deadline,
+        act: true,
+        verb: "ADD",
+        newcomer: Some(record.key.clone()),
+        overlay: Some((request.network.clone(), request.config.clone())),
+        thorough: false,
+        details: false,
+    };
+    let report = engine.clean(targets);
+    if let Some(failed) = report.error() {
+        warn!("{}: leftovers stay for the next sweep: {failed}", record.title());
+    }
+}

@@ -1,0 +1,118 @@
+//! DEL: deletes the attachment's flows. It runs before the OVS plugin's DEL, while the
+//! port still exists and the IP is not yet free.
+//!
+//! A DEL that fails blocks the OVS plugin's DEL behind it and leaks ports and addresses
+//! (containerd #12130): whatever happens on the switch or on disk, it succeeds, and what
+//! it could not do a tombstone remembers.
+
+use log::warn;
+
+use super::{Failure, Request};
+use crate::attachment::{Attachment, Key, Netns};
+use crate::clock::{Deadline, Stamp, boot_id};
+use crate::registry::{Registry, new_generation};
+use crate::sweep::{Cause, Engine, Target, orphans};
+
+pub(super) fn run(request: &Request) -> Result<(), Failure> {
+    let key = request.key()?;
+    let deadline = Deadline::after(request.config.timeout());
+    let registry = Registry::open(&request.config.state_dir)
+        .inspect_err(|failed| warn!("{failed}; going on without records"))
+        .ok();
+    let boot = boot_id().inspect_err(|failed| warn!("boot id: {failed}")).unwrap_or_default();
+    let now = Stamp::now();
+
+    let mut targets = match &registry {
+        Some(registry) => recorded(registry, &key, now, &boot, deadline),
+        None => Vec::new(),
+    };
+    if targets.is_empty() {
+        targets.push(unrecorded(request, key, now, &boot));
+        remember(registry.as_ref(), &targets, deadline);
+    }
+    let overlay = request.problems.is_empty().then(|| (request.network.clone(), request.config.clone()));
+    let engine = Engine {
+        registry: registry.as_ref(),
+        run_dir: request.config.ovs_run_dir(),
+        deadline,
+        act: true,
+        verb: "DEL",
+        newcomer: None,
+        overlay,
+        thorough: false,
+        details: false,
+    };
+    let report = engine.clean(targets);
+    if let Some(failed) = report.error() {
+        warn!("clean-up unfinished, the next sweep goes on: {failed}");
+    }
+    Ok(())
+}
+
+/// The record, turned into a tombstone before the switch is touched, and earlier
+/// tombstones of the key.
+fn recorded(
+    registry: &Registry,
+    key: &Key,
+    now: Stamp,
+    boot: &str,
+    deadline: Deadline,
+) -> Vec<Target> {
+    let mut targets = Vec::new();
+    let lock = registry
+        .lock(deadline)
+        .inspect_err(|failed| warn!("{failed}; the record stays for the next sweep"))
+        .ok();
+    match registry.get(key) {
+        Ok(Some(record)) => {
+            let record = orphans::died(record, now, boot);
+            match lock.as_ref().map(|lock| lock.bury(&record)) {
+                Some(Err(failed)) => warn!("{key}: cannot bury its record: {failed}"),
+                // Another DEL or a sweep was quicker; doing it twice does no harm.
+                Some(Ok(_)) | None => {}
+            }
+            targets.push(Target { attachment: record, cause: Cause::Del });
+        }
+        Ok(None) => {}
+        Err(failed) => warn!("{key}: {failed}"),
+    }
+    match registry.tombstones_of(key) {
+        Ok(tombstones) => targets.extend(
+            tombstones
+                .into_iter()
+                .filter(|t| !targets.iter().any(|known| known.attachment.is_same(t)))
+                .map(|t| Target { attachment: orphans::died(t, now, boot), cause: Cause::Tombstone })
+                .collect::<Vec<_>>(),
+        ),
+        Err(failed) => warn!("{key}: {failed}"),
+    }
+    targets
+}
+
+/// Nothing is written down: what the request says, to be looked up in OVSDB.
+fn unrecorded(request: &Request, key: Key, now: Stamp, boot: &str) -> Target {
+    let mut record = Attachment::new(key, new_generation(), boot.to_owned(), now);
+    record.unrecorded = true;
+    record.pod.clone_from(&request.pod);
+    // Only the path counts: it is what OVS CNIs mark their ports with.
+    record.netns = request.netns.clone().map(|path| Netns {
+        path,
+        device: 0,
+        inode: 0,
+        parent_device: 0,
+        parent_inode: 0,
+        pid_namespace: None,
+    });
+    Target { attachment: orphans::died(record, now, boot), cause: Cause::Del }
+}
+
+fn remember(registry: Option<&Registry>, targets: &[Target], deadline: Deadline) {
+    let Some(registry) = registry else { return };
+    for target in targets {
+        let written =
+            registry.lock(deadline).and_then(|lock| lock.put_tombstone(&target.attachment));
+        if let Err(failed) = written {
+            warn!("{}: {failed}; if the switch does not answer now, nobody will retry", target.attachment.key);
+        }
+    }
+}

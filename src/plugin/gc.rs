@@ -1,0 +1,92 @@
+//! GC (CNI spec 1.1.0): every record of this network that is not in the list is an orphan
+//! now.
+
+use log::info;
+use rscni_types::error::Error as Cni;
+use serde_json::Value;
+
+use super::{Failure, Request};
+use crate::clock::{Deadline, Stamp, boot_id};
+use crate::registry::Registry;
+use crate::sweep::{Cause, Engine, Target, orphans};
+
+/// The list, under its name and under the one that libcni adds for compatibility.
+const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+
+pub(super) fn run(request: &Request) -> Result<(), Failure> {
+    let called = Stamp::now();
+    let Some(valid) = valid_containers(request)? else {
+        info!("GC without a list of valid attachments: nothing to do");
+        return Ok(());
+    };
+    let deadline = Deadline::after(request.config.timeout());
+    let registry = Registry::open(&request.config.state_dir)?;
+    let boot = boot_id().map_err(Failure::BootId)?;
+    let everything = registry.snapshot()?;
+    let mut targets: Vec<Target> = everything
+        .tombstones
+        .iter()
+        .filter(|t| t.key.network == request.network)
+        .map(|t| Target {
+            attachment: orphans::died(t.clone(), called, &boot),
+            cause: Cause::Tombstone,
+        })
+        .collect();
+    for record in &everything.active {
+        // A container that is valid under any ifname protects all its attachments; so does
+        // having been ADDed since the list was made.
+        let valid = valid.iter().any(|id| id == record.key.container.as_str());
+        if record.key.network != request.network || valid || record.created >= called {
+            continue;
+        }
+        let dead = orphans::died(record.clone(), called, &boot);
+        if registry.lock(deadline)?.bury(&dead)? {
+            info!("{} ({}) is dead: not in the runtime's list", dead.title(), dead.key);
+            targets.push(Target { attachment: dead, cause: Cause::Gc });
+        }
+    }
+    let of = targets.len();
+    let engine = Engine {
+        registry: Some(&registry),
+        run_dir: request.config.ovs_run_dir(),
+        deadline,
+        act: true,
+        verb: "GC",
+        newcomer: None,
+        overlay: request
+            .problems
+            .is_empty()
+            .then(|| (request.network.clone(), request.config.clone())),
+        thorough: false,
+        details: false,
+    };
+    let report = engine.clean(targets);
+    let left: Vec<String> = report
+        .targets
+        .iter()
+        .filter_map(|t| t.error.as_ref().map(|error| format!("{} ({}): {error}", t.pod, t.container)))
+        .collect();
+    if left.is_empty() { Ok(()) } else { Err(Failure::Unfinished { left, of }) }
+}
+
+/// `None`: both keys are absent, do nothing. `null` (CRI-O, for a network without pods) and
+/// `[]`: none is valid. A list we cannot read protects everybody: an error.
+fn valid_containers(request: &Request) -> Result<Option<Vec<String>>, Failure> {
+    let mut valid = None;
+    for key in KEYS {
+        let Some(list) = request.conf.get(key) else { continue };
+        let bad = |what: String| Failure::Cni(Cni::InvalidNetworkConfig(format!("{key:?} {what}")));
+        let items = match list {
+            Value::Null => &Vec::new(),
+            Value::Array(items) => items,
+            _ => return Err(bad("is not a list".to_owned())),
+        };
+        let valid: &mut Vec<String> = valid.get_or_insert_default();
+        for (index, item) in items.iter().enumerate() {
+            let id = item.get("containerID").and_then(Value::as_str);
+            let id = id.filter(|id| !id.is_empty());
+            valid.push(id.ok_or_else(|| bad(format!("entry {index} has no containerID")))?.to_owned());
+        }
+    }
+    Ok(valid)
+}

@@ -1,0 +1,454 @@
+//! One bridge: look, judge, read the world again, journal, delete, look again.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use log::{error, info, warn};
+use serde::{Deserialize, Serialize};
+
+use super::look::{Candidate, Look, fingerprint, look_at};
+use super::report::{BridgeReport, FlowReport, Report};
+use super::world::Error;
+use super::{Cause, Engine, PATIENCE, Scene, Target, World, open_bridge};
+use crate::attachment::{Key, RegisterHow};
+use crate::config::{IpScope, Mode};
+use crate::openflow::{Connection, Entry, Filter};
+use crate::ovsdb::{Client, Ofport};
+use crate::registry::journal::{Header, Writer};
+use crate::stale::flow::Address;
+use crate::stale::{Judge, Verdict};
+
+/// How many entries are deleted on one look at the world: at 20 µs each the window between
+/// that look and the last delete stays under 100 ms.
+const CHUNK: usize = 4_000;
+
+/// One line of the journal: an entry that was deleted, and why.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Deletion {
+    /// The bridge.
+    pub bridge: String,
+    /// The pod or, without one, the key.
+    pub pod: String,
+    /// The dead attachment.
+    pub key: Option<Key>,
+    /// The rule.
+    pub rule: Option<u8>,
+    /// The reason.
+    pub reason: String,
+    /// The entry's bytes.
+    pub entry: Entry,
+}
+
+/// An entry that is to go.
+struct Doomed {
+    candidate: Candidate,
+    verdict: Verdict,
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call site; the arguments are the pass's whole state")]
+pub(super) fn pass(
+    engine: &Engine<'_>,
+    world: &World,
+    client: &mut Client,
+    bridge: usize,
+    targets: &[Target],
+    paused: bool,
+    out: &mut BridgeReport,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let since = Instant::now();
+    let mut connection = open_bridge(&engine.run_dir, &out.bridge, engine.deadline)?;
+    let mut scene = Scene::build(world, bridge, targets, engine.newcomer.as_ref());
+    scene.check_ports(world, bridge, &connection.ports()?);
+    let mut look = look_at(&mut connection, &scene, engine.thorough, since)?;
+    out.flows = look.flows;
+    out.full = look.full;
+    if look.full && engine.act {
+        remember(engine, world, &scene, &look);
+    }
+
+    let mut doomed = judge(engine, &scene, &mut look, targets, out, report);
+    out.stale = doomed.len() as u64;
+    for target in &scene.dead_of {
+        if let Some(target) = report.targets.get_mut(*target) {
+            target.complete = true;
+        }
+    }
+    let observing = |target: Option<usize>| {
+        let network = match target.and_then(|t| targets.get(t)) {
+            Some(target) => &target.attachment.key.network,
+            None => return scene.networks.iter().any(|n| world.config(n).mode == Mode::Observe),
+        };
+        world.config(network).mode == Mode::Observe
+    };
+    let before = doomed.len();
+    if engine.act && !paused {
+        doomed.retain(|d| !observing(target_of(&scene, &d.verdict)));
+    } else {
+        doomed.clear();
+    }
+    if doomed.len() < before {
+        report.observed = true;
+        // What was only watched is still to be done once somebody says so.
+        for target in report.targets.iter_mut().filter(|t| t.stale > 0) {
+            target.waiting = true;
+        }
+    }
+    if doomed.is_empty() {
+        if engine.act && !paused {
+            flush_conntrack(&mut connection, world, &scene, targets, report)?;
+        }
+        return Ok(());
+    }
+    delete(engine, world, client, bridge, targets, &look, doomed, &mut connection, out, report)?;
+    let scene = Scene::build(world, bridge, targets, engine.newcomer.as_ref());
+    flush_conntrack(&mut connection, world, &scene, targets, report)
+}
+
+fn target_of(scene: &Scene, verdict: &Verdict) -> Option<usize> {
+    verdict.dead.and_then(|dead| scene.dead_of.get(dead)).copied()
+}
+
+fn title(targets: &[Target], target: Option<usize>) -> Option<String> {
+    target.and_then(|t| targets.get(t)).map(|t| t.attachment.title())
+}
+
+/// Judges every candidate; takes the stale ones out of the look.
+fn judge(
+    engine: &Engine<'_>,
+    scene: &Scene,
+    look: &mut Look,
+    targets: &[Target],
+    out: &mut BridgeReport,
+    report: &mut Report,
+) -> Vec<Doomed> {
+    let judge = Judge::new(&scene.case, &look.learned);
+    let mut doomed = Vec::new();
+    for candidate in std::mem::take(&mut look.candidates) {
+        let Some((_, verdict)) = candidate.verdict(&judge) else { continue };
+        let target = target_of(scene, &verdict);
+        let of = target.and_then(|t| report.targets.get_mut(t));
+        if verdict.reason.is_dangling() {
+            out.dangling += 1;
+        }
+        if verdict.stale {
+            if let Some(of) = of {
+                of.stale += 1;
+            }
+        } else if verdict.dead.is_some() || verdict.reason.is_dangling() {
+            *out.kept.entry(verdict.reason.as_str()).or_default() += 1;
+            if let Some(of) = of {
+                *of.kept.entry(verdict.reason.as_str()).or_default() += 1;
+                let dead = verdict.dead.and_then(|dead| scene.case.dead.get(dead));
+                let patient = dead.is_some_and(|dead| dead.died < PATIENCE);
+                of.waiting |= verdict.reason.may_change() && patient;
+            }
+        } else {
+            continue;
+        }
+        if engine.details {
+            report.flows.push(FlowReport {
+                bridge: out.bridge.clone(),
+                flow: candidate.entry.to_string(),
+                stale: verdict.stale,
+                rule: verdict.reason.rule(),
+                reason: verdict.reason.as_str(),
+                text: verdict.reason.to_string(),
+                pod: title(targets, target),
+            });
+        }
+        if verdict.stale {
+            doomed.push(Doomed { candidate, verdict });
+        }
+    }
+    doomed
+}
+
+/// Deletes in chunks, each after a fresh look at records, OVSDB and the bridge's ports.
+#[expect(clippy::too_many_arguments, reason = "one call site; the arguments are the pass's whole state")]
+fn delete(
+    engine: &Engine<'_>,
+    world: &World,
+    client: &mut Client,
+    bridge: usize,
+    targets: &[Target],
+    look: &Look,
+    mut doomed: Vec<Doomed>,
+    connection: &mut Connection,
+    out: &mut BridgeReport,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let mut journal = open_journal(engine, report, out);
+    let mut gone: HashMap<u64, usize> = HashMap::new();
+    let mut done: Vec<Doomed> = Vec::new();
+    let mut again: Vec<Entry> = Vec::new();
+    let total = doomed.len();
+    while !doomed.is_empty() {
+        let rest = doomed.split_off(doomed.len().min(CHUNK));
+        let chunk = std::mem::replace(&mut doomed, rest);
+
+        let fresh = engine.world_again(client, world.now)?;
+        let mut scene = Scene::build(&fresh, bridge, targets, engine.newcomer.as_ref());
+        scene.check_ports(&fresh, bridge, &connection.ports()?);
+        // Indexes of the dead are the same: the targets are.
+        let judge = Judge::new(&scene.case, &look.learned);
+        let mut entries = Vec::with_capacity(chunk.len());
+        let mut kept = Vec::with_capacity(chunk.len());
+        for doomed in chunk {
+            let still = doomed.candidate.verdict(&judge).is_some_and(|(_, verdict)| verdict.stale);
+            if !still {
+                info!("kept after all, it has an owner now: {}", doomed.candidate.entry);
+                out.stale = out.stale.saturating_sub(1);
+                continue;
+            }
+            if let Some(writer) = &mut journal {
+                let target = target_of(&scene, &doomed.verdict);
+                let deletion = Deletion {
+                    bridge: out.bridge.clone(),
+                    pod: title(targets, target).unwrap_or_default(),
+                    key: target.and_then(|t| targets.get(t)).map(|t| t.attachment.key.clone()),
+                    rule: doomed.verdict.reason.rule(),
+                    reason: doomed.verdict.reason.to_string(),
+                    entry: doomed.candidate.entry.clone(),
+                };
+                if let Err(failed) = writer.record(&deletion) {
+                    warn!("no undo for the rest of this clean-up: {failed}");
+                    journal = None;
+                }
+            }
+            entries.push(doomed.candidate.entry.clone());
+            kept.push(doomed);
+        }
+        if let Some(Err(failed)) = journal.as_mut().map(Writer::flush) {
+            warn!("no undo for the rest of this clean-up: {failed}");
+            journal = None;
+        }
+        let deleted = connection.delete_strict(&entries)?;
+        for (index, name) in &deleted.errors {
+            if let Some(entry) = entries.get(*index) {
+                warn!("bridge {}: {name}: could not delete {entry}", out.bridge);
+                again.push(entry.clone());
+            }
+        }
+        for doomed in kept {
+            let entry = &doomed.candidate.entry;
+            gone.insert(fingerprint(entry.table(), entry.priority(), entry.match_bytes()), done.len());
+            done.push(doomed);
+        }
+    }
+    let id = journal.map(Writer::finish).transpose();
+    match id {
+        Ok(id) => report.journal = report.journal.take().or(id),
+        Err(failed) => warn!("no undo for this clean-up: {failed}"),
+    }
+
+    let mut stayed = still_there(connection, &look.asked, &gone)?;
+    if !stayed.is_empty() {
+        let tried: Vec<Entry> = stayed
+            .iter()
+            .filter_map(|index| done.get(*index))
+            .map(|d| d.candidate.entry.clone())
+            .collect();
+        connection.delete_vlan_tci(&tried)?;
+        stayed = still_there(connection, &look.asked, &gone)?;
+    }
+    let scene = Scene::build(world, bridge, targets, engine.newcomer.as_ref());
+    let mut counts: HashMap<usize, u64> = HashMap::new();
+    for (index, doomed) in done.iter().enumerate() {
+        let target = target_of(&scene, &doomed.verdict);
+        if stayed.contains(&index) {
+            out.stayed += 1;
+            warn!("bridge {}: still there after its deletion: {}", out.bridge, doomed.candidate.entry);
+            if let Some(target) = target {
+                report.fail(target, "entries are still there after their deletion");
+            }
+            continue;
+        }
+        out.deleted += 1;
+        if let Some(target) = target {
+            *counts.entry(target).or_default() += 1;
+        }
+    }
+    for (target, count) in counts {
+        if let (Some(of), Some(target)) = (report.targets.get_mut(target), targets.get(target)) {
+            of.deleted += count;
+            info!(
+                "{}: deleted {count} entries of {} ({}, port {})",
+                out.bridge,
+                target.attachment.title(),
+                target.attachment.key.container,
+                target.attachment.port.as_deref().unwrap_or("unknown"),
+            );
+        }
+    }
+    if total > done.len() {
+        report.note(format!("{}: {} entries were kept at the last look", out.bridge, total - done.len()));
+    }
+    suspect(engine, world, client, bridge, targets, look, &done, out);
+    Ok(())
+}
+
+/// A token that became live between the last look and the commit may have lost its new
+/// owner's entry. That must never be silent.
+#[expect(clippy::too_many_arguments, reason = "one call site; the arguments are the pass's whole state")]
+fn suspect(
+    engine: &Engine<'_>,
+    world: &World,
+    client: &mut Client,
+    bridge: usize,
+    targets: &[Target],
+    look: &Look,
+    done: &[Doomed],
+    out: &mut BridgeReport,
+) {
+    let Ok(after) = engine.world_again(client, world.now) else {
+        return;
+    };
+    let scene = Scene::build(&after, bridge, targets, engine.newcomer.as_ref());
+    let judge = Judge::new(&scene.case, &look.learned);
+    for doomed in done {
+        if doomed.candidate.verdict(&judge).is_some_and(|(_, verdict)| !verdict.stale) {
+            out.suspicions += 1;
+            error!(
+                "bridge {}: deleted while its token found a new owner, check that pod: {}",
+                out.bridge, doomed.candidate.entry
+            );
+        }
+    }
+}
+
+/// Which of the deleted entries (by index) a fresh look still finds.
+fn still_there(
+    connection: &mut Connection,
+    asked: &[Filter],
+    gone: &HashMap<u64, usize>,
+) -> Result<HashSet<usize>, Error> {
+    let mut stayed = HashSet::new();
+    connection.dump_many(asked, &mut |_, raw, flow| {
+        if let Some(index) = gone.get(&fingerprint(flow.table, flow.priority, raw.match_bytes())) {
+            stayed.insert(*index);
+        }
+    })?;
+    Ok(stayed)
+}
+
+fn open_journal(engine: &Engine<'_>, report: &mut Report, out: &BridgeReport) -> Option<Writer> {
+    let registry = engine.registry?;
+    let header = Header::new(engine.verb, &out.bridge);
+    match registry.begin_journal(&header) {
+        Ok(writer) => Some(writer),
+        Err(failed) => {
+            // A full state directory must not stop a DEL.
+            warn!("no undo for this clean-up: {failed}");
+            report.note(format!("no undo for this clean-up: {failed}"));
+            None
+        }
+    }
+}
+
+/// Writes down what a whole look taught about the living and the network.
+fn remember(engine: &Engine<'_>, world: &World, scene: &Scene, look: &Look) {
+    let Some(registry) = engine.registry else { return };
+    let write = || -> Result<(), crate::registry::Error> {
+        let lock = registry.lock(engine.deadline)?;
+        for (index, name) in scene.networks.iter().enumerate() {
+            let Some(facts) = look.learned.networks.get(index) else { continue };
+            let mut state = world.network(name);
+            let before = state.clone();
+            state.register_distinct |= facts.distinct_seen;
+            state.register_shared |= facts.shared_seen;
+            if state != before {
+                lock.set_network_state(name, &state)?;
+            }
+        }
+        for (live, values) in scene.live_of.iter().zip(&look.learned.live_registers) {
+            let (Some(record), [value]) = (live.and_then(|i| world.records.get(i)), values.as_slice())
+            else {
+                continue;
+            };
+            let learns = scene.case.networks.get(
+                scene.networks.iter().position(|n| *n == record.key.network).unwrap_or(usize::MAX),
+            );
+            let learns = learns.is_some_and(|n| n.register.source.learns());
+            if learns && record.register.is_none_or(|r| r.value != *value) {
+                lock.update(record, |record| {
+                    record.register =
+                        Some(crate::attachment::Register { value: *value, how: RegisterHow::Learned });
+                })?;
+            }
+        }
+        Ok(())
+    };
+    if let Err(failed) = write() {
+        warn!("could not write down what was learned: {failed}");
+    }
+}
+
+/// Flushes the dead IPs' connections where the network wants it.
+fn flush_conntrack(
+    connection: &mut Connection,
+    world: &World,
+    scene: &Scene,
+    targets: &[Target],
+    report: &mut Report,
+) -> Result<(), Error> {
+    for target in scene.dead_of.iter().filter_map(|t| targets.get(*t)) {
+        let config = world.config(&target.attachment.key.network);
+        let scoped = config.ip_scope == IpScope::Node || target.cause == Cause::Del;
+        if !config.conntrack || !scoped || config.mode == Mode::Observe {
+            continue;
+        }
+        for ip in &target.attachment.ips {
+            let taken = scene.case.live.iter().any(|l| l.addresses.contains(&Address::Ip(*ip)));
+            if taken || Address::Ip(*ip).is_unusable() {
+                continue;
+            }
+            if let Err(failed) = connection.flush_conntrack(*ip) {
+                report.note(format!("conntrack entries of {ip} stay: {failed}"));
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes orphans' OVSDB ports whose netdev is gone, where the network wants it.
+pub(super) fn reap_ports(
+    engine: &Engine<'_>,
+    world: &World,
+    client: &mut Client,
+    targets: &[Target],
+    paused: bool,
+    report: &mut Report,
+) {
+    for (index, target) in targets.iter().enumerate() {
+        let record = &target.attachment;
+        let config = world.config(&record.key.network);
+        // DEL leaves the port to the OVS plugin, whose DEL comes right behind.
+        let wanted = config.reap_ports && config.mode == Mode::Enforce && engine.act && !paused;
+        let failed = report.targets.get(index).is_none_or(|t| t.error.is_some());
+        if !wanted || failed || target.cause == Cause::Del || world.records.iter().any(|r| {
+            !r.is_same(record) && r.interface.is_some() && r.interface == record.interface
+        }) {
+            continue;
+        }
+        let Some(place) = world.own_place_of(record, &[]) else { continue };
+        let Some(bridge) = world.ovs.bridges.get(place.bridge) else { continue };
+        let netdev_gone = matches!(place.interface.ofport, Ofport::Failed)
+            || place.interface.ifindex.unwrap_or(0) == 0;
+        if !netdev_gone || world.ovs.is_ovn(bridge) {
+            continue;
+        }
+        match client.remove_port(bridge.id, place.port.id) {
+            Ok(()) => {
+                info!("{}: removed port {} of {}", bridge.name, place.port.name, record.title());
+                report.note(format!("removed port {} from {}", place.port.name, bridge.name));
+            }
+            Err(failed) => report.note(format!("port {} stays: {failed}", place.port.name)),
+        }
+    }
+}
+
+/// How long a bridge may be looked at by a sweep that is nobody's call.
+pub const SWEEP_TIMEOUT: Duration = Duration::from_secs(120);

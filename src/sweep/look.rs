@@ -1,0 +1,211 @@
+//! Looking at a bridge: which dumps to ask for, and what of them to keep.
+//!
+//! A dump stalls ovs-vswitchd for about 2 µs a flow. Few dead tokens: dumps filtered by
+//! token. Many, or a register value whose exclusivity must be shown: the whole bridge,
+//! table by table. Never a large bridge in one request.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::{Duration, Instant};
+
+use super::Scene;
+use crate::openflow::{Connection, Entry, Error, Filter, RawEntry};
+use crate::stale::case::{Case, RegisterSource};
+use crate::stale::flow::Flow;
+use crate::stale::{Judge, Learned, Reason, Survey, Verdict};
+
+/// Below this a whole bridge costs less than many filtered dumps.
+const SMALL_BRIDGE: u64 = 2_000;
+/// Above this many dead attachments one look at everything is cheaper.
+const FEW_DEAD: usize = 4;
+
+/// An entry that may be stale.
+#[derive(Debug)]
+pub struct Candidate {
+    /// Its bytes.
+    pub entry: Entry,
+    /// How long after the world was read it was dumped: ages are counted from there.
+    lag: Duration,
+    /// Another entry looks just the same (`wire-facts`: VLAN TCI matches of OpenFlow 1.0).
+    twin: bool,
+}
+
+/// What a look found.
+#[derive(Debug)]
+pub struct Look {
+    /// Entries that may be stale.
+    pub candidates: Vec<Candidate>,
+    /// What the flows taught.
+    pub learned: Learned,
+    /// Entries seen.
+    pub flows: u64,
+    /// What to ask for to see the same again.
+    pub asked: Vec<Filter>,
+    /// Everything was seen, not just what has a dead token.
+    pub full: bool,
+}
+
+impl Candidate {
+    /// Its verdict in a case.
+    #[must_use]
+    pub fn verdict(&self, judge: &Judge<'_>) -> Option<(Flow, Verdict)> {
+        let mut flow = self.entry.flow().ok()?;
+        flow.duration = flow.duration.saturating_sub(self.lag);
+        let mut verdict = judge.verdict(&flow);
+        if verdict.stale && self.twin {
+            verdict.stale = false;
+            verdict.reason = Reason::Ambiguous;
+        }
+        Some((flow, verdict))
+    }
+}
+
+/// Where an entry is: its table, priority and match, hashed.
+pub(super) fn fingerprint(table: u8, priority: u16, matches: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (table, priority, matches).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Collects what the survey wants kept, over one or more dumps.
+struct Collector<'c> {
+    survey: Survey<'c>,
+    kept: Vec<Candidate>,
+    /// Fingerprint to (index in `kept`, the dump it came from).
+    places: HashMap<u64, (usize, usize)>,
+    /// Fingerprints of what was not kept: a twin of a kept entry may be among them.
+    passed: Vec<u64>,
+    flows: u64,
+    since: Instant,
+}
+
+impl<'c> Collector<'c> {
+    fn new(survey: Survey<'c>, since: Instant) -> Self {
+        let (kept, places, passed) = (Vec::new(), HashMap::new(), Vec::new());
+        Self { survey, kept, places, passed, flows: 0, since }
+    }
+
+    /// `dump` numbers the requests: an entry that answers two filters is one entry, two
+    /// that answer one filter are two.
+    fn see(&mut self, dump: usize, raw: &RawEntry<'_>, flow: &mut Flow) {
+        self.flows += 1;
+        let lag = self.since.elapsed();
+        flow.duration = flow.duration.saturating_sub(lag);
+        let print = fingerprint(flow.table, flow.priority, raw.match_bytes());
+        if !self.survey.see(flow) {
+            self.passed.push(print);
+            return;
+        }
+        match self.places.get(&print) {
+            None => {
+                self.places.insert(print, (self.kept.len(), dump));
+                self.kept.push(Candidate { entry: raw.to_entry(), lag, twin: false });
+            }
+            Some((index, first)) if *first == dump => {
+                if let Some(candidate) = self.kept.get_mut(*index) {
+                    candidate.twin = true;
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn finish(mut self, asked: Vec<Filter>, full: bool) -> Look {
+        self.passed.sort_unstable();
+        for (print, (index, _)) in &self.places {
+            if let (Ok(_), Some(candidate)) =
+                (self.passed.binary_search(print), self.kept.get_mut(*index))
+            {
+                candidate.twin = true;
+            }
+        }
+        let learned = self.survey.finish();
+        Look { candidates: self.kept, learned, flows: self.flows, asked, full }
+    }
+}
+
+/// Looks at a bridge as thoroughly as the case needs. `since` is when the world was read.
+///
+/// # Errors
+/// Any error of the connection: a dump that was cut short is no dump.
+pub fn look_at(
+    connection: &mut Connection,
+    scene: &Scene,
+    thorough: bool,
+    since: Instant,
+) -> Result<Look, Error> {
+    let case = &scene.case;
+    let tables = connection.tables()?;
+    let total: u64 = tables.iter().map(|(_, active)| u64::from(*active)).sum();
+    if thorough || total <= SMALL_BRIDGE || case.dead.len() > FEW_DEAD {
+        return whole(connection, case, &tables, since);
+    }
+    let look = by_token(connection, case, since)?;
+    // What a register value would condemn needs the proof that nobody else loads it.
+    let judge = Judge::new(case, &look.learned);
+    let wanted = look
+        .candidates
+        .iter()
+        .filter_map(|c| c.entry.flow().ok())
+        .any(|flow| judge.would_register_matter(&flow));
+    if wanted || register_flows_are_there(connection, case, &look)? {
+        return whole(connection, case, &tables, since);
+    }
+    Ok(look)
+}
+
+fn whole(
+    connection: &mut Connection,
+    case: &Case,
+    tables: &[(u8, u32)],
+    since: Instant,
+) -> Result<Look, Error> {
+    let mut collector = Collector::new(Survey::new(case), since);
+    let asked: Vec<Filter> =
+        tables.iter().filter(|(_, active)| *active > 0).map(|(t, _)| Filter::table(*t)).collect();
+    for (dump, filter) in asked.iter().enumerate() {
+        connection.dump(filter, &mut |raw, flow| collector.see(dump, raw, flow))?;
+    }
+    Ok(collector.finish(asked, true))
+}
+
+fn by_token(connection: &mut Connection, case: &Case, since: Instant) -> Result<Look, Error> {
+    let mut filters = Vec::new();
+    for dead in &case.dead {
+        if let Some(ofport) = dead.ofport {
+            filters.push(Filter::in_port(ofport));
+            filters.push(Filter::out_port(ofport));
+        }
+        for address in &dead.addresses {
+            filters.extend(Filter::for_address(address));
+        }
+        if let (Some(value), Some(network)) = (dead.register, case.networks.get(dead.network)) {
+            filters.push(Filter::register(network.register.index, value, network.register.mask));
+        }
+    }
+    let mut collector = Collector::new(Survey::partial(case), since);
+    connection.dump_many(&filters, &mut |dump, raw, flow| collector.see(dump, raw, flow))?;
+    Ok(collector.finish(filters, false))
+}
+
+/// Whether flows match a value that this look learned (entries that came after ADD): the
+/// filters knew nothing of it.
+fn register_flows_are_there(
+    connection: &mut Connection,
+    case: &Case,
+    look: &Look,
+) -> Result<bool, Error> {
+    let mut filters = Vec::new();
+    for (dead, value) in case.dead.iter().zip(&look.learned.dead_registers) {
+        let Some(network) = case.networks.get(dead.network) else { continue };
+        let rule = network.register;
+        if let (RegisterSource::Learn { .. } | RegisterSource::Pod, None, Some(value)) =
+            (rule.source, dead.register, value)
+        {
+            filters.push(Filter::register(rule.index, *value, rule.mask));
+        }
+    }
+    let mut there = false;
+    connection.dump_many(&filters, &mut |_, _, _| there = true)?;
+    Ok(there)
+}

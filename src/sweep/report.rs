@@ -1,0 +1,174 @@
+//! What was done, for people and machines.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{Cause, Target};
+
+/// One entry in a report.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowReport {
+    /// The bridge.
+    pub bridge: String,
+    /// The entry, as ovs-ofctl would write it.
+    pub flow: String,
+    /// Whether it is stale.
+    pub stale: bool,
+    /// The rule that says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<u8>,
+    /// The reason, for machines.
+    pub reason: &'static str,
+    /// The reason, for people.
+    pub text: String,
+    /// The pod it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+}
+
+/// What became of one bridge.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BridgeReport {
+    /// Its name.
+    pub bridge: String,
+    /// Entries seen.
+    pub flows: u64,
+    /// Entries found stale.
+    pub stale: u64,
+    /// Entries deleted.
+    pub deleted: u64,
+    /// Entries that were to be deleted and are still there.
+    pub stayed: u64,
+    /// Entries that name a port which is nobody's.
+    pub dangling: u64,
+    /// Everything was seen, not just what has a dead token.
+    pub full: bool,
+    /// Kept entries that mention a dead pod, by reason.
+    pub kept: BTreeMap<&'static str, u64>,
+    /// Deleted entries whose token became live in the meantime: must stay 0.
+    pub suspicions: u64,
+    /// Why the bridge could not be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl BridgeReport {
+    pub(super) fn new(name: &str) -> Self {
+        Self { bridge: name.to_owned(), ..Self::default() }
+    }
+}
+
+/// What became of one dead attachment.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetReport {
+    /// The pod or, without one, the key.
+    pub pod: String,
+    /// Network.
+    pub network: String,
+    /// Container id.
+    #[serde(rename = "containerID")]
+    pub container: String,
+    /// Interface.
+    pub ifname: String,
+    /// Why it is dead.
+    pub cause: Cause,
+    /// Entries found stale because of it.
+    pub stale: u64,
+    /// Entries deleted.
+    pub deleted: u64,
+    /// Entries that mention it and were kept, by reason.
+    pub kept: BTreeMap<&'static str, u64>,
+    /// Every bridge that may have its entries was looked at.
+    pub complete: bool,
+    /// Some evidence may still be proven: look again.
+    pub waiting: bool,
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Nothing was deleted by intention: dry run, observe mode or pause.
+    pub observed: bool,
+    /// Bridge by bridge.
+    pub bridges: Vec<BridgeReport>,
+    /// One per target, in order.
+    pub targets: Vec<TargetReport>,
+    /// Stale and (with details) kept entries.
+    pub flows: Vec<FlowReport>,
+    /// What a person should know.
+    pub notes: Vec<String>,
+    /// The journal's id, for `undo`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub journal: Option<String>,
+}
+
+impl Report {
+    pub(super) fn new(targets: &[Target]) -> Self {
+        let of = |t: &Target| TargetReport {
+            pod: t.attachment.title(),
+            network: t.attachment.key.network.to_string(),
+            container: t.attachment.key.container.to_string(),
+            ifname: t.attachment.key.ifname.to_string(),
+            cause: t.cause.clone(),
+            stale: 0,
+            deleted: 0,
+            kept: BTreeMap::new(),
+            complete: false,
+            waiting: false,
+            error: None,
+        };
+        Self { targets: targets.iter().map(of).collect(), ..Self::default() }
+    }
+
+    pub(super) fn note(&mut self, text: String) {
+        self.notes.push(text);
+    }
+
+    pub(super) fn fail(&mut self, target: usize, text: &str) {
+        if let Some(target) = self.targets.get_mut(target) {
+            target.error.get_or_insert_with(|| text.to_owned());
+        }
+    }
+
+    pub(super) fn fail_all(&mut self, text: &str) {
+        for target in 0..self.targets.len() {
+            self.fail(target, text);
+        }
+        if self.targets.is_empty() {
+            self.note(text.to_owned());
+        }
+    }
+
+    /// Entries deleted on all bridges.
+    #[must_use]
+    pub fn deleted(&self) -> u64 {
+        self.bridges.iter().map(|b| b.deleted).sum()
+    }
+
+    /// Entries found stale on all bridges.
+    #[must_use]
+    pub fn stale(&self) -> u64 {
+        self.bridges.iter().map(|b| b.stale).sum()
+    }
+
+    /// The first thing that went wrong.
+    #[must_use]
+    pub fn error(&self) -> Option<&str> {
+        let bridges = self.bridges.iter().filter_map(|b| b.error.as_deref());
+        self.targets.iter().filter_map(|t| t.error.as_deref()).chain(bridges).next()
+    }
+
+    /// Whether something needs attention: errors, entries that stayed, suspicions.
+    #[must_use]
+    pub fn needs_attention(&self) -> bool {
+        self.error().is_some() || self.bridges.iter().any(|b| b.stayed > 0 || b.suspicions > 0)
+    }
+}

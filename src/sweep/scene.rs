@@ -1,0 +1,335 @@
+//! From the world to the core's case for one bridge.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::world::Place;
+use super::{Cause, Target, World};
+use crate::attachment::{Attachment, Key, NetworkName, Register, RegisterHow};
+use crate::config::{Config, IpScope, Reg0};
+use crate::ovsdb::marks;
+use crate::ovsdb::{Interface, Ofport, Port};
+use crate::stale::case::{
+    Case, Dead, Live, LiveRegister, Network, NetworkIndex, Ports, RegisterSource, RowId,
+};
+use crate::stale::flow::Address;
+
+/// The row of a port that OpenFlow knows and OVSDB does not (yet, or any more).
+const UNKNOWN_ROW: RowId = RowId(0);
+
+/// A case and whom its indexes stand for.
+#[derive(Debug)]
+pub struct Scene {
+    /// What the core judges.
+    pub case: Case,
+    /// Per `case.dead`: the index of its target.
+    pub dead_of: Vec<usize>,
+    /// Per `case.live`: the index of its record in [`World::records`].
+    pub live_of: Vec<Option<usize>>,
+    /// Per `case.networks`: its name.
+    pub networks: Vec<NetworkName>,
+}
+
+impl Scene {
+    /// What is known about a bridge. `newcomer` is the attachment that is being ADDed.
+    #[must_use]
+    pub fn build(world: &World, bridge: usize, targets: &[Target], newcomer: Option<&Key>) -> Self {
+        let mut scene = Self {
+            case: Case::default(),
+            dead_of: Vec::new(),
+            live_of: Vec::new(),
+            networks: Vec::new(),
+        };
+        let joined = joined_with(world, bridge);
+        scene.case.ports = ports(world, bridge);
+        scene.case.switch_up = world.switch_started.map(|s| s.until(world.now));
+
+        // The living first: a row that one of them claims is nobody else's.
+        let mut claimed = Vec::new();
+        for (index, record) in world.records.iter().enumerate() {
+            if targets.iter().any(|t| t.attachment.is_same(record)) {
+                continue;
+            }
+            let place = world.place_of(record);
+            claimed.extend(place.map(|p| p.interface.id));
+            let here = match place {
+                Some(place) => joined.contains(&place.bridge),
+                None => world.bridges_of(record).iter().any(|b| joined.contains(b)),
+            } || world.bridges_of(record).contains(&bridge);
+            if here {
+                let newcomer = newcomer == Some(&record.key);
+                let network = scene.network(world, &record.key.network);
+                scene.case.live.push(live(world, record, place, bridge, network, newcomer));
+                scene.live_of.push(Some(index));
+            }
+        }
+        for (index, target) in targets.iter().enumerate() {
+            if !world.bridges_of(&target.attachment).contains(&bridge) {
+                continue;
+            }
+            let network = scene.network(world, &target.attachment.key.network);
+            let own = world.own_place_of(&target.attachment, &claimed);
+            claimed.extend(own.map(|p| p.interface.id));
+            scene.case.dead.push(dead(world, target, own, bridge, network));
+            scene.dead_of.push(index);
+        }
+        // Whoever else is on the switch is alive as far as we know.
+        for place in world.places() {
+            if joined.contains(&place.bridge) && !claimed.contains(&place.interface.id) {
+                scene.case.live.push(stranger(place, bridge, &scene.networks, world));
+                scene.live_of.push(None);
+            }
+        }
+        scene.case.ovn = world.ovs.bridges.get(bridge).is_some_and(|b| world.ovs.is_ovn(b))
+            && !scene.dead_of.iter().all(|target| {
+                targets
+                    .get(*target)
+                    .is_some_and(|t| world.config(&t.attachment.key.network).force)
+            });
+        scene
+    }
+
+    fn network(&mut self, world: &World, name: &NetworkName) -> NetworkIndex {
+        if let Some(index) = self.networks.iter().position(|n| n == name) {
+            return index;
+        }
+        let state = world.network(name);
+        let config = &state.config;
+        self.case.networks.push(Network {
+            tables: config.tables.clone(),
+            cookie: config.cookie,
+            cookie_mask: config.cookie_mask,
+            match_port: config.evidence.port,
+            match_ip: config.evidence.ip,
+            match_mac: config.evidence.mac,
+            register: config.register_rule(state.register_distinct, state.register_shared),
+            reap_dangling: config.reap_dangling,
+        });
+        self.networks.push(name.clone());
+        self.networks.len() - 1
+    }
+
+    /// Checks OVSDB's numbers against what the bridge itself says on the same connection as
+    /// the deletes. A number under another name means that OVSDB's word is not yet carried
+    /// out: no port is evidence then.
+    pub fn check_ports(&mut self, world: &World, bridge: usize, described: &[(u16, String)]) {
+        let named = |number: u16| {
+            world.places().find(|p| {
+                p.bridge == bridge && matches!(p.interface.ofport, Ofport::Number(n) if n == number)
+            })
+        };
+        for (number, name) in described {
+            match named(*number) {
+                // PORT_DESC cuts names at 15 bytes.
+                Some(place) if !place.interface.name.starts_with(name.as_str()) => {
+                    self.case.ports.unassigned = true;
+                }
+                Some(_) => {}
+                None => {
+                    self.case.ports.by_number.entry(*number).or_insert(UNKNOWN_ROW);
+                }
+            }
+        }
+    }
+}
+
+/// This bridge and those that patch ports or a network's `bridges` join to it: one address
+/// space.
+fn joined_with(world: &World, bridge: usize) -> BTreeSet<usize> {
+    let mut joined = BTreeSet::from([bridge]);
+    for group in world.ovs.joined() {
+        if group.contains(&bridge) {
+            joined.extend(group);
+        }
+    }
+    for state in world.networks.values() {
+        let names = &state.config.bridges;
+        let group: Vec<usize> = world
+            .ovs
+            .bridges
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| names.contains(&b.name))
+            .map(|(index, _)| index)
+            .collect();
+        if group.contains(&bridge) {
+            joined.extend(group);
+        }
+    }
+    joined
+}
+
+fn ports(world: &World, bridge: usize) -> Ports {
+    let mut ports = Ports::default();
+    for place in world.places().filter(|p| p.bridge == bridge) {
+        match place.interface.ofport {
+            Ofport::Number(number) => {
+                ports.by_number.insert(number, place.interface.id);
+            }
+            Ofport::Unassigned => ports.unassigned = true,
+            Ofport::Failed => {}
+        }
+    }
+    ports
+}
+
+fn number(interface: &Interface) -> Option<u16> {
+    match interface.ofport {
+        Ofport::Number(number) => Some(number),
+        Ofport::Unassigned | Ofport::Failed => None,
+    }
+}
+
+fn live(
+    world: &World,
+    record: &Attachment,
+    place: Option<Place<'_>>,
+    bridge: usize,
+    network: NetworkIndex,
+    newcomer: bool,
+) -> Live {
+    let config = world.config(&record.key.network);
+    let here = place.filter(|p| p.bridge == bridge);
+    let register = match register_now(&config, record, place.map(|p| (p.port, p.interface))) {
+        Some(register) => LiveRegister::Is(register.value),
+        None => match (config.register_rule(false, false).source, &config.reg0) {
+            (RegisterSource::Learn { .. } | RegisterSource::Pod, _) => LiveRegister::Unknown,
+            // Its number is yet to come.
+            (RegisterSource::Computed, Reg0::Ofport) => LiveRegister::Unknown,
+            _ => LiveRegister::Absent,
+        },
+    };
+    Live {
+        network: Some(network),
+        ofport: here.and_then(|p| number(p.interface)),
+        addresses: record.addresses(),
+        addresses_known: !record.ips.is_empty() && !record.macs.is_empty(),
+        register,
+        age: record.born.map(|born| born.until(world.now)),
+        newcomer,
+    }
+}
+
+fn dead(
+    world: &World,
+    target: &Target,
+    own: Option<Place<'_>>,
+    bridge: usize,
+    network: NetworkIndex,
+) -> Dead {
+    let record = &target.attachment;
+    let config = world.config(&record.key.network);
+    let died = record.died.unwrap_or(world.now);
+    let age = died.until(world.now);
+    let name = world.ovs.bridges.get(bridge).map(|b| b.name.as_str());
+    let ofport = match own {
+        Some(place) if place.bridge == bridge => number(place.interface).or(record.ofport),
+        Some(_) => None,
+        None => record.ofport.filter(|_| record.bridge.as_deref() == name),
+    };
+    Dead {
+        network,
+        ofport: ofport.filter(|n| (1..=0xfeff).contains(n)),
+        interface: own.map(|p| p.interface.id).or(record.interface),
+        addresses: record.addresses(),
+        register: register_now(&config, record, own.map(|p| (p.port, p.interface)))
+            .map(|r| r.value)
+            .filter(|v| *v != 0),
+        died: age,
+        lingered: age >= config.linger(),
+        recorded: !record.unrecorded,
+        // IPAM may have given the address to another node since.
+        ip_evidence: config.ip_scope == IpScope::Node || target.cause == Cause::Del,
+    }
+}
+
+/// An interface that no record explains.
+fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &World) -> Live {
+    let marks = marks::marks(place.port, place.interface);
+    let mut addresses: Vec<Address> = Vec::new();
+    if let Some(marks) = marks {
+        addresses.extend(marks.ips.into_iter().map(Address::Ip));
+        addresses.extend(marks.mac.map(Address::Mac));
+    }
+    // The bridge's own interface answers for the node; a veth's host end has a MAC that is
+    // not the pod's.
+    if place.interface.kind == "internal" {
+        addresses.extend(place.interface.mac_in_use.map(Address::Mac));
+    }
+    addresses.retain(|a| !a.is_unusable());
+    let register = networks.iter().find_map(|name| {
+        let config = world.config(name);
+        match &config.reg0 {
+            Reg0::ExternalId(key) => external_id(&config, key, place.port, place.interface),
+            _ => None,
+        }
+    });
+    Live {
+        network: None,
+        ofport: (place.bridge == bridge).then(|| number(place.interface)).flatten(),
+        addresses,
+        addresses_known: false,
+        register: register.map_or(LiveRegister::Absent, |r| LiveRegister::Is(r.value)),
+        age: None,
+        newcomer: false,
+    }
+}
+
+/// Puts a value into the configured field: bits outside the mask are zero.
+fn placed(config: &Config, value: u32, how: RegisterHow) -> Option<Register> {
+    let mask = config.register_mask;
+    let shift = mask.trailing_zeros().min(31);
+    // A value that does not fit its field would be another's after cutting.
+    (value <= mask >> shift).then(|| Register { value: value << shift, how })
+}
+
+fn external_id(
+    config: &Config,
+    key: &str,
+    port: &Port,
+    interface: &Interface,
+) -> Option<Register> {
+    let text = interface.external_ids.get(key).or_else(|| port.external_ids.get(key))?;
+    let value = match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok().or_else(|| text.parse().ok().map(std::net::Ipv4Addr::into)),
+    };
+    placed(config, value.filter(|v| *v != 0)?, RegisterHow::ExternalId)
+}
+
+/// An attachment's register value: computed from what it is now, else as recorded.
+pub(crate) fn register_now(
+    config: &Config,
+    record: &Attachment,
+    place: Option<(&Port, &Interface)>,
+) -> Option<Register> {
+    let recorded = |how| record.register.filter(|r| r.how == how);
+    match &config.reg0 {
+        Reg0::None => None,
+        Reg0::Learn | Reg0::Pod => recorded(RegisterHow::Learned),
+        Reg0::Ipv4 => {
+            let ip = record.ips.iter().find_map(|ip| match ip {
+                IpAddr::V4(ip) => Some(u32::from(*ip)),
+                IpAddr::V6(_) => None,
+            })?;
+            placed(config, ip, RegisterHow::Ipv4)
+        }
+        Reg0::Ofport => {
+            let now = place.and_then(|(_, interface)| number(interface));
+            placed(config, now.or(record.ofport)?.into(), RegisterHow::Ofport)
+        }
+        Reg0::ExternalId(key) => place
+            .and_then(|(port, interface)| external_id(config, key, port, interface))
+            .or_else(|| recorded(RegisterHow::ExternalId)),
+    }
+}
+
+/// What ADD can say about a register value at once: computed ones.
+#[must_use]
+pub fn register_of(
+    config: &Config,
+    record: &Attachment,
+    place: Option<(&Port, &Interface)>,
+) -> Option<Register> {
+    register_now(config, record, place).filter(|r| r.how != RegisterHow::Learned)
+}

@@ -1,0 +1,70 @@
+//! After the clean-up: what becomes of each target's record.
+
+use log::{debug, warn};
+
+use super::report::{Report, TargetReport};
+use super::{Engine, Target, World};
+use crate::attachment::State;
+use crate::clock::Stamp;
+use crate::registry::{self, Lock};
+
+/// A target whose entries are gone becomes `gone` and is dropped once its linger time has
+/// passed; one that could not be finished stays `deleting`. Nothing is forgotten.
+pub(super) fn settle(
+    engine: &Engine<'_>,
+    world: Option<&World>,
+    targets: &[Target],
+    report: &mut Report,
+) {
+    let (Some(registry), true) = (engine.registry, engine.act && !targets.is_empty()) else { return };
+    let written = registry.lock(lock_deadline(engine)).and_then(|lock| {
+        for (target, outcome) in targets.iter().zip(&report.targets) {
+            settle_one(&lock, world, target, outcome)?;
+        }
+        Ok(())
+    });
+    if let Err(failed) = written {
+        warn!("could not settle the records of this clean-up, the next sweep does: {failed}");
+        report.note(format!("could not settle the records of this clean-up: {failed}"));
+    }
+}
+
+/// The switch may have used up the deadline; the record must still be written.
+fn lock_deadline(engine: &Engine<'_>) -> crate::clock::Deadline {
+    let grace = std::time::Duration::from_millis(500);
+    if engine.deadline.left().is_ok_and(|left| left > grace) {
+        engine.deadline
+    } else {
+        crate::clock::Deadline::after(grace)
+    }
+}
+
+fn settle_one(
+    lock: &Lock<'_>,
+    world: Option<&World>,
+    target: &Target,
+    outcome: &TargetReport,
+) -> Result<(), registry::Error> {
+    let mut record = target.attachment.clone();
+    let finished = outcome.complete && outcome.error.is_none();
+    if !finished || outcome.waiting {
+        record.state = State::Deleting;
+        record.attempts = record.attempts.saturating_add(1);
+        record.last_error = outcome.error.clone().or_else(|| {
+            outcome.waiting.then(|| "entries are kept for evidence that is still to come".to_owned())
+        });
+        return lock.put_tombstone(&record);
+    }
+    let linger = world.map(|w| w.config(&record.key.network).linger()).unwrap_or_default();
+    // As of when the world was read: the look behind it was later still.
+    let read = world.map_or_else(Stamp::now, |w| w.now);
+    let lingered = record.died.is_none_or(|died| died.until(read) >= linger);
+    let nothing_known = record.unrecorded && record.interface.is_none();
+    if lingered || nothing_known {
+        debug!("{}: nothing left to watch for", record.key);
+        return lock.remove_tombstone(&record);
+    }
+    record.state = State::Gone;
+    record.last_error = None;
+    lock.put_tombstone(&record)
+}

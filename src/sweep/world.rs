@@ -1,0 +1,166 @@
+//! Everything read about this node at one moment: records and OVSDB.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use crate::attachment::{Attachment, NetworkName};
+use crate::clock::{Stamp, boot_id};
+use crate::config::{Config, NetworkState};
+use crate::ovsdb::{self, Client, Interface, Port, Snapshot};
+use crate::registry::{self, Registry};
+use crate::stale::case::RowId;
+use crate::{openflow, ovsdb::marks};
+
+/// What can go wrong on the way to a verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database.
+    #[error(transparent)]
+    Ovsdb(#[from] ovsdb::Error),
+    /// A bridge.
+    #[error(transparent)]
+    OpenFlow(#[from] openflow::Error),
+    /// The state directory.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    /// The kernel's boot id.
+    #[error("cannot read the kernel's boot id: {0}")]
+    BootId(std::io::Error),
+}
+
+/// Records and OVSDB, each read completely.
+#[derive(Debug)]
+pub struct World {
+    /// When; every age is counted back from here.
+    pub now: Stamp,
+    /// This boot.
+    pub boot_id: String,
+    /// Active records.
+    pub records: Vec<Attachment>,
+    /// Dead ones.
+    pub tombstones: Vec<Attachment>,
+    /// Per network: configuration and what was learned.
+    pub networks: BTreeMap<NetworkName, NetworkState>,
+    /// OVSDB.
+    pub ovs: Snapshot,
+    /// When ovs-vswitchd started, from its pid file.
+    pub switch_started: Option<Stamp>,
+}
+
+/// An interface with where it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'w> {
+    pub(crate) bridge: usize,
+    pub(crate) port: &'w Port,
+    pub(crate) interface: &'w Interface,
+}
+
+impl World {
+    /// Reads it; ages count from `now`. Without a registry there are no records.
+    ///
+    /// # Errors
+    /// If OVSDB does not answer completely or the records cannot be listed: absence is
+    /// believed only after a complete answer.
+    pub fn read(
+        registry: Option<&Registry>,
+        run_dir: &Path,
+        client: &mut Client,
+        now: Stamp,
+    ) -> Result<Self, Error> {
+        let everything = match registry {
+            Some(registry) => registry.snapshot()?,
+            None => registry::Everything::default(),
+        };
+        let ovs = client.snapshot()?;
+        let networks = everything.network_states();
+        Ok(Self {
+            now,
+            boot_id: boot_id().map_err(Error::BootId)?,
+            records: everything.active,
+            tombstones: everything.tombstones,
+            networks,
+            ovs,
+            switch_started: switch_started(run_dir, now),
+        })
+    }
+
+    /// A network's state; the default for one that was never recorded.
+    pub(crate) fn network(&self, name: &NetworkName) -> NetworkState {
+        self.networks.get(name).cloned().unwrap_or_default()
+    }
+
+    /// A network's configuration.
+    #[must_use]
+    pub fn config(&self, name: &NetworkName) -> Config {
+        self.network(name).config
+    }
+
+    pub(crate) fn places(&self) -> impl Iterator<Item = Place<'_>> {
+        self.ovs.bridges.iter().enumerate().flat_map(|(bridge, b)| {
+            b.ports.iter().flat_map(move |port| {
+                port.interfaces.iter().map(move |interface| Place { bridge, port, interface })
+            })
+        })
+    }
+
+    fn row(&self, id: RowId) -> Option<Place<'_>> {
+        self.places().find(|p| p.interface.id == id)
+    }
+
+    /// A live attachment's interface now: its row, else the row that has its port's name
+    /// (del-port and add-port in one transaction give a new row).
+    pub(crate) fn place_of(&self, record: &Attachment) -> Option<Place<'_>> {
+        record.interface.and_then(|id| self.row(id)).or_else(|| {
+            let name = record.port.as_deref()?;
+            self.places().find(|p| p.interface.name == name)
+        })
+    }
+
+    /// A dead attachment's own interface, if it is still there and nobody alive has it: its
+    /// row, else a row of that name whose marks say that it is this container's.
+    pub(crate) fn own_place_of(&self, dead: &Attachment, claimed: &[RowId]) -> Option<Place<'_>> {
+        let by_row = dead.interface.and_then(|id| self.row(id));
+        let own = by_row.or_else(|| {
+            let name = dead.port.as_deref()?;
+            self.places().find(|p| p.interface.name == name && marked_as(p, dead))
+        })?;
+        (!claimed.contains(&own.interface.id)).then_some(own)
+    }
+
+    /// Indexes of the bridges that an attachment may have entries on. Empty: they are all
+    /// gone from OVSDB.
+    #[must_use]
+    pub fn bridges_of(&self, record: &Attachment) -> Vec<usize> {
+        let config = self.config(&record.key.network);
+        let index = |name: &String| self.ovs.bridges.iter().position(|b| b.name == *name);
+        if !config.bridges.is_empty() {
+            return config.bridges.iter().filter_map(index).collect();
+        }
+        let own = self.place_of(record).map(|p| p.bridge);
+        if let Some(named) = record.bridge.as_ref().or(config.bridge.as_ref()) {
+            return own.or_else(|| index(named)).into_iter().collect();
+        }
+        match own {
+            Some(bridge) => vec![bridge],
+            // Nobody knows where its port was: its addresses may be matched anywhere.
+            None => (0..self.ovs.bridges.len()).collect(),
+        }
+    }
+}
+
+/// Whether an interface's marks name this container or its namespace.
+fn marked_as(place: &Place<'_>, dead: &Attachment) -> bool {
+    marks::marks(place.port, place.interface).is_some_and(|marks| {
+        let container = marks.container_id.as_deref() == Some(dead.key.container.as_str());
+        let netns = dead.netns.as_ref().map(|n| n.path.as_str());
+        container || (netns.is_some() && marks.netns.as_deref() == netns)
+    })
+}
+
+/// The pid file is written at start: its mtime is when ovs-vswitchd started.
+fn switch_started(run_dir: &Path, now: Stamp) -> Option<Stamp> {
+    let written = std::fs::metadata(run_dir.join("ovs-vswitchd.pid")).ok()?.modified().ok()?;
+    let wall = u64::try_from(written.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()?;
+    Stamp::of_wall(wall, now)
+}
