@@ -1,1 +1,34 @@
-//! ovsdb.
+//! The database: which bridges, ports and interfaces there are, and whose they are.
+//!
+//! A small synchronous client of `ovsdb-server` (RFC 7047) over `<rundir>/db.sock`. One
+//! [`Client`] lives for one call and has one deadline over everything it does.
+//!
+//! | file | job |
+//! | --- | --- |
+//! | `frame` | cuts the byte stream into JSON objects |
+//! | `rpc` | requests, replies, echo, the deadline |
+//! | `value` | OVSDB's atoms, sets and maps |
+//! | `rows` | the columns we read, as the server sends them |
+//! | [`snapshot`] | bridges with their ports and interfaces |
+//! | [`client`] | what can be asked and changed |
+//! | `narrow` | asking only for the rows that could be a pod's |
+//! | [`marks`] | how each OVS CNI writes on a port whose it is |
+//! | [`find`] | which port is an attachment's |
+
+pub mod client;
+pub mod error;
+pub mod find;
+mod frame;
+pub mod marks;
+mod narrow;
+mod rows;
+mod rpc;
+pub mod snapshot;
+mod value;
+
+pub use client::{Client, Number};
+pub use error::Error;
+pub use find::{Found, How, Wanted, find_for_delete, find_port};
+pub use marks::{Marks, marks};
+pub use narrow::Leaving;
+pub use snapshot::{Bridge, Interface, Ofport, Ovn, Port, Snapshot, is_tunnel_or_patch};

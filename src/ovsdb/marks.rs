@@ -1,0 +1,192 @@
+//! How each known OVS CNI writes on a port whose it is. Values come from other programs:
+//! one that cannot be read is left out, never an error.
+//!
+//! | CNI | row | keys |
+//! | --- | --- | --- |
+//! | ovs-cni | Port | `owner`, `contNetns`, `contIface`, `contPodUid` |
+//! | antrea | Port | `antrea-type`=`container`, `container-id`, `pod-name`, `pod-namespace`, `ip-address`, `attached-mac`, `net-ns`, `if-dev` |
+//! | kube-ovn | Interface | `vendor`=`kube-ovn`, `pod_name`, `pod_namespace`, `pod_netns`, `ip`; the name has part of the container id and the ifname |
+//! | ovn-kubernetes | Interface | `sandbox`, `iface-id`=`ns_pod`, `iface-id-ver`=UID, `attached_mac`, `ip_addresses`, `k8s.ovn.org/nad` |
+//! | openshift-sdn | Interface | `sandbox`, `ip` |
+//! | k-vswitch | both | `netns` without slashes, `k8s_pod_namespace`, `k8s_pod_name`; `Port.mac` |
+//! | ovs-docker | Interface | `container_id`, `container_iface` |
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::snapshot::{Interface, Port};
+use crate::stale::flow::{Address, MacAddr};
+
+/// The name that runtimes give to a pod's first interface (containerd, CRI-O, Multus).
+/// CNIs that make no other one do not write it down.
+pub(super) const DEFAULT_IFNAME: &str = "eth0";
+
+/// Whose a port is, in its CNI's words. What is empty, unspecified or unreadable is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Which CNI wrote them.
+    pub cni: &'static str,
+    /// The sandbox's id.
+    pub container_id: Option<String>,
+    /// The namespace's path; k-vswitch's is without slashes.
+    pub netns: Option<String>,
+    /// The interface's name in the pod: `eth0` also where the CNI writes down only other
+    /// names or makes no other interface; absent where it cannot be told.
+    pub ifname: Option<String>,
+    /// The pod's namespace.
+    pub pod_namespace: Option<String>,
+    /// The pod's name (with kube-ovn, maybe its virtual machine's).
+    pub pod_name: Option<String>,
+    /// The pod's UID.
+    pub pod_uid: Option<String>,
+    /// Its own IPs.
+    pub ips: Vec<IpAddr>,
+    /// Its own MAC.
+    pub mac: Option<MacAddr>,
+}
+
+/// external_ids, with an empty value for none.
+#[derive(Clone, Copy)]
+struct Ids<'a>(&'a BTreeMap<String, String>);
+
+impl<'a> Ids<'a> {
+    fn get(self, key: &str) -> Option<&'a str> {
+        self.0.get(key).map(|v| v.trim()).filter(|v| !v.is_empty())
+    }
+
+    fn owned(self, key: &str) -> Option<String> {
+        self.get(key).map(str::to_owned)
+    }
+
+    fn mac(self, key: &str) -> Option<MacAddr> {
+        self.get(key)?.parse().ok().filter(|mac: &MacAddr| !mac.is_unusable())
+    }
+
+    /// Addresses separated by commas, each with or without a prefix length.
+    fn ips(self, key: &str) -> Vec<IpAddr> {
+        let mut ips = Vec::new();
+        for part in self.get(key).unwrap_or_default().split(',') {
+            let bare = part.split_once('/').map_or(part, |(ip, _)| ip).trim();
+            if let Ok(ip) = bare.parse::<IpAddr>()
+                && !Address::Ip(ip).is_unusable()
+                && !ips.contains(&ip)
+            {
+                ips.push(ip);
+            }
+        }
+        ips
+    }
+}
+
+/// Whose the port is, if a CNI that we know marked it.
+#[must_use]
+pub fn marks(port: &Port, interface: &Interface) -> Option<Marks> {
+    let (p, i) = (Ids(&port.external_ids), Ids(&interface.external_ids));
+    ovs_cni(p)
+        .or_else(|| antrea(p))
+        .or_else(|| kube_ovn(i, &interface.name))
+        .or_else(|| sandbox(i))
+        .or_else(|| k_vswitch(port, p, i))
+        .or_else(|| ovs_docker(i))
+}
+
+fn ovs_cni(p: Ids<'_>) -> Option<Marks> {
+    // Before it wrote `owner` it wrote the other two.
+    let owned = p.get("owner") == Some("ovs-cni.network.kubevirt.io");
+    (owned || p.get("contNetns").is_some()).then(|| Marks {
+        cni: "ovs-cni",
+        netns: p.owned("contNetns"),
+        ifname: p.owned("contIface"),
+        pod_uid: p.owned("contPodUid"),
+        ..Marks::default()
+    })
+}
+
+fn antrea(p: Ids<'_>) -> Option<Marks> {
+    // Its uplinks, tunnels and gateway have another type.
+    let container = p
+        .get("antrea-type")
+        .map_or_else(|| p.get("container-id").is_some(), |antrea_type| antrea_type == "container");
+    container.then(|| Marks {
+        cni: "antrea",
+        container_id: p.owned("container-id"),
+        netns: p.owned("net-ns"),
+        ifname: Some(p.get("if-dev").unwrap_or(DEFAULT_IFNAME).to_owned()),
+        pod_namespace: p.owned("pod-namespace"),
+        pod_name: p.owned("pod-name"),
+        pod_uid: None,
+        ips: p.ips("ip-address"),
+        mac: p.mac("attached-mac"),
+    })
+}
+
+fn kube_ovn(i: Ids<'_>, name: &str) -> Option<Marks> {
+    (i.get("vendor") == Some("kube-ovn") || i.get("pod_netns").is_some()).then(|| Marks {
+        cni: "kube-ovn",
+        container_id: None,
+        netns: i.owned("pod_netns"),
+        ifname: kube_ovn_ifname(name),
+        pod_namespace: i.owned("pod_namespace"),
+        pod_name: i.owned("pod_name"),
+        pod_uid: None,
+        ips: i.ips("ip"),
+        mac: None,
+    })
+}
+
+/// Its ports are `<id>_h` for eth0 and `<id>_<ifname>_h` for others; `_c` if it moves an
+/// internal port into the pod.
+fn kube_ovn_ifname(name: &str) -> Option<String> {
+    let stem = name.strip_suffix("_h").or_else(|| name.strip_suffix("_c"))?;
+    let ifname = stem.split_once('_').map_or(DEFAULT_IFNAME, |(_, ifname)| ifname);
+    Some(ifname.to_owned())
+}
+
+/// ovn-kubernetes and openshift-sdn: the former names the logical port as well.
+fn sandbox(i: Ids<'_>) -> Option<Marks> {
+    let container_id = Some(i.owned("sandbox")?);
+    let default = Some(DEFAULT_IFNAME.to_owned());
+    let Some(iface_id) = i.get("iface-id") else {
+        let (ips, cni) = (i.ips("ip"), "openshift-sdn");
+        return Some(Marks { cni, container_id, ifname: default, ips, ..Marks::default() });
+    };
+    // `ns_pod`, on secondary networks with the network before it; neither a namespace nor
+    // a pod's name can hold '_'.
+    let mut parts = iface_id.rsplit('_').filter(|part| !part.is_empty());
+    let (pod_name, pod_namespace) = match (parts.next(), parts.next()) {
+        (Some(name), Some(namespace)) => (Some(name.to_owned()), Some(namespace.to_owned())),
+        _ => (None, None),
+    };
+    Some(Marks {
+        cni: "ovn-kubernetes",
+        container_id,
+        netns: None,
+        // On a secondary network nothing tells which of the pod's interfaces it is.
+        ifname: default.filter(|_| i.get("k8s.ovn.org/nad").is_none()),
+        pod_namespace,
+        pod_name,
+        pod_uid: i.owned("iface-id-ver"),
+        ips: i.ips("ip_addresses"),
+        mac: i.mac("attached_mac"),
+    })
+}
+
+fn k_vswitch(port: &Port, p: Ids<'_>, i: Ids<'_>) -> Option<Marks> {
+    let get = |key: &str| p.owned(key).or_else(|| i.owned(key));
+    let (pod_namespace, pod_name) = (get("k8s_pod_namespace"), get("k8s_pod_name"));
+    (pod_namespace.is_some() || pod_name.is_some()).then(|| Marks {
+        cni: "k-vswitch",
+        netns: get("netns"),
+        ifname: Some(DEFAULT_IFNAME.to_owned()),
+        pod_namespace,
+        pod_name,
+        mac: port.mac.filter(|mac| !mac.is_unusable()),
+        ..Marks::default()
+    })
+}
+
+fn ovs_docker(i: Ids<'_>) -> Option<Marks> {
+    let container_id = Some(i.owned("container_id")?);
+    let ifname = i.owned("container_iface");
+    Some(Marks { cni: "ovs-docker", container_id, ifname, ..Marks::default() })
+}

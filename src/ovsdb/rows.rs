@@ -1,0 +1,214 @@
+//! The columns we read, as the server sends them. Only columns that have been there since
+//! OVS 2.x; never whole rows (`statistics` changes every five seconds).
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::error::Error;
+use super::rpc::{Outcome, parse};
+use super::snapshot::{Bridge, Interface, Ofport, Ovn, Port, Snapshot};
+use super::value::Datum;
+use crate::stale::case::RowId;
+
+pub(super) const SWITCH: &[&str] = &["external_ids", "ovs_version"];
+pub(super) const BRIDGE: &[&str] = &["_uuid", "name", "datapath_type", "protocols", "fail_mode"];
+pub(super) const BRIDGE_WHOLE: &[&str] =
+    &["_uuid", "name", "datapath_type", "protocols", "fail_mode", "ports"];
+pub(super) const PORT: &[&str] = &["_uuid", "name", "interfaces", "external_ids", "mac"];
+pub(super) const INTERFACE: &[&str] = &[
+    "_uuid",
+    "name",
+    "type",
+    "ofport",
+    "external_ids",
+    "mac_in_use",
+    "ifindex",
+    "error",
+    "options",
+];
+
+/// A `select` of some columns of the rows for which all conditions hold.
+pub(super) fn select(table: &str, conditions: &[Value], columns: &[&str]) -> Value {
+    json!({"op": "select", "table": table, "where": conditions, "columns": columns})
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct SwitchRow {
+    external_ids: Datum,
+    ovs_version: Datum,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct BridgeRow {
+    #[serde(rename = "_uuid")]
+    id: Datum,
+    name: Datum,
+    datapath_type: Datum,
+    protocols: Datum,
+    fail_mode: Datum,
+    #[serde(default)]
+    ports: Option<Datum>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct PortRow {
+    #[serde(rename = "_uuid")]
+    id: Datum,
+    name: Datum,
+    interfaces: Datum,
+    external_ids: Datum,
+    mac: Datum,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct InterfaceRow {
+    #[serde(rename = "_uuid")]
+    id: Datum,
+    name: Datum,
+    #[serde(rename = "type")]
+    kind: Datum,
+    ofport: Datum,
+    external_ids: Datum,
+    mac_in_use: Datum,
+    ifindex: Datum,
+    error: Datum,
+    options: Datum,
+}
+
+/// The rows of one outcome.
+pub(super) fn rows_of<'a, T: Deserialize<'a>>(
+    doing: &'static str,
+    outcome: &Outcome<'a>,
+) -> Result<Vec<T>, Error> {
+    let rows = outcome.rows.ok_or_else(|| Error::malformed(format!("{doing}: no rows")))?;
+    parse(rows.get(), doing)
+}
+
+/// A column that must hold what it should: without it the answer means nothing.
+pub(super) fn must<T>(table: &str, column: &str, value: Option<T>) -> Result<T, Error> {
+    value.ok_or_else(|| Error::malformed(format!("{table}.{column} is not what it should be")))
+}
+
+/// Rows as they come in, before they are put together.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    switch: (Ovn, Option<String>),
+    pub(super) bridges: BTreeMap<RowId, (Bridge, Vec<RowId>)>,
+    /// With their interfaces' ids.
+    pub(super) ports: HashMap<RowId, (Port, Vec<RowId>)>,
+    pub(super) interfaces: HashMap<RowId, Interface>,
+}
+
+impl Rows {
+    pub(super) fn add_switch(&mut self, outcome: &Outcome<'_>) -> Result<(), Error> {
+        let rows: Vec<SwitchRow> = rows_of("reading Open_vSwitch", outcome)?;
+        let [switch] = rows.as_slice() else {
+            return Err(Error::malformed(format!("{} Open_vSwitch rows, not one", rows.len())));
+        };
+        let ids = must("Open_vSwitch", "external_ids", switch.external_ids.text_map())?;
+        self.switch = (Ovn::read(&ids), switch.ovs_version.text());
+        Ok(())
+    }
+
+    pub(super) fn add_bridges(&mut self, outcome: &Outcome<'_>) -> Result<(), Error> {
+        for row in rows_of::<BridgeRow>("reading bridges", outcome)? {
+            let ports = match &row.ports {
+                Some(ports) => must("Bridge", "ports", ports.rows())?,
+                None => Vec::new(),
+            };
+            let bridge = Bridge {
+                id: must("Bridge", "_uuid", row.id.row())?,
+                name: must("Bridge", "name", row.name.text())?,
+                datapath_type: row.datapath_type.text().unwrap_or_default(),
+                protocols: row.protocols.texts(),
+                fail_mode: row.fail_mode.text(),
+                ports: Vec::new(),
+            };
+            self.bridges.insert(bridge.id, (bridge, ports));
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_ports(&mut self, outcome: &Outcome<'_>) -> Result<(), Error> {
+        for row in rows_of::<PortRow>("reading ports", outcome)? {
+            let interfaces = must("Port", "interfaces", row.interfaces.rows())?;
+            let port = Port {
+                id: must("Port", "_uuid", row.id.row())?,
+                name: must("Port", "name", row.name.text())?,
+                external_ids: must("Port", "external_ids", row.external_ids.text_map())?,
+                mac: row.mac.text().and_then(|m| m.parse().ok()),
+                interfaces: Vec::new(),
+            };
+            self.ports.insert(port.id, (port, interfaces));
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_interfaces(&mut self, outcome: &Outcome<'_>) -> Result<(), Error> {
+        for row in rows_of::<InterfaceRow>("reading interfaces", outcome)? {
+            let options = must("Interface", "options", row.options.text_map())?;
+            let interface = Interface {
+                id: must("Interface", "_uuid", row.id.row())?,
+                name: must("Interface", "name", row.name.text())?,
+                kind: row.kind.text().unwrap_or_default(),
+                ofport: Ofport::read(row.ofport.integer()),
+                external_ids: must("Interface", "external_ids", row.external_ids.text_map())?,
+                mac_in_use: row.mac_in_use.text().and_then(|m| m.parse().ok()),
+                ifindex: row.ifindex.integer().and_then(|i| u64::try_from(i).ok()),
+                error: row.error.text(),
+                patch_peer: options.get("peer").filter(|p| !p.is_empty()).cloned(),
+            };
+            self.interfaces.insert(interface.id, interface);
+        }
+        Ok(())
+    }
+
+    /// Puts ports on bridges and interfaces on ports. In a complete answer a reference to
+    /// a row that is not there means that something was lost; in a narrow one it is a row
+    /// that nobody asked for.
+    pub(super) fn assemble(&self, complete: bool) -> Result<Snapshot, Error> {
+        let mut bridges = Vec::with_capacity(self.bridges.len());
+        for (bridge, port_ids) in self.bridges.values() {
+            let mut bridge = bridge.clone();
+            for id in port_ids {
+                match self.ports.get(id) {
+                    Some((port, interfaces)) => {
+                        let mut port = port.clone();
+                        port.interfaces = self.interfaces_of(&port.name, interfaces, complete)?;
+                        bridge.ports.push(port);
+                    }
+                    None if complete => return Err(lost("bridge", &bridge.name, "port", *id)),
+                    None => {}
+                }
+            }
+            bridge.ports.sort_by(|a, b| a.name.cmp(&b.name));
+            bridges.push(bridge);
+        }
+        bridges.sort_by(|a, b| a.name.cmp(&b.name));
+        let (ovn, ovs_version) = self.switch.clone();
+        Ok(Snapshot { complete, ovn, ovs_version, bridges })
+    }
+
+    fn interfaces_of(
+        &self,
+        port: &str,
+        ids: &[RowId],
+        complete: bool,
+    ) -> Result<Vec<Interface>, Error> {
+        let mut interfaces = Vec::with_capacity(ids.len());
+        for id in ids {
+            match self.interfaces.get(id) {
+                Some(interface) => interfaces.push(interface.clone()),
+                None if complete => return Err(lost("port", port, "interface", *id)),
+                None => {}
+            }
+        }
+        Ok(interfaces)
+    }
+}
+
+fn lost(owner: &str, name: &str, what: &str, id: RowId) -> Error {
+    Error::malformed(format!("{owner} {name} has {what} {id}, which is not in the answer"))
+}

@@ -1,0 +1,239 @@
+//! JSON-RPC 1.0 as `ovsdb-server` speaks it (RFC 7047, section 4): one request at a time,
+//! everything else that arrives meanwhile is answered (echo) or skipped.
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::error::Error;
+use super::frame::Frames;
+use crate::clock::{Deadline, arm, connect_within};
+
+/// A message of any kind. `null` reads as absent, which is what it means here.
+#[derive(Deserialize)]
+struct Message<'a> {
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    method: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    result: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+/// What one operation of a transaction came to (RFC 7047, section 5.2).
+#[derive(Deserialize)]
+pub(super) struct Outcome<'a> {
+    #[serde(borrow, default)]
+    pub(super) rows: Option<&'a RawValue>,
+    #[serde(default)]
+    pub(super) count: Option<u64>,
+    #[serde(default)]
+    error: Option<String>,
+    #[serde(default)]
+    details: Option<String>,
+}
+
+/// Error of a `wait` operation whose condition did not come true.
+pub(super) const TIMED_OUT: &str = "timed out";
+
+/// What a transaction came to.
+pub(super) enum Transacted<T> {
+    Done(T),
+    /// An operation failed: its error, and the server's words on it.
+    Failed {
+        error: String,
+        what: String,
+    },
+}
+
+/// A connection on which one request at a time is made.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: UnixStream,
+    frames: Frames,
+    id: u64,
+    /// A request was cut short: what comes next cannot be told from its rest.
+    broken: bool,
+}
+
+impl Connection {
+    pub(super) fn open(path: &Path, deadline: Deadline) -> Result<Self, Error> {
+        let stream = connect_within(path, deadline)
+            .map_err(|source| Error::Connect { path: path.to_owned(), source })?;
+        Ok(Self { stream, frames: Frames::default(), id: 0, broken: false })
+    }
+
+    /// Asks, and has `read` look at the result. After any error but a refusal the
+    /// connection is good for nothing more.
+    pub(super) fn call<T>(
+        &mut self,
+        doing: &'static str,
+        deadline: Deadline,
+        (method, params): (&str, &Value),
+        read: impl FnOnce(&RawValue) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        if self.broken {
+            return Err(Error::Closed);
+        }
+        self.id = self.id.wrapping_add(1);
+        let request = json!({"id": self.id, "method": method, "params": params}).to_string();
+        let answer = send(&mut self.stream, request.as_bytes(), deadline)
+            .map_err(|e| Error::io(doing, e))
+            .and_then(|()| self.answer(doing, deadline, read));
+        self.broken = !matches!(answer, Ok(_) | Err(Error::Refused { .. }));
+        answer
+    }
+
+    /// Runs operations as one transaction and has `read` look at their outcomes, of which
+    /// there is one each.
+    pub(super) fn transact<T>(
+        &mut self,
+        doing: &'static str,
+        deadline: Deadline,
+        operations: Vec<Value>,
+        read: impl FnOnce(&[Outcome<'_>]) -> Result<T, Error>,
+    ) -> Result<Transacted<T>, Error> {
+        let asked = operations.len();
+        let mut params = vec![json!("Open_vSwitch")];
+        params.extend(operations);
+        self.call(doing, deadline, ("transact", &Value::Array(params)), |result| {
+            let slots: Vec<Option<Outcome<'_>>> = parse(result.get(), doing)?;
+            // An error of the commit itself stands behind the operations' outcomes.
+            if let Some(failed) = slots.iter().flatten().find(|o| o.error.is_some()) {
+                let error = failed.error.clone().unwrap_or_default();
+                let details = failed.details.as_deref().unwrap_or("no details");
+                let what = format!("{doing}: {error}: {}", cut(details));
+                return Ok(Transacted::Failed { error, what });
+            }
+            let outcomes: Vec<Outcome<'_>> = slots.into_iter().flatten().collect();
+            if outcomes.len() != asked {
+                let got = outcomes.len();
+                let what = format!("{doing}: {got} outcomes of {asked} operations");
+                return Err(Error::malformed(what));
+            }
+            read(&outcomes).map(Transacted::Done)
+        })
+    }
+
+    fn answer<T>(
+        &mut self,
+        doing: &'static str,
+        deadline: Deadline,
+        read: impl FnOnce(&RawValue) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        loop {
+            while let Some(bytes) = self.frames.next()? {
+                let message: Message<'_> =
+                    serde_json::from_slice(bytes).map_err(|e| unreadable(doing, &e))?;
+                match (message.method, message.id) {
+                    // A notification.
+                    (Some(_), None) => {}
+                    (Some(method), Some(id)) => {
+                        let reply = reply(method, message.params, id);
+                        send(&mut self.stream, reply.as_bytes(), deadline)
+                            .map_err(|e| Error::io(doing, e))?;
+                    }
+                    (None, id) if id.is_some_and(|id| id.get() == self.id.to_string()) => {
+                        return match (message.error, message.result) {
+                            (Some(error), _) => {
+                                Err(Error::Refused { what: format!("{doing}: {}", said(error)) })
+                            }
+                            (None, Some(result)) => read(result),
+                            (None, None) => {
+                                Err(Error::malformed(format!("{doing}: no result and no error")))
+                            }
+                        };
+                    }
+                    (None, _) => {
+                        return Err(Error::malformed(format!(
+                            "{doing}: a reply to what we did not ask"
+                        )));
+                    }
+                }
+            }
+            let read = arm(&self.stream, deadline)
+                .and_then(|()| retry(|| self.frames.fill(&mut self.stream)))
+                .map_err(|e| Error::io(doing, e))?;
+            if read == 0 {
+                return Err(Error::Closed);
+            }
+        }
+    }
+}
+
+/// Parses what the server sent; the error says what was being done.
+pub(super) fn parse<'a, T: Deserialize<'a>>(
+    text: &'a str,
+    doing: &'static str,
+) -> Result<T, Error> {
+    serde_json::from_str(text).map_err(|e| unreadable(doing, &e))
+}
+
+fn unreadable(doing: &'static str, error: &serde_json::Error) -> Error {
+    Error::malformed(format!("{doing}: {}", cut(&error.to_string())))
+}
+
+/// The server's probe is returned as it came; we offer nothing else.
+fn reply(method: &RawValue, params: Option<&RawValue>, id: &RawValue) -> String {
+    let id = id.get();
+    if method.get() == r#""echo""# {
+        let params = params.map_or("[]", RawValue::get);
+        format!(r#"{{"result":{params},"error":null,"id":{id}}}"#)
+    } else {
+        format!(r#"{{"result":null,"error":"unknown method","id":{id}}}"#)
+    }
+}
+
+/// An error is a string or an object with `error` and `details`.
+fn said(error: &RawValue) -> String {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Said {
+        Text(String),
+        Object {
+            error: String,
+            #[serde(default)]
+            details: String,
+        },
+    }
+    match serde_json::from_str(error.get()) {
+        Ok(Said::Text(text)) => cut(&text),
+        Ok(Said::Object { error, details }) => format!("{}: {}", cut(&error), cut(&details)),
+        Err(_) => cut(error.get()),
+    }
+}
+
+/// What somebody else wrote goes into a log line: not too much of it.
+fn cut(text: &str) -> String {
+    text.chars().take(300).collect()
+}
+
+/// `write_all` would give each part of the request the whole of the time that is left.
+fn send(stream: &mut UnixStream, mut bytes: &[u8], deadline: Deadline) -> io::Result<()> {
+    while !bytes.is_empty() {
+        arm(stream, deadline)?;
+        let written = retry(|| stream.write(bytes))?;
+        if written == 0 {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        bytes = bytes.get(written..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+fn retry<T>(mut once: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match once() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}

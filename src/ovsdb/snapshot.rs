@@ -1,0 +1,311 @@
+//! Bridges with their ports and interfaces, as OVSDB had them at one moment.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::stale::case::RowId;
+use crate::stale::flow::MacAddr;
+
+/// The number of a bridge's own port (OFPP_LOCAL), in 16 bits.
+pub const LOCAL: u16 = 65534;
+/// The highest number of a real port.
+pub const MAX_PORT: u16 = 0xfeff;
+
+/// What OVSDB said, in one transaction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Every bridge, port and interface is here. If not, every bridge is, with only those
+    /// of its ports that were asked for and its patch ports: what is not here may exist.
+    pub complete: bool,
+    /// What ovn-controller is told.
+    pub ovn: Ovn,
+    /// `Open_vSwitch.ovs_version`.
+    pub ovs_version: Option<String>,
+    /// By name.
+    pub bridges: Vec<Bridge>,
+}
+
+/// What ovn-controller is told (ovn-controller(8), "Configuration").
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ovn {
+    /// `external_ids:ovn-remote`: it is there on a node that runs ovn-controller.
+    pub ovn_remote: Option<String>,
+    /// `external_ids:ovn-bridge`: the bridge that it runs, `br-int` if absent.
+    pub ovn_bridge: Option<String>,
+}
+
+impl Ovn {
+    /// From `Open_vSwitch.external_ids`. OVN 22.09 and later prefer a key with the
+    /// chassis's name (`system-id`) behind it.
+    pub(super) fn read(ids: &BTreeMap<String, String>) -> Self {
+        let get = |key: &str| {
+            let own = ids.get("system-id").and_then(|id| ids.get(&format!("{key}-{id}")));
+            own.or_else(|| ids.get(key)).filter(|v| !v.is_empty()).cloned()
+        };
+        Self { ovn_remote: get("ovn-remote"), ovn_bridge: get("ovn-bridge") }
+    }
+}
+
+/// A bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// Its row.
+    pub id: RowId,
+    /// Its name.
+    pub name: String,
+    /// Empty (or `system`) for the kernel's, `netdev` for userspace.
+    pub datapath_type: String,
+    /// OpenFlow versions allowed, as in `OpenFlow14`; empty is OVS's default.
+    pub protocols: Vec<String>,
+    /// `standalone` or `secure`, if set.
+    pub fail_mode: Option<String>,
+    /// By name.
+    pub ports: Vec<Port>,
+}
+
+/// A port: one interface, or several that are a bond.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its row.
+    pub id: RowId,
+    /// Its name.
+    pub name: String,
+    /// `external_ids`.
+    pub external_ids: BTreeMap<String, String>,
+    /// `mac`, where somebody configured one.
+    pub mac: Option<MacAddr>,
+    /// Its interfaces.
+    pub interfaces: Vec<Interface>,
+}
+
+/// An interface: what has an OpenFlow port number. Its row is its identity: a name, and a
+/// number, are given to the next one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its row.
+    pub id: RowId,
+    /// Its name; unique in the database.
+    pub name: String,
+    /// `type`: empty (a netdev), `internal`, `patch`, `vxlan` …
+    pub kind: String,
+    /// Its port number.
+    pub ofport: Ofport,
+    /// `external_ids`.
+    pub external_ids: BTreeMap<String, String>,
+    /// The netdev's MAC (the host's end of a veth, not the pod's).
+    pub mac_in_use: Option<MacAddr>,
+    /// The netdev; 0 when it has vanished from under the userspace datapath.
+    pub ifindex: Option<u64>,
+    /// Why ovs-vswitchd cannot use it.
+    pub error: Option<String>,
+    /// `options:peer` of a patch port.
+    pub patch_peer: Option<String>,
+}
+
+/// `Interface.ofport`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ofport {
+    /// Not yet (ovs-vswitchd is down or at it), or a number that no port can have.
+    Unassigned,
+    /// −1: ovs-vswitchd could not add it.
+    Failed,
+    /// A real port's number, or [`LOCAL`].
+    Number(u16),
+}
+
+impl Ofport {
+    pub(super) fn read(column: Option<i64>) -> Self {
+        match column {
+            Some(-1) => Self::Failed,
+            Some(n) => match u16::try_from(n) {
+                Ok(number @ (1..=MAX_PORT | LOCAL)) => Self::Number(number),
+                // Never trusted, and never taken for "there is no such port".
+                _ => Self::Unassigned,
+            },
+            None => Self::Unassigned,
+        }
+    }
+
+    /// The number, if there is one.
+    #[must_use]
+    pub fn number(self) -> Option<u16> {
+        match self {
+            Self::Number(number) => Some(number),
+            Self::Unassigned | Self::Failed => None,
+        }
+    }
+}
+
+/// Whether an interface of this type leads to another bridge or node, not to a pod.
+#[must_use]
+pub fn is_tunnel_or_patch(kind: &str) -> bool {
+    matches!(
+        kind,
+        "patch"
+            | "vxlan"
+            | "geneve"
+            | "gre"
+            | "ip6gre"
+            | "erspan"
+            | "ip6erspan"
+            | "stt"
+            | "lisp"
+            | "gtpu"
+            | "bareudp"
+            | "srv6"
+            | "ipsec_gre"
+            | "gre64"
+            | "ipsec_gre64"
+    )
+}
+
+impl Bridge {
+    /// Its interfaces, with the port each is on.
+    pub fn interfaces(&self) -> impl Iterator<Item = (&Port, &Interface)> {
+        self.ports.iter().flat_map(|p| p.interfaces.iter().map(move |i| (p, i)))
+    }
+}
+
+impl Snapshot {
+    /// The bridge of that name.
+    #[must_use]
+    pub fn bridge(&self, name: &str) -> Option<&Bridge> {
+        self.bridges.iter().find(|b| b.name == name)
+    }
+
+    /// Every interface here, with its bridge and port.
+    pub fn interfaces(&self) -> impl Iterator<Item = (&Bridge, &Port, &Interface)> {
+        self.bridges.iter().flat_map(|b| b.interfaces().map(move |(p, i)| (b, p, i)))
+    }
+
+    /// The interface of that row.
+    #[must_use]
+    pub fn interface(&self, id: RowId) -> Option<(&Bridge, &Port, &Interface)> {
+        self.interfaces().find(|(_, _, i)| i.id == id)
+    }
+
+    /// Whether ovn-controller runs the bridge: its flows are not ours to judge.
+    #[must_use]
+    pub fn is_ovn(&self, bridge: &Bridge) -> bool {
+        self.ovn.ovn_remote.is_some()
+            && bridge.name == self.ovn.ovn_bridge.as_deref().unwrap_or("br-int")
+    }
+
+    /// Bridges that a packet can get between through patch ports, as indices into
+    /// [`Snapshot::bridges`]. Every bridge is in exactly one group. A patch port whose
+    /// peer names another counts even if the peer does not name it back yet.
+    #[must_use]
+    pub fn joined(&self) -> Vec<Vec<usize>> {
+        let mut ends: HashMap<&str, usize> = HashMap::new();
+        for (index, bridge) in self.bridges.iter().enumerate() {
+            let patches = bridge.interfaces().filter(|(_, i)| i.kind == "patch");
+            ends.extend(patches.map(|(_, i)| (i.name.as_str(), index)));
+        }
+        let mut groups: Vec<Vec<usize>> = (0..self.bridges.len()).map(|i| vec![i]).collect();
+        for (index, bridge) in self.bridges.iter().enumerate() {
+            for (_, interface) in bridge.interfaces().filter(|(_, i)| i.kind == "patch") {
+                let peer = interface.patch_peer.as_deref().and_then(|p| ends.get(p));
+                if let Some(&other) = peer {
+                    unite(&mut groups, index, other);
+                }
+            }
+        }
+        groups
+    }
+}
+
+fn unite(groups: &mut Vec<Vec<usize>>, a: usize, b: usize) {
+    let place = |groups: &[Vec<usize>], x| groups.iter().position(|g| g.contains(&x));
+    let (Some(a), Some(b)) = (place(groups, a), place(groups, b)) else { return };
+    if a == b {
+        return;
+    }
+    let moved = groups.remove(a.max(b));
+    if let Some(group) = groups.get_mut(a.min(b)) {
+        group.extend(moved);
+        group.sort_unstable();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bridge(n: u128, name: &str, patches: &[(&str, &str)]) -> Bridge {
+        let ports = patches
+            .iter()
+            .map(|(name, peer)| Port {
+                id: RowId(n),
+                name: (*name).to_owned(),
+                external_ids: BTreeMap::new(),
+                mac: None,
+                interfaces: vec![Interface {
+                    id: RowId(n),
+                    name: (*name).to_owned(),
+                    kind: "patch".to_owned(),
+                    ofport: Ofport::Unassigned,
+                    external_ids: BTreeMap::new(),
+                    mac_in_use: None,
+                    ifindex: None,
+                    error: None,
+                    patch_peer: Some((*peer).to_owned()),
+                }],
+            })
+            .collect();
+        Bridge {
+            id: RowId(n),
+            name: name.to_owned(),
+            datapath_type: String::new(),
+            protocols: vec![],
+            fail_mode: None,
+            ports,
+        }
+    }
+
+    #[test]
+    fn patch_ports_join_bridges() {
+        let snapshot = Snapshot {
+            bridges: vec![
+                bridge(1, "a", &[("a-c", "c-a"), ("a-gone", "nobody")]),
+                bridge(2, "b", &[]),
+                bridge(3, "c", &[("c-a", "a-c"), ("c-d", "d-c")]),
+                bridge(4, "d", &[("d-c", "c-d"), ("d-c2", "c-d")]),
+            ],
+            ..Snapshot::default()
+        };
+        assert_eq!(snapshot.joined(), [vec![0, 2, 3], vec![1]]);
+    }
+
+    #[test]
+    fn ovn_runs_its_bridge_only_with_a_remote() {
+        let ids = |pairs: &[(&str, &str)]| {
+            Ovn::read(&pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+        };
+        let is = |ovn: Ovn, name: &str| {
+            let snapshot =
+                Snapshot { ovn, bridges: vec![bridge(1, name, &[])], ..Snapshot::default() };
+            snapshot.is_ovn(&snapshot.bridges[0])
+        };
+        let remote = ("ovn-remote", "tcp:10.0.0.1:6642");
+        assert!(is(ids(&[remote]), "br-int"));
+        assert!(!is(ids(&[remote]), "br0"));
+        assert!(!is(ids(&[]), "br-int"));
+        assert!(!is(ids(&[("ovn-remote", "")]), "br-int"));
+        assert!(!is(ids(&[("ovn-remote-probe-interval", "10000")]), "br-int"));
+        assert!(is(ids(&[remote, ("ovn-bridge", "br0")]), "br0"));
+        assert!(!is(ids(&[remote, ("ovn-bridge", "br0")]), "br-int"));
+        let chassis = [("system-id", "n1"), ("ovn-bridge-n1", "br9"), ("ovn-bridge", "br0")];
+        assert!(is(ids(&[&[remote], &chassis[..]].concat()), "br9"));
+    }
+
+    #[test]
+    fn absurd_port_numbers_are_no_numbers() {
+        assert_eq!(Ofport::read(None), Ofport::Unassigned);
+        assert_eq!(Ofport::read(Some(-1)), Ofport::Failed);
+        assert_eq!(Ofport::read(Some(1)), Ofport::Number(1));
+        assert_eq!(Ofport::read(Some(65279)), Ofport::Number(65279));
+        assert_eq!(Ofport::read(Some(65534)), Ofport::Number(LOCAL));
+        for absurd in [0, -2, 65280, 65533, 65535, 65536, i64::MIN, i64::MAX] {
+            assert_eq!(Ofport::read(Some(absurd)), Ofport::Unassigned, "{absurd}");
+        }
+    }
+}
