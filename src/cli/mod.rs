@@ -1,1 +1,3 @@
-//! cli.
+//! The admin commands.
+
+pub mod conflist;
