@@ -209,7 +209,8 @@ impl<'a> Style<'a> {
             open: last_line(open),
             colon,
             comma: last_line(comma.unwrap_or(if open.contains('\n') { open } else { spaced })),
-            close: last_line(close),
+            // `{"a": 1,` with the brace on a line of its own: an entry on one line is one.
+            close: if close.contains('\n') && !open.contains('\n') { "" } else { last_line(close) },
         }
     }
 
