@@ -1,12 +1,19 @@
 //! Scenario 16: the conflist editor on configurations as they are found on nodes. Whatever is
 //! not ours is compared byte by byte.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "clippy.toml lets tests do this, but does not see helper functions as tests"
+)]
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use ovs_flow_gc::cli::conflist::{
-    Change, Entry, Error, FileError, Options, add_file, add_text, find_ours, find_ovs, inspect,
+    Change, Entry, Error, FileError, Options, add_file, add_text, find_ours, find_ovs, inspect, preset_for,
     remove_file, remove_text,
 };
 use proptest::prelude::*;
@@ -543,6 +550,30 @@ fn calls_at_the_same_time_do_not_tear_the_file() {
     dir.remove("10-ovs.conflist").unwrap();
     assert_eq!(dir.read("10-ovs.conflist"), text);
     assert_eq!(dir.names(), ["10-ovs.conflist"]);
+}
+
+/// The examples in `conf/` are what `add` would have made of them.
+#[test]
+fn the_examples_are_in_order() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/conflists");
+    let mut seen = 0;
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let inspection = inspect(&text).unwrap();
+        assert!(inspection.in_place(), "{}", path.display());
+        assert_eq!(inspection.ours, inspection.ovs.map(|at| at + 1), "{}", path.display());
+        assert!(!add_text(&text, &none()).unwrap().changed, "{}", path.display());
+        let removed = remove_text(&text).unwrap().text;
+        assert!(add_text(&removed, &none()).unwrap().changed, "{}", path.display());
+
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let preset = value["plugins"][inspection.ours.unwrap()]["preset"].as_str();
+        let fits = inspection.ovs.and_then(|at| preset_for(&inspection.plugins[at]));
+        assert_eq!(preset, fits, "{}", path.display());
+        seen += 1;
+    }
+    assert_eq!(seen, 6);
 }
 
 /// White space that JSON allows between tokens.
