@@ -12,14 +12,12 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, Error, Exit, Table, conflist, output};
+use super::{Context, Error, Exit, Table, networks, output};
 use crate::attachment::{Attachment, ContainerId, IfName, Key, NetworkName, Pod};
 use crate::clock::{Stamp, boot_id};
 use crate::config::{Config, NetworkState, database_socket};
 use crate::liveness::{self, Life, netns};
-use crate::ovsdb::find::{Wanted, find_port};
-use crate::ovsdb::marks::{Marks, marks};
-use crate::ovsdb::{Client, Interface, Ofport, Port, Snapshot};
+use crate::ovsdb::{Client, Interface, Marks, Ofport, Port, Snapshot, Wanted, find_port, marks};
 use crate::registry::{Registry, new_generation};
 use crate::sweep::register_of;
 
@@ -99,27 +97,16 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
 
 /// Every network that is ours to look after, with its configuration.
 fn networks(options: &Options) -> Result<BTreeMap<NetworkName, Config>, Error> {
-    let mut files = options.conflist.clone();
-    if files.is_empty() {
-        files = conflist::files(&options.net_dir);
-    }
     let mut networks = BTreeMap::new();
-    for file in &files {
-        let found = match conflist::inspect_file(file) {
-            Ok(found) => found,
-            Err(error) if options.conflist.is_empty() => {
-                log::warn!("{error}");
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
+    for file in networks::read(&options.net_dir, &options.conflist)? {
+        let Ok(found) = file.inspection else { continue };
         if found.ours.is_none() && found.ovs.is_none() && options.conflist.is_empty() {
             continue;
         }
-        let Ok(name) = found.name.parse::<NetworkName>() else { continue };
-        let (config, problems) = Config::parse(&found.settings);
+        let Ok(name) = found.name.unwrap_or_default().parse::<NetworkName>() else { continue };
+        let (config, problems) = Config::parse(&networks::settings(&file.path));
         for problem in problems {
-            log::warn!("{}: {problem}", file.display());
+            log::warn!("{}: {problem}", file.path.display());
         }
         networks.entry(name).or_insert(config);
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, Error, Exit, Table, conflist, output};
+use super::{Context, Error, Exit, Table, networks, output};
 use crate::attachment::State;
 use crate::clock::boot_id;
 use crate::config::{Config, database_socket};
@@ -207,16 +207,16 @@ fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &mut Finding
 
 fn chain(options: &Options, findings: &mut Findings) {
     let what = "conflist";
-    let files = conflist::files(&options.net_dir);
-    let Some(first) = files.first() else {
+    let files = networks::read(&options.net_dir, &[]).unwrap_or_default();
+    let Some(first) = files.first().map(|file| file.path.clone()) else {
         let found = format!("none in {}", options.net_dir.display());
         findings.add(Level::Warning, what, found, "--net-dir names another directory");
         return;
     };
     let mut ours = 0;
-    for file in &files {
-        let name = file.display();
-        let found = match conflist::inspect_file(file) {
+    for networks::File { path, inspection } in files {
+        let name = path.display();
+        let found = match inspection {
             Ok(found) => found,
             Err(error) => {
                 findings.add(Level::Warning, what, error.to_string(), "");
@@ -225,7 +225,7 @@ fn chain(options: &Options, findings: &mut Findings) {
         };
         let (Some(entry), ovs) = (found.ours, found.ovs) else { continue };
         ours += 1;
-        if file != first {
+        if path != first {
             findings.add(
                 Level::Warning,
                 what,
@@ -248,7 +248,7 @@ fn chain(options: &Options, findings: &mut Findings) {
                 "",
             ),
         }
-        let (_, problems) = Config::parse(&found.settings);
+        let (_, problems) = Config::parse(&networks::settings(&path));
         for problem in problems {
             findings.add(Level::Failure, what, format!("{name}: {problem}"), "ADD fails with this");
         }

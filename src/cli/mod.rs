@@ -6,6 +6,7 @@ mod doctor;
 mod explain;
 mod journal;
 mod list;
+mod networks;
 mod output;
 mod pause;
 mod sweep;
@@ -120,7 +121,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     OpenFlow(#[from] crate::openflow::Error),
     #[error(transparent)]
-    Conflist(#[from] conflist::Error),
+    Conflist(#[from] conflist::FileError),
     #[error("cannot read the kernel's boot id: {0}")]
     BootId(std::io::Error),
     #[error("{0}")]
@@ -208,7 +209,7 @@ fn edit(context: &Context, command: ConflistCommand) -> Result<Exit, Error> {
         ConflistCommand::Add { file, after, settings } => {
             let settings = serde_json::from_str(&settings)
                 .map_err(|e| Error::Usage(format!("--settings is not a JSON object: {e}")))?;
-            conflist::add_file(&file, &conflist::Options { after, settings })?
+            conflist::add_file(&file, &conflist::Options { after, entry: conflist::Entry(settings) })?
         }
         ConflistCommand::Remove { file } => conflist::remove_file(&file)?,
     };

@@ -9,8 +9,7 @@ use crate::attachment::{Attachment, State};
 use crate::clock::{Deadline, Stamp, boot_id};
 use crate::config::{NetworkState, database_socket};
 use crate::liveness::{self, Life, netns};
-use crate::ovsdb::find::{Wanted, find_port};
-use crate::ovsdb::{Client, Ofport};
+use crate::ovsdb::{Client, Ofport, Wanted, find_port};
 use crate::registry::{Registry, new_generation};
 use crate::sweep::{Cause, Engine, Target, orphans, register_of};
 

@@ -3,8 +3,7 @@
 use super::{Failure, Request};
 use crate::clock::Deadline;
 use crate::config::database_socket;
-use crate::ovsdb::find::{Wanted, find_port};
-use crate::ovsdb::{Client, Ofport};
+use crate::ovsdb::{Client, Ofport, Wanted, find_port};
 use crate::registry::Registry;
 
 pub(super) fn run(request: &Request) -> Result<(), Failure> {

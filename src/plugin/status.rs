@@ -26,6 +26,6 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
         .map_err(|failed| unavailable(failed.to_string()))?;
     let socket = database_socket(&request.config.ovs_run_dir());
     Client::connect(&socket, deadline)
-        .and_then(|mut client| client.ping())
+        .and_then(|mut client| client.alive())
         .map_err(|failed| unavailable(failed.to_string()))
 }

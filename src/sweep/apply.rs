@@ -440,7 +440,7 @@ pub(super) fn reap_ports(
         if !netdev_gone || world.ovs.is_ovn(bridge) {
             continue;
         }
-        match client.remove_port(bridge.id, place.port.id) {
+        match client.remove_port(bridge.id, place.port) {
             Ok(()) => {
                 info!("{}: removed port {} of {}", bridge.name, place.port.name, record.title());
                 report.note(format!("removed port {} from {}", place.port.name, bridge.name));

@@ -7,8 +7,7 @@ use super::world::Place;
 use super::{Cause, Target, World};
 use crate::attachment::{Attachment, Key, NetworkName, Register, RegisterHow};
 use crate::config::{Config, IpScope, Reg0};
-use crate::ovsdb::marks;
-use crate::ovsdb::{Interface, Ofport, Port};
+use crate::ovsdb::{Interface, Ofport, Port, marks};
 use crate::stale::case::{
     Case, Dead, Live, LiveRegister, Network, NetworkIndex, Ports, RegisterSource, RowId,
 };
@@ -245,7 +244,7 @@ fn dead(
 
 /// An interface that no record explains.
 fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &World) -> Live {
-    let marks = marks::marks(place.port, place.interface);
+    let marks = marks(place.port, place.interface);
     let mut addresses: Vec<Address> = Vec::new();
     if let Some(marks) = marks {
         addresses.extend(marks.ips.into_iter().map(Address::Ip));

@@ -6,8 +6,7 @@
 use log::info;
 
 use super::{Target, World};
-use crate::ovsdb::find::{self, WantedDead};
-use crate::ovsdb::{Ofport, marks};
+use crate::ovsdb::{Ofport, Wanted, find_for_delete, marks};
 
 /// Fills an unrecorded target from OVSDB: by container id, or by namespace and interface;
 /// never a row that a record claims.
@@ -22,13 +21,17 @@ pub(super) fn resolve(world: &World, target: &mut Target) {
         .filter_map(|r| world.place_of(r))
         .map(|p| p.interface.id)
         .collect();
-    let wanted = WantedDead {
+    let wanted = Wanted {
         container_id: record.key.container.as_str(),
         ifname: record.key.ifname.as_str(),
         netns: record.netns.as_ref().map(|n| n.path.as_str()).filter(|path| !path.is_empty()),
+        pod: None,
+        host_interfaces: Vec::new(),
+        macs: &[],
+        bridge: None,
     };
     let Some(found) =
-        find::find_for_delete(&world.ovs, &wanted, &|interface| claimed.contains(&interface.id))
+        find_for_delete(&world.ovs, &wanted, |interface| claimed.contains(&interface.id))
     else {
         return;
     };
@@ -40,7 +43,7 @@ pub(super) fn resolve(world: &World, target: &mut Target) {
         Ofport::Number(number) => Some(number),
         Ofport::Unassigned | Ofport::Failed => None,
     };
-    if let Some(marks) = marks::marks(found.port, found.interface) {
+    if let Some(marks) = marks(found.port, found.interface) {
         record.ips = marks.ips;
         record.macs = marks.mac.into_iter().collect();
     }

@@ -10,7 +10,8 @@ use crate::config::{Config, NetworkState};
 use crate::ovsdb::{self, Client, Interface, Port, Snapshot};
 use crate::registry::{self, Registry};
 use crate::stale::case::RowId;
-use crate::{openflow, ovsdb::marks};
+use crate::openflow;
+use crate::ovsdb::marks;
 
 /// What can go wrong on the way to a verdict.
 #[derive(Debug, thiserror::Error)]
@@ -151,7 +152,7 @@ impl World {
 
 /// Whether an interface's marks name this container or its namespace.
 fn marked_as(place: &Place<'_>, dead: &Attachment) -> bool {
-    marks::marks(place.port, place.interface).is_some_and(|marks| {
+    marks(place.port, place.interface).is_some_and(|marks| {
         let container = marks.container_id.as_deref() == Some(dead.key.container.as_str());
         let netns = dead.netns.as_ref().map(|n| n.path.as_str());
         container || (netns.is_some() && marks.netns.as_deref() == netns)

@@ -1,0 +1,334 @@
+#!/bin/sh
+# Puts ovs-flow-gc on this node, or takes it off. Each command may be run again at any time, also
+# after it was interrupted: every step looks first and says what it did.
+#
+# The order is the point. A conflist that names a binary which is not there fails every ADD and,
+# worse, every DEL of the node. So: binary before entry, and entry out before binary.
+set -eu
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+name=ovs-flow-gc
+units="$name-sweep.service $name-sweep.timer"
+
+usage() {
+    cat <<USAGE
+usage: install.sh install   [--conflist FILE] [--binary FILE] [--no-timer] [options]
+       install.sh uninstall [--conflist FILE] [--force] [options]
+       install.sh demo
+       install.sh help
+
+install     binary to /opt/cni/bin, records of the pods that run (adopt), entry into the
+            conflist, sweep timer. Without --conflist: the first file of the CNI
+            configuration directory that has an Open vSwitch plugin.
+uninstall   entry out of every conflist, timer off, state and, last, the binary.
+demo        shows it on a switch of its own.
+
+  --conflist FILE   the CNI configuration to edit (.conflist, or a single .conf)
+  --binary FILE     install this binary instead of building one
+  --no-timer        leave systemd alone
+  --force           uninstall: remove the binary although a runtime may still call it
+  --bin-dir DIR     default /opt/cni/bin
+  --net-dir DIR     default /etc/cni/net.d
+  --prefix ROOT     put ROOT before every default path (for tests and images)
+
+exit status: 0 done, 1 failed, 2 wrong usage, 3 done, but something needs attention
+USAGE
+}
+
+say() { printf '%s\n' "$*"; }
+warn() { printf 'warning: %s\n' "$*" >&2; attention=1; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+wrong_usage() { printf 'error: %s\n' "$*" >&2; usage >&2; exit 2; }
+
+attention=0
+temporary=''
+cleanup() { [ -z "$temporary" ] || rm -f -- "$temporary"; }
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# --- what there is -----------------------------------------------------------------------------
+
+systemd_runs() { [ -d "$root/run/systemd/system" ] && command -v systemctl >/dev/null 2>&1; }
+
+# Copies $1 to $2 so that whoever opens $2 finds all of the old file or all of the new one.
+replace() {
+    temporary="$(dirname -- "$2")/.$(basename -- "$2").new.$$"
+    cp -- "$1" "$temporary"
+    chmod "$3" "$temporary"
+    if [ -n "${4:-}" ]; then "$4" "$temporary"; fi
+    mv -f -- "$temporary" "$2"
+    temporary=''
+}
+
+# It speaks CNI: what the kubelet is going to call must start on this node.
+speaks_cni() {
+    printf '{"cniVersion":"1.0.0"}' | CNI_COMMAND=VERSION "$1" 2>/dev/null | grep -q '"supportedVersions"'
+}
+must_speak_cni() {
+    speaks_cni "$1" || die "$binary does not answer CNI VERSION on this node: not installed, and what was there is still there"
+}
+
+# Files of a directory that a runtime loads and that name us, however they are laid out.
+naming_us() {
+    for file in "$1"/*.conf "$1"/*.conflist "$1"/*.json; do
+        if [ -f "$file" ] && grep -qF "\"$name\"" -- "$file"; then printf '%s\n' "$file"; fi
+    done
+}
+
+# Everything that may hold an entry: runtimes, distributions and multus have their own directories.
+all_naming_us() {
+    for dir in "$net_dir" "$root/etc/kubernetes/cni/net.d" "$root/etc/cni/multus/net.d" \
+        "$root/run/multus/cni/net.d" "$root/var/lib/rancher/k3s/agent/etc/cni/net.d"; do
+        naming_us "$dir"
+    done
+    if [ -n "$conflist" ]; then
+        case $conflist in
+        *.conf | *.json) list="${conflist%.*}.conflist" ;;
+        *) list='' ;;
+        esac
+        for file in "$conflist" "$list"; do
+            if [ -f "$file" ] && grep -qF "\"$name\"" -- "$file"; then printf '%s\n' "$file"; fi
+        done
+    fi
+}
+
+# CRI-O and multus call DEL with the configuration that ADD had, from their cache. Prints how many
+# such pods are left. (containerd uses the file of now.)
+still_called_for() {
+    count=0
+    if [ -S "$root/run/crio/crio.sock" ] || [ -S "$root/var/run/crio/crio.sock" ]; then
+        for file in "$root"/var/lib/cni/results/*; do
+            [ -f "$file" ] || continue
+            if sed -n 's/.*"config":"\([A-Za-z0-9+/=]*\)".*/\1/p' "$file" |
+                base64 -d 2>/dev/null | grep -qF "\"$name\""; then
+                count=$((count + 1))
+            fi
+        done
+    fi
+    for file in "$root"/var/lib/cni/multus/*; do
+        if [ -f "$file" ] && grep -qF "\"$name\"" -- "$file"; then count=$((count + 1)); fi
+    done
+    printf '%s\n' "$count"
+}
+
+# Builds as the user who called sudo: root need not have a toolchain, nor own ./target.
+# Prints where cargo says that it put the binary; the target directory may be anywhere.
+build() {
+    command='PATH="$HOME/.cargo/bin:$PATH"; cd "$1" && cargo build --release --locked --bin "$2" --message-format=json-render-diagnostics'
+    if [ "$(id -u)" = 0 ] && [ -n "${SUDO_USER:-}" ] && [ "$SUDO_USER" != root ]; then
+        sudo -H -u "$SUDO_USER" sh -c "$command" sh "$here" "$name"
+    else
+        sh -c "$command" sh "$here" "$name"
+    fi | sed -n 's/.*"reason":"compiler-artifact".*"kind":\["bin"\].*"name":"'"$name"'".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+}
+
+# --- install -----------------------------------------------------------------------------------
+
+install_binary() {
+    if [ -z "$binary" ]; then
+        say "binary: building it from $here"
+        binary=$(build)
+        [ -n "$binary" ] || die "cargo built no binary: see above, or give one with --binary FILE"
+    fi
+    [ -f "$binary" ] || die "$binary: no such file"
+    mkdir -p -- "$bin_dir"
+    if [ -x "$installed" ] && cmp -s -- "$binary" "$installed"; then
+        say "binary: $installed is this one already"
+    else
+        replace "$binary" "$installed" 755 must_speak_cni
+        say "binary: installed $installed"
+    fi
+}
+
+adopt() {
+    if output=$("$installed" adopt ${root:+--state-dir "$state_dir"} 2>&1); then
+        say "adopt: recorded the pods that run already"
+    else
+        warn "adopt: failed, so pods from before today have no records and are not swept (run '$installed adopt' later): $output"
+    fi
+}
+
+install_entry() {
+    if [ -z "$conflist" ]; then
+        conflist=$("$installed" conflist find "$net_dir") ||
+            die "conflist: no configuration with an Open vSwitch plugin in $net_dir: name the file with --conflist FILE"
+        say "conflist: found $conflist"
+    fi
+    output=$("$installed" conflist add "$conflist" 2>&1) || die "conflist: $output"
+    say "conflist: $output"
+}
+
+install_timer() {
+    if [ "$timer" = no ]; then
+        say "timer: left out (--no-timer)"
+        return
+    fi
+    if ! systemd_runs; then
+        say "timer: systemd does not run here; run '$installed sweep' every 30 seconds by other means"
+        return
+    fi
+    mkdir -p -- "$unit_dir"
+    changed=''
+    for unit in $units; do
+        temporary="$unit_dir/.$unit.new.$$"
+        sed "s|^ExecStart=/opt/cni/bin/|ExecStart=$exec_dir/|" "$here/conf/systemd/$unit" >"$temporary"
+        if cmp -s -- "$temporary" "$unit_dir/$unit"; then
+            rm -f -- "$temporary"
+        else
+            chmod 644 "$temporary"
+            mv -f -- "$temporary" "$unit_dir/$unit"
+            changed=yes
+        fi
+        temporary=''
+    done
+    systemctl daemon-reload || die "timer: systemctl daemon-reload failed"
+    systemctl enable --now "$name-sweep.timer" || die "timer: systemctl could not start $name-sweep.timer"
+    if [ -n "$changed" ]; then
+        say "timer: installed and started $name-sweep.timer"
+    else
+        say "timer: $name-sweep.timer is there already, started"
+    fi
+}
+
+do_install() {
+    install_binary
+    adopt
+    install_entry
+    install_timer
+}
+
+# --- uninstall ---------------------------------------------------------------------------------
+
+remove_entries() {
+    files=$(all_naming_us | sort -u)
+    if [ -z "$files" ]; then
+        say "conflist: no entry is left"
+        return
+    fi
+    tool=$installed
+    if [ ! -x "$tool" ]; then tool=$binary; fi
+    [ -n "$tool" ] && [ -x "$tool" ] || die "$installed is gone, but these still name it; pods cannot end until it is back (--binary FILE) or the entry is out:
+$files"
+    while IFS= read -r file; do
+        # Gone if it was a list that became a .conf again under its other name.
+        [ -f "$file" ] || continue
+        output=$("$tool" conflist remove "$file" 2>&1) || warn "conflist: $output"
+        say "conflist: $output"
+    done <<FILES
+$files
+FILES
+    # Not on anybody's word: look.
+    files=$(all_naming_us | sort -u)
+    [ -z "$files" ] || die "these still name $name, so the binary stays (a file that multus generates: let it generate it again first):
+$files"
+}
+
+remove_timer() {
+    if [ "$timer" = no ]; then
+        say "timer: left alone (--no-timer)"
+        return
+    fi
+    found=''
+    for unit in $units; do if [ -e "$unit_dir/$unit" ]; then found=yes; fi; done
+    if [ -z "$found" ]; then
+        say "timer: not there"
+        return
+    fi
+    if systemd_runs; then
+        systemctl disable --now "$name-sweep.timer" || warn "timer: systemctl could not stop $name-sweep.timer"
+        # A sweep may be at work; it needs its state until it ends.
+        systemctl stop "$name-sweep.service" || warn "timer: systemctl could not stop $name-sweep.service"
+    fi
+    for unit in $units; do rm -f -- "$unit_dir/$unit"; done
+    if systemd_runs; then systemctl daemon-reload || warn "timer: systemctl daemon-reload failed"; fi
+    say "timer: stopped and removed $name-sweep.timer"
+}
+
+remove_state() {
+    if [ -d "$state_dir" ] && [ ! -L "$state_dir" ]; then
+        rm -rf -- "$state_dir"
+        say "state: removed $state_dir (records, tombstones and the journal for undo)"
+    else
+        say "state: $state_dir is not there"
+    fi
+}
+
+remove_binary() {
+    if [ -e "$installed" ]; then
+        rm -f -- "$installed"
+        say "binary: removed $installed"
+    else
+        say "binary: $installed is not there"
+    fi
+}
+
+do_uninstall() {
+    remove_entries
+    remove_timer
+    left=$(still_called_for)
+    if [ "$left" -gt 0 ] && [ "$force" = no ]; then
+        warn "binary: kept, and the state with it: $left pods were started with it, and CRI-O or multus calls it again when they end. Run uninstall again when they are gone, or with --force"
+        return
+    fi
+    remove_state
+    remove_binary
+}
+
+# --- demo --------------------------------------------------------------------------------------
+
+demo() {
+    script="$here/conf/demo/demo.sh"
+    [ -f "$script" ] || die "demo: $script is not there"
+    exec sh "$script" "$@"
+}
+
+# --- the command line --------------------------------------------------------------------------
+
+[ $# -gt 0 ] || wrong_usage "no command"
+command=$1
+shift
+case $command in
+install | uninstall) ;;
+demo) demo "$@" ;;
+help | -h | --help) usage; exit 0 ;;
+*) wrong_usage "no such command: $command" ;;
+esac
+
+root='' conflist='' binary='' bin_dir='' net_dir='' timer=yes force=no
+while [ $# -gt 0 ]; do
+    case $1 in
+    --conflist | --binary | --bin-dir | --net-dir | --prefix)
+        [ $# -gt 1 ] && [ -n "$2" ] || wrong_usage "$1 needs a value"
+        case $1 in
+        --conflist) conflist=$2 ;;
+        --binary) binary=$2 ;;
+        --bin-dir) bin_dir=$2 ;;
+        --net-dir) net_dir=$2 ;;
+        --prefix) root=${2%/} ;;
+        esac
+        shift
+        ;;
+    --no-timer) timer=no ;;
+    --force) force=yes ;;
+    *) wrong_usage "no such option: $1" ;;
+    esac
+    shift
+done
+
+: "${bin_dir:=$root/opt/cni/bin}" "${net_dir:=$root/etc/cni/net.d}"
+installed=$bin_dir/$name
+state_dir=$root/run/$name
+unit_dir=$root/etc/systemd/system
+# What the unit calls the directory once ROOT is /.
+exec_dir=${bin_dir#"$root"}
+
+if [ -z "$root" ] && [ "$(id -u)" != 0 ]; then
+    die "$command changes /opt/cni/bin and /etc: run it as root (sudo $0 $command)"
+fi
+
+case $command in
+install) do_install ;;
+uninstall) do_uninstall ;;
+esac
+[ "$attention" = 0 ] || exit 3

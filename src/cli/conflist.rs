@@ -1,0 +1,154 @@
+//! `conflist add FILE` / `remove FILE`: puts `{"type": "ovs-flow-gc"}` right after the OVS
+//! plugin of a CNI network configuration, or takes it out.
+//!
+//! The text is edited, not re-serialised: what is not ours stays byte for byte as it was
+//! (key order, number spelling, blank lines, CRLF), and `remove` after `add` gives the very
+//! same file. No version is raised and no other plugin is touched.
+//!
+//! | file | job |
+//! | --- | --- |
+//! | `document` | where the plugins are in the text |
+//! | `edit` | text in, text out |
+//! | `single` | a single `.conf` as a list |
+//! | `file` | the same on disk: temporary file, rename, `.conf` ↔ `.conflist` |
+//! | `directory` | which file of `/etc/cni/net.d` is the one |
+
+mod directory;
+mod document;
+mod edit;
+mod error;
+mod file;
+mod single;
+
+pub use directory::{Candidate, candidates, find_ours, find_ovs, inspect_file};
+pub use edit::{Edit, add_text, remove_text};
+pub use error::{Error, FileError};
+pub use file::{Change, Outcome, add_file, remove_file};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use document::{Body, Document};
+
+/// Our `type` in a plugin list: the name of the binary.
+pub const PLUGIN_TYPE: &str = "ovs-flow-gc";
+
+/// The versions in which the runtime may call us. An entry in a list of another version would
+/// fail every ADD of the node, so `add` refuses such a list. 0.3.0 is what Antrea ships; its
+/// results have the form of 0.3.1.
+pub const CNI_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+
+/// Plugins that attach a pod to Open vSwitch, and the preset that fits each.
+const OVS_PLUGINS: [(&str, Option<&str>); 9] = [
+    ("ovs", Some("ovs-cni")),
+    ("ovs-cni", Some("ovs-cni")),
+    ("antrea", Some("antrea")),
+    ("openshift-sdn", Some("openshift-sdn")),
+    ("ovn-k8s-cni-overlay", Some("ovn")),
+    ("kube-ovn", Some("ovn")),
+    ("k-vswitch-cni", Some("k-vswitch")),
+    ("k-vswitch", Some("k-vswitch")),
+    ("ovs-dpdk", None),
+];
+
+/// What `add` is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The `type` of the plugin to stand behind; `None` looks for a known OVS plugin.
+    pub after: Option<String>,
+    /// Settings beside `type`.
+    pub entry: Entry,
+}
+
+/// Settings of our plugin (design §6), without `type`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Entry(pub Map<String, Value>);
+
+/// What a network configuration says, as far as we are concerned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Inspection {
+    /// The network.
+    pub name: Option<String>,
+    /// `cniVersion` as written.
+    pub cni_version: Option<String>,
+    /// False for a single plugin (`.conf`).
+    pub list: bool,
+    /// The `type` of each plugin, in order.
+    pub plugins: Vec<String>,
+    /// The first entry of ours.
+    pub ours: Option<usize>,
+    /// The OVS plugin.
+    pub ovs: Option<usize>,
+}
+
+impl Inspection {
+    /// Whether our entry stands where it can work: behind the OVS plugin.
+    pub fn in_place(&self) -> bool {
+        matches!((self.ours, self.ovs), (Some(ours), Some(ovs)) if ovs < ours)
+    }
+}
+
+/// Reads a configuration; `doctor` and `find_ovs` ask this.
+///
+/// # Errors
+/// The text is not a network configuration.
+pub fn inspect(text: &str) -> Result<Inspection, Error> {
+    let document = Document::parse(text)?;
+    let plugins: Vec<String> = document.plugins().map(|p| p.kind.clone()).collect();
+    Ok(Inspection {
+        ours: plugins.iter().position(|p| p == PLUGIN_TYPE),
+        ovs: ovs_plugin(&plugins),
+        list: matches!(document.body, Body::List { .. }),
+        name: document.name,
+        cni_version: document.cni_version,
+        plugins,
+    })
+}
+
+/// The preset for an OVS plugin of this `type`, where one is known to fit.
+pub fn preset_for(plugin_type: &str) -> Option<&'static str> {
+    OVS_PLUGINS.iter().find(|(kind, _)| *kind == plugin_type).and_then(|(_, preset)| *preset)
+}
+
+/// The OVS plugin among these types: a known one, else one whose name says so. The second look
+/// is second because helpers (`ovs-mirror-producer`) stand behind the plugin that they help.
+fn ovs_plugin(types: &[String]) -> Option<usize> {
+    let known = |t: &String| OVS_PLUGINS.iter().any(|(kind, _)| kind == t);
+    let looks =
+        |t: &String| t != PLUGIN_TYPE && ["ovs", "ovn", "vswitch"].iter().any(|w| t.contains(w));
+    types.iter().position(known).or_else(|| types.iter().position(looks))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn types(list: &[&str]) -> Vec<String> {
+        list.iter().map(|t| (*t).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_known_plugin_wins_over_one_that_only_sounds_like_it() {
+        assert_eq!(ovs_plugin(&types(&["ovs-mirror-producer", "ovs", "portmap"])), Some(1));
+        assert_eq!(ovs_plugin(&types(&["tuning", "my-ovs-plugin"])), Some(1));
+        assert_eq!(ovs_plugin(&types(&["bridge", "portmap", PLUGIN_TYPE])), None);
+    }
+
+    #[test]
+    fn inspection_tells_the_order() {
+        let seen = inspect(
+            r#"{"name":"n","cniVersion":"0.4.0","plugins":[{"type":"ovs-flow-gc"},{"type":"ovs"}]}"#,
+        )
+        .unwrap();
+        assert_eq!((seen.ours, seen.ovs, seen.list), (Some(0), Some(1), true));
+        assert!(!seen.in_place());
+        assert_eq!(seen.name.as_deref(), Some("n"));
+        assert_eq!(seen.cni_version.as_deref(), Some("0.4.0"));
+    }
+
+    #[test]
+    fn presets_are_known_for_known_plugins() {
+        assert_eq!(preset_for("kube-ovn"), Some("ovn"));
+        assert_eq!(preset_for("bridge"), None);
+    }
+}

@@ -1,0 +1,78 @@
+//! Which configuration of `/etc/cni/net.d` is the one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::error::FileError;
+use super::file::{io_error, read};
+use super::{Inspection, inspect};
+
+/// A file that a runtime would load, and what it says.
+#[derive(Debug)]
+pub struct Candidate {
+    /// The file.
+    pub path: PathBuf,
+    /// What is in it, or why it cannot be read.
+    pub inspection: Result<Inspection, FileError>,
+}
+
+/// The configurations of a directory in the order of the runtimes: by name, bytewise. The first
+/// that is valid is the node's network (containerd's `max_conf_num` is 1, CRI-O has no other).
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn candidates(directory: &Path) -> Result<Vec<Candidate>, FileError> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(directory).map_err(io_error(directory, "read it"))? {
+        let path = entry.map_err(io_error(directory, "read it"))?.path();
+        // As libcni does: no directories, and no more than these three names.
+        if is_loadable(&path) && !path.is_dir() {
+            paths.push(path);
+        }
+    }
+    paths.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
+    let look = |path: PathBuf| Candidate { inspection: inspect_file(&path), path };
+    Ok(paths.into_iter().map(look).collect())
+}
+
+/// Reads one configuration.
+///
+/// # Errors
+/// The file cannot be read or is not a network configuration.
+pub fn inspect_file(path: &Path) -> Result<Inspection, FileError> {
+    let text = read(path)?;
+    inspect(&text).map_err(|source| FileError::Text { path: path.to_owned(), source })
+}
+
+/// The first configuration with an OVS plugin.
+///
+/// # Errors
+/// The directory cannot be read. Files that cannot be are passed over.
+pub fn find_ovs(directory: &Path) -> Result<Option<PathBuf>, FileError> {
+    let has_ovs = |c: &Candidate| c.inspection.as_ref().is_ok_and(|i| i.ovs.is_some());
+    Ok(candidates(directory)?.into_iter().find(has_ovs).map(|c| c.path))
+}
+
+/// Every configuration with an entry of ours.
+///
+/// # Errors
+/// The directory cannot be read. Files that cannot be are passed over.
+pub fn find_ours(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let has_ours = |c: &Candidate| c.inspection.as_ref().is_ok_and(|i| i.ours.is_some());
+    Ok(candidates(directory)?.into_iter().filter(has_ours).map(|c| c.path).collect())
+}
+
+fn is_loadable(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "conf" || e == "conflist" || e == "json")
+}
+
+/// A neighbour that sorts between the two names, so that a rename would change who is first.
+pub(super) fn between(old: &Path, new: &Path) -> Option<PathBuf> {
+    let (low, high) = (old.file_name().min(new.file_name()), old.file_name().max(new.file_name()));
+    let directory = old.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let entries = fs::read_dir(directory).ok()?;
+    entries
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| is_loadable(path) && low < path.file_name() && path.file_name() < high)
+}
