@@ -1,0 +1,342 @@
+//! The transport: one deadline over everything, xids, echo, and reading while writing.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::error::{Error, Malformed, SwitchError, bridge_of};
+use super::hello::{Version, Versions, greeting};
+use super::wire::{self, HEADER, Reader, kind};
+use crate::clock::{Deadline, connect_within};
+
+/// Read at once. Two of the largest messages: a dump's are just below 64 KiB.
+const CHUNK: usize = 128 * 1024;
+/// How much may pile up unread while we write. Errors echo the offending message, and
+/// their number is bounded by what we sent; more than this is no switch.
+const MOST_UNREAD: usize = 16 * 1024 * 1024;
+
+/// A connection to one bridge that has agreed on a version.
+#[derive(Debug)]
+pub struct Connection {
+    path: PathBuf,
+    stream: UnixStream,
+    version: Version,
+    deadline: Deadline,
+    inbox: Inbox,
+    next_xid: u32,
+    pub(super) next_bundle: u32,
+    /// False once the switch has said that it has no bundles.
+    pub(super) bundles: bool,
+}
+
+/// Bytes received and not yet handed out.
+#[derive(Debug, Default)]
+struct Inbox {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Inbox {
+    fn unread(&self) -> &[u8] {
+        self.bytes.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Room for at least half a [`CHUNK`].
+    fn room(&mut self) -> &mut [u8] {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+        if self.bytes.len().saturating_sub(self.end) < CHUNK / 2 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end.saturating_sub(self.start));
+            if self.bytes.len().saturating_sub(self.end) < CHUNK / 2 {
+                self.bytes.resize(self.end.saturating_add(CHUNK), 0);
+            }
+        }
+        self.bytes.get_mut(self.end..).unwrap_or_default()
+    }
+}
+
+/// One message: its header, and where its body is in the inbox. Valid until the next
+/// message is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Message {
+    pub(super) version: u8,
+    pub(super) kind: u8,
+    pub(super) xid: u32,
+    start: usize,
+    end: usize,
+}
+
+impl Connection {
+    /// Connects to `<rundir>/<bridge>.mgmt` and agrees on a version: 1.4, else 1.3, else 1.5.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], [`Error::OnlyVersion10`], [`Error::NoCommonVersion`], and those
+    /// of any exchange: [`Error::TimedOut`], [`Error::Closed`], [`Error::Malformed`].
+    pub fn open(path: &Path, deadline: Deadline) -> Result<Self, Error> {
+        let failed = |source| Error::Connect { path: path.to_owned(), source };
+        let stream = connect_within(path, deadline).map_err(failed)?;
+        stream.set_nonblocking(true).map_err(failed)?;
+        let mut connection = Self {
+            path: path.to_owned(),
+            stream,
+            version: Version::V14,
+            deadline,
+            inbox: Inbox::default(),
+            next_xid: 1,
+            next_bundle: 1,
+            bundles: true,
+        };
+        connection.shake_hands()?;
+        Ok(connection)
+    }
+
+    fn shake_hands(&mut self) -> Result<(), Error> {
+        let doing = "waiting for its hello";
+        let message = self.receive(doing)?;
+        let offered = match message.kind {
+            kind::HELLO => Versions::parse(message.version, self.body(message)),
+            _ => Err(Malformed::Unexpected("message before hello")),
+        };
+        let offered = offered.map_err(|what| self.malformed(doing, what))?;
+        let (path, bridge) = (self.path.clone(), bridge_of(&self.path));
+        self.version = match offered.best() {
+            Some(version) => version,
+            None if offered.only_10() => return Err(Error::OnlyVersion10 { path, bridge }),
+            None => return Err(Error::NoCommonVersion { path, bridge, offered: offered.list() }),
+        };
+        let xid = self.xids(2);
+        let doing = "saying hello";
+        let ours = greeting(self.version, [xid, xid.wrapping_add(1)])
+            .map_err(|what| self.malformed(doing, what))?;
+        self.send(&ours, doing)
+    }
+
+    /// What was agreed on.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Replaces the deadline of everything that follows.
+    pub fn set_deadline(&mut self, deadline: Deadline) {
+        self.deadline = deadline;
+    }
+
+    /// Waits until the switch has done everything before.
+    ///
+    /// # Errors
+    /// Those of any exchange.
+    pub fn barrier(&mut self) -> Result<(), Error> {
+        let doing = "waiting for a barrier";
+        let xid = self.xids(1);
+        let mut out = Vec::with_capacity(HEADER);
+        self.encode(&mut out, kind::BARRIER_REQUEST, xid, doing, |_| Ok(()))?;
+        self.send(&out, doing)?;
+        loop {
+            let message = self.receive(doing)?;
+            if message.xid == xid {
+                return self.expect(message, kind::BARRIER_REPLY, doing).map(|_| ());
+            }
+        }
+    }
+
+    /// Reserves `n` consecutive xids (never 0: unsolicited messages have it); the first.
+    pub(super) fn xids(&mut self, n: u32) -> u32 {
+        if self.next_xid.checked_add(n).is_none() {
+            self.next_xid = 1;
+        }
+        let first = self.next_xid;
+        self.next_xid = first.saturating_add(n);
+        first
+    }
+
+    /// Appends a message of the agreed version.
+    pub(super) fn encode(
+        &self,
+        out: &mut Vec<u8>,
+        kind: u8,
+        xid: u32,
+        doing: &'static str,
+        body: impl FnOnce(&mut Vec<u8>) -> Result<(), Malformed>,
+    ) -> Result<(), Error> {
+        wire::message(out, self.version.wire(), kind, xid, body)
+            .map_err(|what| self.malformed(doing, what))
+    }
+
+    /// The body of a message of this kind; its error if it is one.
+    pub(super) fn expect(
+        &self,
+        message: Message,
+        kind: u8,
+        doing: &'static str,
+    ) -> Result<&[u8], Error> {
+        if message.kind == kind {
+            return Ok(self.body(message));
+        }
+        Err(match self.error_in(message, doing)? {
+            Some(error) => Error::Switch { path: self.path.clone(), doing, error },
+            None => self.malformed(doing, Malformed::Unexpected("type of reply")),
+        })
+    }
+
+    /// The error a message carries, if it is one.
+    pub(super) fn error_in(
+        &self,
+        message: Message,
+        doing: &'static str,
+    ) -> Result<Option<SwitchError>, Error> {
+        if message.kind != kind::ERROR {
+            return Ok(None);
+        }
+        SwitchError::parse(self.body(message)).map(Some).map_err(|what| self.malformed(doing, what))
+    }
+
+    pub(super) fn body(&self, message: Message) -> &[u8] {
+        self.inbox.bytes.get(message.start..message.end).unwrap_or_default()
+    }
+
+    pub(super) fn malformed(&self, doing: &'static str, what: Malformed) -> Error {
+        Error::Malformed { path: self.path.clone(), doing, what }
+    }
+
+    /// The next message. Echo requests are answered here. Callers skip xids that are not
+    /// theirs: OVS sends nothing unasked on `.mgmt`, but nothing forbids it.
+    pub(super) fn receive(&mut self, doing: &'static str) -> Result<Message, Error> {
+        loop {
+            let Some(message) = self.parse(doing)? else {
+                self.fill(doing)?;
+                continue;
+            };
+            match message.kind {
+                kind::ECHO_REQUEST => self.echo(message, doing)?,
+                // HELLO_FAILED carries no xid of ours.
+                kind::ERROR if message.xid == 0 => {
+                    if let Some(error) = self.error_in(message, doing)?
+                        && error.kind == 0
+                    {
+                        return Err(Error::Switch { path: self.path.clone(), doing, error });
+                    }
+                }
+                _ => return Ok(message),
+            }
+        }
+    }
+
+    /// Takes a whole message out of the inbox, if there is one.
+    fn parse(&mut self, doing: &'static str) -> Result<Option<Message>, Error> {
+        let unread = self.inbox.unread();
+        if unread.len() < HEADER {
+            return Ok(None);
+        }
+        let mut reader = Reader::new(unread);
+        let mut header = || {
+            let field = "message header";
+            let (version, kind) = (reader.u8(field)?, reader.u8(field)?);
+            Ok::<_, Malformed>((version, kind, reader.u16(field)?, reader.u32(field)?))
+        };
+        let (version, kind, length, xid) = header().map_err(|what| self.malformed(doing, what))?;
+        if usize::from(length) < HEADER {
+            let what = Malformed::Length { field: "message", value: length.into() };
+            return Err(self.malformed(doing, what));
+        }
+        if unread.len() < length.into() {
+            return Ok(None);
+        }
+        let start = self.inbox.start.saturating_add(HEADER);
+        let end = self.inbox.start.saturating_add(length.into());
+        self.inbox.start = end;
+        Ok(Some(Message { version, kind, xid, start, end }))
+    }
+
+    fn echo(&mut self, message: Message, doing: &'static str) -> Result<(), Error> {
+        let payload = self.body(message).to_vec();
+        let mut out = Vec::with_capacity(HEADER.saturating_add(payload.len()));
+        self.encode(&mut out, kind::ECHO_REPLY, message.xid, doing, |out| {
+            out.extend_from_slice(&payload);
+            Ok(())
+        })?;
+        self.send(&out, doing)
+    }
+
+    /// Waits for bytes and takes them.
+    fn fill(&mut self, doing: &'static str) -> Result<(), Error> {
+        while !self.read_some(doing)? {
+            self.wait(PollFlags::POLLIN, doing)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what is there; false if there is nothing. The deadline is looked at here too:
+    /// a switch that never stops talking does not outlast it.
+    fn read_some(&mut self, doing: &'static str) -> Result<bool, Error> {
+        self.deadline.left().map_err(|source| self.io(doing, source))?;
+        if self.inbox.unread().len() > MOST_UNREAD {
+            return Err(self.malformed(doing, Malformed::Unexpected("flood of messages")));
+        }
+        let mut stream = &self.stream;
+        match stream.read(self.inbox.room()) {
+            Ok(0) => Err(Error::Closed { path: self.path.clone(), doing }),
+            Ok(n) => {
+                self.inbox.end = self.inbox.end.saturating_add(n);
+                Ok(true)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(false),
+            Err(e) => Err(self.io(doing, e)),
+        }
+    }
+
+    /// Writes all of it. Reads meanwhile: with about 100 of its replies unread the switch
+    /// stops reading ours, and a writer that only writes would wait for ever.
+    pub(super) fn send(&mut self, mut bytes: &[u8], doing: &'static str) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            let mut stream = &self.stream;
+            match stream.write(bytes) {
+                Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait(PollFlags::POLLIN | PollFlags::POLLOUT, doing)?;
+                    self.read_some(doing)?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
+                    return Err(Error::Closed { path: self.path.clone(), doing });
+                }
+                Err(e) => return Err(self.io(doing, e)),
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&self, events: PollFlags, doing: &'static str) -> Result<(), Error> {
+        let left = self.deadline.left().map_err(|source| self.io(doing, source))?;
+        // Rounded up, so that the last fraction of a millisecond is not spent spinning.
+        let left = u16::try_from(left.as_millis().saturating_add(1)).unwrap_or(u16::MAX);
+        let mut fds = [PollFd::new(self.stream.as_fd(), events)];
+        match poll(&mut fds, PollTimeout::from(left)) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(self.io(doing, errno.into())),
+        }
+    }
+
+    fn io(&self, doing: &'static str, source: io::Error) -> Error {
+        let path = self.path.clone();
+        match source.kind() {
+            io::ErrorKind::TimedOut => Error::TimedOut { path, doing },
+            io::ErrorKind::ConnectionReset => Error::Closed { path, doing },
+            _ => Error::Io { path, doing, source },
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Flow dumps as a stream: nothing is kept but one decoded flow.
+
+use super::connection::Connection;
+use super::entry::RawEntry;
+use super::error::{Error, Malformed};
+use super::filter::Filter;
+use super::wire::{Reader, kind};
+use crate::stale::flow::Flow;
+
+/// Requests in flight. OVS handles at most 50 messages of a connection per turn.
+const PIPELINE: usize = 40;
+const DOING: &str = "dumping flows";
+/// OFPMP_FLOW.
+const FLOW: u16 = 1;
+
+impl Connection {
+    /// Streams the entries that a filter finds. The dump is complete only if this returns
+    /// `Ok`: whoever concludes anything from absence waits for that.
+    ///
+    /// # Errors
+    /// Those of any exchange; [`Error::Switch`]; [`Error::Malformed`] for any length that
+    /// cannot be, after which nothing of the dump is to be believed.
+    pub fn dump(
+        &mut self,
+        filter: &Filter,
+        each: &mut dyn FnMut(&RawEntry<'_>, &Flow),
+    ) -> Result<(), Error> {
+        self.dump_many(std::slice::from_ref(filter), &mut |_, raw, flow| each(raw, flow))
+    }
+
+    /// The same for several filters, asked in one write; `each` gets the filter's index
+    /// too. An entry that several filters find comes several times.
+    ///
+    /// A filter on a field that the switch does not know (OFPBMC_BAD_FIELD: older than the
+    /// field) finds nothing, for no entry of such a switch can match on it.
+    ///
+    /// # Errors
+    /// As [`Self::dump`].
+    pub fn dump_many(
+        &mut self,
+        filters: &[Filter],
+        each: &mut dyn FnMut(usize, &RawEntry<'_>, &Flow),
+    ) -> Result<(), Error> {
+        let mut flow = Flow::default();
+        let mut done = 0;
+        for group in filters.chunks(PIPELINE) {
+            self.dump_group(group, &mut flow, &mut |i, raw, flow| each(done + i, raw, flow))?;
+            done += group.len();
+        }
+        Ok(())
+    }
+
+    fn dump_group(
+        &mut self,
+        filters: &[Filter],
+        flow: &mut Flow,
+        each: &mut dyn FnMut(usize, &RawEntry<'_>, &Flow),
+    ) -> Result<(), Error> {
+        let count = u32::try_from(filters.len()).unwrap_or(0);
+        let first = self.xids(count);
+        let mut out = Vec::with_capacity(filters.len() * 96);
+        for (xid, filter) in (first..).zip(filters) {
+            self.encode(&mut out, kind::MULTIPART_REQUEST, xid, DOING, |out| filter.encode(out))?;
+        }
+        self.send(&out, DOING)?;
+        let mut open = vec![true; filters.len()];
+        let mut left = filters.len();
+        while left > 0 {
+            let message = self.receive(DOING)?;
+            let index = message.xid.wrapping_sub(first);
+            let index = if index < count { usize::try_from(index).ok() } else { None };
+            let Some((index, slot)) = index.and_then(|i| Some((i, open.get_mut(i)?))) else {
+                continue;
+            };
+            if !*slot {
+                return Err(self.malformed(DOING, Malformed::Unexpected("part after the last")));
+            }
+            let unknown_field = self.error_in(message, DOING)?.is_some_and(|error| error.is(4, 6));
+            let more = !unknown_field && {
+                let body = self.expect(message, kind::MULTIPART_REPLY, DOING)?;
+                part(self.version(), body, flow, &mut |raw, flow| each(index, raw, flow))
+                    .map_err(|what| self.malformed(DOING, what))?
+            };
+            if !more {
+                *slot = false;
+                left -= 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads one message of a dump; whether more follow.
+fn part(
+    version: super::Version,
+    body: &[u8],
+    flow: &mut Flow,
+    each: &mut dyn FnMut(&RawEntry<'_>, &Flow),
+) -> Result<bool, Malformed> {
+    let mut reader = Reader::new(body);
+    let more = multipart(&mut reader, FLOW)?;
+    while !reader.is_empty() {
+        let length = Reader::new(reader.rest()).u16("entry length")?;
+        // Shorter than any entry: and 0 would read the same one for ever.
+        if length < 32 {
+            return Err(Malformed::Length { field: "entry", value: length.into() });
+        }
+        let raw = RawEntry::new(version, reader.take(length.into(), "entry")?)?;
+        raw.decode(flow)?;
+        each(&raw, flow);
+    }
+    Ok(more)
+}
+
+/// Reads a multipart reply's header; whether more parts follow.
+pub(super) fn multipart(reader: &mut Reader<'_>, expected: u16) -> Result<bool, Malformed> {
+    let kind = reader.u16("multipart type")?;
+    let flags = reader.u16("multipart flags")?;
+    reader.take(4, "multipart header")?;
+    if kind != expected {
+        return Err(Malformed::Unexpected("multipart type"));
+    }
+    Ok(flags & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests;

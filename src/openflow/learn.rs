@@ -1,0 +1,108 @@
+//! The LEARN action's body: what the flows it makes will match and do.
+
+use super::actions::Range;
+use super::error::Malformed;
+use super::oxm::Header;
+use super::wire::Reader;
+
+/// LEARN, or LEARN2 with a limit and a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Learn<'a> {
+    pub(super) table: u8,
+    pub(super) priority: u16,
+    pub(super) cookie: u64,
+    /// 2 is delete_learned.
+    pub(super) flags: u16,
+    /// LEARN2: the bit that says whether it worked.
+    pub(super) result: Option<Range>,
+    specs: &'a [u8],
+}
+
+/// Where a spec's bits come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source<'a> {
+    /// Right-aligned.
+    Immediate(&'a [u8]),
+    Field(Range),
+}
+
+impl Source<'_> {
+    pub(super) fn number(&self) -> Option<u128> {
+        match self {
+            Self::Immediate(bytes) if bytes.len() <= 16 => {
+                Some(bytes.iter().fold(0, |sum, byte| sum << 8 | u128::from(*byte)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Where they go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    Match(Range),
+    Load(Range),
+    Output,
+}
+
+impl<'a> Learn<'a> {
+    /// From offset 10 of the action.
+    pub(super) fn read(mut r: Reader<'a>, second: bool) -> Result<Self, Malformed> {
+        let field = "learn";
+        r.take(4, field)?; // Timeouts.
+        let priority = r.u16(field)?;
+        let cookie = r.u64(field)?;
+        let flags = r.u16(field)?;
+        let table = r.u8(field)?;
+        r.take(5, field)?; // FIN timeouts.
+        let mut result = None;
+        if second {
+            r.take(4, field)?; // Limit.
+            let bit = r.u16(field)?;
+            r.take(2, field)?;
+            if flags & 4 != 0 {
+                result = Some(Range::new(Header::read(&mut r)?, bit, 1));
+            }
+        }
+        Ok(Self { table, priority, cookie, flags, result, specs: r.rest() })
+    }
+
+    pub(super) fn specs(&self) -> impl Iterator<Item = Result<(Source<'a>, Target), Malformed>> {
+        let mut reader = Reader::new(self.specs);
+        let mut broken = false;
+        std::iter::from_fn(move || {
+            // Padding shorter than a spec's header, or a zero header, ends the list.
+            if broken || reader.left() < 2 {
+                return None;
+            }
+            let spec = spec(&mut reader).transpose()?;
+            broken = spec.is_err();
+            Some(spec)
+        })
+    }
+}
+
+fn spec<'a>(r: &mut Reader<'a>) -> Result<Option<(Source<'a>, Target)>, Malformed> {
+    let field = "learn spec";
+    let header = r.u16(field)?;
+    if header == 0 {
+        return Ok(None);
+    }
+    let bits = header & 0x7ff;
+    let part = |r: &mut Reader<'a>| {
+        let header = Header::read(r)?;
+        Ok::<_, Malformed>(Range::new(header, r.u16(field)?, bits.into()))
+    };
+    let source = if header & 0x2000 == 0 {
+        Source::Field(part(r)?)
+    } else {
+        Source::Immediate(r.take(usize::from(bits.div_ceil(16)) * 2, field)?)
+    };
+    let target = match header >> 11 & 3 {
+        0 => Target::Match(part(r)?),
+        1 => Target::Load(part(r)?),
+        2 => Target::Output,
+        _ => return Err(Malformed::Unexpected("learn spec's destination")),
+    };
+    Ok(Some((source, target)))
+}
