@@ -76,7 +76,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         );
     }
     for pending in pending {
-        let known = everything.active.iter().chain(&everything.tombstones);
+        let known = everything.attachments.iter().chain(&everything.tombstones);
         if known.into_iter().any(|r| {
             r.key.container == pending.key.container && r.key.ifname == pending.key.ifname
         }) {

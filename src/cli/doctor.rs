@@ -121,7 +121,7 @@ fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
     for torn in &everything.corrupt {
         findings.add(Level::Warning, "records", torn.to_string(), "ovs-flow-gc sweep moves it aside; ovs-flow-gc adopt records the pod again");
     }
-    let portless = everything.active.iter().filter(|r| r.ofport.is_none()).count();
+    let portless = everything.attachments.iter().filter(|r| r.ofport.is_none()).count();
     if portless > 0 {
         findings.add(
             Level::Warning,
@@ -153,7 +153,7 @@ fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
             findings.add(Level::Note, "liveness", found, "");
         }
     }
-    let records = everything.active.iter().chain(&everything.tombstones);
+    let records = everything.attachments.iter().chain(&everything.tombstones);
     records.filter_map(|r| r.bridge.clone()).collect()
 }
 

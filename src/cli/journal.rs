@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::json;
 
 use super::{Context, Error, Exit, Table, output};
 use crate::openflow::{Connection, Entry, Filter};
-use crate::registry::Registry;
-use crate::sweep::{Deletion, open_bridge};
+use crate::registry::{Deleted, JournalId, Registry};
+use crate::sweep::open_bridge;
 
 /// Entries put back in one go.
 const BATCH: usize = 1_000;
@@ -36,24 +37,38 @@ struct Restored {
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let nothing = || Error::NothingToUndo(context.state_dir.join("journal"));
     let registry = context.registry()?.ok_or_else(nothing)?;
+    // The newest first.
     let journals = registry.journals()?;
     if options.list {
-        let mut table = Table::new(&["ID", "BY", "BRIDGE", "ENTRIES"]);
+        let mut table = Table::new(&["ID", "BY", "BRIDGE", "ENTRIES", "STATE", "OF"]);
+        let mut rows = Vec::new();
         for journal in &journals {
+            let header = &journal.header;
+            let state = match (journal.finished, journal.truncated) {
+                (true, false) => "whole",
+                (true, true) => "cut: the journal was full",
+                (false, _) => "interrupted",
+            };
             table.row(vec![
-                journal.id.clone(),
-                journal.header.verb.clone(),
-                journal.header.bridge.clone(),
+                header.id.to_string(),
+                header.verb.clone(),
+                header.bridges.join(","),
                 journal.entries.to_string(),
+                state.to_owned(),
+                header.reason.clone(),
             ]);
+            rows.push(json!({
+                "id": header.id, "verb": header.verb, "bridges": header.bridges,
+                "entries": journal.entries, "state": state, "reason": header.reason,
+            }));
         }
         let text = if table.is_empty() { "nothing to undo".to_owned() } else { table.to_string() };
-        output::say(context, &journals, &text)?;
+        output::say(context, &rows, &text)?;
         return Ok(Exit::Done);
     }
     let id = match &options.id {
-        Some(id) => id.clone(),
-        None => journals.last().map(|j| j.id.clone()).ok_or_else(nothing)?,
+        Some(id) => id.parse().map_err(|e| Error::Usage(format!("{e}")))?,
+        None => journals.first().map(|j| j.header.id.clone()).ok_or_else(nothing)?,
     };
     let restored = restore(context, &registry, &id)?;
     let mut text = format!("undo {id}\n");
@@ -80,12 +95,12 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
 fn restore(
     context: &Context,
     registry: &Registry,
-    id: &str,
+    id: &JournalId,
 ) -> Result<BTreeMap<String, Restored>, Error> {
     let mut restored: BTreeMap<String, Restored> = BTreeMap::new();
     let mut bridges: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
-    registry.read_journal(id, &mut |deletion: Deletion| {
-        bridges.entry(deletion.bridge).or_default().push(deletion.entry);
+    registry.read_journal(id, &mut |deleted: Deleted<'static, Entry>| {
+        bridges.entry(deleted.subject.bridge.clone()).or_default().push(deleted.entry);
     })?;
     for (bridge, entries) in bridges {
         let outcome = restored.entry(bridge.clone()).or_default();
@@ -122,8 +137,8 @@ fn add(
     outcome.there_already = entries.len() - missing.len();
     for batch in missing.chunks(BATCH) {
         let added = connection.add(batch)?;
-        outcome.added += batch.len() - added.errors.len();
-        for (index, name) in &added.errors {
+        outcome.added += batch.len().saturating_sub(added.refused.len());
+        for (index, name) in &added.refused {
             if let Some(entry) = batch.get(*index) {
                 outcome.errors.push(format!("{name}: {entry}"));
             }

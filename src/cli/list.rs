@@ -13,7 +13,7 @@ use crate::config::NetworkState;
 use crate::openflow::Filter;
 use crate::registry::Everything;
 use crate::stale::flow::{Address, Flow};
-use crate::sweep::open_bridge;
+use crate::sweep::{network_states, open_bridge};
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -37,11 +37,11 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         Some(registry) => registry.snapshot()?,
         None => Everything::default(),
     };
-    let all: Vec<&Attachment> = everything.active.iter().chain(&everything.tombstones).collect();
+    let all: Vec<&Attachment> = everything.attachments.iter().chain(&everything.tombstones).collect();
     let flows = if options.no_flows {
         vec![None; all.len()]
     } else {
-        count_flows(context, &all, &everything.network_states())
+        count_flows(context, &all, &network_states(&everything))
     };
     let now = Stamp::now();
     let rows: Vec<Row<'_>> = all

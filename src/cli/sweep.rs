@@ -54,7 +54,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         for torn in &everything.corrupt {
             lock.move_corrupt_aside(torn)?;
         }
-        lock.tidy();
+        lock.tidy(&everything)?;
     }
     let boot = boot_id().map_err(Error::BootId)?;
     let mut orphans = orphans::find(&everything, &boot);
@@ -182,8 +182,8 @@ fn text(answer: &Answer<'_>) -> String {
     );
     if !answer.dry_run {
         let _ = write!(text, ", {} deleted", report.deleted());
-        if let Some(id) = &report.journal {
-            let _ = write!(text, " (ovs-flow-gc undo {id} puts them back)");
+        for id in &report.journals {
+            let _ = write!(text, "\novs-flow-gc undo {id} puts them back");
         }
     }
     text

@@ -186,13 +186,13 @@ fn purge(
         .filter(|dead| shares_a_token(dead, record))
         .map(|t| Target { attachment: orphans::died(t.clone(), now, boot), cause: Cause::Tombstone })
         .collect();
-    for other in &everything.active {
+    for other in &everything.attachments {
         if other.is_same(record) || other.state != State::Active || !shares_a_token(other, record) {
             continue;
         }
         let Life::Dead(why) = liveness::judge(other, boot) else { continue };
         let dead = orphans::died(other.clone(), now, boot);
-        match registry.lock(deadline).and_then(|lock| lock.bury(&dead)) {
+        match registry.lock(deadline).and_then(|lock| orphans::bury(registry, &lock, &dead)) {
             Ok(true) => {
                 info!("{} ({}) is dead: {why}", dead.title(), dead.key);
                 targets.push(Target { attachment: dead, cause: Cause::Orphan(why.to_string()) });

@@ -69,7 +69,7 @@ fn recorded(
             match lock.as_ref().map(|lock| lock.bury(&record)) {
                 Some(Err(failed)) => warn!("{key}: cannot bury its record: {failed}"),
                 // Another DEL or a sweep was quicker; doing it twice does no harm.
-                Some(Ok(_)) | None => {}
+                Some(Ok(())) | None => {}
             }
             targets.push(Target { attachment: record, cause: Cause::Del });
         }

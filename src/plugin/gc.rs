@@ -32,7 +32,7 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
             cause: Cause::Tombstone,
         })
         .collect();
-    for record in &everything.active {
+    for record in &everything.attachments {
         // A container that is valid under any ifname protects all its attachments; so does
         // having been ADDed since the list was made.
         let valid = valid.iter().any(|id| id == record.key.container.as_str());
@@ -40,7 +40,8 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
             continue;
         }
         let dead = orphans::died(record.clone(), called, &boot);
-        if registry.lock(deadline)?.bury(&dead)? {
+        let lock = registry.lock(deadline)?;
+        if orphans::bury(&registry, &lock, &dead)? {
             info!("{} ({}) is dead: not in the runtime's list", dead.title(), dead.key);
             targets.push(Target { attachment: dead, cause: Cause::Gc });
         }

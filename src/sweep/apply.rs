@@ -1,44 +1,25 @@
 //! One bridge: look, judge, read the world again, journal, delete, look again.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
-use serde::{Deserialize, Serialize};
-
 use super::look::{Candidate, Look, fingerprint, look_at};
 use super::report::{BridgeReport, FlowReport, Report};
 use super::world::Error;
 use super::{Cause, Engine, PATIENCE, Scene, Target, World, open_bridge};
-use crate::attachment::{Key, RegisterHow};
+use crate::attachment::RegisterHow;
 use crate::config::{IpScope, Mode};
 use crate::openflow::{Connection, Entry, Filter};
 use crate::ovsdb::{Client, Ofport};
-use crate::registry::journal::{Header, Writer};
+use crate::registry::{Deleted, Subject, Writer};
 use crate::stale::flow::Address;
 use crate::stale::{Judge, Verdict};
 
 /// How many entries are deleted on one look at the world: at 20 µs each the window between
 /// that look and the last delete stays under 100 ms.
 const CHUNK: usize = 4_000;
-
-/// One line of the journal: an entry that was deleted, and why.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Deletion {
-    /// The bridge.
-    pub bridge: String,
-    /// The pod or, without one, the key.
-    pub pod: String,
-    /// The dead attachment.
-    pub key: Option<Key>,
-    /// The rule.
-    pub rule: Option<u8>,
-    /// The reason.
-    pub reason: String,
-    /// The entry's bytes.
-    pub entry: Entry,
-}
 
 /// An entry that is to go.
 struct Doomed {
@@ -204,15 +185,18 @@ fn delete(
             }
             if let Some(writer) = &mut journal {
                 let target = target_of(&scene, &doomed.verdict);
-                let deletion = Deletion {
+                let subject = Subject {
                     bridge: out.bridge.clone(),
                     pod: title(targets, target).unwrap_or_default(),
                     key: target.and_then(|t| targets.get(t)).map(|t| t.attachment.key.clone()),
-                    rule: doomed.verdict.reason.rule(),
-                    reason: doomed.verdict.reason.to_string(),
-                    entry: doomed.candidate.entry.clone(),
                 };
-                if let Err(failed) = writer.record(&deletion) {
+                let deleted = Deleted {
+                    subject: Cow::Owned(subject),
+                    rule: Cow::Borrowed(doomed.verdict.reason.as_str()),
+                    reason: Cow::Owned(doomed.verdict.reason.to_string()),
+                    entry: &doomed.candidate.entry,
+                };
+                if let Err(failed) = writer.record(&deleted) {
                     warn!("no undo for the rest of this clean-up: {failed}");
                     journal = None;
                 }
@@ -225,7 +209,7 @@ fn delete(
             journal = None;
         }
         let deleted = connection.delete_strict(&entries)?;
-        for (index, name) in &deleted.errors {
+        for (index, name) in &deleted.refused {
             if let Some(entry) = entries.get(*index) {
                 warn!("bridge {}: {name}: could not delete {entry}", out.bridge);
                 again.push(entry.clone());
@@ -239,7 +223,7 @@ fn delete(
     }
     let id = journal.map(Writer::finish).transpose();
     match id {
-        Ok(id) => report.journal = report.journal.take().or(id),
+        Ok(id) => report.journals.extend(id.map(|id| id.to_string())),
         Err(failed) => warn!("no undo for this clean-up: {failed}"),
     }
 
@@ -335,8 +319,8 @@ fn still_there(
 
 fn open_journal(engine: &Engine<'_>, report: &mut Report, out: &BridgeReport) -> Option<Writer> {
     let registry = engine.registry?;
-    let header = Header::new(engine.verb, &out.bridge);
-    match registry.begin_journal(&header) {
+    let reason = report.targets.iter().map(|t| t.pod.as_str()).take(8).collect::<Vec<_>>();
+    match registry.begin_journal(engine.verb, vec![out.bridge.clone()], &reason.join(", ")) {
         Ok(writer) => Some(writer),
         Err(failed) => {
             // A full state directory must not stop a DEL.
@@ -363,7 +347,7 @@ fn remember(engine: &Engine<'_>, world: &World, scene: &Scene, look: &Look) {
             }
         }
         for (live, values) in scene.live_of.iter().zip(&look.learned.live_registers) {
-            let (Some(record), [value]) = (live.and_then(|i| world.records.get(i)), values.as_slice())
+            let (Some(record), Some(value)) = (live.and_then(|i| world.records.get(i)), values)
             else {
                 continue;
             };

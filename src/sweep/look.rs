@@ -9,7 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use super::Scene;
-use crate::openflow::{Connection, Entry, Error, Filter, RawEntry};
+use crate::openflow::{Connection, Entry, Error, Filter, RawEntry, filters_for_address};
 use crate::stale::case::{Case, RegisterSource};
 use crate::stale::flow::Flow;
 use crate::stale::{Judge, Learned, Reason, Survey, Verdict};
@@ -177,7 +177,7 @@ fn by_token(connection: &mut Connection, case: &Case, since: Instant) -> Result<
             filters.push(Filter::out_port(ofport));
         }
         for address in &dead.addresses {
-            filters.extend(Filter::for_address(address));
+            filters.extend(filters_for_address(address));
         }
         if let (Some(value), Some(network)) = (dead.register, case.networks.get(dead.network)) {
             filters.push(Filter::register(network.register.index, value, network.register.mask));

@@ -20,10 +20,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub use look::{Look, look_at};
-pub use apply::{Deletion, SWEEP_TIMEOUT};
+pub use apply::SWEEP_TIMEOUT;
 pub use report::{BridgeReport, FlowReport, Report, TargetReport};
 pub use scene::{Scene, register_of};
-pub use world::{Error, World};
+pub use world::{Error, World, network_states};
 
 use crate::attachment::{Attachment, Key, NetworkName};
 use crate::clock::{Deadline, Stamp};

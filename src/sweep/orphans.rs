@@ -6,7 +6,7 @@ use super::{Cause, Target};
 use crate::attachment::{Attachment, State};
 use crate::clock::{Deadline, Stamp};
 use crate::liveness::{Life, Source, brake, judge};
-use crate::registry::{self, Everything, Registry};
+use crate::registry::{self, Everything, Lock, Registry};
 
 /// What liveness says of the node.
 #[derive(Debug, Default)]
@@ -24,8 +24,8 @@ pub struct Orphans {
 /// Judges every active record.
 #[must_use]
 pub fn find(everything: &Everything, boot_id: &str) -> Orphans {
-    let mut orphans = Orphans { total: everything.active.len(), ..Orphans::default() };
-    for record in &everything.active {
+    let mut orphans = Orphans { total: everything.attachments.len(), ..Orphans::default() };
+    for record in &everything.attachments {
         match judge(record, boot_id) {
             Life::Alive => {}
             Life::Dead(why) => orphans.dead.push((record.clone(), why.to_string())),
@@ -64,7 +64,7 @@ pub fn targets(
     for (record, why) in orphans.dead {
         let record = died(record, now, boot_id);
         if let Some(lock) = &lock {
-            match lock.bury(&record) {
+            match bury(registry, lock, &record) {
                 Ok(true) => info!("{} ({}) is dead: {why}", record.title(), record.key),
                 // DEL or another sweep was quicker: theirs is the tombstone.
                 Ok(false) => continue,
@@ -92,4 +92,19 @@ pub fn died(mut record: Attachment, now: Stamp, boot_id: &str) -> Attachment {
         record.state = State::Deleting;
     }
     record
+}
+
+/// Makes an active record a tombstone, unless somebody else did or another life has the key.
+///
+/// # Errors
+/// If the records cannot be read or written.
+pub fn bury(
+    registry: &Registry,
+    lock: &Lock<'_>,
+    record: &Attachment,
+) -> Result<bool, registry::Error> {
+    match registry.get(&record.key)? {
+        Some(now) if now.is_same(record) => lock.bury(record).map(|()| true),
+        _ => Ok(false),
+    }
 }

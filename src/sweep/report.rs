@@ -105,9 +105,8 @@ pub struct Report {
     pub flows: Vec<FlowReport>,
     /// What a person should know.
     pub notes: Vec<String>,
-    /// The journal's id, for `undo`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub journal: Option<String>,
+    /// The journal's ids, one a bridge, for `undo`.
+    pub journals: Vec<String>,
 }
 
 impl Report {

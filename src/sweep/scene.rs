@@ -235,6 +235,8 @@ fn dead(
             .map(|r| r.value)
             .filter(|v| *v != 0),
         died: age,
+        seen_alive: (record.boot_id == world.boot_id)
+            .then(|| record.seen_alive.until(world.now)),
         lingered: age >= config.linger(),
         recorded: !record.unrecorded,
         // IPAM may have given the address to another node since.

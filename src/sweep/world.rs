@@ -69,16 +69,20 @@ impl World {
         client: &mut Client,
         now: Stamp,
     ) -> Result<Self, Error> {
-        let everything = match registry {
+        let mut everything = match registry {
             Some(registry) => registry.snapshot()?,
             None => registry::Everything::default(),
         };
+        // What could not be read may be alive.
+        if let Some(failed) = everything.failures.pop() {
+            return Err(failed.into());
+        }
         let ovs = client.snapshot()?;
-        let networks = everything.network_states();
+        let networks = network_states(&everything);
         Ok(Self {
             now,
             boot_id: boot_id().map_err(Error::BootId)?,
-            records: everything.active,
+            records: everything.attachments,
             tombstones: everything.tombstones,
             networks,
             ovs,
@@ -164,4 +168,20 @@ fn switch_started(run_dir: &Path, now: Stamp) -> Option<Stamp> {
     let written = std::fs::metadata(run_dir.join("ovs-vswitchd.pid")).ok()?.modified().ok()?;
     let wall = u64::try_from(written.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()?;
     Stamp::of_wall(wall, now)
+}
+
+/// What each network's `config.json` holds. One that cannot be read counts as never
+/// recorded: its defaults delete no more than a configuration would.
+#[must_use]
+pub fn network_states(everything: &registry::Everything) -> BTreeMap<NetworkName, NetworkState> {
+    let mut states = BTreeMap::new();
+    for network in &everything.networks {
+        match network.state::<NetworkState>() {
+            Ok(state) => {
+                states.insert(network.name.clone(), state.unwrap_or_default());
+            }
+            Err(failed) => log::warn!("{failed}; going on with the defaults"),
+        }
+    }
+    states
 }
