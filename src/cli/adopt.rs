@@ -16,7 +16,7 @@ use super::{Context, Error, Exit, Table, networks, output};
 use crate::attachment::{Attachment, ContainerId, IfName, Key, NetworkName, Pod};
 use crate::clock::{Stamp, boot_id};
 use crate::config::{Config, NetworkState, database_socket};
-use crate::liveness::{self, Life, netns};
+use crate::liveness::{Life, netns};
 use crate::ovsdb::{Client, Interface, Marks, Ofport, Port, Snapshot, Wanted, find_port, marks};
 use crate::registry::{Registry, new_generation};
 use crate::sweep::register_of;
@@ -211,7 +211,7 @@ fn describe(
         }
     }
     record.register = register_of(config, &record, Some((found.port, found.interface)));
-    match liveness::judge(&record, boot) {
+    match netns::judge(&record, boot) {
         Life::Dead(why) => Err(format!("{}: dead ({why}); its leftovers are not judged", record.key)),
         Life::Alive | Life::Unknown(_) => Ok(record),
     }

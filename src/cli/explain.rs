@@ -9,7 +9,7 @@ use super::{Context, Error, Exit, Table, output};
 use crate::attachment::{Attachment, State};
 use crate::clock::{Stamp, boot_id};
 use crate::config::database_socket;
-use crate::liveness::{self, Life};
+use crate::liveness::{Life, netns};
 use crate::ovsdb::Client;
 use crate::stale::Judge;
 use crate::sweep::{Cause, FlowReport, Scene, Target, World, look_at, open_bridge, orphans};
@@ -48,7 +48,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     }
     let mut explanations = Vec::new();
     for record in &found {
-        let liveness = match (record.state, liveness::judge(record, &boot)) {
+        let liveness = match (record.state, netns::judge(record, &boot)) {
             (State::Active, Life::Alive) => "alive; what a DEL now would do:".to_owned(),
             (State::Active, Life::Unknown(why)) => {
                 format!("nobody knows whether it is alive ({why}); what a DEL now would do:")

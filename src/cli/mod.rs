@@ -89,6 +89,15 @@ enum ConflistCommand {
         #[arg(long, value_name = "JSON", default_value = "{}")]
         settings: String,
     },
+    /// Print the file that runtimes would use with an OVS plugin in it.
+    Find {
+        /// Where conflists are.
+        #[arg(default_value = "/etc/cni/net.d")]
+        directory: PathBuf,
+        /// Print every file that has our entry instead.
+        #[arg(long)]
+        ours: bool,
+    },
     /// Take it out; everything else stays as it was, to the byte.
     Remove {
         /// The conflist.
@@ -210,6 +219,16 @@ fn edit(context: &Context, command: ConflistCommand) -> Result<Exit, Error> {
             let settings = serde_json::from_str(&settings)
                 .map_err(|e| Error::Usage(format!("--settings is not a JSON object: {e}")))?;
             conflist::add_file(&file, &conflist::Options { after, entry: conflist::Entry(settings) })?
+        }
+        ConflistCommand::Find { directory, ours } => {
+            let found: Vec<PathBuf> = if ours {
+                conflist::find_ours(&directory)?
+            } else {
+                conflist::find_ovs(&directory)?.into_iter().collect()
+            };
+            let lines: Vec<_> = found.iter().map(|p| p.display().to_string()).collect();
+            output::say(context, &lines, &lines.join("\n"))?;
+            return Ok(if found.is_empty() { Exit::Failed } else { Exit::Done });
         }
         ConflistCommand::Remove { file } => conflist::remove_file(&file)?,
     };

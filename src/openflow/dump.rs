@@ -23,7 +23,7 @@ impl Connection {
     pub fn dump(
         &mut self,
         filter: &Filter,
-        each: &mut dyn FnMut(&RawEntry<'_>, &Flow),
+        each: &mut dyn FnMut(&RawEntry<'_>, &mut Flow),
     ) -> Result<(), Error> {
         self.dump_many(std::slice::from_ref(filter), &mut |_, raw, flow| each(raw, flow))
     }
@@ -39,7 +39,7 @@ impl Connection {
     pub fn dump_many(
         &mut self,
         filters: &[Filter],
-        each: &mut dyn FnMut(usize, &RawEntry<'_>, &Flow),
+        each: &mut dyn FnMut(usize, &RawEntry<'_>, &mut Flow),
     ) -> Result<(), Error> {
         let mut flow = Flow::default();
         let mut done = 0;
@@ -54,7 +54,7 @@ impl Connection {
         &mut self,
         filters: &[Filter],
         flow: &mut Flow,
-        each: &mut dyn FnMut(usize, &RawEntry<'_>, &Flow),
+        each: &mut dyn FnMut(usize, &RawEntry<'_>, &mut Flow),
     ) -> Result<(), Error> {
         let count = u32::try_from(filters.len()).unwrap_or(0);
         let first = self.xids(count);
@@ -95,7 +95,7 @@ fn part(
     version: super::Version,
     body: &[u8],
     flow: &mut Flow,
-    each: &mut dyn FnMut(&RawEntry<'_>, &Flow),
+    each: &mut dyn FnMut(&RawEntry<'_>, &mut Flow),
 ) -> Result<bool, Malformed> {
     let mut reader = Reader::new(body);
     let more = multipart(&mut reader, FLOW)?;

@@ -8,7 +8,7 @@ use super::{Failure, Request, result};
 use crate::attachment::{Attachment, State};
 use crate::clock::{Deadline, Stamp, boot_id};
 use crate::config::{NetworkState, database_socket};
-use crate::liveness::{self, Life, netns};
+use crate::liveness::{Life, netns};
 use crate::ovsdb::{Client, Ofport, Wanted, find_port};
 use crate::registry::{Registry, new_generation};
 use crate::sweep::{Cause, Engine, Target, orphans, register_of};
@@ -190,7 +190,7 @@ fn purge(
         if other.is_same(record) || other.state != State::Active || !shares_a_token(other, record) {
             continue;
         }
-        let Life::Dead(why) = liveness::judge(other, boot) else { continue };
+        let Life::Dead(why) = netns::judge(other, boot) else { continue };
         let dead = orphans::died(other.clone(), now, boot);
         match registry.lock(deadline).and_then(|lock| orphans::bury(registry, &lock, &dead)) {
             Ok(true) => {

@@ -14,8 +14,9 @@ use crate::config::{IpScope, Mode};
 use crate::openflow::{Connection, Entry, Filter};
 use crate::ovsdb::{Client, Ofport};
 use crate::registry::{Deleted, Subject, Writer};
+use crate::stale::case::RegisterSource;
 use crate::stale::flow::Address;
-use crate::stale::{Judge, Verdict};
+use crate::stale::{Judge, NotProven, Reason, Verdict};
 
 /// How many entries are deleted on one look at the world: at 20 µs each the window between
 /// that look and the last delete stays under 100 ms.
@@ -87,6 +88,15 @@ pub(super) fn pass(
     flush_conntrack(&mut connection, world, &scene, targets, report)
 }
 
+/// Reasons that time may change: the tombstone waits for them.
+fn may_change(reason: Reason) -> bool {
+    match reason {
+        Reason::PolicyWaits { .. } | Reason::PortUnsettled { .. } => true,
+        Reason::RegisterNotProven { why, .. } => !matches!(why, NotProven::Shared),
+        _ => false,
+    }
+}
+
 fn target_of(scene: &Scene, verdict: &Verdict) -> Option<usize> {
     verdict.dead.and_then(|dead| scene.dead_of.get(dead)).copied()
 }
@@ -110,20 +120,20 @@ fn judge(
         let Some((_, verdict)) = candidate.verdict(&judge) else { continue };
         let target = target_of(scene, &verdict);
         let of = target.and_then(|t| report.targets.get_mut(t));
-        if verdict.reason.is_dangling() {
+        if matches!(verdict.reason, Reason::Dangling { .. }) {
             out.dangling += 1;
         }
         if verdict.stale {
             if let Some(of) = of {
                 of.stale += 1;
             }
-        } else if verdict.dead.is_some() || verdict.reason.is_dangling() {
+        } else if verdict.dead.is_some() || matches!(verdict.reason, Reason::Dangling { .. }) {
             *out.kept.entry(verdict.reason.as_str()).or_default() += 1;
             if let Some(of) = of {
                 *of.kept.entry(verdict.reason.as_str()).or_default() += 1;
                 let dead = verdict.dead.and_then(|dead| scene.case.dead.get(dead));
                 let patient = dead.is_some_and(|dead| dead.died < PATIENCE);
-                of.waiting |= verdict.reason.may_change() && patient;
+                of.waiting |= may_change(verdict.reason) && patient;
             }
         } else {
             continue;
@@ -354,7 +364,10 @@ fn remember(engine: &Engine<'_>, world: &World, scene: &Scene, look: &Look) {
             let learns = scene.case.networks.get(
                 scene.networks.iter().position(|n| *n == record.key.network).unwrap_or(usize::MAX),
             );
-            let learns = learns.is_some_and(|n| n.register.source.learns());
+            let learns = learns.is_some_and(|n| matches!(
+                    n.register.source,
+                    RegisterSource::Learn { .. } | RegisterSource::Pod
+                ));
             if learns && record.register.is_none_or(|r| r.value != *value) {
                 lock.update(record, |record| {
                     record.register =

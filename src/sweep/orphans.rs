@@ -5,7 +5,9 @@ use log::{info, warn};
 use super::{Cause, Target};
 use crate::attachment::{Attachment, State};
 use crate::clock::{Deadline, Stamp};
-use crate::liveness::{Life, Source, brake, judge};
+use crate::liveness::brake::brake;
+use crate::liveness::netns::judge;
+use crate::liveness::{Life, Source};
 use crate::registry::{self, Everything, Lock, Registry};
 
 /// What liveness says of the node.
@@ -34,7 +36,7 @@ pub fn find(everything: &Everything, boot_id: &str) -> Orphans {
     }
     // Another boot needs no second witness: nothing of it can be alive.
     let doubtful = orphans.dead.iter().filter(|(r, _)| r.boot_id == boot_id).count();
-    orphans.braked = brake::pulled(orphans.total, &[(Source::Netns, doubtful)]);
+    orphans.braked = brake(orphans.total, &[(Source::Netns, doubtful)]).is_some();
     orphans
 }
 
