@@ -15,8 +15,8 @@ use crate::openflow::{Connection, Entry, Filter};
 use crate::ovsdb::{Client, Ofport};
 use crate::registry::{Deleted, Subject, Writer};
 use crate::stale::case::RegisterSource;
-use crate::stale::flow::Address;
-use crate::stale::{Judge, NotProven, Reason, Verdict};
+use crate::stale::flow::{Address, Flow};
+use crate::stale::{Judge, NotProven, Reason, Recheck, Standing, Verdict};
 
 /// How many entries are deleted on one look at the world: at 20 µs each the window between
 /// that look and the last delete stays under 100 ms.
@@ -25,6 +25,7 @@ const CHUNK: usize = 4_000;
 /// An entry that is to go.
 struct Doomed {
     candidate: Candidate,
+    flow: Flow,
     verdict: Verdict,
 }
 
@@ -83,8 +84,7 @@ pub(super) fn pass(
         }
         return Ok(());
     }
-    delete(engine, world, client, bridge, targets, &look, doomed, &mut connection, out, report)?;
-    let scene = Scene::build(world, bridge, targets, engine.newcomer.as_ref());
+    delete(engine, world, client, bridge, targets, &scene, &look.asked, doomed, &mut connection, out, report)?;
     flush_conntrack(&mut connection, world, &scene, targets, report)
 }
 
@@ -117,7 +117,7 @@ fn judge(
     let judge = Judge::new(&scene.case, &look.learned);
     let mut doomed = Vec::new();
     for candidate in std::mem::take(&mut look.candidates) {
-        let Some((_, verdict)) = candidate.verdict(&judge) else { continue };
+        let Some((flow, verdict)) = candidate.verdict(&judge) else { continue };
         let target = target_of(scene, &verdict);
         let of = target.and_then(|t| report.targets.get_mut(t));
         if matches!(verdict.reason, Reason::Dangling { .. }) {
@@ -150,7 +150,7 @@ fn judge(
             });
         }
         if verdict.stale {
-            doomed.push(Doomed { candidate, verdict });
+            doomed.push(Doomed { candidate, flow, verdict });
         }
     }
     doomed
@@ -164,7 +164,8 @@ fn delete(
     client: &mut Client,
     bridge: usize,
     targets: &[Target],
-    look: &Look,
+    judged: &Scene,
+    asked: &[Filter],
     mut doomed: Vec<Doomed>,
     connection: &mut Connection,
     out: &mut BridgeReport,
@@ -174,7 +175,7 @@ fn delete(
     let mut gone: HashMap<u64, usize> = HashMap::new();
     let mut done: Vec<Doomed> = Vec::new();
     let mut again: Vec<Entry> = Vec::new();
-    let total = doomed.len();
+    let mut put_off = 0_u64;
     while !doomed.is_empty() {
         let rest = doomed.split_off(doomed.len().min(CHUNK));
         let chunk = std::mem::replace(&mut doomed, rest);
@@ -182,19 +183,21 @@ fn delete(
         let fresh = engine.world_again(client, world.now)?;
         let mut scene = Scene::build(&fresh, bridge, targets, engine.newcomer.as_ref());
         scene.check_ports(&fresh, bridge, &connection.ports()?);
-        // Indexes of the dead are the same: the targets are.
-        let judge = Judge::new(&scene.case, &look.learned);
+        let recheck = Recheck::between(&judged.case, &scene.case);
         let mut entries = Vec::with_capacity(chunk.len());
         let mut kept = Vec::with_capacity(chunk.len());
         for doomed in chunk {
-            let still = doomed.candidate.verdict(&judge).is_some_and(|(_, verdict)| verdict.stale);
-            if !still {
-                info!("kept after all, it has an owner now: {}", doomed.candidate.entry);
-                out.stale = out.stale.saturating_sub(1);
+            let target = target_of(judged, &doomed.verdict);
+            let standing = recheck.standing(&doomed.flow, &doomed.verdict);
+            if standing != Standing::Holds {
+                info!("kept for now, its evidence changed: {}", doomed.candidate.entry);
+                put_off += 1;
+                if let Some(of) = target.and_then(|t| report.targets.get_mut(t)) {
+                    of.waiting = true;
+                }
                 continue;
             }
             if let Some(writer) = &mut journal {
-                let target = target_of(&scene, &doomed.verdict);
                 let subject = Subject {
                     bridge: out.bridge.clone(),
                     pod: title(targets, target).unwrap_or_default(),
@@ -237,7 +240,7 @@ fn delete(
         Err(failed) => warn!("no undo for this clean-up: {failed}"),
     }
 
-    let mut stayed = still_there(connection, &look.asked, &gone)?;
+    let mut stayed = still_there(connection, asked, &gone)?;
     if !stayed.is_empty() {
         let tried: Vec<Entry> = stayed
             .iter()
@@ -245,12 +248,11 @@ fn delete(
             .map(|d| d.candidate.entry.clone())
             .collect();
         connection.delete_vlan_tci(&tried)?;
-        stayed = still_there(connection, &look.asked, &gone)?;
+        stayed = still_there(connection, asked, &gone)?;
     }
-    let scene = Scene::build(world, bridge, targets, engine.newcomer.as_ref());
     let mut counts: HashMap<usize, u64> = HashMap::new();
     for (index, doomed) in done.iter().enumerate() {
-        let target = target_of(&scene, &doomed.verdict);
+        let target = target_of(judged, &doomed.verdict);
         if stayed.contains(&index) {
             out.stayed += 1;
             warn!("bridge {}: still there after its deletion: {}", out.bridge, doomed.candidate.entry);
@@ -276,10 +278,8 @@ fn delete(
             );
         }
     }
-    if total > done.len() {
-        report.note(format!("{}: {} entries were kept at the last look", out.bridge, total - done.len()));
-    }
-    suspect(engine, world, client, bridge, targets, look, &done, out);
+    out.put_off += put_off;
+    suspect(engine, world, client, bridge, targets, judged, &done, out);
     Ok(())
 }
 
@@ -292,7 +292,7 @@ fn suspect(
     client: &mut Client,
     bridge: usize,
     targets: &[Target],
-    look: &Look,
+    judged: &Scene,
     done: &[Doomed],
     out: &mut BridgeReport,
 ) {
@@ -300,9 +300,9 @@ fn suspect(
         return;
     };
     let scene = Scene::build(&after, bridge, targets, engine.newcomer.as_ref());
-    let judge = Judge::new(&scene.case, &look.learned);
+    let recheck = Recheck::between(&judged.case, &scene.case);
     for doomed in done {
-        if doomed.candidate.verdict(&judge).is_some_and(|(_, verdict)| !verdict.stale) {
+        if recheck.standing(&doomed.flow, &doomed.verdict) == Standing::NewOwner {
             out.suspicions += 1;
             error!(
                 "bridge {}: deleted while its token found a new owner, check that pod: {}",

@@ -42,6 +42,8 @@ pub struct BridgeReport {
     pub deleted: u64,
     /// Entries that were to be deleted and are still there.
     pub stayed: u64,
+    /// Stale entries left for the next look: their evidence changed before the commit.
+    pub put_off: u64,
     /// Entries that name a port which is nobody's.
     pub dangling: u64,
     /// Everything was seen, not just what has a dead token.

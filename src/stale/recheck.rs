@@ -1,0 +1,182 @@
+//! Does a verdict still hold? Between the dump and the commit the world goes on.
+//!
+//! Guarantee: a verdict holds only if nobody new owns, or may own, a token that it rests on.
+//! Who vanished in between changes nothing: the verdict stood while they lived.
+
+use std::collections::BTreeSet;
+
+use super::case::{Case, Live, LiveRegister};
+use super::flow::Flow;
+use super::{Reason, Token, Verdict};
+
+/// What became of a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It holds.
+    Holds,
+    /// Its evidence is in flux: look again.
+    Unsettled,
+    /// A token has a new owner.
+    NewOwner,
+}
+
+/// What changed between two cases of one bridge with the same dead.
+#[derive(Clone, Debug, Default)]
+pub struct Recheck {
+    /// Per dead attachment: an address has a new owner, or it is not what it was.
+    disturbed: Vec<bool>,
+    /// Port numbers that are new or have another owner.
+    ports: BTreeSet<u16>,
+    /// An interface waits for its number, and none did before.
+    unassigned: bool,
+    /// Somebody new may have any register value.
+    registers: bool,
+}
+
+impl Recheck {
+    /// Compares; both cases list the same dead in the same order.
+    #[must_use]
+    pub fn between(before: &Case, after: &Case) -> Self {
+        let mut recheck = Self {
+            disturbed: vec![false; before.dead.len()],
+            unassigned: after.ports.unassigned && !before.ports.unassigned,
+            ..Self::default()
+        };
+        for (index, disturbed) in recheck.disturbed.iter_mut().enumerate() {
+            *disturbed = match (before.dead.get(index), after.dead.get(index)) {
+                (Some(b), Some(a)) => {
+                    (b.ofport, b.interface, &b.addresses, b.network)
+                        != (a.ofport, a.interface, &a.addresses, a.network)
+                }
+                _ => true,
+            };
+        }
+        for (number, row) in &after.ports.by_number {
+            if before.ports.by_number.get(number) != Some(row) {
+                recheck.ports.insert(*number);
+            }
+        }
+        if before.live != after.live {
+            for live in after.live.iter().filter(|live| !before.live.contains(live)) {
+                recheck.newly_alive(before, live);
+            }
+        }
+        recheck
+    }
+
+    fn newly_alive(&mut self, before: &Case, live: &Live) {
+        self.ports.extend(live.ofport);
+        self.registers |= live.register != LiveRegister::Absent;
+        for (dead, disturbed) in before.dead.iter().zip(&mut self.disturbed) {
+            *disturbed |= dead.addresses.iter().any(|a| live.addresses.contains(a));
+        }
+    }
+
+    /// Whether a verdict of the earlier case still holds.
+    #[must_use]
+    pub fn standing(&self, flow: &Flow, verdict: &Verdict) -> Standing {
+        let owner = verdict.dead.is_some_and(|d| self.disturbed.get(d).copied().unwrap_or(true))
+            || flow.matches.in_port.is_some_and(|port| self.ports.contains(&port))
+            || flow.actions.outputs.iter().any(|port| self.ports.contains(port));
+        if owner {
+            return Standing::NewOwner;
+        }
+        let (by_port, by_register) = match verdict.reason {
+            Reason::MatchesPort { .. } | Reason::DeliversToNobody { .. } => (true, false),
+            Reason::Dangling { .. } => (true, false),
+            Reason::MatchesRegister { .. } | Reason::SetsRegister { .. } => (false, true),
+            Reason::NobodyHasBoth { with, .. } => (true, matches!(with, Token::Register(_))),
+            _ => (false, false),
+        };
+        if (by_port && self.unassigned) || (by_register && self.registers) {
+            return Standing::Unsettled;
+        }
+        Standing::Holds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stale::case::{Dead, RowId};
+    use crate::stale::flow::Address;
+    use std::time::Duration;
+
+    fn address() -> Address {
+        Address::Ip([10, 0, 0, 5].into())
+    }
+
+    fn case() -> Case {
+        let dead = Dead {
+            network: 0,
+            ofport: Some(5),
+            interface: Some(RowId(5)),
+            addresses: vec![address()],
+            register: None,
+            died: Duration::from_secs(1),
+            seen_alive: None,
+            lingered: false,
+            recorded: true,
+            ip_evidence: true,
+        };
+        Case { dead: vec![dead], ..Case::default() }
+    }
+
+    fn newborn(ofport: u16, addresses: Vec<Address>, register: LiveRegister) -> Live {
+        Live {
+            network: Some(0),
+            ofport: Some(ofport),
+            addresses,
+            addresses_known: true,
+            register,
+            age: None,
+            newcomer: false,
+        }
+    }
+
+    fn standing(after: &Case, reason: Reason, flow: &Flow) -> Standing {
+        let verdict = Verdict { stale: true, reason, dead: Some(0) };
+        Recheck::between(&case(), after).standing(flow, &verdict)
+    }
+
+    fn by_port() -> (Reason, Flow) {
+        let mut flow = Flow::default();
+        flow.matches.in_port = Some(5);
+        (Reason::MatchesPort { port: Token::Port(5) }, flow)
+    }
+
+    #[test]
+    fn nothing_new_and_it_holds() {
+        let (reason, flow) = by_port();
+        assert_eq!(standing(&case(), reason, &flow), Standing::Holds);
+    }
+
+    #[test]
+    fn a_number_given_to_somebody_else_ends_it() {
+        let (reason, flow) = by_port();
+        let mut after = case();
+        after.ports.by_number.insert(5, RowId(9));
+        assert_eq!(standing(&after, reason, &flow), Standing::NewOwner);
+    }
+
+    #[test]
+    fn an_address_given_to_somebody_else_ends_it() {
+        let reason = Reason::MatchesAddress { address: Token::Address(address()) };
+        let mut after = case();
+        after.live.push(newborn(9, vec![address()], LiveRegister::Absent));
+        assert_eq!(standing(&after, reason, &Flow::default()), Standing::NewOwner);
+        after.live.clear();
+        after.live.push(newborn(9, vec![], LiveRegister::Absent));
+        assert_eq!(standing(&after, reason, &Flow::default()), Standing::Holds);
+    }
+
+    #[test]
+    fn a_port_without_a_number_unsettles_ports_only() {
+        let (reason, flow) = by_port();
+        let mut after = case();
+        after.ports.unassigned = true;
+        assert_eq!(standing(&after, reason, &flow), Standing::Unsettled);
+        let reason = Reason::MatchesAddress { address: Token::Address(address()) };
+        assert_eq!(standing(&after, reason, &Flow::default()), Standing::Holds);
+    }
+}
