@@ -51,8 +51,12 @@ trap 'exit 143' TERM HUP
 
 systemd_runs() { [ -d "$root/run/systemd/system" ] && command -v systemctl >/dev/null 2>&1; }
 
+# Half-written copies of runs that were killed.
+sweep_up() { for old in "$1".new.*; do if [ -e "$old" ]; then rm -f -- "$old"; fi; done; }
+
 # Copies $1 to $2 so that whoever opens $2 finds all of the old file or all of the new one.
 replace() {
+    sweep_up "$(dirname -- "$2")/.$(basename -- "$2")"
     temporary="$(dirname -- "$2")/.$(basename -- "$2").new.$$"
     cp -- "$1" "$temporary"
     chmod "$3" "$temporary"
@@ -69,10 +73,13 @@ must_speak_cni() {
     speaks_cni "$1" || die "$binary does not answer CNI VERSION on this node: not installed, and what was there is still there"
 }
 
-# Files of a directory that a runtime loads and that name us, however they are laid out.
+# Whether JSON on stdin has an entry of ours, at any depth and however it is laid out.
+has_entry() { tr -d ' \t\r\n' | grep -qF "\"type\":\"$name\""; }
+
+# Those of the files that exist and have one.
 naming_us() {
-    for file in "$1"/*.conf "$1"/*.conflist "$1"/*.json; do
-        if [ -f "$file" ] && grep -qF "\"$name\"" -- "$file"; then printf '%s\n' "$file"; fi
+    for file in "$@"; do
+        if [ -f "$file" ] && has_entry <"$file"; then printf '%s\n' "$file"; fi
     done
 }
 
@@ -80,17 +87,10 @@ naming_us() {
 all_naming_us() {
     for dir in "$net_dir" "$root/etc/kubernetes/cni/net.d" "$root/etc/cni/multus/net.d" \
         "$root/run/multus/cni/net.d" "$root/var/lib/rancher/k3s/agent/etc/cni/net.d"; do
-        naming_us "$dir"
+        naming_us "$dir"/*.conf "$dir"/*.conflist "$dir"/*.json
     done
-    if [ -n "$conflist" ]; then
-        case $conflist in
-        *.conf | *.json) list="${conflist%.*}.conflist" ;;
-        *) list='' ;;
-        esac
-        for file in "$conflist" "$list"; do
-            if [ -f "$file" ] && grep -qF "\"$name\"" -- "$file"; then printf '%s\n' "$file"; fi
-        done
-    fi
+    # X.conf became X.conflist.
+    if [ -n "$conflist" ]; then naming_us "$conflist" "${conflist%.*}.conflist"; fi
 }
 
 # CRI-O and multus call DEL with the configuration that ADD had, from their cache. Prints how many
@@ -101,13 +101,13 @@ still_called_for() {
         for file in "$root"/var/lib/cni/results/*; do
             [ -f "$file" ] || continue
             if sed -n 's/.*"config":"\([A-Za-z0-9+/=]*\)".*/\1/p' "$file" |
-                base64 -d 2>/dev/null | grep -qF "\"$name\""; then
+                base64 -d 2>/dev/null | has_entry; then
                 count=$((count + 1))
             fi
         done
     fi
     for file in "$root"/var/lib/cni/multus/*; do
-        if [ -f "$file" ] && grep -qF "\"$name\"" -- "$file"; then count=$((count + 1)); fi
+        if [ -f "$file" ] && has_entry <"$file"; then count=$((count + 1)); fi
     done
     printf '%s\n' "$count"
 }
@@ -171,6 +171,7 @@ install_timer() {
     mkdir -p -- "$unit_dir"
     changed=''
     for unit in $units; do
+        sweep_up "$unit_dir/.$unit"
         temporary="$unit_dir/.$unit.new.$$"
         sed "s|^ExecStart=/opt/cni/bin/|ExecStart=$exec_dir/|" "$here/conf/systemd/$unit" >"$temporary"
         if cmp -s -- "$temporary" "$unit_dir/$unit"; then
@@ -255,6 +256,7 @@ remove_state() {
 }
 
 remove_binary() {
+    sweep_up "$bin_dir/.$name"
     if [ -e "$installed" ]; then
         rm -f -- "$installed"
         say "binary: removed $installed"

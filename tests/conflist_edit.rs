@@ -13,8 +13,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use ovs_flow_gc::cli::conflist::{
-    Change, Entry, Error, FileError, Options, add_file, add_text, find_ours, find_ovs, inspect, preset_for,
-    remove_file, remove_text,
+    Change, Entry, Error, FileError, Options, add_file, add_text, find_ours, find_ovs, inspect,
+    preset_for, remove_file, remove_text,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -1,0 +1,421 @@
+//! `install.sh` below a root directory of its own.
+//!
+//! The binary that it installs here is a stand-in, a shell script that writes down how it was
+//! called and edits one known file: what is tested is the installer's order, that it can be
+//! interrupted anywhere, and that it never leaves an entry without a binary. The editor itself
+//! is tested in `conflist_edit.rs`. `systemctl` is a stand-in too: the machine's own must not
+//! start a timer for a test.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "clippy.toml lets tests do this, but does not see helper functions as tests; fixtures need not be atomic"
+)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+const LIST: &str = r#"{
+  "cniVersion": "0.4.0",
+  "name": "net",
+  "plugins": [
+    { "type": "ovs", "bridge": "br1" }
+  ]
+}
+"#;
+
+const BRIDGE: &str = r#"{"cniVersion":"0.4.0","name":"b","plugins":[{"type":"bridge"}]}"#;
+
+/// Writes its call down; counts it; dies with the whole process group if it is the chosen one.
+const WATCH: &str = r#"
+n=$(($(cat "$RIG/count" 2>/dev/null || echo 0) + 1)); echo $n >"$RIG/count"
+if [ "$n" = "${KILL_AT:-0}" ]; then kill -9 0; fi
+"#;
+
+const STAND_IN: &str = r#"
+if [ "${CNI_COMMAND:-}" = VERSION ]; then echo '{"cniVersion":"1.0.0","supportedVersions":["1.0.0"]}'; exit; fi
+echo "$*" >>"$RIG/log"
+entry='    ,{ "type": "ovs-flow-gc" }'
+case "$1 $2" in
+adopt*) [ ! -e "$RIG/adopt-fails" ] || { echo "no OVSDB"; exit 1; } ;;
+"conflist find")
+    for f in "$3"/*.conf*; do if grep -qs '"type": "ovs"' "$f"; then echo "$f"; exit; fi; done
+    exit 1 ;;
+"conflist add")
+    [ ! -e "$RIG/add-fails" ] || { echo "$3: no Open vSwitch plugin in it"; exit 1; }
+    if grep -qF "$entry" "$3"; then echo "$3: there already"; exit; fi
+    sed "/\"type\": \"ovs\"/a\\$entry" "$3" >"$3.tmp" && mv "$3.tmp" "$3" && echo "$3: added" ;;
+"conflist remove")
+    [ ! -e "$RIG/remove-fails" ] || { echo "$3: read-only"; exit 1; }
+    grep -vF "$entry" "$3" >"$3.tmp"; mv "$3.tmp" "$3" && echo "$3: removed" ;;
+esac
+"#;
+
+struct Node {
+    dir: TempDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        let node = Self { dir: TempDir::new().unwrap() };
+        for dir in ["root/etc/cni/net.d", "root/run/systemd/system", "path"] {
+            fs::create_dir_all(node.at(dir)).unwrap();
+        }
+        node.put("root/etc/cni/net.d/10-ovs.conflist", LIST);
+        node.put("root/etc/cni/net.d/05-bridge.conflist", BRIDGE);
+        node.script("stand-in", &format!("{WATCH}{STAND_IN}"));
+        node.script("path/systemctl", &format!("{WATCH}echo \"systemctl $*\" >>\"$RIG/log\""));
+        for tool in ["cp", "mv", "rm", "mkdir", "chmod"] {
+            let log = if tool == "rm" { "echo \"rm $*\" >>\"$RIG/log\"" } else { "" };
+            node.script(&format!("path/{tool}"), &format!("{WATCH}{log}\nexec /bin/{tool} \"$@\""));
+        }
+        node
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.dir.path().join(path)
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
+        fs::write(self.at(path), text).unwrap();
+    }
+
+    fn script(&self, path: &str, body: &str) {
+        self.put(path, &format!("#!/bin/sh\n{body}\n"));
+        fs::set_permissions(self.at(path), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn command(&self, command: &str, options: &[&str]) -> Command {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("install.sh");
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.at("path").display());
+        let mut sh = Command::new("sh");
+        sh.arg(script).arg(command).arg("--prefix").arg(self.at("root")).args(options);
+        // A group of its own: the stand-ins kill the installer with everything it started.
+        sh.env("PATH", path).env("RIG", self.dir.path()).process_group(0);
+        let _ = fs::remove_file(self.at("count"));
+        sh
+    }
+
+    fn run(&self, command: &str, options: &[&str]) -> (i32, String) {
+        let output: Output = self.command(command, options).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().expect("killed"), String::from_utf8(text).unwrap())
+    }
+
+    fn install(&self) -> (i32, String) {
+        let stand_in = self.at("stand-in");
+        self.run("install", &["--binary", stand_in.to_str().unwrap()])
+    }
+
+    fn uninstall(&self) -> (i32, String) {
+        self.run("uninstall", &[])
+    }
+
+    /// What was called since the last time, below this node's directory.
+    fn log(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.at("log")).unwrap_or_default();
+        let _ = fs::remove_file(self.at("log"));
+        let prefix = format!("{}/", self.dir.path().display());
+        text.lines().map(|line| line.replace(&prefix, "")).collect()
+    }
+
+    fn list(&self) -> String {
+        fs::read_to_string(self.at("root/etc/cni/net.d/10-ovs.conflist")).unwrap()
+    }
+
+    fn binary(&self) -> PathBuf {
+        self.at("root/opt/cni/bin/ovs-flow-gc")
+    }
+
+    fn unit(&self, name: &str) -> PathBuf {
+        self.at("root/etc/systemd/system").join(format!("ovs-flow-gc-sweep.{name}"))
+    }
+
+    /// The promise: whoever is named in a conflist can be called.
+    fn assert_callable_if_named(&self, when: &str) {
+        if self.list().contains("ovs-flow-gc") {
+            let same = fs::read(self.binary()).ok() == fs::read(self.at("stand-in")).ok();
+            let mode = fs::metadata(self.binary()).map_or(0, |m| m.permissions().mode() & 0o777);
+            assert!(same && mode == 0o755, "{when}: an entry without a binary");
+        }
+    }
+
+    fn everything(&self) -> Vec<String> {
+        let mut files = Vec::new();
+        let mut todo = vec![self.at("root")];
+        while let Some(dir) = todo.pop() {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    todo.push(path);
+                } else {
+                    let path = path.strip_prefix(self.at("root")).unwrap();
+                    files.push(path.display().to_string());
+                }
+            }
+        }
+        files.sort();
+        files
+    }
+}
+
+const BARE: [&str; 2] = ["etc/cni/net.d/05-bridge.conflist", "etc/cni/net.d/10-ovs.conflist"];
+
+#[test]
+fn install_puts_the_binary_before_the_entry_and_says_each_step() {
+    let node = Node::new();
+    let (code, text) = node.install();
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(
+        node.log(),
+        [
+            "adopt --state-dir root/run/ovs-flow-gc",
+            "conflist find root/etc/cni/net.d",
+            "conflist add root/etc/cni/net.d/10-ovs.conflist",
+            "systemctl daemon-reload",
+            "systemctl enable --now ovs-flow-gc-sweep.timer",
+        ]
+    );
+    for said in
+        ["binary: installed", "adopt: recorded", "conflist: found", ": added", "timer: installed"]
+    {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    node.assert_callable_if_named("after install");
+    assert!(node.list().contains("ovs-flow-gc"));
+    let service = fs::read_to_string(node.unit("service")).unwrap();
+    assert!(service.contains("\nExecStart=/opt/cni/bin/ovs-flow-gc sweep\n"));
+
+    let (before, list) = (node.everything(), node.list());
+    let (code, text) = node.install();
+    assert_eq!(code, 0, "{text}");
+    for said in ["is this one already", ": there already", "is there already, started"] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    assert_eq!((node.everything(), node.list()), (before, list));
+}
+
+#[test]
+fn uninstall_takes_the_entry_out_first_and_the_binary_last() {
+    let node = Node::new();
+    node.install();
+    node.put("root/run/ovs-flow-gc/net/config.json", "{}");
+    node.log();
+    let (code, text) = node.uninstall();
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(
+        node.log(),
+        [
+            "conflist remove root/etc/cni/net.d/10-ovs.conflist",
+            "systemctl disable --now ovs-flow-gc-sweep.timer",
+            "systemctl stop ovs-flow-gc-sweep.service",
+            "rm -f -- root/etc/systemd/system/ovs-flow-gc-sweep.service",
+            "rm -f -- root/etc/systemd/system/ovs-flow-gc-sweep.timer",
+            "systemctl daemon-reload",
+            "rm -rf -- root/run/ovs-flow-gc",
+            "rm -f -- root/opt/cni/bin/ovs-flow-gc",
+        ]
+    );
+    assert_eq!(node.everything(), BARE);
+    assert_eq!(node.list(), LIST);
+
+    let (code, text) = node.uninstall();
+    assert_eq!(code, 0, "{text}");
+    for said in ["no entry is left", "timer: not there", "ovs-flow-gc is not there"] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    assert!(node.log().is_empty());
+}
+
+/// SIGKILL at each command that either script runs, in turn.
+#[test]
+fn killed_at_any_step_nothing_dangles_and_the_next_run_finishes() {
+    let stand_in = |node: &Node| node.at("stand-in").display().to_string();
+    let mut kills = [0, 0];
+    for (which, command) in ["install", "uninstall"].into_iter().enumerate() {
+        for at in 1.. {
+            assert!(at < 100, "no end");
+            let node = Node::new();
+            let binary = stand_in(&node);
+            let options = ["--binary", binary.as_str()];
+            if command == "uninstall" {
+                node.install();
+                node.put("root/run/ovs-flow-gc/net/config.json", "{}");
+            }
+            let status = node
+                .command(command, &options)
+                .env("KILL_AT", at.to_string())
+                .output()
+                .unwrap()
+                .status;
+            if status.success() {
+                break;
+            }
+            assert_eq!(status.signal(), Some(9), "{command}, call {at}");
+            kills[which] += 1;
+            node.assert_callable_if_named(&format!("{command} killed at call {at}"));
+            let (code, text) = node.run(command, &options);
+            assert_eq!(code, 0, "{command} after a kill at call {at}: {text}");
+            if command == "install" {
+                node.assert_callable_if_named("finished");
+                assert!(node.list().contains("ovs-flow-gc"));
+                assert!(node.unit("timer").exists() && node.unit("service").exists());
+                let new = |f: &String| f.contains(".new.");
+                assert!(!node.everything().iter().any(new), "leftovers of call {at}");
+            } else {
+                let left: Vec<String> =
+                    node.everything().into_iter().filter(|f| !f.ends_with(".tmp")).collect();
+                assert_eq!(left, BARE, "killed at call {at}");
+                assert_eq!(node.list(), LIST);
+            }
+        }
+    }
+    assert!(kills[0] >= 10 && kills[1] >= 8, "{kills:?}");
+}
+
+#[test]
+fn a_binary_that_does_not_run_here_replaces_nothing() {
+    let node = Node::new();
+    node.install();
+    node.script("broken", "exit 126");
+    let (code, text) = node.run("install", &["--binary", node.at("broken").to_str().unwrap()]);
+    assert_eq!(code, 1);
+    assert!(text.contains("does not answer CNI VERSION"), "{text}");
+    node.assert_callable_if_named("after a bad binary");
+    assert_eq!(fs::read_dir(node.at("root/opt/cni/bin")).unwrap().count(), 1, "no leftovers");
+}
+
+#[test]
+fn a_failed_adopt_is_a_warning_and_a_failed_entry_an_error() {
+    let node = Node::new();
+    node.put("adopt-fails", "");
+    let (code, text) = node.install();
+    assert_eq!(code, 3, "{text}");
+    assert!(text.contains("warning: adopt: failed") && text.contains("no OVSDB"), "{text}");
+    assert!(node.list().contains("ovs-flow-gc"));
+
+    let node = Node::new();
+    node.put("add-fails", "");
+    let (code, text) = node.install();
+    assert_eq!(code, 1);
+    assert!(
+        text.contains("error: conflist: ") && text.contains("no Open vSwitch plugin"),
+        "{text}"
+    );
+
+    let node = Node::new();
+    fs::remove_file(node.at("root/etc/cni/net.d/10-ovs.conflist")).unwrap();
+    let (code, text) = node.install();
+    assert_eq!(code, 1);
+    assert!(text.contains("name the file with --conflist"), "{text}");
+}
+
+#[test]
+fn an_entry_that_stays_keeps_the_binary() {
+    let node = Node::new();
+    node.install();
+    node.put("remove-fails", "");
+    let (code, text) = node.uninstall();
+    assert_eq!(code, 1);
+    assert!(text.contains("so the binary stays") && text.contains("10-ovs.conflist"), "{text}");
+    node.assert_callable_if_named("uninstall that failed");
+
+    // multus has a copy of the list inside its own file; no editor takes that out.
+    fs::remove_file(node.at("remove-fails")).unwrap();
+    let copy = r#"{"type":"multus","delegates":[{"plugins":[{"type": "ovs-flow-gc"}]}]}"#;
+    node.put("root/etc/cni/net.d/00-multus.conf", copy);
+    let (code, text) = node.uninstall();
+    assert_eq!(code, 1);
+    assert!(text.contains("00-multus.conf") && node.binary().exists(), "{text}");
+
+    // Without a binary it is a plain error, not a clean-up.
+    fs::remove_file(node.binary()).unwrap();
+    let (code, text) = node.uninstall();
+    assert_eq!(code, 1);
+    assert!(text.contains("pods cannot end"), "{text}");
+}
+
+/// CRI-O's DEL uses the configuration that ADD had, from libcni's cache.
+#[test]
+fn pods_that_will_still_call_it_keep_the_binary() {
+    let node = Node::new();
+    node.install();
+    // {"plugins":[{"type":"ovs"},{"type":"ovs-flow-gc"}]}
+    let config = "eyJwbHVnaW5zIjpbeyJ0eXBlIjoib3ZzIn0seyJ0eXBlIjoib3ZzLWZsb3ctZ2MifV19";
+    let cached =
+        format!(r#"{{"kind":"cniCacheV1","containerId":"c","config":"{config}","ifName":"eth0"}}"#);
+    node.put("root/var/lib/cni/results/net-c-eth0", &cached);
+    node.put("root/var/lib/cni/results/net-d-eth0", ""); // cni #1055
+    fs::create_dir_all(node.at("root/run/crio")).unwrap();
+    let _socket = UnixListener::bind(node.at("root/run/crio/crio.sock")).unwrap();
+
+    let (code, text) = node.uninstall();
+    assert_eq!(code, 3, "{text}");
+    assert!(text.contains("binary: kept") && text.contains(": 1 pods"), "{text}");
+    assert!(node.binary().exists());
+    assert_eq!(node.list(), LIST, "the entry is out all the same");
+
+    fs::remove_file(node.at("root/var/lib/cni/results/net-c-eth0")).unwrap();
+    assert_eq!(node.uninstall().0, 0);
+    assert!(!node.binary().exists());
+}
+
+#[test]
+fn without_systemd_it_says_so_and_goes_on() {
+    let node = Node::new();
+    fs::remove_dir_all(node.at("root/run/systemd")).unwrap();
+    let (code, text) = node.install();
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("systemd does not run here"), "{text}");
+    assert!(!node.unit("timer").exists());
+    assert!(!node.log().iter().any(|line| line.starts_with("systemctl")));
+
+    let node = Node::new();
+    let binary = node.at("stand-in");
+    let (code, text) = node.run("install", &["--no-timer", "--binary", binary.to_str().unwrap()]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("left out (--no-timer)") && !node.unit("timer").exists(), "{text}");
+}
+
+#[test]
+fn wrong_usage_is_status_two_and_touches_nothing() {
+    let node = Node::new();
+    for options in [&["--conflist"][..], &["--colour"], &["--binary", ""]] {
+        let (code, text) = node.run("install", options);
+        assert_eq!(code, 2, "{options:?}");
+        assert!(text.contains("usage: install.sh"), "{text}");
+    }
+    assert_eq!(node.run("remove", &[]).0, 2);
+    assert_eq!(node.everything(), BARE);
+}
+
+/// The units as they are installed, judged by systemd itself. It looks for the binary, so that
+/// lies outside the root here.
+#[test]
+fn systemd_finds_nothing_to_say_about_the_units() {
+    let node = Node::new();
+    let bin = node.at("bin");
+    let (code, text) = node.run(
+        "install",
+        &["--binary", node.at("stand-in").to_str().unwrap(), "--bin-dir", bin.to_str().unwrap()],
+    );
+    assert_eq!(code, 0, "{text}");
+    let output = Command::new("systemd-analyze")
+        .arg("verify")
+        .args([node.unit("service"), node.unit("timer")])
+        .env("SYSTEMD_LOG_LEVEL", "warning")
+        .output()
+        .expect("systemd-analyze, of the package systemd, runs");
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    let units: Vec<&str> = said.lines().filter(|line| line.contains("ovs-flow-gc")).collect();
+    assert!(output.status.success() && units.is_empty(), "{said}");
+}
