@@ -1,1 +1,222 @@
-//! liveness.
+//! Is this attachment's pod alive? Each source answers alive, dead or "don't know", and
+//! don't know never kills (design §7).
+//!
+//! | source | module |
+//! | --- | --- |
+//! | the pod's network namespace | [`netns`] |
+//! | the container runtime (CRI) | to come |
+//! | the API server | to come |
+
+pub mod brake;
+pub mod netns;
+
+use std::fmt;
+
+/// Who says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Source {
+    /// The network namespace, as ADD recorded it.
+    Netns,
+    /// The container runtime.
+    Cri,
+    /// The API server.
+    Kubernetes,
+}
+
+impl Source {
+    /// As in `--liveness netns,cri,kubernetes`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Netns => "netns",
+            Self::Cri => "cri",
+            Self::Kubernetes => "kubernetes",
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Why a source says dead or does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Why {
+    /// Dead: recorded before the node was booted.
+    OtherBoot,
+    /// Dead: the namespace's file is gone from the directory it was in.
+    NetnsGone,
+    /// Dead: another namespace has the path now.
+    NetnsReplaced,
+    /// Dead: the process whose namespace it was has ended.
+    ProcessGone,
+    /// Dead: another process has the PID now.
+    ProcessReplaced,
+    /// The runtime named no namespace.
+    NoNetns,
+    /// The directory is not there: unmounted, or not mounted into this container.
+    DirectoryGone,
+    /// Another directory has the name: unmounted, or a container of its own.
+    OtherDirectory,
+    /// Another device: not the kernel's namespace file system as ADD saw it.
+    OtherDevice,
+    /// A plain file: seen from a container without mount propagation.
+    NotANamespace,
+    /// The same namespace number, but its file is younger than the record: numbers are
+    /// re-used, and namespaces are mounted anew.
+    Remounted,
+    /// A symbolic link that leads nowhere, or elsewhere, from here.
+    Link,
+    /// A path in /proc that names no process, or ourselves.
+    OddProcPath,
+    /// A path in /proc, but ADD ran in another PID namespace.
+    OtherPidNamespace,
+    /// The process exists but /proc hides it (hidepid).
+    Hidden,
+    /// Permission denied.
+    Denied,
+    /// Any other error.
+    Failed,
+    /// No source has been asked.
+    NobodyAsked,
+}
+
+impl Why {
+    /// Stable, for JSON and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OtherBoot => "other-boot",
+            Self::NetnsGone => "netns-gone",
+            Self::NetnsReplaced => "netns-replaced",
+            Self::ProcessGone => "process-gone",
+            Self::ProcessReplaced => "process-replaced",
+            Self::NoNetns => "no-netns",
+            Self::DirectoryGone => "directory-gone",
+            Self::OtherDirectory => "other-directory",
+            Self::OtherDevice => "other-device",
+            Self::NotANamespace => "not-a-namespace",
+            Self::Remounted => "remounted",
+            Self::Link => "link",
+            Self::OddProcPath => "odd-proc-path",
+            Self::OtherPidNamespace => "other-pid-namespace",
+            Self::Hidden => "hidden",
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+            Self::NobodyAsked => "nobody-asked",
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::OtherBoot => "the node was booted since",
+            Self::NetnsGone => "its network namespace is gone",
+            Self::NetnsReplaced => "another network namespace has its path",
+            Self::ProcessGone => "the process that had its network namespace has ended",
+            Self::ProcessReplaced => "another network namespace is behind its process id",
+            Self::NoNetns => "no network namespace was recorded",
+            Self::DirectoryGone => "the directory of its network namespace is not there",
+            Self::OtherDirectory => {
+                "the directory of its network namespace is not the one that was recorded"
+            }
+            Self::OtherDevice => "its network namespace is on another device",
+            Self::NotANamespace => {
+                "its path is not a namespace (seen from a container without mount propagation?)"
+            }
+            Self::Remounted => "its network namespace was mounted after it was recorded",
+            Self::Link => "its path is a symbolic link that does not lead to it from here",
+            Self::OddProcPath => "its path in /proc does not name a process",
+            Self::OtherPidNamespace => "its path in /proc is of another PID namespace",
+            Self::Hidden => "/proc does not show its process (hidepid?)",
+            Self::Denied => "its network namespace may not be looked at",
+            Self::Failed => "its network namespace cannot be looked at",
+            Self::NobodyAsked => "no source of liveness was asked",
+        })
+    }
+}
+
+/// A source's answer, and that of all of them together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Life {
+    /// Its pod is alive.
+    Alive,
+    /// Its pod is dead.
+    Dead(Why),
+    /// Don't know, which never kills.
+    Unknown(Why),
+}
+
+impl Life {
+    /// Whether it is dead.
+    #[must_use]
+    pub fn is_dead(self) -> bool {
+        matches!(self, Self::Dead(_))
+    }
+}
+
+/// What all sources say together, and on whose word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// The answer.
+    pub life: Life,
+    /// The sources that call it dead; empty if it is not, and for another boot, which is
+    /// nobody's word. With a single one, it counts for the [`brake`].
+    pub dead_by: Vec<Source>,
+}
+
+/// Puts the sources' answers together: another boot is death by itself; a sandbox that the
+/// runtime has ready vetoes; one source that knows of a death is enough; don't know counts
+/// for nothing. A namespace that is there vetoes nothing: a leaked one is what an orphan
+/// leaves behind.
+#[must_use]
+pub fn combine(answers: &[(Source, Life)]) -> Judged {
+    let judged = |life, dead_by| Judged { life, dead_by };
+    if answers.iter().any(|(_, life)| *life == Life::Dead(Why::OtherBoot)) {
+        return judged(Life::Dead(Why::OtherBoot), Vec::new());
+    }
+    if answers.contains(&(Source::Cri, Life::Alive)) {
+        return judged(Life::Alive, Vec::new());
+    }
+    let dead = answers.iter().filter(|(_, life)| life.is_dead());
+    if let Some((_, life)) = dead.clone().next() {
+        return judged(*life, dead.map(|(source, _)| *source).collect());
+    }
+    let first = answers.first().map_or(Life::Unknown(Why::NobodyAsked), |(_, life)| *life);
+    let alive = answers.iter().any(|(_, life)| *life == Life::Alive);
+    judged(if alive { Life::Alive } else { first }, Vec::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Life::{Alive, Dead, Unknown};
+    use super::Source::{Cri, Kubernetes, Netns};
+    use super::*;
+
+    #[test]
+    fn answers_are_combined() {
+        let (gone, denied) = (Dead(Why::NetnsGone), Unknown(Why::Denied));
+        let ended = Dead(Why::ProcessGone);
+        type Case<'a> = (&'a [(Source, Life)], Life, &'a [Source]);
+        let cases: &[Case<'_>] = &[
+            (&[], Unknown(Why::NobodyAsked), &[]),
+            (&[(Netns, denied)], denied, &[]),
+            (&[(Netns, Alive)], Alive, &[]),
+            (&[(Netns, gone)], gone, &[Netns]),
+            (&[(Netns, gone), (Cri, Alive)], Alive, &[]),
+            (&[(Kubernetes, ended), (Netns, gone), (Cri, Alive)], Alive, &[]),
+            (&[(Netns, gone), (Cri, denied)], gone, &[Netns]),
+            (&[(Netns, gone), (Kubernetes, ended)], gone, &[Netns, Kubernetes]),
+            (&[(Netns, Alive), (Kubernetes, ended)], ended, &[Kubernetes]),
+            (&[(Netns, denied), (Kubernetes, Alive)], Alive, &[]),
+            (&[(Netns, Dead(Why::OtherBoot)), (Cri, Alive)], Dead(Why::OtherBoot), &[]),
+        ];
+        for (answers, life, by) in cases {
+            let judged = combine(answers);
+            assert_eq!((judged.life, &judged.dead_by[..]), (*life, *by), "{answers:?}");
+        }
+    }
+}

@@ -1,1 +1,237 @@
-//! registry.
+//! Attachments on disk: records, tombstones, what a network learned, and the journal.
+//!
+//! Guarantees:
+//! - A reader never sees half a record; a crash between any two system calls leaves every
+//!   record either as it was or as it should be, and no attachment in neither place.
+//! - What cannot be read is reported, never skipped: an unreadable record may be a live
+//!   pod's.
+//! - Everything that writes records is a method of [`Lock`]. The lock is held for moments,
+//!   never across I/O with the switch.
+//!
+//! Assumption: one lock file, one kernel. `flock` works across containers that share the
+//! directory, not across nodes.
+
+mod error;
+mod file;
+mod journal;
+mod layout;
+mod lock;
+mod record;
+mod snapshot;
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+pub use error::{Corrupt, CorruptWhy, Error, Slot};
+pub use file::{new_generation, replace};
+pub use journal::{
+    BadJournalId, Deleted, Header, JOURNAL_BYTES, JournalId, Operation, Subject, Writer,
+};
+pub use lock::Lock;
+pub use snapshot::{Everything, KnownNetwork, Leftover};
+
+use crate::attachment::{Attachment, Key, NetworkName};
+use crate::clock::Deadline;
+use record::Found;
+
+/// How long a reader waits for writers: they hold the lock for moments, so a longer hold is
+/// a stopped process, which must not stop `list` or a sweep.
+const READER_PATIENCE: Duration = Duration::from_millis(500);
+
+/// The state directory.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    root: PathBuf,
+}
+
+impl Registry {
+    /// Opens the state directory and makes it (0700, its parents 0755) if it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with path and errno; [`Error::NotADirectory`] (a link, too),
+    /// [`Error::NotOurs`] and [`Error::Writable`] for one that cannot be trusted.
+    pub fn open(root: &Path) -> Result<Self, Error> {
+        if let Some(registry) = Self::open_existing(root)? {
+            return Ok(registry);
+        }
+        let root = normal(root);
+        if let Some(parent) = root.parent() {
+            let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
+            made.map_err(Error::io("make directory", parent))?;
+        }
+        file::make_directory(&root)?;
+        check(&root)?;
+        Ok(Self { root })
+    }
+
+    /// Opens the state directory for a command that only reads; `None` if it is not there.
+    ///
+    /// # Errors
+    /// As [`Registry::open`].
+    pub fn open_existing(root: &Path) -> Result<Option<Self>, Error> {
+        let root = normal(root);
+        match check(&root) {
+            Ok(()) => Ok(Some(Self { root })),
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Takes the lock that every writer of records needs.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if another process has it until the deadline; [`Error::Io`].
+    pub fn lock(&self, deadline: Deadline) -> Result<Lock<'_>, Error> {
+        Lock::take(self, deadline)
+    }
+
+    /// Everything that is written down, of all networks. What cannot be read is in
+    /// [`Everything::failures`] and [`Everything::corrupt`] and hides nothing else.
+    ///
+    /// Waits briefly for writers; whoever holds the lock calls [`Lock::snapshot`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the state directory itself cannot be listed.
+    pub fn snapshot(&self) -> Result<Everything, Error> {
+        let quiet = self.keep_writers_out();
+        // A record that is renamed over while a directory is listed can be missing from the
+        // listing; two listings are what can be done when somebody sits on the lock.
+        let passes = if quiet.is_some() { 1 } else { 2 };
+        snapshot::take(&self.root, passes)
+    }
+
+    /// The active record of a key. An empty file counts as none.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::Io`].
+    pub fn get(&self, key: &Key) -> Result<Option<Attachment>, Error> {
+        let path = layout::active(&self.root, key);
+        match record::examine(&path, &key.network, Slot::Active(key.clone()))? {
+            // A burial that was interrupted: the tombstone is what counts.
+            Found::Record(a) if self.has_tombstone(&a) => Ok(None),
+            Found::Record(a) => Ok(Some(*a)),
+            Found::Corrupt(corrupt) => absent_if_empty(*corrupt),
+            Found::Absent | Found::State(_) => Ok(None),
+        }
+    }
+
+    /// The tombstones of a key, oldest generation first. Corrupt ones are left to
+    /// [`Registry::snapshot`].
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn tombstones_of(&self, key: &Key) -> Result<Vec<Attachment>, Error> {
+        let quiet = self.keep_writers_out();
+        let dead = layout::network(&self.root, &key.network).join(layout::DEAD);
+        let mut tombstones = Vec::new();
+        for name in snapshot::names(&dead, if quiet.is_some() { 1 } else { 2 })? {
+            let Some((k, generation)) = layout::parse_tombstone(&key.network, &name) else {
+                continue;
+            };
+            if k == *key {
+                let slot = Slot::Tombstone(k, generation);
+                match record::examine(&dead.join(name), &key.network, slot)? {
+                    Found::Record(a) => tombstones.push(*a),
+                    Found::Corrupt(corrupt) => log::warn!("{corrupt}"),
+                    Found::Absent | Found::State(_) => {}
+                }
+            }
+        }
+        tombstones.sort_by_key(|a| a.generation);
+        Ok(tombstones)
+    }
+
+    /// A network's `config.json`: its effective configuration and what was learned. An empty
+    /// file counts as none.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] (also if it is not a `T`), [`Error::Io`].
+    pub fn network_state<T: DeserializeOwned>(
+        &self,
+        network: &NetworkName,
+    ) -> Result<Option<T>, Error> {
+        let path = layout::config(&self.root, network);
+        match record::examine(&path, network, Slot::State)? {
+            Found::State(text) => snapshot::decode_state(path, network, &text).map(Some),
+            Found::Corrupt(corrupt) => absent_if_empty(*corrupt),
+            Found::Absent | Found::Record(_) => Ok(None),
+        }
+    }
+
+    /// Whether an operator said that nothing on this node is deleted. Yes, too, if that
+    /// cannot be found out.
+    #[must_use]
+    pub fn paused(&self) -> bool {
+        match fs::symlink_metadata(self.root.join(layout::PAUSED)) {
+            Ok(_) => true,
+            Err(e) => !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        }
+    }
+
+    /// Pauses or resumes; either may be so already.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn set_paused(&self, paused: bool) -> Result<(), Error> {
+        let path = self.root.join(layout::PAUSED);
+        if paused { replace(&path, b"") } else { file::remove(&path) }
+    }
+
+    fn has_tombstone(&self, a: &Attachment) -> bool {
+        fs::symlink_metadata(layout::tombstone_of(&self.root, a)).is_ok()
+    }
+
+    /// A shared lock, if it can be had soon. It needs no write access.
+    fn keep_writers_out(&self) -> Option<File> {
+        let file = File::open(self.root.join(layout::LOCK)).ok()?;
+        let deadline = Deadline::after(READER_PATIENCE);
+        lock::poll(deadline, || file.try_lock_shared()).ok()?;
+        Some(file)
+    }
+}
+
+/// Without trailing slashes, which would make lstat follow a link.
+fn normal(root: &Path) -> PathBuf {
+    root.components().collect()
+}
+
+/// Whoever can write into the state directory decides what is deleted.
+fn check(root: &Path) -> Result<(), Error> {
+    let path = || root.to_path_buf();
+    let meta = fs::symlink_metadata(root).map_err(Error::io("open state directory", root))?;
+    if !meta.is_dir() {
+        let what = if meta.is_symlink() { "a symbolic link" } else { "something else" };
+        return Err(Error::NotADirectory { path: path(), what });
+    }
+    let us = nix::unistd::geteuid().as_raw();
+    if meta.uid() != us {
+        return Err(Error::NotOurs { path: path(), owner: meta.uid(), us });
+    }
+    let mode = meta.mode() & 0o7777;
+    if mode & 0o022 != 0 {
+        return Err(Error::Writable { path: path(), mode });
+    }
+    Ok(())
+}
+
+fn absent_if_empty<T>(corrupt: Corrupt) -> Result<Option<T>, Error> {
+    if matches!(corrupt.why, CorruptWhy::Empty) {
+        log::warn!("{corrupt}: treated as absent");
+        return Ok(None);
+    }
+    Err(corrupt.into())
+}
+
+#[cfg(test)]
+mod tests;

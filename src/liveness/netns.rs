@@ -1,0 +1,325 @@
+//! Liveness by the pod's network namespace (design §7).
+//!
+//! Guarantee: dead is said only where the kernel shows that the namespace which ADD recorded
+//! is no longer behind the path, seen from where ADD saw it. Everything else is "don't
+//! know": an unmounted directory, a container without mount propagation (plain files), a
+//! /proc of another PID namespace, a missing permission.
+//!
+//! Assumption: whoever removes the file of a namespace from the runtime's directory ends the
+//! sandbox. Caveat: the kernel re-uses namespace numbers, so a re-created namespace with the
+//! same number is not called dead, only unknown.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::signal::kill;
+use nix::sys::stat::Mode;
+use nix::sys::statfs::{FsType, NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs};
+use nix::unistd::{Pid, SysconfVar, sysconf};
+
+use super::{Life, Why};
+use crate::attachment::{Attachment, Netns};
+use crate::clock::Stamp;
+
+/// File times are taken from a clock that ticks (at most 10 ms apart at HZ=100).
+const TICK_MS: u64 = 10;
+
+/// Why a namespace cannot be recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The runtime named none.
+    #[error("CNI_NETNS is empty")]
+    Empty,
+    /// It is not a namespace.
+    #[error("network namespace {path:?} is not a namespace file")]
+    NotANamespace {
+        /// `CNI_NETNS`.
+        path: String,
+    },
+    /// It cannot be looked at.
+    #[error("cannot look at network namespace {path:?}: {source}")]
+    Io {
+        /// `CNI_NETNS`.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Notes what identifies the namespace at `path` (`CNI_NETNS`), as ADD sees it.
+///
+/// # Errors
+/// [`CaptureError`]; a record without a namespace is never judged by this source.
+pub fn capture(path: &str) -> Result<Netns, CaptureError> {
+    if path.is_empty() {
+        return Err(CaptureError::Empty);
+    }
+    let failed = |source: Errno| CaptureError::Io { path: path.to_owned(), source: source.into() };
+    let parent = Seen::of(open_path(parent_of(path), OFlag::O_DIRECTORY).map_err(failed)?)
+        .map_err(|source| CaptureError::Io { path: path.to_owned(), source })?;
+    let namespace = Seen::of(open_path(Path::new(path), OFlag::empty()).map_err(failed)?)
+        .map_err(|source| CaptureError::Io { path: path.to_owned(), source })?;
+    if namespace.kind != NSFS_MAGIC {
+        return Err(CaptureError::NotANamespace { path: path.to_owned() });
+    }
+    let in_proc = parent.kind == PROC_SUPER_MAGIC;
+    Ok(Netns {
+        path: path.to_owned(),
+        device: namespace.device,
+        inode: namespace.inode,
+        parent_device: parent.device,
+        parent_inode: parent.inode,
+        // 0 is no namespace's number: where ours is not known, the path is never judged.
+        pid_namespace: in_proc.then(|| own_pid_namespace().unwrap_or(0)),
+    })
+}
+
+/// Whether the pod of a record is alive, going by its namespace. `boot_id` is this boot's
+/// ([`clock::boot_id`](crate::clock::boot_id)).
+#[must_use]
+pub fn judge(record: &Attachment, boot_id: &str) -> Life {
+    if record.boot_id != boot_id && !record.boot_id.is_empty() && !boot_id.is_empty() {
+        return Life::Dead(Why::OtherBoot);
+    }
+    match &record.netns {
+        None => Life::Unknown(Why::NoNetns),
+        Some(netns) if netns.path.is_empty() => Life::Unknown(Why::NoNetns),
+        Some(netns) => match netns.pid_namespace {
+            Some(recorded) => in_proc(netns, recorded),
+            None => pinned(netns, record.created),
+        },
+    }
+}
+
+/// A namespace that is mounted on a file, such as `/run/netns/NAME`.
+fn pinned(netns: &Netns, recorded: Stamp) -> Life {
+    let path = Path::new(&netns.path);
+    // The parent stays open: whatever happens to its name, we look into the one compared.
+    let parent = match open_path(parent_of(&netns.path), OFlag::O_DIRECTORY) {
+        Ok(parent) => File::from(parent),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Life::Unknown(Why::DirectoryGone),
+        Err(errno) => return unknown(errno),
+    };
+    match parent.metadata() {
+        Ok(meta) if (meta.dev(), meta.ino()) == (netns.parent_device, netns.parent_inode) => {}
+        Ok(_) => return Life::Unknown(Why::OtherDirectory),
+        Err(_) => return Life::Unknown(Why::Failed),
+    }
+    let Some(name) = path.file_name() else { return Life::Unknown(Why::Failed) };
+    let at = |flags| openat(&parent, name, OFlag::O_PATH | OFlag::O_CLOEXEC | flags, Mode::empty());
+    let is_link = || {
+        let file = at(OFlag::O_NOFOLLOW).map(File::from);
+        file.is_ok_and(|f| f.metadata().is_ok_and(|m| m.is_symlink()))
+    };
+    let seen = match at(OFlag::empty()).map(Seen::of) {
+        Ok(Ok(seen)) => seen,
+        Ok(Err(_)) => return Life::Unknown(Why::Failed),
+        // A link to /proc/PID/ns/net leads nowhere in another PID namespace.
+        Err(Errno::ENOENT) if is_link() => return Life::Unknown(Why::Link),
+        Err(Errno::ENOENT) => return Life::Dead(Why::NetnsGone),
+        Err(errno) => return unknown(errno),
+    };
+    match same(&seen, netns) {
+        Err(why) => Life::Unknown(why),
+        Ok(false) if is_link() => Life::Unknown(Why::Link),
+        Ok(false) => Life::Dead(Why::NetnsReplaced),
+        Ok(true) if seen.is_younger_than(recorded) => Life::Unknown(Why::Remounted),
+        Ok(true) => Life::Alive,
+    }
+}
+
+/// A namespace by its process: `/proc/PID/ns/net`.
+fn in_proc(netns: &Netns, recorded: u64) -> Life {
+    let Some(pid) = pid_of(&netns.path) else { return Life::Unknown(Why::OddProcPath) };
+    // What /proc/self leads to is ours by whatever /proc is mounted here; if /proc is of a
+    // namespace that does not see us, it leads nowhere.
+    match own_pid_namespace() {
+        Some(ours) if ours == recorded => {}
+        _ => return Life::Unknown(Why::OtherPidNamespace),
+    }
+    match open_path(Path::new(&netns.path), OFlag::empty()).map(Seen::of) {
+        Ok(Ok(seen)) => match same(&seen, netns) {
+            Ok(true) => Life::Alive,
+            Ok(false) => Life::Dead(Why::ProcessReplaced),
+            Err(why) => Life::Unknown(why),
+        },
+        Ok(Err(_)) => Life::Unknown(Why::Failed),
+        Err(Errno::ENOENT | Errno::ESRCH) => ended(pid),
+        Err(errno) => unknown(errno),
+    }
+}
+
+/// Why /proc does not show a process's namespace: it has ended, or it is hidden from us.
+fn ended(pid: i32) -> Life {
+    match kill(Pid::from_raw(pid), None) {
+        Err(Errno::ESRCH) => Life::Dead(Why::ProcessGone),
+        // A zombie has left its namespaces.
+        _ if matches!(state_and_start(pid), Some((b'Z' | b'X', _))) => Life::Dead(Why::ProcessGone),
+        _ => Life::Unknown(Why::Hidden),
+    }
+}
+
+/// A lower bound of the sandbox's life, for [`Attachment::born`]: no entry older than this
+/// was made for it. `None` if anything is odd.
+///
+/// A pinned namespace's file comes to be when it is mounted, and keeps its ctime while it
+/// is; a path in /proc is as old as its process. File times are wall-clock: ask soon after
+/// the sandbox came to be, before the clock has been set back.
+#[must_use]
+pub fn born(path: &str, now: Stamp) -> Option<Stamp> {
+    if path.is_empty() {
+        return None;
+    }
+    let parent = Seen::of(open_path(parent_of(path), OFlag::O_DIRECTORY).ok()?).ok()?;
+    let seen = Seen::of(open_path(Path::new(path), OFlag::empty()).ok()?).ok()?;
+    if seen.kind != NSFS_MAGIC {
+        return None;
+    }
+    if parent.kind != PROC_SUPER_MAGIC {
+        return Stamp::of_wall(seen.changed_ms.checked_sub(TICK_MS)?, now);
+    }
+    let (state, ticks) = state_and_start(pid_of(path)?)?;
+    let per_second = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
+    let boot_ms = ticks.checked_sub(1)?.checked_mul(1000)?.checked_div(per_second)?;
+    let ago = now.boot_ms.checked_sub(boot_ms)?;
+    let wall_ms = now.wall_ms.checked_sub(ago)?;
+    (state != b'Z').then_some(Stamp { boot_ms, wall_ms })
+}
+
+/// What is to be seen of an open file.
+struct Seen {
+    kind: FsType,
+    device: u64,
+    inode: u64,
+    changed_ms: u64,
+}
+
+impl Seen {
+    fn of(fd: OwnedFd) -> io::Result<Self> {
+        let kind = fstatfs(&fd)?.filesystem_type();
+        let meta = File::from(fd).metadata()?;
+        let changed =
+            meta.ctime().saturating_mul(1000).saturating_add(meta.ctime_nsec() / 1_000_000);
+        let changed_ms = u64::try_from(changed).unwrap_or(0);
+        Ok(Self { kind, device: meta.dev(), inode: meta.ino(), changed_ms })
+    }
+
+    /// Mounted after `then`: another namespace that was given the same number, or the same
+    /// one, mounted anew. Wall time with wall time: a clock set since moved neither.
+    fn is_younger_than(&self, then: Stamp) -> bool {
+        self.changed_ms > then.wall_ms.saturating_add(TICK_MS)
+    }
+}
+
+/// Whether it is the namespace that was recorded; what makes the question moot otherwise.
+fn same(seen: &Seen, netns: &Netns) -> Result<bool, Why> {
+    if seen.kind != NSFS_MAGIC {
+        return Err(Why::NotANamespace);
+    }
+    if seen.device != netns.device {
+        return Err(Why::OtherDevice);
+    }
+    Ok(seen.inode == netns.inode)
+}
+
+/// Opens for looking only: no FIFO blocks, no device stirs.
+fn open_path(path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
+    open(path, OFlag::O_PATH | OFlag::O_CLOEXEC | flags, Mode::empty())
+}
+
+fn parent_of(path: &str) -> &Path {
+    let parent = Path::new(path).parent().unwrap_or(Path::new("/"));
+    if parent.as_os_str().is_empty() { Path::new(".") } else { parent }
+}
+
+fn unknown(errno: Errno) -> Life {
+    Life::Unknown(match errno {
+        Errno::EACCES | Errno::EPERM => Why::Denied,
+        _ => Why::Failed,
+    })
+}
+
+/// PID of `/proc/PID/ns/net` or `/proc/PID/task/TID/ns/net`; `/proc/self` is another process
+/// for everybody who looks.
+fn pid_of(path: &str) -> Option<i32> {
+    let process = path.strip_prefix("/proc/")?.strip_suffix("/ns/net")?;
+    let digits = process.split_once("/task/").map_or(process, |(pid, _)| pid);
+    digits.bytes().all(|b| b.is_ascii_digit()).then_some(())?;
+    digits.parse().ok().filter(|pid| *pid > 0)
+}
+
+fn own_pid_namespace() -> Option<u64> {
+    std::fs::metadata("/proc/self/ns/pid").ok().map(|m| m.ino())
+}
+
+/// Fields 3 and 22 of `/proc/PID/stat` (proc(5)): the state's letter, and the start in clock
+/// ticks since boot, suspend included. Counted from the last `)`, because a process may call
+/// itself anything.
+fn state_and_start(pid: i32) -> Option<(u8, u64)> {
+    parse_stat(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_stat(stat: &[u8]) -> Option<(u8, u64)> {
+    let end = stat.iter().rposition(|b| *b == b')')?;
+    let mut fields = std::str::from_utf8(stat.get(end + 1..)?).ok()?.split_ascii_whitespace();
+    let state = *fields.next()?.as_bytes().first()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn stat_is_read_behind_the_last_parenthesis() {
+        let fields = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20 21";
+        for name in ["sh", "a b", "evil) S 1 2 3", ") R ("] {
+            let stat = format!("42 ({name}) S {fields}");
+            assert_eq!(parse_stat(stat.as_bytes()), Some((b'S', 777)), "{name}");
+        }
+        for odd in ["", "42 (sh", "42 (sh)", "42 (sh) S 1 2 3"] {
+            assert_eq!(parse_stat(odd.as_bytes()), None, "{odd}");
+        }
+        let ours = i32::try_from(std::process::id()).unwrap();
+        let (state, ticks) = state_and_start(ours).unwrap();
+        assert!(matches!(state, b'R' | b'S') && ticks > 0);
+    }
+
+    #[test]
+    fn only_numbered_processes_are_judged() {
+        assert_eq!(pid_of("/proc/42/ns/net"), Some(42));
+        assert_eq!(pid_of("/proc/42/task/43/ns/net"), Some(42));
+        for odd in [
+            "/proc/self/ns/net",
+            "/proc/thread-self/ns/net",
+            "/proc/42/fd/7",
+            "/proc/42/ns/pid",
+            "/proc//ns/net",
+            "/proc/0/ns/net",
+            "/proc/-1/ns/net",
+            "/proc/+1/ns/net",
+            "/proc/99999999999/ns/net",
+            "/run/netns/x",
+            "/ns/net",
+            "",
+        ] {
+            assert_eq!(pid_of(odd), None, "{odd}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_path_and_any_stat_are_survived(path: String, stat: Vec<u8>) {
+            let _ = pid_of(&path);
+            let _ = parse_stat(&stat);
+            let _ = parent_of(&path);
+        }
+    }
+}
