@@ -28,7 +28,8 @@ mod tests {
 
     #[test]
     fn more_than_ten_and_more_than_half() {
-        let cases: &[(usize, &[(Source, usize)], Option<Source>)] = &[
+        type Case = (usize, &'static [(Source, usize)], Option<Source>);
+        let cases: &[Case] = &[
             (0, &[], None),
             (10, &[(Netns, 10)], None),
             (11, &[(Netns, 11)], Some(Netns)),

@@ -200,7 +200,8 @@ mod tests {
     fn answers_are_combined() {
         let (gone, denied) = (Dead(Why::NetnsGone), Unknown(Why::Denied));
         let ended = Dead(Why::ProcessGone);
-        let cases: &[(&[(Source, Life)], Life, &[Source])] = &[
+        type Case<'a> = (&'a [(Source, Life)], Life, &'a [Source]);
+        let cases: &[Case<'_>] = &[
             (&[], Unknown(Why::NobodyAsked), &[]),
             (&[(Netns, denied)], denied, &[]),
             (&[(Netns, Alive)], Alive, &[]),

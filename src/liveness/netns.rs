@@ -210,12 +210,9 @@ impl Seen {
     }
 
     /// Mounted after `then`: another namespace that was given the same number, or the same
-    /// one, mounted anew.
+    /// one, mounted anew. Wall time with wall time: a clock set since moved neither.
     fn is_younger_than(&self, then: Stamp) -> bool {
-        let now = Stamp::now();
-        // By the clock of this boot: both sides shift alike when the wall clock was set.
-        Stamp::of_wall(self.changed_ms.saturating_sub(TICK_MS), now)
-            .is_some_and(|changed| changed.boot_ms > then.boot_ms)
+        self.changed_ms > then.wall_ms.saturating_add(TICK_MS)
     }
 }
 
@@ -250,11 +247,8 @@ fn unknown(errno: Errno) -> Life {
 /// PID of `/proc/PID/ns/net` or `/proc/PID/task/TID/ns/net`; `/proc/self` is another process
 /// for everybody who looks.
 fn pid_of(path: &str) -> Option<i32> {
-    let (before, _) = path
-        .strip_suffix("/ns/net")?
-        .split_once("/task/")
-        .unwrap_or_else(|| (path.strip_suffix("/ns/net").unwrap_or(path), ""));
-    let digits = before.strip_prefix("/proc/")?;
+    let process = path.strip_prefix("/proc/")?.strip_suffix("/ns/net")?;
+    let digits = process.split_once("/task/").map_or(process, |(pid, _)| pid);
     digits.bytes().all(|b| b.is_ascii_digit()).then_some(())?;
     digits.parse().ok().filter(|pid| *pid > 0)
 }

@@ -56,7 +56,7 @@ pub enum Error {
     },
     /// A record that cannot be read as one.
     #[error(transparent)]
-    Corrupt(#[from] Corrupt),
+    Corrupt(Box<Corrupt>),
     /// What should be written is longer than what will be read back.
     #[error("{} would have {bytes} bytes, more than the {limit} that are read back", path.display())]
     TooLarge {
@@ -83,6 +83,12 @@ pub enum Error {
         /// The journal's directory.
         path: PathBuf,
     },
+}
+
+impl From<Corrupt> for Error {
+    fn from(corrupt: Corrupt) -> Self {
+        Self::Corrupt(Box::new(corrupt))
+    }
 }
 
 impl Error {
@@ -154,7 +160,7 @@ pub enum CorruptWhy {
     NotJson(#[from] serde_json::Error),
     /// Its content names another attachment than its file name.
     #[error("it holds the record of {0}")]
-    WrongKey(Key),
+    WrongKey(Box<Key>),
     /// Written by another version.
     #[error("its schema is {0}; this version reads {schema}", schema = crate::attachment::SCHEMA)]
     Schema(u32),

@@ -37,7 +37,7 @@ pub(super) fn examine(path: &Path, network: &NetworkName, slot: Slot) -> Result<
                 let moved = ctime_ms(&meta);
                 Ok(Found::Record(Box::new(as_tombstone(record, moved))))
             } else {
-                Err(CorruptWhy::WrongKey(record.key))
+                Err(CorruptWhy::WrongKey(Box::new(record.key)))
             }
         }),
         Slot::State => json_text(bytes).map(Found::State),
@@ -54,7 +54,7 @@ fn parse(bytes: &[u8], key: &Key) -> Result<Attachment, CorruptWhy> {
     }
     match serde_json::from_slice::<Attachment>(bytes) {
         Ok(record) if record.schema != SCHEMA => Err(CorruptWhy::Schema(record.schema)),
-        Ok(record) if record.key != *key => Err(CorruptWhy::WrongKey(record.key)),
+        Ok(record) if record.key != *key => Err(CorruptWhy::WrongKey(Box::new(record.key))),
         Ok(record) => Ok(record),
         // Another version's record may lack what ours must have: say so rather.
         Err(error) => match serde_json::from_slice::<Version>(bytes) {

@@ -48,7 +48,7 @@ fn a_record_comes_back_from_where_the_design_says() {
     let lock = registry.lock(soon()).unwrap();
     lock.put(&a).unwrap();
     assert_eq!(lock.get(&a.key).unwrap(), Some(a.clone()));
-    assert_eq!(lock.snapshot().unwrap().attachments, [a.clone()]);
+    assert_eq!(lock.snapshot().unwrap().attachments, std::slice::from_ref(&a));
     let mode = |p: &Path| p.metadata().unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(registry.root()), 0o700);
     assert_eq!(mode(&registry.root().join("net")), 0o700);
@@ -57,10 +57,10 @@ fn a_record_comes_back_from_where_the_design_says() {
     let dead = gone(a.clone());
     lock.bury(&dead).unwrap();
     assert_eq!(lock.get(&a.key).unwrap(), None);
-    assert_eq!(lock.tombstones_of(&a.key).unwrap(), [dead.clone()]);
+    assert_eq!(lock.tombstones_of(&a.key).unwrap(), std::slice::from_ref(&dead));
     let everything = lock.snapshot().unwrap();
     assert!(everything.attachments.is_empty() && everything.is_complete());
-    assert_eq!(everything.tombstones, [dead.clone()]);
+    assert_eq!(everything.tombstones, std::slice::from_ref(&dead));
     assert_eq!(mode(&path_of(&registry, "dead")), 0o700);
     assert_eq!(mode(&path_of(&registry, "dead/c1:eth0.1.json")), 0o600);
     lock.remove_tombstone(&dead).unwrap();
@@ -168,7 +168,7 @@ fn corrupt_files_are_reported_and_hide_nothing() {
     fs::create_dir(path_of(&registry, "dir:eth0.json")).unwrap();
 
     let everything = lock.snapshot().unwrap();
-    assert_eq!(everything.attachments, [good.clone()]);
+    assert_eq!(everything.attachments, std::slice::from_ref(&good));
     assert_eq!(everything.tombstones.len(), 1);
     assert!(everything.failures.is_empty());
     let mut said: Vec<String> = everything.corrupt.iter().map(ToString::to_string).collect();
