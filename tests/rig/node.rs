@@ -244,6 +244,16 @@ impl Node {
         self.dir.join("calls/log")
     }
 
+    /// Puts a file system of this size (e.g. `64k`) under the state directory.
+    #[track_caller]
+    pub fn limit_state_dir(&self, size: &str) {
+        fs::create_dir_all(&self.state_dir).unwrap();
+        let options = format!("size={size},mode=0700");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&self.state_dir);
+        run(mount, None, b"").ok();
+    }
+
     /// Gives an address back to IPAM though nobody called DEL for it.
     #[track_caller]
     pub fn forget_lease(&self, ip: &str) {
@@ -321,6 +331,7 @@ impl Drop for Node {
         let mut ip = Command::new("ip");
         ip.args(["-force", "-batch", "-"]);
         run(ip, None, lines.as_bytes());
+        unmount_all_below(&self.dir);
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
@@ -332,6 +343,17 @@ pub(super) fn make_netns(name: &str) -> File {
     ip.args(["netns", "add", name]);
     run(ip, None, b"").ok();
     File::open(Path::new("/run/netns").join(name)).unwrap()
+}
+
+/// Whatever a test mounted.
+fn unmount_all_below(dir: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points = mounts.lines().rev().filter_map(|line| line.split(' ').nth(1));
+    for point in points.filter(|point| Path::new(point).starts_with(dir)) {
+        let mut umount = Command::new("umount");
+        umount.args(["-l", point]);
+        run(umount, None, b"");
+    }
 }
 
 fn merge(conf: &mut Value, keys: Value) {

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::layouts::Who;
 use super::node::{Node, make_netns};
@@ -145,6 +145,36 @@ impl Node {
     #[track_caller]
     pub fn add(&self, pod: &Pod) -> Attached {
         let result = self.try_add(pod).unwrap_or_else(|failed| panic!("ADD: {failed}"));
+        self.attached(pod, result)
+    }
+
+    /// Attaches a pod by hand, for the ways of other CNIs: a veth pair, its host end `port` on
+    /// `bridge` without any marks, `ip` (with its prefix length) in the pod. The result is what
+    /// such a CNI would return.
+    #[track_caller]
+    pub fn plug(&self, pod: &Pod, bridge: &str, port: &str, ip: &str) -> Attached {
+        let number = self.sandboxes.fetch_add(1, Ordering::Relaxed);
+        let mac = format!("0a:58:00:00:{:02x}:{:02x}", (number >> 8) & 0xff, number & 0xff);
+        let (ifname, netns) = (&pod.ifname, pod.netns_path());
+        let mut pair = Command::new("ip");
+        pair.args(["link", "add", port, "type", "veth", "peer", "name", ifname]);
+        pair.args(["address", &mac, "netns", &netns]);
+        run(pair, Some(&self.netns), b"").ok();
+        self.run("ip", &["link", "set", port, "up"]).ok();
+        let mut inside = Command::new("ip");
+        inside.args(["-n", &pod.netns, "-batch", "-"]);
+        let up = format!("link set lo up\nlink set {ifname} up\naddress add {ip} dev {ifname}\n");
+        run(inside, None, up.as_bytes()).ok();
+        self.ovs_vsctl(&["add-port", bridge, port]);
+        let result = json!({
+            "cniVersion": self.conflist()["cniVersion"],
+            "interfaces": [
+                {"name": port},
+                {"name": ifname, "mac": mac, "sandbox": netns},
+            ],
+            "ips": [{"address": ip, "interface": 1}],
+            "dns": {},
+        });
         self.attached(pod, result)
     }
 
