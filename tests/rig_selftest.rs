@@ -1,6 +1,13 @@
 //! Each facility of the rig, against the real thing: a scenario that fails should say
 //! something about `ovs-flow-gc`, not about the ground it stands on.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests, and what helps them, may fail this way"
+)]
+
 mod rig;
 
 use std::fs;
@@ -28,6 +35,7 @@ fn a_node_comes_and_goes() {
     let took = start.elapsed();
     assert_eq!(node.ovs_vsctl(&["list-br"]), "br0");
     assert_eq!(node.dump("br0"), [""; 0], "fail_mode is secure");
+    eprintln!("up in {took:?}");
     assert!(took < Duration::from_secs(4), "{took:?}");
 
     let netns = Path::new("/run/netns").join(&node.name);
@@ -253,6 +261,42 @@ fn addresses_and_macs_on_request() {
     assert!(taken.cni_error().1.contains("10.244.1.77"), "{taken}");
     node.forget_lease("10.244.1.77");
     assert_eq!(node.add(&node.pod("next").with_ip("10.244.1.77")).ip, "10.244.1.77");
+}
+
+#[test]
+fn pods_of_other_cnis() {
+    let node = node("pods_of_other_cnis");
+    node.add_bridge("br-int", Some("OpenFlow13"));
+    let a = node.plug(&node.pod("a"), "br-int", "h1", "10.9.0.1/24");
+    let b = node.plug(&node.pod("b"), "br-int", "h2", "10.9.0.2/24");
+    assert_eq!((b.port.as_str(), b.ip.as_str()), ("h2", "10.9.0.2"));
+    assert_ne!((a.ofport, &a.mac), (b.ofport, &b.mac));
+    node.add_flows("br-int", &["table=0, priority=0 actions=NORMAL"]);
+    node.must_reach(&a, &b.ip);
+    assert_eq!(node.dump("br-int"), ["table=0, priority=0 actions=NORMAL"]);
+}
+
+#[test]
+fn vlans() {
+    let node = Setup::new().without_gc().ovs_conf(json!({"vlan": 100})).up("vlans");
+    let (a, b) = (node.run_pod("a"), node.run_pod("b"));
+    node.configure_plugin("ovs-test-cni", json!({"vlan": 200}));
+    let c = node.run_pod("c");
+    assert_eq!(node.ovs_vsctl(&["get", "Port", &c.port, "tag"]), "200");
+    node.add_flows("br0", &["actions=NORMAL"]);
+    node.must_reach(&a, &b.ip);
+    assert!(!node.ping(&a, &c.ip));
+}
+
+#[test]
+fn a_small_state_directory_goes_with_the_node() {
+    let node = Setup::new().datapath(Datapath::Dummy).up("a_small_state_directory");
+    node.limit_state_dir("16k");
+    let full = fs::write(node.state_dir.join("big"), [0_u8; 32 * 1024]).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let dir = node.dir.clone();
+    drop(node);
+    assert!(!dir.exists());
 }
 
 #[test]

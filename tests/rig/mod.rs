@@ -8,6 +8,7 @@
 //! | [`chain`] | what a runtime does with a conflist, and single calls to a plugin |
 //! | [`layouts`] | the flows that controllers install for a pod |
 //! | [`containerd`] | a containerd of the node's own, driven by `ctr` |
+//! | [`host`] | what the machine must have, and the namespaces made on it |
 //! | [`run`] | commands with a deadline, in a network namespace |
 //!
 //! A test makes a [`Node`]; dropping it takes everything away, also after a panic. With
@@ -31,6 +32,7 @@
 
 pub mod chain;
 pub mod containerd;
+pub mod host;
 pub mod layouts;
 pub mod node;
 pub mod ovs;
@@ -43,4 +45,4 @@ pub use layouts::Who;
 pub use node::{Node, Setup};
 pub use ovs::{Datapath, Flows};
 pub use pod::{Attached, Pod, Port};
-pub use run::{Outcome, Running, eventually, sleep_ms};
+pub use run::{Outcome, Running, eventually, sleep_ms, within};

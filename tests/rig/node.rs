@@ -1,27 +1,23 @@
 //! A node: a network namespace, directories, a switch, and a CNI configuration.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock};
 use std::thread;
 
 use serde_json::{Map, Value, json};
 
+use super::host::{PLUGINS, command, make_netns, must_have_what_we_need, unmount_all_below};
 use super::ovs::{Daemon, Datapath};
 use super::run::{Outcome, Running, run, start};
 
 /// The network of the node's conflist.
 pub const NETWORK: &str = "podnet";
-
-/// Where Debian and others put the CNI plugins.
-const PLUGINS: &str = "/usr/lib/cni";
-
-/// Commands see this and `OVS_RUNDIR`, nothing else of the test's environment.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How a node is made; the default is what most tests want.
 #[derive(Clone, Debug)]
@@ -154,10 +150,9 @@ impl Node {
     }
 
     /// A command on this node: in its namespace, with `OVS_RUNDIR`.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new(program);
-        command.env_clear().env("PATH", PATH).env("OVS_RUNDIR", &self.run_dir);
-        command.current_dir("/");
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = command(program);
+        command.env("OVS_RUNDIR", &self.run_dir);
         command
     }
 
@@ -244,6 +239,16 @@ impl Node {
         self.dir.join("calls/log")
     }
 
+    /// Puts a file system of this size (e.g. `64k`) under the state directory.
+    #[track_caller]
+    pub fn limit_state_dir(&self, size: &str) {
+        fs::create_dir_all(&self.state_dir).unwrap();
+        let options = format!("size={size},mode=0700");
+        let mut mount = command("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&self.state_dir);
+        run(mount, None, b"").ok();
+    }
+
     /// Gives an address back to IPAM though nobody called DEL for it.
     #[track_caller]
     pub fn forget_lease(&self, ip: &str) {
@@ -318,20 +323,12 @@ impl Drop for Node {
             .filter(|name| *name == self.name || name.starts_with(&pods))
             .map(|name| format!("netns del {name}\n"))
             .collect();
-        let mut ip = Command::new("ip");
+        let mut ip = command("ip");
         ip.args(["-force", "-batch", "-"]);
         run(ip, None, lines.as_bytes());
+        unmount_all_below(&self.dir);
         let _ = fs::remove_dir_all(&self.dir);
     }
-}
-
-/// Makes a named network namespace.
-#[track_caller]
-pub(super) fn make_netns(name: &str) -> File {
-    let mut ip = Command::new("ip");
-    ip.args(["netns", "add", name]);
-    run(ip, None, b"").ok();
-    File::open(Path::new("/run/netns").join(name)).unwrap()
 }
 
 fn merge(conf: &mut Value, keys: Value) {
@@ -347,41 +344,4 @@ fn set(conf: &mut Map<String, Value>, key: String, value: Value) {
     } else {
         conf.insert(key, value);
     }
-}
-
-/// Says what is missing, and where Debian has it. A test that needs root and a switch must
-/// not pass without them.
-fn must_have_what_we_need() {
-    static MISSING: OnceLock<Vec<String>> = OnceLock::new();
-    let missing = MISSING.get_or_init(|| {
-        let programs = [
-            ("ovs-vswitchd", "openvswitch-switch"),
-            ("ovsdb-server", "openvswitch-switch"),
-            ("ovs-vsctl", "openvswitch-switch"),
-            ("ovsdb-tool", "openvswitch-common"),
-            ("ovs-ofctl", "openvswitch-common"),
-            ("ip", "iproute2"),
-            ("ping", "iputils-ping"),
-            ("busybox", "busybox-static"),
-            ("containerd", "containerd"),
-            ("ctr", "containerd"),
-            ("runc", "runc"),
-            ("unshare", "util-linux"),
-        ];
-        let in_path =
-            |program: &str| PATH.split(':').any(|dir| Path::new(dir).join(program).exists());
-        let mut missing: Vec<String> = programs
-            .iter()
-            .filter(|(program, _)| !in_path(program))
-            .map(|(program, package)| format!("{program} (apt-get install {package})"))
-            .collect();
-        if !Path::new(PLUGINS).join("host-local").exists() {
-            missing.push(format!(
-                "{PLUGINS}/host-local (apt-get install containernetworking-plugins)"
-            ));
-        }
-        missing
-    });
-    assert!(nix::unistd::geteuid().is_root(), "needs root: sudo ./tests/run.sh");
-    assert!(missing.is_empty(), "missing: {}; tests/run.sh installs it", missing.join(", "));
 }

@@ -3,12 +3,13 @@
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Mutex;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::host::command;
 use super::node::Node;
 use super::run::{Outcome, eventually, run, spawn};
 
@@ -52,7 +53,7 @@ struct State {
 impl Daemon {
     pub(super) fn ovsdb_server(run_dir: &Path, netns: &File) -> Self {
         let database = run_dir.join("conf.db").display().to_string();
-        let mut create = Command::new("ovsdb-tool");
+        let mut create = command("ovsdb-tool");
         create.args(["create", &database, "/usr/share/openvswitch/vswitch.ovsschema"]);
         run(create, None, b"").ok();
         let socket = format!("--remote=punix:{}/db.sock", run_dir.display());
@@ -88,8 +89,8 @@ impl Daemon {
     pub fn start(&self) {
         let mut state = self.state.lock().unwrap();
         assert!(state.child.is_none(), "{} runs already", self.program);
-        let mut command = Command::new(self.program);
-        command.args(&self.args).env("OVS_RUNDIR", &self.run_dir).current_dir("/");
+        let mut command = command(self.program);
+        command.args(&self.args).env("OVS_RUNDIR", &self.run_dir);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = spawn(&mut command, Some(&self.netns));
         let socket = match self.program {

@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::ops::Deref;
-use std::process::Command;
 use std::sync::atomic::Ordering;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::host::{command, make_netns};
 use super::layouts::Who;
-use super::node::{Node, make_netns};
+use super::node::Node;
 use super::run::{eventually, run};
 
 /// A pod's sandbox: a network namespace and the names that a runtime passes on.
@@ -148,6 +148,36 @@ impl Node {
         self.attached(pod, result)
     }
 
+    /// Attaches a pod by hand, for the ways of other CNIs: a veth pair, its host end `port` on
+    /// `bridge` without any marks, `ip` (with its prefix length) in the pod. The result is what
+    /// such a CNI would return.
+    #[track_caller]
+    pub fn plug(&self, pod: &Pod, bridge: &str, port: &str, ip: &str) -> Attached {
+        let number = self.sandboxes.fetch_add(1, Ordering::Relaxed);
+        let mac = format!("0a:58:00:00:{:02x}:{:02x}", (number >> 8) & 0xff, number & 0xff);
+        let (ifname, netns) = (&pod.ifname, pod.netns_path());
+        let mut pair = command("ip");
+        pair.args(["link", "add", port, "type", "veth", "peer", "name", ifname]);
+        pair.args(["address", &mac, "netns", &netns]);
+        run(pair, Some(&self.netns), b"").ok();
+        self.run("ip", &["link", "set", port, "up"]).ok();
+        let mut inside = command("ip");
+        inside.args(["-n", &pod.netns, "-batch", "-"]);
+        let up = format!("link set lo up\nlink set {ifname} up\naddress add {ip} dev {ifname}\n");
+        run(inside, None, up.as_bytes()).ok();
+        self.ovs_vsctl(&["add-port", bridge, port]);
+        let result = json!({
+            "cniVersion": self.conflist()["cniVersion"],
+            "interfaces": [
+                {"name": port},
+                {"name": ifname, "mac": mac, "sandbox": netns},
+            ],
+            "ips": [{"address": ip, "interface": 1}],
+            "dns": {},
+        });
+        self.attached(pod, result)
+    }
+
     /// Who the pod is, from what ADD returned.
     #[track_caller]
     pub fn attached(&self, pod: &Pod, result: Value) -> Attached {
@@ -179,11 +209,11 @@ impl Node {
     /// Deletes a sandbox: its namespace, and with it both ends of its veth pairs.
     #[track_caller]
     pub fn kill_sandbox(&self, pod: &Pod) {
-        let mut link = Command::new("ip");
+        let mut link = command("ip");
         // The kernel would take the pair away a moment after the namespace.
         link.args(["-n", &pod.netns, "link", "del", &pod.ifname]);
         run(link, None, b"");
-        let mut netns = Command::new("ip");
+        let mut netns = command("ip");
         netns.args(["netns", "del", &pod.netns]);
         run(netns, None, b"").ok();
     }

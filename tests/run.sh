@@ -1,0 +1,133 @@
+#!/bin/sh
+# Runs every test on this machine: sudo ./tests/run.sh [cargo test's arguments]
+#
+#   sudo ./tests/run.sh                 all tests
+#   sudo ./tests/run.sh orphan          those with "orphan" in their name
+#   sudo ./tests/run.sh --setup         only install what the tests need
+#
+# Needs root: the tests make network namespaces and run an Open vSwitch of their own in each.
+# Installs Debian packages that are missing; starts no service and touches none that runs.
+# OFG_KEEP=1 keeps what the tests made, for looking around; the next run takes it away.
+# TEST_THREADS (4): how many tests at once.
+set -eu
+cd "$(dirname "$0")/.."
+
+say() { printf '== %s\n' "$*"; }
+die() { printf 'tests/run.sh: %s\n' "$*" >&2; exit 1; }
+
+[ "$(id -u)" = 0 ] || die "needs root: sudo ./tests/run.sh"
+
+# A file that is there when the package is, and the package.
+packages() {
+    while read -r file package; do
+        [ -e "$file" ] || printf '%s ' "$package"
+    done <<'LIST'
+/usr/sbin/ovs-vswitchd openvswitch-switch
+/usr/bin/ovs-ofctl openvswitch-common
+/usr/lib/cni/host-local containernetworking-plugins
+/usr/bin/ctr containerd
+/usr/sbin/runc runc
+/bin/busybox busybox-static
+/usr/bin/ip iproute2
+/usr/bin/ping iputils-ping
+/usr/bin/gcc gcc
+/usr/include/stdlib.h libc6-dev
+/usr/bin/unshare util-linux
+LIST
+}
+
+policy=/usr/sbin/policy-rc.d
+
+install_packages() {
+    missing=$(packages)
+    [ -n "$missing" ] || return 0
+    command -v apt-get >/dev/null || die "missing, and no apt-get to install it: $missing"
+    say "installing $missing"
+    # Their services would take the sockets and the namespaces of a node that has none.
+    if [ ! -e $policy ]; then
+        trap 'rm -f $policy' EXIT
+        trap 'exit 1' HUP INT TERM
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod 755 $policy
+        ours=yes
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    # shellcheck disable=SC2086 # a list of words
+    apt-get install -qq -y --no-install-recommends --no-upgrade $missing >/dev/null
+    if [ "${ours:-no}" = yes ]; then
+        rm -f $policy
+        trap - EXIT HUP INT TERM
+    fi
+    missing=$(packages)
+    [ -z "$missing" ] || die "still missing after the installation: $missing"
+}
+
+# sudo takes PATH and HOME away: look where rustup put cargo for whoever called it.
+find_cargo() {
+    home=${HOME:-/root}
+    if [ -n "${SUDO_USER:-}" ] && [ "$SUDO_USER" != root ]; then
+        home=$(getent passwd "$SUDO_USER" | cut -d: -f6)
+    fi
+    for bin in "${CARGO_HOME:-$home/.cargo}/bin" "$home/.cargo/bin" /root/.cargo/bin \
+        /usr/local/cargo/bin; do
+        command -v cargo >/dev/null && break
+        [ -x "$bin/cargo" ] || continue
+        PATH=$bin:$PATH
+        # rustup's proxies look under HOME for their toolchains.
+        root=$(dirname "$(dirname "$bin")")
+        [ -d "$root/.rustup" ] && export RUSTUP_HOME="${RUSTUP_HOME:-$root/.rustup}"
+        [ -d "$root/.cargo" ] && export CARGO_HOME="${CARGO_HOME:-$root/.cargo}"
+    done
+    export PATH
+    command -v cargo >/dev/null || die "no cargo: install Rust, see https://rustup.rs"
+}
+
+# What belongs on disk to the caller of sudo stays his.
+as_caller() {
+    if [ -n "${SUDO_USER:-}" ] && [ "$SUDO_USER" != root ]; then
+        runuser -u "$SUDO_USER" -- env HOME="$home" PATH="$PATH" "$@"
+    else
+        "$@"
+    fi
+}
+
+# Namespaces ofg-PID-… of test processes that are gone (killed, or OFG_KEEP): with all that
+# runs in them. Prints their names.
+leftovers() {
+    for path in /run/netns/ofg-*; do
+        name=${path##*/}
+        pid=${name#ofg-}
+        pid=${pid%%-*}
+        if [ ! -e "$path" ] || [ -e "/proc/$pid" ]; then continue; fi
+        echo "$name"
+    done
+}
+
+clean() {
+    for name in $(leftovers); do
+        for pid in $(ip netns pids "$name"); do kill -9 "$pid" 2>/dev/null || :; done
+        ip netns del "$name"
+        rm -rf "/tmp/${name:?}"
+    done
+}
+
+install_packages
+[ "${1:-}" = --setup ] && exit 0
+find_cargo
+clean
+
+say "building"
+as_caller cargo test --no-run --quiet
+say "testing"
+status=0
+cargo test --no-fail-fast "$@" -- --test-threads="${TEST_THREADS:-4}" || status=$?
+
+left=$(leftovers)
+if [ -n "$left" ] && [ -z "${OFG_KEEP:-}" ]; then
+    clean
+    # shellcheck disable=SC2086
+    say "tests left these namespaces behind:" $left
+    [ $status != 0 ] || status=1
+fi
+exit $status
