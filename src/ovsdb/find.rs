@@ -194,7 +194,7 @@ fn netns_key(path: &str) -> String {
     }
 }
 
-/// How a CNI may have written this path down.
+/// The paths that a CNI may have seen this one as.
 pub(super) fn netns_spellings(path: &str) -> Vec<String> {
     if path.is_empty() {
         return Vec::new();
@@ -205,8 +205,6 @@ pub(super) fn netns_spellings(path: &str) -> Vec<String> {
     } else if let Some(rest) = path.strip_prefix("/run/") {
         spellings.push(format!("/var/run/{rest}"));
     }
-    let bare: Vec<String> = spellings.iter().map(|s| s.replace('/', "")).collect();
-    spellings.extend(bare);
     spellings
 }
 
