@@ -48,6 +48,11 @@ impl Client {
         Ok(Self { connection: Connection::open(path, deadline)?, deadline })
     }
 
+    #[cfg(test)]
+    pub(super) fn over(stream: std::os::unix::net::UnixStream, deadline: Deadline) -> Self {
+        Self { connection: Connection::over(stream), deadline }
+    }
+
     /// Whether the server answers and has the database that we need. Cheap: for STATUS.
     ///
     /// # Errors

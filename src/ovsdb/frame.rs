@@ -13,7 +13,7 @@ const DEEPEST: u32 = 64;
 const CHUNK: usize = 64 << 10;
 
 /// The bytes received and how far they have been looked at.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Frames {
     buffer: Vec<u8>,
     /// Where the current message starts.
@@ -23,6 +23,22 @@ pub(super) struct Frames {
     depth: u32,
     in_string: bool,
     escaped: bool,
+    /// Bytes of one message at most.
+    most: usize,
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self {
+            buffer: Vec::new(),
+            start: 0,
+            scanned: 0,
+            depth: 0,
+            in_string: false,
+            escaped: false,
+            most: MOST,
+        }
+    }
 }
 
 impl Frames {
@@ -92,8 +108,8 @@ impl Frames {
             // Only white space: a peer that sends nothing else must not fill our memory.
             self.start = self.scanned;
         }
-        if self.buffer.len().saturating_sub(self.start) > MOST {
-            return Err(Error::malformed(format!("a message of over {} MB", MOST >> 20)));
+        if self.buffer.len().saturating_sub(self.start) > self.most {
+            return Err(Error::malformed(format!("a message of over {} bytes", self.most)));
         }
         Ok(None)
     }
@@ -164,6 +180,21 @@ mod tests {
             assert!(frames.next().unwrap().is_none());
         }
         assert!(frames.buffer.len() <= 2 * CHUNK);
+    }
+
+    #[test]
+    fn a_message_without_end_is_refused() {
+        let mut frames = Frames { most: 3 * CHUNK, ..Frames::default() };
+        let mut endless = io::repeat(b'{').take(1).chain(io::repeat(b' '));
+        let error = loop {
+            frames.fill(&mut endless).unwrap();
+            match frames.next() {
+                Ok(message) => assert_eq!(message, None),
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!(error.contains("a message of over 196608 bytes"), "{error}");
+        assert!(frames.buffer.len() <= 4 * CHUNK + 1);
     }
 
     #[test]

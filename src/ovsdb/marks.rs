@@ -190,3 +190,192 @@ fn ovs_docker(i: Ids<'_>) -> Option<Marks> {
     let ifname = i.owned("container_iface");
     Some(Marks { cni: "ovs-docker", container_id, ifname, ..Marks::default() })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::tests::captured;
+    use super::*;
+
+    fn marks_of(name: &str) -> Option<Marks> {
+        let snapshot = captured();
+        let (_, port, interface) = snapshot.interfaces().find(|(_, p, _)| p.name == name).unwrap();
+        marks(port, interface)
+    }
+
+    fn edited(name: &str, edit: impl FnOnce(&mut Port, &mut Interface)) -> Option<Marks> {
+        let snapshot = captured();
+        let (_, port, interface) = snapshot.interfaces().find(|(_, p, _)| p.name == name).unwrap();
+        let (mut port, mut interface) = (port.clone(), interface.clone());
+        edit(&mut port, &mut interface);
+        marks(&port, &interface)
+    }
+
+    fn some(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn every_cni_of_the_table() {
+        assert_eq!(
+            marks_of("ovscni").unwrap(),
+            Marks {
+                cni: "ovs-cni",
+                netns: some("/var/run/netns/cni-1"),
+                ifname: some("net1"),
+                pod_uid: some("7d1c"),
+                ..Marks::default()
+            }
+        );
+        assert_eq!(
+            marks_of("antrea").unwrap(),
+            Marks {
+                cni: "antrea",
+                container_id: some("aaaa01"),
+                netns: some("/var/run/netns/cni-2"),
+                ifname: some("eth0"),
+                pod_namespace: some("shop"),
+                pod_name: some("web-0"),
+                pod_uid: None,
+                ips: vec!["10.244.1.5".parse().unwrap(), "fd00::5".parse().unwrap()],
+                mac: Some(MacAddr([10, 0, 0, 0, 0, 5])),
+            }
+        );
+        assert_eq!(
+            marks_of("0123456789ab_h").unwrap(),
+            Marks {
+                cni: "kube-ovn",
+                netns: some("/var/run/netns/cni-3"),
+                ifname: some("eth0"),
+                pod_namespace: some("shop"),
+                pod_name: some("web-1"),
+                ips: vec!["10.16.0.7".parse().unwrap()],
+                ..Marks::default()
+            }
+        );
+        assert_eq!(
+            marks_of("ovnk").unwrap(),
+            Marks {
+                cni: "ovn-kubernetes",
+                container_id: some("bbbb02"),
+                ifname: some("eth0"),
+                pod_namespace: some("shop"),
+                pod_name: some("web-2"),
+                pod_uid: some("uid-2"),
+                ips: vec!["10.244.1.6".parse().unwrap()],
+                mac: Some(MacAddr([0x0a, 0x58, 0x0a, 0xf4, 1, 6])),
+                ..Marks::default()
+            }
+        );
+        assert_eq!(
+            marks_of("sdn").unwrap(),
+            Marks {
+                cni: "openshift-sdn",
+                container_id: some("cccc03"),
+                ifname: some("eth0"),
+                ips: vec!["10.128.0.9".parse().unwrap()],
+                ..Marks::default()
+            }
+        );
+        assert_eq!(
+            marks_of("kvs").unwrap(),
+            Marks {
+                cni: "k-vswitch",
+                netns: some("varrunnetnscni-6"),
+                ifname: some("eth0"),
+                pod_namespace: some("shop"),
+                pod_name: some("web-3"),
+                mac: Some(MacAddr([10, 0, 0, 0, 0, 10])),
+                ..Marks::default()
+            }
+        );
+        assert_eq!(
+            marks_of("docker").unwrap(),
+            Marks {
+                cni: "ovs-docker",
+                container_id: some("dddd04"),
+                ifname: some("eth1"),
+                ..Marks::default()
+            }
+        );
+        for nobodys in ["br0", "p0", "vx0", "gone0"] {
+            assert_eq!(marks_of(nobodys), None, "{nobodys}");
+        }
+    }
+
+    #[test]
+    fn empty_unspecified_and_unreadable_are_absent() {
+        let marks = edited("antrea", |port, _| {
+            for (key, value) in [
+                ("ip-address", " ,0.0.0.0,::,10.1.1.1/24, 10.1.1.1,nonsense,224.0.0.1,1.2.3"),
+                ("attached-mac", "00:00:00:00:00:00"),
+                ("container-id", ""),
+                ("pod-name", " "),
+                ("if-dev", "eth2"),
+            ] {
+                port.external_ids.insert(key.to_owned(), value.to_owned());
+            }
+        })
+        .unwrap();
+        assert_eq!(marks.ips, ["10.1.1.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!((marks.mac, marks.container_id, marks.pod_name), (None, None, None));
+        assert_eq!(marks.ifname.as_deref(), Some("eth2"));
+    }
+
+    #[test]
+    fn antreas_own_ports_are_nobodys() {
+        for own in ["gateway", "tunnel", "uplink", "host"] {
+            let marks = edited("antrea", |port, _| {
+                port.external_ids.insert("antrea-type".to_owned(), own.to_owned());
+            });
+            assert_eq!(marks, None, "{own}");
+        }
+    }
+
+    #[test]
+    fn a_secondary_ovn_network_has_no_ifname() {
+        let marks = edited("ovnk", |_, i| {
+            i.external_ids.insert("k8s.ovn.org/nad".to_owned(), "shop/blue".to_owned());
+            i.external_ids.insert("iface-id".to_owned(), "shop.blue_shop_web-2".to_owned());
+        })
+        .unwrap();
+        assert_eq!(marks.ifname, None);
+        assert_eq!(marks.pod_namespace.as_deref(), Some("shop"));
+        assert_eq!(marks.pod_name.as_deref(), Some("web-2"));
+    }
+
+    #[test]
+    fn kube_ovns_other_interfaces() {
+        for (name, ifname) in [
+            ("01234567_net1_h", some("net1")),
+            ("0123456789ab_c", some("eth0")),
+            ("01_a_b_h", some("a_b")),
+            ("veth1", None),
+        ] {
+            assert_eq!(kube_ovn_ifname(name), ifname, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(
+            ids in prop::collection::btree_map(
+                prop::sample::select(vec![
+                    "owner", "contNetns", "contIface", "antrea-type", "container-id",
+                    "ip-address", "attached-mac", "vendor", "pod_netns", "ip", "sandbox",
+                    "iface-id", "attached_mac", "ip_addresses", "k8s_pod_name", "container_id",
+                ]).prop_map(str::to_owned),
+                prop_oneof!["\\PC{0,12}", "[0-9a-f.:/,_]{0,30}", Just("container".to_owned())],
+                0..8,
+            ),
+            name in "\\PC{0,15}",
+        ) {
+            let _ = edited("antrea", |port, interface| {
+                port.external_ids = ids.clone();
+                interface.external_ids = ids;
+                interface.name = name;
+            });
+        }
+    }
+}

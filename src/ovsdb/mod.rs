@@ -32,3 +32,6 @@ pub use find::{Found, How, Wanted, find_for_delete, find_port};
 pub use marks::{Marks, marks};
 pub use narrow::Leaving;
 pub use snapshot::{Bridge, Interface, Ofport, Ovn, Port, Snapshot, is_tunnel_or_patch};
+
+#[cfg(test)]
+mod tests;

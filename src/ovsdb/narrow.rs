@@ -120,9 +120,11 @@ fn by_netns(wanted: &Wanted<'_>, asks: &mut Vec<Ask>) {
     for path in wanted.netns.map(netns_spellings).unwrap_or_default() {
         asks.push(Ask::port_ids(&[("contNetns", &path)]));
         asks.push(Ask::port_ids(&[("net-ns", &path)]));
-        asks.push(Ask::port_ids(&[("netns", &path)]));
-        asks.push(Ask::interface_ids(&[("netns", &path)]));
         asks.push(Ask::interface_ids(&[("pod_netns", &path)]));
+        // k-vswitch's.
+        let bare = path.replace('/', "");
+        asks.push(Ask::port_ids(&[("netns", &bare)]));
+        asks.push(Ask::interface_ids(&[("netns", &bare)]));
     }
 }
 

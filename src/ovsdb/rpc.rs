@@ -66,9 +66,13 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn open(path: &Path, deadline: Deadline) -> Result<Self, Error> {
-        let stream = connect_within(path, deadline)
-            .map_err(|source| Error::Connect { path: path.to_owned(), source })?;
-        Ok(Self { stream, frames: Frames::default(), id: 0, broken: false })
+        connect_within(path, deadline)
+            .map(Self::over)
+            .map_err(|source| Error::Connect { path: path.to_owned(), source })
+    }
+
+    pub(super) fn over(stream: UnixStream) -> Self {
+        Self { stream, frames: Frames::default(), id: 0, broken: false }
     }
 
     /// Asks, and has `read` look at the result. After any error but a refusal the
