@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use crate::attachment::{Attachment, Key, NetworkName};
 
 pub(super) const LOCK: &str = "lock";
+pub(super) const PROBE: &str = "probe";
 pub(super) const PAUSED: &str = "paused";
 pub(super) const JOURNAL: &str = "journal";
 pub(super) const DEAD: &str = "dead";

@@ -239,6 +239,16 @@ impl<'r> Lock<'r> {
         Err(Error::io("move aside", &corrupt.path)(last))
     }
 
+    /// Whether records can be written: writes a file and removes it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn probe(&self) -> Result<(), Error> {
+        let probe = self.root.join(layout::PROBE);
+        file::replace(&probe, b"probe")?;
+        file::remove(&probe)
+    }
+
     /// Removes what crashes left behind: temporary files older than a minute, active records
     /// whose tombstone was written.
     ///

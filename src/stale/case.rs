@@ -170,7 +170,7 @@ pub struct Dead {
 }
 
 /// A live owner of tokens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Live {
     /// Its network, if it is an attachment of ours.
     pub network: Option<NetworkIndex>,
