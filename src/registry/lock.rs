@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use serde::Serialize;
 
 use super::error::{Corrupt, CorruptWhy, Error, Slot};
 use super::record::{self, Found};
-use super::snapshot::{self, Everything, Leftover};
+use super::snapshot::{Everything, Leftover};
 use super::{Registry, file, layout};
 use crate::attachment::{Attachment, NetworkName};
 use crate::clock::Deadline;
@@ -27,16 +28,18 @@ const STALE: Duration = Duration::from_secs(60);
 /// The exclusive lock; released on drop, by the kernel if we are killed.
 #[derive(Debug)]
 pub struct Lock<'r> {
-    registry: &'r Registry,
+    view: Registry,
     _file: File,
+    /// A lock does not outlive what it was taken for.
+    _of: PhantomData<&'r Registry>,
 }
 
-/// Everything that reads works under the lock, too.
+/// Everything that reads works under the lock, too, and does not wait for it again.
 impl Deref for Lock<'_> {
     type Target = Registry;
 
     fn deref(&self) -> &Registry {
-        self.registry
+        &self.view
     }
 }
 
@@ -85,7 +88,8 @@ impl<'r> Lock<'r> {
             let ours = file.metadata().map_err(failed)?;
             match fs::symlink_metadata(&path) {
                 Ok(now) if (now.dev(), now.ino()) == (ours.dev(), ours.ino()) => {
-                    return Ok(Self { registry, _file: file });
+                    let view = Registry { root: registry.root.clone(), locked: true };
+                    return Ok(Self { view, _file: file, _of: PhantomData });
                 }
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -93,14 +97,6 @@ impl<'r> Lock<'r> {
             }
             deadline.left().map_err(failed)?;
         }
-    }
-
-    /// As [`Registry::snapshot`], without waiting for ourselves.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if the state directory itself cannot be listed.
-    pub fn snapshot(&self) -> Result<Everything, Error> {
-        snapshot::take(&self.registry.root, 1)
     }
 
     /// Writes an active record in place of an earlier one. If that is another life of the

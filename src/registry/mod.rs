@@ -47,6 +47,8 @@ const READER_PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub struct Registry {
     root: PathBuf,
+    /// This is the view that a [`Lock`] has: no writer but us.
+    locked: bool,
 }
 
 impl Registry {
@@ -66,7 +68,7 @@ impl Registry {
         }
         file::make_directory(&root)?;
         check(&root)?;
-        Ok(Self { root })
+        Ok(Self { root, locked: false })
     }
 
     /// Opens the state directory for a command that only reads; `None` if it is not there.
@@ -76,7 +78,7 @@ impl Registry {
     pub fn open_existing(root: &Path) -> Result<Option<Self>, Error> {
         let root = normal(root);
         match check(&root) {
-            Ok(()) => Ok(Some(Self { root })),
+            Ok(()) => Ok(Some(Self { root, locked: false })),
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
@@ -99,16 +101,14 @@ impl Registry {
     /// Everything that is written down, of all networks. What cannot be read is in
     /// [`Everything::failures`] and [`Everything::corrupt`] and hides nothing else.
     ///
-    /// Waits briefly for writers; whoever holds the lock calls [`Lock::snapshot`].
+    /// Waits briefly for writers. Whoever holds the lock reads through it (a [`Lock`] has
+    /// all of these methods): the registry it came from would wait for itself.
     ///
     /// # Errors
     /// [`Error::Io`] if the state directory itself cannot be listed.
     pub fn snapshot(&self) -> Result<Everything, Error> {
         let quiet = self.keep_writers_out();
-        // A record that is renamed over while a directory is listed can be missing from the
-        // listing; two listings are what can be done when somebody sits on the lock.
-        let passes = if quiet.is_some() { 1 } else { 2 };
-        snapshot::take(&self.root, passes)
+        snapshot::take(&self.root, quiet.passes)
     }
 
     /// The active record of a key. An empty file counts as none.
@@ -135,7 +135,7 @@ impl Registry {
         let quiet = self.keep_writers_out();
         let dead = layout::network(&self.root, &key.network).join(layout::DEAD);
         let mut tombstones = Vec::new();
-        for name in snapshot::names(&dead, if quiet.is_some() { 1 } else { 2 })? {
+        for name in snapshot::names(&dead, quiet.passes)? {
             let Some((k, generation)) = layout::parse_tombstone(&key.network, &name) else {
                 continue;
             };
@@ -193,12 +193,32 @@ impl Registry {
     }
 
     /// A shared lock, if it can be had soon. It needs no write access.
-    fn keep_writers_out(&self) -> Option<File> {
-        let file = File::open(self.root.join(layout::LOCK)).ok()?;
+    fn keep_writers_out(&self) -> Quiet {
+        if self.locked {
+            return Quiet { _shared: None, passes: 1 };
+        }
+        let path = self.root.join(layout::LOCK);
         let deadline = Deadline::after(READER_PATIENCE);
-        lock::poll(deadline, || file.try_lock_shared()).ok()?;
-        Some(file)
+        let shared = File::open(&path)
+            .and_then(|file| lock::poll(deadline, || file.try_lock_shared()).map(|()| file));
+        match shared {
+            Ok(file) => Quiet { _shared: Some(file), passes: 1 },
+            Err(e) => {
+                if e.kind() == io::ErrorKind::TimedOut {
+                    log::warn!("{} is held by a writer: reading without it", path.display());
+                }
+                Quiet { _shared: None, passes: 2 }
+            }
+        }
     }
+}
+
+/// While it exists nobody writes, if that could be arranged.
+struct Quiet {
+    _shared: Option<File>,
+    /// A record that is renamed over while its directory is listed can be missing from the
+    /// listing. With a writer about, directories are listed twice.
+    passes: usize,
 }
 
 /// Without trailing slashes, which would make lstat follow a link.
