@@ -1,4 +1,34 @@
 //! The core: which flows are stale. Pure: no I/O, no clock, no configuration files.
+//!
+//! A dump is read twice. [`Survey`] sees every flow once, learns register values from it
+//! and says which entries are worth keeping; [`Judge`] gives those their [`Verdict`].
+//! The promise that every rule is read against: a live pod's entries are never deleted,
+//! so whatever is in doubt is kept.
+//!
+//! | file | job |
+//! | --- | --- |
+//! | [`flow`], [`case`] | the inputs: one flow; who is dead and who is alive |
+//! | `tokens` | who owns a port, an address, a register value |
+//! | `survey`, `learned` | what a dump shows of registers, and what that proves |
+//! | `guards` | when an address has an owner whom we cannot see |
+//! | `verdict` | the rules of design §4 |
+//! | `reason` | each way to be stale or kept, as a sentence |
 
 pub mod case;
 pub mod flow;
+
+mod guards;
+mod learned;
+mod reason;
+mod survey;
+mod tokens;
+mod verdict;
+
+pub use learned::{Learned, NetworkFacts};
+pub use reason::{NotProven, Reason};
+pub use survey::Survey;
+pub use tokens::{RegisterToken, Token};
+pub use verdict::{Judge, Verdict};
+
+#[cfg(test)]
+mod tests;

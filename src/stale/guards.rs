@@ -1,0 +1,175 @@
+//! The guards of rule 3. Each says that an address has another owner whom we cannot see.
+//!
+//! Guarantee: an entry that a controller made for the address's next owner is kept, as
+//! long as that owner is reached in a way that the entry shows, or the entry is younger
+//! than the death.
+//! Assumption: a controller ADDs entries for a new owner. One that MODIFYs an old entry
+//! leaves its duration alone; then only what the entry does can show the owner.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::case::{Case, Dead, RegisterSource};
+use super::flow::{Address, AddressMatch, Flow, RegisterRange, RegisterWrite, Side};
+use super::reason::Reason;
+use super::tokens::{Field, Index, ROUNDING};
+
+/// How long after the start of ovs-vswitchd entries may still be restored in bulk
+/// (`ovs-ctl restart`, or a controller that reconnects).
+const RESTORE_WINDOW: Duration = Duration::from_secs(30);
+
+/// What is known of the registers that outputs take their port from.
+#[derive(Clone, Copy)]
+pub(super) struct OutputRegisters<'a> {
+    /// Those seen.
+    pub(super) seen: &'a [RegisterRange],
+    /// Every flow was seen: there are no others.
+    pub(super) complete: bool,
+}
+
+/// The guard that holds for this dead address in this flow, if any does.
+pub(super) fn guard(
+    index: &Index<'_>,
+    outputs: OutputRegisters<'_>,
+    flow: &Flow,
+    dead: &Dead,
+    token: &AddressMatch,
+) -> Option<Reason> {
+    let address = token.address.into();
+    if created_after(index.case, dead, flow) {
+        return Some(Reason::CreatedAfterDeath { address });
+    }
+    if let Some(port) = live_output(index, flow) {
+        return Some(Reason::OutputsToLivePort { address, port });
+    }
+    if let Some(register) = loads_live_port(index, outputs, flow) {
+        return Some(Reason::LoadsLivePort { address, register });
+    }
+    if flow.actions.sets_tunnel {
+        return Some(Reason::SetsTunnel { address });
+    }
+    // ct_nw_src and the like may be either side: both count.
+    if let Some(port) = flow.matches.in_port
+        && token.side != Side::Destination
+        && index.is_live_port(port)
+        && dead.ofport != Some(port)
+    {
+        return Some(Reason::ArrivesElsewhere { address, port });
+    }
+    if !dead.lingered && is_policy_member(dead, flow) {
+        return Some(Reason::PolicyWaits { address });
+    }
+    None
+}
+
+/// Whether the flow is younger than the attachment's death, as far as its age can tell.
+pub(super) fn created_after(case: &Case, dead: &Dead, flow: &Flow) -> bool {
+    let younger = flow.duration <= dead.died.saturating_add(ROUNDING);
+    let restored = case.switch_up.is_some_and(|up| up < dead.died) && was_restored(case, flow);
+    younger && !restored
+}
+
+/// Whether the flow is as old as the switch, so that its age may be that of a restore.
+pub(super) fn was_restored(case: &Case, flow: &Flow) -> bool {
+    case.switch_up.is_some_and(|up| flow.duration >= up.saturating_sub(RESTORE_WINDOW))
+}
+
+/// A conjunction, or exact addresses of two ends, whosever they are.
+pub(super) fn looks_like_policy(flow: &Flow) -> bool {
+    let mut ips = ips(flow);
+    let first = ips.next();
+    flow.actions.conjunction || ips.any(|ip| Some(ip) != first)
+}
+
+/// A conjunction, or an address of the dead attachment beside somebody else's. MAC pairs
+/// are no policy.
+fn is_policy_member(dead: &Dead, flow: &Flow) -> bool {
+    let own = |ip: &IpAddr| dead.addresses.contains(&Address::Ip(*ip));
+    flow.actions.conjunction || (ips(flow).any(|ip| own(&ip)) && ips(flow).any(|ip| !own(&ip)))
+}
+
+fn ips(flow: &Flow) -> impl Iterator<Item = IpAddr> {
+    flow.matches.addresses.iter().filter_map(|m| match m.address {
+        Address::Ip(ip) => Some(ip),
+        Address::Mac(_) => None,
+    })
+}
+
+/// A live port that the flow outputs to, or names in a resubmit.
+fn live_output(index: &Index<'_>, flow: &Flow) -> Option<u16> {
+    let actions = &flow.actions;
+    let mut named = actions.outputs.iter().chain(&actions.port_references).copied();
+    named.find(|port| index.is_live_port(*port))
+}
+
+/// The register that the flow loads a live port into for a later output. A write that
+/// nobody can read counts: it may be a live port.
+fn loads_live_port(index: &Index<'_>, outputs: OutputRegisters<'_>, flow: &Flow) -> Option<u8> {
+    let writes = &flow.actions.register_writes;
+    writes.iter().find(|write| may_load_live_port(index, outputs, write)).map(|write| write.index)
+}
+
+fn may_load_live_port(
+    index: &Index<'_>,
+    outputs: OutputRegisters<'_>,
+    write: &RegisterWrite,
+) -> bool {
+    let mut ranges = outputs
+        .seen
+        .iter()
+        .filter(|range| range.index == write.index && range.mask & write.mask != 0)
+        .peekable();
+    if outputs.complete || ranges.peek().is_some() {
+        return ranges.any(|range| match write.value {
+            Some(value) if write.mask & range.mask == range.mask => {
+                is_live_value(index, aligned(value, range.mask))
+            }
+            _ => true,
+        });
+    }
+    // Not every flow was seen: any register may be one that some flow outputs to, but for
+    // those that carry identities.
+    match identity_register(index, write) {
+        Identity::Learned => false,
+        // It may hold port numbers itself.
+        Identity::Computed => write.value.is_none_or(|value| is_live_value(index, value)),
+        Identity::No => write.value.is_none_or(|value| {
+            [value, aligned(value, write.mask), value & 0xffff, value >> 16]
+                .into_iter()
+                .any(|port| is_live_value(index, port))
+        }),
+    }
+}
+
+enum Identity {
+    No,
+    Learned,
+    Computed,
+}
+
+fn identity_register(index: &Index<'_>, write: &RegisterWrite) -> Identity {
+    let mut found = Identity::No;
+    for network in &index.case.networks {
+        let Some(field) = Field::of(&network.register) else { continue };
+        if field.index == write.index && write.mask & !field.mask == 0 {
+            if network.register.source == RegisterSource::Computed {
+                return Identity::Computed;
+            }
+            found = Identity::Learned;
+        }
+    }
+    found
+}
+
+fn aligned(value: u32, mask: u32) -> u32 {
+    (value & mask).checked_shr(mask.trailing_zeros()).unwrap_or(0)
+}
+
+/// Whether a register that holds this value outputs to somebody alive. Reserved numbers
+/// (NORMAL, FLOOD, IN_PORT, LOCAL; 16 or 32 bits wide) reach the living.
+fn is_live_value(index: &Index<'_>, value: u32) -> bool {
+    match value {
+        0xff00..=0xffff | 0xffff_ff00..=u32::MAX => true,
+        _ => u16::try_from(value).is_ok_and(|port| index.is_live_port(port)),
+    }
+}

@@ -1,0 +1,374 @@
+//! What a dump proves of register values (design §4, "reg0").
+//!
+//! Guarantee: a value is evidence only while no live attachment has it, is known to be
+//! given it, or may have it without our knowing.
+//! Assumption for `learn`: values are a pod's own if pods were seen with different ones
+//! and never with the same. For `pod` and computed values the operator vouches.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::case::{Case, Dead, LiveRegister, Network, RegisterSource};
+use super::flow::RegisterRange;
+use super::reason::NotProven;
+use super::survey::{Claim, Claims, Owner, Seen};
+use super::tokens::{Field, Index, RegisterToken};
+
+/// What a network is seen to do with its register, to be remembered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetworkFacts {
+    /// Two attachments had different values.
+    pub distinct_seen: bool,
+    /// Two attachments had the same value while both lived.
+    pub shared_seen: bool,
+}
+
+/// What phase 1 found out.
+#[derive(Debug, Default)]
+pub struct Learned {
+    /// Per index of `Case::dead`: its value, recorded or learned.
+    pub dead_registers: Vec<Option<u32>>,
+    /// Per index of `Case::live`: the one value that its own flows load, if it is one.
+    pub live_registers: Vec<Option<u32>>,
+    /// Per index of `Case::networks`: what was remembered, and what this dump adds.
+    pub networks: Vec<NetworkFacts>,
+    /// Registers that outputs take their port from.
+    pub output_registers: Vec<RegisterRange>,
+    /// Every flow of the bridge was seen.
+    pub(super) complete: bool,
+    pub(super) overflow: bool,
+    pub(super) evidence: Vec<Evidence>,
+    pub(super) values: HashMap<RegisterToken, Claims>,
+}
+
+/// What a dead attachment's register value is worth.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Evidence {
+    /// `None`: it has no value.
+    pub(super) token: Option<RegisterToken>,
+    /// Why the value condemns nothing.
+    pub(super) not_proven: Option<NotProven>,
+    /// Newcomers that have the value: it condemns only what they do not cover.
+    pub(super) newcomers: Vec<usize>,
+    /// All live owners of the value are known, so that it can be half of a pair (rule 5).
+    pub(super) owners_known: bool,
+}
+
+impl Learned {
+    /// The live owners of a register value; `None`: somebody whom we do not know.
+    pub(super) fn owners(&self, token: RegisterToken) -> Option<Vec<usize>> {
+        match self.values.get(&token) {
+            Some(claims) if claims.foreign => None,
+            Some(claims) => Some(claims.live().collect()),
+            None => Some(Vec::new()),
+        }
+    }
+
+    /// Whether somebody alive is known to have a register value.
+    pub(super) fn is_live(&self, token: RegisterToken) -> bool {
+        self.overflow || self.values.get(&token).is_some_and(Claims::is_live)
+    }
+}
+
+/// The values of one attachment, as far as "none, one, several" goes.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Values {
+    #[default]
+    None,
+    One(u32),
+    Several,
+}
+
+impl Values {
+    fn add(&mut self, value: u32) {
+        *self = match *self {
+            Self::None => Self::One(value),
+            Self::One(other) if other == value => Self::One(value),
+            _ => Self::Several,
+        };
+    }
+
+    fn one(self) -> Option<u32> {
+        if let Self::One(value) = self { Some(value) } else { None }
+    }
+}
+
+pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
+    let case = index.case;
+    if seen.overflow {
+        // Which values were counted depends on the order of the dump: none are used.
+        seen.values.clear();
+    }
+    let (mut dead, mut live) = loaded_values(index, &seen);
+    let live_registers = live.iter().map(|v| v.one()).collect();
+
+    // Records say what the dump may no longer show.
+    let mut dead_registers = Vec::new();
+    for (i, values) in dead.iter_mut().enumerate() {
+        let Some((it, field, source)) = registers_of(index, i) else {
+            dead_registers.push(None);
+            continue;
+        };
+        let recorded = it.register.and_then(|v| field.token(v)).map(|t| t.value);
+        let learned = if source == RegisterSource::Computed { None } else { values.one() };
+        dead_registers.push(recorded.or(learned));
+        recorded.into_iter().for_each(|v| values.add(v));
+    }
+    let known: Vec<bool> = live.iter().map(|v| *v != Values::None).collect();
+    for (it, values) in case.live.iter().zip(&mut live) {
+        let network = it.network.and_then(|n| case.networks.get(n));
+        let field = network.and_then(|n| Field::of(&n.register));
+        if let (LiveRegister::Is(value), Some(field)) = (it.register, field)
+            && let Some(token) = field.token(value)
+        {
+            values.add(token.value);
+        }
+    }
+
+    let networks = facts(index, &seen, &dead, &live);
+    let prover =
+        Prover { index, seen: &seen, networks: &networks, known: &known, dead: &dead_registers };
+    let evidence = prover.all();
+    Learned {
+        dead_registers,
+        live_registers,
+        networks,
+        output_registers: seen.outputs,
+        complete: seen.complete,
+        overflow: seen.overflow,
+        evidence,
+        values: seen.values,
+    }
+}
+
+fn registers_of<'c>(index: &Index<'c>, i: usize) -> Option<(&'c Dead, Field, RegisterSource)> {
+    let (dead, network) = index.dead(i)?;
+    Some((dead, Field::of(&network.register)?, network.register.source))
+}
+
+/// The values that each attachment's own flows load into its network's field.
+fn loaded_values(index: &Index<'_>, seen: &Seen) -> (Vec<Values>, Vec<Values>) {
+    let mut dead = vec![Values::None; index.case.dead.len()];
+    let mut live = vec![Values::None; index.case.live.len()];
+    for (token, claims) in &seen.values {
+        for claim in claims.claims.iter().filter(|c| c.loaded.is_some()) {
+            if network_of(index.case, claim.owner).and_then(|(_, n)| Field::of(&n.register))
+                != Some(Field { index: token.index, mask: token.mask })
+            {
+                continue;
+            }
+            let values = match claim.owner {
+                Owner::Dead(i) => dead.get_mut(i),
+                Owner::Live(i) => live.get_mut(i),
+            };
+            values.into_iter().for_each(|v| v.add(token.value));
+        }
+    }
+    (dead, live)
+}
+
+fn network_of(case: &Case, owner: Owner) -> Option<(usize, &Network)> {
+    let n = match owner {
+        Owner::Dead(i) => case.dead.get(i)?.network,
+        Owner::Live(i) => case.live.get(i)?.network?,
+    };
+    Some((n, case.networks.get(n)?))
+}
+
+fn facts(index: &Index<'_>, seen: &Seen, dead: &[Values], live: &[Values]) -> Vec<NetworkFacts> {
+    let case = index.case;
+    let mut facts: Vec<NetworkFacts> = case.networks.iter().map(remembered).collect();
+
+    let mut first: Vec<Option<u32>> = vec![None; case.networks.len()];
+    let dead = dead.iter().enumerate().map(|(i, v)| (Owner::Dead(i), v));
+    let live = live.iter().enumerate().map(|(i, v)| (Owner::Live(i), v));
+    for (owner, values) in dead.chain(live) {
+        let (Some(value), Some((n, _))) = (values.one(), network_of(case, owner)) else { continue };
+        if let (Some(first), Some(facts)) = (first.get_mut(n), facts.get_mut(n)) {
+            facts.distinct_seen |= first.is_some_and(|v| v != value);
+            first.get_or_insert(value);
+        }
+    }
+
+    for (n, network) in case.networks.iter().enumerate() {
+        let Some(field) = Field::of(&network.register) else { continue };
+        let shared = seen
+            .values
+            .iter()
+            .filter(|(t, _)| (t.index, t.mask) == (field.index, field.mask))
+            .any(|(_, claims)| overlap(case, n, &claims.claims));
+        if let Some(facts) = facts.get_mut(n) {
+            facts.shared_seen |= shared;
+        }
+    }
+    facts
+}
+
+fn remembered(network: &Network) -> NetworkFacts {
+    match network.register.source {
+        RegisterSource::Learn { distinct_seen, shared_seen } => {
+            NetworkFacts { distinct_seen, shared_seen }
+        }
+        _ => NetworkFacts::default(),
+    }
+}
+
+/// Whether two attachments of a network had the value at the same time. Each had it from
+/// its oldest flow that loads it until it was last seen alive.
+fn overlap(case: &Case, network: usize, claims: &[Claim]) -> bool {
+    let mut spans: Vec<(Duration, Duration)> = claims
+        .iter()
+        .filter(|c| network_of(case, c.owner).is_some_and(|(n, _)| n == network))
+        .filter_map(|c| match c.owner {
+            Owner::Dead(i) => {
+                let dead = case.dead.get(i)?;
+                Some((dead.seen_alive.unwrap_or(dead.died), c.loaded?))
+            }
+            Owner::Live(i) => {
+                // A flow older than itself only protects; a record says that it has it now.
+                let recorded = matches!(case.live.get(i)?.register, LiveRegister::Is(_));
+                let loaded = c.loaded.or(recorded.then_some(Duration::ZERO))?;
+                Some((Duration::ZERO, loaded))
+            }
+        })
+        .filter(|(until, from)| until <= from)
+        .collect();
+    spans.sort_unstable();
+    let mut longest: Option<Duration> = None;
+    spans.into_iter().any(|(until, from)| {
+        let overlaps = longest.is_some_and(|longest| until <= longest);
+        longest = longest.max(Some(from));
+        overlaps
+    })
+}
+
+struct Prover<'a, 'c> {
+    index: &'a Index<'c>,
+    seen: &'a Seen,
+    networks: &'a [NetworkFacts],
+    /// Per live index: its own flows show a value.
+    known: &'a [bool],
+    /// Per dead index: its value.
+    dead: &'a [Option<u32>],
+}
+
+impl Prover<'_, '_> {
+    fn all(&self) -> Vec<Evidence> {
+        let tokens: Vec<_> = (0..self.dead.len()).map(|i| self.token(i)).collect();
+        let mut count: HashMap<RegisterToken, usize> = HashMap::new();
+        for token in tokens.iter().flatten() {
+            *count.entry(*token).or_default() += 1;
+        }
+        let evidence = |(i, token): (usize, &Option<RegisterToken>)| {
+            let Some(token) = *token else { return Evidence::default() };
+            // The distinct values are few, and fields that overlap fewer.
+            let twin = count.get(&token).is_some_and(|n| *n > 1)
+                || (self.index.fields.len() > 1
+                    && count.keys().any(|other| *other != token && agree(*other, token)));
+            self.evidence(i, token, twin)
+        };
+        tokens.iter().enumerate().map(evidence).collect()
+    }
+
+    fn token(&self, i: usize) -> Option<RegisterToken> {
+        let (_, field, _) = registers_of(self.index, i)?;
+        field.token(self.dead.get(i).copied().flatten()?)
+    }
+
+    fn evidence(&self, i: usize, token: RegisterToken, twin: bool) -> Evidence {
+        let Some((dead, _, source)) = registers_of(self.index, i) else {
+            return Evidence::default();
+        };
+        let claims = self.seen.values.get(&token);
+        let unknown = self.unknown_live(dead.network, source);
+        let obscured = self.is_obscured(token, source);
+        let foreign = claims.is_some_and(|c| c.foreign);
+        let learned = source != RegisterSource::Computed;
+
+        let mut holders: Vec<usize> = claims.into_iter().flat_map(Claims::live).collect();
+        holders.extend(self.wider_owners(token));
+        // A computed value is its owner's from birth on, as its address is: a newcomer has
+        // it without having made the entries that use it.
+        let live = self.index;
+        let newcomers = if !learned
+            && holders.iter().all(|l| live.live(*l).is_some_and(|live| live.newcomer))
+            && !claims.is_some_and(|c| c.claims.iter().any(is_loaded_by_live))
+        {
+            std::mem::take(&mut holders)
+        } else {
+            Vec::new()
+        };
+
+        let facts = self.networks.get(dead.network).copied().unwrap_or_default();
+        let learn = matches!(source, RegisterSource::Learn { .. });
+        let others = learned
+            && claims.and_then(|c| c.common.as_ref()).is_some_and(|common| !common.contains(&i));
+        // What part of a dump can show comes first: a full dump would not change it.
+        let not_proven = if let Some(l) = holders.iter().min() {
+            Some(NotProven::LiveHasIt(*l))
+        } else if foreign || others {
+            Some(NotProven::OthersLoadIt)
+        } else if learned && twin {
+            Some(NotProven::OtherDeadHasIt)
+        } else if learn && facts.shared_seen {
+            Some(NotProven::Shared)
+        } else if learn && obscured {
+            Some(NotProven::Obscured)
+        } else if self.seen.overflow {
+            Some(NotProven::TooManyValues)
+        } else if learned && !self.seen.complete {
+            Some(NotProven::PartialDump)
+        } else if let Some(l) = unknown {
+            Some(NotProven::LiveUnknown(l))
+        } else if learn && !facts.distinct_seen {
+            Some(NotProven::NeedsSecondAttachment)
+        } else {
+            None
+        };
+        let owners_known = unknown.is_none()
+            && !foreign
+            && !obscured
+            && !self.seen.overflow
+            && (self.seen.complete || !learned)
+            && self.wider_owners(token).next().is_none();
+        Evidence { token: Some(token), not_proven, newcomers, owners_known }
+    }
+
+    /// A live attachment of the network whose value is not known.
+    fn unknown_live(&self, network: usize, source: RegisterSource) -> Option<usize> {
+        let lives = self.index.case.live.iter().zip(self.known).enumerate();
+        let mut unknown = lives.filter(|(_, (live, known))| {
+            live.network == Some(network)
+                && live.register == LiveRegister::Unknown
+                && (source == RegisterSource::Computed || !**known)
+        });
+        unknown.next().map(|(l, _)| l)
+    }
+
+    fn is_obscured(&self, token: RegisterToken, source: RegisterSource) -> bool {
+        matches!(source, RegisterSource::Learn { .. })
+            && self.seen.obscured.contains(&Field { index: token.index, mask: token.mask })
+    }
+
+    /// Live attachments whose field overlaps this one without filling it, and whose value
+    /// agrees where both look.
+    fn wider_owners(&self, token: RegisterToken) -> impl Iterator<Item = usize> {
+        let case = self.index.case;
+        case.live.iter().enumerate().filter_map(move |(l, live)| {
+            let LiveRegister::Is(value) = live.register else { return None };
+            let field = Field::of(&case.networks.get(live.network?)?.register)?;
+            let theirs = RegisterToken { index: field.index, mask: field.mask, value };
+            (field.mask & token.mask != token.mask && agree(theirs, token)).then_some(l)
+        })
+    }
+}
+
+/// Whether one register can hold both values: the same where both fields look.
+fn agree(a: RegisterToken, b: RegisterToken) -> bool {
+    let both = a.mask & b.mask;
+    a.index == b.index && both != 0 && (a.value ^ b.value) & both == 0
+}
+
+fn is_loaded_by_live(claim: &Claim) -> bool {
+    matches!(claim.owner, Owner::Live(_)) && claim.loaded.is_some()
+}

@@ -1,0 +1,318 @@
+//! Phase 1: one pass over a dump, in any order. Learns who has which register value, and
+//! says which flows are worth keeping for phase 2.
+//!
+//! Memory grows with attachments and the values that flows load, not with flows.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use super::case::{Case, LiveRegister, Network, RegisterSource};
+use super::flow::{Flow, RegisterRange, Side};
+use super::guards::{self, OutputRegisters};
+use super::learned::{self, Learned};
+use super::tokens::{Field, Index, PortState, RegisterToken, Written, is_older, push_once};
+
+/// More values than pods fit on a node: such a register carries something else.
+pub(super) const MOST_VALUES: usize = 1 << 15;
+
+/// Who has a register value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    Dead(usize),
+    Live(usize),
+}
+
+/// What ties an owner to a value.
+#[derive(Clone, Debug)]
+pub(super) struct Claim {
+    pub(super) owner: Owner,
+    /// The age of the oldest flow of its own that loads the value. `None`: it only has a
+    /// claim that protects (from its record, or from a flow older than itself).
+    pub(super) loaded: Option<Duration>,
+}
+
+/// What is known of one register value.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Claims {
+    pub(super) claims: Vec<Claim>,
+    /// Loaded for somebody alive whom no attachment explains.
+    pub(super) foreign: bool,
+    /// The dead attachments whose tokens every flow that loads the value matches; `None`:
+    /// no flow loads it.
+    pub(super) common: Option<Vec<usize>>,
+}
+
+impl Claims {
+    pub(super) fn claim(&mut self, owner: Owner, loaded: Option<Duration>) {
+        match self.claims.iter_mut().find(|c| c.owner == owner) {
+            Some(claim) => claim.loaded = claim.loaded.max(loaded),
+            None => self.claims.push(Claim { owner, loaded }),
+        }
+    }
+
+    /// Live owners, without those whom no attachment explains.
+    pub(super) fn live(&self) -> impl Iterator<Item = usize> {
+        self.claims.iter().filter_map(|c| match c.owner {
+            Owner::Live(l) => Some(l),
+            Owner::Dead(_) => None,
+        })
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.foreign || self.live().next().is_some()
+    }
+}
+
+/// Everything that a dump shows of registers.
+pub(super) struct Seen {
+    pub(super) complete: bool,
+    pub(super) outputs: Vec<RegisterRange>,
+    pub(super) values: HashMap<RegisterToken, Claims>,
+    /// Fields that some flow changes to what cannot be read as a value.
+    pub(super) obscured: Vec<Field>,
+    pub(super) overflow: bool,
+}
+
+/// Phase 1; see the module's head.
+pub struct Survey<'c> {
+    index: Index<'c>,
+    seen: Seen,
+    /// Values of the dead that are known before the dump, and whose.
+    recorded: HashMap<RegisterToken, Vec<usize>>,
+    /// Fields in which a dead attachment's value is still to be learned.
+    wanted: HashSet<Field>,
+    /// Fields whose values are learned at all. Of the others only `recorded` ones count.
+    learning: HashSet<Field>,
+}
+
+impl<'c> Survey<'c> {
+    /// For a dump of every flow of the bridge.
+    #[must_use]
+    pub fn new(case: &'c Case) -> Self {
+        Self::start(case, true)
+    }
+
+    /// For dumps of some flows only. Nothing is concluded from absence: learned registers
+    /// are no evidence, and any register may be one that a flow outputs to. The same flow
+    /// may be seen more than once.
+    #[must_use]
+    pub fn partial(case: &'c Case) -> Self {
+        Self::start(case, false)
+    }
+
+    fn start(case: &'c Case, complete: bool) -> Self {
+        let index = Index::new(case);
+        let mut recorded: HashMap<RegisterToken, Vec<usize>> = HashMap::new();
+        let mut wanted = HashSet::new();
+        for i in 0..case.dead.len() {
+            let Some((dead, network)) = index.dead(i) else { continue };
+            let Some(field) = Field::of(&network.register) else { continue };
+            match dead.register.and_then(|value| field.token(value)) {
+                Some(token) => recorded.entry(token).or_default().push(i),
+                None if network.register.source != RegisterSource::Computed => {
+                    wanted.insert(field);
+                }
+                None => {}
+            }
+        }
+        let learned = |n: &&Network| n.register.source != RegisterSource::Computed;
+        let learning =
+            case.networks.iter().filter(learned).filter_map(|n| Field::of(&n.register)).collect();
+        let seen = Seen {
+            complete,
+            outputs: Vec::new(),
+            values: recorded_live(&index),
+            obscured: Vec::new(),
+            overflow: false,
+        };
+        Self { index, seen, recorded, wanted, learning }
+    }
+
+    /// Takes one flow in. True if it may be stale or names somebody dead: its entry is
+    /// wanted in phase 2. False: its verdict would be kept.
+    pub fn see(&mut self, flow: &Flow) -> bool {
+        if self.index.case.ovn {
+            return false;
+        }
+        for range in &flow.actions.output_registers {
+            push_once(&mut self.seen.outputs, *range);
+        }
+        if !flow.actions.register_writes.is_empty() {
+            self.learn(flow);
+        }
+        self.is_wanted(flow)
+    }
+
+    /// Ends the pass.
+    #[must_use]
+    pub fn finish(self) -> Learned {
+        learned::conclude(&self.index, self.seen)
+    }
+
+    fn is_wanted(&self, flow: &Flow) -> bool {
+        let index = &self.index;
+        let m = &flow.matches;
+        let dead_port = |p: u16| index.port(p).is_some_and(|owners| !owners.dead.is_empty());
+        if m.in_port.is_some_and(|p| dead_port(p) || index.is_dangling(p)) {
+            return true;
+        }
+        let dead_address = |a| index.address(a).is_some_and(|owners| !owners.dead.is_empty());
+        if m.addresses.iter().any(|a| dead_address(a.address)) {
+            return true;
+        }
+        let actions = &flow.actions;
+        let outputs = &actions.outputs;
+        if outputs.iter().chain(&actions.port_references).any(|p| dead_port(*p))
+            || (!outputs.is_empty() && outputs.iter().all(|p| index.is_dangling(*p)))
+        {
+            return true;
+        }
+        index.fields.iter().any(|field| {
+            m.registers.iter().filter_map(|r| field.matched(r)).any(|token| {
+                self.recorded.contains_key(&token) || self.may_be_learned(*field, token)
+            }) || actions
+                .register_writes
+                .iter()
+                .filter_map(|w| match field.written(w) {
+                    Written::Value(value) => field.token(value),
+                    _ => None,
+                })
+                .any(|token| self.recorded.contains_key(&token))
+        })
+    }
+
+    /// Whether a value may turn out to be a dead attachment's. Once somebody alive has
+    /// it, it never will; and what part of a dump shows proves nothing.
+    fn may_be_learned(&self, field: Field, token: RegisterToken) -> bool {
+        self.seen.complete
+            && self.wanted.contains(&field)
+            && !self.seen.values.get(&token).is_some_and(Claims::is_live)
+    }
+
+    fn learn(&mut self, flow: &Flow) {
+        for k in 0..self.index.fields.len() {
+            let Some(field) = self.index.fields.get(k).copied() else { continue };
+            for write in &flow.actions.register_writes {
+                match field.written(write) {
+                    Written::Nothing => {}
+                    Written::Obscure => push_once(&mut self.seen.obscured, field),
+                    Written::Value(value) => {
+                        if let Some(token) = field.token(value) {
+                            self.learn_value(flow, token, write.nested);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn learn_value(&mut self, flow: &Flow, token: RegisterToken, nested: bool) {
+        let Self { index, seen, recorded, learning, .. } = self;
+        let field = Field { index: token.index, mask: token.mask };
+        if seen.overflow || !(learning.contains(&field) || recorded.contains_key(&token)) {
+            return;
+        }
+        if seen.values.len() >= MOST_VALUES && !seen.values.contains_key(&token) {
+            seen.overflow = true;
+            return;
+        }
+        let outputs = OutputRegisters { seen: &[], complete: false };
+        let claims = seen.values.entry(token).or_default();
+
+        // Its dead owners so far, less those whom this flow does not name.
+        match &mut claims.common {
+            Some(common) => common.retain(|i| index.once_matched(flow, *i)),
+            None => claims.common = Some(named_dead(index, flow)),
+        }
+
+        // A leftover of somebody dead under a token that somebody younger has now says
+        // nothing of the younger one.
+        let leftover = recorded
+            .get(&token)
+            .is_some_and(|dead| dead.iter().any(|i| index.once_matched(flow, *i)));
+        let claim_live = |claims: &mut Claims, l: usize| {
+            let older = index.live(l).is_some_and(|live| is_older(flow, live));
+            match (older && leftover, nested) {
+                (true, _) => {}
+                (false, true) => claims.foreign = true,
+                (false, false) => {
+                    claims.claim(Owner::Live(l), (!older).then(|| age(index.case, flow)));
+                }
+            }
+        };
+        let mut dead_claims = Vec::new();
+
+        if let Some(port) = flow.matches.in_port {
+            let owners = index.port(port);
+            let live = owners.map_or(&[][..], |o| &o.live);
+            live.iter().for_each(|l| claim_live(claims, *l));
+            if live.is_empty() && index.is_live_port(port) {
+                claims.foreign = true;
+            }
+            for i in owners.map_or(&[][..], |o| &o.dead) {
+                if let Some((dead, _)) = index.dead(*i)
+                    && index.port_state(dead, None) == PortState::Dead
+                {
+                    dead_claims.push(*i);
+                }
+            }
+        }
+        for m in flow.matches.addresses.iter().filter(|m| m.side != Side::Destination) {
+            let Some(owners) = index.address(m.address) else { continue };
+            owners.live.iter().for_each(|l| claim_live(claims, *l));
+            for i in &owners.dead {
+                if let Some((dead, _)) = index.dead(*i)
+                    && m.side == Side::Source
+                    && dead.recorded
+                    && dead.ip_evidence
+                    && owners.live.is_empty()
+                    && guards::guard(index, outputs, flow, dead, m).is_none()
+                {
+                    dead_claims.push(*i);
+                }
+            }
+        }
+        if !nested {
+            for i in dead_claims {
+                let of_field = index.dead(i).and_then(|(_, n)| Field::of(&n.register));
+                if of_field == Some(field) {
+                    claims.claim(Owner::Dead(i), Some(flow.duration));
+                }
+            }
+        }
+    }
+}
+
+/// The dead attachments that a flow's match names, by tokens of now or of then.
+fn named_dead(index: &Index<'_>, flow: &Flow) -> Vec<usize> {
+    let port = flow.matches.in_port.and_then(|p| index.port(p)).map(|o| &o.dead);
+    let addresses = flow.matches.addresses.iter().filter_map(|m| index.address(m.address));
+    let mut named = Vec::new();
+    for i in port.into_iter().chain(addresses.map(|o| &o.dead)).flatten() {
+        push_once(&mut named, *i);
+    }
+    named
+}
+
+/// How long this flow may have been there: a restored one looks younger than it is.
+fn age(case: &Case, flow: &Flow) -> Duration {
+    if guards::was_restored(case, flow) { Duration::MAX } else { flow.duration }
+}
+
+/// Live values that are known before the dump, in every field that they fill.
+fn recorded_live(index: &Index<'_>) -> HashMap<RegisterToken, Claims> {
+    let mut values: HashMap<RegisterToken, Claims> = HashMap::new();
+    for (l, live) in index.case.live.iter().enumerate() {
+        let LiveRegister::Is(value) = live.register else { continue };
+        let own = live.network.and_then(|n| index.case.networks.get(n));
+        let own = own.and_then(|n| Field::of(&n.register));
+        for field in &index.fields {
+            let fills = own
+                .is_none_or(|own| own.index == field.index && own.mask & field.mask == field.mask);
+            if fills && let Some(token) = field.token(value) {
+                values.entry(token).or_default().claim(Owner::Live(l), None);
+            }
+        }
+    }
+    values
+}

@@ -1,0 +1,294 @@
+//! Tokens, and who owns them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::case::{Case, Dead, Live, Network, RegisterRule, RegisterSource, RowId};
+use super::flow::{Address, Flow, RegisterMatch, RegisterWrite};
+use super::guards;
+
+/// The bridge's own port; never a pod's.
+pub(super) const LOCAL: u16 = 65534;
+
+/// Flow durations are whole milliseconds: within this, "older" and "younger" say nothing.
+pub(super) const ROUNDING: Duration = Duration::from_millis(1);
+
+/// A number that a pod's port can have (OpenFlow 1.5.1 §7.2.1: the rest is reserved).
+pub(super) fn is_pod_port(port: u16) -> bool {
+    (1..=0xfeff).contains(&port)
+}
+
+/// A value of a register field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegisterToken {
+    /// 0 to 15.
+    pub index: u8,
+    /// The field within it.
+    pub mask: u32,
+    /// In place: bits outside the mask are zero.
+    pub value: u32,
+}
+
+impl fmt::Display for RegisterToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { index, mask, value } = *self;
+        if mask == u32::MAX {
+            write!(f, "reg{index} {value}")
+        } else {
+            write!(f, "reg{index}/{mask:#x} {value:#x}")
+        }
+    }
+}
+
+/// One part of an identity, as it can appear in a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Token {
+    /// An OpenFlow port number.
+    Port(u16),
+    /// A register value.
+    Register(RegisterToken),
+    /// An IP or a MAC.
+    Address(Address),
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port(port) => write!(f, "port {port}"),
+            Self::Register(register) => fmt::Display::fmt(register, f),
+            Self::Address(Address::Ip(ip)) => write!(f, "ip {ip}"),
+            Self::Address(Address::Mac(mac)) => write!(f, "mac {mac}"),
+        }
+    }
+}
+
+impl Serialize for Token {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The register field that carries a network's identities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Field {
+    pub(super) index: u8,
+    pub(super) mask: u32,
+}
+
+/// What one write does to a field.
+pub(super) enum Written {
+    /// Does not touch it.
+    Nothing,
+    /// Fills it with a constant.
+    Value(u32),
+    /// Changes it, but nobody can say to what: a mark in some of its bits, a move.
+    Obscure,
+}
+
+impl Field {
+    /// `None`: registers are no evidence here.
+    pub(super) fn of(rule: &RegisterRule) -> Option<Self> {
+        let used = rule.source != RegisterSource::None && rule.mask != 0;
+        used.then_some(Self { index: rule.index, mask: rule.mask })
+    }
+
+    /// The token for a value; zero is what every register starts with, so nobody's.
+    pub(super) fn token(self, value: u32) -> Option<RegisterToken> {
+        let value = value & self.mask;
+        (value != 0).then_some(RegisterToken { index: self.index, mask: self.mask, value })
+    }
+
+    /// The token that a match compares, if it compares every bit of the field.
+    pub(super) fn matched(self, m: &RegisterMatch) -> Option<RegisterToken> {
+        let whole = m.index == self.index && m.mask & self.mask == self.mask;
+        if whole { self.token(m.value) } else { None }
+    }
+
+    pub(super) fn written(self, write: &RegisterWrite) -> Written {
+        if write.index != self.index || write.mask & self.mask == 0 {
+            return Written::Nothing;
+        }
+        match write.value {
+            Some(value) if write.mask & self.mask == self.mask => Written::Value(value & self.mask),
+            _ => Written::Obscure,
+        }
+    }
+}
+
+/// Who has an address.
+#[derive(Default)]
+pub(super) struct Owners {
+    pub(super) dead: Vec<usize>,
+    pub(super) live: Vec<usize>,
+}
+
+/// Who has a port number.
+#[derive(Default)]
+pub(super) struct PortOwners {
+    pub(super) dead: Vec<usize>,
+    pub(super) live: Vec<usize>,
+    row: Option<RowId>,
+    /// Somebody other than a dead attachment has it now.
+    alive: bool,
+}
+
+/// Whether a dead attachment's port number is still, and only, its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PortState {
+    Dead,
+    /// Somebody else has the number now.
+    Reassigned,
+    /// An interface that waits for its number may be given this one.
+    Unsettled,
+}
+
+/// The owners of every token of a case. Only usable tokens of the dead are in it: an empty
+/// or reserved value would match everybody's flows.
+pub(super) struct Index<'c> {
+    pub(super) case: &'c Case,
+    ports: HashMap<u16, PortOwners>,
+    addresses: HashMap<Address, Owners>,
+    /// The distinct register fields of the case's networks.
+    pub(super) fields: Vec<Field>,
+}
+
+impl<'c> Index<'c> {
+    pub(super) fn new(case: &'c Case) -> Self {
+        let mut ports: HashMap<u16, PortOwners> = HashMap::new();
+        let mut addresses: HashMap<Address, Owners> = HashMap::new();
+        for (i, dead) in case.dead.iter().enumerate() {
+            if case.networks.get(dead.network).is_none() {
+                continue;
+            }
+            if let Some(port) = dead.ofport.filter(|p| is_pod_port(*p)) {
+                ports.entry(port).or_default().dead.push(i);
+            }
+            for address in dead.addresses.iter().filter(|a| !a.is_unusable()) {
+                push_once(&mut addresses.entry(*address).or_default().dead, i);
+            }
+        }
+        for (i, live) in case.live.iter().enumerate() {
+            if let Some(port) = live.ofport {
+                ports.entry(port).or_default().live.push(i);
+            }
+            for address in &live.addresses {
+                push_once(&mut addresses.entry(*address).or_default().live, i);
+            }
+        }
+        for (port, row) in &case.ports.by_number {
+            ports.entry(*port).or_default().row = Some(*row);
+        }
+        for owners in ports.values_mut() {
+            let mut dead = owners.dead.iter().filter_map(|i| case.dead.get(*i));
+            let foreign = owners.row.is_some_and(|row| !dead.any(|d| d.interface == Some(row)));
+            owners.alive = foreign || !owners.live.is_empty();
+        }
+        let mut fields = Vec::new();
+        for field in case.networks.iter().filter_map(|n| Field::of(&n.register)) {
+            push_once(&mut fields, field);
+        }
+        Self { case, ports, addresses, fields }
+    }
+
+    pub(super) fn dead(&self, i: usize) -> Option<(&'c Dead, &'c Network)> {
+        let dead = self.case.dead.get(i)?;
+        Some((dead, self.case.networks.get(dead.network)?))
+    }
+
+    pub(super) fn live(&self, i: usize) -> Option<&'c Live> {
+        self.case.live.get(i)
+    }
+
+    pub(super) fn port(&self, port: u16) -> Option<&PortOwners> {
+        self.ports.get(&port)
+    }
+
+    pub(super) fn address(&self, address: Address) -> Option<&Owners> {
+        self.addresses.get(&address)
+    }
+
+    /// Somebody alive has this port, known to us or not. LOCAL always lives.
+    pub(super) fn is_live_port(&self, port: u16) -> bool {
+        port == LOCAL || self.port(port).is_some_and(|owners| owners.alive)
+    }
+
+    /// OVSDB does not have this port and nobody explains it. A list of ports without even
+    /// LOCAL is no answer, and an interface that waits for its number may be given this one.
+    pub(super) fn is_dangling(&self, port: u16) -> bool {
+        let ports = &self.case.ports;
+        is_pod_port(port)
+            && !ports.unassigned
+            && !ports.by_number.is_empty()
+            && self.port(port).is_none()
+    }
+
+    /// Whether the number that this dead attachment had is nobody else's now, as far as
+    /// `flow` is concerned (a newcomer's claim does not cover leftovers). Without a flow
+    /// every claim counts.
+    pub(super) fn port_state(&self, dead: &Dead, flow: Option<&Flow>) -> PortState {
+        let owners = dead.ofport.filter(|p| is_pod_port(*p)).and_then(|p| self.port(p));
+        let Some(owners) = owners else { return PortState::Reassigned };
+        if self.case.ports.unassigned {
+            return PortState::Unsettled;
+        }
+        let ignored = |l: &usize| flow.is_some_and(|flow| self.is_leftover(flow, dead, *l));
+        if !owners.live.iter().all(ignored) {
+            return PortState::Reassigned;
+        }
+        // A row beside claims that are all ignored is the newcomer's own.
+        let own = owners.row.is_none_or(|row| dead.interface == Some(row));
+        if own || !owners.live.is_empty() { PortState::Dead } else { PortState::Reassigned }
+    }
+
+    /// Whether somebody alive has this address, as far as `flow` is concerned.
+    pub(super) fn is_live_address(
+        &self,
+        address: Address,
+        dead: &Dead,
+        flow: Option<&Flow>,
+    ) -> bool {
+        let counts = |l: &usize| !flow.is_some_and(|flow| self.is_leftover(flow, dead, *l));
+        self.address(address).is_some_and(|owners| owners.live.iter().any(counts))
+    }
+
+    /// Whether `flow` is what `dead` left behind for a newcomer that is being ADDed now:
+    /// older than the newcomer, and not made after the death for an owner in between.
+    /// Never a policy member: it is right for the newcomer too, and a set-based controller
+    /// would not install it again.
+    pub(super) fn is_leftover(&self, flow: &Flow, dead: &Dead, live: usize) -> bool {
+        self.live(live).is_some_and(|live| live.newcomer && is_older(flow, live))
+            && !guards::created_after(self.case, dead, flow)
+            && !guards::looks_like_policy(flow)
+    }
+
+    /// Whether the flow matches a token that this dead attachment once had, re-assigned
+    /// since or not.
+    pub(super) fn once_matched(&self, flow: &Flow, i: usize) -> bool {
+        let m = &flow.matches;
+        let has = |owners: &Vec<usize>| owners.contains(&i);
+        m.in_port.and_then(|p| self.port(p)).is_some_and(|o| has(&o.dead))
+            || m.addresses
+                .iter()
+                .any(|a| self.address(a.address).is_some_and(|owners| has(&owners.dead)))
+    }
+}
+
+/// Certainly older than this live owner: not made for it.
+pub(super) fn is_older(flow: &Flow, live: &Live) -> bool {
+    live.age.is_some_and(|age| flow.duration > age.saturating_add(ROUNDING))
+}
+
+/// Whether a network's rules look at this flow at all.
+pub(super) fn in_scope(network: &Network, flow: &Flow) -> bool {
+    network.tables.as_ref().is_none_or(|tables| tables.contains(&flow.table))
+        && (flow.cookie ^ network.cookie) & network.cookie_mask == 0
+}
+
+pub(super) fn push_once<T: PartialEq>(list: &mut Vec<T>, item: T) {
+    if !list.contains(&item) {
+        list.push(item);
+    }
+}

@@ -1,0 +1,431 @@
+//! Phase 2: the rules of design §4.
+//!
+//! A match is a conjunction: one dead conjunct makes an entry unreachable for legitimate
+//! traffic, whatever else it matches. That is why rules 1 to 3 ask about one token only.
+//! A token that somebody alive has now is not dead, and alone it condemns nothing.
+//!
+//! A live attachment whose addresses are not all known may have any; if that protected
+//! every address nothing would ever be stale. It matters only where the flow names a token
+//! that it is known to have (rule 5).
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::case::{Case, Dead, LiveRegister, Network};
+use super::flow::{Address, AddressMatch, Flow, Side};
+use super::guards::{self, OutputRegisters};
+use super::learned::Learned;
+use super::reason::{NotProven, Reason};
+use super::tokens::{
+    Field, Index, PortState, RegisterToken, Token, Written, in_scope, is_older, is_pod_port,
+    push_once,
+};
+
+/// What is to become of one flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// To be deleted.
+    pub stale: bool,
+    /// Why, or why not.
+    pub reason: Reason,
+    /// Index in `Case::dead` of the attachment that condemns it, or would have.
+    pub dead: Option<usize>,
+}
+
+/// Phase 2; see the module's head. Wants the flows for which `Survey::see` said true.
+pub struct Judge<'c> {
+    index: Index<'c>,
+    learned: &'c Learned,
+    /// Dead attachments by register value.
+    by_value: HashMap<RegisterToken, Vec<usize>>,
+}
+
+/// What one dead attachment's rules say.
+enum Opinion {
+    Stale(Reason),
+    Kept(Reason),
+}
+
+impl<'c> Judge<'c> {
+    /// The case must be the one that was surveyed.
+    #[must_use]
+    pub fn new(case: &'c Case, learned: &'c Learned) -> Self {
+        let mut by_value: HashMap<_, Vec<_>> = HashMap::new();
+        for (i, evidence) in learned.evidence.iter().enumerate() {
+            if let Some(token) = evidence.token {
+                by_value.entry(token).or_default().push(i);
+            }
+        }
+        Self { index: Index::new(case), learned, by_value }
+    }
+
+    /// Whether the flow is stale, and why. If several dead attachments have a say, stale
+    /// wins: each rule that condemns is sufficient by itself.
+    #[must_use]
+    pub fn verdict(&self, flow: &Flow) -> Verdict {
+        if self.index.case.ovn {
+            return Verdict { stale: false, reason: Reason::Ovn, dead: None };
+        }
+        let mut stale = None;
+        let mut kept = None;
+        for i in self.matched(flow) {
+            match self.opinion(flow, i) {
+                Opinion::Stale(reason) => first(&mut stale, (reason, Some(i))),
+                Opinion::Kept(reason) => first(&mut kept, (reason, Some(i))),
+            }
+        }
+        if let Some((reason, i)) = self.delivers_to_nobody(flow) {
+            first(&mut stale, (reason, Some(i)));
+        }
+        if let Some((port, is_match)) = self.dangling(flow) {
+            let reap = is_match && self.reaps_dangling(flow);
+            first(if reap { &mut stale } else { &mut kept }, (Reason::Dangling { port }, None));
+        }
+        if kept.is_none()
+            && let Some((reason, i)) = self.mentions(flow)
+        {
+            kept = Some((reason, Some(i)));
+        }
+        let (reason, dead) = stale.or(kept).unwrap_or((Reason::NothingDead, None));
+        Verdict { stale: stale.is_some(), reason, dead }
+    }
+
+    /// Whether a full dump may turn this verdict: the flow is kept now, and would be stale
+    /// if a dead attachment's register value, which part of a dump cannot prove, were its
+    /// own.
+    #[must_use]
+    pub fn would_register_matter(&self, flow: &Flow) -> bool {
+        let turns = |i: usize| {
+            let Some((_, network)) = self.index.dead(i) else { return false };
+            let Some(evidence) = self.learned.evidence.get(i) else { return false };
+            evidence.not_proven == Some(NotProven::PartialDump)
+                && in_scope(network, flow)
+                && evidence
+                    .token
+                    .is_some_and(|t| self.matched_registers(flow).any(|m| m == t) || sets(flow, t))
+        };
+        self.matched(flow).into_iter().any(turns) && !self.verdict(flow).stale
+    }
+
+    fn outputs(&self) -> OutputRegisters<'_> {
+        OutputRegisters { seen: &self.learned.output_registers, complete: self.learned.complete }
+    }
+
+    /// Dead attachments that the flow matches, or whose register value it sets.
+    fn matched(&self, flow: &Flow) -> Vec<usize> {
+        let index = &self.index;
+        let mut found = Vec::new();
+        let port = flow.matches.in_port.and_then(|p| index.port(p)).map(|o| &o.dead);
+        let addresses = flow.matches.addresses.iter().filter_map(|m| index.address(m.address));
+        let tokens = self.matched_registers(flow).chain(self.written_registers(flow));
+        port.into_iter()
+            .chain(addresses.map(|o| &o.dead))
+            .chain(tokens.filter_map(|t| self.by_value.get(&t)))
+            .flatten()
+            .for_each(|i| push_once(&mut found, *i));
+        found
+    }
+
+    fn matched_registers(&self, flow: &Flow) -> impl Iterator<Item = RegisterToken> {
+        let matched = &flow.matches.registers;
+        self.index.fields.iter().flat_map(|f| matched.iter().filter_map(|m| f.matched(m)))
+    }
+
+    fn written_registers(&self, flow: &Flow) -> impl Iterator<Item = RegisterToken> {
+        let writes = &flow.actions.register_writes;
+        self.index.fields.iter().flat_map(move |field| {
+            writes.iter().filter_map(move |write| match field.written(write) {
+                Written::Value(value) => field.token(value),
+                _ => None,
+            })
+        })
+    }
+
+    fn opinion(&self, flow: &Flow, i: usize) -> Opinion {
+        let Some((dead, network)) = self.index.dead(i) else {
+            return Opinion::Kept(Reason::NothingDead);
+        };
+        if !in_scope(network, flow) {
+            return Opinion::Kept(Reason::OutOfScope);
+        }
+        let mut kept = None;
+        let stale = self
+            .matches_port(flow, dead, network, &mut kept)
+            .or_else(|| self.uses_register(flow, i, dead, network, &mut kept))
+            .or_else(|| self.matches_address(flow, dead, network, &mut kept))
+            .or_else(|| self.nobody_has_both(flow, i, dead, network));
+        match (stale, kept) {
+            (Some(reason), _) => Opinion::Stale(reason),
+            (None, Some(reason)) => Opinion::Kept(reason),
+            (None, None) => Opinion::Kept(Reason::NothingDead),
+        }
+    }
+
+    /// Rule 1, ports.
+    fn matches_port(
+        &self,
+        flow: &Flow,
+        dead: &Dead,
+        network: &Network,
+        kept: &mut Option<Reason>,
+    ) -> Option<Reason> {
+        let number = flow.matches.in_port.filter(|p| dead.ofport == Some(*p) && is_pod_port(*p))?;
+        let port = Token::Port(number);
+        match self.index.port_state(dead, Some(flow)) {
+            _ if !network.match_port => first(kept, Reason::EvidenceOff { token: port }),
+            PortState::Dead => return Some(Reason::MatchesPort { port }),
+            PortState::Reassigned => first(kept, Reason::HasLiveOwner { token: port }),
+            PortState::Unsettled => first(kept, Reason::PortUnsettled { port }),
+        }
+        None
+    }
+
+    /// Rules 1 and 2, registers.
+    fn uses_register(
+        &self,
+        flow: &Flow,
+        i: usize,
+        dead: &Dead,
+        network: &Network,
+        kept: &mut Option<Reason>,
+    ) -> Option<Reason> {
+        let evidence = self.learned.evidence.get(i)?;
+        let token = evidence.token?;
+        Field::of(&network.register)?;
+        let register = token.into();
+        let matches = self.matched_registers(flow).any(|m| m == token);
+        if !matches && !self.written_registers(flow).any(|w| w == token) {
+            return None;
+        }
+        let covered = |l: &usize| !self.index.is_leftover(flow, dead, *l);
+        let newcomer = evidence.newcomers.iter().copied().find(covered);
+        let why = evidence.not_proven.or(newcomer.map(NotProven::LiveHasIt));
+        if let Some(why) = why {
+            first(kept, Reason::RegisterNotProven { register, why });
+            None
+        } else if matches {
+            Some(Reason::MatchesRegister { register })
+        } else if sets(flow, token) {
+            Some(Reason::SetsRegister { register })
+        } else {
+            first(kept, Reason::OnlyMentions { token: register });
+            None
+        }
+    }
+
+    /// Rule 3.
+    fn matches_address(
+        &self,
+        flow: &Flow,
+        dead: &Dead,
+        network: &Network,
+        kept: &mut Option<Reason>,
+    ) -> Option<Reason> {
+        let mut stale = None;
+        for m in own_addresses(dead, flow) {
+            let address = m.address.into();
+            let (counts, elsewhere) = match m.address {
+                Address::Ip(_) => (network.match_ip, !dead.ip_evidence),
+                Address::Mac(_) => (network.match_mac, false),
+            };
+            let reason = if !counts {
+                Reason::EvidenceOff { token: address }
+            } else if self.index.is_live_address(m.address, dead, Some(flow)) {
+                Reason::HasLiveOwner { token: address }
+            } else if !dead.recorded {
+                Reason::NoRecord { address }
+            } else if elsewhere {
+                Reason::MayLiveElsewhere { address }
+            } else if let Some(guard) = guards::guard(&self.index, self.outputs(), flow, dead, m) {
+                guard
+            } else {
+                first(&mut stale, Reason::MatchesAddress { address });
+                continue;
+            };
+            first(kept, reason);
+        }
+        stale
+    }
+
+    /// Rule 4, which needs no token of the dead but their ports: packets for an address go
+    /// to dead ports and nowhere else, nothing else happens to them, and they do not come
+    /// from somebody alive in particular.
+    fn delivers_to_nobody(&self, flow: &Flow) -> Option<(Reason, usize)> {
+        let Flow { matches, actions, .. } = flow;
+        if actions.beyond || actions.outputs.is_empty() {
+            return None;
+        }
+        let usable = |m: &AddressMatch| m.side == Side::Destination && !m.address.is_unusable();
+        let from_live = |m: &AddressMatch| {
+            m.side != Side::Destination
+                && self.index.address(m.address).is_some_and(|owners| !owners.live.is_empty())
+        };
+        if !matches.addresses.iter().any(usable)
+            || matches.addresses.iter().any(from_live)
+            || matches.in_port.is_some_and(|p| self.index.is_live_port(p))
+            || self.matched_registers(flow).any(|t| self.learned.is_live(t))
+        {
+            return None;
+        }
+        let mut lowest: Option<(u16, usize)> = None;
+        for port in &actions.outputs {
+            let owners = self.index.port(*port)?;
+            let dead = owners.dead.iter().copied().find(|i| {
+                self.index.dead(*i).is_some_and(|(dead, network)| {
+                    network.match_port
+                        && in_scope(network, flow)
+                        && self.index.port_state(dead, None) == PortState::Dead
+                })
+            })?;
+            first(&mut lowest, (*port, dead));
+        }
+        let (port, dead) = lowest?;
+        Some((Reason::DeliversToNobody { port: Token::Port(port) }, dead))
+    }
+
+    /// Rule 5: the dead attachment's port together with another of its tokens, on one side
+    /// of the packet.
+    fn nobody_has_both(
+        &self,
+        flow: &Flow,
+        i: usize,
+        dead: &Dead,
+        network: &Network,
+    ) -> Option<Reason> {
+        let number = dead.ofport.filter(|p| is_pod_port(*p))?;
+        if !dead.recorded || !network.match_port {
+            return None;
+        }
+        let counts = |address: &Address| match address {
+            Address::Ip(_) => network.match_ip,
+            Address::Mac(_) => network.match_mac,
+        };
+        let on = |side: Side| {
+            own_addresses(dead, flow)
+                .filter(move |m| m.side == side && counts(&m.address))
+                .map(|m| Token::Address(m.address))
+        };
+        let mut found = None;
+        if flow.matches.in_port == Some(number) {
+            let register = self
+                .learned
+                .evidence
+                .get(i)
+                .filter(|e| e.owners_known)
+                .and_then(|e| e.token)
+                .filter(|t| {
+                    self.matched_registers(flow).any(|m| m == *t) || sets_recorded(flow, dead, *t)
+                });
+            on(Side::Source)
+                .chain(register.map(Token::Register))
+                .filter(|with| self.is_unpaired(flow, dead, number, *with))
+                .for_each(|with| first(&mut found, with));
+        }
+        // Beside anything but plain output the entry does more than deliver to that port.
+        let outputs = &flow.actions.outputs;
+        if !flow.actions.beyond && !outputs.is_empty() && outputs.iter().all(|p| *p == number) {
+            on(Side::Destination)
+                .filter(|with| self.is_unpaired(flow, dead, number, *with))
+                .for_each(|with| first(&mut found, with));
+        }
+        found.map(|with| Reason::NobodyHasBoth { port: Token::Port(number), with })
+    }
+
+    /// No live attachment can have both tokens, and none that has one is as old as the flow.
+    fn is_unpaired(&self, flow: &Flow, dead: &Dead, port: u16, with: Token) -> bool {
+        let index = &self.index;
+        let port_owners = index.port(port).map_or(&[][..], |o| &o.live);
+        // An owner whom no attachment explains may have anything; so may an interface that
+        // waits for its number.
+        let explained = !port_owners.is_empty() || !index.is_live_port(port);
+        if !explained || index.port_state(dead, None) == PortState::Unsettled {
+            return false;
+        }
+        let other_owners = match with {
+            Token::Address(address) => {
+                Some(index.address(address).map_or_else(Vec::new, |o| o.live.clone()))
+            }
+            Token::Register(register) => self.learned.owners(register),
+            Token::Port(_) => None,
+        };
+        let Some(other_owners) = other_owners else { return false };
+        let younger = |l: &usize| index.live(*l).is_some_and(|live| is_older(flow, live));
+        let has_port =
+            |l: &usize| index.live(*l).is_none_or(|live| live.ofport.is_none_or(|p| p == port));
+        let has_other = |l: &usize| other_owners.contains(l) || self.may_have(*l, with);
+        port_owners.iter().all(|l| younger(l) && !has_other(l))
+            && other_owners.iter().all(|l| younger(l) && !has_port(l))
+    }
+
+    /// Whether a live attachment that is not known to have a token may have it.
+    fn may_have(&self, live: usize, token: Token) -> bool {
+        let shown = self.learned.live_registers.get(live).is_some_and(Option::is_some);
+        let Some(live) = self.index.live(live) else { return true };
+        let unknown = live.register == LiveRegister::Unknown && !shown;
+        match token {
+            Token::Address(_) => !live.addresses_known,
+            // Without a network nobody recorded what its register is.
+            Token::Register(_) => live.network.is_none() || unknown,
+            Token::Port(_) => true,
+        }
+    }
+
+    /// In a port that OVSDB lacks, and nobody explains: the port, and whether the flow
+    /// matches on it.
+    fn dangling(&self, flow: &Flow) -> Option<(u16, bool)> {
+        let dangling = |p: &u16| self.index.is_dangling(*p);
+        if let Some(port) = flow.matches.in_port.filter(dangling) {
+            return Some((port, true));
+        }
+        let outputs = &flow.actions.outputs;
+        let port = outputs.iter().copied().min()?;
+        outputs.iter().all(dangling).then_some((port, false))
+    }
+
+    /// Every network that looks at this flow wants its dangling entries deleted.
+    fn reaps_dangling(&self, flow: &Flow) -> bool {
+        let mut looking = self.index.case.networks.iter().filter(|n| in_scope(n, flow)).peekable();
+        looking.peek().is_some() && looking.all(|n| n.reap_dangling)
+    }
+
+    /// A dead port in a flow that does not match anything dead: a flood list, say.
+    fn mentions(&self, flow: &Flow) -> Option<(Reason, usize)> {
+        let named = flow.actions.outputs.iter().chain(&flow.actions.port_references);
+        let dead = |p: &u16| Some((*p, *self.index.port(*p)?.dead.first()?));
+        let (port, i) = named.filter_map(dead).min()?;
+        Some((Reason::OnlyMentions { token: Token::Port(port) }, i))
+    }
+}
+
+/// The flow's matches on a dead attachment's own addresses.
+fn own_addresses<'f>(dead: &'f Dead, flow: &'f Flow) -> impl Iterator<Item = &'f AddressMatch> {
+    flow.matches
+        .addresses
+        .iter()
+        .filter(|m| !m.address.is_unusable() && dead.addresses.contains(&m.address))
+}
+
+/// Whether the value is what the flow leaves in the register: the last write that touches
+/// the field, and not one in a list of its own.
+fn sets(flow: &Flow, token: RegisterToken) -> bool {
+    let field = Field { index: token.index, mask: token.mask };
+    let writes = flow.actions.register_writes.iter().rev().filter(|w| !w.nested);
+    let mut written = writes.map(|w| field.written(w));
+    let last = written.find(|w| !matches!(w, Written::Nothing));
+    matches!(last, Some(Written::Value(value)) if value == token.value)
+}
+
+/// As `sets`, for a value that the record has. One that was learned from this very dump
+/// would vouch for itself.
+fn sets_recorded(flow: &Flow, dead: &Dead, token: RegisterToken) -> bool {
+    dead.register.is_some_and(|value| value & token.mask == token.value) && sets(flow, token)
+}
+
+/// Keeps the first reason in the order of [`Reason`], so that the order of attachments
+/// does not matter.
+fn first<T: Ord>(best: &mut Option<T>, found: T) {
+    if best.as_ref().is_none_or(|best| found < *best) {
+        *best = Some(found);
+    }
+}
