@@ -292,7 +292,7 @@ impl Prover<'_, '_> {
         let live = self.index;
         let newcomers = if !learned
             && holders.iter().all(|l| live.live(*l).is_some_and(|live| live.newcomer))
-            && !claims.is_some_and(|c| c.claims.iter().any(|c| is_loaded_by_live(c)))
+            && !claims.is_some_and(|c| c.claims.iter().any(is_loaded_by_live))
         {
             std::mem::take(&mut holders)
         } else {

@@ -230,7 +230,7 @@ impl<'c> Survey<'c> {
         let leftover = recorded
             .get(&token)
             .is_some_and(|dead| dead.iter().any(|i| index.once_matched(flow, *i)));
-        let mut claim_live = |claims: &mut Claims, l: usize| {
+        let claim_live = |claims: &mut Claims, l: usize| {
             let older = index.live(l).is_some_and(|live| is_older(flow, live));
             match (older && leftover, nested) {
                 (true, _) => {}

@@ -410,8 +410,9 @@ fn own_addresses<'f>(dead: &'f Dead, flow: &'f Flow) -> impl Iterator<Item = &'f
 /// the field, and not one in a list of its own.
 fn sets(flow: &Flow, token: RegisterToken) -> bool {
     let field = Field { index: token.index, mask: token.mask };
-    let mut writes = flow.actions.register_writes.iter().rev().filter(|w| !w.nested);
-    let last = writes.map(|w| field.written(w)).find(|w| !matches!(w, Written::Nothing));
+    let writes = flow.actions.register_writes.iter().rev().filter(|w| !w.nested);
+    let mut written = writes.map(|w| field.written(w));
+    let last = written.find(|w| !matches!(w, Written::Nothing));
     matches!(last, Some(Written::Value(value)) if value == token.value)
 }
 

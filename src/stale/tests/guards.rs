@@ -1,0 +1,160 @@
+use super::*;
+
+#[test]
+fn another_owner_whom_we_cannot_see() {
+    each(
+        &plain(),
+        &[
+            ("made after the death", flow().aged(59).dst(IP_A), "kept: created-after-death"),
+            ("at the death", flow().aged(60).dst(IP_A), "kept: created-after-death"),
+            ("before it", flow().aged(61).dst(IP_A), "stale: matches-address"),
+            ("to a live port", flow().dst(IP_A).output(B), "kept: outputs-to-live-port"),
+            ("to LOCAL", flow().dst(IP_A).output(65534), "kept: outputs-to-live-port"),
+            ("to the uplink", flow().dst(IP_A).output(UPLINK), "kept: outputs-to-live-port"),
+            ("to its own port", flow().dst(IP_A).output(A).beyond(), "stale: matches-address"),
+            ("moved VM", flow().dst(IP_A).tunnel().beyond(), "kept: sets-tunnel"),
+            ("other VLAN", flow().from(UPLINK).src(IP_A), "kept: arrives-elsewhere"),
+            ("other VLAN, connection", flow().from(UPLINK).either(IP_A), "kept: arrives-elsewhere"),
+            ("from outside to it", flow().from(UPLINK).dst(IP_A), "stale: matches-address"),
+            ("MACs of two pods", flow().src(MAC_A).dst(MAC_B).beyond(), "stale: matches-address"),
+            (
+                "its own two addresses",
+                flow().src(MAC_A).src(IP_A).beyond(),
+                "stale: matches-address",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn its_own_port_number_is_nobody_elses_side() {
+    // The number is another interface's now, the address is nobody's.
+    let case = plain().with(|c| {
+        c.ports.by_number.insert(A, RowId(77));
+    });
+    each(&case, &[("spoof guard", flow().from(A).src(IP_A), "stale: matches-address")]);
+    let unknown = case.with(|c| c.dead[0].ofport = None);
+    each(&unknown, &[("number unknown", flow().from(A).src(IP_A), "kept: arrives-elsewhere")]);
+}
+
+#[test]
+fn a_live_port_in_a_register_that_is_output_to() {
+    let out = || ("output", flow().output_register(1, 0xffff), "kept: nothing-dead");
+    let low = |value| flow().dst(IP_A).write(1, 0xffff, Some(value), false).beyond();
+    dump(
+        &plain(),
+        &[
+            out(),
+            ("live port", low(B.into()), "kept: loads-live-port"),
+            ("its own port", low(A.into()), "stale: matches-address"),
+            ("whole register", flow().dst(IP_A).load(1, 0x0007_000d), "kept: loads-live-port"),
+            ("another register", flow().dst(IP_A).load(2, B.into()), "stale: matches-address"),
+            (
+                "the other half",
+                flow().dst(IP_A).write(1, 0xffff_0000, Some(0x000d_0000), false),
+                "stale: matches-address",
+            ),
+            (
+                "not a constant",
+                flow().dst(IP_A).write(1, 0xffff, None, false),
+                "kept: loads-live-port",
+            ),
+            (
+                "part of it",
+                flow().dst(IP_A).write(1, 0xff, Some(13), false),
+                "kept: loads-live-port",
+            ),
+            (
+                "in a clone",
+                flow().dst(IP_A).write(1, 0xffff, Some(13), true),
+                "kept: loads-live-port",
+            ),
+            ("NORMAL", low(0xfffa), "kept: loads-live-port"),
+            ("no port", low(0), "stale: matches-address"),
+        ],
+    );
+    each(&plain(), &[("nobody outputs to it", low(B.into()), "stale: matches-address")]);
+}
+
+#[test]
+fn a_high_range_is_read_in_place() {
+    dump(
+        &plain(),
+        &[
+            ("output", flow().output_register(1, 0xffff_0000), "kept: nothing-dead"),
+            ("live", flow().dst(IP_A).load(1, 0x000d_0000), "kept: loads-live-port"),
+            ("not live", flow().dst(IP_A).load(1, 0x000c_000d), "stale: matches-address"),
+        ],
+    );
+}
+
+#[test]
+fn part_of_a_dump_shows_no_output_registers() {
+    let case = node(LEARN).with(|c| c.dead[0].register = Some(4101));
+    let learned = Survey::partial(&case).finish();
+    let judge = Judge::new(&case, &learned);
+    for (flow, expected) in [
+        (flow().dst(IP_A).load(1, B.into()), "kept: loads-live-port"),
+        (flow().dst(IP_A).load(1, 0x000d_0000), "kept: loads-live-port"),
+        (flow().dst(IP_A).load(1, 77), "stale: matches-address"),
+        (flow().dst(IP_A).load(0, B.into()), "stale: matches-address"),
+    ] {
+        assert_eq!(words(&judge.verdict(&flow)), expected, "{flow:?}");
+    }
+}
+
+#[test]
+fn policy_members_wait_for_the_linger_time() {
+    let rows = |word| {
+        [
+            ("conjunction", flow().src(IP_A).conjunction(), word),
+            ("two pods", flow().src(IP_A).dst(IP_B), word),
+            ("two pods, one of them outside", flow().src("192.0.2.1").dst(IP_A), word),
+        ]
+    };
+    each(&plain().with(|c| c.dead[0].lingered = false), &rows("kept: policy-waits"));
+    each(&plain(), &rows("stale: matches-address"));
+    each(&plain().and_live(live(14, &[IP_A])), &rows("kept: has-live-owner"));
+}
+
+#[test]
+fn ages_of_entries_that_were_restored_in_bulk_prove_nothing() {
+    let case = plain().with(|c| {
+        c.dead[0].died = secs(600);
+        c.switch_up = Some(secs(100));
+    });
+    each(
+        &case,
+        &[
+            ("restored", flow().aged(99).dst(IP_A), "stale: matches-address"),
+            ("restored last", flow().aged(70).dst(IP_A), "stale: matches-address"),
+            ("made since", flow().aged(69).dst(IP_A), "kept: created-after-death"),
+            (
+                "the live-port guard stays",
+                flow().aged(99).dst(IP_A).output(B),
+                "kept: outputs-to-live-port",
+            ),
+        ],
+    );
+    let before = case.with(|c| c.switch_up = Some(secs(700)));
+    each(&before, &[("no restart since", flow().aged(99).dst(IP_A), "kept: created-after-death")]);
+}
+
+#[test]
+fn a_port_of_the_dead_is_not_a_live_port() {
+    // Two dead pods whose rows are still there.
+    let case = plain().with(|c| {
+        c.dead.push(dead(15, &["10.0.0.15"]));
+        for i in 0..2 {
+            let port = c.dead[i].ofport.unwrap();
+            c.ports.by_number.insert(port, c.dead[i].interface.unwrap());
+        }
+    });
+    each(
+        &case,
+        &[
+            ("to the other dead", flow().src(IP_A).output(15), "stale: matches-address"),
+            ("from the other dead", flow().from(15).src(IP_A), "stale: matches-port"),
+        ],
+    );
+}

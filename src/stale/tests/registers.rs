@@ -1,0 +1,342 @@
+use super::*;
+use crate::stale::{NetworkFacts, NotProven, Reason};
+
+const ID_A: u32 = 4101;
+const ID_B: u32 = 4102;
+
+/// Each pod's classifier gives it an id.
+fn classifier(port: u16, id: u32) -> Flow {
+    flow().table(0).from(port).load(0, id).beyond()
+}
+
+fn policy(id: u32) -> Flow {
+    flow().table(20).reg(0, id)
+}
+
+/// Why `ID_A` does not condemn its policy entry; `None`: it does.
+#[track_caller]
+fn doubt(case: &Case, flows: &[Flow]) -> Option<NotProven> {
+    let mut all = flows.to_vec();
+    all.push(policy(ID_A));
+    let found = verdicts(case, &all);
+    all.reverse();
+    let reversed = verdicts(case, &all);
+    assert_eq!(found.last(), reversed.first(), "the order of the dump matters");
+    match found.last().unwrap().reason {
+        Reason::RegisterNotProven { why, .. } => Some(why),
+        Reason::MatchesRegister { .. } => None,
+        other => panic!("no word on registers: {other}"),
+    }
+}
+
+fn two() -> Vec<Flow> {
+    vec![classifier(A, ID_A), classifier(B, ID_B)]
+}
+
+#[test]
+fn an_id_of_its_own_is_learned_and_condemns() {
+    // Shown in this very dump: two attachments, two values.
+    dump(
+        &node(LEARN_FIRST),
+        &[
+            ("a's classifier", classifier(A, ID_A), "stale: matches-port"),
+            ("b's classifier", classifier(B, ID_B), "kept: nothing-dead"),
+            ("a's policy", policy(ID_A), "stale: matches-register"),
+            ("b's policy", policy(ID_B), "kept: nothing-dead"),
+            ("by another name", flow().dst(IP_A).load(0, ID_A), "stale: sets-register"),
+            ("a mark in it", flow().mark(0, 5, 0xf), "kept: nothing-dead"),
+        ],
+    );
+    let case = node(LEARN_FIRST);
+    let learned = survey(&case, &two());
+    assert_eq!(learned.dead_registers, [Some(ID_A)]);
+    assert_eq!(learned.live_registers, [Some(ID_B)]);
+    assert_eq!(learned.networks, [NetworkFacts { distinct_seen: true, shared_seen: false }]);
+}
+
+#[test]
+fn one_pod_alone_proves_nothing() {
+    let alone = || node(LEARN_FIRST).with(|c| c.live.clear());
+    let flows = [classifier(A, ID_A)];
+    assert_eq!(doubt(&alone(), &flows), Some(NotProven::NeedsSecondAttachment));
+    let remembered = alone().with(|c| c.networks[0].register.source = LEARN);
+    assert_eq!(doubt(&remembered, &flows), None);
+    let vouched = alone().with(|c| c.networks[0].register.source = RegisterSource::Pod);
+    assert_eq!(doubt(&vouched, &flows), None);
+    let none = alone().with(|c| c.networks[0].register.source = RegisterSource::None);
+    assert_eq!(words(&verdicts(&none, &[policy(ID_A)])[0]), "kept: nothing-dead");
+}
+
+#[test]
+fn conditions_of_a_proof() {
+    for source in [LEARN, RegisterSource::Pod] {
+        let case = || node(source);
+        let learn = source == LEARN;
+        assert_eq!(doubt(&case(), &two()), None);
+
+        let mut flows = two();
+        flows.push(flow().table(0).src(IP_B).load(0, ID_A));
+        assert_eq!(doubt(&case(), &flows), Some(NotProven::LiveHasIt(0)), "b is given it, too");
+
+        let mut flows = two();
+        flows.push(flow().table(0).from(UPLINK).load(0, ID_A));
+        assert_eq!(doubt(&case(), &flows), Some(NotProven::OthersLoadIt), "from an uplink");
+
+        let mut flows = two();
+        flows.push(flow().table(5).load(0, ID_A));
+        assert_eq!(doubt(&case(), &flows), Some(NotProven::OthersLoadIt), "for anybody");
+
+        let mut flows = two();
+        flows.push(flow().table(5).write(0, u32::MAX, Some(ID_A), true));
+        assert_eq!(doubt(&case(), &flows), Some(NotProven::OthersLoadIt), "in a clone");
+
+        let mut flows = two();
+        flows.push(flow().table(5).from(A).dst(IP_B).load(0, ID_A));
+        flows.push(flow().table(5).dst(IP_A).load(0, ID_A));
+        assert_eq!(doubt(&case(), &flows), None, "every one of them names a");
+
+        let unknown = [classifier(A, ID_A)];
+        assert_eq!(doubt(&case(), &unknown), Some(NotProven::LiveUnknown(0)));
+        for register in [LiveRegister::Is(ID_B), LiveRegister::Absent] {
+            let known = case().with(|c| c.live[0].register = register);
+            assert_eq!(doubt(&known, &unknown), None, "{register:?}");
+        }
+        let elsewhere = case().with(|c| c.live[0].network = None);
+        assert_eq!(doubt(&elsewhere, &unknown), None, "not of this network");
+
+        let has = case().and_live(Live { register: LiveRegister::Is(ID_A), ..live(14, &[]) });
+        assert_eq!(doubt(&has, &two()), Some(NotProven::LiveHasIt(1)), "says its record");
+        let has = has.with(|c| c.live[1].network = None);
+        assert_eq!(doubt(&has, &two()), Some(NotProven::LiveHasIt(1)), "whatever its network");
+
+        let twin = case().with(|c| {
+            c.dead[0].register = Some(ID_A);
+            c.dead.push(Dead { register: Some(ID_A), ..dead(15, &[]) });
+        });
+        let by_record = [classifier(B, ID_B)];
+        assert_eq!(doubt(&twin, &by_record), Some(NotProven::OtherDeadHasIt));
+
+        let mut flows = two();
+        flows.push(flow().table(3).from(TUNNEL).write(0, u32::MAX, None, false));
+        let moves = learn.then_some(NotProven::Obscured);
+        assert_eq!(doubt(&case(), &flows), moves, "the tunnel's key is moved into it");
+
+        let many: Vec<Flow> = (0..=crate::stale::survey::MOST_VALUES)
+            .map(|i| flow().load(0, 1_000_000 + u32::try_from(i).unwrap()))
+            .collect();
+        let mut flows = two();
+        flows.extend(many);
+        let learned = case().with(|c| c.dead[0].register = Some(ID_A));
+        assert_eq!(doubt(&learned, &flows), Some(NotProven::TooManyValues));
+    }
+}
+
+#[test]
+fn values_that_live_pods_share_are_never_evidence_again() {
+    let case = node(LEARN).and_live(live(14, &["10.0.0.7"]));
+    let mut flows = two();
+    flows.push(classifier(14, ID_B));
+    assert_eq!(doubt(&case, &flows), Some(NotProven::Shared));
+    assert!(survey(&case, &flows).networks[0].shared_seen);
+    let remembered = node(RegisterSource::Learn { distinct_seen: true, shared_seen: true });
+    assert_eq!(doubt(&remembered, &two()), Some(NotProven::Shared));
+}
+
+#[test]
+fn the_same_value_one_after_the_other_is_reuse() {
+    let after = |seen_alive, age| {
+        let case = node(LEARN).with(|c| c.dead[0].seen_alive = seen_alive);
+        let flows = [classifier(A, ID_A), classifier(B, ID_A).aged(age)];
+        assert_eq!(doubt(&case, &flows), Some(NotProven::LiveHasIt(0)));
+        survey(&case, &flows).networks[0].shared_seen
+    };
+    assert!(after(Some(secs(0)), 30), "DEL of a pod that had it together with b");
+    assert!(after(Some(secs(100)), 200));
+    assert!(!after(Some(secs(100)), 50), "given to b after a was last seen");
+    assert!(after(None, 90), "not known when: the noticed death counts");
+    assert!(!after(None, 50));
+}
+
+#[test]
+fn two_dead_that_had_one_value_shared_it() {
+    let case = node(LEARN).with(|c| c.dead.push(dead(15, &[])));
+    let flows = [classifier(A, ID_A), classifier(15, ID_A), classifier(B, ID_B)];
+    assert_eq!(doubt(&case, &flows), Some(NotProven::OthersLoadIt));
+    assert!(survey(&case, &flows).networks[0].shared_seen);
+    let young = [classifier(A, ID_A), classifier(15, ID_A).aged(50), classifier(B, ID_B)];
+    assert!(!survey(&case, &young).networks[0].shared_seen);
+}
+
+#[test]
+fn a_leftover_under_a_reused_port_says_nothing_of_its_new_owner() {
+    // b was given a's port; a's id is in its record.
+    let case = || {
+        node(LEARN).with(|c| {
+            c.dead[0].register = Some(ID_A);
+            c.live[0].ofport = Some(A);
+            c.live[0].age = Some(secs(30));
+            c.live[0].register = LiveRegister::Is(ID_B);
+            c.ports.by_number.insert(A, RowId(77));
+        })
+    };
+    let leftover = classifier(A, ID_A);
+    dump(
+        &case(),
+        &[
+            ("leftover", leftover.clone(), "stale: sets-register"),
+            ("policy", policy(ID_A), "stale: matches-register"),
+        ],
+    );
+    let unknown_age = case().with(|c| c.live[0].age = None);
+    assert_eq!(doubt(&unknown_age, &[leftover.clone()]), Some(NotProven::LiveHasIt(0)));
+    let young = leftover.clone().aged(20);
+    assert_eq!(doubt(&case(), &[young]), Some(NotProven::LiveHasIt(0)));
+    let not_recorded = case().with(|c| c.dead[0].register = None);
+    let learned = survey(&not_recorded, &[leftover]);
+    assert_eq!(learned.dead_registers, [None], "the port is not a's any more");
+    assert_eq!(learned.live_registers, [None], "older than b: not b's own");
+    let stranger = case().with(|c| c.live.clear());
+    assert_eq!(doubt(&stranger, &[classifier(A, ID_A)]), Some(NotProven::OthersLoadIt));
+}
+
+#[test]
+fn what_is_learned_of_the_dead() {
+    let learn = |flows: &[Flow]| survey(&node(LEARN), flows).dead_registers[0];
+    assert_eq!(learn(&[flow().src(IP_A).load(0, ID_A)]), Some(ID_A), "by its address");
+    assert_eq!(learn(&[flow().dst(IP_A).load(0, ID_A)]), None, "what others are given");
+    assert_eq!(learn(&[flow().aged(5).src(IP_A).load(0, ID_A)]), None, "a new owner's");
+    assert_eq!(learn(&[flow().from(UPLINK).src(IP_A).load(0, ID_A)]), None, "elsewhere");
+    assert_eq!(learn(&[classifier(A, ID_A), classifier(A, 7)]), None, "which?");
+    assert_eq!(learn(&[classifier(A, ID_A), classifier(A, 0)]), Some(ID_A), "a reset");
+    assert_eq!(learn(&[flow().from(A).write(0, 0xffff, Some(7), false)]), None, "a mark");
+    assert_eq!(learn(&[flow().from(A).write(0, u32::MAX, Some(7), true)]), None, "in a clone");
+}
+
+#[test]
+fn a_field_of_the_register() {
+    let case = node(LEARN).with(|c| c.networks[0].register.mask = 0xffff);
+    let mark = |f: Flow, value| f.write(0, 0xffff, Some(value), false);
+    dump(
+        &case,
+        &[
+            ("a", mark(flow().from(A), 0x105), "stale: matches-port"),
+            ("b", mark(flow().from(B), 0x106), "kept: nothing-dead"),
+            (
+                "high bits are not the field's",
+                flow().table(3).write(0, 0xffff_0000, Some(1 << 16), false),
+                "kept: nothing-dead",
+            ),
+            ("field", flow().mark(0, 0x105, 0xffff), "stale: matches-register"),
+            ("whole register", flow().reg(0, 0x7_0105), "stale: matches-register"),
+            ("part of the field", flow().mark(0, 0x05, 0xff), "kept: nothing-dead"),
+            ("another register", flow().reg(1, 0x105), "kept: nothing-dead"),
+        ],
+    );
+}
+
+#[test]
+fn only_the_last_word_of_a_flow_sets_the_register() {
+    let case = node(RegisterSource::Computed).with(|c| {
+        c.dead[0].register = Some(ID_A);
+        c.live[0].register = LiveRegister::Is(ID_B);
+    });
+    each(
+        &case,
+        &[
+            ("sets", flow().src("192.0.2.9").load(0, ID_A), "stale: sets-register"),
+            ("twice", flow().load(0, 7).load(0, ID_A), "stale: sets-register"),
+            ("overwritten", flow().load(0, ID_A).load(0, ID_B), "kept: only-mentions"),
+            ("marked", flow().load(0, ID_A).write(0, 1, Some(1), false), "kept: only-mentions"),
+            ("in a clone", flow().write(0, u32::MAX, Some(ID_A), true), "kept: only-mentions"),
+        ],
+    );
+}
+
+#[test]
+fn computed_values() {
+    let case = || {
+        node(RegisterSource::Computed).with(|c| {
+            c.dead[0].register = Some(ID_A);
+            c.live[0].register = LiveRegister::Is(ID_B);
+        })
+    };
+    assert_eq!(doubt(&case(), &[flow().load(0, ID_A)]), None, "the operator vouches");
+    let live = case().with(|c| c.live[0].register = LiveRegister::Is(ID_A));
+    assert_eq!(doubt(&live, &[]), Some(NotProven::LiveHasIt(0)));
+    let unknown = case().with(|c| c.live[0].register = LiveRegister::Unknown);
+    assert_eq!(doubt(&unknown, &[classifier(B, ID_B)]), Some(NotProven::LiveUnknown(0)));
+    assert_eq!(doubt(&case(), &[classifier(B, ID_A)]), Some(NotProven::LiveHasIt(0)));
+    assert_eq!(doubt(&case(), &[classifier(UPLINK, ID_A)]), Some(NotProven::OthersLoadIt));
+    // A field that overlaps it, of another network.
+    let wider = case().with(|c| {
+        let mut other = network(RegisterSource::Computed);
+        other.register.mask = 0xff;
+        c.networks.push(other);
+        c.live.push(Live {
+            network: Some(1),
+            register: LiveRegister::Is(ID_A & 0xff),
+            ofport: None,
+            ..c.live[0].clone()
+        });
+    });
+    assert_eq!(doubt(&wider, &[]), Some(NotProven::LiveHasIt(1)));
+}
+
+#[test]
+fn a_newcomer_with_the_same_computed_value() {
+    let newcomer = Live { newcomer: true, age: Some(secs(10)), ..live(A, &[IP_A]) };
+    let case = node(RegisterSource::Computed)
+        .with(|c| {
+            c.dead[0].register = Some(ID_A);
+            c.live.clear();
+        })
+        .and_live(Live { register: LiveRegister::Is(ID_A), ..newcomer });
+    each(
+        &case,
+        &[
+            ("leftover", policy(ID_A), "stale: matches-register"),
+            ("its own", policy(ID_A).aged(5), "kept: register-not-proven"),
+            ("policy member", policy(ID_A).conjunction(), "kept: register-not-proven"),
+        ],
+    );
+}
+
+#[test]
+fn part_of_a_dump_proves_no_learned_value() {
+    let part = |case: &Case, flows: &[Flow], asked: &Flow| {
+        let mut survey = Survey::partial(case);
+        for flow in flows.iter().chain(flows) {
+            survey.see(flow);
+        }
+        survey.see(asked);
+        let learned = survey.finish();
+        let judge = Judge::new(case, &learned);
+        (words(&judge.verdict(asked)), judge.would_register_matter(asked))
+    };
+    let case = node(LEARN).with(|c| c.dead[0].register = Some(ID_A));
+    let kept = String::from("kept: register-not-proven");
+    assert_eq!(part(&case, &[classifier(A, ID_A)], &policy(ID_A)), (kept.clone(), true));
+    assert_eq!(part(&case, &[], &flow().load(0, ID_A)), (kept.clone(), false), "not a's alone");
+    let gives = flow().src(IP_B).dst(IP_A).load(0, ID_A).output(B);
+    assert_eq!(part(&case, &[], &gives).1, false, "b has it");
+    let own = flow().dst(IP_A).load(0, ID_A).output(B);
+    assert_eq!(part(&case, &[], &own).1, true, "rule 2 would condemn it");
+    let other = flow().from(A).load(0, ID_A);
+    assert_eq!(part(&case, &[], &other), ("stale: matches-port".into(), false), "stale anyway");
+    let live = case.clone().with(|c| c.live[0].register = LiveRegister::Is(ID_A));
+    assert_eq!(part(&live, &[], &policy(ID_A)), (kept.clone(), false), "no dump can prove it");
+    let computed = case.with(|c| {
+        c.networks[0].register.source = RegisterSource::Computed;
+        c.live[0].register = LiveRegister::Is(ID_B);
+    });
+    assert_eq!(
+        part(&computed, &[], &policy(ID_A)),
+        ("stale: matches-register".into(), false),
+        "nothing to learn"
+    );
+    // Not recorded, but learned from what was seen: for the engine to look it up.
+    let case = node(LEARN);
+    let mut survey = Survey::partial(&case);
+    survey.see(&classifier(A, ID_A));
+    assert_eq!(survey.finish().dead_registers, [Some(ID_A)]);
+}

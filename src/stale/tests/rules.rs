@@ -1,0 +1,419 @@
+use super::*;
+use crate::stale::Reason;
+
+#[test]
+fn a_dead_port() {
+    each(
+        &plain(),
+        &[
+            ("classifier", flow().from(A).beyond(), "stale: matches-port"),
+            ("spoof guard", flow().from(A).src(IP_A).beyond(), "stale: matches-port"),
+            (
+                "made after the death by a slow controller",
+                flow().from(A).aged(5),
+                "stale: matches-port",
+            ),
+            ("the live neighbour's", flow().from(B).src(IP_B).beyond(), "kept: nothing-dead"),
+            ("the uplink's", flow().from(UPLINK).beyond(), "kept: nothing-dead"),
+        ],
+    );
+}
+
+#[test]
+fn a_port_that_is_there_is_dead_only_on_the_dead_pods_own_row() {
+    let own = plain().with(|c| {
+        c.ports.by_number.insert(A, c.dead[0].interface.unwrap());
+    });
+    each(&own, &[("DEL, before the port goes", flow().from(A), "stale: matches-port")]);
+    let other = plain().with(|c| {
+        c.ports.by_number.insert(A, RowId(77));
+    });
+    each(
+        &other,
+        &[(
+            "antrea #430: the number is another interface's",
+            flow().from(A),
+            "kept: has-live-owner",
+        )],
+    );
+    let moved = plain().with(|c| c.ports.unassigned = true);
+    each(&moved, &[("some interface waits for a number", flow().from(A), "kept: port-unsettled")]);
+    let claimed = plain().with(|c| c.live[0].ofport = Some(A));
+    each(&claimed, &[("a live record has the number", flow().from(A), "kept: has-live-owner")]);
+}
+
+#[test]
+fn what_an_operator_excludes_is_no_evidence() {
+    let scoped = plain().with(|c| {
+        c.networks[0].tables = Some(vec![20]);
+        c.networks[0].cookie = 0x50;
+        c.networks[0].cookie_mask = 0xf0;
+    });
+    each(
+        &scoped,
+        &[
+            ("another table", flow().cookie(0x51).from(A), "kept: out-of-scope"),
+            ("another cookie", flow().table(20).cookie(0x61).from(A), "kept: out-of-scope"),
+            ("ours", flow().table(20).cookie(0x151).from(A), "stale: matches-port"),
+        ],
+    );
+    let off = plain().with(|c| {
+        c.networks[0].match_port = false;
+        c.networks[0].match_ip = false;
+        c.networks[0].match_mac = false;
+    });
+    each(
+        &off,
+        &[
+            ("port", flow().from(A), "kept: evidence-off"),
+            ("ip", flow().dst(IP_A), "kept: evidence-off"),
+            ("mac", flow().dst(MAC_A), "kept: evidence-off"),
+            ("delivery", flow().dst(IP_A).output(A), "kept: evidence-off"),
+        ],
+    );
+    let ovn = plain().with(|c| c.ovn = true);
+    each(&ovn, &[("ovn-controller's", flow().from(A), "kept: ovn")]);
+}
+
+#[test]
+fn a_dead_address() {
+    each(
+        &plain(),
+        &[
+            ("policy by source", flow().src(IP_A).beyond(), "stale: matches-address"),
+            ("drop by destination", flow().dst(IP_A), "stale: matches-address"),
+            ("by MAC", flow().dst(MAC_A).beyond(), "stale: matches-address"),
+            ("ct_nw_src", flow().either(IP_A).beyond(), "stale: matches-address"),
+            ("NORMAL after it", flow().src(IP_A).beyond(), "stale: matches-address"),
+            ("a neighbour's", flow().dst(IP_B).output(B), "kept: nothing-dead"),
+            // openshift/origin #14893, #11698: no token from an empty value.
+            ("no address at all", flow().beyond(), "kept: nothing-dead"),
+        ],
+    );
+}
+
+#[test]
+fn a_reassigned_address_alone_condemns_nothing() {
+    let case = plain().and_live(live(14, &[IP_A]));
+    each(
+        &case,
+        &[
+            ("policy", flow().src(IP_A).beyond(), "kept: has-live-owner"),
+            ("the new owner's delivery", flow().dst(IP_A).output(14), "kept: has-live-owner"),
+            ("the dead MAC is dead still", flow().dst(MAC_A).beyond(), "stale: matches-address"),
+        ],
+    );
+}
+
+#[test]
+fn empty_identities_match_nothing() {
+    let case = plain().with(|c| {
+        c.dead[0].ofport = Some(0);
+        c.dead[0].addresses =
+            ["0.0.0.0", "::", "00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff", "224.0.0.1"]
+                .map(address)
+                .to_vec();
+        c.dead[0].register = Some(0);
+        c.networks[0].register.source = RegisterSource::Computed;
+    });
+    each(
+        &case,
+        &[
+            ("port 0", flow().from(0), "kept: nothing-dead"),
+            ("any v4", flow().src("0.0.0.0"), "kept: nothing-dead"),
+            ("any v6", flow().src("::"), "kept: nothing-dead"),
+            ("broadcast", flow().dst("ff:ff:ff:ff:ff:ff").output(A), "kept: dangling"),
+            ("multicast", flow().dst("224.0.0.1"), "kept: nothing-dead"),
+            ("register reset", flow().load(0, 0), "kept: nothing-dead"),
+            ("register start", flow().reg(0, 0), "kept: nothing-dead"),
+        ],
+    );
+    let local = plain().with(|c| c.dead[0].ofport = Some(65534));
+    each(&local, &[("k-vswitch lists the bridge first", flow().from(65534), "kept: nothing-dead")]);
+}
+
+#[test]
+fn without_a_record_addresses_are_no_evidence() {
+    let case = plain().with(|c| c.dead[0].recorded = false);
+    each(
+        &case,
+        &[
+            ("rule 1", flow().from(A), "stale: matches-port"),
+            ("rule 3", flow().src(IP_A), "kept: no-record"),
+            ("rule 4", flow().dst(IP_A).output(A), "stale: delivers-to-nobody"),
+        ],
+    );
+    let cluster = plain().with(|c| c.dead[0].ip_evidence = false);
+    each(
+        &cluster,
+        &[
+            ("ip, ipScope cluster", flow().src(IP_A), "kept: may-live-elsewhere"),
+            ("mac, ipScope cluster", flow().src(MAC_A), "stale: matches-address"),
+        ],
+    );
+}
+
+#[test]
+fn delivery_to_nobody() {
+    // The address lives on behind another port; what delivers it to the dead port does not.
+    // The new owner may be as old as anything, so rule 5 has no say.
+    let case = plain().and_live(Live { age: None, ..live(14, &[IP_A, MAC_A]) });
+    each(
+        &case,
+        &[
+            ("by IP", flow().dst(IP_A).output(A), "stale: delivers-to-nobody"),
+            ("by MAC", flow().dst(MAC_A).output(A), "stale: delivers-to-nobody"),
+            ("anybody's address", flow().dst("10.9.9.9").output(A), "stale: delivers-to-nobody"),
+            (
+                "headers and registers edited",
+                flow().dst(IP_A).load(3, 7).output(A),
+                "stale: delivers-to-nobody",
+            ),
+            ("twice", flow().dst(IP_A).output(A).output(A), "stale: delivers-to-nobody"),
+            (
+                "also to somebody alive",
+                flow().dst(IP_A).output(A).output(B),
+                "kept: has-live-owner",
+            ),
+            (
+                "goto, ct, NORMAL, group, learn …",
+                flow().dst(IP_A).output(A).beyond(),
+                "kept: has-live-owner",
+            ),
+            ("from a live port", flow().from(B).dst(IP_A).output(A), "kept: has-live-owner"),
+            ("from a live address", flow().src(IP_B).dst(IP_A).output(A), "kept: has-live-owner"),
+            (
+                "of a live address's connection",
+                flow().either(IP_B).dst(IP_A).output(A),
+                "kept: has-live-owner",
+            ),
+            ("no destination: a mirror", flow().output(A), "kept: only-mentions"),
+            (
+                "a flood group's address",
+                flow().dst("ff:ff:ff:ff:ff:ff").output(A),
+                "kept: only-mentions",
+            ),
+            (
+                "flood list",
+                flow().dst("01:00:5e:00:00:01").output(A).output(B),
+                "kept: only-mentions",
+            ),
+            ("nothing is output", flow().dst(IP_A), "kept: has-live-owner"),
+        ],
+    );
+}
+
+#[test]
+fn from_a_live_register_a_delivery_is_kept() {
+    let case = node(LEARN).with(|c| c.live[0].register = LiveRegister::Is(4102));
+    let register = LiveRegister::Is(4103);
+    let case = case.and_live(Live { age: None, register, ..live(14, &[IP_A]) });
+    each(
+        &case,
+        &[
+            (
+                "from a live identity",
+                flow().reg(0, 4102).dst(IP_A).output(A),
+                "kept: has-live-owner",
+            ),
+            ("from nobody's", flow().reg(0, 9999).dst(IP_A).output(A), "stale: delivers-to-nobody"),
+        ],
+    );
+}
+
+/// Port and address went to two different pods.
+fn torn() -> Case {
+    let young = |l: Live| Live { age: Some(secs(30)), ..l };
+    plain().and_live(young(live(A, &["10.0.0.7"]))).and_live(young(live(14, &[IP_A, MAC_A])))
+}
+
+#[test]
+fn a_pair_that_nobody_alive_has() {
+    each(
+        &torn(),
+        &[
+            ("spoof guard", flow().from(A).src(IP_A).beyond(), "stale: nobody-has-both"),
+            ("spoof guard, MAC", flow().from(A).src(MAC_A).beyond(), "stale: nobody-has-both"),
+            ("delivery", flow().dst(IP_A).output(A), "stale: nobody-has-both"),
+            ("delivery, MAC", flow().dst(MAC_A).output(A), "stale: nobody-has-both"),
+            ("not on one side", flow().from(A).dst(IP_A).beyond(), "kept: has-live-owner"),
+            ("either side", flow().from(A).either(IP_A).beyond(), "kept: has-live-owner"),
+            ("does more than deliver", flow().dst(IP_A).output(A).beyond(), "kept: has-live-owner"),
+            (
+                "delivers to others too",
+                flow().dst(IP_A).output(A).output(B),
+                "kept: has-live-owner",
+            ),
+            ("younger than an owner", flow().aged(20).from(A).src(IP_A), "kept: has-live-owner"),
+            ("one token alone", flow().from(A).beyond(), "kept: has-live-owner"),
+        ],
+    );
+}
+
+#[test]
+fn a_pair_that_somebody_alive_may_have_is_kept() {
+    let spoof = || [("spoof guard", flow().from(A).src(IP_A).beyond(), "kept: has-live-owner")];
+    let owner = torn().live.len() - 2;
+    each(&torn().with(|c| c.live[owner].addresses.push(address(IP_A))), &spoof());
+    each(&torn().with(|c| c.live[owner].addresses_known = false), &spoof());
+    each(&torn().with(|c| c.live[owner].age = None), &spoof());
+    each(&torn().with(|c| c.live[owner + 1].ofport = None), &spoof());
+    each(&torn().with(|c| c.live[owner].age = Some(secs(9000))), &spoof());
+    let unexplained = torn().with(|c| {
+        c.live.remove(owner);
+    });
+    each(&unexplained, &spoof());
+    let no_record = torn().with(|c| c.dead[0].recorded = false);
+    each(&no_record, &spoof());
+}
+
+#[test]
+fn a_pair_beats_the_guards() {
+    // The number went to another pod, the address to nobody; the entry is a policy member
+    // that would have to wait.
+    let case = plain()
+        .and_live(Live { age: Some(secs(30)), ..live(A, &["10.0.0.7"]) })
+        .with(|c| c.dead[0].lingered = false);
+    each(
+        &case,
+        &[
+            ("pair", flow().from(A).src(IP_A).dst(IP_B).conjunction(), "stale: nobody-has-both"),
+            ("address alone", flow().src(IP_A).dst(IP_B).conjunction(), "kept: policy-waits"),
+        ],
+    );
+}
+
+#[test]
+fn a_pair_with_a_register() {
+    let young = |port, value| Live {
+        age: Some(secs(30)),
+        register: LiveRegister::Is(value),
+        ..live(port, &[])
+    };
+    let case = node(RegisterSource::Pod)
+        .with(|c| {
+            c.dead[0].register = Some(4101);
+            c.live[0].register = LiveRegister::Is(4102);
+        })
+        .and_live(young(A, 4107))
+        .and_live(young(14, 4101));
+    each(
+        &case,
+        &[
+            ("gives b what a had", flow().from(A).load(0, 4101).beyond(), "stale: nobody-has-both"),
+            ("matches both", flow().from(A).reg(0, 4101).beyond(), "stale: nobody-has-both"),
+            (
+                "the new owner's",
+                flow().from(14).load(0, 4101).beyond(),
+                "kept: register-not-proven",
+            ),
+            ("younger", flow().aged(20).from(A).load(0, 4101), "kept: register-not-proven"),
+        ],
+    );
+    let unknown = case.clone().with(|c| c.live[1].register = LiveRegister::Unknown);
+    each(
+        &unknown,
+        &[(
+            "the port's owner may have it",
+            flow().from(A).reg(0, 4101),
+            "kept: register-not-proven",
+        )],
+    );
+    let stranger = case.with(|c| {
+        c.live[1].network = None;
+        c.live[1].register = LiveRegister::Absent;
+    });
+    each(
+        &stranger,
+        &[("nobody recorded it", flow().from(A).load(0, 4101), "kept: register-not-proven")],
+    );
+}
+
+#[test]
+fn dangling() {
+    let reap = || plain().with(|c| c.networks[0].reap_dangling = true);
+    let rows = |case: &Case, word| {
+        each(
+            case,
+            &[
+                ("in_port", flow().from(99), word),
+                ("output", flow().output(99), "kept: dangling"),
+                ("output to somebody too", flow().output(99).output(B), "kept: nothing-dead"),
+            ],
+        );
+    };
+    rows(&plain(), "kept: dangling");
+    rows(&reap(), "stale: dangling");
+    let two = reap().with(|c| c.networks.push(network(RegisterSource::None)));
+    rows(&two, "kept: dangling");
+    let other_scope = two.with(|c| c.networks[1].tables = Some(vec![99]));
+    rows(&other_scope, "stale: dangling");
+    let quiet = |case: Case| each(&case, &[("in_port", flow().from(99), "kept: nothing-dead")]);
+    quiet(reap().with(|c| c.ports.unassigned = true));
+    quiet(reap().with(|c| c.ports.by_number.clear()));
+    quiet(reap().and_live(live(99, &[])));
+}
+
+#[test]
+fn leftovers_of_the_dead_do_not_hide_behind_a_newcomer() {
+    // ADD of a pod that is 10 s old and was given a's port and address.
+    let newcomer = Live { newcomer: true, age: Some(secs(10)), ..live(A, &[IP_A]) };
+    let case = plain().and_live(newcomer.clone());
+    let table = [
+        ("classifier", flow().from(A).beyond(), "stale: matches-port"),
+        ("drop", flow().dst(IP_A), "stale: matches-address"),
+        ("its own classifier", flow().aged(5).from(A).beyond(), "kept: has-live-owner"),
+        ("its own policy", flow().aged(5).dst(IP_A), "kept: has-live-owner"),
+        ("made in between", flow().aged(40).dst(IP_A), "kept: has-live-owner"),
+        ("delivers to its port", flow().dst(IP_A).output(A), "kept: outputs-to-live-port"),
+        ("policy member", flow().dst(IP_A).conjunction(), "kept: has-live-owner"),
+        ("policy member, two pods", flow().dst(IP_A).src(IP_B), "kept: has-live-owner"),
+    ];
+    each(&case, &table);
+    let ageless = plain().and_live(Live { age: None, ..newcomer.clone() });
+    each(&ageless, &[("classifier", flow().from(A).beyond(), "kept: has-live-owner")]);
+    // Another one with the same claims protects as ever.
+    let two = case.and_live(live(A, &[IP_A]));
+    each(
+        &two,
+        &[
+            ("classifier", flow().from(A).beyond(), "kept: has-live-owner"),
+            ("drop", flow().dst(IP_A), "kept: has-live-owner"),
+        ],
+    );
+}
+
+#[test]
+fn stale_wins_and_names_its_dead() {
+    // The second network is not interested in this table.
+    let case = plain().with(|c| {
+        c.networks.push(Network { tables: Some(vec![99]), ..network(RegisterSource::None) });
+        c.dead.insert(0, Dead { network: 1, ..dead(15, &["10.0.0.15"]) });
+    });
+    let flow = flow().src("10.0.0.15").dst(IP_A);
+    let verdict = verdicts(&case, &[flow])[0];
+    assert_eq!((words(&verdict).as_str(), verdict.dead), ("stale: matches-address", Some(1)));
+    assert_eq!(verdict.reason.rule(), Some(3));
+    assert_eq!(verdict.reason.to_string(), "matches ip 10.0.0.5, the dead pod's address");
+}
+
+#[test]
+fn the_words_of_a_reason_are_its_json() {
+    let port = crate::stale::Token::Port(12);
+    for reason in [
+        Reason::MatchesPort { port },
+        Reason::NobodyHasBoth { port, with: address(IP_A).into() },
+        Reason::Ovn,
+        Reason::NothingDead,
+        Reason::Dangling { port: 3 },
+    ] {
+        let json = serde_json::to_value(reason).unwrap();
+        assert_eq!(json["kind"], reason.as_str());
+    }
+    let json = serde_json::to_value(Reason::RegisterNotProven {
+        register: crate::stale::RegisterToken { index: 0, mask: u32::MAX, value: 7 }.into(),
+        why: crate::stale::NotProven::LiveHasIt(3),
+    });
+    let expected = r#"{"kind":"register-not-proven","register":"reg0 7","why":"live-has-it"}"#;
+    assert_eq!(json.unwrap().to_string(), expected);
+}
