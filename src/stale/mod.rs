@@ -12,6 +12,7 @@
 //! | `survey`, `learned` | what a dump shows of registers, and what that proves |
 //! | `guards` | when an address has an owner whom we cannot see |
 //! | `verdict` | the rules of design §4 |
+//! | `recheck` | whether a verdict still holds when it is carried out |
 //! | `reason` | each way to be stale or kept, as a sentence |
 
 pub mod case;
@@ -20,12 +21,14 @@ pub mod flow;
 mod guards;
 mod learned;
 mod reason;
+mod recheck;
 mod survey;
 mod tokens;
 mod verdict;
 
 pub use learned::{Learned, NetworkFacts};
 pub use reason::{NotProven, Reason};
+pub use recheck::{Recheck, Standing};
 pub use survey::Survey;
 pub use tokens::{RegisterToken, Token};
 pub use verdict::{Judge, Verdict};
