@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::case::{Case, Live, LiveRegister};
 use super::flow::Flow;
-use super::{Reason, Token, Verdict};
+use super::{Learned, Reason, Token, Verdict};
 
 /// What became of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +29,17 @@ pub struct Recheck {
     ports: BTreeSet<u16>,
     /// An interface waits for its number, and none did before.
     unassigned: bool,
-    /// Somebody new may have any register value.
-    registers: bool,
+    /// Per dead attachment: somebody new has, or may have, its register value.
+    registers: Vec<bool>,
 }
 
 impl Recheck {
     /// Compares; both cases list the same dead in the same order.
     #[must_use]
-    pub fn between(before: &Case, after: &Case) -> Self {
+    pub fn between(before: &Case, learned: &Learned, after: &Case) -> Self {
         let mut recheck = Self {
             disturbed: vec![false; before.dead.len()],
+            registers: vec![false; before.dead.len()],
             unassigned: after.ports.unassigned && !before.ports.unassigned,
             ..Self::default()
         };
@@ -58,7 +59,12 @@ impl Recheck {
         }
         if before.live != after.live {
             for live in after.live.iter().filter(|live| !before.live.contains(live)) {
-                recheck.newly_alive(before, live);
+                recheck.registers(before, learned, live.register);
+                // A look of somebody else's may have learned the value of one we know.
+                let same = |known: &&Live| Live { register: live.register, ..(*known).clone() } == *live;
+                if before.live.iter().find(same).is_none() {
+                    recheck.newly_alive(before, live);
+                }
             }
         }
         recheck
@@ -66,9 +72,20 @@ impl Recheck {
 
     fn newly_alive(&mut self, before: &Case, live: &Live) {
         self.ports.extend(live.ofport);
-        self.registers |= live.register != LiveRegister::Absent;
         for (dead, disturbed) in before.dead.iter().zip(&mut self.disturbed) {
             *disturbed |= dead.addresses.iter().any(|a| live.addresses.contains(a));
+        }
+    }
+
+    fn registers(&mut self, before: &Case, learned: &Learned, register: LiveRegister) {
+        for (index, disturbed) in self.registers.iter_mut().enumerate() {
+            let recorded = before.dead.get(index).and_then(|dead| dead.register);
+            let value = learned.dead_registers.get(index).copied().flatten().or(recorded);
+            *disturbed |= match register {
+                LiveRegister::Is(theirs) => Some(theirs) == value,
+                LiveRegister::Unknown => true,
+                LiveRegister::Absent => false,
+            };
         }
     }
 
@@ -88,7 +105,8 @@ impl Recheck {
             Reason::NobodyHasBoth { with, .. } => (true, matches!(with, Token::Register(_))),
             _ => (false, false),
         };
-        if (by_port && self.unassigned) || (by_register && self.registers) {
+        let shared = |dead: usize| self.registers.get(dead).copied().unwrap_or(true);
+        if (by_port && self.unassigned) || (by_register && verdict.dead.is_none_or(shared)) {
             return Standing::Unsettled;
         }
         Standing::Holds
@@ -136,7 +154,7 @@ mod tests {
 
     fn standing(after: &Case, reason: Reason, flow: &Flow) -> Standing {
         let verdict = Verdict { stale: true, reason, dead: Some(0) };
-        Recheck::between(&case(), after).standing(flow, &verdict)
+        Recheck::between(&case(), &Learned::default(), after).standing(flow, &verdict)
     }
 
     fn by_port() -> (Reason, Flow) {
@@ -168,6 +186,31 @@ mod tests {
         after.live.clear();
         after.live.push(newborn(9, vec![], LiveRegister::Absent));
         assert_eq!(standing(&after, reason, &Flow::default()), Standing::Holds);
+    }
+
+    #[test]
+    fn a_register_value_counts_only_if_it_is_the_deads_or_unknown() {
+        let reason = Reason::SetsRegister {
+            register: Token::Register(crate::stale::RegisterToken {
+                index: 0,
+                mask: u32::MAX,
+                value: 7,
+            }),
+        };
+        let (mut before, flow) = (case(), Flow::default());
+        before.dead[0].register = Some(7);
+        for (register, want) in [
+            (LiveRegister::Is(7), Standing::Unsettled),
+            (LiveRegister::Unknown, Standing::Unsettled),
+            (LiveRegister::Is(8), Standing::Holds),
+            (LiveRegister::Absent, Standing::Holds),
+        ] {
+            let mut after = before.clone();
+            after.live.push(newborn(9, vec![], register));
+            let verdict = Verdict { stale: true, reason, dead: Some(0) };
+            let recheck = Recheck::between(&before, &Learned::default(), &after);
+            assert_eq!(recheck.standing(&flow, &verdict), want, "{register:?}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::ovsdb::{Client, Ofport};
 use crate::registry::{Deleted, Subject, Writer};
 use crate::stale::case::RegisterSource;
 use crate::stale::flow::{Address, Flow};
-use crate::stale::{Judge, NotProven, Reason, Recheck, Standing, Verdict};
+use crate::stale::{Judge, Learned, NotProven, Reason, Recheck, Standing, Verdict};
 
 /// How many entries are deleted on one look at the world: at 20 µs each the window between
 /// that look and the last delete stays under 100 ms.
@@ -84,7 +84,7 @@ pub(super) fn pass(
         }
         return Ok(());
     }
-    delete(engine, world, client, bridge, targets, &scene, &look.asked, doomed, &mut connection, out, report)?;
+    delete(engine, world, client, bridge, targets, &scene, &look.learned, &look.asked, doomed, &mut connection, out, report)?;
     flush_conntrack(&mut connection, world, &scene, targets, report)
 }
 
@@ -165,6 +165,7 @@ fn delete(
     bridge: usize,
     targets: &[Target],
     judged: &Scene,
+    learned: &Learned,
     asked: &[Filter],
     mut doomed: Vec<Doomed>,
     connection: &mut Connection,
@@ -183,7 +184,7 @@ fn delete(
         let fresh = engine.world_again(client, world.now)?;
         let mut scene = Scene::build(&fresh, bridge, targets, engine.newcomer.as_ref());
         scene.check_ports(&fresh, bridge, &connection.ports()?);
-        let recheck = Recheck::between(&judged.case, &scene.case);
+        let recheck = Recheck::between(&judged.case, learned, &scene.case);
         let mut entries = Vec::with_capacity(chunk.len());
         let mut kept = Vec::with_capacity(chunk.len());
         for doomed in chunk {
@@ -279,7 +280,7 @@ fn delete(
         }
     }
     out.put_off += put_off;
-    suspect(engine, world, client, bridge, targets, judged, &done, out);
+    suspect(engine, world, client, bridge, targets, judged, learned, &done, out);
     Ok(())
 }
 
@@ -293,6 +294,7 @@ fn suspect(
     bridge: usize,
     targets: &[Target],
     judged: &Scene,
+    learned: &Learned,
     done: &[Doomed],
     out: &mut BridgeReport,
 ) {
@@ -300,7 +302,7 @@ fn suspect(
         return;
     };
     let scene = Scene::build(&after, bridge, targets, engine.newcomer.as_ref());
-    let recheck = Recheck::between(&judged.case, &scene.case);
+    let recheck = Recheck::between(&judged.case, learned, &scene.case);
     for doomed in done {
         if recheck.standing(&doomed.flow, &doomed.verdict) == Standing::NewOwner {
             out.suspicions += 1;
