@@ -13,6 +13,7 @@ mod switch;
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
@@ -263,6 +264,58 @@ fn delete_sees_the_row_and_whoever_has_the_number_now() {
     assert_eq!(narrow.bridges.len(), 2);
 }
 
+/// A narrow question takes several round trips. An interface that is given to another port
+/// row between them lives on: it must not be missed, or its flows would be taken for dead.
+#[test]
+fn a_row_that_moves_between_the_round_trips_is_not_lost() {
+    let switch = Switch::without_vswitchd("move");
+    switch.add_bridge("br0");
+    switch.add_port("br0", "a");
+    let a = switch.interface("a");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..150 {
+                let old = switch.vsctl(&[
+                    "--bare",
+                    "--columns=_uuid",
+                    "find",
+                    "port",
+                    &format!("interfaces={a}"),
+                ]);
+                let create =
+                    ["--id=@p", "create", "port", &format!("name=a{n}")].map(str::to_owned);
+                let swap = [
+                    &format!("interfaces={a}"),
+                    "--",
+                    "remove",
+                    "bridge",
+                    "br0",
+                    "ports",
+                    old.trim(),
+                    "--",
+                    "add",
+                    "bridge",
+                    "br0",
+                    "ports",
+                    "@p",
+                ];
+                let all: Vec<&str> = create.iter().map(String::as_str).chain(swap).collect();
+                switch.vsctl(&[&["--"], &all[..]].concat());
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        let leaving = Leaving { interface: Some(a), ..Leaving::default() };
+        let mut asked = 0;
+        while !done.load(Ordering::Relaxed) {
+            let narrow = switch.client().narrow_for_delete(&leaving).unwrap();
+            assert!(narrow.interface(a).is_some(), "lost at question {asked}");
+            asked += 1;
+        }
+        assert!(asked > 100, "only {asked}");
+    });
+}
+
 #[test]
 fn patch_ports_join_bridges_in_both_kinds_of_snapshot() {
     let switch = Switch::without_vswitchd("patch");
@@ -366,8 +419,7 @@ fn the_ways_a_server_is_away() {
     let socket = switch.socket();
     let mut client = switch.client();
     // Killed: the socket stays, connections end.
-    switch.signal_server(Signal::SIGKILL);
-    switch.server.wait().unwrap();
+    switch.kill_server();
     assert!(matches!(client.alive(), Err(Error::Closed)));
     let says = |text: &str| {
         let error = Client::connect(&socket, after(500)).unwrap_err().to_string();

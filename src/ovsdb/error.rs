@@ -82,7 +82,7 @@ fn remedy(source: &io::Error, path: &Path) -> String {
                      (ovsRunDir, OVS_RUNDIR)?"
             .to_owned(),
         ConnectionRefused => "; ovsdb-server is not running: it left the socket behind".to_owned(),
-        TimedOut => "; ovsdb-server hangs and its backlog is full".to_owned(),
+        TimedOut => "; ovsdb-server hangs with its backlog full, or no time was left".to_owned(),
         _ => String::new(),
     }
 }

@@ -12,7 +12,7 @@
 //! | [`snapshot`] | bridges with their ports and interfaces |
 //! | [`client`] | what can be asked and changed |
 //! | `narrow` | asking only for the rows that could be a pod's |
-//! | [`marks`] | how each OVS CNI writes on a port whose it is |
+//! | [`mod@marks`] | how each OVS CNI writes on a port whose it is |
 //! | [`find`] | which port is an attachment's |
 
 pub mod client;

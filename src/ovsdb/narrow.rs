@@ -1,7 +1,8 @@
 //! Asking only for the rows that could be a pod's. OVSDB has no joins and a reply costs by
 //! its size (27 µs a port for everything), while a scan by name or external_ids costs
-//! microseconds: a few tiny round trips beat one large one. Rows are joined by uuid, so
-//! rows that change between the trips are lost rather than mixed up.
+//! microseconds: a few tiny round trips beat one large one. Rows are joined by uuid. An
+//! OVSDB row exists only while a bridge refers to it, through its port: one that ends up
+//! without a bridge was changed between the trips, and everything is asked again.
 
 use std::collections::HashSet;
 
@@ -28,26 +29,12 @@ pub struct Leaving<'a> {
     pub wanted: Option<&'a Wanted<'a>>,
 }
 
+/// How often to ask again when rows keep changing.
+const TRIES: u32 = 10;
+
 /// What ADD needs.
 pub(super) fn find(client: &mut Client, wanted: &Wanted<'_>) -> Result<Snapshot, Error> {
-    let mut gather = Gather::default();
-    let names = kube_ovn_names(wanted.container_id, wanted.ifname);
-    let mut first = Vec::new();
-    for name in wanted.host_interfaces.iter().copied().chain(names.iter().map(String::as_str)) {
-        first.extend(by_name(name));
-    }
-    gather.start(client, first)?;
-    let snapshot = gather.rows.assemble(false)?;
-    if find_port(&snapshot, wanted).is_some_and(|found| found.by == How::HostInterface) {
-        return Ok(snapshot);
-    }
-    let mut second = Vec::new();
-    by_container(wanted, &mut second);
-    by_netns(wanted, &mut second);
-    by_pod(wanted, &mut second);
-    by_mac(wanted, &mut second);
-    gather.more(client, second)?;
-    gather.rows.assemble(false)
+    steady(|| find_once(client, wanted))
 }
 
 /// What DEL needs.
@@ -55,6 +42,43 @@ pub(super) fn find_for_delete(
     client: &mut Client,
     leaving: &Leaving<'_>,
 ) -> Result<Snapshot, Error> {
+    steady(|| find_for_delete_once(client, leaving))
+}
+
+fn steady(mut once: impl FnMut() -> Result<Option<Snapshot>, Error>) -> Result<Snapshot, Error> {
+    for _ in 0..TRIES {
+        if let Some(snapshot) = once()? {
+            return Ok(snapshot);
+        }
+    }
+    Err(Error::Changed { what: "the port that was looked for".to_owned() })
+}
+
+fn find_once(client: &mut Client, wanted: &Wanted<'_>) -> Result<Option<Snapshot>, Error> {
+    let mut gather = Gather::default();
+    let names = kube_ovn_names(wanted.container_id, wanted.ifname);
+    let mut first = Vec::new();
+    for name in wanted.host_interfaces.iter().copied().chain(names.iter().map(String::as_str)) {
+        first.extend(by_name(name));
+    }
+    gather.start(client, first)?;
+    let Some(snapshot) = gather.snapshot()? else { return Ok(None) };
+    if find_port(&snapshot, wanted).is_some_and(|found| found.by == How::HostInterface) {
+        return Ok(Some(snapshot));
+    }
+    let mut second = Vec::new();
+    by_container(wanted, &mut second);
+    by_netns(wanted, &mut second);
+    by_pod(wanted, &mut second);
+    by_mac(wanted, &mut second);
+    gather.more(client, second)?;
+    gather.snapshot()
+}
+
+fn find_for_delete_once(
+    client: &mut Client,
+    leaving: &Leaving<'_>,
+) -> Result<Option<Snapshot>, Error> {
     let mut asks = Vec::new();
     if let Some(id) = leaving.interface {
         asks.push(Ask::Interface(json!(["_uuid", "==", row(id)])));
@@ -74,7 +98,7 @@ pub(super) fn find_for_delete(
     }
     let mut gather = Gather::default();
     gather.start(client, asks)?;
-    gather.rows.assemble(false)
+    gather.snapshot()
 }
 
 /// Rows to ask for, by one condition.
@@ -190,12 +214,23 @@ impl Gather {
         self.join(client)
     }
 
+    /// Put together; `None` if a row has no place because it was changed meanwhile.
+    fn snapshot(&self) -> Result<Option<Snapshot>, Error> {
+        let ports: HashSet<RowId> =
+            self.rows.bridges.values().flat_map(|(_, ids)| ids.iter().copied()).collect();
+        let owned: HashSet<RowId> = self.rows.owned();
+        let (all, interfaces) = (&self.rows.ports, &self.rows.interfaces);
+        let whole = all.keys().all(|id| ports.contains(id))
+            && interfaces.keys().all(|id| owned.contains(id))
+            && owned.iter().all(|id| interfaces.contains_key(id));
+        if whole { self.rows.assemble(false).map(Some) } else { Ok(None) }
+    }
+
     /// Fetches what the rows at hand refer to or are referred to by. Two trips at most:
     /// interface to port, port to bridge.
     fn join(&mut self, client: &mut Client) -> Result<(), Error> {
         loop {
-            let owned: HashSet<RowId> =
-                self.rows.ports.values().flat_map(|(_, ids)| ids.iter().copied()).collect();
+            let owned = self.rows.owned();
             let known = &self.rows.interfaces;
             let mut asks: Vec<Ask> = Vec::new();
             for id in known.keys().filter(|id| !owned.contains(*id)) {

@@ -1,7 +1,7 @@
 //! The columns we read, as the server sends them. Only columns that have been there since
 //! OVS 2.x; never whole rows (`statistics` changes every five seconds).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -163,6 +163,11 @@ impl Rows {
             self.interfaces.insert(interface.id, interface);
         }
         Ok(())
+    }
+
+    /// The interfaces that the ports at hand have.
+    pub(super) fn owned(&self) -> HashSet<RowId> {
+        self.ports.values().flat_map(|(_, ids)| ids.iter().copied()).collect()
     }
 
     /// Puts ports on bridges and interfaces on ports. In a complete answer a reference to

@@ -24,7 +24,7 @@ pub(crate) fn after(milliseconds: u64) -> Deadline {
 pub(crate) struct Switch {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) netns: String,
-    pub(crate) server: Child,
+    server: Option<Child>,
     vswitchd: Option<Child>,
 }
 
@@ -40,7 +40,6 @@ impl Switch {
         // A short path: a Unix socket's has 107 bytes.
         let dir = tempfile::Builder::new().prefix("odb").tempdir_in("/tmp").unwrap();
         let netns = format!("odb-{}-{name}", std::process::id());
-        run(Command::new("ip").args(["netns", "add", &netns]));
         let conf = dir.path().join("conf.db");
         run(Command::new("ovsdb-tool").arg("create").args([&conf, Path::new(SCHEMA)]));
         let server = daemon(
@@ -51,8 +50,15 @@ impl Switch {
                 format!("--pidfile={}", dir.path().join("server.pid").display()),
             ]),
         );
-        let switch = Self { dir, netns, server, vswitchd: None };
-        until("ovsdb-server listens", || switch.socket().exists());
+        // From here on, dropping it cleans up.
+        let switch = Self { dir, netns, server: Some(server), vswitchd: None };
+        run(Command::new("ip").args(["netns", "add", &switch.netns]));
+        // Between bind and listen the socket is there and refuses.
+        let answers = || {
+            let client = Client::connect(&switch.socket(), after(1000));
+            client.and_then(|mut client| client.alive()).is_ok()
+        };
+        until("ovsdb-server answers", answers);
         switch.vsctl(&["init"]);
         switch
     }
@@ -113,22 +119,36 @@ impl Switch {
     }
 
     pub(crate) fn signal_server(&self, signal: Signal) {
-        kill(Pid::from_raw(self.server.id().try_into().unwrap()), signal).unwrap();
+        send(self.server.as_ref().unwrap(), signal);
+    }
+
+    pub(crate) fn kill_server(&mut self) {
+        let mut server = self.server.take().unwrap();
+        send(&server, Signal::SIGKILL);
+        server.wait().unwrap();
     }
 }
 
 impl Drop for Switch {
     fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.server.id().try_into().unwrap()), Signal::SIGCONT);
+        if let Some(server) = &self.server {
+            send(server, Signal::SIGCONT);
+        }
         self.stop_vswitchd();
-        let _ = kill(Pid::from_raw(self.server.id().try_into().unwrap()), Signal::SIGTERM);
-        let _ = self.server.wait();
+        if let Some(server) = self.server.take() {
+            end(server);
+        }
         let _ = Command::new("ip").args(["netns", "del", &self.netns]).status();
     }
 }
 
+/// To a child that nobody has waited for yet: its pid is nobody else's.
+fn send(child: &Child, signal: Signal) {
+    let _ = kill(Pid::from_raw(child.id().try_into().unwrap()), signal);
+}
+
 fn end(mut child: Child) {
-    let _ = kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM);
+    send(&child, Signal::SIGTERM);
     let _ = child.wait();
 }
 
