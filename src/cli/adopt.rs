@@ -77,9 +77,10 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     }
     for pending in pending {
         let known = everything.attachments.iter().chain(&everything.tombstones);
-        if known.into_iter().any(|r| {
-            r.key.container == pending.key.container && r.key.ifname == pending.key.ifname
-        }) {
+        if known
+            .into_iter()
+            .any(|r| r.key.container == pending.key.container && r.key.ifname == pending.key.ifname)
+        {
             continue;
         }
         let Some(config) = networks.get(&pending.key.network) else { continue };
@@ -212,7 +213,9 @@ fn describe(
     }
     record.register = register_of(config, &record, Some((found.port, found.interface)));
     match netns::judge(&record, boot) {
-        Life::Dead(why) => Err(format!("{}: dead ({why}); its leftovers are not judged", record.key)),
+        Life::Dead(why) => {
+            Err(format!("{}: dead ({why}); its leftovers are not judged", record.key))
+        }
         Life::Alive | Life::Unknown(_) => Ok(record),
     }
 }

@@ -89,7 +89,12 @@ fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
     let registry = match Registry::open_existing(&context.state_dir) {
         Ok(Some(registry)) => registry,
         Ok(None) => {
-            findings.add(Level::Note, what, format!("{dir} does not exist"), "the first ADD makes it");
+            findings.add(
+                Level::Note,
+                what,
+                format!("{dir} does not exist"),
+                "the first ADD makes it",
+            );
             return BTreeSet::new();
         }
         Err(error) => {
@@ -119,7 +124,12 @@ fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
         }
     };
     for torn in &everything.corrupt {
-        findings.add(Level::Warning, "records", torn.to_string(), "ovs-flow-gc sweep moves it aside; ovs-flow-gc adopt records the pod again");
+        findings.add(
+            Level::Warning,
+            "records",
+            torn.to_string(),
+            "ovs-flow-gc sweep moves it aside; ovs-flow-gc adopt records the pod again",
+        );
     }
     let portless = everything.attachments.iter().filter(|r| r.ofport.is_none()).count();
     if portless > 0 {
@@ -146,7 +156,12 @@ fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
         findings.ok("records", format!("{} attachments", orphans.total));
         if !orphans.dead.is_empty() {
             let found = format!("{} died without a DEL", orphans.dead.len());
-            findings.add(Level::Warning, "orphans", found, "ovs-flow-gc sweep --dry-run shows them");
+            findings.add(
+                Level::Warning,
+                "orphans",
+                found,
+                "ovs-flow-gc sweep --dry-run shows them",
+            );
         }
         if let Some((_, why)) = orphans.unknown.first() {
             let found = format!("nobody knows whether {} live: {why}", orphans.unknown.len());
@@ -229,12 +244,21 @@ fn chain(options: &Options, findings: &mut Findings) {
             findings.add(
                 Level::Warning,
                 what,
-                format!("{name} has the entry, but runtimes use {} (it sorts first)", first.display()),
+                format!(
+                    "{name} has the entry, but runtimes use {} (it sorts first)",
+                    first.display()
+                ),
                 "DEL never reaches us if another conflist sorts first at DEL time",
             );
         }
         match ovs {
-            Some(ovs) if ovs < entry => findings.ok(what, format!("{name}: after {}", found.plugins.get(ovs).map_or("the OVS plugin", String::as_str))),
+            Some(ovs) if ovs < entry => findings.ok(
+                what,
+                format!(
+                    "{name}: after {}",
+                    found.plugins.get(ovs).map_or("the OVS plugin", String::as_str)
+                ),
+            ),
             Some(_) => findings.add(
                 Level::Failure,
                 what,

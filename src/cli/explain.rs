@@ -122,7 +122,8 @@ fn text(explanation: &Explanation<'_>) -> String {
         };
         table.row(vec![verdict, flow.bridge.clone(), flow.flow.clone(), flow.text.clone()]);
     }
-    let flows = if table.is_empty() { "no flow mentions it\n".to_owned() } else { table.to_string() };
+    let flows =
+        if table.is_empty() { "no flow mentions it\n".to_owned() } else { table.to_string() };
     format!(
         "{} ({}), port {}, ofport {}, register {}, {}\n{}\n{flows}",
         record.title(),

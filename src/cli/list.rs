@@ -37,7 +37,8 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         Some(registry) => registry.snapshot()?,
         None => Everything::default(),
     };
-    let all: Vec<&Attachment> = everything.attachments.iter().chain(&everything.tombstones).collect();
+    let all: Vec<&Attachment> =
+        everything.attachments.iter().chain(&everything.tombstones).collect();
     let flows = if options.no_flows {
         vec![None; all.len()]
     } else {
@@ -54,8 +55,19 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         })
         .collect();
     let mut table = Table::new(&[
-        "POD", "CONTAINER", "IFNAME", "NETWORK", "BRIDGE", "PORT", "OFPORT", "REG0", "IP", "MAC",
-        "STATE", "AGE", "FLOWS",
+        "POD",
+        "CONTAINER",
+        "IFNAME",
+        "NETWORK",
+        "BRIDGE",
+        "PORT",
+        "OFPORT",
+        "REG0",
+        "IP",
+        "MAC",
+        "STATE",
+        "AGE",
+        "FLOWS",
     ]);
     let dash = || "-".to_owned();
     for row in &rows {

@@ -218,7 +218,10 @@ fn edit(context: &Context, command: ConflistCommand) -> Result<Exit, Error> {
         ConflistCommand::Add { file, after, settings } => {
             let settings = serde_json::from_str(&settings)
                 .map_err(|e| Error::Usage(format!("--settings is not a JSON object: {e}")))?;
-            conflist::add_file(&file, &conflist::Options { after, entry: conflist::Entry(settings) })?
+            conflist::add_file(
+                &file,
+                &conflist::Options { after, entry: conflist::Entry(settings) },
+            )?
         }
         ConflistCommand::Find { directory, ours } => {
             let found: Vec<PathBuf> = if ours {

@@ -45,7 +45,9 @@ fn describe(record: &mut Attachment, request: &Request, previous: &Value, now: S
     record.macs = own.macs;
     match netns::capture(path) {
         Ok(captured) => record.netns = Some(captured),
-        Err(failed) => warn!("{}: network namespace {path}: {failed}; its end will not be noticed", record.key),
+        Err(failed) => {
+            warn!("{}: network namespace {path}: {failed}; its end will not be noticed", record.key)
+        }
     }
     record.born = netns::born(path, now);
 }
@@ -99,7 +101,9 @@ fn locate(
             debug!("{}: port {} is {number} ({:?})", record.key, interface.name, found.by);
             Ok(())
         }
-        Ofport::Failed => Err(format!("port {} has no number: the switch cannot open it", interface.name)),
+        Ofport::Failed => {
+            Err(format!("port {} has no number: the switch cannot open it", interface.name))
+        }
         Ofport::Unassigned => Err(format!("port {} got no number in time", interface.name)),
     }
 }
@@ -154,14 +158,15 @@ fn write(
 /// Whether two records of one key are of the same sandbox on the same port.
 fn same_life(old: &Attachment, new: &Attachment) -> bool {
     let sandbox = old.netns == new.netns && old.boot_id == new.boot_id;
-    sandbox && (new.interface.is_none() || old.interface == new.interface || old.interface.is_none())
+    sandbox
+        && (new.interface.is_none() || old.interface == new.interface || old.interface.is_none())
 }
 
 /// Whether the dead may have left something under the newcomer's tokens.
 fn shares_a_token(dead: &Attachment, new: &Attachment) -> bool {
     let port = dead.ofport.is_some() && dead.ofport == new.ofport && dead.bridge == new.bridge;
-    let register = dead.register.is_some()
-        && dead.register.map(|r| r.value) == new.register.map(|r| r.value);
+    let register =
+        dead.register.is_some() && dead.register.map(|r| r.value) == new.register.map(|r| r.value);
     port || register
         || dead.ips.iter().any(|ip| new.ips.contains(ip))
         || dead.macs.iter().any(|mac| new.macs.contains(mac))
@@ -184,7 +189,10 @@ fn purge(
         .tombstones
         .iter()
         .filter(|dead| shares_a_token(dead, record))
-        .map(|t| Target { attachment: orphans::died(t.clone(), now, boot), cause: Cause::Tombstone })
+        .map(|t| Target {
+            attachment: orphans::died(t.clone(), now, boot),
+            cause: Cause::Tombstone,
+        })
         .collect();
     for other in &everything.attachments {
         if other.is_same(record) || other.state != State::Active || !shares_a_token(other, record) {

@@ -48,7 +48,11 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
                 Ofport::Failed => "-1 (the switch cannot open the device)".to_owned(),
                 Ofport::Unassigned => "not assigned yet".to_owned(),
             };
-            Err(differs("ofport", now, recorded.map_or_else(|| "none".to_owned(), |n| n.to_string())))
+            Err(differs(
+                "ofport",
+                now,
+                recorded.map_or_else(|| "none".to_owned(), |n| n.to_string()),
+            ))
         }
     }
 }

@@ -10,6 +10,7 @@ use log::warn;
 use super::{Failure, Request};
 use crate::attachment::{Attachment, Key, Netns};
 use crate::clock::{Deadline, Stamp, boot_id};
+use crate::liveness::{Life, netns};
 use crate::registry::{Registry, new_generation};
 use crate::sweep::{Cause, Engine, Target, orphans};
 
@@ -30,7 +31,8 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
         targets.push(unrecorded(request, key, now, &boot));
         remember(registry.as_ref(), &targets, deadline);
     }
-    let overlay = request.problems.is_empty().then(|| (request.network.clone(), request.config.clone()));
+    let overlay =
+        request.problems.is_empty().then(|| (request.network.clone(), request.config.clone()));
     let engine = Engine {
         registry: registry.as_ref(),
         run_dir: request.config.ovs_run_dir(),
@@ -65,11 +67,12 @@ fn recorded(
         .ok();
     match registry.get(key) {
         Ok(Some(record)) => {
-            let record = orphans::died(record, now, boot);
-            match lock.as_ref().map(|lock| lock.bury(&record)) {
-                Some(Err(failed)) => warn!("{key}: cannot bury its record: {failed}"),
-                // Another DEL or a sweep was quicker; doing it twice does no harm.
-                Some(Ok(())) | None => {}
+            let mut record = orphans::died(record, now, boot);
+            if netns::judge(&record, boot) == Life::Alive {
+                record.seen_alive = now;
+            }
+            if let Some(Err(failed)) = lock.as_ref().map(|lock| lock.bury(&record)) {
+                warn!("{key}: cannot bury its record: {failed}");
             }
             targets.push(Target { attachment: record, cause: Cause::Del });
         }
@@ -81,7 +84,10 @@ fn recorded(
             tombstones
                 .into_iter()
                 .filter(|t| !targets.iter().any(|known| known.attachment.is_same(t)))
-                .map(|t| Target { attachment: orphans::died(t, now, boot), cause: Cause::Tombstone })
+                .map(|t| Target {
+                    attachment: orphans::died(t, now, boot),
+                    cause: Cause::Tombstone,
+                })
                 .collect::<Vec<_>>(),
         ),
         Err(failed) => warn!("{key}: {failed}"),
@@ -112,7 +118,10 @@ fn remember(registry: Option<&Registry>, targets: &[Target], deadline: Deadline)
         let written =
             registry.lock(deadline).and_then(|lock| lock.put_tombstone(&target.attachment));
         if let Err(failed) = written {
-            warn!("{}: {failed}; if the switch does not answer now, nobody will retry", target.attachment.key);
+            warn!(
+                "{}: {failed}; if the switch does not answer now, nobody will retry",
+                target.attachment.key
+            );
         }
     }
 }

@@ -31,7 +31,9 @@ pub enum Failure {
     #[error("{0}")]
     Name(#[from] BadName),
     /// There is no prevResult: we are not chained after a plugin that attaches.
-    #[error("no prevResult: ovs-flow-gc must come after the OVS plugin in the conflist (`ovs-flow-gc conflist add FILE` puts it there)")]
+    #[error(
+        "no prevResult: ovs-flow-gc must come after the OVS plugin in the conflist (`ovs-flow-gc conflist add FILE` puts it there)"
+    )]
     NoPrevResult,
     /// The state directory.
     #[error("{0}")]
@@ -88,7 +90,9 @@ impl Failure {
     }
 
     pub(super) fn stdin(error: &io::Error) -> Self {
-        Self::Cni(Cni::IOFailure(format!("cannot read the configuration from standard input: {error}")))
+        Self::Cni(Cni::IOFailure(format!(
+            "cannot read the configuration from standard input: {error}"
+        )))
     }
 
     pub(super) fn oversized(most: u64) -> Self {

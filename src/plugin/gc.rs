@@ -65,7 +65,9 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
     let left: Vec<String> = report
         .targets
         .iter()
-        .filter_map(|t| t.error.as_ref().map(|error| format!("{} ({}): {error}", t.pod, t.container)))
+        .filter_map(|t| {
+            t.error.as_ref().map(|error| format!("{} ({}): {error}", t.pod, t.container))
+        })
         .collect();
     if left.is_empty() { Ok(()) } else { Err(Failure::Unfinished { left, of }) }
 }
@@ -86,7 +88,9 @@ fn valid_containers(request: &Request) -> Result<Option<Vec<String>>, Failure> {
         for (index, item) in items.iter().enumerate() {
             let id = item.get("containerID").and_then(Value::as_str);
             let id = id.filter(|id| !id.is_empty());
-            valid.push(id.ok_or_else(|| bad(format!("entry {index} has no containerID")))?.to_owned());
+            valid.push(
+                id.ok_or_else(|| bad(format!("entry {index} has no containerID")))?.to_owned(),
+            );
         }
     }
     Ok(valid)

@@ -186,14 +186,18 @@ fn object(stdin: &[u8]) -> Result<Map<String, Value>, Failure> {
 fn spec_version(conf: &Map<String, Value>) -> Result<SpecVersion, Failure> {
     let incompatible = |what: String| {
         let known: Vec<_> = SUPPORTED.iter().map(ToString::to_string).collect();
-        Failure::Cni(Cni::IncompatibleVersion(format!("{what}; supported are {}", known.join(", "))))
+        Failure::Cni(Cni::IncompatibleVersion(format!(
+            "{what}; supported are {}",
+            known.join(", ")
+        )))
     };
     let text = match conf.get("cniVersion") {
         Some(Value::String(text)) => text,
         Some(_) => return Err(invalid("\"cniVersion\" is not a string")),
         None => return Err(incompatible("\"cniVersion\" is missing".to_owned())),
     };
-    let wrong = || incompatible(format!("cniVersion {:?}", text.chars().take(40).collect::<String>()));
+    let wrong =
+        || incompatible(format!("cniVersion {:?}", text.chars().take(40).collect::<String>()));
     SUPPORTED.into_iter().find(|v| v.to_string() == *text).ok_or_else(wrong)
 }
 

@@ -61,7 +61,8 @@ impl Recheck {
             for live in after.live.iter().filter(|live| !before.live.contains(live)) {
                 recheck.registers(before, learned, live.register);
                 // A look of somebody else's may have learned the value of one we know.
-                let same = |known: &&Live| Live { register: live.register, ..(*known).clone() } == *live;
+                let same =
+                    |known: &&Live| Live { register: live.register, ..(*known).clone() } == *live;
                 if before.live.iter().find(same).is_none() {
                     recheck.newly_alive(before, live);
                 }

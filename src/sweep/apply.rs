@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use log::{error, info, warn};
 use super::look::{Candidate, Look, fingerprint, look_at};
 use super::report::{BridgeReport, FlowReport, Report};
 use super::world::Error;
@@ -17,6 +16,7 @@ use crate::registry::{Deleted, Subject, Writer};
 use crate::stale::case::RegisterSource;
 use crate::stale::flow::{Address, Flow};
 use crate::stale::{Judge, Learned, NotProven, Reason, Recheck, Standing, Verdict};
+use log::{error, info, warn};
 
 /// How many entries are deleted on one look at the world: at 20 µs each the window between
 /// that look and the last delete stays under 100 ms.
@@ -29,7 +29,10 @@ struct Doomed {
     verdict: Verdict,
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call site; the arguments are the pass's whole state")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one call site; the arguments are the pass's whole state"
+)]
 pub(super) fn pass(
     engine: &Engine<'_>,
     world: &World,
@@ -84,7 +87,20 @@ pub(super) fn pass(
         }
         return Ok(());
     }
-    delete(engine, world, client, bridge, targets, &scene, &look.learned, &look.asked, doomed, &mut connection, out, report)?;
+    delete(
+        engine,
+        world,
+        client,
+        bridge,
+        targets,
+        &scene,
+        &look.learned,
+        &look.asked,
+        doomed,
+        &mut connection,
+        out,
+        report,
+    )?;
     flush_conntrack(&mut connection, world, &scene, targets, report)
 }
 
@@ -157,7 +173,10 @@ fn judge(
 }
 
 /// Deletes in chunks, each after a fresh look at records, OVSDB and the bridge's ports.
-#[expect(clippy::too_many_arguments, reason = "one call site; the arguments are the pass's whole state")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one call site; the arguments are the pass's whole state"
+)]
 fn delete(
     engine: &Engine<'_>,
     world: &World,
@@ -231,7 +250,10 @@ fn delete(
         }
         for doomed in kept {
             let entry = &doomed.candidate.entry;
-            gone.insert(fingerprint(entry.table(), entry.priority(), entry.match_bytes()), done.len());
+            gone.insert(
+                fingerprint(entry.table(), entry.priority(), entry.match_bytes()),
+                done.len(),
+            );
             done.push(doomed);
         }
     }
@@ -256,7 +278,10 @@ fn delete(
         let target = target_of(judged, &doomed.verdict);
         if stayed.contains(&index) {
             out.stayed += 1;
-            warn!("bridge {}: still there after its deletion: {}", out.bridge, doomed.candidate.entry);
+            warn!(
+                "bridge {}: still there after its deletion: {}",
+                out.bridge, doomed.candidate.entry
+            );
             if let Some(target) = target {
                 report.fail(target, "entries are still there after their deletion");
             }
@@ -286,7 +311,10 @@ fn delete(
 
 /// A token that became live between the last look and the commit may have lost its new
 /// owner's entry. That must never be silent.
-#[expect(clippy::too_many_arguments, reason = "one call site; the arguments are the pass's whole state")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one call site; the arguments are the pass's whole state"
+)]
 fn suspect(
     engine: &Engine<'_>,
     world: &World,
@@ -366,14 +394,15 @@ fn remember(engine: &Engine<'_>, world: &World, scene: &Scene, look: &Look) {
             let learns = scene.case.networks.get(
                 scene.networks.iter().position(|n| *n == record.key.network).unwrap_or(usize::MAX),
             );
-            let learns = learns.is_some_and(|n| matches!(
-                    n.register.source,
-                    RegisterSource::Learn { .. } | RegisterSource::Pod
-                ));
+            let learns = learns.is_some_and(|n| {
+                matches!(n.register.source, RegisterSource::Learn { .. } | RegisterSource::Pod)
+            });
             if learns && record.register.is_none_or(|r| r.value != *value) {
                 lock.update(record, |record| {
-                    record.register =
-                        Some(crate::attachment::Register { value: *value, how: RegisterHow::Learned });
+                    record.register = Some(crate::attachment::Register {
+                        value: *value,
+                        how: RegisterHow::Learned,
+                    });
                 })?;
             }
         }
@@ -427,9 +456,13 @@ pub(super) fn reap_ports(
         // DEL leaves the port to the OVS plugin, whose DEL comes right behind.
         let wanted = config.reap_ports && config.mode == Mode::Enforce && engine.act && !paused;
         let failed = report.targets.get(index).is_none_or(|t| t.error.is_some());
-        if !wanted || failed || target.cause == Cause::Del || world.records.iter().any(|r| {
-            !r.is_same(record) && r.interface.is_some() && r.interface == record.interface
-        }) {
+        if !wanted
+            || failed
+            || target.cause == Cause::Del
+            || world.records.iter().any(|r| {
+                !r.is_same(record) && r.interface.is_some() && r.interface == record.interface
+            })
+        {
             continue;
         }
         let Some(place) = world.own_place_of(record, &[]) else { continue };

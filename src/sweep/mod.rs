@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub use look::{Look, look_at};
 pub use apply::SWEEP_TIMEOUT;
+pub use look::{Look, look_at};
 pub use report::{BridgeReport, FlowReport, Report, TargetReport};
 pub use scene::{Scene, register_of};
 pub use world::{Error, World, network_states};
@@ -96,11 +96,20 @@ impl Engine<'_> {
         }
         let paused = self.registry.is_some_and(Registry::paused);
         for bridge in self.bridges_to_look_at(&world, &targets, &mut report) {
-            let Some(name) = world.ovs.bridges.get(bridge).map(|b| b.name.clone()) else { continue };
+            let Some(name) = world.ovs.bridges.get(bridge).map(|b| b.name.clone()) else {
+                continue;
+            };
             let mut pass = BridgeReport::new(&name);
-            if let Err(error) =
-                apply::pass(self, &world, &mut client, bridge, &targets, paused, &mut pass, &mut report)
-            {
+            if let Err(error) = apply::pass(
+                self,
+                &world,
+                &mut client,
+                bridge,
+                &targets,
+                paused,
+                &mut pass,
+                &mut report,
+            ) {
                 let scene = Scene::build(&world, bridge, &targets, None);
                 pass.error = Some(error.to_string());
                 for target in &scene.dead_of {

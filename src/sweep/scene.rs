@@ -81,9 +81,7 @@ impl Scene {
         }
         scene.case.ovn = world.ovs.bridges.get(bridge).is_some_and(|b| world.ovs.is_ovn(b))
             && !scene.dead_of.iter().all(|target| {
-                targets
-                    .get(*target)
-                    .is_some_and(|t| world.config(&t.attachment.key.network).force)
+                targets.get(*target).is_some_and(|t| world.config(&t.attachment.key.network).force)
             });
         scene
     }
@@ -235,8 +233,7 @@ fn dead(
             .map(|r| r.value)
             .filter(|v| *v != 0),
         died: age,
-        seen_alive: (record.boot_id == world.boot_id)
-            .then(|| record.seen_alive.until(world.now)),
+        seen_alive: (record.boot_id == world.boot_id).then(|| record.seen_alive.until(world.now)),
         lingered: age >= config.linger(),
         recorded: !record.unrecorded,
         // IPAM may have given the address to another node since.
@@ -284,12 +281,7 @@ fn placed(config: &Config, value: u32, how: RegisterHow) -> Option<Register> {
     (value <= mask >> shift).then(|| Register { value: value << shift, how })
 }
 
-fn external_id(
-    config: &Config,
-    key: &str,
-    port: &Port,
-    interface: &Interface,
-) -> Option<Register> {
+fn external_id(config: &Config, key: &str, port: &Port, interface: &Interface) -> Option<Register> {
     let text = interface.external_ids.get(key).or_else(|| port.external_ids.get(key))?;
     let value = match text.strip_prefix("0x") {
         Some(hex) => u32::from_str_radix(hex, 16).ok(),

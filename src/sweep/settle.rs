@@ -16,7 +16,9 @@ pub(super) fn settle(
     targets: &[Target],
     report: &mut Report,
 ) {
-    let (Some(registry), true) = (engine.registry, engine.act && !targets.is_empty()) else { return };
+    let (Some(registry), true) = (engine.registry, engine.act && !targets.is_empty()) else {
+        return;
+    };
     let written = registry.lock(lock_deadline(engine)).and_then(|lock| {
         for (target, outcome) in targets.iter().zip(&report.targets) {
             settle_one(&lock, world, target, outcome)?;
@@ -51,7 +53,9 @@ fn settle_one(
         record.state = State::Deleting;
         record.attempts = record.attempts.saturating_add(1);
         record.last_error = outcome.error.clone().or_else(|| {
-            outcome.waiting.then(|| "entries are kept for evidence that is still to come".to_owned())
+            outcome
+                .waiting
+                .then(|| "entries are kept for evidence that is still to come".to_owned())
         });
         return lock.put_tombstone(&record);
     }

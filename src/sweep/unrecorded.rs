@@ -15,12 +15,8 @@ pub(super) fn resolve(world: &World, target: &mut Target) {
     if !record.unrecorded || record.interface.is_some() {
         return;
     }
-    let claimed: Vec<_> = world
-        .records
-        .iter()
-        .filter_map(|r| world.place_of(r))
-        .map(|p| p.interface.id)
-        .collect();
+    let claimed: Vec<_> =
+        world.records.iter().filter_map(|r| world.place_of(r)).map(|p| p.interface.id).collect();
     let wanted = Wanted {
         container_id: record.key.container.as_str(),
         ifname: record.key.ifname.as_str(),

@@ -7,11 +7,11 @@ use std::time::UNIX_EPOCH;
 use crate::attachment::{Attachment, NetworkName};
 use crate::clock::{Stamp, boot_id};
 use crate::config::{Config, NetworkState};
+use crate::openflow;
+use crate::ovsdb::marks;
 use crate::ovsdb::{self, Client, Interface, Port, Snapshot};
 use crate::registry::{self, Registry};
 use crate::stale::case::RowId;
-use crate::openflow;
-use crate::ovsdb::marks;
 
 /// What can go wrong on the way to a verdict.
 #[derive(Debug, thiserror::Error)]
