@@ -38,7 +38,7 @@ use crate::clock::{Stamp, Utc};
 /// What all operations together may take (tmpfs pages counted whole).
 pub const JOURNAL_BYTES: u64 = 16 * 1024 * 1024;
 /// And how many there may be: every DEL looks at all of them.
-const MOST_OPERATIONS: usize = 500;
+const MOST_OPERATIONS: usize = 256;
 /// Room is made in steps of this size.
 const STEP: u64 = 256 * 1024;
 /// Lines collected before they are written.
