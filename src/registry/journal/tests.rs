@@ -1,6 +1,8 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::registry::layout::tests::key;
+use crate::registry::{Registry, replace};
 
 fn registry() -> (tempfile::TempDir, Registry) {
     let dir = tempfile::tempdir().unwrap();
@@ -9,7 +11,7 @@ fn registry() -> (tempfile::TempDir, Registry) {
 }
 
 fn subject(pod: usize) -> Subject {
-    let key = layout::tests::key("net", &format!("c{pod}"), "eth0");
+    let key = key("net", &format!("c{pod}"), "eth0");
     Subject { bridge: "br0".into(), pod: format!("ns/pod-{pod}"), key: Some(key) }
 }
 
@@ -78,14 +80,14 @@ fn a_torn_last_line_is_left_out() {
     let bytes = fs::read(&path).unwrap();
     let header = bytes.iter().position(|b| *b == b'\n').unwrap();
     for length in header + 1..bytes.len() {
-        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
         file.set_len(length as u64).unwrap();
         let (operation, all) = read_back(&registry, &id);
         assert!(all.len() < 2);
         let whole = bytes[length - 1] == b'\n';
         assert_eq!(operation.unreadable, usize::from(!whole), "cut at {length}");
         assert_eq!(registry.journals().unwrap()[0].entries, all.len());
-        crate::registry::replace(&path, &bytes).unwrap();
+        replace(&path, &bytes).unwrap();
     }
 }
 

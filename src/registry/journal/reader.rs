@@ -1,0 +1,147 @@
+//! Reading operations: in whole for `undo`, or just counting.
+
+use std::borrow::Cow;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::{
+    BUFFER, DONE, Deleted, Header, JournalId, LONGEST_LINE, Operation, PENDING, Subject, TRUNCATED,
+    files,
+};
+use crate::registry::error::Error;
+use crate::registry::{Registry, layout};
+
+#[derive(Deserialize)]
+struct AnyLine<'a> {
+    subject: Option<Subject>,
+    of: Option<usize>,
+    #[serde(default)]
+    rule: String,
+    #[serde(default)]
+    reason: String,
+    #[serde(borrow)]
+    entry: Option<&'a RawValue>,
+    #[serde(default)]
+    truncated: bool,
+}
+
+impl Registry {
+    /// All operations, the newest first. One whose first line cannot be read is left out
+    /// with a warning.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the journal's directory cannot be listed.
+    pub fn journals(&self) -> Result<Vec<Operation>, Error> {
+        let mut operations = Vec::new();
+        for (id, name, _) in files(&self.root.join(layout::JOURNAL))?.into_iter().rev() {
+            let path = self.root.join(layout::JOURNAL).join(name);
+            match read::<serde::de::IgnoredAny>(&path, &id, false, &mut |_| {}) {
+                Ok(Some(operation)) => operations.push(operation),
+                Ok(None) => {}
+                Err(e) => log::warn!("{e}"),
+            }
+        }
+        Ok(operations)
+    }
+
+    /// Reads an operation, one deleted flow at a time, in the order of deletion. A torn last
+    /// line (we were killed before its delete was sent) is counted and left out.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchOperation`], [`Error::Io`].
+    pub fn read_journal<E: DeserializeOwned>(
+        &self,
+        id: &JournalId,
+        each: &mut dyn FnMut(Deleted<'static, E>),
+    ) -> Result<Operation, Error> {
+        let directory = self.root.join(layout::JOURNAL);
+        for ending in [DONE, PENDING] {
+            if let Some(read) = read(&directory.join(format!("{id}{ending}")), id, true, each)? {
+                return Ok(read);
+            }
+        }
+        Err(Error::NoSuchOperation { id: id.to_string(), path: directory })
+    }
+}
+
+/// Reads an operation's file; `None` if it is not there. With `whole`, every line is
+/// decoded and handed out; otherwise lines are only counted.
+fn read<E: DeserializeOwned>(
+    path: &Path,
+    id: &JournalId,
+    whole: bool,
+    each: &mut dyn FnMut(Deleted<'static, E>),
+) -> Result<Option<Operation>, Error> {
+    let failed = |e| Error::io("read", path)(e);
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+    let mut input = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => BufReader::with_capacity(BUFFER, file),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed(e)),
+    };
+    let mut line = Vec::new();
+    next_line(&mut input, &mut line).map_err(failed)?;
+    let header: Header = serde_json::from_slice(&line)
+        .map_err(|e| failed(io::Error::new(io::ErrorKind::InvalidData, e)))?;
+    if header.id != *id {
+        let why = "it names another operation";
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, why)));
+    }
+    let finished = path.to_str().is_some_and(|p| p.ends_with(DONE));
+    let (entries, truncated, unreadable) = (0, false, 0);
+    let mut operation = Operation { header, entries, finished, truncated, unreadable };
+    let mut subjects = Vec::new();
+    while next_line(&mut input, &mut line).map_err(failed)? {
+        if line == TRUNCATED {
+            operation.truncated = true;
+        } else if line.last() != Some(&b'\n') {
+            operation.unreadable += 1;
+        } else if !whole {
+            operation.entries += usize::from(line.starts_with(b"{\"of\""));
+        } else {
+            match decode(&line, &mut subjects) {
+                Some(Some(deleted)) => {
+                    operation.entries += 1;
+                    each(deleted);
+                }
+                Some(None) => {}
+                None => operation.unreadable += 1,
+            }
+        }
+    }
+    Ok(Some(operation))
+}
+
+/// `None`: not a line of ours. `Some(None)`: a line that is no entry.
+fn decode<E: DeserializeOwned>(
+    line: &[u8],
+    subjects: &mut Vec<Subject>,
+) -> Option<Option<Deleted<'static, E>>> {
+    let line: AnyLine<'_> = serde_json::from_slice(line).ok()?;
+    if line.truncated {
+        return Some(None);
+    }
+    if let Some(subject) = line.subject {
+        subjects.push(subject);
+        return Some(None);
+    }
+    Some(Some(Deleted {
+        subject: Cow::Owned(subjects.get(line.of?)?.clone()),
+        rule: line.rule.into(),
+        reason: line.reason.into(),
+        entry: serde_json::from_str(line.entry?.get()).ok()?,
+    }))
+}
+
+/// The next line with its newline (none: it is torn, or too long); `false` at the end.
+fn next_line(input: &mut BufReader<File>, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    Ok(input.by_ref().take(LONGEST_LINE).read_until(b'\n', line)? > 0)
+}
