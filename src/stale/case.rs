@@ -156,10 +156,10 @@ pub struct Dead {
     pub register: Option<u32>,
     /// How long ago its death was noticed.
     pub died: Duration,
-    /// How long ago it was last seen alive: zero for a DEL whose namespace is still there.
-    /// `None` counts as `died`. Two attachments that had one register value while both
-    /// lived share it; the same value one after the other is only re-use.
-    pub seen_alive: Option<Duration>,
+    /// How long ago it was last seen alive; zero for a DEL whose namespace is still there,
+    /// `died` if nobody knows better. Two attachments that had one register value while
+    /// both lived share it; the same value one after the other is only re-use.
+    pub seen_alive: Duration,
     /// The linger time has passed since.
     pub lingered: bool,
     /// There is a record. Without one nobody knows when its address was freed: rules 1, 2

@@ -128,7 +128,8 @@ fn may_load_live_port(
         });
     }
     // Not every flow was seen: any register may be one that some flow outputs to, but for
-    // those that carry identities.
+    // those that carry identities. A mark may be a piece of a port number, but nobody puts
+    // one together like that; without that much trust no DEL would get past a mark.
     match identity_register(index, write) {
         Identity::Learned => false,
         // It may hold port numbers itself.

@@ -75,21 +75,27 @@ impl Learned {
 enum Values {
     #[default]
     None,
-    One(u32),
+    One {
+        value: u32,
+        own: bool,
+    },
     Several,
 }
 
 impl Values {
-    fn add(&mut self, value: u32) {
+    fn add(&mut self, value: u32, own: bool) {
         *self = match *self {
-            Self::None => Self::One(value),
-            Self::One(other) if other == value => Self::One(value),
+            Self::None => Self::One { value, own },
+            Self::One { value: same, own: was } if same == value => {
+                Self::One { value, own: was || own }
+            }
             _ => Self::Several,
         };
     }
 
+    /// The one value, if a flow that is certainly its own shows it.
     fn one(self) -> Option<u32> {
-        if let Self::One(value) = self { Some(value) } else { None }
+        if let Self::One { value, own: true } = self { Some(value) } else { None }
     }
 }
 
@@ -112,7 +118,7 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
         let recorded = it.register.and_then(|v| field.token(v)).map(|t| t.value);
         let learned = if source == RegisterSource::Computed { None } else { values.one() };
         dead_registers.push(recorded.or(learned));
-        recorded.into_iter().for_each(|v| values.add(v));
+        recorded.into_iter().for_each(|v| values.add(v, true));
     }
     let known: Vec<bool> = live.iter().map(|v| *v != Values::None).collect();
     for (it, values) in case.live.iter().zip(&mut live) {
@@ -121,7 +127,7 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
         if let (LiveRegister::Is(value), Some(field)) = (it.register, field)
             && let Some(token) = field.token(value)
         {
-            values.add(token.value);
+            values.add(token.value, true);
         }
     }
 
@@ -151,7 +157,7 @@ fn loaded_values(index: &Index<'_>, seen: &Seen) -> (Vec<Values>, Vec<Values>) {
     let mut dead = vec![Values::None; index.case.dead.len()];
     let mut live = vec![Values::None; index.case.live.len()];
     for (token, claims) in &seen.values {
-        for claim in claims.claims.iter().filter(|c| c.loaded.is_some()) {
+        for claim in claims.claims.iter().filter(|c| c.oldest.is_some()) {
             if network_of(index.case, claim.owner).and_then(|(_, n)| Field::of(&n.register))
                 != Some(Field { index: token.index, mask: token.mask })
             {
@@ -161,7 +167,7 @@ fn loaded_values(index: &Index<'_>, seen: &Seen) -> (Vec<Values>, Vec<Values>) {
                 Owner::Dead(i) => dead.get_mut(i),
                 Owner::Live(i) => live.get_mut(i),
             };
-            values.into_iter().for_each(|v| v.add(token.value));
+            values.into_iter().for_each(|v| v.add(token.value, claim.own));
         }
     }
     (dead, live)
@@ -222,13 +228,12 @@ fn overlap(case: &Case, network: usize, claims: &[Claim]) -> bool {
         .filter_map(|c| match c.owner {
             Owner::Dead(i) => {
                 let dead = case.dead.get(i)?;
-                Some((dead.seen_alive.unwrap_or(dead.died), c.loaded?))
+                Some((dead.seen_alive, c.oldest?))
             }
             Owner::Live(i) => {
                 // A flow older than itself only protects; a record says that it has it now.
                 let recorded = matches!(case.live.get(i)?.register, LiveRegister::Is(_));
-                let loaded = c.loaded.or(recorded.then_some(Duration::ZERO))?;
-                Some((Duration::ZERO, loaded))
+                Some((Duration::ZERO, c.oldest.or(recorded.then_some(Duration::ZERO))?))
             }
         })
         .filter(|(until, from)| until <= from)
@@ -264,7 +269,8 @@ impl Prover<'_, '_> {
             // The distinct values are few, and fields that overlap fewer.
             let twin = count.get(&token).is_some_and(|n| *n > 1)
                 || (self.index.fields.len() > 1
-                    && count.keys().any(|other| *other != token && agree(*other, token)));
+                    && count.keys().any(|other| *other != token && agree(*other, token)))
+                || self.seen.values.get(&token).is_some_and(|c| c.is_of_other_dead(i));
             self.evidence(i, token, twin)
         };
         tokens.iter().enumerate().map(evidence).collect()
@@ -370,5 +376,5 @@ fn agree(a: RegisterToken, b: RegisterToken) -> bool {
 }
 
 fn is_loaded_by_live(claim: &Claim) -> bool {
-    matches!(claim.owner, Owner::Live(_)) && claim.loaded.is_some()
+    matches!(claim.owner, Owner::Live(_)) && claim.oldest.is_some()
 }

@@ -26,9 +26,12 @@ pub(super) enum Owner {
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
     pub(super) owner: Owner,
-    /// The age of the oldest flow of its own that loads the value. `None`: it only has a
-    /// claim that protects (from its record, or from a flow older than itself).
-    pub(super) loaded: Option<Duration>,
+    /// A flow shows it that is certainly its own: for the living not older than itself, for
+    /// the dead under a token that nobody else has now. Else the claim only protects.
+    pub(super) own: bool,
+    /// The age of the oldest flow that loads the value for it. `None`: only its record, or
+    /// flows older than itself, say so.
+    pub(super) oldest: Option<Duration>,
 }
 
 /// What is known of one register value.
@@ -43,10 +46,13 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    pub(super) fn claim(&mut self, owner: Owner, loaded: Option<Duration>) {
+    pub(super) fn claim(&mut self, owner: Owner, own: bool, oldest: Option<Duration>) {
         match self.claims.iter_mut().find(|c| c.owner == owner) {
-            Some(claim) => claim.loaded = claim.loaded.max(loaded),
-            None => self.claims.push(Claim { owner, loaded }),
+            Some(claim) => {
+                claim.own |= own;
+                claim.oldest = claim.oldest.max(oldest);
+            }
+            None => self.claims.push(Claim { owner, own, oldest }),
         }
     }
 
@@ -56,6 +62,10 @@ impl Claims {
             Owner::Live(l) => Some(l),
             Owner::Dead(_) => None,
         })
+    }
+
+    pub(super) fn is_of_other_dead(&self, i: usize) -> bool {
+        self.claims.iter().any(|c| matches!(c.owner, Owner::Dead(other) if other != i))
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -230,53 +240,54 @@ impl<'c> Survey<'c> {
         let leftover = recorded
             .get(&token)
             .is_some_and(|dead| dead.iter().any(|i| index.once_matched(flow, *i)));
-        let claim_live = |claims: &mut Claims, l: usize| {
-            let older = index.live(l).is_some_and(|live| is_older(flow, live));
-            match (older && leftover, nested) {
-                (true, _) => {}
-                (false, true) => claims.foreign = true,
-                (false, false) => {
-                    claims.claim(Owner::Live(l), (!older).then(|| age(index.case, flow)));
-                }
+        let in_port = flow.matches.in_port;
+        let port_owners = in_port.and_then(|port| index.port(port));
+        let live_port = port_owners.map_or(&[][..], |o| &o.live);
+        let sources = || flow.matches.addresses.iter().filter(|m| m.side != Side::Destination);
+        let live_source = sources().filter_map(|m| index.address(m.address)).flat_map(|o| &o.live);
+        for l in live_port.iter().chain(live_source) {
+            let older = index.live(*l).is_some_and(|live| is_older(flow, live));
+            if older && leftover {
+                continue;
+            }
+            if nested {
+                claims.foreign = true;
+            } else {
+                let oldest = (!older).then(|| age(index.case, flow));
+                claims.claim(Owner::Live(*l), !older, oldest);
+            }
+        }
+        if live_port.is_empty() && in_port.is_some_and(|p| index.is_live_port(p)) {
+            claims.foreign = true;
+        }
+        if nested {
+            return;
+        }
+
+        // Which flows name somebody dead must not depend on who is alive: one more live
+        // attachment would make the rest of them look unanimous.
+        let mut claim_dead = |i: usize, own: bool| {
+            let Some((dead, network)) = index.dead(i) else { return };
+            let recorded = dead.register.and_then(|value| field.token(value));
+            if Field::of(&network.register) == Some(field) && recorded.is_none_or(|t| t == token) {
+                claims.claim(Owner::Dead(i), own, Some(flow.duration));
             }
         };
-        let mut dead_claims = Vec::new();
-
-        if let Some(port) = flow.matches.in_port {
-            let owners = index.port(port);
-            let live = owners.map_or(&[][..], |o| &o.live);
-            live.iter().for_each(|l| claim_live(claims, *l));
-            if live.is_empty() && index.is_live_port(port) {
-                claims.foreign = true;
-            }
-            for i in owners.map_or(&[][..], |o| &o.dead) {
-                if let Some((dead, _)) = index.dead(*i)
-                    && index.port_state(dead, None) == PortState::Dead
-                {
-                    dead_claims.push(*i);
-                }
-            }
+        for i in port_owners.map_or(&[][..], |o| &o.dead) {
+            let Some((dead, _)) = index.dead(*i) else { continue };
+            claim_dead(*i, index.port_state(dead, None) == PortState::Dead);
         }
-        for m in flow.matches.addresses.iter().filter(|m| m.side != Side::Destination) {
+        for m in sources().filter(|m| m.side == Side::Source) {
             let Some(owners) = index.address(m.address) else { continue };
-            owners.live.iter().for_each(|l| claim_live(claims, *l));
             for i in &owners.dead {
-                if let Some((dead, _)) = index.dead(*i)
-                    && m.side == Side::Source
-                    && dead.recorded
-                    && dead.ip_evidence
-                    && owners.live.is_empty()
-                    && guards::guard(index, outputs, flow, dead, m).is_none()
-                {
-                    dead_claims.push(*i);
-                }
-            }
-        }
-        if !nested {
-            for i in dead_claims {
-                let of_field = index.dead(i).and_then(|(_, n)| Field::of(&n.register));
-                if of_field == Some(field) {
-                    claims.claim(Owner::Dead(i), Some(flow.duration));
+                let Some((dead, _)) = index.dead(*i) else { continue };
+                let elsewhere =
+                    in_port.is_some() && dead.ofport.is_some() && dead.ofport != in_port;
+                if dead.recorded && !elsewhere && !guards::created_after(index.case, dead, flow) {
+                    let own = dead.ip_evidence
+                        && owners.live.is_empty()
+                        && guards::guard(index, outputs, flow, dead, m).is_none();
+                    claim_dead(*i, own);
                 }
             }
         }
@@ -310,7 +321,7 @@ fn recorded_live(index: &Index<'_>) -> HashMap<RegisterToken, Claims> {
             let fills = own
                 .is_none_or(|own| own.index == field.index && own.mask & field.mask == field.mask);
             if fills && let Some(token) = field.token(value) {
-                values.entry(token).or_default().claim(Owner::Live(l), None);
+                values.entry(token).or_default().claim(Owner::Live(l), false, None);
             }
         }
     }

@@ -131,8 +131,8 @@ pub(super) struct PortOwners {
     pub(super) dead: Vec<usize>,
     pub(super) live: Vec<usize>,
     row: Option<RowId>,
-    /// Somebody other than a dead attachment has it now.
-    alive: bool,
+    /// The row is not of a dead attachment that had the number.
+    foreign: bool,
 }
 
 /// Whether a dead attachment's port number is still, and only, its own.
@@ -183,8 +183,7 @@ impl<'c> Index<'c> {
         }
         for owners in ports.values_mut() {
             let mut dead = owners.dead.iter().filter_map(|i| case.dead.get(*i));
-            let foreign = owners.row.is_some_and(|row| !dead.any(|d| d.interface == Some(row)));
-            owners.alive = foreign || !owners.live.is_empty();
+            owners.foreign = owners.row.is_some_and(|row| !dead.any(|d| d.interface == Some(row)));
         }
         let mut fields = Vec::new();
         for field in case.networks.iter().filter_map(|n| Field::of(&n.register)) {
@@ -212,7 +211,8 @@ impl<'c> Index<'c> {
 
     /// Somebody alive has this port, known to us or not. LOCAL always lives.
     pub(super) fn is_live_port(&self, port: u16) -> bool {
-        port == LOCAL || self.port(port).is_some_and(|owners| owners.alive)
+        port == LOCAL
+            || self.port(port).is_some_and(|owners| owners.foreign || !owners.live.is_empty())
     }
 
     /// OVSDB does not have this port and nobody explains it. A list of ports without even
@@ -238,9 +238,10 @@ impl<'c> Index<'c> {
         if !owners.live.iter().all(ignored) {
             return PortState::Reassigned;
         }
-        // A row beside claims that are all ignored is the newcomer's own.
         let own = owners.row.is_none_or(|row| dead.interface == Some(row));
-        if own || !owners.live.is_empty() { PortState::Dead } else { PortState::Reassigned }
+        // A strange row beside claims that are all ignored is the newcomer's own.
+        let newcomers = owners.foreign && !owners.live.is_empty();
+        if own || newcomers { PortState::Dead } else { PortState::Reassigned }
     }
 
     /// Whether somebody alive has this address, as far as `flow` is concerned.

@@ -48,7 +48,7 @@ fn the_namespaces_entries_survive_its_first_second_and_last_pod() {
     for left in [2, 1, 0] {
         let case = node(RegisterSource::Learn { distinct_seen: facts.0, shared_seen: facts.1 });
         // A DEL: the namespace is still there.
-        let case = case.with(|c| c.dead[0].seen_alive = Some(secs(0)));
+        let case = case.with(|c| c.dead[0].seen_alive = secs(0));
         let case =
             others[..left].iter().fold(case, |case, (port, ip)| case.and_live(live(*port, &[ip])));
         let mut pods = vec![(A, IP_A)];

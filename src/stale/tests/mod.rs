@@ -149,7 +149,7 @@ fn dead(port: u16, addresses: &[&str]) -> Dead {
         addresses: addresses.iter().map(|a| address(a)).collect(),
         register: None,
         died: secs(60),
-        seen_alive: None,
+        seen_alive: secs(60),
         lingered: true,
         recorded: true,
         ip_evidence: true,
