@@ -1,6 +1,13 @@
 //! The OpenFlow client against a real ovs-vswitchd (userspace datapath), with `ovs-ofctl`
 //! as the oracle. Needs root and the Debian package `openvswitch-switch`; fails without.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's helpers may do what a test may"
+)]
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -9,9 +16,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use ovs_flow_gc::clock::Deadline;
-use ovs_flow_gc::openflow::{
-    Connection, Entry, Error, Filter, Version, filters_for_address,
-};
+use ovs_flow_gc::openflow::{Connection, Entry, Error, Filter, Version, filters_for_address};
 use ovs_flow_gc::stale::flow::{Address, Flow, Side};
 
 /// A switch of its own: network namespace, run directory, database, both daemons.
@@ -40,7 +45,8 @@ impl Switch {
         switch.spawn("ovsdb-server", &[db.to_str().unwrap(), &remote]);
         eventually("db.sock", || socket.exists());
         switch.vsctl(&["--no-wait", "init"]);
-        switch.spawn("ovs-vswitchd", &["--disable-system", "unix:db.sock"]);
+        let log = format!("--log-file={}", switch.run.join("vswitchd.log").display());
+        switch.spawn("ovs-vswitchd", &["--disable-system", "-vfile:info", &log, "unix:db.sock"]);
         switch.bridge("br0", &[]);
         switch
     }
@@ -76,8 +82,7 @@ impl Switch {
     }
 
     fn bridge(&self, name: &str, settings: &[&str]) -> PathBuf {
-        let mut args =
-            vec!["add-br", name, "--", "set", "bridge", name, "datapath_type=netdev"];
+        let mut args = vec!["add-br", name, "--", "set", "bridge", name, "datapath_type=netdev"];
         args.extend(settings);
         args.extend(["--", "set-fail-mode", name, "secure"]);
         self.vsctl(&args);
@@ -110,6 +115,12 @@ impl Switch {
         text.push('\n');
         write(&file, &text);
         self.ofctl(&["-O", version, "add-flows", bridge, file.to_str().unwrap()]);
+    }
+
+    fn appctl(&self, args: &[&str]) -> String {
+        let pid = std::fs::read_to_string(self.run.join("ovs-vswitchd.pid")).unwrap();
+        let ctl = self.run.join(format!("ovs-vswitchd.{}.ctl", pid.trim()));
+        ok(self.command("ovs-appctl").args(["-t", ctl.to_str().unwrap()]).args(args))
     }
 
     fn signal(&self, signal: &str) {
@@ -350,11 +361,12 @@ fn oracle(switch: &Switch, bridge: &str, version: Version) -> Vec<(BTreeSet<Stri
         bridge,
     ]);
     let lines = text.lines().filter(|line| line.contains("actions="));
-    lines.map(|line| {
-        let (matches, actions) = line.split_once("actions=").unwrap();
-        (terms(matches.trim()), actions.to_owned())
-    })
-    .collect()
+    lines
+        .map(|line| {
+            let (matches, actions) = line.split_once("actions=").unwrap();
+            (terms(matches.trim()), actions.to_owned())
+        })
+        .collect()
 }
 
 fn ours(entry: &Entry) -> (BTreeSet<String>, String) {
@@ -401,7 +413,12 @@ fn all_flows() -> Vec<String> {
 }
 
 fn prepare(switch: &Switch) {
-    switch.vsctl(&["set", "bridge", "br0", "protocols=OpenFlow10,OpenFlow13,OpenFlow14,OpenFlow15"]);
+    switch.vsctl(&[
+        "set",
+        "bridge",
+        "br0",
+        "protocols=OpenFlow10,OpenFlow13,OpenFlow14,OpenFlow15",
+    ]);
     switch.ofctl(&["-O", "OpenFlow15", "del-flows", "br0"]);
     switch.ofctl(&["-O", "OpenFlow15", "--may-create", "mod-group", "br0", "group_id=7,type=all"]);
     drop(
@@ -439,10 +456,9 @@ fn every_field_and_action_is_read_shown_deleted_and_put_back() {
                 differ.push(format!("{version} {terms:?} {:?}", theirs.0));
             }
             let source = &flows[usize::try_from(entry.cookie()).unwrap() - 1];
-            if ACTIONS.iter().any(|a| source.ends_with(&format!("actions={a}"))) {
-                if actions != theirs.1 {
-                    differ.push(format!("{version} {actions} {}", theirs.1));
-                }
+            let comparable = ACTIONS.iter().any(|a| source.ends_with(&format!("actions={a}")));
+            if comparable && actions != theirs.1 {
+                differ.push(format!("{version} {actions} {}", theirs.1));
             }
             assert!(!actions.contains("unreadable"), "{version} {entry}");
             assert!(!flow.actions.unread, "{version} {entry}");
@@ -485,6 +501,27 @@ fn timeouts_flags_and_importance_come_back_too() {
         let after = entries(&mut connection);
         let content = |list: &[Entry]| list.iter().map(Entry::content).collect::<BTreeSet<_>>();
         assert_eq!(content(&after), content(&before), "{version}");
+    }
+}
+
+#[test]
+fn an_entry_that_asked_for_no_overlap_goes_back_beside_later_ones() {
+    let switch = Switch::start();
+    for version in VERSIONS {
+        prepare(&switch);
+        switch.add_flows(
+            "br0",
+            "OpenFlow15",
+            &["cookie=1,check_overlap,priority=9,ip,actions=drop"],
+        );
+        switch.add_flows("br0", "OpenFlow15", &["cookie=2,priority=9,in_port=1,actions=drop"]);
+        let mut connection = switch.open("br0", version);
+        let mut list = entries(&mut connection);
+        list.sort_by_key(Entry::cookie);
+        assert_eq!(connection.delete_strict(&list[..1]).unwrap().sent, 1);
+        let added = connection.add(&list[..1]).unwrap();
+        assert_eq!((added.sent, added.refused), (1, vec![]), "{version}");
+        assert_eq!(entries(&mut connection).len(), 2, "{version}");
     }
 }
 
@@ -690,8 +727,11 @@ fn a_switch_that_is_away_hung_or_hangs_up() {
         .collect();
     assert!(waiting.len() < 80);
     let error = Connection::open(&path, within(200)).unwrap_err();
-    assert!(matches!(&error, Error::Connect { source, .. }
-        if source.kind() == std::io::ErrorKind::TimedOut), "{error}");
+    assert!(
+        matches!(&error, Error::Connect { source, .. }
+        if source.kind() == std::io::ErrorKind::TimedOut),
+        "{error}"
+    );
     drop(waiting);
     switch.signal("-CONT");
 
@@ -721,7 +761,7 @@ fn errors_have_names_and_do_not_lose_the_others() {
             .collect();
         assert!(!internal.is_empty());
         list.insert(60, internal[0].clone());
-        // A match that cannot be read back: vlan_pcp without a VLAN (a bad prerequisite).
+        // A field that the switch does not know cannot even be put into the bundle.
         let mut bytes = list[3].bytes().to_vec();
         let at = bytes.windows(6).position(|w| w == [0x80, 0, 0x0a, 2, 8, 0]).unwrap();
         bytes[at..at + 6].copy_from_slice(&[0x90, 0, 0xfe, 2, 8, 0]);
@@ -756,10 +796,7 @@ fn five_thousand_entries_and_nothing_else() {
         let all = entries(&mut connection);
         assert_eq!(all.len(), 6000);
         let (gone, kept) = all.split_at(5000);
-        let start = Instant::now();
         assert_eq!(connection.delete_strict(gone).unwrap().sent, 5000);
-        // The same cookie everywhere: with a full cookie mask this takes many times longer.
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
         let content = |list: &[Entry]| list.iter().map(Entry::content).collect::<BTreeSet<_>>();
         assert_eq!(content(&entries(&mut connection)), content(kept), "{version}");
         // And a thousand and more errors, unread while we write.
@@ -813,7 +850,10 @@ fn vlan_matches_of_openflow_10_clients() {
         switch.add_flows(
             "br0",
             "OpenFlow10",
-            &["cookie=1,ip,nw_src=10.0.0.1,vlan_tci=0x0000,actions=drop", "cookie=2,arp,actions=drop"],
+            &[
+                "cookie=1,ip,nw_src=10.0.0.1,vlan_tci=0x0000,actions=drop",
+                "cookie=2,arp,actions=drop",
+            ],
         );
         let mut connection = switch.open("br0", version);
         let list = entries(&mut connection);
@@ -826,18 +866,78 @@ fn vlan_matches_of_openflow_10_clients() {
     }
 }
 
+/// A UDP packet, as hexadecimal digits.
+fn packet(source: [u8; 4], destination: [u8; 4]) -> String {
+    let mut ip = vec![0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0, 0];
+    ip.extend(source);
+    ip.extend(destination);
+    let sum: u32 = ip.chunks(2).map(|p| u32::from(p[0]) << 8 | u32::from(p[1])).sum();
+    let folded = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    ip[10..12].copy_from_slice(&folded.to_be_bytes());
+    let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+    bytes.extend(ip);
+    bytes.extend([0x10, 0, 0x20, 0, 0, 12, 0, 0, 1, 2, 3, 4]);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[test]
-fn conntrack_flush() {
+fn a_flush_forgets_an_addresss_connections_and_no_other() {
     let switch = Switch::start();
+    let (pod, peer, other) = ([10, 244, 1, 5], [10, 0, 0, 9], [10, 0, 0, 8]);
     for version in VERSIONS {
-        let mut connection = switch.open("br0", version);
-        for ip in ["10.244.1.5", "fd00::5", "::ffff:10.0.0.1"] {
-            connection.flush_conntrack(ip.parse().unwrap()).unwrap();
+        for (source, destination, actions) in [
+            (pod, peer, "ct(commit,zone=5)"),
+            (peer, pod, "ct(commit)"),
+            // The reply tuples name the pod, the original ones do not.
+            (other, peer, "ct(commit,zone=6,nat(src=10.244.1.5))"),
+            (peer, other, "ct(commit,zone=7,nat(dst=10.244.1.5))"),
+            (peer, other, "ct(commit,zone=5)"),
+        ] {
+            let packet = packet(source, destination);
+            let message = format!("in_port=LOCAL packet={packet} actions={actions}");
+            switch.vsctl(&["set", "bridge", "br0", "protocols=OpenFlow10,OpenFlow13"]);
+            switch.ofctl(&["-O", "OpenFlow13", "packet-out", "br0", &message]);
         }
+        let connections = || switch.appctl(&["dpctl/dump-conntrack"]);
+        eventually("connections", || connections().lines().count() == 5);
+        let mut connection = switch.open("br0", version);
         for ip in ["0.0.0.0", "::", "::ffff:0.0.0.0", "224.0.0.1", "127.0.0.1"] {
             let error = connection.flush_conntrack(ip.parse().unwrap()).unwrap_err();
             assert!(matches!(error, Error::UnusableAddress(_)), "{ip}: {error}");
         }
+        connection.flush_conntrack("fd00::5".parse().unwrap()).unwrap();
+        assert_eq!(connections().lines().count(), 5, "{version}: {}", connections());
+        connection.flush_conntrack(pod.into()).unwrap();
+        let left = connections();
+        assert_eq!(left.lines().count(), 1, "{version}: {left}");
+        assert!(left.contains("src=10.0.0.9,dst=10.0.0.8") && left.contains("zone=5"), "{left}");
+        switch.appctl(&["dpctl/flush-conntrack"]);
+    }
+}
+
+#[test]
+fn deletes_go_in_bundles_as_the_switch_understands_them() {
+    let switch = Switch::start();
+    let log = switch.run.join("vswitchd.log");
+    switch.appctl(&["vlog/set", "vconn:file:dbg"]);
+    for version in VERSIONS {
+        prepare(&switch);
+        switch.add_flows("br0", "OpenFlow15", &["cookie=7,table=3,priority=9,ip,actions=drop"]);
+        let mut connection = switch.open("br0", version);
+        let list = entries(&mut connection);
+        switch.appctl(&["vlog/reopen"]);
+        let before = std::fs::read_to_string(&log).unwrap().len();
+        assert_eq!(connection.delete_strict(&list).unwrap().sent, 1);
+        let said = std::fs::read_to_string(&log).unwrap().split_off(before);
+        for part in [
+            "type=OPEN_REQUEST flags=atomic ordered",
+            "DEL_STRICT table:3 priority=9,ip cookie:0x7/0x7fffffffffffffff",
+            "type=COMMIT_REQUEST flags=atomic ordered",
+            "type=COMMIT_REPLY",
+        ] {
+            assert!(said.contains(part), "{version}: no {part} in {said}");
+        }
+        assert!(!said.contains("BARRIER"), "{version}: {said}");
     }
 }
 
@@ -845,14 +945,9 @@ fn conntrack_flush() {
 fn table_misses_stay_dropped_while_we_are_connected() {
     let switch = Switch::start();
     let port = switch.add_port("br0", "p1");
-    let _connection = switch.open("br0", Version::V13);
+    let mut connection = switch.open("br0", Version::V13);
+    connection.barrier().unwrap();
     let flow = format!("in_port={port}");
-    let appctl = || {
-        let pid = std::fs::read_to_string(switch.run.join("ovs-vswitchd.pid")).unwrap();
-        let ctl = switch.run.join(format!("ovs-vswitchd.{}.ctl", pid.trim()));
-        ok(switch
-            .command("ovs-appctl")
-            .args(["-t", ctl.to_str().unwrap(), "ofproto/trace", "br0", &flow]))
-    };
-    eventually("drop", || appctl().contains("Datapath actions: drop"));
+    let trace = || switch.appctl(&["ofproto/trace", "br0", &flow]);
+    assert!(trace().contains("Datapath actions: drop"), "{}", trace());
 }

@@ -89,8 +89,7 @@ impl Connection {
         let again = added.refused.iter().copied().filter(overlaps).map(|(i, _)| i);
         let indices: Vec<usize> = again.collect();
         added.refused.retain(|refused| !overlaps(refused));
-        let chosen: Vec<Entry> =
-            indices.iter().filter_map(|i| entries.get(*i)).cloned().collect();
+        let chosen: Vec<Entry> = indices.iter().filter_map(|i| entries.get(*i)).cloned().collect();
         let second = self.apply_some(Change::AddOverlapping, &chosen, &indices, doing)?;
         added.sent = added.sent.saturating_add(second.sent);
         added.refused.extend(second.refused);
@@ -309,3 +308,6 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
