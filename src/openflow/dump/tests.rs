@@ -1,5 +1,7 @@
 use std::time::{Duration, Instant};
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::clock::Deadline;
 use crate::openflow::Version;
@@ -117,6 +119,16 @@ fn broken_framing_is_not_believed() {
 }
 
 #[test]
+fn a_reply_in_another_version_is_not_believed() {
+    let (_, result) = dumped(Version::V13, |peer, xid| {
+        let mut reply = hex("05130010 00000000 00010000 00000000");
+        reply[4..8].copy_from_slice(&xid.to_be_bytes());
+        peer.raw(&reply);
+    });
+    assert!(matches!(result, Err(Error::Malformed { .. })), "{result:?}");
+}
+
+#[test]
 fn refusals() {
     let (_, result) = dumped(Version::V13, |peer, xid| peer.send(1, xid, &hex("0004 0009 0412")));
     let text = result.unwrap_err().to_string();
@@ -205,4 +217,26 @@ fn hellos_that_are_none() {
     let error = fake.open().unwrap_err();
     assert!(error.to_string().contains("OFPHFC_INCOMPATIBLE"), "{error}");
     fake.done();
+}
+
+proptest! {
+    /// Whatever a switch sends: an error or entries, never a panic, never for ever.
+    #[test]
+    fn arbitrary_parts_never_panic(
+        bends in proptest::collection::vec((0_usize..0xf8, any::<u8>()), 0..6),
+        cut in 0_usize..0xf8,
+        tail: Vec<u8>,
+    ) {
+        let mut bytes = body(0, &[GOLDEN_13, GOLDEN_13]);
+        for (at, value) in bends {
+            bytes[at] = value;
+        }
+        bytes.truncate(cut);
+        bytes.extend(tail);
+        let mut seen = 0;
+        for version in [Version::V13, Version::V15] {
+            drop(part(version, &bytes, &mut Flow::default(), &mut |_, _| seen += 1));
+        }
+        prop_assert!(seen <= bytes.len() / 32 * 2);
+    }
 }
