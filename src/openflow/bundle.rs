@@ -74,19 +74,42 @@ impl Connection {
                 indices.push(i);
             }
         }
-        let mut applied = self.apply(Change::DeleteVlanTci, &chosen, doing)?;
-        for (i, _) in &mut applied.refused {
-            *i = indices.get(*i).copied().unwrap_or(*i);
-        }
-        Ok(applied)
+        self.apply_some(Change::DeleteVlanTci, &chosen, &indices, doing)
     }
 
-    /// Puts dumped entries back as they were, but for duration and counters.
+    /// Puts dumped entries back as they were, but for duration and counters. (One that was
+    /// added with check_overlap and overlaps others now goes back without that flag.)
     ///
     /// # Errors
     /// As [`Self::delete_strict`].
     pub fn add(&mut self, entries: &[Entry]) -> Result<Applied, Error> {
-        self.apply(Change::Add, entries, "adding flows")
+        let doing = "adding flows";
+        let mut added = self.apply(Change::Add, entries, doing)?;
+        let overlaps = |(_, error): &(usize, SwitchError)| error.is(5, 3);
+        let again = added.refused.iter().copied().filter(overlaps).map(|(i, _)| i);
+        let indices: Vec<usize> = again.collect();
+        added.refused.retain(|refused| !overlaps(refused));
+        let chosen: Vec<Entry> = indices.iter().filter_map(|i| entries.get(*i)).cloned().collect();
+        let second = self.apply_some(Change::AddOverlapping, &chosen, &indices, doing)?;
+        added.sent = added.sent.saturating_add(second.sent);
+        added.refused.extend(second.refused);
+        added.refused.sort_unstable_by_key(|(i, _)| *i);
+        Ok(added)
+    }
+
+    /// [`Self::apply`] to entries chosen from a longer list: `indices` are theirs in it.
+    fn apply_some(
+        &mut self,
+        change: Change,
+        chosen: &[Entry],
+        indices: &[usize],
+        doing: &'static str,
+    ) -> Result<Applied, Error> {
+        let mut applied = self.apply(change, chosen, doing)?;
+        for (i, _) in &mut applied.refused {
+            *i = indices.get(*i).copied().unwrap_or(*i);
+        }
+        Ok(applied)
     }
 
     fn apply(
@@ -285,3 +308,6 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -155,7 +155,8 @@ impl Connection {
 
     /// Reserves `n` consecutive xids (never 0: unsolicited messages have it); the first.
     pub(super) fn xids(&mut self, n: u32) -> u32 {
-        if self.next_xid.checked_add(n).is_none() {
+        // Far from the end, where `first..` would overflow.
+        if self.next_xid > u32::MAX / 2 {
             self.next_xid = 1;
         }
         let first = self.next_xid;
@@ -184,7 +185,12 @@ impl Connection {
         doing: &'static str,
     ) -> Result<&[u8], Error> {
         if message.kind == kind {
-            return Ok(self.body(message));
+            // Another version's body would be laid out otherwise.
+            return if message.version == self.version.wire() {
+                Ok(self.body(message))
+            } else {
+                Err(self.malformed(doing, Malformed::Unexpected("version of a reply")))
+            };
         }
         Err(match self.error_in(message, doing)? {
             Some(error) => Error::Switch { path: self.path.clone(), doing, error },

@@ -420,7 +420,7 @@ impl TryFrom<Written> for Entry {
 
     fn try_from(written: Written) -> Result<Self, BadEntry> {
         let digits = written.hex.as_bytes();
-        if digits.len() % 2 != 0 {
+        if !digits.len().is_multiple_of(2) {
             return Err(BadEntry::NotHex);
         }
         let nibble = |d: &u8| char::from(*d).to_digit(16).and_then(|n| u8::try_from(n).ok());

@@ -14,7 +14,8 @@ pub const STRICT_COOKIE_MASK: u64 = 0x7fff_ffff_ffff_ffff;
 
 const ADD: u8 = 0;
 const DELETE_STRICT: u8 = 4;
-/// OFPFF_CHECK_OVERLAP is a question asked of an ADD, not a property of a flow.
+/// OFPFF_CHECK_OVERLAP: refuse to add what overlaps another entry of its priority. OVS
+/// remembers that it was asked.
 const CHECK_OVERLAP: u16 = 2;
 const NO_BUFFER: u32 = 0xffff_ffff;
 
@@ -27,6 +28,8 @@ pub(super) enum Change {
     DeleteVlanTci,
     /// Puts it back.
     Add,
+    /// Puts it back though it overlaps others: they may have come after it.
+    AddOverlapping,
 }
 
 /// Appends the body of a FLOW_MOD, from the cookie on.
@@ -35,7 +38,8 @@ pub(super) fn encode(
     entry: &RawEntry<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), Malformed> {
-    let adding = change == Change::Add;
+    let adding = matches!(change, Change::Add | Change::AddOverlapping);
+    let left_out = if change == Change::AddOverlapping { CHECK_OVERLAP } else { 0 };
     let when_adding = |value: u16| if adding { value } else { 0 };
     let command = if adding { ADD } else { DELETE_STRICT };
     let mask = if adding { 0 } else { STRICT_COOKIE_MASK };
@@ -50,14 +54,16 @@ pub(super) fn encode(
     // Left 0, out_port or out_group would match nothing, without an error.
     out.extend_from_slice(&port::ANY.to_be_bytes());
     out.extend_from_slice(&port::ANY.to_be_bytes());
-    out.extend_from_slice(&when_adding(entry.flags() & !CHECK_OVERLAP).to_be_bytes());
+    out.extend_from_slice(&when_adding(entry.flags() & !left_out).to_be_bytes());
     out.extend_from_slice(&when_adding(entry.importance()).to_be_bytes());
     match change {
         Change::DeleteVlanTci => {
             let matches = vlan_tci(entry.tlvs())?.ok_or(Malformed::Short("vlan_vid"))?;
             out.extend_from_slice(&matches);
         }
-        Change::Delete | Change::Add => out.extend_from_slice(entry.match_bytes()),
+        Change::Delete | Change::Add | Change::AddOverlapping => {
+            out.extend_from_slice(entry.match_bytes());
+        }
     }
     if adding {
         out.extend_from_slice(entry.instruction_bytes());

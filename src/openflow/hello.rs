@@ -140,6 +140,16 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_hellos_never_panic(header: u8, body: Vec<u8>) {
+            if let Ok(versions) = Versions::parse(header, &body) {
+                versions.best();
+                versions.list();
+            }
+        }
+    }
+
     #[test]
     fn our_greeting() {
         assert_eq!(

@@ -1,1 +1,163 @@
+use proptest::prelude::*;
 
+use super::*;
+use crate::openflow::testing::{GOLDEN_13, GOLDEN_15, hex};
+
+fn golden(version: Version) -> Entry {
+    let text = if version == Version::V15 { GOLDEN_15 } else { GOLDEN_13 };
+    Entry::new(version, hex(text)).unwrap()
+}
+
+#[test]
+fn golden_entries() {
+    for version in [Version::V13, Version::V14, Version::V15] {
+        let entry = golden(version);
+        let raw = entry.raw();
+        assert_eq!((raw.table(), raw.priority(), raw.cookie()), (10, 100, 0x2a), "{version}");
+        assert_eq!((raw.idle_timeout(), raw.hard_timeout()), (60, 0));
+        assert_eq!((raw.flags(), raw.importance()), (0, 0));
+        let ms = if version == Version::V15 { 3 } else { 1 };
+        assert_eq!(raw.duration(), Duration::from_millis(ms));
+        assert_eq!(raw.match_bytes().len() % 8, 0);
+        let flow = entry.flow().unwrap();
+        assert_eq!(flow.matches.registers.len(), 1);
+        assert_eq!(flow.matches.addresses.len(), 1);
+        assert_eq!(flow.actions.outputs, [5]);
+        assert!(flow.actions.beyond);
+        assert_eq!(
+            entry.to_string(),
+            "cookie=0x2a,table=10,idle_timeout=60,priority=100,ip,nw_src=10.244.1.5,reg0=0x1005 \
+             actions=output:5,resubmit(,20)"
+        );
+    }
+}
+
+#[test]
+fn content_is_what_the_adder_chose() {
+    let mut bytes = hex(GOLDEN_13);
+    bytes[4..12].fill(7);
+    bytes[32..48].fill(7);
+    let older = Entry::new(Version::V13, bytes.clone()).unwrap();
+    assert_eq!(older.content(), golden(Version::V13).content());
+    assert_eq!(older.key(), golden(Version::V13).key());
+    bytes[31] ^= 1;
+    let other = Entry::new(Version::V13, bytes).unwrap();
+    assert_ne!(other.content(), older.content(), "another cookie");
+    let mut bytes = hex(GOLDEN_15);
+    bytes[72..80].fill(7);
+    let older = Entry::new(Version::V15, bytes).unwrap();
+    assert_ne!(older, golden(Version::V15));
+    assert_eq!(older.content(), golden(Version::V15).content());
+}
+
+#[test]
+fn the_journal_gives_back_what_it_was_given() {
+    for version in [Version::V13, Version::V15] {
+        let text = serde_json::to_string(&golden(version)).unwrap();
+        assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), golden(version));
+    }
+}
+
+#[test]
+fn what_is_no_entry_is_refused() {
+    for (text, why) in [
+        (r#"{"version":"OpenFlow13","hex":"0"}"#, "even number"),
+        (r#"{"version":"OpenFlow13","hex":"zz"}"#, "even number"),
+        (r#"{"version":"OpenFlow13","hex":"00é"}"#, "even number"),
+        (r#"{"version":"OpenFlow13","hex":""}"#, "cut short"),
+        (r#"{"version":"OpenFlow13","hex":"0003"}"#, "impossible length"),
+        (r#"{"version":"OpenFlow12","hex":"0003"}"#, "unknown variant"),
+    ] {
+        let error = serde_json::from_str::<Entry>(text).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn every_truncation_is_a_clean_error() {
+    for version in [Version::V13, Version::V15] {
+        let whole = golden(version).bytes().to_vec();
+        // Where an entry may end: after its match (and statistics), and after all.
+        let ends = [whole.len() - 40, whole.len()];
+        for cut in 0..=whole.len() {
+            let mut short = whole[..cut].to_vec();
+            assert_eq!(Entry::new(version, short.clone()).is_ok(), cut == whole.len(), "{cut}");
+            if cut >= 2 {
+                short[..2].copy_from_slice(&u16::try_from(cut).unwrap().to_be_bytes());
+                assert_eq!(Entry::new(version, short).is_ok(), ends.contains(&cut), "{cut}");
+            }
+        }
+    }
+}
+
+#[test]
+fn match_lengths_that_cannot_be() {
+    for (at, value) in [(51, 3), (51, 0), (51, 0xff), (50, 0xff), (49, 0)] {
+        let mut bytes = hex(GOLDEN_13);
+        bytes[at] = value;
+        assert!(Entry::new(Version::V13, bytes).is_err(), "{at} {value}");
+    }
+    // An entry of 1.5 without a duration would seem brand-new.
+    let mut bytes = hex(GOLDEN_15);
+    bytes[70] = 0x0e;
+    let error = Entry::new(Version::V15, bytes).unwrap_err();
+    assert_eq!(error, BadEntry::Malformed(Malformed::Short("duration")));
+}
+
+fn version() -> impl Strategy<Value = Version> {
+    prop_oneof![Just(Version::V13), Just(Version::V14), Just(Version::V15)]
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(version in version(), bytes: Vec<u8>) {
+        if let Ok(entry) = Entry::new(version, bytes) {
+            prop_assert!(!entry.to_string().is_empty());
+        }
+    }
+
+    /// Most arbitrary bytes fail at the first length; bent golden ones get further.
+    #[test]
+    fn bent_entries_never_panic(
+        version in version(),
+        bends in proptest::collection::vec((2_usize..0x78, any::<u8>()), 1..6),
+    ) {
+        let mut bytes = golden(version).bytes().to_vec();
+        for (at, value) in bends {
+            bytes[at] = value;
+        }
+        if let Ok(entry) = Entry::new(version, bytes) {
+            prop_assert!(!entry.to_string().is_empty());
+            prop_assert_eq!(entry.flow().unwrap().table, entry.table());
+            prop_assert_eq!(entry.match_bytes().len() % 8, 0);
+        }
+    }
+
+    /// Actions of every kind with arbitrary arguments.
+    #[test]
+    fn arbitrary_actions_never_panic(
+        kind in prop_oneof![Just(0xffff_u16), 0_u16..32],
+        subtype in 0_u16..56,
+        mut arguments in proptest::collection::vec(any::<u8>(), 0..80),
+    ) {
+        arguments.resize((arguments.len() + 10).next_multiple_of(8) - 10, 0);
+        let length = u16::try_from(arguments.len() + 10).unwrap();
+        let action = [
+            kind.to_be_bytes().as_slice(),
+            &length.to_be_bytes(),
+            &0x2320_u32.to_be_bytes(),
+            &subtype.to_be_bytes(),
+            &arguments,
+        ].concat();
+        let mut bytes = hex(GOLDEN_13)[..80].to_vec();
+        bytes.extend([0, 4]);
+        bytes.extend((length + 8).to_be_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(action);
+        let whole = u16::try_from(bytes.len()).unwrap();
+        bytes[..2].copy_from_slice(&whole.to_be_bytes());
+        if let Ok(entry) = Entry::new(Version::V13, bytes) {
+            prop_assert!(entry.to_string().contains("actions="));
+        }
+    }
+}

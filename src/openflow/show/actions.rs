@@ -108,6 +108,9 @@ fn output(port: u16, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 fn resubmit(in_port: u16, table: u8, ct: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if table == 0xff && !ct {
+        return write!(f, "resubmit:{}", Port(in_port));
+    }
     f.write_str("resubmit(")?;
     if in_port != 0xfff8 {
         write!(f, "{}", Port(in_port))?;

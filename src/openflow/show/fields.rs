@@ -181,7 +181,7 @@ pub(super) fn matches(tlvs: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
 fn field(oxm: &Oxm<'_>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     if let Some((at, (value, mask))) = registers(oxm.id).zip(oxm.number()) {
         for (index, value, mask) in split(at, value, mask) {
-            write!(f, ",reg{index}={value:#x}")?;
+            write!(f, ",reg{index}={}", Number(value.into()))?;
             if mask != u32::MAX {
                 write!(f, "/{mask:#x}")?;
             }
@@ -259,7 +259,11 @@ impl fmt::Display for Unnamed {
 
 /// A value as an action sets it: `1/0xff`.
 pub(super) fn value(oxm: &Oxm<'_>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write(oxm, named(oxm.id).map_or(Form::Hex, |(_, _, form)| form), f)
+    match named(oxm.id).map_or(Form::Hex, |(_, _, form)| form) {
+        // The presence bit is the action's to set.
+        Form::Vlan => write(oxm, Form::Decimal, f),
+        form => write(oxm, form, f),
+    }
 }
 
 fn write(oxm: &Oxm<'_>, form: Form, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -269,6 +273,11 @@ fn write(oxm: &Oxm<'_>, form: Form, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     if let Form::Flags(names) = form {
         return flags(value, mask, oxm.mask.is_some(), names, f);
     }
+    // A part of a number is bits.
+    let form = match form {
+        Form::Decimal | Form::Port | Form::Dscp | Form::Vlan if oxm.mask.is_some() => Form::Hex,
+        form => form,
+    };
     bare(value, oxm.value, form, f)?;
     let Some(bytes) = oxm.mask else { return Ok(()) };
     f.write_str("/")?;
@@ -278,7 +287,6 @@ fn write(oxm: &Oxm<'_>, form: Form, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Form::Ip4 | Form::Ip6 if mask.trailing_zeros() == width.saturating_sub(prefix) => {
             write!(f, "{prefix}")
         }
-        Form::Decimal | Form::Port | Form::Dscp | Form::Vlan => write!(f, "{mask:#x}"),
         _ => bare(mask, bytes, form, f),
     }
 }
@@ -305,11 +313,20 @@ fn bare(value: u128, bytes: &[u8], form: Form, f: &mut fmt::Formatter<'_>) -> fm
             3 => f.write_str("later"),
             _ => write!(f, "{value:#x}"),
         },
-        _ => write!(f, "{value:#x}"),
+        _ => write!(f, "{}", Number(value)),
     }
 }
 
-/// `+trk-inv`.
+/// Hexadecimal but for 0, as C's `%#x`.
+struct Number(u128);
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 { f.write_str("0") } else { write!(f, "{:#x}", self.0) }
+    }
+}
+
+/// `-inv+trk`.
 fn flags(
     value: u128,
     mask: u128,
@@ -321,12 +338,10 @@ fn flags(
         return write!(f, "{value:#x}");
     }
     let known: u128 = names.iter().map(|(bit, _)| u128::from(*bit)).sum();
-    for sign in ["+", "-"] {
-        for (bit, name) in names {
-            let bit = u128::from(*bit);
-            if mask & bit != 0 && (value & bit != 0) == (sign == "+") {
-                write!(f, "{sign}{name}")?;
-            }
+    for (bit, name) in names {
+        let bit = u128::from(*bit);
+        if mask & bit != 0 {
+            write!(f, "{}{name}", if value & bit != 0 { "+" } else { "-" })?;
         }
     }
     if mask & !known != 0 {
