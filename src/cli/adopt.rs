@@ -228,14 +228,14 @@ fn write(
 ) -> Result<(), Error> {
     let lock = registry.lock(context.deadline())?;
     for (network, config) in networks {
-        if registry.network_state::<NetworkState>(network)?.is_none() {
+        if lock.network_state::<NetworkState>(network)?.is_none() {
             let state = NetworkState { config: config.clone(), ..NetworkState::default() };
             lock.set_network_state(network, &state)?;
         }
     }
     for record in records {
         // An ADD may have come meanwhile: its record is the better one.
-        if registry.get(&record.key)?.is_none() {
+        if lock.get(&record.key)?.is_none() {
             lock.put(record)?;
         }
     }

@@ -115,13 +115,13 @@ fn write(
     request: &Request,
 ) -> Result<Attachment, Failure> {
     let lock = registry.lock(Deadline::after(request.config.timeout()))?;
-    let recorded: Option<NetworkState> = registry.network_state(&record.key.network)?;
+    let recorded: Option<NetworkState> = lock.network_state(&record.key.network)?;
     let mut state = recorded.clone().unwrap_or_default();
     state.config = request.config.clone();
     if recorded.as_ref() != Some(&state) {
         lock.set_network_state(&record.key.network, &state)?;
     }
-    if let Some(old) = registry.get(&record.key)? {
+    if let Some(old) = lock.get(&record.key)? {
         if same_life(&old, &record) {
             // A repeated ADD must not lose what the first one knew.
             record.generation = old.generation;
@@ -200,7 +200,7 @@ fn purge(
         }
         let Life::Dead(why) = netns::judge(other, boot) else { continue };
         let dead = orphans::died(other.clone(), now, boot);
-        match registry.lock(deadline).and_then(|lock| orphans::bury(registry, &lock, &dead)) {
+        match registry.lock(deadline).and_then(|lock| orphans::bury(&lock, &dead)) {
             Ok(true) => {
                 info!("{} ({}) is dead: {why}", dead.title(), dead.key);
                 targets.push(Target { attachment: dead, cause: Cause::Orphan(why.to_string()) });

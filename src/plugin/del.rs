@@ -65,7 +65,12 @@ fn recorded(
         .lock(deadline)
         .inspect_err(|failed| warn!("{failed}; the record stays for the next sweep"))
         .ok();
-    match registry.get(key) {
+    // Whoever holds the lock reads through it.
+    let (record, tombstones) = match &lock {
+        Some(lock) => (lock.get(key), lock.tombstones_of(key)),
+        None => (registry.get(key), registry.tombstones_of(key)),
+    };
+    match record {
         Ok(Some(record)) => {
             let mut record = orphans::died(record, now, boot);
             if netns::judge(&record, boot) == Life::Alive {
@@ -79,17 +84,15 @@ fn recorded(
         Ok(None) => {}
         Err(failed) => warn!("{key}: {failed}"),
     }
-    match registry.tombstones_of(key) {
-        Ok(tombstones) => targets.extend(
-            tombstones
-                .into_iter()
-                .filter(|t| !targets.iter().any(|known| known.attachment.is_same(t)))
-                .map(|t| Target {
-                    attachment: orphans::died(t, now, boot),
-                    cause: Cause::Tombstone,
-                })
-                .collect::<Vec<_>>(),
-        ),
+    match tombstones {
+        Ok(tombstones) => {
+            for tombstone in tombstones {
+                if !targets.iter().any(|t| t.attachment.is_same(&tombstone)) {
+                    let attachment = orphans::died(tombstone, now, boot);
+                    targets.push(Target { attachment, cause: Cause::Tombstone });
+                }
+            }
+        }
         Err(failed) => warn!("{key}: {failed}"),
     }
     targets

@@ -41,7 +41,7 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
         }
         let dead = orphans::died(record.clone(), called, &boot);
         let lock = registry.lock(deadline)?;
-        if orphans::bury(&registry, &lock, &dead)? {
+        if orphans::bury(&lock, &dead)? {
             info!("{} ({}) is dead: not in the runtime's list", dead.title(), dead.key);
             targets.push(Target { attachment: dead, cause: Cause::Gc });
         }

@@ -133,7 +133,7 @@ mod tests {
             addresses: vec![address()],
             register: None,
             died: Duration::from_secs(1),
-            seen_alive: None,
+            seen_alive: Duration::from_secs(1),
             lingered: false,
             recorded: true,
             ip_evidence: true,

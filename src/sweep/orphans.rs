@@ -66,7 +66,7 @@ pub fn targets(
     for (record, why) in orphans.dead {
         let record = died(record, now, boot_id);
         if let Some(lock) = &lock {
-            match bury(registry, lock, &record) {
+            match bury(lock, &record) {
                 Ok(true) => info!("{} ({}) is dead: {why}", record.title(), record.key),
                 // DEL or another sweep was quicker: theirs is the tombstone.
                 Ok(false) => continue,
@@ -100,12 +100,8 @@ pub fn died(mut record: Attachment, now: Stamp, boot_id: &str) -> Attachment {
 ///
 /// # Errors
 /// If the records cannot be read or written.
-pub fn bury(
-    registry: &Registry,
-    lock: &Lock<'_>,
-    record: &Attachment,
-) -> Result<bool, registry::Error> {
-    match registry.get(&record.key)? {
+pub fn bury(lock: &Lock<'_>, record: &Attachment) -> Result<bool, registry::Error> {
+    match lock.get(&record.key)? {
         Some(now) if now.is_same(record) => lock.bury(record).map(|()| true),
         _ => Ok(false),
     }

@@ -233,7 +233,11 @@ fn dead(
             .map(|r| r.value)
             .filter(|v| *v != 0),
         died: age,
-        seen_alive: (record.boot_id == world.boot_id).then(|| record.seen_alive.until(world.now)),
+        seen_alive: if record.boot_id == world.boot_id {
+            record.seen_alive.until(world.now)
+        } else {
+            age
+        },
         lingered: age >= config.linger(),
         recorded: !record.unrecorded,
         // IPAM may have given the address to another node since.
