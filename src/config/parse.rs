@@ -285,10 +285,10 @@ pub(super) fn parse(conf: &Map<String, Value>) -> (Config, Vec<Problem>) {
     });
     reader.read("logFile", &mut config.log_file, |v| path(v).map(Some));
 
-    if let (Some(bridge), false) = (&config.bridge, config.bridges.is_empty()) {
-        if !config.bridges.contains(bridge) {
-            config.bridges.push(bridge.clone());
-        }
+    if let (Some(bridge), false) = (&config.bridge, config.bridges.is_empty())
+        && !config.bridges.contains(bridge)
+    {
+        config.bridges.push(bridge.clone());
     }
     for key in conf.keys() {
         let known = OURS.contains(&key.as_str())

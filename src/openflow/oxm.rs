@@ -174,7 +174,7 @@ fn meaning(oxm: &Oxm<'_>) -> Option<Meaning> {
         (BASIC, 29) | (NXM1, 21) => oxm.exact().map(|[kind]| Meaning::Icmp6Type(kind)),
         (BASIC, 31) | (NXM1, 23) => ip6().map(Meaning::NdTarget),
         (BASIC, 32) | (NXM1, 24) => mac(Source),
-        (BASIC, 33) | (NXM1, 25) => mac(Destination),
+        (BASIC, 33) | (NXM1, 25) => mac(Source),
         // The connection's original tuple: either end may have sent this packet.
         (NXM1, 120 | 121) => v4(Unknown),
         (NXM1, 122 | 123) => v6(Unknown),
@@ -271,7 +271,7 @@ mod tests {
             (&["80003410", "00012610"], ip6, "fd00::5", Source),
             (&["80003610", "00012810"], ip6, "fd00::5", Destination),
             (&["80004006", "00013006"], mac, "0a:00:00:00:00:01", Source),
-            (&["80004206", "00013206"], mac, "0a:00:00:00:00:01", Destination),
+            (&["80004206", "00013206"], mac, "0a:00:00:00:00:01", Source),
             (&["0001f004", "0001f204"], ip4, "10.244.1.5", Unknown),
             (&["0001f410", "0001f610"], ip6, "fd00::5", Unknown),
             (&["80003e10", "00012e10"], ip6, "fd00::5", Unknown),

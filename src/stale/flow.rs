@@ -107,9 +107,10 @@ impl fmt::Display for Address {
 /// On which side of the packet an address stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Side {
-    /// nw_src, ipv6_src, arp_spa, dl_src, arp_sha, nd_sll, nd_target of an advertisement.
+    /// nw_src, ipv6_src, arp_spa, dl_src, arp_sha, nd_sll, and of an advertisement (sent by
+    /// whom it is about) nd_target and nd_tll.
     Source,
-    /// nw_dst, ipv6_dst, arp_tpa, dl_dst, arp_tha, nd_tll, nd_target of a solicitation.
+    /// nw_dst, ipv6_dst, arp_tpa, dl_dst, arp_tha, nd_target of a solicitation.
     Destination,
     /// ct_nw_src and the like (the connection's original tuple: either end may have sent
     /// the packet), nd_target without an icmp_type.
