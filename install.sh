@@ -282,7 +282,7 @@ do_uninstall() {
 demo() {
     script="$here/conf/demo/demo.sh"
     [ -f "$script" ] || die "demo: $script is not there"
-    exec sh "$script" "$@"
+    exec bash "$script" "$@"
 }
 
 # --- the command line --------------------------------------------------------------------------
