@@ -211,6 +211,27 @@ fn what_is_learned_of_the_dead() {
 }
 
 #[test]
+fn one_more_live_attachment_does_not_make_the_rest_unanimous() {
+    // a's port and its address are given different values: which is its id?
+    let flows = [classifier(A, ID_A), flow().src(IP_A).load(0, 7), classifier(B, ID_B)];
+    assert_eq!(survey(&node(LEARN), &flows).dead_registers, [None]);
+    let known = Live { register: LiveRegister::Is(9), ..live(14, &[IP_A]) };
+    assert_eq!(survey(&node(LEARN).and_live(known), &flows).dead_registers, [None]);
+}
+
+#[test]
+fn a_value_of_two_dead_stays_shared_when_one_of_their_ports_is_reused() {
+    let flows = [flow().from(15).src(IP_A).load(0, ID_A), classifier(B, ID_B)];
+    let case = node(RegisterSource::Pod).with(|c| {
+        c.dead[0].register = Some(ID_A);
+        c.dead.push(dead(15, &[]));
+    });
+    assert_eq!(doubt(&case, &flows), Some(NotProven::OtherDeadHasIt));
+    let young = Live { age: Some(secs(30)), register: LiveRegister::Is(9), ..live(15, &[]) };
+    assert_eq!(doubt(&case.and_live(young), &flows), Some(NotProven::OtherDeadHasIt));
+}
+
+#[test]
 fn a_field_of_the_register() {
     let case = node(LEARN).with(|c| c.networks[0].register.mask = 0xffff);
     let mark = |f: Flow, value| f.write(0, 0xffff, Some(value), false);
