@@ -121,6 +121,11 @@ fn conditions_of_a_proof() {
         let moves = learn.then_some(NotProven::Obscured);
         assert_eq!(doubt(&case(), &flows), moves, "the tunnel's key is moved into it");
 
+        let mut flows = two();
+        flows.push(flow().beyond());
+        flows[2].actions.unread = true;
+        assert_eq!(doubt(&case(), &flows), moves, "an action of a newer switch");
+
         let many: Vec<Flow> = (0..=crate::stale::survey::MOST_VALUES)
             .map(|i| flow().load(0, 1_000_000 + u32::try_from(i).unwrap()))
             .collect();
