@@ -9,10 +9,12 @@
 //! | --- | --- |
 //! | [`flow`], [`case`] | the inputs: one flow; who is dead and who is alive |
 //! | `tokens` | who owns a port, an address, a register value |
-//! | `survey`, `learned` | what a dump shows of registers, and what that proves |
+//! | `survey`, `learned` | what a dump shows of registers |
+//! | `proof` | whether a register value is a dead attachment's own |
 //! | `guards` | when an address has an owner whom we cannot see |
 //! | `verdict` | the rules of design §4 |
 //! | `recheck` | whether a verdict still holds when it is carried out |
+//! | `verdict`, `pair` | the rules of design §4; rule 5 |
 //! | `reason` | each way to be stale or kept, as a sentence |
 
 pub mod case;
@@ -20,6 +22,8 @@ pub mod flow;
 
 mod guards;
 mod learned;
+mod pair;
+mod proof;
 mod reason;
 mod recheck;
 mod survey;
