@@ -12,9 +12,8 @@
 //! | `survey`, `learned` | what a dump shows of registers |
 //! | `proof` | whether a register value is a dead attachment's own |
 //! | `guards` | when an address has an owner whom we cannot see |
-//! | `verdict` | the rules of design §4 |
-//! | `recheck` | whether a verdict still holds when it is carried out |
 //! | `verdict`, `pair` | the rules of design §4; rule 5 |
+//! | `recheck` | whether a verdict still holds when it is carried out |
 //! | `reason` | each way to be stale or kept, as a sentence |
 
 pub mod case;
