@@ -88,6 +88,9 @@ pub struct TargetReport {
     pub complete: bool,
     /// Some evidence may still be proven: look again.
     pub waiting: bool,
+    /// Some evidence is in flux: look again soon.
+    #[serde(skip)]
+    pub unsettled: bool,
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -127,9 +130,19 @@ impl Report {
             kept: BTreeMap::new(),
             complete: false,
             waiting: false,
+            unsettled: false,
             error: None,
         };
         Self { targets: targets.iter().map(of).collect(), ..Self::default() }
+    }
+
+    /// Forgets what the next look finds again.
+    pub(super) fn look_again(&mut self) {
+        for target in &mut self.targets {
+            target.kept.clear();
+            target.waiting = false;
+            target.unsettled = false;
+        }
     }
 
     pub(super) fn note(&mut self, text: String) {
