@@ -165,7 +165,7 @@ install_timer() {
         return
     fi
     if ! systemd_runs; then
-        say "timer: systemd does not run here; run '$installed sweep' every 30 seconds by other means"
+        say "timer: systemd does not run here; run '$installed sweep --only-dead' every 30 seconds by other means"
         return
     fi
     mkdir -p -- "$unit_dir"
@@ -282,7 +282,7 @@ do_uninstall() {
 demo() {
     script="$here/conf/demo/demo.sh"
     [ -f "$script" ] || die "demo: $script is not there"
-    exec sh "$script" "$@"
+    exec bash "$script" "$@"
 }
 
 # --- the command line --------------------------------------------------------------------------
