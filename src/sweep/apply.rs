@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use super::look::{Candidate, Look, fingerprint, look_at};
 use super::report::{BridgeReport, FlowReport, Report};
 use super::world::Error;
-use super::{Cause, Engine, PATIENCE, Scene, Target, World, open_bridge};
-use crate::attachment::RegisterHow;
+use super::{Cause, Engine, PATIENCE, Scene, Target, World, open_bridge, values};
+use crate::attachment::{Register, RegisterHow};
 use crate::config::{IpScope, Mode};
 use crate::openflow::{Connection, Entry, Filter};
 use crate::ovsdb::{Client, Ofport};
@@ -53,6 +53,7 @@ pub(super) fn pass(
     if look.full && engine.act {
         remember(engine, world, &scene, &look);
     }
+    let learned = values::of_dead(world, &scene, &look.learned, targets, report);
 
     let mut doomed = judge(engine, &scene, &mut look, targets, out, report);
     out.stale += doomed.len() as u64;
@@ -96,6 +97,7 @@ pub(super) fn pass(
         }
         return Ok(());
     }
+    values::write_down(engine, &learned, targets);
     delete(
         engine,
         world,
@@ -412,10 +414,7 @@ fn remember(engine: &Engine<'_>, world: &World, scene: &Scene, look: &Look) {
             });
             if learns && record.register.is_none_or(|r| r.value != *value) {
                 lock.update(record, |record| {
-                    record.register = Some(crate::attachment::Register {
-                        value: *value,
-                        how: RegisterHow::Learned,
-                    });
+                    record.register = Some(Register { value: *value, how: RegisterHow::Learned });
                 })?;
             }
         }

@@ -11,6 +11,7 @@ mod report;
 mod scene;
 mod settle;
 mod unrecorded;
+mod values;
 mod world;
 
 use std::collections::BTreeSet;
@@ -97,6 +98,10 @@ impl Engine<'_> {
         let paused = self.registry.is_some_and(Registry::paused);
         for bridge in self.bridges_to_look_at(&world, &targets, &mut report) {
             self.clean_bridge(&world, &mut client, bridge, &targets, paused, &mut report);
+            // The flows that load a value may be on one bridge, those that match it on others.
+            for (target, of) in targets.iter_mut().zip(&report.targets) {
+                target.attachment.register = target.attachment.register.or(of.register);
+            }
         }
         apply::reap_ports(self, &world, &mut client, &targets, paused, &mut report);
         settle::settle(self, Some(&world), &targets, &mut report);
@@ -131,6 +136,7 @@ impl Engine<'_> {
             }
             report.look_again();
             pass.kept.clear();
+            (pass.stale, pass.observed) = (pass.deleted, 0);
             done = apply::pass(self, &fresh, client, bridge, targets, paused, &mut pass, report);
         }
         if let Err(error) = done {

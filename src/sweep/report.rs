@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Cause, Target};
+use crate::attachment::Register;
 
 /// One entry in a report.
 #[derive(Clone, Debug, Serialize)]
@@ -90,6 +91,9 @@ pub struct TargetReport {
     pub complete: bool,
     /// Some evidence may still be proven: look again.
     pub waiting: bool,
+    /// Its register value, if the flows showed it only now.
+    #[serde(skip)]
+    pub register: Option<Register>,
     /// Some evidence is in flux: look again soon.
     #[serde(skip)]
     pub unsettled: bool,
@@ -132,6 +136,7 @@ impl Report {
             kept: BTreeMap::new(),
             complete: false,
             waiting: false,
+            register: None,
             unsettled: false,
             error: None,
         };
@@ -143,6 +148,7 @@ impl Report {
         for target in &mut self.targets {
             target.kept.clear();
             target.waiting = false;
+            target.stale = target.deleted;
             target.unsettled = false;
         }
     }

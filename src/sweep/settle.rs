@@ -57,6 +57,7 @@ fn settle_one(
     outcome: &TargetReport,
 ) -> Result<(), registry::Error> {
     let mut record = target.attachment.clone();
+    record.register = record.register.or(outcome.register);
     let finished = outcome.complete && outcome.error.is_none();
     if !finished || outcome.waiting {
         record.state = State::Deleting;
