@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Cause, Target};
+use crate::attachment::Register;
 
 /// One entry in a report.
 #[derive(Clone, Debug, Serialize)]
@@ -91,6 +92,9 @@ pub struct TargetReport {
     /// Some evidence is in flux: look again soon.
     #[serde(skip)]
     pub unsettled: bool,
+    /// Its register value, if a look at the switch taught it.
+    #[serde(skip)]
+    pub register: Option<Register>,
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -131,6 +135,7 @@ impl Report {
             complete: false,
             waiting: false,
             unsettled: false,
+            register: None,
             error: None,
         };
         Self { targets: targets.iter().map(of).collect(), ..Self::default() }
