@@ -166,7 +166,10 @@ fn a_dry_run_names_the_entries() {
     // The switch takes them back and has what it had.
     let commands: Vec<&str> = named.iter().map(String::as_str).collect();
     node.add_flows("br0", &commands);
-    assert_eq!(node.dump("br0"), crowd.everything());
+    let (had, has) = (crowd.everything(), node.dump("br0"));
+    let differs: Vec<_> = has.iter().filter(|flow| !had.contains(flow)).collect();
+    assert_eq!(differs, [""; 0]);
+    assert_eq!(has.len(), had.len());
 }
 
 #[test]
