@@ -11,7 +11,6 @@ mod report;
 mod scene;
 mod settle;
 mod unrecorded;
-mod values;
 mod world;
 
 use std::collections::BTreeSet;
@@ -97,11 +96,7 @@ impl Engine<'_> {
         }
         let paused = self.registry.is_some_and(Registry::paused);
         for bridge in self.bridges_to_look_at(&world, &targets, &mut report) {
-            self.clean_bridge(&world, &mut client, bridge, &targets, paused, &mut report);
-            // The flows that load a value may be on one bridge, those that match it on others.
-            for (target, of) in targets.iter_mut().zip(&report.targets) {
-                target.attachment.register = target.attachment.register.or(of.register);
-            }
+            self.clean_bridge(&world, &mut client, bridge, &mut targets, paused, &mut report);
         }
         apply::reap_ports(self, &world, &mut client, &targets, paused, &mut report);
         settle::settle(self, Some(&world), &targets, &mut report);
@@ -116,7 +111,7 @@ impl Engine<'_> {
         world: &World,
         client: &mut Client,
         bridge: usize,
-        targets: &[Target],
+        targets: &mut [Target],
         paused: bool,
         report: &mut Report,
     ) {
@@ -134,6 +129,7 @@ impl Engine<'_> {
             if fresh.ovs.bridges.get(bridge).map(|b| &b.name) != Some(&name) {
                 break;
             }
+            learned(targets, report);
             report.look_again();
             pass.kept.clear();
             (pass.stale, pass.observed) = (pass.deleted, 0);
@@ -146,6 +142,7 @@ impl Engine<'_> {
                 report.fail(*target, &format!("bridge {name}: {error}"));
             }
         }
+        learned(targets, report);
         report.bridges.push(pass);
     }
 
@@ -192,6 +189,14 @@ impl Engine<'_> {
             }
         }
         bridges.into_iter().collect()
+    }
+}
+
+/// What a look taught of the dead counts for the next one: what showed it may be deleted.
+fn learned(targets: &mut [Target], report: &Report) {
+    for (target, outcome) in targets.iter_mut().zip(&report.targets) {
+        let register = &mut target.attachment.register;
+        *register = register.or(outcome.register);
     }
 }
 

@@ -91,12 +91,12 @@ pub struct TargetReport {
     pub complete: bool,
     /// Some evidence may still be proven: look again.
     pub waiting: bool,
-    /// Its register value, if the flows showed it only now.
-    #[serde(skip)]
-    pub register: Option<Register>,
     /// Some evidence is in flux: look again soon.
     #[serde(skip)]
     pub unsettled: bool,
+    /// Its register value, if a look at the switch taught it.
+    #[serde(skip)]
+    pub register: Option<Register>,
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -136,8 +136,8 @@ impl Report {
             kept: BTreeMap::new(),
             complete: false,
             waiting: false,
-            register: None,
             unsettled: false,
+            register: None,
             error: None,
         };
         Self { targets: targets.iter().map(of).collect(), ..Self::default() }

@@ -57,7 +57,11 @@ fn settle_one(
     outcome: &TargetReport,
 ) -> Result<(), registry::Error> {
     let mut record = target.attachment.clone();
-    record.register = record.register.or(outcome.register);
+    if record.register.is_none() {
+        // Another look may have learned it meanwhile.
+        let known = lock.tombstones_of(&record.key)?.into_iter().find(|t| t.is_same(&record));
+        record.register = known.and_then(|known| known.register);
+    }
     let finished = outcome.complete && outcome.error.is_none();
     if !finished || outcome.waiting {
         record.state = State::Deleting;
