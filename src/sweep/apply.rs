@@ -72,17 +72,26 @@ pub(super) fn pass(
         };
         world.config(network).mode == Mode::Observe
     };
-    let before = doomed.len();
-    if engine.act && !paused {
-        doomed.retain(|d| !observing(target_of(&scene, &d.verdict)));
+    let mut watched = Vec::new();
+    if engine.act {
+        let only_watched = |d: &mut Doomed| paused || observing(target_of(&scene, &d.verdict));
+        watched.extend(doomed.extract_if(.., only_watched));
     } else {
+        report.observed |= !doomed.is_empty();
         doomed.clear();
+        report.targets.iter_mut().filter(|t| t.stale > 0).for_each(|t| t.waiting = true);
     }
-    if doomed.len() < before {
+    for Doomed { candidate, verdict, .. } in watched {
+        let why = if paused { "paused" } else { "mode observe" };
+        info!(
+            "bridge {}: {why}, not deleted: {} ({})",
+            out.bridge, candidate.entry, verdict.reason
+        );
         report.observed = true;
+        out.observed += 1;
         // What was only watched is still to be done once somebody says so.
-        for target in report.targets.iter_mut().filter(|t| t.stale > 0) {
-            target.waiting = true;
+        if let Some(of) = target_of(&scene, &verdict).and_then(|t| report.targets.get_mut(t)) {
+            of.waiting = true;
         }
     }
     if doomed.is_empty() {

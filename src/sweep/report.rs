@@ -45,6 +45,8 @@ pub struct BridgeReport {
     pub stayed: u64,
     /// Stale entries left for the next look: their evidence changed before the commit.
     pub put_off: u64,
+    /// Stale entries that only pause or observe mode keeps.
+    pub observed: u64,
     /// Entries that name a port which is nobody's.
     pub dangling: u64,
     /// Everything was seen, not just what has a dead token.
@@ -171,6 +173,12 @@ impl Report {
     #[must_use]
     pub fn deleted(&self) -> u64 {
         self.bridges.iter().map(|b| b.deleted).sum()
+    }
+
+    /// Stale entries that only pause or observe mode keeps, on all bridges.
+    #[must_use]
+    pub fn observed(&self) -> u64 {
+        self.bridges.iter().map(|b| b.observed).sum()
     }
 
     /// Entries found stale on all bridges.

@@ -3,7 +3,7 @@
 use log::{debug, warn};
 
 use super::report::{Report, TargetReport};
-use super::{Engine, Target, World};
+use super::{Cause, Engine, Target, World};
 use crate::attachment::State;
 use crate::clock::Stamp;
 use crate::registry::{self, Lock};
@@ -20,7 +20,12 @@ pub(super) fn settle(
         return;
     };
     let written = registry.lock(lock_deadline(engine)).and_then(|lock| {
+        let paused = registry.paused();
         for (target, outcome) in targets.iter().zip(&report.targets) {
+            // Nobody buried it: it is judged again when the pause is over.
+            if paused && matches!(target.cause, Cause::Orphan(_)) && is_active(&lock, target)? {
+                continue;
+            }
             settle_one(&lock, world, target, outcome)?;
         }
         Ok(())
@@ -29,6 +34,10 @@ pub(super) fn settle(
         warn!("could not settle the records of this clean-up, the next sweep does: {failed}");
         report.note(format!("could not settle the records of this clean-up: {failed}"));
     }
+}
+
+fn is_active(lock: &Lock<'_>, target: &Target) -> Result<bool, registry::Error> {
+    Ok(lock.get(&target.attachment.key)?.is_some_and(|now| now.is_same(&target.attachment)))
 }
 
 /// The switch may have used up the deadline; the record must still be written.
