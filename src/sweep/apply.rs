@@ -9,6 +9,7 @@ use super::report::{BridgeReport, FlowReport, Report};
 use super::world::Error;
 use super::{Cause, Engine, PATIENCE, Scene, Target, World, open_bridge};
 use crate::attachment::{Attachment, Register, RegisterHow};
+use crate::clock::Stamp;
 use crate::config::{IpScope, Mode, NetworkState};
 use crate::openflow::{Connection, Entry, Filter};
 use crate::ovsdb::{Client, Ofport};
@@ -43,7 +44,10 @@ pub(super) fn pass(
     out: &mut BridgeReport,
     report: &mut Report,
 ) -> Result<(), Error> {
+    // Deaths are as long ago as they were when the world was read; entries must be, too, or
+    // one that was made while it was read would look older than it is.
     let since = Instant::now();
+    let since = since.checked_sub(world.now.until(Stamp::now())).unwrap_or(since);
     let mut connection = open_bridge(&engine.run_dir, &out.bridge, engine.deadline)?;
     let mut scene = Scene::build(world, bridge, targets, engine.newcomer.as_ref());
     scene.check_ports(world, bridge, &connection.ports()?);
