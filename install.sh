@@ -142,7 +142,8 @@ install_binary() {
 }
 
 adopt() {
-    if output=$("$installed" adopt ${root:+--state-dir "$state_dir"} 2>&1); then
+    if output=$("$installed" adopt --net-dir "$net_dir" ${conflist:+--conflist "$conflist"} \
+        ${root:+--state-dir "$state_dir"} 2>&1); then
         say "adopt: recorded the pods that run already"
     else
         warn "adopt: failed, so pods from before today have no records and are not swept (run '$installed adopt' later): $output"

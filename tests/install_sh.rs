@@ -178,7 +178,7 @@ fn install_puts_the_binary_before_the_entry_and_says_each_step() {
     assert_eq!(
         node.log(),
         [
-            "adopt --state-dir root/run/ovs-flow-gc",
+            "adopt --net-dir root/etc/cni/net.d --state-dir root/run/ovs-flow-gc",
             "conflist find root/etc/cni/net.d",
             "conflist add root/etc/cni/net.d/10-ovs.conflist",
             "systemctl daemon-reload",
