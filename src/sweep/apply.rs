@@ -8,8 +8,8 @@ use super::look::{Candidate, Look, fingerprint, look_at};
 use super::report::{BridgeReport, FlowReport, Report};
 use super::world::Error;
 use super::{Cause, Engine, PATIENCE, Scene, Target, World, open_bridge};
-use crate::attachment::RegisterHow;
-use crate::config::{IpScope, Mode};
+use crate::attachment::{Register, RegisterHow};
+use crate::config::{IpScope, Mode, Reg0};
 use crate::openflow::{Connection, Entry, Filter};
 use crate::ovsdb::{Client, Ofport};
 use crate::registry::{Deleted, Subject, Writer};
@@ -38,7 +38,7 @@ pub(super) fn pass(
     world: &World,
     client: &mut Client,
     bridge: usize,
-    targets: &[Target],
+    targets: &mut [Target],
     paused: bool,
     out: &mut BridgeReport,
     report: &mut Report,
@@ -53,6 +53,9 @@ pub(super) fn pass(
     if look.full && engine.act {
         remember(engine, world, &scene, &look);
     }
+    let write = engine.act && !paused;
+    remember_dead(engine, world, &scene, &look.learned, targets, write);
+    let targets = &*targets;
 
     let mut doomed = judge(engine, &scene, &mut look, targets, out, report);
     out.stale = doomed.len() as u64;
@@ -399,7 +402,7 @@ fn remember(engine: &Engine<'_>, world: &World, scene: &Scene, look: &Look) {
             });
             if learns && record.register.is_none_or(|r| r.value != *value) {
                 lock.update(record, |record| {
-                    record.register = Some(crate::attachment::Register {
+                    record.register = Some(Register {
                         value: *value,
                         how: RegisterHow::Learned,
                     });
@@ -409,6 +412,36 @@ fn remember(engine: &Engine<'_>, world: &World, scene: &Scene, look: &Look) {
         Ok(())
     };
     if let Err(failed) = write() {
+        warn!("could not write down what was learned: {failed}");
+    }
+}
+
+/// Writes down what the dead were seen to load into their register, before the entries that
+/// show it go: what it condemns may have to wait for proof, or be put back later.
+fn remember_dead(
+    engine: &Engine<'_>,
+    world: &World,
+    scene: &Scene,
+    learned: &Learned,
+    targets: &mut [Target],
+    write: bool,
+) {
+    let mut changed = Vec::new();
+    for (target, value) in scene.dead_of.iter().zip(&learned.dead_registers) {
+        let (Some(target), Some(value)) = (targets.get_mut(*target), *value) else { continue };
+        let record = &mut target.attachment;
+        let config = world.config(&record.key.network);
+        let learns = matches!(config.reg0, Reg0::Learn | Reg0::Pod);
+        if learns && record.register.is_none_or(|r| r.how != RegisterHow::Learned) {
+            record.register = Some(Register { value, how: RegisterHow::Learned });
+            changed.push(record.clone());
+        }
+    }
+    let Some(registry) = engine.registry.filter(|_| write && !changed.is_empty()) else { return };
+    let written = registry
+        .lock(engine.deadline)
+        .and_then(|lock| changed.iter().try_for_each(|record| lock.put_tombstone(record)));
+    if let Err(failed) = written {
         warn!("could not write down what was learned: {failed}");
     }
 }

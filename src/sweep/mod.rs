@@ -105,7 +105,7 @@ impl Engine<'_> {
                 &world,
                 &mut client,
                 bridge,
-                &targets,
+                &mut targets,
                 paused,
                 &mut pass,
                 &mut report,
