@@ -97,8 +97,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         report: &report,
     };
     output::say(context, &answer, &text(&answer))?;
-    let failed = report.targets.is_empty() && report.error().is_some();
-    Ok(if failed {
+    Ok(if report.failed.is_some() {
         Exit::Failed
     } else if report.needs_attention() || braked || !answer.corrupt.is_empty() {
         Exit::Attention
@@ -157,6 +156,9 @@ fn text(answer: &Answer<'_>) -> String {
         if let Some(error) = &bridge.error {
             let _ = writeln!(text, "{}: {error}", bridge.bridge);
         }
+    }
+    if let Some(failed) = &report.failed {
+        let _ = writeln!(text, "nothing was looked at: {failed}");
     }
     for note in report.notes.iter().chain(&answer.corrupt) {
         let _ = writeln!(text, "{note}");

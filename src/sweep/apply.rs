@@ -58,7 +58,7 @@ pub(super) fn pass(
     let targets = &*targets;
 
     let mut doomed = judge(engine, &scene, &mut look, targets, out, report);
-    out.stale = doomed.len() as u64;
+    out.stale += doomed.len() as u64;
     for target in &scene.dead_of {
         if let Some(target) = report.targets.get_mut(*target) {
             target.complete = true;
@@ -153,6 +153,7 @@ fn judge(
                 let dead = verdict.dead.and_then(|dead| scene.case.dead.get(dead));
                 let patient = dead.is_some_and(|dead| dead.died < PATIENCE);
                 of.waiting |= may_change(verdict.reason) && patient;
+                of.unsettled |= matches!(verdict.reason, Reason::PortUnsettled { .. });
             }
         } else {
             continue;
@@ -217,7 +218,10 @@ fn delete(
                 put_off += 1;
                 if let Some(of) = target.and_then(|t| report.targets.get_mut(t)) {
                     of.waiting = true;
+                    of.unsettled = true;
+                    of.stale = of.stale.saturating_sub(1);
                 }
+                out.stale = out.stale.saturating_sub(1);
                 continue;
             }
             if let Some(writer) = &mut journal {
@@ -402,10 +406,7 @@ fn remember(engine: &Engine<'_>, world: &World, scene: &Scene, look: &Look) {
             });
             if learns && record.register.is_none_or(|r| r.value != *value) {
                 lock.update(record, |record| {
-                    record.register = Some(Register {
-                        value: *value,
-                        how: RegisterHow::Learned,
-                    });
+                    record.register = Some(Register { value: *value, how: RegisterHow::Learned });
                 })?;
             }
         }

@@ -88,6 +88,9 @@ pub struct TargetReport {
     pub complete: bool,
     /// Some evidence may still be proven: look again.
     pub waiting: bool,
+    /// Some evidence is in flux: look again soon.
+    #[serde(skip)]
+    pub unsettled: bool,
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -99,6 +102,9 @@ pub struct TargetReport {
 pub struct Report {
     /// Nothing was deleted by intention: dry run, observe mode or pause.
     pub observed: bool,
+    /// Why nothing could be looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
     /// Bridge by bridge.
     pub bridges: Vec<BridgeReport>,
     /// One per target, in order.
@@ -124,9 +130,19 @@ impl Report {
             kept: BTreeMap::new(),
             complete: false,
             waiting: false,
+            unsettled: false,
             error: None,
         };
         Self { targets: targets.iter().map(of).collect(), ..Self::default() }
+    }
+
+    /// Forgets what the next look finds again.
+    pub(super) fn look_again(&mut self) {
+        for target in &mut self.targets {
+            target.kept.clear();
+            target.waiting = false;
+            target.unsettled = false;
+        }
     }
 
     pub(super) fn note(&mut self, text: String) {
@@ -143,9 +159,7 @@ impl Report {
         for target in 0..self.targets.len() {
             self.fail(target, text);
         }
-        if self.targets.is_empty() {
-            self.note(text.to_owned());
-        }
+        self.failed = Some(text.to_owned());
     }
 
     /// Entries deleted on all bridges.
@@ -164,7 +178,8 @@ impl Report {
     #[must_use]
     pub fn error(&self) -> Option<&str> {
         let bridges = self.bridges.iter().filter_map(|b| b.error.as_deref());
-        self.targets.iter().filter_map(|t| t.error.as_deref()).chain(bridges).next()
+        let targets = self.targets.iter().filter_map(|t| t.error.as_deref());
+        self.failed.as_deref().into_iter().chain(targets).chain(bridges).next()
     }
 
     /// Whether something needs attention: errors, entries that stayed, suspicions.
