@@ -174,6 +174,13 @@ fn text(answer: &Answer<'_>) -> String {
     if answer.paused {
         let _ = writeln!(text, "paused: nothing was deleted (`ovs-flow-gc resume` ends it)");
     }
+    if report.observed() > 0 && !answer.paused {
+        let _ = writeln!(
+            text,
+            "observe: {} stale entries stay because the mode of their network is \"observe\"",
+            report.observed()
+        );
+    }
     let verb = if answer.dry_run { "would be deleted" } else { "stale" };
     let _ = write!(
         text,

@@ -129,6 +129,7 @@ impl Engine<'_> {
             if fresh.ovs.bridges.get(bridge).map(|b| &b.name) != Some(&name) {
                 break;
             }
+            learned(targets, report);
             report.look_again();
             pass.kept.clear();
             done = apply::pass(self, &fresh, client, bridge, targets, paused, &mut pass, report);
@@ -140,6 +141,7 @@ impl Engine<'_> {
                 report.fail(*target, &format!("bridge {name}: {error}"));
             }
         }
+        learned(targets, report);
         report.bridges.push(pass);
     }
 
@@ -186,6 +188,14 @@ impl Engine<'_> {
             }
         }
         bridges.into_iter().collect()
+    }
+}
+
+/// What a look taught of the dead counts for the next one: what showed it may be deleted.
+fn learned(targets: &mut [Target], report: &Report) {
+    for (target, outcome) in targets.iter_mut().zip(&report.targets) {
+        let register = &mut target.attachment.register;
+        *register = register.or(outcome.register);
     }
 }
 

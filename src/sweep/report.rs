@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Cause, Target};
+use crate::attachment::Register;
 
 /// One entry in a report.
 #[derive(Clone, Debug, Serialize)]
@@ -44,6 +45,8 @@ pub struct BridgeReport {
     pub stayed: u64,
     /// Stale entries left for the next look: their evidence changed before the commit.
     pub put_off: u64,
+    /// Stale entries that only pause or observe mode keeps.
+    pub observed: u64,
     /// Entries that name a port which is nobody's.
     pub dangling: u64,
     /// Everything was seen, not just what has a dead token.
@@ -91,6 +94,9 @@ pub struct TargetReport {
     /// Some evidence is in flux: look again soon.
     #[serde(skip)]
     pub unsettled: bool,
+    /// Its register value, if a look at the switch taught it.
+    #[serde(skip)]
+    pub register: Option<Register>,
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -131,6 +137,7 @@ impl Report {
             complete: false,
             waiting: false,
             unsettled: false,
+            register: None,
             error: None,
         };
         Self { targets: targets.iter().map(of).collect(), ..Self::default() }
@@ -166,6 +173,12 @@ impl Report {
     #[must_use]
     pub fn deleted(&self) -> u64 {
         self.bridges.iter().map(|b| b.deleted).sum()
+    }
+
+    /// Stale entries that only pause or observe mode keeps, on all bridges.
+    #[must_use]
+    pub fn observed(&self) -> u64 {
+        self.bridges.iter().map(|b| b.observed).sum()
     }
 
     /// Entries found stale on all bridges.
