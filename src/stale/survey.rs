@@ -251,7 +251,7 @@ impl<'c> Survey<'c> {
         let live_source = sources().filter_map(|m| index.address(m.address)).flat_map(|o| &o.live);
         for l in live_port.iter().chain(live_source) {
             let older = index.live(*l).is_some_and(|live| is_older(flow, live));
-            if older && leftover {
+            if older && (leftover || is_left_for(index, flow, *l)) {
                 continue;
             }
             if nested {
@@ -279,7 +279,8 @@ impl<'c> Survey<'c> {
         };
         for i in port_owners.map_or(&[][..], |o| &o.dead) {
             let Some((dead, _)) = index.dead(*i) else { continue };
-            claim_dead(*i, index.port_state(dead, None) == PortState::Dead);
+            // What it left behind under a newcomer's number still shows its value.
+            claim_dead(*i, index.port_state(dead, Some(flow)) == PortState::Dead);
         }
         for m in sources().filter(|m| m.side == Side::Source) {
             let Some(owners) = index.address(m.address) else { continue };
@@ -296,6 +297,13 @@ impl<'c> Survey<'c> {
             }
         }
     }
+}
+
+/// Whether somebody dead left the flow behind for a newcomer: it does not show the
+/// newcomer's value either.
+fn is_left_for(index: &Index<'_>, flow: &Flow, live: usize) -> bool {
+    let left = |i: &usize| index.dead(*i).is_some_and(|(d, _)| index.is_leftover(flow, d, live));
+    named_dead(index, flow).iter().any(left)
 }
 
 /// The dead attachments that a flow's match names, by tokens of now or of then.

@@ -14,7 +14,11 @@ fn dummy(test: &str) -> Node {
 
 /// Everything of OVSDB that a test could have changed by mistake.
 fn database(node: &Node) -> String {
-    let tables = [("Bridge", "name,ports"), ("Port", "name,external_ids,tag"), ("Interface", "name,ofport,external_ids")];
+    let tables = [
+        ("Bridge", "name,ports"),
+        ("Port", "name,external_ids,tag"),
+        ("Interface", "name,ofport,external_ids"),
+    ];
     let list = |(table, columns): (&str, &str)| {
         node.ovs_vsctl(&["--format=csv", &format!("--columns={columns}"), "list", table])
     };

@@ -175,7 +175,8 @@ fn tables_in_scope() {
     let crowd = Crowd::new(&node, &["web", "db", "cache"]);
     node.vanish(&crowd.pods[0], Port::Stays);
     sweep(&node, &[]);
-    let ours = |flow: &&String| ["table=0,", "table=20,", "table=40,"].iter().any(|t| flow.contains(t));
+    let ours =
+        |flow: &&String| ["table=0,", "table=20,", "table=40,"].iter().any(|t| flow.contains(t));
     let rest = |pod: usize| -> Vec<String> {
         crowd.flows[pod].iter().filter(|flow| !ours(flow)).cloned().collect()
     };
@@ -195,7 +196,9 @@ fn cookies_in_scope() {
         let (port, ip) = (pod.ofport, &pod.ip);
         vec![
             format!("cookie={cookie:#x}, table={table}, priority=3,in_port={port} actions=NORMAL"),
-            format!("cookie={cookie:#x}, table={table}, priority=3,ip,nw_dst={ip} actions=output:{port}"),
+            format!(
+                "cookie={cookie:#x}, table={table}, priority=3,ip,nw_dst={ip} actions=output:{port}"
+            ),
         ]
     };
     let mut kept = node.install("br0", &entries(&pods[1], 0xab01, 1));
@@ -219,7 +222,14 @@ fn more_than_one_bridge() {
     let web = &crowd.pods[0];
     // Some port of br-tun has web's number.
     node.ovs_vsctl(&[
-        "add-port", "br-tun", "other0", "--", "set", "Interface", "other0", "type=internal",
+        "add-port",
+        "br-tun",
+        "other0",
+        "--",
+        "set",
+        "Interface",
+        "other0",
+        "type=internal",
         &format!("ofport_request={}", web.ofport),
     ]);
     assert_eq!(node.ofport("other0"), web.ofport);

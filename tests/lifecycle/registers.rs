@@ -118,7 +118,8 @@ fn a_value_of_two_is_nobodys() {
     let shared = node.install("br0", &["table=20, priority=7,reg0=0x2001 actions=NORMAL"]);
     for (pod, value) in pods.iter().zip(values) {
         let port = pod.ofport;
-        let load = format!("table=0, in_port={port} actions=set_field:{value:#x}->reg0,resubmit(,20)");
+        let load =
+            format!("table=0, in_port={port} actions=set_field:{value:#x}->reg0,resubmit(,20)");
         node.install("br0", &[load]);
     }
     for pod in &pods {
@@ -217,19 +218,16 @@ fn a_field_is_learned() {
 #[test]
 fn an_external_id_is_the_value() {
     // The controller writes it on the Interface or on the Port, as it likes to.
-    for (table, text, value) in [
-        ("Interface", "4101", 4101),
-        ("Port", "0x1005", 0x1005),
-        ("Port", "10.9.8.7", 0x0a09_0807),
-    ] {
+    for (table, text, value) in
+        [("Interface", "4101", 4101), ("Port", "0x1005", 0x1005), ("Port", "10.9.8.7", 0x0a09_0807)]
+    {
         let node = node("an_external_id", json!({"reg0": "externalId:endpoint"}));
         let pods = ["web", "db"].map(|name| node.run_pod(name));
         let values = [value, 77];
         for (pod, text) in pods.iter().zip([text, "77"]) {
             node.ovs_vsctl(&["set", table, &pod.port, &format!("external_ids:endpoint={text}")]);
         }
-        let [mine, theirs] =
-            [0, 1].map(|n| Identity::install(&node, &pods[n], "reg0", values[n]));
+        let [mine, theirs] = [0, 1].map(|n| Identity::install(&node, &pods[n], "reg0", values[n]));
         assert_eq!(node.dump("br0").len(), mine.all().len() + theirs.all().len());
         node.del(&pods[0]);
         assert_eq!(node.dump("br0"), sorted(theirs.all()), "{table} {text}");
