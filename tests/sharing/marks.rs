@@ -20,8 +20,17 @@ fn antrea(test: &str, keys: Value) -> Node {
         .up(test);
     node.add_bridge("br-int", Some("OpenFlow10,OpenFlow15"));
     node.ovs_vsctl(&[
-        "add-port", "br-int", "antrea-tun0", "--", "set", "Interface", "antrea-tun0",
-        "type=geneve", "options:remote_ip=flow", "options:key=flow", "ofport_request=1",
+        "add-port",
+        "br-int",
+        "antrea-tun0",
+        "--",
+        "set",
+        "Interface",
+        "antrea-tun0",
+        "type=geneve",
+        "options:remote_ip=flow",
+        "options:key=flow",
+        "ofport_request=1",
     ]);
     assert_eq!(node.ofport("antrea-tun0"), 1);
     node
@@ -84,8 +93,12 @@ fn a_mark_that_fills_the_register() {
         let own = |pod: &Attached| {
             let Attached { ofport, ip, .. } = pod;
             vec![
-                format!("table=0, priority=190,in_port={ofport} actions=set_field:0x2->reg0,goto_table:10"),
-                format!("table=10, priority=200,ip,in_port={ofport},nw_src={ip} actions=goto_table:30"),
+                format!(
+                    "table=0, priority=190,in_port={ofport} actions=set_field:0x2->reg0,goto_table:10"
+                ),
+                format!(
+                    "table=10, priority=200,ip,in_port={ofport},nw_src={ip} actions=goto_table:30"
+                ),
             ]
         };
         shared_outlives_them(&node, &shared.map(str::to_owned), own, |pod| node.del(pod));
@@ -105,8 +118,12 @@ fn marks_in_halves_of_the_register() {
         let own = |pod: &Attached| {
             let Attached { ofport, mac, .. } = pod;
             vec![
-                format!("table=0, priority=190,in_port={ofport} actions=set_field:0x2/0xffff->reg0,goto_table:10"),
-                format!("table=35, priority=200,dl_dst={mac} actions=set_field:{ofport:#x}->reg1,set_field:0x10000/0x10000->reg0,goto_table:40"),
+                format!(
+                    "table=0, priority=190,in_port={ofport} actions=set_field:0x2/0xffff->reg0,goto_table:10"
+                ),
+                format!(
+                    "table=35, priority=200,dl_dst={mac} actions=set_field:{ofport:#x}->reg1,set_field:0x10000/0x10000->reg0,goto_table:40"
+                ),
             ]
         };
         shared_outlives_them(&node, &shared.map(str::to_owned), own, |pod| node.del(pod));
