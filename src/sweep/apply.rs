@@ -126,6 +126,23 @@ fn may_change(reason: Reason) -> bool {
     }
 }
 
+/// The dead (by index) that wait because of a kept entry. Those that had one register value
+/// wait together: the last one left would look like its only owner.
+fn wait_together(scene: &Scene, learned: &Learned, verdict: &Verdict) -> Vec<usize> {
+    let Some(named) = verdict.dead.filter(|_| may_change(verdict.reason)) else {
+        return Vec::new();
+    };
+    let value = |dead: usize| {
+        let register = learned.dead_registers.get(dead).copied().flatten()?;
+        Some((scene.case.dead.get(dead)?.network, register))
+    };
+    let by_register = matches!(verdict.reason, Reason::RegisterNotProven { .. });
+    let same = |dead: &usize| *dead == named || by_register && value(*dead) == value(named);
+    let group: Vec<usize> = (0..scene.case.dead.len()).filter(same).collect();
+    let mut died = group.iter().filter_map(|dead| scene.case.dead.get(*dead));
+    if died.any(|dead| dead.died < PATIENCE) { group } else { Vec::new() }
+}
+
 fn target_of(scene: &Scene, verdict: &Verdict) -> Option<usize> {
     verdict.dead.and_then(|dead| scene.dead_of.get(dead)).copied()
 }
@@ -160,10 +177,13 @@ fn judge(
             *out.kept.entry(verdict.reason.as_str()).or_default() += 1;
             if let Some(of) = of {
                 *of.kept.entry(verdict.reason.as_str()).or_default() += 1;
-                let dead = verdict.dead.and_then(|dead| scene.case.dead.get(dead));
-                let patient = dead.is_some_and(|dead| dead.died < PATIENCE);
-                of.waiting |= may_change(verdict.reason) && patient;
                 of.unsettled |= matches!(verdict.reason, Reason::PortUnsettled { .. });
+            }
+            let waits = wait_together(scene, &look.learned, &verdict);
+            for target in waits.into_iter().filter_map(|dead| scene.dead_of.get(dead)) {
+                if let Some(of) = report.targets.get_mut(*target) {
+                    of.waiting = true;
+                }
             }
         } else {
             continue;
