@@ -257,7 +257,9 @@ impl<'c> Survey<'c> {
             if nested {
                 claims.foreign = true;
             } else {
-                let oldest = (!older).then(|| age(index.case, flow));
+                // A restored flow may be older than it looks, but not older than its pod.
+                let born = index.live(*l).and_then(|live| live.age).unwrap_or(Duration::MAX);
+                let oldest = (!older).then(|| age(index.case, flow).min(born));
                 claims.claim(Owner::Live(*l), !older, oldest);
             }
         }

@@ -5,16 +5,15 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::look::{Candidate, Look, fingerprint, look_at};
+use super::remember::{remember, shared_for_good};
 use super::report::{BridgeReport, FlowReport, Report};
 use super::world::Error;
 use super::{Cause, Engine, PATIENCE, Scene, Target, World, open_bridge};
-use crate::attachment::{Attachment, Register, RegisterHow};
 use crate::clock::Stamp;
-use crate::config::{IpScope, Mode, NetworkState};
+use crate::config::{IpScope, Mode};
 use crate::openflow::{Connection, Entry, Filter};
 use crate::ovsdb::{Client, Ofport};
 use crate::registry::{Deleted, Subject, Writer};
-use crate::stale::case::RegisterSource;
 use crate::stale::flow::{Address, Flow};
 use crate::stale::{Judge, Learned, NotProven, Reason, Recheck, Standing, Verdict};
 use log::{error, info, warn};
@@ -54,11 +53,12 @@ pub(super) fn pass(
     let mut look = look_at(&mut connection, &scene, engine.thorough, since)?;
     out.flows = look.flows;
     out.full = look.full;
+    let shared = shared_for_good(world, &scene, &look.learned);
     if engine.act {
-        remember(engine, world, targets, &scene, &look, report);
+        remember(engine, world, targets, &scene, &look, &shared, report);
     }
 
-    let mut doomed = judge(engine, &scene, &mut look, targets, out, report);
+    let mut doomed = judge(engine, &scene, &mut look, &shared, targets, out, report);
     out.stale += doomed.len() as u64;
     for target in &scene.dead_of {
         if let Some(target) = report.targets.get_mut(*target) {
@@ -118,18 +118,25 @@ pub(super) fn pass(
 }
 
 /// Reasons that time may change: the tombstone waits for them.
-fn may_change(reason: Reason) -> bool {
+fn may_change(reason: Reason, shared: bool) -> bool {
     match reason {
         Reason::PolicyWaits { .. } | Reason::PortUnsettled { .. } => true,
-        Reason::RegisterNotProven { why, .. } => !matches!(why, NotProven::Shared),
+        Reason::RegisterNotProven { why, .. } => !(shared && matches!(why, NotProven::Shared)),
         _ => false,
     }
 }
 
 /// The dead (by index) that wait because of a kept entry. Those that had one register value
 /// wait together: the last one left would look like its only owner.
-fn wait_together(scene: &Scene, learned: &Learned, verdict: &Verdict) -> Vec<usize> {
-    let Some(named) = verdict.dead.filter(|_| may_change(verdict.reason)) else {
+fn wait_together(
+    scene: &Scene,
+    learned: &Learned,
+    shared: &[bool],
+    verdict: &Verdict,
+) -> Vec<usize> {
+    let network = verdict.dead.and_then(|dead| scene.case.dead.get(dead)).map(|d| d.network);
+    let for_good = network.and_then(|n| shared.get(n)).copied() == Some(true);
+    let Some(named) = verdict.dead.filter(|_| may_change(verdict.reason, for_good)) else {
         return Vec::new();
     };
     let value = |dead: usize| {
@@ -156,6 +163,7 @@ fn judge(
     engine: &Engine<'_>,
     scene: &Scene,
     look: &mut Look,
+    shared: &[bool],
     targets: &[Target],
     out: &mut BridgeReport,
     report: &mut Report,
@@ -179,7 +187,7 @@ fn judge(
                 *of.kept.entry(verdict.reason.as_str()).or_default() += 1;
                 of.unsettled |= matches!(verdict.reason, Reason::PortUnsettled { .. });
             }
-            let waits = wait_together(scene, &look.learned, &verdict);
+            let waits = wait_together(scene, &look.learned, shared, &verdict);
             for target in waits.into_iter().filter_map(|dead| scene.dead_of.get(dead)) {
                 if let Some(of) = report.targets.get_mut(*target) {
                     of.waiting = true;
@@ -405,65 +413,6 @@ fn open_journal(engine: &Engine<'_>, report: &mut Report, out: &BridgeReport) ->
             report.note(format!("no undo for this clean-up: {failed}"));
             None
         }
-    }
-}
-
-/// Writes down what a look taught: of the dead, before the entries that show it are deleted;
-/// a whole one also of the network and the living. A register value that is not proven now may be later,
-/// when nothing shows it any more.
-fn remember(
-    engine: &Engine<'_>,
-    world: &World,
-    targets: &[Target],
-    scene: &Scene,
-    look: &Look,
-    report: &mut Report,
-) {
-    let Some(registry) = engine.registry else { return };
-    let learns = |record: &Attachment| {
-        let network = scene.networks.iter().position(|n| *n == record.key.network);
-        network.and_then(|n| scene.case.networks.get(n)).is_some_and(|n| {
-            matches!(n.register.source, RegisterSource::Learn { .. } | RegisterSource::Pod)
-        })
-    };
-    let mut write = || -> Result<(), crate::registry::Error> {
-        let lock = registry.lock(engine.deadline)?;
-        for (index, name) in scene.networks.iter().enumerate().filter(|_| look.full) {
-            let Some(facts) = look.learned.networks.get(index) else { continue };
-            // As it is now: since the world was read, an ADD may have changed the
-            // configuration, or another look may have learned the other fact.
-            let recorded: Option<NetworkState> = lock.network_state(name)?;
-            let mut state = recorded.clone().unwrap_or_else(|| world.network(name));
-            state.register_distinct |= facts.distinct_seen;
-            state.register_shared |= facts.shared_seen;
-            if recorded.as_ref() != Some(&state) {
-                lock.set_network_state(name, &state)?;
-            }
-        }
-        let living = scene.live_of.iter().zip(&look.learned.live_registers);
-        for (live, value) in living.filter(|_| look.full) {
-            let record = live.and_then(|i| world.records.get(i)).filter(|r| learns(r));
-            let (Some(record), Some(value)) = (record, *value) else { continue };
-            if record.register.is_none_or(|r| r.value != value) {
-                let register = Some(Register { value, how: RegisterHow::Learned });
-                lock.update(record, |record| record.register = register)?;
-            }
-        }
-        for (target, value) in scene.dead_of.iter().zip(&look.learned.dead_registers) {
-            let record = targets.get(*target).map(|t| &t.attachment).filter(|r| learns(r));
-            let (Some(record), Some(value)) = (record, *value) else { continue };
-            if record.register.is_none() {
-                let register = Some(Register { value, how: RegisterHow::Learned });
-                lock.update(record, |record| record.register = register)?;
-                if let Some(of) = report.targets.get_mut(*target) {
-                    of.register = register;
-                }
-            }
-        }
-        Ok(())
-    };
-    if let Err(failed) = write() {
-        warn!("could not write down what was learned: {failed}");
     }
 }
 

@@ -7,6 +7,7 @@
 mod apply;
 mod look;
 pub mod orphans;
+mod remember;
 mod report;
 mod scene;
 mod settle;
