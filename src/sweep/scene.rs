@@ -1,6 +1,6 @@
 //! From the world to the core's case for one bridge.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::world::Place;
@@ -44,9 +44,11 @@ impl Scene {
         scene.case.switch_up = world.switch_started.map(|s| s.until(world.now));
 
         // The living first: a row that one of them claims is nobody else's.
-        let mut claimed = Vec::new();
+        let mut claimed = HashSet::new();
+        let dead: HashSet<(&Key, u64)> =
+            targets.iter().map(|t| (&t.attachment.key, t.attachment.generation)).collect();
         for (index, record) in world.records.iter().enumerate() {
-            if targets.iter().any(|t| t.attachment.is_same(record)) {
+            if dead.contains(&(&record.key, record.generation)) {
                 continue;
             }
             let place = world.place_of(record);
@@ -69,7 +71,7 @@ impl Scene {
             let network = scene.network(world, &target.attachment.key.network);
             let own = world.own_place_of(&target.attachment, &claimed);
             claimed.extend(own.map(|p| p.interface.id));
-            scene.case.dead.push(dead(world, target, own, bridge, network));
+            scene.case.dead.push(self::dead(world, target, own, bridge, network));
             scene.dead_of.push(index);
         }
         // Whoever else is on the switch is alive as far as we know.
@@ -110,13 +112,14 @@ impl Scene {
     /// the deletes. A number under another name means that OVSDB's word is not yet carried
     /// out: no port is evidence then.
     pub fn check_ports(&mut self, world: &World, bridge: usize, described: &[(u16, String)]) {
-        let named = |number: u16| {
-            world.places().find(|p| {
-                p.bridge == bridge && matches!(p.interface.ofport, Ofport::Number(n) if n == number)
-            })
-        };
+        let mut named: HashMap<u16, Place<'_>> = HashMap::new();
+        for place in world.places().filter(|p| p.bridge == bridge) {
+            if let Some(number) = number(place.interface) {
+                named.entry(number).or_insert(place);
+            }
+        }
         for (number, name) in described {
-            match named(*number) {
+            match named.get(number) {
                 // PORT_DESC cuts names at 15 bytes.
                 Some(place) if !place.interface.name.starts_with(name.as_str()) => {
                     self.case.ports.unassigned = true;
