@@ -142,7 +142,8 @@ install_binary() {
 }
 
 adopt() {
-    if output=$("$installed" adopt ${root:+--state-dir "$state_dir"} 2>&1); then
+    if output=$("$installed" adopt --net-dir "$net_dir" ${conflist:+--conflist "$conflist"} \
+        ${root:+--state-dir "$state_dir"} 2>&1); then
         say "adopt: recorded the pods that run already"
     else
         warn "adopt: failed, so pods from before today have no records and are not swept (run '$installed adopt' later): $output"
@@ -165,7 +166,7 @@ install_timer() {
         return
     fi
     if ! systemd_runs; then
-        say "timer: systemd does not run here; run '$installed sweep' every 30 seconds by other means"
+        say "timer: systemd does not run here; run '$installed sweep --only-dead' every 30 seconds by other means"
         return
     fi
     mkdir -p -- "$unit_dir"
@@ -282,7 +283,7 @@ do_uninstall() {
 demo() {
     script="$here/conf/demo/demo.sh"
     [ -f "$script" ] || die "demo: $script is not there"
-    exec sh "$script" "$@"
+    exec bash "$script" "$@"
 }
 
 # --- the command line --------------------------------------------------------------------------

@@ -178,7 +178,7 @@ fn install_puts_the_binary_before_the_entry_and_says_each_step() {
     assert_eq!(
         node.log(),
         [
-            "adopt --state-dir root/run/ovs-flow-gc",
+            "adopt --net-dir root/etc/cni/net.d --state-dir root/run/ovs-flow-gc",
             "conflist find root/etc/cni/net.d",
             "conflist add root/etc/cni/net.d/10-ovs.conflist",
             "systemctl daemon-reload",
@@ -193,7 +193,7 @@ fn install_puts_the_binary_before_the_entry_and_says_each_step() {
     node.assert_callable_if_named("after install");
     assert!(node.list().contains("ovs-flow-gc"));
     let service = fs::read_to_string(node.unit("service")).unwrap();
-    assert!(service.contains("\nExecStart=/opt/cni/bin/ovs-flow-gc sweep\n"));
+    assert!(service.contains("\nExecStart=/opt/cni/bin/ovs-flow-gc sweep --only-dead\n"));
 
     let (before, list) = (node.everything(), node.list());
     let (code, text) = node.install();

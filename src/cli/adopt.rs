@@ -13,11 +13,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Context, Error, Exit, Table, networks, output};
-use crate::attachment::{Attachment, ContainerId, IfName, Key, NetworkName, Pod};
+use crate::attachment::{Attachment, ContainerId, IfName, Key, Netns, NetworkName, Pod};
 use crate::clock::{Stamp, boot_id};
 use crate::config::{Config, NetworkState, database_socket};
-use crate::liveness::{Life, netns};
-use crate::ovsdb::{Client, Interface, Marks, Ofport, Port, Snapshot, Wanted, find_port, marks};
+use crate::liveness::netns::{self, CaptureError};
+use crate::ovsdb::{
+    Client, Interface, Marks, Ofport, Port, Snapshot, Wanted, find_port, marks, same_netns,
+};
 use crate::registry::{Registry, new_generation};
 use crate::sweep::register_of;
 
@@ -67,14 +69,9 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             pending.push(cached);
         }
     }
-    if let [network] = networks.keys().collect::<Vec<_>>().as_slice() {
-        from_marks(&snapshot, network, &mut pending, &mut adopted.skipped);
-    } else {
-        adopted.skipped.push(
-            "ports without a cached result: their network is ambiguous, name it with --conflist"
-                .to_owned(),
-        );
-    }
+    let mut names = networks.keys();
+    let only = names.next().filter(|_| names.next().is_none());
+    from_marks(&snapshot, only, &mut pending, &mut adopted.skipped);
     for pending in pending {
         let known = everything.attachments.iter().chain(&everything.tombstones);
         if known
@@ -120,33 +117,41 @@ fn networks(options: &Options) -> Result<BTreeMap<NetworkName, Config>, Error> {
     Ok(networks)
 }
 
-/// Ports whose marks name the container, where libcni cached nothing.
+/// What the marks add to cached results, and ports whose marks name the container where
+/// libcni cached nothing: they are of the node's only network.
 fn from_marks(
     snapshot: &Snapshot,
-    network: &NetworkName,
+    only: Option<&NetworkName>,
     pending: &mut Vec<Pending>,
     skipped: &mut Vec<String>,
 ) {
     for (port, interface) in ports(snapshot) {
         let Some(marks) = marks(port, interface) else { continue };
+        let ifname = marks.ifname.clone().unwrap_or_else(|| "eth0".to_owned());
         let cached = |p: &&mut Pending| {
-            p.key.container.as_str() == marks.container_id.as_deref().unwrap_or_default()
-                || (p.netns.is_some() && p.netns == marks.netns)
+            let container = marks.container_id.as_deref() == Some(p.key.container.as_str());
+            let netns = p.netns.as_deref().zip(marks.netns.as_deref());
+            // A pod may have several interfaces here.
+            p.key.ifname.as_str() == ifname
+                && (container || netns.is_some_and(|(a, b)| same_netns(a, b)))
         };
         if let Some(known) = pending.iter_mut().find(cached) {
             known.pod = known.pod.take().or_else(|| pod(&marks));
             known.netns = known.netns.take().or_else(|| marks.netns.clone());
             continue;
         }
-        let ifname = marks.ifname.clone().unwrap_or_else(|| "eth0".to_owned());
-        let key = marks.container_id.as_deref().and_then(|id| id.parse::<ContainerId>().ok());
-        match (key, ifname.parse::<IfName>()) {
-            (Some(container), Ok(ifname)) => pending.push(Pending {
+        let container = marks.container_id.as_deref().and_then(|id| id.parse::<ContainerId>().ok());
+        match (container, ifname.parse::<IfName>(), only) {
+            (Some(container), Ok(ifname), Some(network)) => pending.push(Pending {
                 key: Key { network: network.clone(), container, ifname },
                 pod: pod(&marks),
                 netns: marks.netns.clone(),
                 result: serde_json::Value::Null,
             }),
+            (Some(_), Ok(_), None) => skipped.push(format!(
+                "port {}: its network is ambiguous, name it with --conflist",
+                port.name
+            )),
             _ => skipped.push(format!(
                 "port {}: its marks ({}) name no container and libcni has no cached result",
                 port.name, marks.cni
@@ -183,7 +188,7 @@ fn describe(
     let own = crate::plugin::own_of_result(&pending.result, &path, record.key.ifname.as_str());
     record.ips = own.ips;
     record.macs = own.macs;
-    record.netns = netns::capture(&path).ok();
+    let captured = netns::capture(&path);
     record.born = netns::born(&path, now);
     let wanted = Wanted {
         container_id: record.key.container.as_str(),
@@ -212,12 +217,31 @@ fn describe(
         }
     }
     record.register = register_of(config, &record, Some((found.port, found.interface)));
-    match netns::judge(&record, boot) {
-        Life::Dead(why) => {
-            Err(format!("{}: dead ({why}); its leftovers are not judged", record.key))
-        }
-        Life::Alive | Life::Unknown(_) => Ok(record),
+    if is_over(&path, &captured, found.interface) {
+        return Err(format!(
+            "{}: dead (network namespace {path} and the device of port {} are gone); its \
+             leftovers are not judged",
+            record.key, found.interface.name
+        ));
     }
+    record.netns = captured.ok();
+    Ok(record)
+}
+
+/// Whether the pod is gone already. Two witnesses, because nobody recorded what the path
+/// looked like while it lived: seen from a container without mount propagation, every path
+/// is gone. And behind /proc/PID there may be another process by now.
+fn is_over(path: &str, captured: &Result<Netns, CaptureError>, interface: &Interface) -> bool {
+    let path_gone = match captured {
+        Err(CaptureError::Io { source, .. }) => {
+            source.kind() == std::io::ErrorKind::NotFound && path.starts_with('/')
+        }
+        Ok(netns) => netns.pid_namespace.is_some(),
+        Err(_) => false,
+    };
+    let device_gone =
+        interface.ofport == Ofport::Failed || interface.ifindex.unwrap_or_default() == 0;
+    path_gone && device_gone
 }
 
 fn write(

@@ -187,8 +187,7 @@ fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &mut Finding
             return;
         }
     };
-    let version = snapshot.ovs_version.clone().unwrap_or_else(|| "unknown".to_owned());
-    findings.ok("OVSDB", format!("{} answers, OVS {version}", socket.display()));
+    findings.ok("OVSDB", format!("{} answers", socket.display()));
     for name in recorded {
         if !snapshot.bridges.iter().any(|b| b.name == *name) {
             let found = format!("records name {name}, which is not there");
@@ -205,8 +204,10 @@ fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &mut Finding
             );
         }
         match open_bridge(&context.run_dir, &bridge.name, context.deadline()) {
-            Ok(connection) => {
-                findings.ok("bridge", format!("{} speaks {}", bridge.name, connection.version()));
+            Ok(mut connection) => {
+                let software = connection.description().unwrap_or_default();
+                let version = connection.version();
+                findings.ok("bridge", format!("{} speaks {version}, OVS {software}", bridge.name));
             }
             Err(error) => {
                 let level = if recorded.is_empty() || recorded.contains(&bridge.name) {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Context, Error, Exit, Table, output};
-use crate::openflow::{Connection, Entry, Filter};
+use crate::openflow::{self, Connection, Entry, Filter};
 use crate::registry::{Deleted, JournalId, Registry};
 use crate::sweep::open_bridge;
 
@@ -105,9 +105,11 @@ fn restore(
     for (bridge, entries) in bridges {
         let outcome = restored.entry(bridge.clone()).or_default();
         outcome.entries = entries.len();
-        match open_bridge(&context.run_dir, &bridge, context.deadline()) {
-            Ok(mut connection) => add(&mut connection, &entries, outcome)?,
-            Err(failed) => outcome.errors.push(failed.to_string()),
+        // One bridge that is away must not keep the others from their entries.
+        let done = open_bridge(&context.run_dir, &bridge, context.deadline())
+            .and_then(|mut connection| add(&mut connection, &entries, outcome));
+        if let Err(failed) = done {
+            outcome.errors.push(failed.to_string());
         }
     }
     Ok(restored)
@@ -119,7 +121,7 @@ fn add(
     connection: &mut Connection,
     entries: &[Entry],
     outcome: &mut Restored,
-) -> Result<(), Error> {
+) -> Result<(), openflow::Error> {
     // Whoever has the place now put a newer entry there: it stays.
     let mut taken: HashSet<Place> = HashSet::new();
     let tables: HashSet<u8> = entries.iter().map(Entry::table).collect();

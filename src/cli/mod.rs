@@ -46,7 +46,7 @@ struct Common {
     #[arg(long, global = true, value_name = "DIR", default_value = config::STATE_DIR)]
     state_dir: PathBuf,
     /// Seconds for everything done on the switch.
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 120)]
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60)]
     timeout: u64,
     /// error, warn, info, debug or trace; on standard error.
     #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]

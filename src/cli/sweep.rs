@@ -97,8 +97,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         report: &report,
     };
     output::say(context, &answer, &text(&answer))?;
-    let failed = report.targets.is_empty() && report.error().is_some();
-    Ok(if failed {
+    Ok(if report.failed.is_some() {
         Exit::Failed
     } else if report.needs_attention() || braked || !answer.corrupt.is_empty() {
         Exit::Attention
@@ -158,6 +157,9 @@ fn text(answer: &Answer<'_>) -> String {
             let _ = writeln!(text, "{}: {error}", bridge.bridge);
         }
     }
+    if let Some(failed) = &report.failed {
+        let _ = writeln!(text, "nothing was looked at: {failed}");
+    }
     for note in report.notes.iter().chain(&answer.corrupt) {
         let _ = writeln!(text, "{note}");
     }
@@ -171,6 +173,13 @@ fn text(answer: &Answer<'_>) -> String {
     }
     if answer.paused {
         let _ = writeln!(text, "paused: nothing was deleted (`ovs-flow-gc resume` ends it)");
+    }
+    if report.observed() > 0 && !answer.paused {
+        let _ = writeln!(
+            text,
+            "observe: {} stale entries stay because the mode of their network is \"observe\"",
+            report.observed()
+        );
     }
     let verb = if answer.dry_run { "would be deleted" } else { "stale" };
     let _ = write!(

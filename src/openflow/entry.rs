@@ -11,6 +11,8 @@ use super::wire::{self, Reader};
 use super::{effects, oxm};
 use crate::stale::flow::Flow;
 
+mod written;
+
 /// The fixed part, and where the variable ones are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Head {
@@ -294,10 +296,10 @@ impl<'a> RawEntry<'a> {
     }
 }
 
-/// An entry of its own, as kept for deleting it and in the journal
-/// (`{"version": "OpenFlow14", "hex": "…"}`).
+/// An entry of its own, as kept for deleting it and, without age and counters, in the
+/// journal ([`written`]).
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Written", into = "Written")]
+#[serde(try_from = "String", into = "String")]
 pub struct Entry {
     version: Version,
     head: Head,
@@ -307,7 +309,16 @@ pub struct Entry {
 /// Why something is not an entry.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BadEntry {
-    /// The text is not an even number of hexadecimal digits.
+    /// The text has not the ten words of an entry.
+    #[error("a flow entry has ten words, not {0}")]
+    Words(usize),
+    /// Its first word is none of 4, 5 and 6.
+    #[error("a flow entry of an OpenFlow version that we do not speak")]
+    Version,
+    /// One of its numbers is none, or too large.
+    #[error("a flow entry's number: {0}")]
+    Number(#[from] std::num::ParseIntError),
+    /// Match or instructions are not an even number of hexadecimal digits.
     #[error("a flow entry's hex is not an even number of hexadecimal digits")]
     NotHex,
     /// The bytes are none.
@@ -396,40 +407,6 @@ impl Entry {
 impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Entry({} {self})", self.version)
-    }
-}
-
-/// An entry as JSON has it.
-#[derive(Serialize, Deserialize)]
-struct Written {
-    version: Version,
-    hex: String,
-}
-
-impl From<Entry> for Written {
-    fn from(entry: Entry) -> Self {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let digit = |n: u8| DIGITS.get(usize::from(n)).copied().map_or('?', char::from);
-        let hex = entry.bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect();
-        Self { version: entry.version, hex }
-    }
-}
-
-impl TryFrom<Written> for Entry {
-    type Error = BadEntry;
-
-    fn try_from(written: Written) -> Result<Self, BadEntry> {
-        let digits = written.hex.as_bytes();
-        if !digits.len().is_multiple_of(2) {
-            return Err(BadEntry::NotHex);
-        }
-        let nibble = |d: &u8| char::from(*d).to_digit(16).and_then(|n| u8::try_from(n).ok());
-        let byte = |pair: &[u8]| {
-            let mut nibbles = pair.iter().map(nibble);
-            Some(nibbles.next()?? << 4 | nibbles.next()??)
-        };
-        let bytes: Option<Vec<u8>> = digits.chunks(2).map(byte).collect();
-        Self::new(written.version, bytes.ok_or(BadEntry::NotHex)?)
     }
 }
 

@@ -147,19 +147,19 @@ impl Candidate<'_> {
                     && same_interface(marks, wanted)
             }
             How::PortName => is_kube_ovn_name(name, wanted),
-            How::Netns => same_netns(marks, wanted) == Some(true) && same_interface(marks, wanted),
+            How::Netns => in_netns(marks, wanted) == Some(true) && same_interface(marks, wanted),
             How::Pod => {
                 let pod = wanted.pod.filter(|(ns, name)| !ns.is_empty() && !name.is_empty());
                 pod.is_some_and(|(namespace, name)| {
                     marks.pod_namespace.as_deref() == Some(namespace)
                         && marks.pod_name.as_deref() == Some(name)
-                }) && same_netns(marks, wanted) != Some(false)
+                }) && in_netns(marks, wanted) != Some(false)
                     && same_interface(marks, wanted)
             }
             How::Mac => {
                 let mac = marks.mac.or(self.port.mac);
                 mac.is_some_and(|mac| has_mac(wanted, mac))
-                    && same_netns(marks, wanted) != Some(false)
+                    && in_netns(marks, wanted) != Some(false)
             }
         }
     }
@@ -179,10 +179,15 @@ fn same_interface(marks: &Marks, wanted: &Wanted<'_>) -> bool {
 }
 
 /// Whether the marks are of this namespace, if both sides say which.
-fn same_netns(marks: &Marks, wanted: &Wanted<'_>) -> Option<bool> {
-    let marked = marks.netns.as_deref().map(netns_key)?;
-    let wanted = wanted.netns.map(netns_key).filter(|key| !key.is_empty())?;
-    Some(marked == wanted)
+fn in_netns(marks: &Marks, wanted: &Wanted<'_>) -> Option<bool> {
+    let wanted = wanted.netns.filter(|path| !netns_key(path).is_empty())?;
+    Some(same_netns(marks.netns.as_deref()?, wanted))
+}
+
+/// Whether two spellings are of one namespace's path.
+#[must_use]
+pub fn same_netns(a: &str, b: &str) -> bool {
+    netns_key(a) == netns_key(b)
 }
 
 /// `/run` and `/var/run` are one directory, and k-vswitch writes paths without slashes.

@@ -28,7 +28,7 @@ mod value;
 
 pub use client::{Client, Number};
 pub use error::Error;
-pub use find::{Found, How, Wanted, find_for_delete, find_port};
+pub use find::{Found, How, Wanted, find_for_delete, find_port, same_netns};
 pub use marks::{Marks, marks};
 pub use narrow::Leaving;
 pub use snapshot::{Bridge, Interface, Ofport, Ovn, Port, Snapshot, is_tunnel_or_patch};

@@ -1,16 +1,12 @@
-//! What a dump proves of register values (design §4, "reg0").
-//!
-//! Guarantee: a value is evidence only while no live attachment has it, is known to be
-//! given it, or may have it without our knowing.
-//! Assumption for `learn`: values are a pod's own if pods were seen with different ones
-//! and never with the same. For `pod` and computed values the operator vouches.
+//! What a dump shows of register values (design §4, "reg0"): whose they are, and how a
+//! network uses them.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use super::case::{Case, Dead, LiveRegister, Network, RegisterSource};
 use super::flow::RegisterRange;
-use super::reason::NotProven;
+use super::proof::{Evidence, Prover};
 use super::survey::{Claim, Claims, Owner, Seen};
 use super::tokens::{Field, Index, RegisterToken};
 
@@ -39,19 +35,6 @@ pub struct Learned {
     pub(super) overflow: bool,
     pub(super) evidence: Vec<Evidence>,
     pub(super) values: HashMap<RegisterToken, Claims>,
-}
-
-/// What a dead attachment's register value is worth.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Evidence {
-    /// `None`: it has no value.
-    pub(super) token: Option<RegisterToken>,
-    /// Why the value condemns nothing.
-    pub(super) not_proven: Option<NotProven>,
-    /// Newcomers that have the value: it condemns only what they do not cover.
-    pub(super) newcomers: Vec<usize>,
-    /// All live owners of the value are known, so that it can be half of a pair (rule 5).
-    pub(super) owners_known: bool,
 }
 
 impl Learned {
@@ -147,7 +130,10 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
     }
 }
 
-fn registers_of<'c>(index: &Index<'c>, i: usize) -> Option<(&'c Dead, Field, RegisterSource)> {
+pub(super) fn registers_of<'c>(
+    index: &Index<'c>,
+    i: usize,
+) -> Option<(&'c Dead, Field, RegisterSource)> {
     let (dead, network) = index.dead(i)?;
     Some((dead, Field::of(&network.register)?, network.register.source))
 }
@@ -245,136 +231,4 @@ fn overlap(case: &Case, network: usize, claims: &[Claim]) -> bool {
         longest = longest.max(Some(from));
         overlaps
     })
-}
-
-struct Prover<'a, 'c> {
-    index: &'a Index<'c>,
-    seen: &'a Seen,
-    networks: &'a [NetworkFacts],
-    /// Per live index: its own flows show a value.
-    known: &'a [bool],
-    /// Per dead index: its value.
-    dead: &'a [Option<u32>],
-}
-
-impl Prover<'_, '_> {
-    fn all(&self) -> Vec<Evidence> {
-        let tokens: Vec<_> = (0..self.dead.len()).map(|i| self.token(i)).collect();
-        let mut count: HashMap<RegisterToken, usize> = HashMap::new();
-        for token in tokens.iter().flatten() {
-            *count.entry(*token).or_default() += 1;
-        }
-        let evidence = |(i, token): (usize, &Option<RegisterToken>)| {
-            let Some(token) = *token else { return Evidence::default() };
-            // The distinct values are few, and fields that overlap fewer.
-            let twin = count.get(&token).is_some_and(|n| *n > 1)
-                || (self.index.fields.len() > 1
-                    && count.keys().any(|other| *other != token && agree(*other, token)))
-                || self.seen.values.get(&token).is_some_and(|c| c.is_of_other_dead(i));
-            self.evidence(i, token, twin)
-        };
-        tokens.iter().enumerate().map(evidence).collect()
-    }
-
-    fn token(&self, i: usize) -> Option<RegisterToken> {
-        let (_, field, _) = registers_of(self.index, i)?;
-        field.token(self.dead.get(i).copied().flatten()?)
-    }
-
-    fn evidence(&self, i: usize, token: RegisterToken, twin: bool) -> Evidence {
-        let Some((dead, _, source)) = registers_of(self.index, i) else {
-            return Evidence::default();
-        };
-        let claims = self.seen.values.get(&token);
-        let unknown = self.unknown_live(dead.network, source);
-        let obscured = self.is_obscured(token, source);
-        let foreign = claims.is_some_and(|c| c.foreign);
-        let learned = source != RegisterSource::Computed;
-
-        let mut holders: Vec<usize> = claims.into_iter().flat_map(Claims::live).collect();
-        holders.extend(self.wider_owners(token));
-        // A computed value is its owner's from birth on, as its address is: a newcomer has
-        // it without having made the entries that use it.
-        let live = self.index;
-        let newcomers = if !learned
-            && holders.iter().all(|l| live.live(*l).is_some_and(|live| live.newcomer))
-            && !claims.is_some_and(|c| c.claims.iter().any(is_loaded_by_live))
-        {
-            std::mem::take(&mut holders)
-        } else {
-            Vec::new()
-        };
-
-        let facts = self.networks.get(dead.network).copied().unwrap_or_default();
-        let learn = matches!(source, RegisterSource::Learn { .. });
-        let others = learned
-            && claims.and_then(|c| c.common.as_ref()).is_some_and(|common| !common.contains(&i));
-        // What part of a dump can show comes first: a full dump would not change it.
-        let not_proven = if let Some(l) = holders.iter().min() {
-            Some(NotProven::LiveHasIt(*l))
-        } else if foreign || others {
-            Some(NotProven::OthersLoadIt)
-        } else if learned && twin {
-            Some(NotProven::OtherDeadHasIt)
-        } else if learn && facts.shared_seen {
-            Some(NotProven::Shared)
-        } else if learn && obscured {
-            Some(NotProven::Obscured)
-        } else if self.seen.overflow {
-            Some(NotProven::TooManyValues)
-        } else if learned && !self.seen.complete {
-            Some(NotProven::PartialDump)
-        } else if let Some(l) = unknown {
-            Some(NotProven::LiveUnknown(l))
-        } else if learn && !facts.distinct_seen {
-            Some(NotProven::NeedsSecondAttachment)
-        } else {
-            None
-        };
-        let owners_known = unknown.is_none()
-            && !foreign
-            && !obscured
-            && !self.seen.overflow
-            && (self.seen.complete || !learned)
-            && self.wider_owners(token).next().is_none();
-        Evidence { token: Some(token), not_proven, newcomers, owners_known }
-    }
-
-    /// A live attachment of the network whose value is not known.
-    fn unknown_live(&self, network: usize, source: RegisterSource) -> Option<usize> {
-        let lives = self.index.case.live.iter().zip(self.known).enumerate();
-        let mut unknown = lives.filter(|(_, (live, known))| {
-            live.network == Some(network)
-                && live.register == LiveRegister::Unknown
-                && (source == RegisterSource::Computed || !**known)
-        });
-        unknown.next().map(|(l, _)| l)
-    }
-
-    fn is_obscured(&self, token: RegisterToken, source: RegisterSource) -> bool {
-        matches!(source, RegisterSource::Learn { .. })
-            && self.seen.obscured.contains(&Field { index: token.index, mask: token.mask })
-    }
-
-    /// Live attachments whose field overlaps this one without filling it, and whose value
-    /// agrees where both look.
-    fn wider_owners(&self, token: RegisterToken) -> impl Iterator<Item = usize> {
-        let case = self.index.case;
-        case.live.iter().enumerate().filter_map(move |(l, live)| {
-            let LiveRegister::Is(value) = live.register else { return None };
-            let field = Field::of(&case.networks.get(live.network?)?.register)?;
-            let theirs = RegisterToken { index: field.index, mask: field.mask, value };
-            (field.mask & token.mask != token.mask && agree(theirs, token)).then_some(l)
-        })
-    }
-}
-
-/// Whether one register can hold both values: the same where both fields look.
-fn agree(a: RegisterToken, b: RegisterToken) -> bool {
-    let both = a.mask & b.mask;
-    a.index == b.index && both != 0 && (a.value ^ b.value) & both == 0
-}
-
-fn is_loaded_by_live(claim: &Claim) -> bool {
-    matches!(claim.owner, Owner::Live(_)) && claim.oldest.is_some()
 }

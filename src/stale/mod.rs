@@ -9,9 +9,10 @@
 //! | --- | --- |
 //! | [`flow`], [`case`] | the inputs: one flow; who is dead and who is alive |
 //! | `tokens` | who owns a port, an address, a register value |
-//! | `survey`, `learned` | what a dump shows of registers, and what that proves |
+//! | `survey`, `learned` | what a dump shows of registers |
+//! | `proof` | whether a register value is a dead attachment's own |
 //! | `guards` | when an address has an owner whom we cannot see |
-//! | `verdict` | the rules of design §4 |
+//! | `verdict`, `pair` | the rules of design §4; rule 5 |
 //! | `recheck` | whether a verdict still holds when it is carried out |
 //! | `reason` | each way to be stale or kept, as a sentence |
 
@@ -20,6 +21,8 @@ pub mod flow;
 
 mod guards;
 mod learned;
+mod pair;
+mod proof;
 mod reason;
 mod recheck;
 mod survey;

@@ -147,6 +147,10 @@ impl<'c> Survey<'c> {
         for range in &flow.actions.output_registers {
             push_once(&mut self.seen.outputs, *range);
         }
+        if flow.actions.unread {
+            // An action that we cannot read may write anything anywhere.
+            self.index.fields.iter().for_each(|f| push_once(&mut self.seen.obscured, *f));
+        }
         if !flow.actions.register_writes.is_empty() {
             self.learn(flow);
         }

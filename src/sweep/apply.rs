@@ -8,8 +8,8 @@ use super::look::{Candidate, Look, fingerprint, look_at};
 use super::report::{BridgeReport, FlowReport, Report};
 use super::world::Error;
 use super::{Cause, Engine, PATIENCE, Scene, Target, World, open_bridge};
-use crate::attachment::RegisterHow;
-use crate::config::{IpScope, Mode};
+use crate::attachment::{Attachment, Register, RegisterHow};
+use crate::config::{IpScope, Mode, NetworkState};
 use crate::openflow::{Connection, Entry, Filter};
 use crate::ovsdb::{Client, Ofport};
 use crate::registry::{Deleted, Subject, Writer};
@@ -51,11 +51,11 @@ pub(super) fn pass(
     out.flows = look.flows;
     out.full = look.full;
     if look.full && engine.act {
-        remember(engine, world, &scene, &look);
+        remember(engine, world, targets, &scene, &look, report);
     }
 
     let mut doomed = judge(engine, &scene, &mut look, targets, out, report);
-    out.stale = doomed.len() as u64;
+    out.stale += doomed.len() as u64;
     for target in &scene.dead_of {
         if let Some(target) = report.targets.get_mut(*target) {
             target.complete = true;
@@ -68,17 +68,26 @@ pub(super) fn pass(
         };
         world.config(network).mode == Mode::Observe
     };
-    let before = doomed.len();
-    if engine.act && !paused {
-        doomed.retain(|d| !observing(target_of(&scene, &d.verdict)));
+    let mut watched = Vec::new();
+    if engine.act {
+        let only_watched = |d: &mut Doomed| paused || observing(target_of(&scene, &d.verdict));
+        watched.extend(doomed.extract_if(.., only_watched));
     } else {
+        report.observed |= !doomed.is_empty();
         doomed.clear();
+        report.targets.iter_mut().filter(|t| t.stale > 0).for_each(|t| t.waiting = true);
     }
-    if doomed.len() < before {
+    for Doomed { candidate, verdict, .. } in watched {
+        let why = if paused { "paused" } else { "mode observe" };
+        info!(
+            "bridge {}: {why}, not deleted: {} ({})",
+            out.bridge, candidate.entry, verdict.reason
+        );
         report.observed = true;
+        out.observed += 1;
         // What was only watched is still to be done once somebody says so.
-        for target in report.targets.iter_mut().filter(|t| t.stale > 0) {
-            target.waiting = true;
+        if let Some(of) = target_of(&scene, &verdict).and_then(|t| report.targets.get_mut(t)) {
+            of.waiting = true;
         }
     }
     if doomed.is_empty() {
@@ -150,6 +159,7 @@ fn judge(
                 let dead = verdict.dead.and_then(|dead| scene.case.dead.get(dead));
                 let patient = dead.is_some_and(|dead| dead.died < PATIENCE);
                 of.waiting |= may_change(verdict.reason) && patient;
+                of.unsettled |= matches!(verdict.reason, Reason::PortUnsettled { .. });
             }
         } else {
             continue;
@@ -214,7 +224,10 @@ fn delete(
                 put_off += 1;
                 if let Some(of) = target.and_then(|t| report.targets.get_mut(t)) {
                     of.waiting = true;
+                    of.unsettled = true;
+                    of.stale = of.stale.saturating_sub(1);
                 }
+                out.stale = out.stale.saturating_sub(1);
                 continue;
             }
             if let Some(writer) = &mut journal {
@@ -371,39 +384,55 @@ fn open_journal(engine: &Engine<'_>, report: &mut Report, out: &BridgeReport) ->
     }
 }
 
-/// Writes down what a whole look taught about the living and the network.
-fn remember(engine: &Engine<'_>, world: &World, scene: &Scene, look: &Look) {
+/// Writes down what a whole look taught: of the network, the living and, before the entries
+/// that show it are deleted, the dead. A register value that is not proven now may be later,
+/// when nothing shows it any more.
+fn remember(
+    engine: &Engine<'_>,
+    world: &World,
+    targets: &[Target],
+    scene: &Scene,
+    look: &Look,
+    report: &mut Report,
+) {
     let Some(registry) = engine.registry else { return };
-    let write = || -> Result<(), crate::registry::Error> {
+    let learns = |record: &Attachment| {
+        let network = scene.networks.iter().position(|n| *n == record.key.network);
+        network.and_then(|n| scene.case.networks.get(n)).is_some_and(|n| {
+            matches!(n.register.source, RegisterSource::Learn { .. } | RegisterSource::Pod)
+        })
+    };
+    let mut write = || -> Result<(), crate::registry::Error> {
         let lock = registry.lock(engine.deadline)?;
         for (index, name) in scene.networks.iter().enumerate() {
             let Some(facts) = look.learned.networks.get(index) else { continue };
-            let mut state = world.network(name);
-            let before = state.clone();
+            // As it is now: since the world was read, an ADD may have changed the
+            // configuration, or another look may have learned the other fact.
+            let recorded: Option<NetworkState> = lock.network_state(name)?;
+            let mut state = recorded.clone().unwrap_or_else(|| world.network(name));
             state.register_distinct |= facts.distinct_seen;
             state.register_shared |= facts.shared_seen;
-            if state != before {
+            if recorded.as_ref() != Some(&state) {
                 lock.set_network_state(name, &state)?;
             }
         }
-        for (live, values) in scene.live_of.iter().zip(&look.learned.live_registers) {
-            let (Some(record), Some(value)) = (live.and_then(|i| world.records.get(i)), values)
-            else {
-                continue;
-            };
-            let learns = scene.case.networks.get(
-                scene.networks.iter().position(|n| *n == record.key.network).unwrap_or(usize::MAX),
-            );
-            let learns = learns.is_some_and(|n| {
-                matches!(n.register.source, RegisterSource::Learn { .. } | RegisterSource::Pod)
-            });
-            if learns && record.register.is_none_or(|r| r.value != *value) {
-                lock.update(record, |record| {
-                    record.register = Some(crate::attachment::Register {
-                        value: *value,
-                        how: RegisterHow::Learned,
-                    });
-                })?;
+        for (live, value) in scene.live_of.iter().zip(&look.learned.live_registers) {
+            let record = live.and_then(|i| world.records.get(i)).filter(|r| learns(r));
+            let (Some(record), Some(value)) = (record, *value) else { continue };
+            if record.register.is_none_or(|r| r.value != value) {
+                let register = Some(Register { value, how: RegisterHow::Learned });
+                lock.update(record, |record| record.register = register)?;
+            }
+        }
+        for (target, value) in scene.dead_of.iter().zip(&look.learned.dead_registers) {
+            let record = targets.get(*target).map(|t| &t.attachment).filter(|r| learns(r));
+            let (Some(record), Some(value)) = (record, *value) else { continue };
+            if record.register.is_none() {
+                let register = Some(Register { value, how: RegisterHow::Learned });
+                lock.update(record, |record| record.register = register)?;
+                if let Some(of) = report.targets.get_mut(*target) {
+                    of.register = register;
+                }
             }
         }
         Ok(())

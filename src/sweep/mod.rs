@@ -96,31 +96,53 @@ impl Engine<'_> {
         }
         let paused = self.registry.is_some_and(Registry::paused);
         for bridge in self.bridges_to_look_at(&world, &targets, &mut report) {
-            let Some(name) = world.ovs.bridges.get(bridge).map(|b| b.name.clone()) else {
-                continue;
-            };
-            let mut pass = BridgeReport::new(&name);
-            if let Err(error) = apply::pass(
-                self,
-                &world,
-                &mut client,
-                bridge,
-                &targets,
-                paused,
-                &mut pass,
-                &mut report,
-            ) {
-                let scene = Scene::build(&world, bridge, &targets, None);
-                pass.error = Some(error.to_string());
-                for target in &scene.dead_of {
-                    report.fail(*target, &format!("bridge {name}: {error}"));
-                }
-            }
-            report.bridges.push(pass);
+            self.clean_bridge(&world, &mut client, bridge, &mut targets, paused, &mut report);
         }
         apply::reap_ports(self, &world, &mut client, &targets, paused, &mut report);
         settle::settle(self, Some(&world), &targets, &mut report);
         report
+    }
+
+    /// One bridge. Evidence that is in flux (a port that waits for its number) settles within
+    /// milliseconds: a call that somebody waits for looks again before it leaves that to a
+    /// sweep.
+    fn clean_bridge(
+        &self,
+        world: &World,
+        client: &mut Client,
+        bridge: usize,
+        targets: &mut [Target],
+        paused: bool,
+        report: &mut Report,
+    ) {
+        let Some(name) = world.ovs.bridges.get(bridge).map(|b| b.name.clone()) else { return };
+        let mut pass = BridgeReport::new(&name);
+        let mut done = apply::pass(self, world, client, bridge, targets, paused, &mut pass, report);
+        for _ in 0..LOOKS {
+            let unsettled = report.targets.iter().any(|t| t.unsettled);
+            if done.is_err() || !unsettled || !self.act || paused {
+                break;
+            }
+            std::thread::sleep(SETTLING);
+            let Ok(fresh) = self.world_again(client, Stamp::now()) else { break };
+            // A bridge that came or went has other indexes.
+            if fresh.ovs.bridges.get(bridge).map(|b| &b.name) != Some(&name) {
+                break;
+            }
+            learned(targets, report);
+            report.look_again();
+            pass.kept.clear();
+            done = apply::pass(self, &fresh, client, bridge, targets, paused, &mut pass, report);
+        }
+        if let Err(error) = done {
+            let scene = Scene::build(world, bridge, targets, None);
+            pass.error = Some(error.to_string());
+            for target in &scene.dead_of {
+                report.fail(*target, &format!("bridge {name}: {error}"));
+            }
+        }
+        learned(targets, report);
+        report.bridges.push(pass);
     }
 
     fn world(&self) -> Result<(World, Client), Error> {
@@ -169,6 +191,14 @@ impl Engine<'_> {
     }
 }
 
+/// What a look taught of the dead counts for the next one: what showed it may be deleted.
+fn learned(targets: &mut [Target], report: &Report) {
+    for (target, outcome) in targets.iter_mut().zip(&report.targets) {
+        let register = &mut target.attachment.register;
+        *register = register.or(outcome.register);
+    }
+}
+
 /// Opens a bridge's management socket.
 pub(crate) fn open_bridge(
     run_dir: &std::path::Path,
@@ -177,6 +207,10 @@ pub(crate) fn open_bridge(
 ) -> Result<Connection, crate::openflow::Error> {
     Connection::open(&crate::config::bridge_socket(run_dir, bridge), deadline)
 }
+
+/// How often a bridge is looked at again, and how long after the look before.
+const LOOKS: usize = 5;
+const SETTLING: Duration = Duration::from_millis(10);
 
 /// How long a tombstone is kept for evidence that may still be proven (a live pod's
 /// register value that is not known yet), at most.

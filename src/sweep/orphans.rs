@@ -1,5 +1,7 @@
 //! Who is dead without a DEL.
 
+use std::time::Duration;
+
 use log::{info, warn};
 
 use super::{Cause, Target};
@@ -10,11 +12,17 @@ use crate::liveness::netns::judge;
 use crate::liveness::{Life, Source};
 use crate::registry::{self, Everything, Lock, Registry};
 
+/// How often a sighting is written down. It tells pods that shared a register value from
+/// pods that had it one after the other.
+const SIGHTING: Duration = Duration::from_secs(10);
+
 /// What liveness says of the node.
 #[derive(Debug, Default)]
 pub struct Orphans {
     /// Dead, with the sentence that says why.
     pub dead: Vec<(Attachment, String)>,
+    /// Alive.
+    pub alive: Vec<Attachment>,
     /// Not judged: nobody knows.
     pub unknown: Vec<(Attachment, String)>,
     /// Active records in all.
@@ -29,7 +37,7 @@ pub fn find(everything: &Everything, boot_id: &str) -> Orphans {
     let mut orphans = Orphans { total: everything.attachments.len(), ..Orphans::default() };
     for record in &everything.attachments {
         match judge(record, boot_id) {
-            Life::Alive => {}
+            Life::Alive => orphans.alive.push(record.clone()),
             Life::Dead(why) => orphans.dead.push((record.clone(), why.to_string())),
             Life::Unknown(why) => orphans.unknown.push((record.clone(), why.to_string())),
         }
@@ -59,10 +67,14 @@ pub fn targets(
         .iter()
         .map(|t| Target { attachment: died(t.clone(), now, boot_id), cause: Cause::Tombstone })
         .collect();
-    if orphans.dead.is_empty() {
-        return Ok(targets);
-    }
     let lock = if act { Some(registry.lock(deadline)?) } else { None };
+    if let Some(lock) = &lock {
+        for record in &orphans.alive {
+            if record.seen_alive.until(now) >= SIGHTING {
+                lock.update(record, |record| record.seen_alive = now)?;
+            }
+        }
+    }
     for (record, why) in orphans.dead {
         let record = died(record, now, boot_id);
         if let Some(lock) = &lock {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Cause, Target};
+use crate::attachment::Register;
 
 /// One entry in a report.
 #[derive(Clone, Debug, Serialize)]
@@ -44,6 +45,8 @@ pub struct BridgeReport {
     pub stayed: u64,
     /// Stale entries left for the next look: their evidence changed before the commit.
     pub put_off: u64,
+    /// Stale entries that only pause or observe mode keeps.
+    pub observed: u64,
     /// Entries that name a port which is nobody's.
     pub dangling: u64,
     /// Everything was seen, not just what has a dead token.
@@ -88,6 +91,12 @@ pub struct TargetReport {
     pub complete: bool,
     /// Some evidence may still be proven: look again.
     pub waiting: bool,
+    /// Some evidence is in flux: look again soon.
+    #[serde(skip)]
+    pub unsettled: bool,
+    /// Its register value, if a look at the switch taught it.
+    #[serde(skip)]
+    pub register: Option<Register>,
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -99,6 +108,9 @@ pub struct TargetReport {
 pub struct Report {
     /// Nothing was deleted by intention: dry run, observe mode or pause.
     pub observed: bool,
+    /// Why nothing could be looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
     /// Bridge by bridge.
     pub bridges: Vec<BridgeReport>,
     /// One per target, in order.
@@ -124,9 +136,20 @@ impl Report {
             kept: BTreeMap::new(),
             complete: false,
             waiting: false,
+            unsettled: false,
+            register: None,
             error: None,
         };
         Self { targets: targets.iter().map(of).collect(), ..Self::default() }
+    }
+
+    /// Forgets what the next look finds again.
+    pub(super) fn look_again(&mut self) {
+        for target in &mut self.targets {
+            target.kept.clear();
+            target.waiting = false;
+            target.unsettled = false;
+        }
     }
 
     pub(super) fn note(&mut self, text: String) {
@@ -143,15 +166,19 @@ impl Report {
         for target in 0..self.targets.len() {
             self.fail(target, text);
         }
-        if self.targets.is_empty() {
-            self.note(text.to_owned());
-        }
+        self.failed = Some(text.to_owned());
     }
 
     /// Entries deleted on all bridges.
     #[must_use]
     pub fn deleted(&self) -> u64 {
         self.bridges.iter().map(|b| b.deleted).sum()
+    }
+
+    /// Stale entries that only pause or observe mode keeps, on all bridges.
+    #[must_use]
+    pub fn observed(&self) -> u64 {
+        self.bridges.iter().map(|b| b.observed).sum()
     }
 
     /// Entries found stale on all bridges.
@@ -164,7 +191,8 @@ impl Report {
     #[must_use]
     pub fn error(&self) -> Option<&str> {
         let bridges = self.bridges.iter().filter_map(|b| b.error.as_deref());
-        self.targets.iter().filter_map(|t| t.error.as_deref()).chain(bridges).next()
+        let targets = self.targets.iter().filter_map(|t| t.error.as_deref());
+        self.failed.as_deref().into_iter().chain(targets).chain(bridges).next()
     }
 
     /// Whether something needs attention: errors, entries that stayed, suspicions.

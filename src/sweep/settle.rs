@@ -3,7 +3,7 @@
 use log::{debug, warn};
 
 use super::report::{Report, TargetReport};
-use super::{Engine, Target, World};
+use super::{Cause, Engine, Target, World};
 use crate::attachment::State;
 use crate::clock::Stamp;
 use crate::registry::{self, Lock};
@@ -20,7 +20,12 @@ pub(super) fn settle(
         return;
     };
     let written = registry.lock(lock_deadline(engine)).and_then(|lock| {
+        let paused = registry.paused();
         for (target, outcome) in targets.iter().zip(&report.targets) {
+            // Nobody buried it: it is judged again when the pause is over.
+            if paused && matches!(target.cause, Cause::Orphan(_)) && is_active(&lock, target)? {
+                continue;
+            }
             settle_one(&lock, world, target, outcome)?;
         }
         Ok(())
@@ -29,6 +34,10 @@ pub(super) fn settle(
         warn!("could not settle the records of this clean-up, the next sweep does: {failed}");
         report.note(format!("could not settle the records of this clean-up: {failed}"));
     }
+}
+
+fn is_active(lock: &Lock<'_>, target: &Target) -> Result<bool, registry::Error> {
+    Ok(lock.get(&target.attachment.key)?.is_some_and(|now| now.is_same(&target.attachment)))
 }
 
 /// The switch may have used up the deadline; the record must still be written.
@@ -48,6 +57,11 @@ fn settle_one(
     outcome: &TargetReport,
 ) -> Result<(), registry::Error> {
     let mut record = target.attachment.clone();
+    if record.register.is_none() {
+        // Another look may have learned it meanwhile.
+        let known = lock.tombstones_of(&record.key)?.into_iter().find(|t| t.is_same(&record));
+        record.register = known.and_then(|known| known.register);
+    }
     let finished = outcome.complete && outcome.error.is_none();
     if !finished || outcome.waiting {
         record.state = State::Deleting;

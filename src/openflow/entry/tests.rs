@@ -52,24 +52,46 @@ fn content_is_what_the_adder_chose() {
 
 #[test]
 fn the_journal_gives_back_what_it_was_given() {
-    for version in [Version::V13, Version::V15] {
+    for version in [Version::V13, Version::V14, Version::V15] {
         let text = serde_json::to_string(&golden(version)).unwrap();
-        assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), golden(version));
+        let back: Entry = serde_json::from_str(&text).unwrap();
+        assert_eq!(back.version(), version);
+        assert_eq!(back.content(), golden(version).content());
+        assert_eq!(back.raw().duration(), Duration::ZERO);
+        assert_eq!(serde_json::to_string(&back).unwrap(), text);
     }
+    let text = String::from(golden(Version::V13));
+    let matches = "80000a02080080001604 0af40105 00010004 00001005".replace(' ', "");
+    let resubmit = "00040028 00000000 00000010 00000005 00000000 00000000 \
+                    ffff0010 00002320 000efff8 14000000";
+    assert_eq!(text, format!("4 a 64 2a 3c 0 0 0 {matches} {}", resubmit.replace(' ', "")));
 }
 
 #[test]
 fn what_is_no_entry_is_refused() {
+    let golden = String::from(golden(Version::V13));
+    let word = |index: usize, word: &str| {
+        let mut words: Vec<&str> = golden.split(' ').collect();
+        words[index] = word;
+        words.join(" ")
+    };
     for (text, why) in [
-        (r#"{"version":"OpenFlow13","hex":"0"}"#, "even number"),
-        (r#"{"version":"OpenFlow13","hex":"zz"}"#, "even number"),
-        (r#"{"version":"OpenFlow13","hex":"00é"}"#, "even number"),
-        (r#"{"version":"OpenFlow13","hex":""}"#, "cut short"),
-        (r#"{"version":"OpenFlow13","hex":"0003"}"#, "impossible length"),
-        (r#"{"version":"OpenFlow12","hex":"0003"}"#, "unknown variant"),
+        (String::new(), "ten words, not 1"),
+        (format!("{golden} 00"), "ten words, not 11"),
+        (word(0, "3"), "version"),
+        (word(1, "100"), "too large"),
+        (word(2, "-1"), "invalid digit"),
+        (word(3, ""), "empty"),
+        (word(8, "0"), "even number"),
+        (word(8, "zz"), "even number"),
+        (word(8, "00é"), "even number"),
+        (word(8, "80000a02"), "cut short"),
+        (word(9, "0004"), "cut short"),
+        (word(9, "00040003"), "impossible length"),
+        (word(9, &"00".repeat(70_000)), "do not fit"),
     ] {
-        let error = serde_json::from_str::<Entry>(text).unwrap_err().to_string();
-        assert!(error.contains(why), "{error}");
+        let error = serde_json::from_value::<Entry>(text.into()).unwrap_err().to_string();
+        assert!(error.contains(why), "{why}: {error}");
     }
 }
 

@@ -121,6 +121,11 @@ fn conditions_of_a_proof() {
         let moves = learn.then_some(NotProven::Obscured);
         assert_eq!(doubt(&case(), &flows), moves, "the tunnel's key is moved into it");
 
+        let mut flows = two();
+        flows.push(flow().beyond());
+        flows[2].actions.unread = true;
+        assert_eq!(doubt(&case(), &flows), moves, "an action of a newer switch");
+
         let many: Vec<Flow> = (0..=crate::stale::survey::MOST_VALUES)
             .map(|i| flow().load(0, 1_000_000 + u32::try_from(i).unwrap()))
             .collect();
@@ -208,6 +213,27 @@ fn what_is_learned_of_the_dead() {
     assert_eq!(learn(&[classifier(A, ID_A), classifier(A, 0)]), Some(ID_A), "a reset");
     assert_eq!(learn(&[flow().from(A).write(0, 0xffff, Some(7), false)]), None, "a mark");
     assert_eq!(learn(&[flow().from(A).write(0, u32::MAX, Some(7), true)]), None, "in a clone");
+}
+
+#[test]
+fn one_more_live_attachment_does_not_make_the_rest_unanimous() {
+    // a's port and its address are given different values: which is its id?
+    let flows = [classifier(A, ID_A), flow().src(IP_A).load(0, 7), classifier(B, ID_B)];
+    assert_eq!(survey(&node(LEARN), &flows).dead_registers, [None]);
+    let known = Live { register: LiveRegister::Is(9), ..live(14, &[IP_A]) };
+    assert_eq!(survey(&node(LEARN).and_live(known), &flows).dead_registers, [None]);
+}
+
+#[test]
+fn a_value_of_two_dead_stays_shared_when_one_of_their_ports_is_reused() {
+    let flows = [flow().from(15).src(IP_A).load(0, ID_A), classifier(B, ID_B)];
+    let case = node(RegisterSource::Pod).with(|c| {
+        c.dead[0].register = Some(ID_A);
+        c.dead.push(dead(15, &[]));
+    });
+    assert_eq!(doubt(&case, &flows), Some(NotProven::OtherDeadHasIt));
+    let young = Live { age: Some(secs(30)), register: LiveRegister::Is(9), ..live(15, &[]) };
+    assert_eq!(doubt(&case.and_live(young), &flows), Some(NotProven::OtherDeadHasIt));
 }
 
 #[test]

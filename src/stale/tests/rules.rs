@@ -384,6 +384,21 @@ fn leftovers_of_the_dead_do_not_hide_behind_a_newcomer() {
 }
 
 #[test]
+fn a_newcomer_does_not_hide_that_the_row_is_another_dead_pods() {
+    // Port 12 was a's before it was c's; c's row is still there, in a network that does
+    // not look at this table.
+    let case = plain().with(|c| {
+        c.networks.push(Network { tables: Some(vec![99]), ..network(RegisterSource::None) });
+        c.dead.push(Dead { network: 1, interface: Some(RowId(7)), ..dead(A, &[]) });
+        c.ports.by_number.insert(A, RowId(7));
+    });
+    each(&case, &[("classifier", flow().from(A).beyond(), "kept: has-live-owner")]);
+    let newcomer = Live { newcomer: true, age: Some(secs(10)), ..live(A, &[]) };
+    let case = case.with(|c| c.live.push(newcomer));
+    each(&case, &[("classifier", flow().from(A).beyond(), "kept: has-live-owner")]);
+}
+
+#[test]
 fn stale_wins_and_names_its_dead() {
     // The second network is not interested in this table.
     let case = plain().with(|c| {
