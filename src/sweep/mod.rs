@@ -178,6 +178,7 @@ impl Engine<'_> {
                 ));
                 if let Some(target) = report.targets.get_mut(index) {
                     target.complete = true;
+                    target.bridge_gone = true;
                 }
             }
             bridges.extend(of);
