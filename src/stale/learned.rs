@@ -188,7 +188,7 @@ fn facts(index: &Index<'_>, seen: &Seen, dead: &[Values], live: &[Values]) -> Ve
             .values
             .iter()
             .filter(|(t, _)| (t.index, t.mask) == (field.index, field.mask))
-            .any(|(_, claims)| overlap(case, n, &claims.claims));
+            .any(|(t, claims)| overlap(case, n, *t, &claims.claims));
         if let Some(facts) = facts.get_mut(n) {
             facts.shared_seen |= shared;
         }
@@ -207,7 +207,7 @@ fn remembered(network: &Network) -> NetworkFacts {
 
 /// Whether two attachments of a network had the value at the same time. Each had it from
 /// its oldest flow that loads it until it was last seen alive.
-fn overlap(case: &Case, network: usize, claims: &[Claim]) -> bool {
+fn overlap(case: &Case, network: usize, token: RegisterToken, claims: &[Claim]) -> bool {
     let mut spans: Vec<(Duration, Duration)> = claims
         .iter()
         .filter(|c| network_of(case, c.owner).is_some_and(|(n, _)| n == network))
@@ -218,7 +218,8 @@ fn overlap(case: &Case, network: usize, claims: &[Claim]) -> bool {
             }
             Owner::Live(i) => {
                 // A flow older than itself only protects; a record says that it has it now.
-                let recorded = matches!(case.live.get(i)?.register, LiveRegister::Is(_));
+                let recorded = matches!(case.live.get(i)?.register,
+                    LiveRegister::Is(value) if value & token.mask == token.value);
                 Some((Duration::ZERO, c.oldest.or(recorded.then_some(Duration::ZERO))?))
             }
         })

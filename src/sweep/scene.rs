@@ -187,6 +187,12 @@ fn live(
 ) -> Live {
     let config = world.config(&record.key.network);
     let here = place.filter(|p| p.bridge == bridge);
+    // A device that is not there for the moment (a restart of ovs-vswitchd) may get its number
+    // back; a row that is gone does not.
+    let ofport = here.and_then(|p| match p.interface.ofport {
+        Ofport::Failed => record.ofport,
+        known => known.number(),
+    });
     let register = match register_now(&config, record, place.map(|p| (p.port, p.interface))) {
         Some(register) => LiveRegister::Is(register.value),
         None => match (config.register_rule(false, false).source, &config.reg0) {
@@ -198,7 +204,8 @@ fn live(
     };
     Live {
         network: Some(network),
-        ofport: here.and_then(|p| number(p.interface)),
+        ofport,
+        former: former(world, record, bridge, ofport),
         addresses: record.addresses(),
         addresses_known: !record.ips.is_empty() && !record.macs.is_empty(),
         register,
@@ -227,6 +234,7 @@ fn dead(
     Dead {
         network,
         ofport: ofport.filter(|n| (1..=0xfeff).contains(n)),
+        former: former(world, record, bridge, ofport),
         interface: own.map(|p| p.interface.id).or(record.interface),
         addresses: record.addresses(),
         register: register_now(&config, record, own.map(|p| (p.port, p.interface)))
@@ -243,6 +251,15 @@ fn dead(
         // IPAM may have given the address to another node since.
         ip_evidence: config.ip_scope == IpScope::Node || target.cause == Cause::Del,
     }
+}
+
+/// The numbers that an attachment had on a bridge, by its record, and has not now.
+fn former(world: &World, record: &Attachment, bridge: usize, now: Option<u16>) -> Vec<u16> {
+    let name = world.ovs.bridges.get(bridge).map(|b| b.name.as_str());
+    let had = [record.ofport, record.ofport_before];
+    let mut former: Vec<u16> = had.into_iter().flatten().filter(|n| now != Some(*n)).collect();
+    former.dedup();
+    if record.bridge.as_deref() == name { former } else { Vec::new() }
 }
 
 /// An interface that no record explains.
@@ -269,6 +286,7 @@ fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &W
     Live {
         network: None,
         ofport: (place.bridge == bridge).then(|| number(place.interface)).flatten(),
+        former: Vec::new(),
         addresses,
         addresses_known: false,
         register: register.map_or(LiveRegister::Absent, |r| LiveRegister::Is(r.value)),
