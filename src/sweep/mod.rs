@@ -83,7 +83,7 @@ impl Engine<'_> {
     #[must_use]
     pub fn clean(&self, mut targets: Vec<Target>) -> Report {
         let mut report = Report::new(&targets);
-        let (world, mut client) = match self.world() {
+        let (mut world, mut client) = match self.world() {
             Ok(read) => read,
             Err(error) => {
                 report.fail_all(&error.to_string());
@@ -91,6 +91,7 @@ impl Engine<'_> {
                 return report;
             }
         };
+        unrecorded::refresh(self, &mut world);
         for target in &mut targets {
             unrecorded::resolve(&world, target);
         }
