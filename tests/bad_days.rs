@@ -7,15 +7,16 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::disallowed_methods,
     reason = "tests, and what helps them, may fail this way"
 )]
 
 mod rig;
 
-#[path = "bad_days/doubt.rs"]
-mod doubt;
 #[path = "bad_days/dialects.rs"]
 mod dialects;
+#[path = "bad_days/doubt.rs"]
+mod doubt;
 #[path = "bad_days/numbers.rs"]
 mod numbers;
 #[path = "bad_days/outage.rs"]
@@ -78,7 +79,10 @@ fn only(node: &Node, parts: &[&[String]]) {
     let now = node.dump("br0");
     let missing: Vec<_> = left.iter().filter(|flow| !now.contains(flow)).collect();
     let beyond: Vec<_> = now.iter().filter(|flow| !left.contains(flow)).collect();
-    assert!(missing.is_empty() && beyond.is_empty(), "gone: {missing:#?}\nstill there: {beyond:#?}");
+    assert!(
+        missing.is_empty() && beyond.is_empty(),
+        "gone: {missing:#?}\nstill there: {beyond:#?}"
+    );
     assert_eq!(now.len(), left.len());
 }
 

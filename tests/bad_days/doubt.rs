@@ -11,11 +11,8 @@ use serde_json::json;
 #[track_caller]
 fn sweep_behind(node: &Node, mounts: &str) -> Outcome {
     let (gc, state) = (node.plugin("ovs-flow-gc"), &node.state_dir);
-    let script = format!(
-        "{mounts}\nexec {} sweep --json --state-dir {}",
-        gc.display(),
-        state.display()
-    );
+    let script =
+        format!("{mounts}\nexec {} sweep --json --state-dir {}", gc.display(), state.display());
     node.run("unshare", &["--mount", "--propagation", "private", "sh", "-ec", &script])
 }
 
@@ -82,7 +79,10 @@ fn more_than_half_of_a_full_node_gone_at_once_pulls_the_brake() {
         assert!(tombstones(&node).is_empty());
     }
     let said = node.admin(&["sweep"]);
-    assert!(said.stdout.contains("brake: 11 of 20") && said.stdout.contains("sweep --yes"), "{said}");
+    assert!(
+        said.stdout.contains("brake: 11 of 20") && said.stdout.contains("sweep --yes"),
+        "{said}"
+    );
     let dry = node.admin(&["sweep", "--dry-run", "--yes"]);
     assert_eq!(node.dump("br0"), all, "{dry}");
 
@@ -128,7 +128,10 @@ fn del_of_a_failed_add_while_a_sibling_sandbox_lives() {
     let mut chain = node.conflist();
     let intact = chain.clone();
     chain["plugins"].as_array_mut().unwrap().push(json!({"type": "fails"}));
-    node.script_plugin("fails", "cat >/dev/null; [ $CNI_COMMAND != ADD ] || { echo '{\"code\": 11}'; exit 1; }");
+    node.script_plugin(
+        "fails",
+        "cat >/dev/null; [ $CNI_COMMAND != ADD ] || { echo '{\"code\": 11}'; exit 1; }",
+    );
     node.set_conflist(chain);
     let first = node.pod("web").with_ip("10.244.1.50");
     node.try_add(&first).unwrap_err();
@@ -197,11 +200,11 @@ fn the_same_key_again_while_its_tombstone_lingers() {
     node.must_reach(&web, &db.ip);
     // The tombstone's time is over: it goes, the record stays.
     node.configure(json!({"lingerSeconds": 0}));
-    node.run_pod("brings-the-new-configuration");
+    let next = tenant(&node, node.run_pod("brings-the-new-configuration"), 0x1004);
     sweep_finishes(&node);
-    only(&node, &[&base, &db.flows, &web.flows]);
+    only(&node, &[&base, &db.flows, &web.flows, &next.flows]);
     assert_eq!(record_of(&node, &web)["ofport"], web.ofport);
     // And its own end takes its entries.
     node.try_del(&sandbox).unwrap();
-    only(&node, &[&base, &db.flows]);
+    only(&node, &[&base, &db.flows, &next.flows]);
 }

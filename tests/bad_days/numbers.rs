@@ -46,7 +46,7 @@ fn end(node: &Node, pod: &Tenant, how: End) {
         End::Del => node.del(pod),
         End::Orphan => {
             node.vanish(pod, Port::Gone);
-            sweep_finishes(node);
+            sweep(node);
         }
     }
 }
@@ -192,8 +192,9 @@ fn a_request_takes_a_live_pods_number_and_it_ends_at_once() {
         must_have(&node, &cache.flows);
         must_have(&node, &without_port(&db));
         // What pairs web's own address with its number of before was never db's.
-        let web_only: Vec<_> =
-            web.flows.iter().filter(|f| f.contains(&web.ip) || f.contains(&web.mac)).cloned().collect();
+        let paired = |flow: &&String| flow.contains("in_port=1,") && flow.contains(&web.ip);
+        let web_only: Vec<_> = web.flows.iter().filter(paired).cloned().collect();
+        assert_eq!((web.ofport, web_only.len()), (1, 2));
         assert_eq!(still_there(&node, &web_only), [""; 0]);
     }
 }
