@@ -87,6 +87,8 @@ pub(super) enum Action<'a> {
         name: &'static str,
         argument: Option<u32>,
     },
+    /// Bytes that somebody wanted to remember.
+    Note(&'a [u8]),
     /// One we cannot read, whole.
     Unknown {
         kind: u16,
@@ -232,7 +234,7 @@ fn nicira(subtype: u16, mut r: Reader<'_>) -> Result<Option<Action<'_>>, Malform
             let dst = Range::packed(Header::read(&mut r)?, packed);
             Action::Load { dst, value: r.u64("load")? }
         }
-        8 => edit("note", None),
+        8 => Action::Note(r.rest()),
         10 => {
             r.take(16, "multipath")?;
             let packed = r.u16("multipath")?;

@@ -108,7 +108,7 @@ fn actions(list: &[u8], scope: Scope, into: &mut Actions) -> Result<(), Malforme
             }
             Action::Clone(list) => actions(list, scope.inner(), into)?,
             Action::Controller | Action::Group(_) | Action::Meter(_) => into.beyond = true,
-            Action::StackPush(_) | Action::Nat(_) | Action::Edit { .. } => {}
+            Action::StackPush(_) | Action::Nat(_) | Action::Note(_) | Action::Edit { .. } => {}
             Action::Unknown { .. } => unread(into),
         }
     }

@@ -11,6 +11,10 @@ pub(super) struct Learn<'a> {
     pub(super) table: u8,
     pub(super) priority: u16,
     pub(super) cookie: u64,
+    /// Idle, hard, and both after a FIN; in seconds, 0 is none.
+    pub(super) timeouts: [u16; 4],
+    /// LEARN2: so many flows at most; 0 is no limit.
+    pub(super) limit: u32,
     /// 2 is delete_learned.
     pub(super) flags: u16,
     /// LEARN2: the bit that says whether it worked.
@@ -49,22 +53,23 @@ impl<'a> Learn<'a> {
     /// From offset 10 of the action.
     pub(super) fn read(mut r: Reader<'a>, second: bool) -> Result<Self, Malformed> {
         let field = "learn";
-        r.take(4, field)?; // Timeouts.
+        let (idle, hard) = (r.u16(field)?, r.u16(field)?);
         let priority = r.u16(field)?;
         let cookie = r.u64(field)?;
         let flags = r.u16(field)?;
         let table = r.u8(field)?;
-        r.take(5, field)?; // FIN timeouts.
-        let mut result = None;
+        r.take(1, field)?;
+        let timeouts = [idle, hard, r.u16(field)?, r.u16(field)?];
+        let (mut limit, mut result) = (0, None);
         if second {
-            r.take(4, field)?; // Limit.
+            limit = r.u32(field)?;
             let bit = r.u16(field)?;
             r.take(2, field)?;
             if flags & 4 != 0 {
                 result = Some(Range::new(Header::read(&mut r)?, bit, 1));
             }
         }
-        Ok(Self { table, priority, cookie, flags, result, specs: r.rest() })
+        Ok(Self { table, priority, cookie, timeouts, limit, flags, result, specs: r.rest() })
     }
 
     pub(super) fn specs(&self) -> impl Iterator<Item = Result<(Source<'a>, Target), Malformed>> {

@@ -251,7 +251,7 @@ impl<'c> Survey<'c> {
         let live_source = sources().filter_map(|m| index.address(m.address)).flat_map(|o| &o.live);
         for l in live_port.iter().chain(live_source) {
             let older = index.live(*l).is_some_and(|live| is_older(flow, live));
-            if older && leftover {
+            if older && (leftover || is_left_for(index, flow, *l)) {
                 continue;
             }
             let own = !older && !may_be_of_before(index, flow, token, Owner::Live(*l));
@@ -262,8 +262,10 @@ impl<'c> Survey<'c> {
                 claims.claim(Owner::Live(*l), own, oldest);
             }
         }
-        // Who had the number before may still be meant by it, unless somebody was born with it.
-        let settled = |l: &usize| index.live(*l).is_some_and(|live| live.former.is_empty());
+        // Who had the number before may still be meant by it, unless it was made for somebody who was born with it.
+        let settled = |l: &usize| {
+            index.live(*l).is_some_and(|live| live.former.is_empty() && !is_older(flow, live))
+        };
         if !nested && !live_port.iter().any(settled) {
             let before = port_owners.map_or(&[][..], |o| &o.live_before);
             // Nobody else ever had it: it means this one still.
@@ -294,8 +296,10 @@ impl<'c> Survey<'c> {
         };
         for i in port_owners.map_or(&[][..], |o| &o.dead) {
             let Some((dead, _)) = index.dead(*i) else { continue };
-            let own = in_port.is_some_and(|p| index.port_state(dead, p, None) == PortState::Dead)
-                && !may_be_of_before(index, flow, token, Owner::Dead(*i));
+            // What it left behind under a newcomer's number still shows its value.
+            let dead = |port| index.port_state(dead, port, Some(flow)) == PortState::Dead;
+            let own =
+                in_port.is_some_and(dead) && !may_be_of_before(index, flow, token, Owner::Dead(*i));
             claim_dead(*i, own);
         }
         for m in sources().filter(|m| m.side == Side::Source) {
@@ -340,6 +344,13 @@ fn may_load(index: &Index<'_>, owner: Owner, token: RegisterToken) -> bool {
         },
     };
     recorded.is_none_or(|value| value & token.mask == token.value)
+}
+
+/// Whether somebody dead left the flow behind for a newcomer: it does not show the
+/// newcomer's value either.
+fn is_left_for(index: &Index<'_>, flow: &Flow, live: usize) -> bool {
+    let left = |i: &usize| index.dead(*i).is_some_and(|(d, _)| index.is_leftover(flow, d, live));
+    named_dead(index, flow).iter().any(left)
 }
 
 /// The dead attachments that a flow's match names, by tokens of now or of then.

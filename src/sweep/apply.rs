@@ -9,6 +9,7 @@ use super::report::{BridgeReport, FlowReport, Report};
 use super::world::Error;
 use super::{Cause, Engine, PATIENCE, Scene, Target, World, open_bridge};
 use crate::attachment::{Attachment, Register, RegisterHow};
+use crate::clock::Stamp;
 use crate::config::{IpScope, Mode, NetworkState};
 use crate::openflow::{Connection, Entry, Filter};
 use crate::ovsdb::{Client, Ofport};
@@ -43,14 +44,17 @@ pub(super) fn pass(
     out: &mut BridgeReport,
     report: &mut Report,
 ) -> Result<(), Error> {
+    // Deaths are as long ago as they were when the world was read; entries must be, too, or
+    // one that was made while it was read would look older than it is.
     let since = Instant::now();
+    let since = since.checked_sub(world.now.until(Stamp::now())).unwrap_or(since);
     let mut connection = open_bridge(&engine.run_dir, &out.bridge, engine.deadline)?;
     let mut scene = Scene::build(world, bridge, targets, engine.newcomer.as_ref());
     scene.check_ports(world, bridge, &connection.ports()?);
     let mut look = look_at(&mut connection, &scene, engine.thorough, since)?;
     out.flows = look.flows;
     out.full = look.full;
-    if look.full && engine.act {
+    if engine.act {
         remember(engine, world, targets, &scene, &look, report);
     }
 
@@ -384,8 +388,8 @@ fn open_journal(engine: &Engine<'_>, report: &mut Report, out: &BridgeReport) ->
     }
 }
 
-/// Writes down what a whole look taught: of the network, the living and, before the entries
-/// that show it are deleted, the dead. A register value that is not proven now may be later,
+/// Writes down what a look taught: of the dead, before the entries that show it are deleted;
+/// a whole one also of the network and the living. A register value that is not proven now may be later,
 /// when nothing shows it any more.
 fn remember(
     engine: &Engine<'_>,
@@ -404,7 +408,7 @@ fn remember(
     };
     let mut write = || -> Result<(), crate::registry::Error> {
         let lock = registry.lock(engine.deadline)?;
-        for (index, name) in scene.networks.iter().enumerate() {
+        for (index, name) in scene.networks.iter().enumerate().filter(|_| look.full) {
             let Some(facts) = look.learned.networks.get(index) else { continue };
             // As it is now: since the world was read, an ADD may have changed the
             // configuration, or another look may have learned the other fact.
@@ -416,7 +420,8 @@ fn remember(
                 lock.set_network_state(name, &state)?;
             }
         }
-        for (live, value) in scene.live_of.iter().zip(&look.learned.live_registers) {
+        let living = scene.live_of.iter().zip(&look.learned.live_registers);
+        for (live, value) in living.filter(|_| look.full) {
             let record = live.and_then(|i| world.records.get(i)).filter(|r| learns(r));
             let (Some(record), Some(value)) = (record, *value) else { continue };
             if record.register.is_none_or(|r| r.value != value) {

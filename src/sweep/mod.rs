@@ -133,6 +133,7 @@ impl Engine<'_> {
             learned(targets, report);
             report.look_again();
             pass.kept.clear();
+            (pass.stale, pass.observed) = (pass.deleted, 0);
             done = apply::pass(self, &fresh, client, bridge, targets, paused, &mut pass, report);
         }
         if let Err(error) = done {

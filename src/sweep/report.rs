@@ -152,6 +152,7 @@ impl Report {
         for target in &mut self.targets {
             target.kept.clear();
             target.waiting = false;
+            target.stale = target.deleted;
             target.unsettled = false;
         }
     }

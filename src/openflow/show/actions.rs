@@ -76,6 +76,11 @@ fn one(action: &Action<'_>, depth: u8, f: &mut fmt::Formatter<'_>) -> fmt::Resul
             f.write_str(")")
         }
         Action::Edit { name, argument } => edit(name, *argument, f),
+        Action::Note(bytes) => {
+            f.write_str("note:")?;
+            let dots = std::iter::once("").chain(std::iter::repeat("."));
+            bytes.iter().zip(dots).try_for_each(|(byte, dot)| write!(f, "{dot}{byte:02x}"))
+        }
         Action::Unknown { kind, body } => write!(f, "action {kind}({})", Hex(body)),
     }
 }
@@ -238,6 +243,10 @@ fn read_nat(body: &[u8]) -> Result<String, crate::openflow::error::Malformed> {
 
 fn learn(learn: &Learn<'_>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     write!(f, "learn(table={}", learn.table)?;
+    let names = ["idle_timeout", "hard_timeout", "fin_idle_timeout", "fin_hard_timeout"];
+    for (name, seconds) in names.iter().zip(learn.timeouts).filter(|(_, seconds)| *seconds != 0) {
+        write!(f, ",{name}={seconds}")?;
+    }
     if learn.priority != 0x8000 {
         write!(f, ",priority={}", learn.priority)?;
     }
@@ -248,6 +257,9 @@ fn learn(learn: &Learn<'_>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if learn.flags & bit != 0 {
             write!(f, ",{name}")?;
         }
+    }
+    if learn.limit != 0 {
+        write!(f, ",limit={}", learn.limit)?;
     }
     if let Some(result) = learn.result {
         write!(f, ",result_dst={}", Part(result))?;

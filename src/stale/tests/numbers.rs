@@ -94,3 +94,21 @@ fn a_number_that_only_it_ever_had_still_means_it() {
     let learned = survey(&case, &[classifier(B, ID_B)]);
     assert_eq!(learned.live_registers, [Some(ID_B)]);
 }
+
+/// Found by `one_more_live_attachment_never_condemns`: whoever is born with a number says
+/// nothing of flows that are older.
+#[test]
+fn a_newborn_owner_does_not_end_what_one_before_may_mean() {
+    let case = node(LEARN).with(|c| {
+        c.dead[0].register = Some(ID_A);
+        c.dead[0].former = vec![OLD];
+        c.live[0].former = vec![OLD];
+    });
+    let flows = [classifier(B, ID_B), flow().from(OLD).load(0, ID_A).beyond()];
+    let newborn =
+        Live { age: Some(secs(5)), register: LiveRegister::Is(9), ..live(OLD, &["10.0.0.7"]) };
+    let knows_b = case.clone().with(|c| c.live[0].register = LiveRegister::Unknown);
+    for case in [knows_b.clone(), knows_b.and_live(newborn)] {
+        assert!(!verdicts(&case, &flows)[1].stale);
+    }
+}

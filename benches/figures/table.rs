@@ -1,0 +1,87 @@
+//! The one table that a run prints.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A figure: what it is, what was measured, and what it should be.
+struct Row {
+    what: String,
+    ours: String,
+    theirs: String,
+    ratio: String,
+    target: String,
+    met: bool,
+}
+
+/// All figures of a run.
+#[derive(Default)]
+pub(crate) struct Table {
+    rows: Vec<Row>,
+}
+
+impl Table {
+    /// Ours against theirs: ours may take so many times as long at most.
+    pub(crate) fn at_most(&mut self, what: &str, ours: Duration, theirs: Duration, most: f64) {
+        let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
+        self.push(Row {
+            what: what.to_owned(),
+            ours: ms(ours),
+            theirs: ms(theirs),
+            ratio: format!("{ratio:.2}"),
+            target: format!("<= {most}"),
+            met: ratio <= most,
+        });
+    }
+
+    /// Theirs takes at least so many times as long as ours.
+    pub(crate) fn faster(&mut self, what: &str, ours: Duration, theirs: Duration, least: f64) {
+        let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
+        self.push(Row {
+            what: what.to_owned(),
+            ours: ms(ours),
+            theirs: ms(theirs),
+            ratio: format!("{ratio:.1} x faster"),
+            target: format!(">= {least} x"),
+            met: ratio >= least,
+        });
+    }
+
+    /// Peak memory, in bytes and megabytes of 10^6.
+    pub(crate) fn memory(&mut self, what: &str, ours: u64, most: u64) {
+        let megabytes = ours as f64 / 1e6;
+        self.push(Row {
+            what: what.to_owned(),
+            ours: format!("{megabytes:.1} MB"),
+            theirs: String::new(),
+            ratio: String::new(),
+            target: format!("<= {most} MB"),
+            met: megabytes <= most as f64,
+        });
+    }
+
+    /// Whether a figure is not what it should be.
+    pub(crate) fn missed(&self) -> bool {
+        self.rows.iter().any(|row| !row.met)
+    }
+
+    fn push(&mut self, row: Row) {
+        eprintln!("{}: {} {} {}", row.what, row.ours, row.theirs, row.ratio);
+        self.rows.push(row);
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "| figure | ours | theirs | ratio | target | met |")?;
+        writeln!(f, "| --- | --: | --: | --: | --: | --- |")?;
+        for Row { what, ours, theirs, ratio, target, met } in &self.rows {
+            let met = if *met { "yes" } else { "NO" };
+            writeln!(f, "| {what} | {ours} | {theirs} | {ratio} | {target} | {met} |")?;
+        }
+        Ok(())
+    }
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1e3)
+}

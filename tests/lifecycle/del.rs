@@ -1,0 +1,279 @@
+//! Scenario 1: DEL removes one pod's entries out of several, all of them and no others.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::crowd::{Crowd, sorted, states, sweep};
+use super::rig::{Attached, Call, Datapath, Node, Outcome, Setup};
+
+/// DEL of our plugin alone: the pod's port is still there, as it is when a chain is torn
+/// down in reverse.
+#[track_caller]
+fn our_del(node: &Node, pod: &Attached, change: impl FnOnce(Call<'_>) -> Call<'_>) -> Outcome {
+    let conf = node.plugin_conf("ovs-flow-gc", Some(pod), Some(&pod.result));
+    let outcome = change(node.call_for(&conf, "DEL", pod)).run();
+    assert!(outcome.succeeded(), "{outcome}");
+    assert_eq!(outcome.stdout, "", "DEL has no result");
+    outcome
+}
+
+fn dummy(test: &str) -> Node {
+    Setup::new().datapath(Datapath::Dummy).up(test)
+}
+
+#[test]
+fn del_takes_exactly_one_pods_entries_out_of_several() {
+    let node = Node::new("del_takes_exactly_one");
+    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
+    let (web, db, cache) = (&crowd.pods[0], &crowd.pods[1], &crowd.pods[2]);
+    node.must_reach(web, &cache.ip);
+    node.must_reach(web, &db.ip6);
+
+    node.del(db);
+
+    assert_eq!(node.dump("br0"), crowd.without(&[1]));
+    node.must_reach(web, &cache.ip);
+    node.must_reach(cache, &web.ip6);
+    // A runtime calls DEL again, and again after the sandbox has gone.
+    node.try_del(db).unwrap();
+    our_del(&node, db, |call| call);
+    assert_eq!(node.dump("br0"), crowd.without(&[1]));
+
+    node.del(web);
+    assert_eq!(node.dump("br0"), crowd.without(&[0, 1]));
+}
+
+#[test]
+fn del_on_bridges_of_every_openflow_version() {
+    for protocols in ["OpenFlow13", "OpenFlow14", "OpenFlow15", "OpenFlow10,OpenFlow15"] {
+        let node = Setup::new().datapath(Datapath::Dummy).protocols(protocols).up(protocols);
+        let crowd = Crowd::new(&node, &["web", "db", "cache"]);
+        our_del(&node, &crowd.pods[1], |call| call);
+        assert_eq!(node.dump("br0"), crowd.without(&[1]), "{protocols}");
+        our_del(&node, &crowd.pods[0], |call| call);
+        assert_eq!(node.dump("br0"), crowd.without(&[0, 1]), "{protocols}");
+    }
+}
+
+#[test]
+fn del_comes_again_after_the_linger_time() {
+    let node = Setup::new()
+        .datapath(Datapath::Dummy)
+        .gc_conf(json!({"lingerSeconds": 0}))
+        .up("del_comes_again");
+    let crowd = Crowd::new(&node, &["web", "db"]);
+    node.del(&crowd.pods[0]);
+    assert_eq!(states(&node), [("db".to_owned(), "active".to_owned())].into());
+    for _ in 0..2 {
+        our_del(&node, &crowd.pods[0], |call| call);
+        assert_eq!(node.dump("br0"), crowd.without(&[0]));
+    }
+}
+
+#[test]
+fn del_keeps_watching_for_the_linger_time() {
+    let node = dummy("del_keeps_watching");
+    let crowd = Crowd::new(&node, &["web", "db"]);
+    node.del(&crowd.pods[0]);
+    assert_eq!(states(&node)["web"], "gone");
+    // A slow controller puts an entry back.
+    node.add_flows("br0", &[&crowd.flows[0][0]]);
+    assert_ne!(node.dump("br0"), crowd.without(&[0]));
+    sweep(&node, &[]);
+    assert_eq!(node.dump("br0"), crowd.without(&[0]));
+}
+
+/// A kubelet's second DEL has an empty one (field notes, §6).
+#[test]
+fn del_without_a_netns() {
+    let node = dummy("del_without_a_netns");
+    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
+    our_del(&node, &crowd.pods[0], |call| call.without("CNI_NETNS"));
+    assert_eq!(node.dump("br0"), crowd.without(&[0]));
+    our_del(&node, &crowd.pods[1], |call| call.env("CNI_NETNS", ""));
+    assert_eq!(node.dump("br0"), crowd.without(&[0, 1]));
+}
+
+#[test]
+fn del_without_prev_result() {
+    let node = dummy("del_without_prev_result");
+    let crowd = Crowd::new(&node, &["web", "db"]);
+    node.forget_result(&crowd.pods[0]);
+    node.del(&crowd.pods[0]);
+    assert_eq!(node.dump("br0"), crowd.without(&[0]));
+}
+
+/// Below 0.4.0 no runtime has a prevResult for DEL.
+#[test]
+fn del_by_an_old_runtime() {
+    let node = Setup::new().cni_version("0.3.1").datapath(Datapath::Dummy).up("del_by_an_old");
+    let crowd = Crowd::new(&node, &["web", "db"]);
+    node.del(&crowd.pods[0]);
+    assert_eq!(node.dump("br0"), crowd.without(&[0]));
+}
+
+/// A prevResult that is not what ADD returned changes nothing: the record counts.
+#[test]
+fn del_with_a_strange_prev_result() {
+    let node = dummy("del_with_a_strange_prev_result");
+    let crowd = Crowd::new(&node, &["web", "db"]);
+    let (web, db) = (&crowd.pods[0], &crowd.pods[1]);
+    for strange in [db.result.clone(), json!({"ips": "none"}), json!([]), json!("")] {
+        let conf = node.plugin_conf("ovs-flow-gc", Some(web), Some(&strange));
+        node.call_for(&conf, "DEL", web).run().ok();
+        assert_eq!(node.dump("br0"), crowd.without(&[0]), "{strange}");
+    }
+}
+
+/// What of a pod's entries only its IP or MAC condemns: without a record nobody knows when
+/// the address was freed, so these stay (rules 1, 2 and 4 only).
+fn only_by_address(pod: &Attached, flows: &[String]) -> Vec<String> {
+    let port = [format!("in_port={},", pod.ofport), format!("in_port={} ", pod.ofport)];
+    let output = format!("output:{}", pod.ofport);
+    let kept = |flow: &&String| {
+        let (matches, actions) = flow.split_once(" actions=").unwrap();
+        let by_port = port.iter().any(|port| format!("{matches} ").contains(port.as_str()));
+        let by_register = matches.contains("reg0=");
+        !(by_port || by_register || actions.ends_with(&output))
+    };
+    flows.iter().filter(kept).cloned().collect()
+}
+
+/// ovs-cni #304: state that vanished must not make DEL do nothing.
+#[test]
+fn del_without_any_record() {
+    let node = Setup::new()
+        .datapath(Datapath::Dummy)
+        .gc_conf(json!({"reg0": "pod"}))
+        .up("del_without_any_record");
+    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
+    let db = &crowd.pods[1];
+    fs::remove_dir_all(&node.state_dir).unwrap();
+
+    our_del(&node, db, |call| call);
+
+    let rest = only_by_address(db, &crowd.flows[1]);
+    assert_eq!(rest.len(), 8, "{rest:#?}");
+    let left = sorted([crowd.without(&[1]), rest].concat());
+    assert_eq!(node.dump("br0"), left);
+    our_del(&node, db, |call| call);
+    assert_eq!(node.dump("br0"), left);
+    node.del(db);
+    assert_eq!(node.dump("br0"), left);
+}
+
+/// Only this pod's record is lost: the register is still known to be the pods' own.
+#[test]
+fn del_without_its_record() {
+    let node = dummy("del_without_its_record");
+    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
+    let db = &crowd.pods[1];
+    let record = node.state_dir.join(format!("podnet/{}:eth0.json", db.container));
+    fs::remove_file(record).unwrap();
+    our_del(&node, db, |call| call);
+    let rest = only_by_address(db, &crowd.flows[1]);
+    assert_eq!(node.dump("br0"), sorted([crowd.without(&[1]), rest].concat()));
+}
+
+/// Without a record and without a namespace there is nothing that would say which port was
+/// its: ovs-cni's marks have no container id.
+#[test]
+fn del_of_somebody_unknown() {
+    let node = dummy("del_of_somebody_unknown");
+    let crowd = Crowd::new(&node, &["web", "db"]);
+    let stranger = node.pod("stranger");
+    let conf = node.plugin_conf("ovs-flow-gc", Some(&stranger), None);
+    node.call_for(&conf, "DEL", &stranger).run().ok();
+    assert_eq!(node.dump("br0"), crowd.everything());
+
+    fs::remove_dir_all(&node.state_dir).unwrap();
+    our_del(&node, &crowd.pods[0], |call| call.without("CNI_NETNS"));
+    // Another pod's interface of the same namespace is not this one.
+    our_del(&node, &crowd.pods[0], |call| call.env("CNI_IFNAME", "eth7"));
+    assert_eq!(node.dump("br0"), crowd.everything());
+}
+
+/// Antrea's marks name the container: they are enough, even without a namespace.
+#[test]
+fn del_without_a_record_by_container_id() {
+    let node = dummy("del_by_container_id");
+    let crowd = Crowd::new(&node, &["web", "db"]);
+    let web = &crowd.pods[0];
+    node.ovs_vsctl(&["clear", "Port", &web.port, "external_ids"]);
+    let marks = ["antrea-type=container".to_owned(), format!("container-id={}", web.container)];
+    for mark in marks {
+        node.ovs_vsctl(&["set", "Port", &web.port, &format!("external_ids:{mark}")]);
+    }
+    fs::remove_dir_all(&node.state_dir).unwrap();
+    our_del(&node, web, |call| call.without("CNI_NETNS"));
+    let left = node.dump("br0");
+    assert!(!left.contains(&crowd.flows[0][0]), "{left:#?}");
+    assert!(crowd.without(&[0]).iter().all(|flow| left.contains(flow)), "{left:#?}");
+}
+
+/// One pod, two interfaces: two attachments. DEL of one leaves the other alone.
+#[test]
+fn del_of_one_of_two_interfaces() {
+    let node = dummy("del_of_one_of_two_interfaces");
+    let mut crowd = Crowd::new(&node, &["web", "db"]);
+    // A second default route would not go in.
+    let mut ipam = node.plugin_conf("ovs-test-cni", None, None)["ipam"].clone();
+    ipam["routes"] = json!([]);
+    node.configure_plugin("ovs-test-cni", json!({"ipam": ipam}));
+    let second = node.add(&crowd.pods[0].pod.clone().with_ifname("net1"));
+    let lines = super::rig::layouts::classifier(&second.who(0x2001));
+    crowd.flows.push(node.install("br0", &lines));
+    crowd.pods.push(second);
+
+    our_del(&node, &crowd.pods[2], |call| call);
+    assert_eq!(node.dump("br0"), crowd.without(&[2]));
+    assert_eq!(states(&node)["db"], "active");
+    our_del(&node, &crowd.pods[0], |call| call);
+    assert_eq!(node.dump("br0"), crowd.without(&[0, 2]));
+}
+
+/// openshift/origin #14893: an empty IP at teardown matched everything.
+#[test]
+fn del_of_a_pod_without_addresses() {
+    let node = Setup::new()
+        .datapath(Datapath::Dummy)
+        .ovs_conf(json!({"ipam": null}))
+        .up("del_of_a_pod_without_addresses");
+    let bare = node.run_pod("bare");
+    assert_eq!(bare.ip, "");
+    let keep = ["table=9, priority=3,ip actions=NORMAL", "table=9, priority=2 actions=drop"];
+    let kept = node.install("br0", &keep);
+    let (port, mac) = (bare.ofport, &bare.mac);
+    node.install(
+        "br0",
+        &[
+            format!("table=9, priority=4,in_port={port} actions=NORMAL"),
+            format!("table=9, priority=4,dl_dst={mac} actions=output:{port}"),
+        ],
+    );
+    our_del(&node, &bare, |call| call);
+    assert_eq!(node.dump("br0"), kept);
+}
+
+/// Nothing of a whole life stays on disk but what `undo` needs.
+#[test]
+fn nothing_is_left_in_the_state_directory() {
+    let node = Setup::new()
+        .datapath(Datapath::Dummy)
+        .gc_conf(json!({"lingerSeconds": 0}))
+        .up("nothing_is_left");
+    let crowd = Crowd::new(&node, &["web", "db"]);
+    crowd.pods.iter().for_each(|pod| node.del(pod));
+    assert_eq!(node.dump("br0"), crowd.without(&[0, 1]));
+    assert!(states(&node).is_empty());
+    let files: Vec<String> = super::crowd::tree(&node.state_dir)
+        .into_keys()
+        .map(|path| path.replace(&format!("{}/", node.state_dir.display()), ""))
+        .filter(|path| !path.starts_with("journal/"))
+        .collect();
+    assert_eq!(files, ["lock", "podnet/", "podnet/config.json", "podnet/dead/"]);
+    let config = fs::read(node.state_dir.join("podnet/config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["registerDistinct"], true, "learned facts outlive the pods");
+}
