@@ -252,9 +252,9 @@ pub(super) fn again<'l>(
 fn by_token(connection: &mut Connection, case: &Case, since: Instant) -> Result<Look, Error> {
     let mut filters = Vec::new();
     for dead in &case.dead {
-        if let Some(ofport) = dead.ofport {
-            filters.push(Filter::in_port(ofport));
-            filters.push(Filter::out_port(ofport));
+        for ofport in dead.ofport.iter().chain(&dead.former) {
+            filters.push(Filter::in_port(*ofport));
+            filters.push(Filter::out_port(*ofport));
         }
         for address in &dead.addresses {
             filters.extend(filters_for_address(address));

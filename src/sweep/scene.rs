@@ -199,6 +199,12 @@ fn live(
 ) -> Live {
     let config = world.config(&record.key.network);
     let here = place.filter(|p| p.bridge == bridge);
+    // A device that is not there for the moment (a restart of ovs-vswitchd) may get its number
+    // back; a row that is gone does not.
+    let ofport = here.and_then(|p| match p.interface.ofport {
+        Ofport::Failed => record.ofport,
+        known => known.number(),
+    });
     let register = match register_now(config, record, place.map(|p| (p.port, p.interface))) {
         Some(register) => LiveRegister::Is(register.value),
         None => match (config.register_rule(false, false).source, &config.reg0) {
@@ -210,7 +216,8 @@ fn live(
     };
     Live {
         network: Some(network),
-        ofport: here.and_then(|p| number(p.interface)),
+        ofport,
+        former: former(world, record, bridge, ofport),
         addresses: record.addresses(),
         addresses_known: !record.ips.is_empty() && !record.macs.is_empty(),
         register,
@@ -239,6 +246,7 @@ fn dead(
     Dead {
         network,
         ofport: ofport.filter(|n| (1..=0xfeff).contains(n)),
+        former: former(world, record, bridge, ofport),
         interface: own.map(|p| p.interface.id).or(record.interface),
         addresses: record.addresses(),
         register: register_now(config, record, own.map(|p| (p.port, p.interface)))
@@ -255,6 +263,15 @@ fn dead(
         // IPAM may have given the address to another node since.
         ip_evidence: config.ip_scope == IpScope::Node || target.cause == Cause::Del,
     }
+}
+
+/// The numbers that an attachment had on a bridge, by its record, and has not now.
+fn former(world: &World, record: &Attachment, bridge: usize, now: Option<u16>) -> Vec<u16> {
+    let name = world.ovs.bridges.get(bridge).map(|b| b.name.as_str());
+    let had = [record.ofport, record.ofport_before];
+    let mut former: Vec<u16> = had.into_iter().flatten().filter(|n| now != Some(*n)).collect();
+    former.dedup();
+    if record.bridge.as_deref() == name { former } else { Vec::new() }
 }
 
 /// An interface that no record explains.
@@ -281,6 +298,7 @@ fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &W
     Live {
         network: None,
         ofport: (place.bridge == bridge).then(|| number(place.interface)).flatten(),
+        former: Vec::new(),
         addresses,
         addresses_known: false,
         register: register.map_or(LiveRegister::Absent, |r| LiveRegister::Is(r.value)),
@@ -297,7 +315,9 @@ fn witness(world: &World, dead: &Attachment) -> Option<Live> {
     let learned = dead.register.filter(|r| unfinished && r.how == RegisterHow::Learned)?;
     Some(Live {
         network: None,
+        former: Vec::new(),
         ofport: None,
+        former: Vec::new(),
         addresses: Vec::new(),
         addresses_known: true,
         register: LiveRegister::Is(learned.value),
