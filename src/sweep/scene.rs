@@ -315,7 +315,6 @@ fn witness(world: &World, dead: &Attachment) -> Option<Live> {
     let learned = dead.register.filter(|r| unfinished && r.how == RegisterHow::Learned)?;
     Some(Live {
         network: None,
-        former: Vec::new(),
         ofport: None,
         former: Vec::new(),
         addresses: Vec::new(),
