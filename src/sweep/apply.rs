@@ -135,6 +135,13 @@ pub(super) fn pass(
     let (mut connection, (ports, tables)) = Early::or_open(early, engine, &out.bridge)?;
     let mut scene = Scene::build(world, bridge, targets, engine.newcomer.as_ref());
     scene.check_ports(world, bridge, &ports);
+    if scene.case.ovn {
+        report.note(format!(
+            "bridge {}: ovn-controller runs it, so none of its entries was judged (the plugin's \
+             configuration key \"force\" would change that)",
+            out.bridge
+        ));
+    }
     let look = look_at_tables(&mut connection, &scene, engine.thorough, since, &tables)?;
     out.flows = look.flows;
     out.full = look.full;
