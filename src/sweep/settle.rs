@@ -59,8 +59,7 @@ fn settle_one(
     let mut record = target.attachment.clone();
     if record.register.is_none() {
         // Another look may have learned it meanwhile.
-        let known = lock.tombstones_of(&record.key)?.into_iter().find(|t| t.is_same(&record));
-        record.register = known.and_then(|known| known.register);
+        record.register = lock.tombstone_of(&record)?.and_then(|known| known.register);
     }
     let finished = outcome.complete && outcome.error.is_none();
     if !finished || outcome.waiting {

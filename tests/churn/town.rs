@@ -12,7 +12,7 @@ use ovs_flow_gc::config::NetworkState;
 use serde_json::json;
 
 use crate::crowd::{self, Dice, Member, all_at_once, missing, records};
-use crate::rig::{Flows, Node, layouts, sleep_ms};
+use crate::rig::{Flows, Node, Who, layouts, sleep_ms};
 
 /// Port numbers, addresses and register values that there are: few, so that they are used
 /// again and again.
@@ -248,6 +248,8 @@ impl Town {
             self.node.add_flows("br0", &quick);
         }
         all_at_once(&self.node, "ADD", newborn.iter().map(|(m, _)| m));
+        self.look("after ADD", false);
+        self.nothing_is_left_for(newborn.iter().map(|(m, _)| m));
         let usual = of(|c| c == Controller::Usual);
         if !usual.is_empty() {
             self.node.add_flows("br0", &usual);
@@ -256,7 +258,27 @@ impl Town {
             let wait = if let Controller::Late(rounds) = controller { Some(rounds) } else { None };
             Resident { member, wait, seen: false }
         }));
-        self.look("after ADD", false);
+    }
+
+    /// Before ADD returns, what the dead had under a newborn's port or address is gone.
+    fn nothing_is_left_for<'m>(&self, newborn: impl Iterator<Item = &'m Member>) {
+        let newborn: Vec<_> = newborn.collect();
+        // What suits one of them is its own, or as good as its own.
+        let own: Vec<_> = newborn.iter().flat_map(|m| m.lines()).collect();
+        let names = |line: &str, Who { ofport, ip, ip6, .. }: &Who| {
+            let mut words = line.split([' ', ',']);
+            words.any(|word| {
+                let value = word.split_once(['=', ':']).map_or("", |(_, value)| value);
+                let port = word.starts_with("in_port=") || word.starts_with("actions=output:");
+                value == ip
+                    || value == ip6
+                    || (port && word.ends_with(&format!(":{ofport}")))
+                    || word == format!("in_port={ofport}")
+            })
+        };
+        let mut left = self.stale(&self.node.dump("br0"), |due| due == Due::Now);
+        left.retain(|line| !own.contains(line) && newborn.iter().any(|m| names(line, &m.who)));
+        self.must(left.is_empty(), "leftovers under a newborn's tokens after ADD", &left);
     }
 
     fn sweep(&mut self) {
