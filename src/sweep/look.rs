@@ -254,7 +254,6 @@ fn by_token(connection: &mut Connection, case: &Case, since: Instant) -> Result<
     for dead in &case.dead {
         if let Some(ofport) = dead.ofport {
             filters.push(Filter::in_port(ofport));
-            filters.push(Filter::out_port(ofport));
         }
         for address in &dead.addresses {
             filters.extend(filters_for_address(address));
@@ -263,6 +262,9 @@ fn by_token(connection: &mut Connection, case: &Case, since: Instant) -> Result<
             filters.push(Filter::register(network.register.index, value, network.register.mask));
         }
     }
+    // The switch looks at every entry for these: last, so that what another filter finds is
+    // not looked for by them again after the delete.
+    filters.extend(case.dead.iter().filter_map(|dead| dead.ofport).map(Filter::out_port));
     let mut collector = Collector::new(Survey::partial(case), since);
     connection.dump_many(&filters, &mut |dump, raw, flow| collector.see(dump, raw, flow))?;
     Ok(collector.finish(filters, false))
