@@ -14,8 +14,11 @@ use crate::config::{IpScope, Mode};
 use crate::openflow::{Connection, Entry, Filter};
 use crate::ovsdb::{Client, Ofport};
 use crate::registry::{Deleted, Subject, Writer};
+use crate::stale::case::LiveRegister;
 use crate::stale::flow::{Address, Flow};
-use crate::stale::{Judge, Learned, NotProven, Reason, Recheck, Standing, Verdict};
+use crate::stale::{
+    Judge, Learned, NotProven, Reason, Recheck, RegisterToken, Standing, Token, Verdict,
+};
 use log::{error, info, warn};
 
 /// How many entries are deleted on one look at the world: at 20 µs each the window between
@@ -118,10 +121,19 @@ pub(super) fn pass(
 }
 
 /// Reasons that time may change: the tombstone waits for them.
-fn may_change(reason: Reason, shared: bool) -> bool {
+fn may_change(reason: Reason, scene: &Scene, learned: &Learned, shared: bool) -> bool {
     match reason {
         Reason::PolicyWaits { .. } | Reason::PortUnsettled { .. } => true,
-        Reason::RegisterNotProven { why, .. } => !(shared && matches!(why, NotProven::Shared)),
+        Reason::RegisterNotProven { why: NotProven::Shared, .. } => !shared,
+        // Whoever was given the value since answers for what it condemns, to the end of
+        // their own life.
+        Reason::RegisterNotProven { why: NotProven::LiveHasIt(l), register } => {
+            let Token::Register(RegisterToken { value, .. }) = register else { return true };
+            let recorded = scene.case.live.get(l).map(|live| live.register);
+            recorded != Some(LiveRegister::Is(value))
+                && learned.live_registers.get(l).copied().flatten() != Some(value)
+        }
+        Reason::RegisterNotProven { .. } => true,
         _ => false,
     }
 }
@@ -164,7 +176,8 @@ fn judge(
                 let dead = verdict.dead.and_then(|dead| scene.case.dead.get(dead));
                 let patient = dead.is_some_and(|dead| dead.died < PATIENCE);
                 let shared = dead.and_then(|dead| shared.get(dead.network)).copied();
-                of.waiting |= may_change(verdict.reason, shared == Some(true)) && patient;
+                of.waiting |= patient
+                    && may_change(verdict.reason, scene, &look.learned, shared == Some(true));
                 of.unsettled |= matches!(verdict.reason, Reason::PortUnsettled { .. });
             }
         } else {

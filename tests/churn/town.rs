@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ovs_flow_gc::attachment::Attachment;
 use ovs_flow_gc::config::NetworkState;
 use serde_json::json;
 
@@ -16,9 +17,9 @@ use crate::rig::{Flows, Node, Who, layouts, sleep_ms};
 
 /// Port numbers, addresses and register values that there are: few, so that they are used
 /// again and again.
-const TOKENS: u16 = 26;
+const TOKENS: u16 = 36;
 /// Pods alive at once, at most.
-pub(crate) const CROWD: usize = 14;
+pub(crate) const CROWD: usize = 22;
 /// `lingerSeconds`.
 const LINGER_MS: u64 = 1000;
 
@@ -97,14 +98,14 @@ impl Town {
 
     /// Some of everything; ends with a sweep and a look.
     pub(crate) fn round(&mut self) {
-        let excess = self.alive.len().saturating_sub(CROWD / 2);
-        let (vanishing, leaving) = (self.dice.below(4), self.dice.below(4));
+        let excess = self.alive.len().saturating_sub(CROWD / 3);
+        let (vanishing, leaving) = (self.dice.below(6), self.dice.below(6));
         self.vanish(vanishing.min(excess));
         let left = self.leave(leaving.min(excess));
         self.reap();
         let put_back = self.put_back(&left);
         self.controllers_catch_up();
-        let arriving = 1 + self.dice.below(6);
+        let arriving = 3 + self.dice.below(10);
         self.arrive(arriving.min(CROWD - self.alive.len()), &put_back);
         self.sweep();
     }
@@ -155,7 +156,7 @@ impl Town {
     /// Somebody removes the port rows of pods that vanished.
     fn reap(&mut self) {
         let mut ports = Vec::new();
-        while self.dice.percent(40) {
+        while self.dice.percent(75) {
             let Some(member) = self.dice.take(&mut self.rows) else { break };
             self.note("loses its port row,", &member);
             ports.push(member.port);
@@ -248,8 +249,8 @@ impl Town {
             self.node.add_flows("br0", &quick);
         }
         all_at_once(&self.node, "ADD", newborn.iter().map(|(m, _)| m));
-        self.look("after ADD", false);
-        self.nothing_is_left_for(newborn.iter().map(|(m, _)| m));
+        let dump = self.look("after ADD", false);
+        self.nothing_is_left_for(newborn.iter().map(|(m, _)| m), &dump);
         let usual = of(|c| c == Controller::Usual);
         if !usual.is_empty() {
             self.node.add_flows("br0", &usual);
@@ -261,7 +262,11 @@ impl Town {
     }
 
     /// Before ADD returns, what the dead had under a newborn's port or address is gone.
-    fn nothing_is_left_for<'m>(&self, newborn: impl Iterator<Item = &'m Member>) {
+    fn nothing_is_left_for<'m>(
+        &self,
+        newborn: impl Iterator<Item = &'m Member>,
+        dump: &[String],
+    ) {
         let newborn: Vec<_> = newborn.collect();
         // What suits one of them is its own, or as good as its own.
         let own: Vec<_> = newborn.iter().flat_map(|m| m.lines()).collect();
@@ -276,7 +281,7 @@ impl Town {
                     || word == format!("in_port={ofport}")
             })
         };
-        let mut left = self.stale(&self.node.dump("br0"), |due| due == Due::Now);
+        let mut left = self.stale(dump, |due| due == Due::Now);
         left.retain(|line| !own.contains(line) && newborn.iter().any(|m| names(line, &m.who)));
         self.must(left.is_empty(), "leftovers under a newborn's tokens after ADD", &left);
     }
@@ -306,7 +311,10 @@ impl Town {
         let waiting = self.stale(&dump, |due| due == Due::Later);
         self.must(waiting.is_empty(), "stale entries are still waited for", &waiting);
         let everything = records(&self.node);
-        let left: Vec<_> = everything.tombstones.iter().map(|t| format!("{t:?}")).collect();
+        let brief = |t: &Attachment| {
+            format!("{} {:?} {:?} {:?}", t.title(), t.state, t.register, t.last_error)
+        };
+        let left: Vec<_> = everything.tombstones.iter().map(brief).collect();
         self.must(left.is_empty(), "tombstones are stuck", &left);
         let known: BTreeSet<_> = everything.attachments.iter().map(|r| r.key.clone()).collect();
         let alive: BTreeSet<_> = self.alive.iter().map(|r| r.member.key()).collect();
@@ -336,13 +344,15 @@ impl Town {
 
     /// What is in a dump, nobody's, and so due.
     fn stale(&self, dump: &[String], due: fn(Due) -> bool) -> Vec<String> {
-        let expected = self.expected();
-        let nobodys = missing(dump, &expected).into_iter();
+        // What suits somebody whose controller is late is as good as theirs.
+        let alive = self.alive.iter().flat_map(|r| r.member.lines());
+        let owned: Vec<_> = alive.chain(self.base.iter().cloned()).collect();
+        let nobodys = missing(dump, &owned).into_iter();
         nobodys.filter(|l| self.dead.get(*l).is_none_or(|d| due(*d))).cloned().collect()
     }
 
     /// Compares the switch with the book.
-    fn look(&mut self, when: &str, swept: bool) {
+    fn look(&mut self, when: &str, swept: bool) -> Vec<String> {
         let dump = self.node.dump("br0");
         let expected = self.expected();
         let lost: Vec<_> = missing(&expected, &dump).into_iter().cloned().collect();
@@ -361,6 +371,7 @@ impl Town {
             // Overwritten by an heir, or gone: nothing to remember.
             self.dead.retain(|line, _| dump.contains(line) && !expected.contains(line));
         }
+        dump
     }
 
     #[track_caller]
