@@ -128,14 +128,44 @@ fn may_change(reason: Reason, scene: &Scene, learned: &Learned, shared: bool) ->
         // Whoever was given the value since answers for what it condemns, to the end of
         // their own life.
         Reason::RegisterNotProven { why: NotProven::LiveHasIt(l), register } => {
-            let Token::Register(RegisterToken { value, .. }) = register else { return true };
-            let recorded = scene.case.live.get(l).map(|live| live.register);
-            recorded != Some(LiveRegister::Is(value))
-                && learned.live_registers.get(l).copied().flatten() != Some(value)
+            let (Token::Register(RegisterToken { value, .. }), Some(live)) =
+                (register, scene.case.live.get(l))
+            else {
+                return true;
+            };
+            // Without a network it is a stranger, or a dead one that is not judged now.
+            let shown = learned.live_registers.get(l).copied().flatten();
+            let has = live.register == LiveRegister::Is(value) || shown == Some(value);
+            live.network.is_none() || !has
         }
         Reason::RegisterNotProven { .. } => true,
         _ => false,
     }
+}
+
+/// The dead (by index) that wait because of a kept entry. Those that had one register value
+/// wait together: the last one left would look like its only owner.
+fn wait_together(
+    scene: &Scene,
+    learned: &Learned,
+    shared: &[bool],
+    verdict: &Verdict,
+) -> Vec<usize> {
+    let network = verdict.dead.and_then(|dead| scene.case.dead.get(dead)).map(|d| d.network);
+    let for_good = network.and_then(|n| shared.get(n)).copied() == Some(true);
+    let Some(named) = verdict.dead.filter(|_| may_change(verdict.reason, scene, learned, for_good))
+    else {
+        return Vec::new();
+    };
+    let value = |dead: usize| {
+        let register = learned.dead_registers.get(dead).copied().flatten()?;
+        Some((scene.case.dead.get(dead)?.network, register))
+    };
+    let by_register = matches!(verdict.reason, Reason::RegisterNotProven { .. });
+    let same = |dead: &usize| *dead == named || by_register && value(*dead) == value(named);
+    let group: Vec<usize> = (0..scene.case.dead.len()).filter(same).collect();
+    let mut died = group.iter().filter_map(|dead| scene.case.dead.get(*dead));
+    if died.any(|dead| dead.died < PATIENCE) { group } else { Vec::new() }
 }
 
 fn target_of(scene: &Scene, verdict: &Verdict) -> Option<usize> {
@@ -173,12 +203,13 @@ fn judge(
             *out.kept.entry(verdict.reason.as_str()).or_default() += 1;
             if let Some(of) = of {
                 *of.kept.entry(verdict.reason.as_str()).or_default() += 1;
-                let dead = verdict.dead.and_then(|dead| scene.case.dead.get(dead));
-                let patient = dead.is_some_and(|dead| dead.died < PATIENCE);
-                let shared = dead.and_then(|dead| shared.get(dead.network)).copied();
-                of.waiting |= patient
-                    && may_change(verdict.reason, scene, &look.learned, shared == Some(true));
                 of.unsettled |= matches!(verdict.reason, Reason::PortUnsettled { .. });
+            }
+            let waits = wait_together(scene, &look.learned, shared, &verdict);
+            for target in waits.into_iter().filter_map(|dead| scene.dead_of.get(dead)) {
+                if let Some(of) = report.targets.get_mut(*target) {
+                    of.waiting = true;
+                }
             }
         } else {
             continue;

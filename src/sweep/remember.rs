@@ -28,8 +28,8 @@ pub(super) fn shared_for_good(world: &World, scene: &Scene, learned: &Learned) -
 }
 
 /// Writes down what a look taught: of the dead, before the entries that show it are deleted;
-/// a whole one also of the network and the living. A register value that is not proven now may be later,
-/// when nothing shows it any more.
+/// a whole one also of the network and the living. A register value that is not proven now
+/// may be later, when nothing shows it any more.
 pub(super) fn remember(
     engine: &Engine<'_>,
     world: &World,
@@ -53,10 +53,11 @@ pub(super) fn remember(
             // As it is now: since the world was read, an ADD may have changed the
             // configuration, or another look may have learned the other fact.
             let recorded: Option<NetworkState> = lock.network_state(name)?;
-            let mut state = recorded.clone().unwrap_or_else(|| world.network(name));
+            let mut state = recorded.unwrap_or_else(|| world.network(name));
+            let before = state.clone();
             state.register_distinct |= facts.distinct_seen;
             state.register_shared |= shared.get(index).copied().unwrap_or(facts.shared_seen);
-            if recorded.as_ref() != Some(&state) {
+            if state != before {
                 lock.set_network_state(name, &state)?;
             }
         }

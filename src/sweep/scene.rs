@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::world::Place;
 use super::{Cause, Target, World};
-use crate::attachment::{Attachment, Key, NetworkName, Register, RegisterHow};
+use crate::attachment::{Attachment, Key, NetworkName, Register, RegisterHow, State};
 use crate::config::{Config, IpScope, Reg0};
 use crate::ovsdb::{Interface, Ofport, Port, marks};
 use crate::stale::case::{
@@ -78,6 +78,15 @@ impl Scene {
                 scene.case.live.push(stranger(place, bridge, &scene.networks, world));
                 scene.live_of.push(None);
             }
+        }
+        let others = world.tombstones.iter().filter(|t| {
+            scene.networks.contains(&t.key.network)
+                && world.bridges_of(t).contains(&bridge)
+                && !targets.iter().any(|target| target.attachment.is_same(t))
+        });
+        for witness in others.filter_map(|t| witness(world, t)) {
+            scene.case.live.push(witness);
+            scene.live_of.push(None);
         }
         scene.case.ovn = world.ovs.bridges.get(bridge).is_some_and(|b| world.ovs.is_ovn(b))
             && !scene.dead_of.iter().all(|target| {
@@ -275,6 +284,23 @@ fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &W
         age: None,
         newcomer: false,
     }
+}
+
+/// A dead attachment that is none of the targets and not yet finished: its register value
+/// may have been shared with one of them, so it is not that one's own until a sweep has
+/// judged them all together.
+fn witness(world: &World, dead: &Attachment) -> Option<Live> {
+    let unfinished = dead.state == State::Deleting && dead.boot_id == world.boot_id;
+    let learned = dead.register.filter(|r| unfinished && r.how == RegisterHow::Learned)?;
+    Some(Live {
+        network: None,
+        ofport: None,
+        addresses: Vec::new(),
+        addresses_known: true,
+        register: LiveRegister::Is(learned.value),
+        age: None,
+        newcomer: false,
+    })
 }
 
 /// Puts a value into the configured field: bits outside the mask are zero.

@@ -262,11 +262,7 @@ impl Town {
     }
 
     /// Before ADD returns, what the dead had under a newborn's port or address is gone.
-    fn nothing_is_left_for<'m>(
-        &self,
-        newborn: impl Iterator<Item = &'m Member>,
-        dump: &[String],
-    ) {
+    fn nothing_is_left_for<'m>(&self, newborn: impl Iterator<Item = &'m Member>, dump: &[String]) {
         let newborn: Vec<_> = newborn.collect();
         // What suits one of them is its own, or as good as its own.
         let own: Vec<_> = newborn.iter().flat_map(|m| m.lines()).collect();

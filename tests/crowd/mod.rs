@@ -174,7 +174,7 @@ pub(crate) fn end_sandboxes<'m>(node: &Node, members: impl IntoIterator<Item = &
 /// A call of `ovs-flow-gc` for a pod, not yet started.
 pub(crate) fn call<'n>(node: &'n Node, verb: &str, member: &Member) -> Call<'n> {
     let mut conf = node.plugin_conf("ovs-flow-gc", Some(member), Some(&member.result()));
-    if verb == "DEL" && member.who.ofport % 2 == 0 {
+    if verb == "DEL" && member.who.ofport.is_multiple_of(2) {
         // As with a runtime that lost its state.
         conf.as_object_mut().unwrap().shift_remove("prevResult");
     }
