@@ -1,10 +1,10 @@
 //! The town that churns, and the book that says whose each entry is.
 //!
 //! What the book promises: an entry of a live pod is there; an entry of a dead one is gone
-//! after the sweep. Two kinds of a dead pod's entries are waited for, no longer than until
-//! [`Town::settle`]: those that match its register value, while some live pod's value is
-//! not known yet. Three kinds are excused for good: an address put back after its death (its
-//! next owner's entry looks the same); whatever nobody can know; and what an heir overwrites.
+//! after the sweep. Those that match its register value may wait until [`Town::settle`],
+//! while some live pod's value is not known yet. Excused for good are an address that is put
+//! back after its owner's death (its next owner's entry looks the same), and what nobody can
+//! know.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,6 +41,9 @@ struct Resident {
     wait: Option<u32>,
     /// A sweep has seen its entries while it lived.
     seen: bool,
+    /// It was given the value of a pod whose death nobody had noticed: for all anybody knows
+    /// they shared it, and when both are dead its entries are left alone for an hour.
+    doubtful: bool,
 }
 
 /// What the book says of a dead pod's entry.
@@ -63,6 +66,10 @@ pub(crate) struct Town {
     rows: Vec<Member>,
     /// Pods whose death nobody has noticed: their addresses.
     unnoticed: BTreeSet<String>,
+    /// And their values.
+    unnoticed_values: BTreeSet<u32>,
+    /// Values that somebody doubtful had.
+    doubtful: BTreeSet<u32>,
     dead: BTreeMap<String, Due>,
     born: u32,
     pub(crate) steps: u32,
@@ -82,6 +89,8 @@ impl Town {
             alive: Vec::new(),
             rows: Vec::new(),
             unnoticed: BTreeSet::new(),
+            unnoticed_values: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
             dead: BTreeMap::new(),
             born: 0,
             steps: 0,
@@ -114,16 +123,18 @@ impl Town {
     fn vanish(&mut self, count: usize) {
         let gone: Vec<_> = (0..count).filter_map(|_| self.dice.take(&mut self.alive)).collect();
         let (mut ports, mut members) = (Vec::new(), Vec::new());
-        for Resident { member, wait, seen } in gone {
+        for Resident { member, wait, seen, doubtful } in gone {
             self.note("vanishes", &member);
             if wait.is_none() {
                 for line in member.lines() {
                     // Its heir's controller may overwrite what shows its value.
-                    let due = if is_of_value(&line) && !seen { Due::Never } else { due(&line) };
+                    let unknown = is_of_value(&line) && (!seen || doubtful);
+                    let due = if unknown { Due::Never } else { due(&line) };
                     self.dead.insert(line, due);
                 }
             }
             self.unnoticed.insert(member.who.ip.clone());
+            self.unnoticed_values.insert(member.who.reg);
             if self.dice.percent(50) {
                 ports.push(member.port.clone());
             } else {
@@ -138,10 +149,14 @@ impl Town {
     /// Pods end as they should: DEL, all at once; then the OVS plugin's DEL.
     fn leave(&mut self, count: usize) -> Vec<Resident> {
         let left: Vec<_> = (0..count).filter_map(|_| self.dice.take(&mut self.alive)).collect();
-        for Resident { member, wait, .. } in &left {
+        for Resident { member, wait, doubtful, .. } in &left {
             self.note("leaves", member);
             if wait.is_none() {
-                self.dead.extend(member.lines().into_iter().map(|l| (l.clone(), due(&l))));
+                for line in member.lines() {
+                    let doubtful = is_of_value(&line) && *doubtful;
+                    let due = if doubtful { Due::Never } else { due(&line) };
+                    self.dead.insert(line, due);
+                }
             }
         }
         let members: Vec<_> = left.iter().map(|r| &r.member).collect();
@@ -168,14 +183,14 @@ impl Town {
     fn put_back(&mut self, left: &[Resident]) -> Vec<Member> {
         let mut whose = Vec::new();
         let mut lines = Vec::new();
-        for Resident { member, wait, seen } in left {
+        for Resident { member, wait, seen, doubtful } in left {
             if wait.is_some() || !self.dice.percent(30) {
                 continue;
             }
             self.note("is put back,", member);
             for line in member.lines().into_iter().filter(|_| self.dice.percent(70)) {
                 let of_address = line.contains("ct_nw_");
-                let unknown = is_of_value(&line) && !seen;
+                let unknown = is_of_value(&line) && (!seen || *doubtful);
                 let due = if of_address || unknown { Due::Never } else { due(&line) };
                 self.dead.insert(line.clone(), due);
                 lines.push(line);
@@ -257,8 +272,11 @@ impl Town {
         }
         self.alive.extend(newborn.into_iter().map(|(member, controller)| {
             let wait = if let Controller::Late(rounds) = controller { Some(rounds) } else { None };
-            Resident { member, wait, seen: false }
+            let doubtful = self.unnoticed_values.contains(&member.who.reg);
+            Resident { member, wait, seen: false, doubtful }
         }));
+        let doubtful = self.alive.iter().filter(|r| r.doubtful).map(|r| r.member.who.reg);
+        self.doubtful.extend(doubtful);
     }
 
     /// Before ADD returns, what the dead had under a newborn's port or address is gone.
@@ -287,6 +305,7 @@ impl Town {
         self.diary.push("-- sweep".to_owned());
         self.steps += 1;
         self.unnoticed.clear();
+        self.unnoticed_values.clear();
         for resident in self.alive.iter_mut().filter(|r| r.wait.is_none()) {
             resident.seen = true;
         }
@@ -310,7 +329,10 @@ impl Town {
         let brief = |t: &Attachment| {
             format!("{} {:?} {:?} {:?}", t.title(), t.state, t.register, t.last_error)
         };
-        let left: Vec<_> = everything.tombstones.iter().map(brief).collect();
+        let doubtful =
+            |t: &&Attachment| t.register.is_some_and(|r| self.doubtful.contains(&r.value));
+        let left: Vec<_> =
+            everything.tombstones.iter().filter(|t| !doubtful(t)).map(brief).collect();
         self.must(left.is_empty(), "tombstones are stuck", &left);
         let known: BTreeSet<_> = everything.attachments.iter().map(|r| r.key.clone()).collect();
         let alive: BTreeSet<_> = self.alive.iter().map(|r| r.member.key()).collect();
