@@ -210,8 +210,8 @@ fn shared(
     let of_field = values.iter().filter(|(t, _)| (t.index, t.mask) == (field.index, field.mask));
     let counts = |c: &&Claim| !matches!(c.owner, Owner::Live(l) if without.contains(&l));
     of_field
-        .map(|(_, claims)| claims.claims.iter().filter(counts).cloned().collect::<Vec<_>>())
-        .any(|claims| overlap(case, n, &claims))
+        .map(|(t, claims)| (*t, claims.claims.iter().filter(counts).cloned().collect::<Vec<_>>()))
+        .any(|(token, claims)| overlap(case, n, token, &claims))
 }
 
 fn remembered(network: &Network) -> NetworkFacts {
@@ -225,7 +225,7 @@ fn remembered(network: &Network) -> NetworkFacts {
 
 /// Whether two attachments of a network had the value at the same time. Each had it from
 /// its oldest flow that loads it until it was last seen alive.
-fn overlap(case: &Case, network: usize, claims: &[Claim]) -> bool {
+fn overlap(case: &Case, network: usize, token: RegisterToken, claims: &[Claim]) -> bool {
     let mut spans: Vec<(Duration, Duration)> = claims
         .iter()
         .filter(|c| network_of(case, c.owner).is_some_and(|(n, _)| n == network))
@@ -236,7 +236,8 @@ fn overlap(case: &Case, network: usize, claims: &[Claim]) -> bool {
             }
             Owner::Live(i) => {
                 // A flow older than itself only protects; a record says that it has it now.
-                let recorded = matches!(case.live.get(i)?.register, LiveRegister::Is(_));
+                let recorded = matches!(case.live.get(i)?.register,
+                    LiveRegister::Is(value) if value & token.mask == token.value);
                 Some((Duration::ZERO, c.oldest.or(recorded.then_some(Duration::ZERO))?))
             }
         })

@@ -8,6 +8,7 @@ use super::{Engine, Scene, Target, World};
 use crate::attachment::{Attachment, Register, RegisterHow};
 use crate::config::NetworkState;
 use crate::liveness::{Life, netns};
+use crate::registry::Version;
 use crate::stale::Learned;
 use crate::stale::case::RegisterSource;
 
@@ -29,7 +30,8 @@ pub(super) fn shared_for_good(world: &World, scene: &Scene, learned: &Learned) -
 
 /// Writes down what a look taught: of the dead, before the entries that show it are deleted;
 /// a whole one also of the network and the living. A register value that is not proven now
-/// may be later, when nothing shows it any more.
+/// may be later, when nothing shows it any more. Returns what the world's records count as now,
+/// if nobody else wrote any.
 pub(super) fn remember(
     engine: &Engine<'_>,
     world: &World,
@@ -38,22 +40,22 @@ pub(super) fn remember(
     look: &Look,
     shared: &[bool],
     report: &mut Report,
-) {
-    let Some(registry) = engine.registry else { return };
+) -> Option<Version> {
+    let registry = engine.registry?;
     let learns = |record: &Attachment| {
         let network = scene.networks.iter().position(|n| *n == record.key.network);
         network.and_then(|n| scene.case.networks.get(n)).is_some_and(|n| {
             matches!(n.register.source, RegisterSource::Learn { .. } | RegisterSource::Pod)
         })
     };
-    let mut write = || -> Result<(), crate::registry::Error> {
+    let mut write = || -> Result<Option<Version>, crate::registry::Error> {
         let lock = registry.lock(engine.deadline)?;
         for (index, name) in scene.networks.iter().enumerate().filter(|_| look.full) {
             let Some(facts) = look.learned.networks.get(index) else { continue };
             // As it is now: since the world was read, an ADD may have changed the
             // configuration, or another look may have learned the other fact.
             let recorded: Option<NetworkState> = lock.network_state(name)?;
-            let mut state = recorded.unwrap_or_else(|| world.network(name));
+            let mut state = recorded.unwrap_or_else(|| world.network(name).clone());
             let before = state.clone();
             state.register_distinct |= facts.distinct_seen;
             state.register_shared |= shared.get(index).copied().unwrap_or(facts.shared_seen);
@@ -81,9 +83,10 @@ pub(super) fn remember(
                 }
             }
         }
-        Ok(())
+        Ok(lock.succeeds(world.version))
     };
-    if let Err(failed) = write() {
+    write().unwrap_or_else(|failed| {
         warn!("could not write down what was learned: {failed}");
-    }
+        None
+    })
 }
