@@ -64,8 +64,12 @@ impl Claims {
         })
     }
 
-    pub(super) fn is_of_other_dead(&self, i: usize) -> bool {
-        self.claims.iter().any(|c| matches!(c.owner, Owner::Dead(other) if other != i))
+    /// Dead owners.
+    pub(super) fn dead(&self) -> impl Iterator<Item = usize> {
+        self.claims.iter().filter_map(|c| match c.owner {
+            Owner::Dead(i) => Some(i),
+            Owner::Live(_) => None,
+        })
     }
 
     pub(super) fn is_live(&self) -> bool {
