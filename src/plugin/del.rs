@@ -10,6 +10,7 @@ use log::warn;
 use super::{Failure, Request};
 use crate::attachment::{Attachment, Key, Netns};
 use crate::clock::{Deadline, Stamp, boot_id};
+use crate::config::NetworkState;
 use crate::liveness::{Life, netns};
 use crate::registry::{Registry, new_generation};
 use crate::sweep::{Cause, Engine, Target, orphans};
@@ -29,7 +30,7 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
     };
     if targets.is_empty() {
         targets.push(unrecorded(request, key, now, &boot));
-        remember(registry.as_ref(), &targets, deadline);
+        remember(request, registry.as_ref(), &targets, deadline);
     }
     let overlay =
         request.problems.is_empty().then(|| (request.network.clone(), request.config.clone()));
@@ -115,11 +116,26 @@ fn unrecorded(request: &Request, key: Key, now: Stamp, boot: &str) -> Target {
     Target { attachment: orphans::died(record, now, boot), cause: Cause::Del }
 }
 
-fn remember(registry: Option<&Registry>, targets: &[Target], deadline: Deadline) {
+fn remember(
+    request: &Request,
+    registry: Option<&Registry>,
+    targets: &[Target],
+    deadline: Deadline,
+) {
     let Some(registry) = registry else { return };
     for target in targets {
-        let written =
-            registry.lock(deadline).and_then(|lock| lock.put_tombstone(&target.attachment));
+        let written = registry.lock(deadline).and_then(|lock| {
+            lock.put_tombstone(&target.attachment)?;
+            // The sweep that retries deletes nothing in a network without a configuration.
+            let network = &target.attachment.key.network;
+            let known = lock.network_state::<NetworkState>(network);
+            if request.problems.is_empty() && matches!(known, Ok(None)) {
+                let config = request.config.clone();
+                let state = NetworkState { config, ..NetworkState::default() };
+                lock.set_network_state(network, &state)?;
+            }
+            Ok(())
+        });
         if let Err(failed) = written {
             warn!(
                 "{}: {failed}; if the switch does not answer now, nobody will retry",

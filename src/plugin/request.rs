@@ -40,7 +40,7 @@ pub struct Request {
     pub netns: Option<String>,
     /// From `CNI_ARGS`.
     pub pod: Option<Pod>,
-    /// `prevResult`, to the byte.
+    /// ADD's `prevResult`, to the byte.
     pub prev_result: Option<Box<RawValue>>,
     /// Our configuration.
     pub config: Config,
@@ -109,7 +109,13 @@ impl Request {
         get: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, Failure> {
         version.allows(command).map_err(Failure::Cni)?;
-        let raw: Raw = serde_json::from_slice(stdin).map_err(|e| decode(&e))?;
+        let prev_result = match command {
+            Cmd::Add => {
+                let raw: Raw = serde_json::from_slice(stdin).map_err(|e| decode(&e))?;
+                raw.prev_result.filter(|raw| raw.get() != "null")
+            }
+            _ => None,
+        };
         let network = match conf.get("name") {
             Some(Value::String(name)) => name.parse()?,
             Some(_) => return Err(invalid("\"name\" is not a string")),
@@ -125,7 +131,8 @@ impl Request {
             }
             Cmd::Del => {
                 container = env.required("CNI_CONTAINERID")?;
-                netns = env.optional("CNI_NETNS")?;
+                // What DEL can do without must not fail it.
+                netns = env.optional("CNI_NETNS").unwrap_or_default();
                 ifname = env.required("CNI_IFNAME")?;
             }
             Cmd::Gc | Cmd::Status | Cmd::Version => {}
@@ -133,7 +140,11 @@ impl Request {
         if !env.missing.is_empty() {
             return Err(Failure::Cni(Cni::missing_env(&env.missing)));
         }
-        let pod = env.optional("CNI_ARGS")?.as_deref().and_then(pod_of);
+        let args = match (env.optional("CNI_ARGS"), command) {
+            (Err(bad), Cmd::Add) => return Err(bad),
+            (args, _) => args.unwrap_or_default(),
+        };
+        let pod = args.as_deref().and_then(pod_of);
         let (config, problems) = Config::parse(&conf);
         Ok(Self {
             command,
@@ -143,7 +154,7 @@ impl Request {
             ifname: ifname.map(|i| i.parse()).transpose()?,
             netns,
             pod,
-            prev_result: raw.prev_result.filter(|raw| raw.get() != "null"),
+            prev_result,
             config,
             problems,
             conf,
