@@ -103,6 +103,18 @@ pub fn connect_within(path: &Path, deadline: Deadline) -> io::Result<UnixStream>
     }
 }
 
+/// Connects to a Unix stream socket if that needs no waiting; the stream does not block
+/// either.
+///
+/// # Errors
+/// The operating system's; `WouldBlock` for a full backlog.
+pub fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(UnixStream::from(fd))
+}
+
 /// Sets both timeouts of a stream to what the deadline leaves.
 ///
 /// # Errors

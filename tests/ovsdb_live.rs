@@ -577,3 +577,41 @@ fn narrow_questions_are_cheap() {
         assert!(took * 2 < snapshot, "{what}: {took:?} beside {snapshot:?}");
     }
 }
+
+/// Whoever deletes relies on it: nothing was told before the answer, so nothing was
+/// committed before the question.
+#[test]
+fn what_was_committed_before_the_question_is_known_with_its_answer() {
+    let switch = Switch::without_vswitchd("watch");
+    switch.add_bridge("br0");
+    switch.add_port("br0", "p1");
+    let mut client = switch.client();
+    let asked = client.ask().unwrap();
+    let (mut before, mut moment) = client.answered(asked).unwrap();
+    for n in 0..100 {
+        assert!(client.unchanged(moment).unwrap(), "nobody did anything, {n}");
+        let value = format!("external_ids:n={n}");
+        match n % 4 {
+            0 => switch.vsctl(&["--no-wait", "set", "Interface", "p1", &value]),
+            1 => switch.vsctl(&["--no-wait", "set", "Port", "p1", &value]),
+            2 => switch.vsctl(&["--no-wait", "set", "Open_vSwitch", ".", &value]),
+            _ => switch.vsctl(&[
+                "--no-wait",
+                "set",
+                "Bridge",
+                "br0",
+                &format!("protocols=OpenFlow1{}", 3 + n / 4 % 2),
+            ]),
+        };
+        assert!(!client.unchanged(moment).unwrap(), "{n}");
+        // And for good: a later question does not make an older snapshot current.
+        assert!(!client.unchanged(moment).unwrap(), "{n}");
+        let asked = client.ask().unwrap();
+        let (now, again) = client.answered(asked).unwrap();
+        assert_ne!((&now, again), (&before, moment), "{n}");
+        (before, moment) = (now, again);
+    }
+    // Columns that nobody here reads tell nothing: statistics change all the time.
+    switch.vsctl(&["--no-wait", "set", "Interface", "p1", "other_config:x=y"]);
+    assert!(client.unchanged(moment).unwrap());
+}

@@ -94,7 +94,7 @@ fn explain(
     let judge = Judge::new(&scene.case, &look.learned);
     let mut flows = Vec::new();
     for candidate in &look.candidates {
-        let Some((_, verdict)) = candidate.verdict(&judge) else { continue };
+        let Some(verdict) = candidate.verdict(&judge) else { continue };
         if !verdict.stale && verdict.dead.is_none() {
             continue;
         }

@@ -4,6 +4,8 @@
 //! acknowledgement. OPEN, every ADD and COMMIT go out together: the switch works in order,
 //! so the COMMIT's answer comes after every ADD's error.
 
+use std::borrow::Borrow;
+
 use super::connection::{Connection, Message};
 use super::entry::Entry;
 use super::error::{Error, Malformed, SwitchError};
@@ -52,7 +54,7 @@ impl Connection {
     /// Those of any exchange; [`Error::OtherVersion`] if an entry was dumped in another
     /// version (nothing is sent then). What the switch refuses is in the result. After an
     /// error part of the list may be deleted.
-    pub fn delete_strict(&mut self, entries: &[Entry]) -> Result<Applied, Error> {
+    pub fn delete_strict<E: Borrow<Entry>>(&mut self, entries: &[E]) -> Result<Applied, Error> {
         self.apply(Change::Delete, entries, "deleting flows")
     }
 
@@ -112,13 +114,13 @@ impl Connection {
         Ok(applied)
     }
 
-    fn apply(
+    fn apply<E: Borrow<Entry>>(
         &mut self,
         change: Change,
-        entries: &[Entry],
+        entries: &[E],
         doing: &'static str,
     ) -> Result<Applied, Error> {
-        if let Some(other) = entries.iter().find(|e| e.version() != self.version()) {
+        if let Some(other) = entries.iter().map(E::borrow).find(|e| e.version() != self.version()) {
             return Err(Error::OtherVersion {
                 path: self.path().to_owned(),
                 dumped: other.version(),
@@ -127,7 +129,8 @@ impl Connection {
         }
         let mut refused = Vec::new();
         for (n, chunk) in entries.chunks(BUNDLE).enumerate() {
-            let mut waiting: Vec<(usize, &Entry)> = (n * BUNDLE..).zip(chunk).collect();
+            let mut waiting: Vec<(usize, &Entry)> =
+                (n * BUNDLE..).zip(chunk.iter().map(E::borrow)).collect();
             let mut end = End::None;
             if self.bundles {
                 let mut errors = Vec::new();

@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::error::{Error, Malformed, SwitchError, bridge_of};
 use super::hello::{Version, Versions, greeting};
 use super::wire::{self, HEADER, Reader, kind};
-use crate::clock::{Deadline, connect_within};
+use crate::clock::{Deadline, connect_at_once, connect_within};
 
 /// Read at once. Two of the largest messages: a dump's are just below 64 KiB.
 const CHUNK: usize = 128 * 1024;
@@ -31,6 +31,34 @@ pub struct Connection {
     pub(super) next_bundle: u32,
     /// False once the switch has said that it has no bundles.
     pub(super) bundles: bool,
+}
+
+/// A connection on which nothing was said yet.
+#[derive(Debug)]
+pub struct Opening(Connection);
+
+impl Opening {
+    /// The socket.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Whether the switch has said something.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let mut fds = [PollFd::new(self.0.stream.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Agrees on a version.
+    ///
+    /// # Errors
+    /// As [`Connection::open`].
+    pub fn finish(mut self) -> Result<Connection, Error> {
+        self.0.shake_hands()?;
+        Ok(self.0)
+    }
 }
 
 /// Bytes received and not yet handed out.
@@ -83,7 +111,22 @@ impl Connection {
         let failed = |source| Error::Connect { path: path.to_owned(), source };
         let stream = connect_within(path, deadline).map_err(failed)?;
         stream.set_nonblocking(true).map_err(failed)?;
-        let mut connection = Self {
+        Opening(Self::over(path, stream, deadline)).finish()
+    }
+
+    /// Connects as [`Self::open`] does, but waits for nothing: the switch takes its time to
+    /// say hello, and there may be something else to do meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], also where [`Self::open`] would wait.
+    pub fn begin(path: &Path, deadline: Deadline) -> Result<Opening, Error> {
+        let stream = connect_at_once(path)
+            .map_err(|source| Error::Connect { path: path.to_owned(), source })?;
+        Ok(Opening(Self::over(path, stream, deadline)))
+    }
+
+    fn over(path: &Path, stream: UnixStream, deadline: Deadline) -> Self {
+        Self {
             path: path.to_owned(),
             stream,
             version: Version::V14,
@@ -92,9 +135,7 @@ impl Connection {
             next_xid: 1,
             next_bundle: 1,
             bundles: true,
-        };
-        connection.shake_hands()?;
-        Ok(connection)
+        }
     }
 
     fn shake_hands(&mut self) -> Result<(), Error> {

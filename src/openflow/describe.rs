@@ -10,6 +10,16 @@ use super::wire::{Reader, kind};
 const DESCRIPTION: u16 = 0;
 const TABLE: u16 = 3;
 const PORT_DESCRIPTION: u16 = 13;
+const COUNTING: &str = "counting flows";
+const LISTING: &str = "listing ports";
+
+/// What [`Connection::ports`] and [`Connection::tables`] return.
+pub type PortsAndTables = (Vec<(u16, String)>, Vec<(u8, u32)>);
+
+/// A question that was sent: the xid of its first part.
+#[derive(Debug)]
+#[must_use = "its answer is still to come"]
+pub struct Asked(u32);
 
 impl Connection {
     /// Each table and how many entries it has (internal ones included: a table with 0 need
@@ -18,8 +28,54 @@ impl Connection {
     /// # Errors
     /// As [`Self::dump`].
     pub fn tables(&mut self) -> Result<Vec<(u8, u32)>, Error> {
+        let asked = self.ask(&[(TABLE, &[])], COUNTING)?;
+        self.hear_tables(asked)
+    }
+
+    /// The ports of *now*, by number. LOCAL is 65534. Names longer than 15 bytes are cut by
+    /// the protocol.
+    ///
+    /// # Errors
+    /// As [`Self::dump`].
+    pub fn ports(&mut self) -> Result<Vec<(u16, String)>, Error> {
+        let asked = self.ask(&[(PORT_DESCRIPTION, self.any_port())], LISTING)?;
+        self.hear_ports(asked)
+    }
+
+    /// [`Self::ports`] and [`Self::tables`] in one exchange.
+    ///
+    /// # Errors
+    /// As [`Self::dump`].
+    pub fn ports_and_tables(&mut self) -> Result<PortsAndTables, Error> {
+        let asked = self.ask_ports_and_tables()?;
+        self.hear_ports_and_tables(asked)
+    }
+
+    /// Asks for [`Self::ports_and_tables`] and does not wait.
+    ///
+    /// # Errors
+    /// As [`Self::dump`].
+    pub fn ask_ports_and_tables(&mut self) -> Result<Asked, Error> {
+        self.ask(&[(PORT_DESCRIPTION, self.any_port()), (TABLE, &[])], LISTING).map(Asked)
+    }
+
+    /// What was asked.
+    ///
+    /// # Errors
+    /// As [`Self::dump`].
+    pub fn hear_ports_and_tables(&mut self, asked: Asked) -> Result<PortsAndTables, Error> {
+        let ports = self.hear_ports(asked.0)?;
+        Ok((ports, self.hear_tables(asked.0.wrapping_add(1))?))
+    }
+
+    /// 1.5 asks for one port or, as here, any.
+    fn any_port(&self) -> &'static [u8] {
+        if self.version() == Version::V15 { &[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0] } else { &[] }
+    }
+
+    fn hear_tables(&mut self, xid: u32) -> Result<Vec<(u8, u32)>, Error> {
         let mut tables = Vec::new();
-        self.describe(TABLE, &[], "counting flows", &mut |r, _| {
+        self.hear(xid, TABLE, COUNTING, &mut |r, _| {
             let mut entry = r.sub(24, "table statistics")?;
             let table = entry.u8("table")?;
             entry.take(3, "table statistics")?;
@@ -29,17 +85,9 @@ impl Connection {
         Ok(tables)
     }
 
-    /// The ports of *now*, by number. LOCAL is 65534. Names longer than 15 bytes are cut by
-    /// the protocol.
-    ///
-    /// # Errors
-    /// As [`Self::dump`].
-    pub fn ports(&mut self) -> Result<Vec<(u16, String)>, Error> {
+    fn hear_ports(&mut self, xid: u32) -> Result<Vec<(u16, String)>, Error> {
         let mut ports = Vec::new();
-        // 1.5 asks for one port or, as here, any.
-        let any = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
-        let body: &[u8] = if self.version() == Version::V15 { &any } else { &[] };
-        self.describe(PORT_DESCRIPTION, body, "listing ports", &mut |r, version| {
+        self.hear(xid, PORT_DESCRIPTION, LISTING, &mut |r, version| {
             let number = Reader::new(r.rest()).u32("port number")?;
             let length = match version {
                 Version::V13 => 64,
@@ -67,7 +115,9 @@ impl Connection {
     /// As [`Self::dump`].
     pub fn description(&mut self) -> Result<String, Error> {
         let mut software = String::new();
-        self.describe(DESCRIPTION, &[], "asking its version", &mut |r, _| {
+        let doing = "asking its version";
+        let xid = self.ask(&[(DESCRIPTION, &[])], doing)?;
+        self.hear(xid, DESCRIPTION, doing, &mut |r, _| {
             r.take(512, "manufacturer and hardware")?;
             let text = r.take(256, "software description")?;
             r.take(288, "serial number and datapath description")?;
@@ -78,23 +128,32 @@ impl Connection {
         Ok(software)
     }
 
-    /// One multipart exchange; `each` reads one item.
-    fn describe(
+    /// Sends multipart requests of these kinds in one write; the first one's xid, the
+    /// others' follow.
+    fn ask(&mut self, requests: &[(u16, &[u8])], doing: &'static str) -> Result<u32, Error> {
+        let first = self.xids(u32::try_from(requests.len()).unwrap_or(1));
+        let mut out = Vec::new();
+        for (xid, (what, request)) in (first..).zip(requests) {
+            self.encode(&mut out, kind::MULTIPART_REQUEST, xid, doing, |out| {
+                out.extend_from_slice(&what.to_be_bytes());
+                out.extend_from_slice(&[0; 6]);
+                out.extend_from_slice(request);
+                Ok(())
+            })?;
+        }
+        self.send(&out, doing)?;
+        Ok(first)
+    }
+
+    /// Takes the answer in; `each` reads one item. Answers come in the order of the
+    /// requests, and what answers none of ours is skipped.
+    fn hear(
         &mut self,
+        xid: u32,
         what: u16,
-        request: &[u8],
         doing: &'static str,
         each: &mut dyn FnMut(&mut Reader<'_>, Version) -> Result<(), Malformed>,
     ) -> Result<(), Error> {
-        let xid = self.xids(1);
-        let mut out = Vec::new();
-        self.encode(&mut out, kind::MULTIPART_REQUEST, xid, doing, |out| {
-            out.extend_from_slice(&what.to_be_bytes());
-            out.extend_from_slice(&[0; 6]);
-            out.extend_from_slice(request);
-            Ok(())
-        })?;
-        self.send(&out, doing)?;
         loop {
             let message = self.receive(doing)?;
             if message.xid != xid {

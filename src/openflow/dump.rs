@@ -44,8 +44,30 @@ impl Connection {
         let mut flow = Flow::default();
         let mut done = 0;
         for group in filters.chunks(PIPELINE) {
-            self.dump_group(group, &mut flow, &mut |i, raw, flow| each(done + i, raw, flow))?;
+            self.dump_group(group, &mut |i, raw| {
+                raw.decode(&mut flow)?;
+                each(done + i, raw, &mut flow);
+                Ok(())
+            })?;
             done += group.len();
+        }
+        Ok(())
+    }
+
+    /// The same for whom an entry's place is enough: match and instructions are not read.
+    ///
+    /// # Errors
+    /// As [`Self::dump`].
+    pub fn dump_raw(
+        &mut self,
+        filters: &[Filter],
+        each: &mut dyn FnMut(&RawEntry<'_>),
+    ) -> Result<(), Error> {
+        for group in filters.chunks(PIPELINE) {
+            self.dump_group(group, &mut |_, raw| {
+                each(raw);
+                Ok(())
+            })?;
         }
         Ok(())
     }
@@ -53,8 +75,7 @@ impl Connection {
     fn dump_group(
         &mut self,
         filters: &[Filter],
-        flow: &mut Flow,
-        each: &mut dyn FnMut(usize, &RawEntry<'_>, &mut Flow),
+        each: &mut dyn FnMut(usize, &RawEntry<'_>) -> Result<(), Malformed>,
     ) -> Result<(), Error> {
         let count = u32::try_from(filters.len()).unwrap_or(0);
         let first = self.xids(count);
@@ -78,7 +99,7 @@ impl Connection {
             let unknown_field = self.error_in(message, DOING)?.is_some_and(|error| error.is(4, 6));
             let more = !unknown_field && {
                 let body = self.expect(message, kind::MULTIPART_REPLY, DOING)?;
-                part(self.version(), body, flow, &mut |raw, flow| each(index, raw, flow))
+                part(self.version(), body, &mut |raw| each(index, raw))
                     .map_err(|what| self.malformed(DOING, what))?
             };
             if !more {
@@ -94,8 +115,7 @@ impl Connection {
 fn part(
     version: super::Version,
     body: &[u8],
-    flow: &mut Flow,
-    each: &mut dyn FnMut(&RawEntry<'_>, &mut Flow),
+    each: &mut dyn FnMut(&RawEntry<'_>) -> Result<(), Malformed>,
 ) -> Result<bool, Malformed> {
     let mut reader = Reader::new(body);
     let more = multipart(&mut reader, FLOW)?;
@@ -106,8 +126,7 @@ fn part(
             return Err(Malformed::Length { field: "entry", value: length.into() });
         }
         let raw = RawEntry::new(version, reader.take(length.into(), "entry")?)?;
-        raw.decode(flow)?;
-        each(&raw, flow);
+        each(&raw)?;
     }
     Ok(more)
 }

@@ -10,7 +10,7 @@ use super::error::Error;
 use super::find::Wanted;
 use super::narrow::{self, Leaving};
 use super::rows::{BRIDGE_WHOLE, INTERFACE, PORT, Rows, SWITCH, must, rows_of, select};
-use super::rpc::{Connection, Outcome, TIMED_OUT, Transacted, parse};
+use super::rpc::{Connection, Outcome, Sent, TIMED_OUT, Transacted, parse};
 use super::snapshot::{Ofport, Port, Snapshot};
 use super::value::{Datum, map, row, set};
 use crate::clock::Deadline;
@@ -18,6 +18,18 @@ use crate::stale::case::RowId;
 
 /// How late an answer of a server that is well may be on a busy node.
 const LATENESS: Duration = Duration::from_millis(100);
+
+/// A question whether anything changed.
+#[derive(Debug)]
+#[must_use = "its answer is still to come"]
+pub struct Check((Sent, usize));
+
+const WHOLE: &str = "reading all ports";
+const WATCHING: &str = "watching for changes";
+
+/// What a snapshot is made of.
+const TABLES: [(&str, &[&str]); 4] =
+    [("Open_vSwitch", SWITCH), ("Bridge", BRIDGE_WHOLE), ("Port", PORT), ("Interface", INTERFACE)];
 
 /// One interface in short, on whatever bridge it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +49,20 @@ pub struct Number {
 pub struct Client {
     connection: Connection,
     deadline: Deadline,
+    /// The server tells of every change, from before the snapshot on.
+    watching: bool,
+}
+
+/// When a snapshot was answered, as far as changes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(u64);
+
+/// A snapshot that was asked for.
+#[derive(Debug)]
+#[must_use = "its answer is still to come"]
+pub struct Asked {
+    watch: Option<Sent>,
+    snapshot: (Sent, usize),
 }
 
 impl Client {
@@ -45,12 +71,13 @@ impl Client {
     /// # Errors
     /// [`Error::Connect`].
     pub fn connect(path: &Path, deadline: Deadline) -> Result<Self, Error> {
-        Ok(Self { connection: Connection::open(path, deadline)?, deadline })
+        let connection = Connection::open(path, deadline)?;
+        Ok(Self { connection, deadline, watching: false })
     }
 
     #[cfg(test)]
     pub(super) fn over(stream: std::os::unix::net::UnixStream, deadline: Deadline) -> Self {
-        Self { connection: Connection::over(stream), deadline }
+        Self { connection: Connection::over(stream), deadline, watching: false }
     }
 
     /// Whether the server answers and has the database that we need. Cheap: for STATUS.
@@ -75,15 +102,90 @@ impl Client {
     /// # Errors
     /// Any [`Error`]; [`Error::Malformed`] also if a row that another one names is missing.
     pub fn snapshot(&mut self) -> Result<Snapshot, Error> {
-        let operations = vec![
-            select("Open_vSwitch", &[], SWITCH),
-            select("Bridge", &[], BRIDGE_WHOLE),
-            select("Port", &[], PORT),
-            select("Interface", &[], INTERFACE),
-        ];
-        self.read("reading all ports", operations, |outcomes| {
+        let asked = self.connection.ask_transact(WHOLE, self.deadline, everything())?;
+        self.take(asked)
+    }
+
+    /// Asks for [`Client::snapshot`] and does not wait: [`Client::answered`] does. From
+    /// before that snapshot on the server tells us of every change, so that
+    /// [`Client::unchanged`] can say whether it still holds.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub fn ask(&mut self) -> Result<Asked, Error> {
+        let watch = if self.watching {
+            None
+        } else {
+            let tables: serde_json::Map<String, Value> = TABLES
+                .iter()
+                .map(|(table, columns)| {
+                    // `_uuid` cannot be monitored and need not be: it is a row's name there.
+                    let columns: Vec<&&str> = columns.iter().filter(|c| **c != "_uuid").collect();
+                    let watch = json!({"columns": columns, "select": {"initial": false}});
+                    ((*table).to_owned(), watch)
+                })
+                .collect();
+            let params = json!(["Open_vSwitch", null, tables]);
+            self.watching = true;
+            Some(self.connection.ask(WATCHING, self.deadline, ("monitor", &params))?)
+        };
+        let snapshot = self.connection.ask_transact(WHOLE, self.deadline, everything())?;
+        Ok(Asked { watch, snapshot })
+    }
+
+    /// The snapshot that was asked for, and when it was answered.
+    ///
+    /// # Errors
+    /// As [`Client::snapshot`].
+    pub fn answered(&mut self, asked: Asked) -> Result<(Snapshot, Moment), Error> {
+        if let Some(watch) = asked.watch {
+            match self.connection.answer(watch, self.deadline, |_| Ok(())) {
+                // Then nothing is ever proven to be unchanged.
+                Err(Error::Refused { .. }) => self.watching = false,
+                other => other?,
+            }
+        }
+        let snapshot = self.take(asked.snapshot)?;
+        // What was told before this answer is in it.
+        Ok((snapshot, Moment(self.connection.notified())))
+    }
+
+    /// Whether a snapshot that was [`asked`](Client::ask) for of this client is what the
+    /// database holds now. ovsdb-server sends what it has to tell of commits before it takes
+    /// up our next request (`ovsdb_jsonrpc_session_run`): if nothing came before the answer
+    /// to this one, nothing was committed before it.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub fn unchanged(&mut self, since: Moment) -> Result<bool, Error> {
+        let check = self.ask_unchanged()?;
+        self.answered_unchanged(check, since)
+    }
+
+    /// Asks for [`Client::unchanged`] and does not wait.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub fn ask_unchanged(&mut self) -> Result<Check, Error> {
+        // Not an echo: this passes through the database itself.
+        self.connection.ask_transact(WATCHING, self.deadline, Vec::new()).map(Check)
+    }
+
+    /// What was asked.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub fn answered_unchanged(&mut self, check: Check, since: Moment) -> Result<bool, Error> {
+        let done = self.connection.transacted(check.0, self.deadline, |_| Ok(()))?;
+        Ok(matches!(done, Transacted::Done(()))
+            && self.watching
+            && Moment(self.connection.notified()) == since)
+    }
+
+    fn take(&mut self, asked: (Sent, usize)) -> Result<Snapshot, Error> {
+        let done = self.connection.transacted(asked, self.deadline, |outcomes| {
             let [switch, bridges, ports, interfaces] = outcomes else {
-                return Err(Error::malformed("reading all ports: outcomes are missing"));
+                return Err(Error::malformed(format!("{WHOLE}: outcomes are missing")));
             };
             let mut rows = Rows::default();
             rows.add_switch(switch)?;
@@ -91,7 +193,11 @@ impl Client {
             rows.add_ports(ports)?;
             rows.add_interfaces(interfaces)?;
             rows.assemble(true)
-        })
+        })?;
+        match done {
+            Transacted::Done(snapshot) => Ok(snapshot),
+            Transacted::Failed { what, .. } => Err(Error::Refused { what }),
+        }
     }
 
     /// What ADD needs: every bridge, and only the ports that could be `wanted`'s.
@@ -247,6 +353,10 @@ impl Client {
             Transacted::Failed { what, .. } => Err(Error::Refused { what }),
         }
     }
+}
+
+fn everything() -> Vec<Value> {
+    TABLES.iter().map(|(table, columns)| select(table, &[], columns)).collect()
 }
 
 /// A `wait` that fails at once unless the row's columns are these.

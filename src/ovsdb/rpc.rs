@@ -62,6 +62,16 @@ pub(super) struct Connection {
     id: u64,
     /// A request was cut short: what comes next cannot be told from its rest.
     broken: bool,
+    /// Notifications so far. The only ones that a client gets are of what it monitors.
+    notified: u64,
+}
+
+/// A request that was sent and is not answered yet.
+#[derive(Debug)]
+#[must_use = "the answer would be taken for another request's"]
+pub(super) struct Sent {
+    id: u64,
+    doing: &'static str,
 }
 
 impl Connection {
@@ -72,7 +82,7 @@ impl Connection {
     }
 
     pub(super) fn over(stream: UnixStream) -> Self {
-        Self { stream, frames: Frames::default(), id: 0, broken: false }
+        Self { stream, frames: Frames::default(), id: 0, broken: false, notified: 0 }
     }
 
     /// Asks, and has `read` look at the result. After any error but a refusal the
@@ -84,14 +94,46 @@ impl Connection {
         (method, params): (&str, &Value),
         read: impl FnOnce(&RawValue) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let sent = self.ask(doing, deadline, (method, params))?;
+        self.answer(sent, deadline, read)
+    }
+
+    /// Sends a request and does not wait for its answer: [`Self::answer`] does, in the
+    /// order of the requests.
+    pub(super) fn ask(
+        &mut self,
+        doing: &'static str,
+        deadline: Deadline,
+        (method, params): (&str, &Value),
+    ) -> Result<Sent, Error> {
         if self.broken {
             return Err(Error::Closed);
         }
         self.id = self.id.wrapping_add(1);
         let request = json!({"id": self.id, "method": method, "params": params}).to_string();
-        let answer = send(&mut self.stream, request.as_bytes(), deadline)
-            .map_err(|e| Error::io(doing, e))
-            .and_then(|()| self.answer(doing, deadline, read));
+        let sent = send(&mut self.stream, request.as_bytes(), deadline);
+        self.broken = sent.is_err();
+        sent.map_err(|e| Error::io(doing, e))?;
+        Ok(Sent { id: self.id, doing })
+    }
+
+    /// Notifications received so far.
+    pub(super) fn notified(&self) -> u64 {
+        self.notified
+    }
+
+    /// Has `read` look at the result of a request. After any error but a refusal the
+    /// connection is good for nothing more.
+    pub(super) fn answer<T>(
+        &mut self,
+        sent: Sent,
+        deadline: Deadline,
+        read: impl FnOnce(&RawValue) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        if self.broken {
+            return Err(Error::Closed);
+        }
+        let answer = self.wait_for(&sent, deadline, read);
         self.broken = !matches!(answer, Ok(_) | Err(Error::Refused { .. }));
         answer
     }
@@ -105,10 +147,32 @@ impl Connection {
         operations: Vec<Value>,
         read: impl FnOnce(&[Outcome<'_>]) -> Result<T, Error>,
     ) -> Result<Transacted<T>, Error> {
+        let sent = self.ask_transact(doing, deadline, operations)?;
+        self.transacted(sent, deadline, read)
+    }
+
+    /// Sends operations to be run as one transaction.
+    pub(super) fn ask_transact(
+        &mut self,
+        doing: &'static str,
+        deadline: Deadline,
+        operations: Vec<Value>,
+    ) -> Result<(Sent, usize), Error> {
         let asked = operations.len();
         let mut params = vec![json!("Open_vSwitch")];
         params.extend(operations);
-        self.call(doing, deadline, ("transact", &Value::Array(params)), |result| {
+        self.ask(doing, deadline, ("transact", &Value::Array(params))).map(|sent| (sent, asked))
+    }
+
+    /// Has `read` look at what they came to.
+    pub(super) fn transacted<T>(
+        &mut self,
+        (sent, asked): (Sent, usize),
+        deadline: Deadline,
+        read: impl FnOnce(&[Outcome<'_>]) -> Result<T, Error>,
+    ) -> Result<Transacted<T>, Error> {
+        let doing = sent.doing;
+        self.answer(sent, deadline, |result| {
             let slots: Vec<Option<Outcome<'_>>> = parse(result.get(), doing)?;
             // An error of the commit itself stands behind the operations' outcomes.
             if let Some(failed) = slots.iter().flatten().find(|o| o.error.is_some()) {
@@ -127,25 +191,26 @@ impl Connection {
         })
     }
 
-    fn answer<T>(
+    fn wait_for<T>(
         &mut self,
-        doing: &'static str,
+        sent: &Sent,
         deadline: Deadline,
         read: impl FnOnce(&RawValue) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let doing = sent.doing;
         loop {
             while let Some(bytes) = self.frames.next()? {
                 let message: Message<'_> =
                     serde_json::from_slice(bytes).map_err(|e| unreadable(doing, &e))?;
                 match (message.method, message.id) {
                     // A notification.
-                    (Some(_), None) => {}
+                    (Some(_), None) => self.notified = self.notified.saturating_add(1),
                     (Some(method), Some(id)) => {
                         let reply = reply(method, message.params, id);
                         send(&mut self.stream, reply.as_bytes(), deadline)
                             .map_err(|e| Error::io(doing, e))?;
                     }
-                    (None, id) if id.is_some_and(|id| id.get() == self.id.to_string()) => {
+                    (None, id) if id.is_some_and(|id| id.get() == sent.id.to_string()) => {
                         return match (message.error, message.result) {
                             (Some(error), _) => {
                                 Err(Error::Refused { what: format!("{doing}: {}", said(error)) })

@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::error::{Corrupt, CorruptWhy, Error, Slot};
 use super::record::{self, Found};
 use super::snapshot::{Everything, Leftover};
-use super::{Registry, file, layout};
+use super::{Registry, Version, file, layout};
 use crate::attachment::{Attachment, NetworkName};
 use crate::clock::Deadline;
 
@@ -29,6 +29,8 @@ const STALE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Lock<'r> {
     view: Registry,
+    before: Version,
+    version: Version,
     _file: File,
     /// A lock does not outlive what it was taken for.
     _of: PhantomData<&'r Registry>,
@@ -88,8 +90,13 @@ impl<'r> Lock<'r> {
             let ours = file.metadata().map_err(failed)?;
             match fs::symlink_metadata(&path) {
                 Ok(now) if (now.dev(), now.ino()) == (ours.dev(), ours.ino()) => {
+                    // Counts the holders, see [`Version`]: in the length, which needs no
+                    // room on a full disk.
+                    let before = Version { file: (ours.dev(), ours.ino()), holders: ours.len() };
+                    let version = before.next();
+                    file.set_len(version.holders).map_err(failed)?;
                     let view = Registry { root: registry.root.clone(), locked: true };
-                    return Ok(Self { view, _file: file, _of: PhantomData });
+                    return Ok(Self { view, before, version, _file: file, _of: PhantomData });
                 }
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -97,6 +104,13 @@ impl<'r> Lock<'r> {
             }
             deadline.left().map_err(failed)?;
         }
+    }
+
+    /// For what was read at `before`: what it counts as once we have written, if nobody but
+    /// us has written since. Only for whoever knows what we wrote.
+    #[must_use]
+    pub fn succeeds(&self, before: Option<Version>) -> Option<Version> {
+        (before == Some(self.before)).then_some(self.version)
     }
 
     /// Writes an active record in place of an earlier one. If that is another life of the

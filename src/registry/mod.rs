@@ -108,7 +108,16 @@ impl Registry {
     /// [`Error::Io`] if the state directory itself cannot be listed.
     pub fn snapshot(&self) -> Result<Everything, Error> {
         let quiet = self.keep_writers_out();
-        snapshot::take(&self.root, quiet.passes)
+        let version = quiet.version();
+        let everything = snapshot::take(&self.root, quiet.passes)?;
+        Ok(Everything { version, ..everything })
+    }
+
+    /// Whether nobody can have written a record since a snapshot was taken. "No" where it
+    /// cannot be told.
+    #[must_use]
+    pub fn unchanged(&self, since: Option<Version>) -> bool {
+        since.is_some() && self.keep_writers_out().version() == since
     }
 
     /// The active record of a key. An empty file counts as none.
@@ -150,6 +159,19 @@ impl Registry {
         }
         tombstones.sort_by_key(|a| a.generation);
         Ok(tombstones)
+    }
+
+    /// The tombstone of one life. A corrupt one is left to [`Registry::snapshot`].
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn tombstone_of(&self, a: &Attachment) -> Result<Option<Attachment>, Error> {
+        let path = layout::tombstone_of(&self.root, a);
+        let slot = Slot::Tombstone(a.key.clone(), a.generation);
+        Ok(match record::examine(&path, &a.key.network, slot)? {
+            Found::Record(found) => Some(*found),
+            Found::Corrupt(_) | Found::Absent | Found::State(_) => None,
+        })
     }
 
     /// A network's `config.json`: its effective configuration and what was learned. An empty
@@ -195,30 +217,56 @@ impl Registry {
     /// A shared lock, if it can be had soon. It needs no write access.
     fn keep_writers_out(&self) -> Quiet {
         if self.locked {
-            return Quiet { _shared: None, passes: 1 };
+            return Quiet { shared: None, passes: 1 };
         }
         let path = self.root.join(layout::LOCK);
         let deadline = Deadline::after(READER_PATIENCE);
         let shared = File::open(&path)
             .and_then(|file| lock::poll(deadline, || file.try_lock_shared()).map(|()| file));
         match shared {
-            Ok(file) => Quiet { _shared: Some(file), passes: 1 },
+            Ok(file) => Quiet { shared: Some(file), passes: 1 },
             Err(e) => {
                 if e.kind() == io::ErrorKind::TimedOut {
                     log::warn!("{} is held by a writer: reading without it", path.display());
                 }
-                Quiet { _shared: None, passes: 2 }
+                Quiet { shared: None, passes: 2 }
             }
         }
     }
 }
 
+/// How often the lock was taken to write: its file, and its length, which every holder
+/// changes before it can write anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    file: (u64, u64),
+    holders: u64,
+}
+
+impl Version {
+    /// The next holder's.
+    fn next(self) -> Self {
+        Self { holders: self.holders.wrapping_add(1) % MOST_HOLDERS, ..self }
+    }
+}
+
+/// Where their count starts again: no file system's limit is lower.
+const MOST_HOLDERS: u64 = 1 << 30;
+
 /// While it exists nobody writes, if that could be arranged.
 struct Quiet {
-    _shared: Option<File>,
+    shared: Option<File>,
     /// A record that is renamed over while its directory is listed can be missing from the
     /// listing. With a writer about, directories are listed twice.
     passes: usize,
+}
+
+impl Quiet {
+    /// `None` if somebody may be writing.
+    fn version(&self) -> Option<Version> {
+        let meta = self.shared.as_ref()?.metadata().ok()?;
+        Some(Version { file: (meta.dev(), meta.ino()), holders: meta.len() })
+    }
 }
 
 /// Without trailing slashes, which would make lstat follow a link.

@@ -27,6 +27,8 @@ pub struct Everything {
     pub aside: Vec<PathBuf>,
     /// What crashes left behind, for [`Lock::tidy`](super::Lock::tidy).
     pub leftovers: Vec<Leftover>,
+    /// For [`Registry::unchanged`](super::Registry::unchanged).
+    pub version: Option<super::Version>,
     /// Files and directories that could not be read. If there are any, absence from the
     /// rest proves nothing.
     pub failures: Vec<Error>,

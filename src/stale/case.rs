@@ -147,6 +147,8 @@ pub struct Dead {
     pub network: NetworkIndex,
     /// Its number on *this* bridge, if its port was here.
     pub ofport: Option<u16>,
+    /// Numbers that it had here before, by its record: flows may still mean it by them.
+    pub former: Vec<u16>,
     /// Its OVSDB Interface row.
     pub interface: Option<RowId>,
     /// Its own IPs and MACs.
@@ -169,6 +171,14 @@ pub struct Dead {
     pub ip_evidence: bool,
 }
 
+impl Dead {
+    /// Whether the number was its own, now or before.
+    #[must_use]
+    pub fn had(&self, port: u16) -> bool {
+        self.ofport == Some(port) || self.former.contains(&port)
+    }
+}
+
 /// A live owner of tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Live {
@@ -176,6 +186,8 @@ pub struct Live {
     pub network: Option<NetworkIndex>,
     /// Its number on this bridge, if its port is here.
     pub ofport: Option<u16>,
+    /// Numbers that it had here before, by its record: flows may still mean it by them.
+    pub former: Vec<u16>,
     /// Its addresses.
     pub addresses: Vec<Address>,
     /// Its IPs and MACs are all known: if not, it may have any.

@@ -4,18 +4,17 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use super::look::{Candidate, Look, fingerprint, look_at};
+use super::look::{Candidate, Look, again, fingerprint, look_at_tables};
+use super::remember::{remember, shared_for_good};
 use super::report::{BridgeReport, FlowReport, Report};
 use super::world::Error;
-use super::{Cause, Engine, PATIENCE, Scene, Target, World, open_bridge};
-use crate::attachment::{Attachment, Register, RegisterHow};
+use super::{Cause, Early, Engine, PATIENCE, Scene, Target, World};
 use crate::clock::Stamp;
-use crate::config::{IpScope, Mode, NetworkState};
+use crate::config::{IpScope, Mode};
 use crate::openflow::{Connection, Entry, Filter};
 use crate::ovsdb::{Client, Ofport};
-use crate::registry::{Deleted, Subject, Writer};
-use crate::stale::case::RegisterSource;
-use crate::stale::flow::{Address, Flow};
+use crate::registry::{Deleted, Subject, Version, Writer};
+use crate::stale::flow::Address;
 use crate::stale::{Judge, Learned, NotProven, Reason, Recheck, Standing, Verdict};
 use log::{error, info, warn};
 
@@ -24,10 +23,94 @@ use log::{error, info, warn};
 const CHUNK: usize = 4_000;
 
 /// An entry that is to go.
-struct Doomed {
-    candidate: Candidate,
-    flow: Flow,
+struct Doomed<'l> {
+    candidate: &'l Candidate,
     verdict: Verdict,
+    /// Its evidence changed before the commit: it stays for now.
+    put_off: bool,
+}
+
+/// What has changed since the verdicts, looked at right before each commit.
+struct Watch<'a> {
+    engine: &'a Engine<'a>,
+    bridge: usize,
+    targets: &'a [Target],
+    judged: &'a Scene,
+    learned: &'a Learned,
+    /// The world that was judged.
+    world: &'a World,
+    /// What its records count as, after our own writing.
+    version: Option<Version>,
+    /// The world now, if it is another.
+    fresh: Option<World>,
+    /// The bridge's ports, as it describes them.
+    ports: Vec<(u16, String)>,
+    /// `None`: nothing has changed.
+    recheck: Option<Recheck>,
+}
+
+impl Watch<'_> {
+    /// Looks at records, OVSDB and the bridge's ports. What says that nothing was written
+    /// is as good as reading it again, and there are many chunks.
+    fn look(&mut self, client: &mut Client, connection: &mut Connection) -> Result<(), Error> {
+        let current = self.fresh.as_ref().unwrap_or(self.world);
+        let check = client.ask_unchanged()?;
+        let ports = connection.ports();
+        let same = current.is_current(self.engine.registry, self.version, client, check)?;
+        let ports = ports?;
+        if same && ports == self.ports {
+            return Ok(());
+        }
+        self.ports = ports;
+        if !same {
+            let fresh = self.engine.world_again(client, self.world.now)?;
+            self.version = fresh.version;
+            self.fresh = Some(fresh);
+        }
+        let current = self.fresh.as_ref().unwrap_or(self.world);
+        let mut scene = self.scene(current);
+        scene.check_ports(current, self.bridge, &self.ports);
+        self.recheck = Some(Recheck::between(&self.judged.case, self.learned, &scene.case));
+        Ok(())
+    }
+
+    fn scene(&self, world: &World) -> Scene {
+        Scene::build(world, self.bridge, self.targets, self.engine.newcomer.as_ref())
+    }
+
+    fn standing(&self, doomed: &Doomed<'_>) -> Standing {
+        match (&self.recheck, doomed.candidate.entry.flow()) {
+            (None, _) => Standing::Holds,
+            (Some(recheck), Ok(flow)) => recheck.standing(&flow, &doomed.verdict),
+            (Some(_), Err(_)) => Standing::Unsettled,
+        }
+    }
+
+    /// A token that became live between the last look and the commit may have lost its new
+    /// owner's entry. That must never be silent.
+    fn suspect(&mut self, client: &mut Client, done: &[Doomed<'_>], out: &mut BridgeReport) {
+        let current = self.fresh.as_ref().unwrap_or(self.world);
+        let same = client.ask_unchanged().map_err(Error::from).and_then(|check| {
+            current.is_current(self.engine.registry, self.version, client, check)
+        });
+        if same.unwrap_or(false) {
+            return;
+        }
+        let Ok(after) = self.engine.world_again(client, self.world.now) else {
+            return;
+        };
+        let scene = self.scene(&after);
+        self.recheck = Some(Recheck::between(&self.judged.case, self.learned, &scene.case));
+        for doomed in done.iter().filter(|doomed| !doomed.put_off) {
+            if self.standing(doomed) == Standing::NewOwner {
+                out.suspicions += 1;
+                error!(
+                    "bridge {}: deleted while its token found a new owner, check that pod: {}",
+                    out.bridge, doomed.candidate.entry
+                );
+            }
+        }
+    }
 }
 
 #[expect(
@@ -38,6 +121,7 @@ pub(super) fn pass(
     engine: &Engine<'_>,
     world: &World,
     client: &mut Client,
+    early: Option<Early>,
     bridge: usize,
     targets: &[Target],
     paused: bool,
@@ -48,17 +132,20 @@ pub(super) fn pass(
     // one that was made while it was read would look older than it is.
     let since = Instant::now();
     let since = since.checked_sub(world.now.until(Stamp::now())).unwrap_or(since);
-    let mut connection = open_bridge(&engine.run_dir, &out.bridge, engine.deadline)?;
+    let (mut connection, (ports, tables)) = Early::or_open(early, engine, &out.bridge)?;
     let mut scene = Scene::build(world, bridge, targets, engine.newcomer.as_ref());
-    scene.check_ports(world, bridge, &connection.ports()?);
-    let mut look = look_at(&mut connection, &scene, engine.thorough, since)?;
+    scene.check_ports(world, bridge, &ports);
+    let look = look_at_tables(&mut connection, &scene, engine.thorough, since, &tables)?;
     out.flows = look.flows;
     out.full = look.full;
+    let shared = shared_for_good(world, &scene, &look.learned);
+    let mut version = world.version;
     if engine.act {
-        remember(engine, world, targets, &scene, &look, report);
+        // What was learned is in the look already: it changes nothing for its verdicts.
+        version = remember(engine, world, targets, &scene, &look, &shared, report);
     }
 
-    let mut doomed = judge(engine, &scene, &mut look, targets, out, report);
+    let mut doomed = judge(engine, &scene, &look, &shared, targets, out, report);
     out.stale += doomed.len() as u64;
     for target in &scene.dead_of {
         if let Some(target) = report.targets.get_mut(*target) {
@@ -74,7 +161,7 @@ pub(super) fn pass(
     };
     let mut watched = Vec::new();
     if engine.act {
-        let only_watched = |d: &mut Doomed| paused || observing(target_of(&scene, &d.verdict));
+        let only_watched = |d: &mut Doomed<'_>| paused || observing(target_of(&scene, &d.verdict));
         watched.extend(doomed.extract_if(.., only_watched));
     } else {
         report.observed |= !doomed.is_empty();
@@ -100,30 +187,53 @@ pub(super) fn pass(
         }
         return Ok(());
     }
-    delete(
+    let watch = Watch {
         engine,
-        world,
-        client,
         bridge,
         targets,
-        &scene,
-        &look.learned,
-        &look.asked,
-        doomed,
-        &mut connection,
-        out,
-        report,
-    )?;
+        judged: &scene,
+        learned: &look.learned,
+        world,
+        version,
+        fresh: None,
+        ports,
+        recheck: None,
+    };
+    delete(watch, client, &look, doomed, &mut connection, out, report)?;
     flush_conntrack(&mut connection, world, &scene, targets, report)
 }
 
 /// Reasons that time may change: the tombstone waits for them.
-fn may_change(reason: Reason) -> bool {
+fn may_change(reason: Reason, shared: bool) -> bool {
     match reason {
         Reason::PolicyWaits { .. } | Reason::PortUnsettled { .. } => true,
-        Reason::RegisterNotProven { why, .. } => !matches!(why, NotProven::Shared),
+        Reason::RegisterNotProven { why, .. } => !(shared && matches!(why, NotProven::Shared)),
         _ => false,
     }
+}
+
+/// The dead (by index) that wait because of a kept entry. Those that had one register value
+/// wait together: the last one left would look like its only owner.
+fn wait_together(
+    scene: &Scene,
+    learned: &Learned,
+    shared: &[bool],
+    verdict: &Verdict,
+) -> Vec<usize> {
+    let network = verdict.dead.and_then(|dead| scene.case.dead.get(dead)).map(|d| d.network);
+    let for_good = network.and_then(|n| shared.get(n)).copied() == Some(true);
+    let Some(named) = verdict.dead.filter(|_| may_change(verdict.reason, for_good)) else {
+        return Vec::new();
+    };
+    let value = |dead: usize| {
+        let register = learned.dead_registers.get(dead).copied().flatten()?;
+        Some((scene.case.dead.get(dead)?.network, register))
+    };
+    let by_register = matches!(verdict.reason, Reason::RegisterNotProven { .. });
+    let same = |dead: &usize| *dead == named || by_register && value(*dead) == value(named);
+    let group: Vec<usize> = (0..scene.case.dead.len()).filter(same).collect();
+    let mut died = group.iter().filter_map(|dead| scene.case.dead.get(*dead));
+    if died.any(|dead| dead.died < PATIENCE) { group } else { Vec::new() }
 }
 
 fn target_of(scene: &Scene, verdict: &Verdict) -> Option<usize> {
@@ -134,19 +244,20 @@ fn title(targets: &[Target], target: Option<usize>) -> Option<String> {
     target.and_then(|t| targets.get(t)).map(|t| t.attachment.title())
 }
 
-/// Judges every candidate; takes the stale ones out of the look.
-fn judge(
+/// Judges every candidate; the stale ones are doomed.
+fn judge<'l>(
     engine: &Engine<'_>,
     scene: &Scene,
-    look: &mut Look,
+    look: &'l Look,
+    shared: &[bool],
     targets: &[Target],
     out: &mut BridgeReport,
     report: &mut Report,
-) -> Vec<Doomed> {
+) -> Vec<Doomed<'l>> {
     let judge = Judge::new(&scene.case, &look.learned);
     let mut doomed = Vec::new();
-    for candidate in std::mem::take(&mut look.candidates) {
-        let Some((flow, verdict)) = candidate.verdict(&judge) else { continue };
+    for candidate in &look.candidates {
+        let Some(verdict) = candidate.verdict(&judge) else { continue };
         let target = target_of(scene, &verdict);
         let of = target.and_then(|t| report.targets.get_mut(t));
         if matches!(verdict.reason, Reason::Dangling { .. }) {
@@ -160,10 +271,13 @@ fn judge(
             *out.kept.entry(verdict.reason.as_str()).or_default() += 1;
             if let Some(of) = of {
                 *of.kept.entry(verdict.reason.as_str()).or_default() += 1;
-                let dead = verdict.dead.and_then(|dead| scene.case.dead.get(dead));
-                let patient = dead.is_some_and(|dead| dead.died < PATIENCE);
-                of.waiting |= may_change(verdict.reason) && patient;
                 of.unsettled |= matches!(verdict.reason, Reason::PortUnsettled { .. });
+            }
+            let waits = wait_together(scene, &look.learned, shared, &verdict);
+            for target in waits.into_iter().filter_map(|dead| scene.dead_of.get(dead)) {
+                if let Some(of) = report.targets.get_mut(*target) {
+                    of.waiting = true;
+                }
             }
         } else {
             continue;
@@ -180,68 +294,48 @@ fn judge(
             });
         }
         if verdict.stale {
-            doomed.push(Doomed { candidate, flow, verdict });
+            doomed.push(Doomed { candidate, verdict, put_off: false });
         }
     }
     doomed
 }
 
 /// Deletes in chunks, each after a fresh look at records, OVSDB and the bridge's ports.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one call site; the arguments are the pass's whole state"
-)]
 fn delete(
-    engine: &Engine<'_>,
-    world: &World,
+    mut watch: Watch<'_>,
     client: &mut Client,
-    bridge: usize,
-    targets: &[Target],
-    judged: &Scene,
-    learned: &Learned,
-    asked: &[Filter],
-    mut doomed: Vec<Doomed>,
+    look: &Look,
+    mut doomed: Vec<Doomed<'_>>,
     connection: &mut Connection,
     out: &mut BridgeReport,
     report: &mut Report,
 ) -> Result<(), Error> {
+    let (engine, targets, judged) = (watch.engine, watch.targets, watch.judged);
     let mut journal = open_journal(engine, report, out);
-    let mut gone: HashMap<u64, usize> = HashMap::new();
-    let mut done: Vec<Doomed> = Vec::new();
-    let mut again: Vec<Entry> = Vec::new();
-    let mut put_off = 0_u64;
-    while !doomed.is_empty() {
-        let rest = doomed.split_off(doomed.len().min(CHUNK));
-        let chunk = std::mem::replace(&mut doomed, rest);
-
-        let fresh = engine.world_again(client, world.now)?;
-        let mut scene = Scene::build(&fresh, bridge, targets, engine.newcomer.as_ref());
-        scene.check_ports(&fresh, bridge, &connection.ports()?);
-        let recheck = Recheck::between(&judged.case, learned, &scene.case);
-        let mut entries = Vec::with_capacity(chunk.len());
-        let mut kept = Vec::with_capacity(chunk.len());
-        for doomed in chunk {
+    let subject = |target: Option<usize>| Subject {
+        bridge: out.bridge.clone(),
+        pod: title(targets, target).unwrap_or_default(),
+        key: target.and_then(|t| targets.get(t)).map(|t| t.attachment.key.clone()),
+    };
+    let mut subjects: HashMap<Option<usize>, Subject> = HashMap::new();
+    for chunk in doomed.chunks_mut(CHUNK) {
+        watch.look(client, connection)?;
+        for doomed in chunk.iter_mut() {
             let target = target_of(judged, &doomed.verdict);
-            let standing = recheck.standing(&doomed.flow, &doomed.verdict);
-            if standing != Standing::Holds {
+            if watch.standing(doomed) != Standing::Holds {
                 info!("kept for now, its evidence changed: {}", doomed.candidate.entry);
-                put_off += 1;
+                doomed.put_off = true;
                 if let Some(of) = target.and_then(|t| report.targets.get_mut(t)) {
                     of.waiting = true;
                     of.unsettled = true;
                     of.stale = of.stale.saturating_sub(1);
                 }
-                out.stale = out.stale.saturating_sub(1);
                 continue;
             }
             if let Some(writer) = &mut journal {
-                let subject = Subject {
-                    bridge: out.bridge.clone(),
-                    pod: title(targets, target).unwrap_or_default(),
-                    key: target.and_then(|t| targets.get(t)).map(|t| t.attachment.key.clone()),
-                };
+                let subject = subjects.entry(target).or_insert_with(|| subject(target));
                 let deleted = Deleted {
-                    subject: Cow::Owned(subject),
+                    subject: Cow::Borrowed(&*subject),
                     rule: Cow::Borrowed(doomed.verdict.reason.as_str()),
                     reason: Cow::Owned(doomed.verdict.reason.to_string()),
                     entry: &doomed.candidate.entry,
@@ -251,27 +345,18 @@ fn delete(
                     journal = None;
                 }
             }
-            entries.push(doomed.candidate.entry.clone());
-            kept.push(doomed);
         }
         if let Some(Err(failed)) = journal.as_mut().map(Writer::flush) {
             warn!("no undo for the rest of this clean-up: {failed}");
             journal = None;
         }
+        let entries: Vec<&Entry> =
+            chunk.iter().filter(|d| !d.put_off).map(|d| &d.candidate.entry).collect();
         let deleted = connection.delete_strict(&entries)?;
         for (index, name) in &deleted.refused {
             if let Some(entry) = entries.get(*index) {
                 warn!("bridge {}: {name}: could not delete {entry}", out.bridge);
-                again.push(entry.clone());
             }
-        }
-        for doomed in kept {
-            let entry = &doomed.candidate.entry;
-            gone.insert(
-                fingerprint(entry.table(), entry.priority(), entry.match_bytes()),
-                done.len(),
-            );
-            done.push(doomed);
         }
     }
     let id = journal.map(Writer::finish).transpose();
@@ -280,7 +365,16 @@ fn delete(
         Err(failed) => warn!("no undo for this clean-up: {failed}"),
     }
 
-    let mut stayed = still_there(connection, asked, &gone)?;
+    let all = doomed.len() as u64;
+    doomed.retain(|doomed| !doomed.put_off);
+    let put_off = all.saturating_sub(doomed.len() as u64);
+    out.stale = out.stale.saturating_sub(put_off);
+    out.put_off += put_off;
+    let done = doomed;
+    let gone: HashMap<u64, usize> =
+        done.iter().enumerate().map(|(n, d)| (d.candidate.fingerprint(), n)).collect();
+    let asked = again(look, done.iter().map(|d| d.candidate));
+    let mut stayed = still_there(connection, &asked, &gone)?;
     if !stayed.is_empty() {
         let tried: Vec<Entry> = stayed
             .iter()
@@ -288,7 +382,7 @@ fn delete(
             .map(|d| d.candidate.entry.clone())
             .collect();
         connection.delete_vlan_tci(&tried)?;
-        stayed = still_there(connection, asked, &gone)?;
+        stayed = still_there(connection, &asked, &gone)?;
     }
     let mut counts: HashMap<usize, u64> = HashMap::new();
     for (index, doomed) in done.iter().enumerate() {
@@ -321,42 +415,8 @@ fn delete(
             );
         }
     }
-    out.put_off += put_off;
-    suspect(engine, world, client, bridge, targets, judged, learned, &done, out);
+    watch.suspect(client, &done, out);
     Ok(())
-}
-
-/// A token that became live between the last look and the commit may have lost its new
-/// owner's entry. That must never be silent.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one call site; the arguments are the pass's whole state"
-)]
-fn suspect(
-    engine: &Engine<'_>,
-    world: &World,
-    client: &mut Client,
-    bridge: usize,
-    targets: &[Target],
-    judged: &Scene,
-    learned: &Learned,
-    done: &[Doomed],
-    out: &mut BridgeReport,
-) {
-    let Ok(after) = engine.world_again(client, world.now) else {
-        return;
-    };
-    let scene = Scene::build(&after, bridge, targets, engine.newcomer.as_ref());
-    let recheck = Recheck::between(&judged.case, learned, &scene.case);
-    for doomed in done {
-        if recheck.standing(&doomed.flow, &doomed.verdict) == Standing::NewOwner {
-            out.suspicions += 1;
-            error!(
-                "bridge {}: deleted while its token found a new owner, check that pod: {}",
-                out.bridge, doomed.candidate.entry
-            );
-        }
-    }
 }
 
 /// Which of the deleted entries (by index) a fresh look still finds.
@@ -366,10 +426,9 @@ fn still_there(
     gone: &HashMap<u64, usize>,
 ) -> Result<HashSet<usize>, Error> {
     let mut stayed = HashSet::new();
-    connection.dump_many(asked, &mut |_, raw, flow| {
-        if let Some(index) = gone.get(&fingerprint(flow.table, flow.priority, raw.match_bytes())) {
-            stayed.insert(*index);
-        }
+    connection.dump_raw(asked, &mut |raw| {
+        let print = fingerprint(raw.table(), raw.priority(), raw.match_bytes());
+        stayed.extend(gone.get(&print));
     })?;
     Ok(stayed)
 }
@@ -385,65 +444,6 @@ fn open_journal(engine: &Engine<'_>, report: &mut Report, out: &BridgeReport) ->
             report.note(format!("no undo for this clean-up: {failed}"));
             None
         }
-    }
-}
-
-/// Writes down what a look taught: of the dead, before the entries that show it are deleted;
-/// a whole one also of the network and the living. A register value that is not proven now may be later,
-/// when nothing shows it any more.
-fn remember(
-    engine: &Engine<'_>,
-    world: &World,
-    targets: &[Target],
-    scene: &Scene,
-    look: &Look,
-    report: &mut Report,
-) {
-    let Some(registry) = engine.registry else { return };
-    let learns = |record: &Attachment| {
-        let network = scene.networks.iter().position(|n| *n == record.key.network);
-        network.and_then(|n| scene.case.networks.get(n)).is_some_and(|n| {
-            matches!(n.register.source, RegisterSource::Learn { .. } | RegisterSource::Pod)
-        })
-    };
-    let mut write = || -> Result<(), crate::registry::Error> {
-        let lock = registry.lock(engine.deadline)?;
-        for (index, name) in scene.networks.iter().enumerate().filter(|_| look.full) {
-            let Some(facts) = look.learned.networks.get(index) else { continue };
-            // As it is now: since the world was read, an ADD may have changed the
-            // configuration, or another look may have learned the other fact.
-            let recorded: Option<NetworkState> = lock.network_state(name)?;
-            let mut state = recorded.clone().unwrap_or_else(|| world.network(name));
-            state.register_distinct |= facts.distinct_seen;
-            state.register_shared |= facts.shared_seen;
-            if recorded.as_ref() != Some(&state) {
-                lock.set_network_state(name, &state)?;
-            }
-        }
-        let living = scene.live_of.iter().zip(&look.learned.live_registers);
-        for (live, value) in living.filter(|_| look.full) {
-            let record = live.and_then(|i| world.records.get(i)).filter(|r| learns(r));
-            let (Some(record), Some(value)) = (record, *value) else { continue };
-            if record.register.is_none_or(|r| r.value != value) {
-                let register = Some(Register { value, how: RegisterHow::Learned });
-                lock.update(record, |record| record.register = register)?;
-            }
-        }
-        for (target, value) in scene.dead_of.iter().zip(&look.learned.dead_registers) {
-            let record = targets.get(*target).map(|t| &t.attachment).filter(|r| learns(r));
-            let (Some(record), Some(value)) = (record, *value) else { continue };
-            if record.register.is_none() {
-                let register = Some(Register { value, how: RegisterHow::Learned });
-                lock.update(record, |record| record.register = register)?;
-                if let Some(of) = report.targets.get_mut(*target) {
-                    of.register = register;
-                }
-            }
-        }
-        Ok(())
-    };
-    if let Err(failed) = write() {
-        warn!("could not write down what was learned: {failed}");
     }
 }
 
@@ -499,7 +499,7 @@ pub(super) fn reap_ports(
         {
             continue;
         }
-        let Some(place) = world.own_place_of(record, &[]) else { continue };
+        let Some(place) = world.own_place_of(record, &HashSet::new()) else { continue };
         let Some(bridge) = world.ovs.bridges.get(place.bridge) else { continue };
         let netdev_gone = matches!(place.interface.ofport, Ofport::Failed)
             || place.interface.ifindex.unwrap_or(0) == 0;

@@ -4,7 +4,7 @@
 //! token. Many, or a register value whose exclusivity must be shown: the whole bridge,
 //! table by table. Never a large bridge in one request.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ pub struct Candidate {
     pub entry: Entry,
     /// How long after the world was read it was dumped: ages are counted from there.
     lag: Duration,
+    /// Which of [`Look::asked`] found it first.
+    found_by: usize,
     /// Another entry looks just the same (`wire-facts`: VLAN TCI matches of OpenFlow 1.0).
     twin: bool,
 }
@@ -46,9 +48,14 @@ pub struct Look {
 }
 
 impl Candidate {
+    /// Where it is.
+    pub(super) fn fingerprint(&self) -> u64 {
+        fingerprint(self.entry.table(), self.entry.priority(), self.entry.match_bytes())
+    }
+
     /// Its verdict in a case.
     #[must_use]
-    pub fn verdict(&self, judge: &Judge<'_>) -> Option<(Flow, Verdict)> {
+    pub fn verdict(&self, judge: &Judge<'_>) -> Option<Verdict> {
         let mut flow = self.entry.flow().ok()?;
         flow.duration = flow.duration.saturating_sub(self.lag);
         let mut verdict = judge.verdict(&flow);
@@ -56,7 +63,7 @@ impl Candidate {
             verdict.stale = false;
             verdict.reason = Reason::Ambiguous;
         }
-        Some((flow, verdict))
+        Some(verdict)
     }
 }
 
@@ -99,7 +106,12 @@ impl<'c> Collector<'c> {
         match self.places.get(&print) {
             None => {
                 self.places.insert(print, (self.kept.len(), dump));
-                self.kept.push(Candidate { entry: raw.to_entry(), lag, twin: false });
+                self.kept.push(Candidate {
+                    entry: raw.to_entry(),
+                    lag,
+                    found_by: dump,
+                    twin: false,
+                });
             }
             Some((index, first)) if *first == dump => {
                 if let Some(candidate) = self.kept.get_mut(*index) {
@@ -134,11 +146,22 @@ pub fn look_at(
     thorough: bool,
     since: Instant,
 ) -> Result<Look, Error> {
-    let case = &scene.case;
     let tables = connection.tables()?;
+    look_at_tables(connection, scene, thorough, since, &tables)
+}
+
+/// The same, when it is known how many entries each table has.
+pub(super) fn look_at_tables(
+    connection: &mut Connection,
+    scene: &Scene,
+    thorough: bool,
+    since: Instant,
+    tables: &[(u8, u32)],
+) -> Result<Look, Error> {
+    let case = &scene.case;
     let total: u64 = tables.iter().map(|(_, active)| u64::from(*active)).sum();
     if thorough || total <= SMALL_BRIDGE || case.dead.len() > FEW_DEAD {
-        return whole(connection, case, &tables, since);
+        return whole(connection, case, tables, since);
     }
     let look = by_token(connection, case, since)?;
     // What a register value would condemn needs the proof that nobody else loads it.
@@ -149,7 +172,7 @@ pub fn look_at(
         .filter_map(|c| c.entry.flow().ok())
         .any(|flow| judge.would_register_matter(&flow));
     if wanted || register_flows_are_there(connection, case, &look)? {
-        return whole(connection, case, &tables, since);
+        return whole(connection, case, tables, since);
     }
     Ok(look)
 }
@@ -163,18 +186,75 @@ fn whole(
     let mut collector = Collector::new(Survey::new(case), since);
     let asked: Vec<Filter> =
         tables.iter().filter(|(_, active)| *active > 0).map(|(t, _)| Filter::table(*t)).collect();
-    for (dump, filter) in asked.iter().enumerate() {
-        connection.dump(filter, &mut |raw, flow| collector.see(dump, raw, flow))?;
+    let mut done = 0;
+    for some in turns(&asked, tables) {
+        connection.dump_many(some, &mut |n, raw, flow| collector.see(done + n, raw, flow))?;
+        done += some.len();
     }
     Ok(collector.finish(asked, true))
+}
+
+/// Tables to ask for together: one large one, or several that are small, for one turn of
+/// the switch.
+fn turns<'f>(asked: &'f [Filter], tables: &[(u8, u32)]) -> Vec<&'f [Filter]> {
+    let entries = |filter: &Filter| {
+        let active = tables.iter().find(|(table, _)| Some(*table) == filter.table);
+        active.map_or(0, |(_, active)| u64::from(*active))
+    };
+    let (mut turns, mut start, mut sum) = (Vec::new(), 0, 0);
+    for (n, filter) in asked.iter().enumerate() {
+        sum += entries(filter);
+        if sum > SMALL_BRIDGE && n > start {
+            turns.extend(asked.get(start..n));
+            (start, sum) = (n, entries(filter));
+        }
+    }
+    turns.extend(asked.get(start..).filter(|rest| !rest.is_empty()));
+    turns
+}
+
+/// More than this many dumps of some entries, and whole tables cost less.
+const FEW_FILTERS: usize = 24;
+
+/// What to ask for to see these again, if they are still there: of what was asked that which
+/// found them; after a look at everything, their ports and register values, and the tables
+/// of the rest.
+pub(super) fn again<'l>(
+    look: &Look,
+    candidates: impl Iterator<Item = &'l Candidate> + Clone,
+) -> Vec<Filter> {
+    if !look.full {
+        let found: BTreeSet<usize> = candidates.map(|c| c.found_by).collect();
+        return found.into_iter().filter_map(|n| look.asked.get(n).cloned()).collect();
+    }
+    let tables: BTreeSet<u8> = candidates.clone().map(|c| c.entry.table()).collect();
+    let tables = || tables.iter().map(|table| Filter::table(*table)).collect();
+    let mut filters = Vec::new();
+    for candidate in candidates {
+        let Ok(Flow { matches, .. }) = candidate.entry.flow() else { return tables() };
+        let filter = match (matches.in_port, matches.registers.first()) {
+            (Some(port), _) => Filter::in_port(port),
+            (None, Some(register)) => {
+                Filter::register(register.index, register.value, register.mask)
+            }
+            (None, None) => Filter::table(candidate.entry.table()),
+        };
+        if !filters.contains(&filter) {
+            filters.push(filter);
+        }
+        if filters.len() > FEW_FILTERS {
+            return tables();
+        }
+    }
+    filters
 }
 
 fn by_token(connection: &mut Connection, case: &Case, since: Instant) -> Result<Look, Error> {
     let mut filters = Vec::new();
     for dead in &case.dead {
-        if let Some(ofport) = dead.ofport {
-            filters.push(Filter::in_port(ofport));
-            filters.push(Filter::out_port(ofport));
+        for ofport in dead.ofport.iter().chain(&dead.former) {
+            filters.push(Filter::in_port(*ofport));
+            filters.push(Filter::out_port(*ofport));
         }
         for address in &dead.addresses {
             filters.extend(filters_for_address(address));

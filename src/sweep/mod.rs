@@ -5,8 +5,10 @@
 //! ([`orphans`], a DEL, a GC list); what dies is decided by [`crate::stale`].
 
 mod apply;
+mod early;
 mod look;
 pub mod orphans;
+mod remember;
 mod report;
 mod scene;
 mod settle;
@@ -20,6 +22,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub use apply::SWEEP_TIMEOUT;
+use early::Early;
 pub use look::{Look, look_at};
 pub use report::{BridgeReport, FlowReport, Report, TargetReport};
 pub use scene::{Scene, register_of};
@@ -83,7 +86,7 @@ impl Engine<'_> {
     #[must_use]
     pub fn clean(&self, mut targets: Vec<Target>) -> Report {
         let mut report = Report::new(&targets);
-        let (world, mut client) = match self.world() {
+        let (mut world, mut client, mut early) = match self.world(&targets) {
             Ok(read) => read,
             Err(error) => {
                 report.fail_all(&error.to_string());
@@ -91,12 +94,22 @@ impl Engine<'_> {
                 return report;
             }
         };
+        unrecorded::refresh(self, &mut world);
         for target in &mut targets {
             unrecorded::resolve(&world, target);
         }
         let paused = self.registry.is_some_and(Registry::paused);
         for bridge in self.bridges_to_look_at(&world, &targets, &mut report) {
-            self.clean_bridge(&world, &mut client, bridge, &mut targets, paused, &mut report);
+            let early = early.take();
+            self.clean_bridge(
+                &world,
+                &mut client,
+                early,
+                bridge,
+                &mut targets,
+                paused,
+                &mut report,
+            );
         }
         apply::reap_ports(self, &world, &mut client, &targets, paused, &mut report);
         settle::settle(self, Some(&world), &targets, &mut report);
@@ -106,10 +119,12 @@ impl Engine<'_> {
     /// One bridge. Evidence that is in flux (a port that waits for its number) settles within
     /// milliseconds: a call that somebody waits for looks again before it leaves that to a
     /// sweep.
+    #[expect(clippy::too_many_arguments, reason = "one call site; they are the clean-up's state")]
     fn clean_bridge(
         &self,
         world: &World,
         client: &mut Client,
+        early: Option<Early>,
         bridge: usize,
         targets: &mut [Target],
         paused: bool,
@@ -117,7 +132,8 @@ impl Engine<'_> {
     ) {
         let Some(name) = world.ovs.bridges.get(bridge).map(|b| b.name.clone()) else { return };
         let mut pass = BridgeReport::new(&name);
-        let mut done = apply::pass(self, world, client, bridge, targets, paused, &mut pass, report);
+        let mut done =
+            apply::pass(self, world, client, early, bridge, targets, paused, &mut pass, report);
         for _ in 0..LOOKS {
             let unsettled = report.targets.iter().any(|t| t.unsettled);
             if done.is_err() || !unsettled || !self.act || paused {
@@ -133,7 +149,8 @@ impl Engine<'_> {
             report.look_again();
             pass.kept.clear();
             (pass.stale, pass.observed) = (pass.deleted, 0);
-            done = apply::pass(self, &fresh, client, bridge, targets, paused, &mut pass, report);
+            done =
+                apply::pass(self, &fresh, client, None, bridge, targets, paused, &mut pass, report);
         }
         if let Err(error) = done {
             let scene = Scene::build(world, bridge, targets, None);
@@ -146,19 +163,28 @@ impl Engine<'_> {
         report.bridges.push(pass);
     }
 
-    fn world(&self) -> Result<(World, Client), Error> {
+    /// Reads the world. While others work on their answers we ask the next: the database,
+    /// the bridge that it will most likely be about, the records.
+    fn world(&self, targets: &[Target]) -> Result<(World, Client, Option<Early>), Error> {
         let mut client = Client::connect(&database_socket(&self.run_dir), self.deadline)?;
-        let world = self.world_again(&mut client, Stamp::now())?;
-        Ok((world, client))
+        let asked = client.ask()?;
+        let mut early = Early::begin(self, targets);
+        let reading = World::begin(self.registry, asked, Stamp::now());
+        early = early.and_then(Early::go_on);
+        let world = self.overlaid(reading.finish(&self.run_dir, &mut client)?);
+        Ok((world, client, early))
     }
 
     /// The world once more; ages stay relative to `now`.
     fn world_again(&self, client: &mut Client, now: Stamp) -> Result<World, Error> {
-        let mut world = World::read(self.registry, &self.run_dir, client, now)?;
+        World::read(self.registry, &self.run_dir, client, now).map(|world| self.overlaid(world))
+    }
+
+    fn overlaid(&self, mut world: World) -> World {
         if let Some((network, config)) = &self.overlay {
             world.networks.entry(network.clone()).or_default().config = config.clone();
         }
-        Ok(world)
+        world
     }
 
     /// Bridges that some target may have entries on; all that matter when thorough. A
@@ -179,6 +205,7 @@ impl Engine<'_> {
                 ));
                 if let Some(target) = report.targets.get_mut(index) {
                     target.complete = true;
+                    target.bridge_gone = true;
                 }
             }
             bridges.extend(of);

@@ -1,11 +1,11 @@
 //! From the world to the core's case for one bridge.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::world::Place;
 use super::{Cause, Target, World};
-use crate::attachment::{Attachment, Key, NetworkName, Register, RegisterHow};
+use crate::attachment::{Attachment, Key, NetworkName, Register, RegisterHow, State};
 use crate::config::{Config, IpScope, Reg0};
 use crate::ovsdb::{Interface, Ofport, Port, marks};
 use crate::stale::case::{
@@ -44,9 +44,11 @@ impl Scene {
         scene.case.switch_up = world.switch_started.map(|s| s.until(world.now));
 
         // The living first: a row that one of them claims is nobody else's.
-        let mut claimed = Vec::new();
+        let mut claimed = HashSet::new();
+        let dead: HashSet<(&Key, u64)> =
+            targets.iter().map(|t| (&t.attachment.key, t.attachment.generation)).collect();
         for (index, record) in world.records.iter().enumerate() {
-            if targets.iter().any(|t| t.attachment.is_same(record)) {
+            if dead.contains(&(&record.key, record.generation)) {
                 continue;
             }
             let place = world.place_of(record);
@@ -69,7 +71,7 @@ impl Scene {
             let network = scene.network(world, &target.attachment.key.network);
             let own = world.own_place_of(&target.attachment, &claimed);
             claimed.extend(own.map(|p| p.interface.id));
-            scene.case.dead.push(dead(world, target, own, bridge, network));
+            scene.case.dead.push(self::dead(world, target, own, bridge, network));
             scene.dead_of.push(index);
         }
         // Whoever else is on the switch is alive as far as we know.
@@ -78,6 +80,15 @@ impl Scene {
                 scene.case.live.push(stranger(place, bridge, &scene.networks, world));
                 scene.live_of.push(None);
             }
+        }
+        let others = world.tombstones.iter().filter(|t| {
+            scene.networks.contains(&t.key.network)
+                && world.bridges_of(t).contains(&bridge)
+                && !targets.iter().any(|target| target.attachment.is_same(t))
+        });
+        for witness in others.filter_map(|t| witness(world, t)) {
+            scene.case.live.push(witness);
+            scene.live_of.push(None);
         }
         scene.case.ovn = world.ovs.bridges.get(bridge).is_some_and(|b| world.ovs.is_ovn(b))
             && !scene.dead_of.iter().all(|target| {
@@ -110,13 +121,14 @@ impl Scene {
     /// the deletes. A number under another name means that OVSDB's word is not yet carried
     /// out: no port is evidence then.
     pub fn check_ports(&mut self, world: &World, bridge: usize, described: &[(u16, String)]) {
-        let named = |number: u16| {
-            world.places().find(|p| {
-                p.bridge == bridge && matches!(p.interface.ofport, Ofport::Number(n) if n == number)
-            })
-        };
+        let mut named: HashMap<u16, Place<'_>> = HashMap::new();
+        for place in world.places().filter(|p| p.bridge == bridge) {
+            if let Some(number) = number(place.interface) {
+                named.entry(number).or_insert(place);
+            }
+        }
         for (number, name) in described {
-            match named(*number) {
+            match named.get(number) {
                 // PORT_DESC cuts names at 15 bytes.
                 Some(place) if !place.interface.name.starts_with(name.as_str()) => {
                     self.case.ports.unassigned = true;
@@ -187,7 +199,13 @@ fn live(
 ) -> Live {
     let config = world.config(&record.key.network);
     let here = place.filter(|p| p.bridge == bridge);
-    let register = match register_now(&config, record, place.map(|p| (p.port, p.interface))) {
+    // A device that is not there for the moment (a restart of ovs-vswitchd) may get its number
+    // back; a row that is gone does not.
+    let ofport = here.and_then(|p| match p.interface.ofport {
+        Ofport::Failed => record.ofport,
+        known => known.number(),
+    });
+    let register = match register_now(config, record, place.map(|p| (p.port, p.interface))) {
         Some(register) => LiveRegister::Is(register.value),
         None => match (config.register_rule(false, false).source, &config.reg0) {
             (RegisterSource::Learn { .. } | RegisterSource::Pod, _) => LiveRegister::Unknown,
@@ -198,7 +216,8 @@ fn live(
     };
     Live {
         network: Some(network),
-        ofport: here.and_then(|p| number(p.interface)),
+        ofport,
+        former: former(world, record, bridge, ofport),
         addresses: record.addresses(),
         addresses_known: !record.ips.is_empty() && !record.macs.is_empty(),
         register,
@@ -227,9 +246,10 @@ fn dead(
     Dead {
         network,
         ofport: ofport.filter(|n| (1..=0xfeff).contains(n)),
+        former: former(world, record, bridge, ofport),
         interface: own.map(|p| p.interface.id).or(record.interface),
         addresses: record.addresses(),
-        register: register_now(&config, record, own.map(|p| (p.port, p.interface)))
+        register: register_now(config, record, own.map(|p| (p.port, p.interface)))
             .map(|r| r.value)
             .filter(|v| *v != 0),
         died: age,
@@ -243,6 +263,15 @@ fn dead(
         // IPAM may have given the address to another node since.
         ip_evidence: config.ip_scope == IpScope::Node || target.cause == Cause::Del,
     }
+}
+
+/// The numbers that an attachment had on a bridge, by its record, and has not now.
+fn former(world: &World, record: &Attachment, bridge: usize, now: Option<u16>) -> Vec<u16> {
+    let name = world.ovs.bridges.get(bridge).map(|b| b.name.as_str());
+    let had = [record.ofport, record.ofport_before];
+    let mut former: Vec<u16> = had.into_iter().flatten().filter(|n| now != Some(*n)).collect();
+    former.dedup();
+    if record.bridge.as_deref() == name { former } else { Vec::new() }
 }
 
 /// An interface that no record explains.
@@ -262,19 +291,38 @@ fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &W
     let register = networks.iter().find_map(|name| {
         let config = world.config(name);
         match &config.reg0 {
-            Reg0::ExternalId(key) => external_id(&config, key, place.port, place.interface),
+            Reg0::ExternalId(key) => external_id(config, key, place.port, place.interface),
             _ => None,
         }
     });
     Live {
         network: None,
         ofport: (place.bridge == bridge).then(|| number(place.interface)).flatten(),
+        former: Vec::new(),
         addresses,
         addresses_known: false,
         register: register.map_or(LiveRegister::Absent, |r| LiveRegister::Is(r.value)),
         age: None,
         newcomer: false,
     }
+}
+
+/// A dead attachment that is none of the targets and not yet finished: its register value
+/// may have been shared with one of them, so it is not that one's own until a sweep has
+/// judged them all together.
+fn witness(world: &World, dead: &Attachment) -> Option<Live> {
+    let unfinished = dead.state == State::Deleting && dead.boot_id == world.boot_id;
+    let learned = dead.register.filter(|r| unfinished && r.how == RegisterHow::Learned)?;
+    Some(Live {
+        network: None,
+        ofport: None,
+        former: Vec::new(),
+        addresses: Vec::new(),
+        addresses_known: true,
+        register: LiveRegister::Is(learned.value),
+        age: None,
+        newcomer: false,
+    })
 }
 
 /// Puts a value into the configured field: bits outside the mask are zero.

@@ -59,8 +59,7 @@ fn settle_one(
     let mut record = target.attachment.clone();
     if record.register.is_none() {
         // Another look may have learned it meanwhile.
-        let known = lock.tombstones_of(&record.key)?.into_iter().find(|t| t.is_same(&record));
-        record.register = known.and_then(|known| known.register);
+        record.register = lock.tombstone_of(&record)?.and_then(|known| known.register);
     }
     let finished = outcome.complete && outcome.error.is_none();
     if !finished || outcome.waiting {
@@ -76,9 +75,12 @@ fn settle_one(
     let linger = world.map(|w| w.config(&record.key.network).linger()).unwrap_or_default();
     // As of when the world was read: the look behind it was later still.
     let read = world.map_or_else(Stamp::now, |w| w.now);
-    let lingered = record.died.is_none_or(|died| died.until(read) >= linger);
+    // A switch that has started since may yet be given everything back that it had.
+    let started = world.and_then(|w| w.switch_started);
+    let since = record.died.map(|died| started.map_or(died, |started| started.max(died)));
+    let lingered = since.is_none_or(|since| since.until(read) >= linger);
     let nothing_known = record.unrecorded && record.interface.is_none();
-    if lingered || nothing_known {
+    if lingered || nothing_known || outcome.bridge_gone {
         debug!("{}: nothing left to watch for", record.key);
         return lock.remove_tombstone(&record);
     }

@@ -1,7 +1,8 @@
 //! Everything read about this node at one moment: records and OVSDB.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::UNIX_EPOCH;
 
 use crate::attachment::{Attachment, NetworkName};
@@ -9,8 +10,8 @@ use crate::clock::{Stamp, boot_id};
 use crate::config::{Config, Mode, NetworkState};
 use crate::openflow;
 use crate::ovsdb::marks;
-use crate::ovsdb::{self, Client, Interface, Port, Snapshot};
-use crate::registry::{self, Registry};
+use crate::ovsdb::{self, Asked, Check, Client, Interface, Moment, Port, Snapshot};
+use crate::registry::{self, Registry, Version};
 use crate::stale::case::RowId;
 
 /// What can go wrong on the way to a verdict.
@@ -47,6 +48,20 @@ pub struct World {
     pub ovs: Snapshot,
     /// When ovs-vswitchd started, from its pid file.
     pub switch_started: Option<Stamp>,
+    /// For telling whether all this still holds.
+    moment: Moment,
+    pub(super) version: Option<Version>,
+    /// Where an interface is, by row and by name: bridge, port, interface.
+    by_row: HashMap<RowId, [usize; 3]>,
+    by_name: HashMap<String, [usize; 3]>,
+}
+
+/// A world that is being read: the database has been asked.
+#[derive(Debug)]
+pub(super) struct Reading {
+    everything: registry::Everything,
+    asked: Asked,
+    now: Stamp,
 }
 
 /// An interface with where it is.
@@ -69,36 +84,48 @@ impl World {
         client: &mut Client,
         now: Stamp,
     ) -> Result<Self, Error> {
-        let mut everything = match registry {
-            Some(registry) => registry.snapshot()?,
-            None => registry::Everything::default(),
+        let asked = client.ask()?;
+        let reading = Self::begin(registry, asked, now);
+        reading.finish(run_dir, client)
+    }
+
+    /// Reads the records while the database works on its answer. (A record or a row that
+    /// came between the two is found out before a commit: [`World::is_current`].)
+    pub(super) fn begin(registry: Option<&Registry>, asked: Asked, now: Stamp) -> Reading {
+        let everything = match registry {
+            Some(registry) => registry.snapshot(),
+            None => Ok(registry::Everything::default()),
         };
-        // What could not be read may be alive.
-        if let Some(failed) = everything.failures.pop() {
-            return Err(failed.into());
-        }
-        let ovs = client.snapshot()?;
-        let networks = network_states(&everything);
-        Ok(Self {
-            now,
-            boot_id: boot_id().map_err(Error::BootId)?,
-            records: everything.attachments,
-            tombstones: everything.tombstones,
-            networks,
-            ovs,
-            switch_started: switch_started(run_dir, now),
-        })
+        let everything = everything.unwrap_or_else(|failed| registry::Everything {
+            failures: vec![failed],
+            ..registry::Everything::default()
+        });
+        Reading { everything, asked, now }
+    }
+
+    /// Whether nothing was written since this world was read: no record, and no row of
+    /// OVSDB. `version` is what its records count as.
+    pub(super) fn is_current(
+        &self,
+        registry: Option<&Registry>,
+        version: Option<Version>,
+        client: &mut Client,
+        check: Check,
+    ) -> Result<bool, Error> {
+        let rows = client.answered_unchanged(check, self.moment)?;
+        Ok(rows && registry.is_none_or(|registry| registry.unchanged(version)))
     }
 
     /// A network's state; the default for one that was never recorded.
-    pub(crate) fn network(&self, name: &NetworkName) -> NetworkState {
-        self.networks.get(name).cloned().unwrap_or_default()
+    pub(crate) fn network(&self, name: &NetworkName) -> &NetworkState {
+        static NEVER_RECORDED: LazyLock<NetworkState> = LazyLock::new(NetworkState::default);
+        self.networks.get(name).unwrap_or(&NEVER_RECORDED)
     }
 
     /// A network's configuration.
     #[must_use]
-    pub fn config(&self, name: &NetworkName) -> Config {
-        self.network(name).config
+    pub fn config(&self, name: &NetworkName) -> &Config {
+        &self.network(name).config
     }
 
     pub(crate) fn places(&self) -> impl Iterator<Item = Place<'_>> {
@@ -109,27 +136,35 @@ impl World {
         })
     }
 
+    fn at(&self, [bridge, port, interface]: [usize; 3]) -> Option<Place<'_>> {
+        let port = self.ovs.bridges.get(bridge)?.ports.get(port)?;
+        Some(Place { bridge, port, interface: port.interfaces.get(interface)? })
+    }
+
     fn row(&self, id: RowId) -> Option<Place<'_>> {
-        self.places().find(|p| p.interface.id == id)
+        self.by_row.get(&id).and_then(|at| self.at(*at))
+    }
+
+    fn named(&self, name: &str) -> Option<Place<'_>> {
+        self.by_name.get(name).and_then(|at| self.at(*at))
     }
 
     /// A live attachment's interface now: its row, else the row that has its port's name
     /// (del-port and add-port in one transaction give a new row).
     pub(crate) fn place_of(&self, record: &Attachment) -> Option<Place<'_>> {
-        record.interface.and_then(|id| self.row(id)).or_else(|| {
-            let name = record.port.as_deref()?;
-            self.places().find(|p| p.interface.name == name)
-        })
+        record.interface.and_then(|id| self.row(id)).or_else(|| self.named(record.port.as_deref()?))
     }
 
     /// A dead attachment's own interface, if it is still there and nobody alive has it: its
     /// row, else a row of that name whose marks say that it is this container's.
-    pub(crate) fn own_place_of(&self, dead: &Attachment, claimed: &[RowId]) -> Option<Place<'_>> {
+    pub(crate) fn own_place_of(
+        &self,
+        dead: &Attachment,
+        claimed: &HashSet<RowId>,
+    ) -> Option<Place<'_>> {
         let by_row = dead.interface.and_then(|id| self.row(id));
-        let own = by_row.or_else(|| {
-            let name = dead.port.as_deref()?;
-            self.places().find(|p| p.interface.name == name && marked_as(p, dead))
-        })?;
+        let own = by_row
+            .or_else(|| self.named(dead.port.as_deref()?).filter(|place| marked_as(place, dead)))?;
         (!claimed.contains(&own.interface.id)).then_some(own)
     }
 
@@ -151,6 +186,41 @@ impl World {
             // Nobody knows where its port was: its addresses may be matched anywhere.
             None => (0..self.ovs.bridges.len()).collect(),
         }
+    }
+}
+
+impl Reading {
+    /// Waits for the database's answer.
+    pub(super) fn finish(self, run_dir: &Path, client: &mut Client) -> Result<World, Error> {
+        let Self { mut everything, asked, now } = self;
+        let (ovs, moment) = client.answered(asked)?;
+        // What could not be read may be alive.
+        if let Some(failed) = everything.failures.pop() {
+            return Err(failed.into());
+        }
+        let networks = network_states(&everything);
+        let (mut by_row, mut by_name) = (HashMap::new(), HashMap::new());
+        for (b, bridge) in ovs.bridges.iter().enumerate() {
+            for (p, port) in bridge.ports.iter().enumerate() {
+                for (i, interface) in port.interfaces.iter().enumerate() {
+                    by_row.insert(interface.id, [b, p, i]);
+                    by_name.insert(interface.name.clone(), [b, p, i]);
+                }
+            }
+        }
+        Ok(World {
+            now,
+            boot_id: boot_id().map_err(Error::BootId)?,
+            records: everything.attachments,
+            tombstones: everything.tombstones,
+            networks,
+            ovs,
+            switch_started: switch_started(run_dir, now),
+            moment,
+            version: everything.version,
+            by_row,
+            by_name,
+        })
     }
 }
 

@@ -8,6 +8,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stderr,
     reason = "a broken rig must fail the test at once"
 )]
 
@@ -174,7 +175,7 @@ pub(crate) fn end_sandboxes<'m>(node: &Node, members: impl IntoIterator<Item = &
 /// A call of `ovs-flow-gc` for a pod, not yet started.
 pub(crate) fn call<'n>(node: &'n Node, verb: &str, member: &Member) -> Call<'n> {
     let mut conf = node.plugin_conf("ovs-flow-gc", Some(member), Some(&member.result()));
-    if verb == "DEL" && member.who.ofport % 2 == 0 {
+    if verb == "DEL" && member.who.ofport.is_multiple_of(2) {
         // As with a runtime that lost its state.
         conf.as_object_mut().unwrap().shift_remove("prevResult");
     }

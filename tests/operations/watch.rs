@@ -68,6 +68,8 @@ fn pause_deletes_nothing_and_resume_makes_up_for_it() {
     assert!(node.admin(&["sweep"]).stdout.contains("paused: nothing was deleted"));
     let remembered = records(node);
     assert_eq!(remembered.len(), 6, "{remembered:?}");
+    // Found dead during a pause, it is judged again afterwards.
+    assert!(remembered.contains(&("orphan".to_owned(), "active".to_owned())), "{remembered:?}");
     let undo = node.admin(&["undo"]);
     assert!(!undo.succeeded() && undo.stderr.contains("nothing to undo"), "{undo}");
 

@@ -145,7 +145,7 @@ fn other_ends_of_a_bundle_are_errors() {
 fn nothing_is_sent_for_nothing() {
     let fake = Fake::new(Version::V14, |_| {});
     let mut connection = fake.open().unwrap();
-    assert_eq!(connection.delete_strict(&[]).unwrap(), Applied::default());
+    assert_eq!(connection.delete_strict::<Entry>(&[]).unwrap(), Applied::default());
     assert_eq!(connection.add(&[]).unwrap(), Applied::default());
     fake.done();
 }
