@@ -8,9 +8,9 @@
 use log::warn;
 
 use super::{Failure, Request};
-use crate::attachment::{Attachment, Key, Netns};
+use crate::attachment::{Attachment, Key, Netns, NetworkName};
 use crate::clock::{Deadline, Stamp, boot_id};
-use crate::config::NetworkState;
+use crate::config::{Config, NetworkState};
 use crate::liveness::{Life, netns};
 use crate::registry::{Registry, new_generation};
 use crate::sweep::{Cause, Engine, Target, orphans};
@@ -24,16 +24,16 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
     let boot = boot_id().inspect_err(|failed| warn!("boot id: {failed}")).unwrap_or_default();
     let now = Stamp::now();
 
+    let state = registry.as_ref().map(|r| r.network_state::<NetworkState>(&request.network));
+    let overlay = request.overlay(matches!(state, Some(Ok(Some(_)))));
     let mut targets = match &registry {
         Some(registry) => recorded(registry, &key, now, &boot, deadline),
         None => Vec::new(),
     };
     if targets.is_empty() {
         targets.push(unrecorded(request, key, now, &boot));
-        remember(request, registry.as_ref(), &targets, deadline);
+        remember(registry.as_ref(), overlay.as_ref(), &targets, deadline);
     }
-    let overlay =
-        request.problems.is_empty().then(|| (request.network.clone(), request.config.clone()));
     let engine = Engine {
         registry: registry.as_ref(),
         run_dir: request.config.ovs_run_dir(),
@@ -117,8 +117,8 @@ fn unrecorded(request: &Request, key: Key, now: Stamp, boot: &str) -> Target {
 }
 
 fn remember(
-    request: &Request,
     registry: Option<&Registry>,
+    overlay: Option<&(NetworkName, Config)>,
     targets: &[Target],
     deadline: Deadline,
 ) {
@@ -127,14 +127,14 @@ fn remember(
         let written = registry.lock(deadline).and_then(|lock| {
             lock.put_tombstone(&target.attachment)?;
             // The sweep that retries deletes nothing in a network without a configuration.
-            let network = &target.attachment.key.network;
-            let known = lock.network_state::<NetworkState>(network);
-            if request.problems.is_empty() && matches!(known, Ok(None)) {
-                let config = request.config.clone();
-                let state = NetworkState { config, ..NetworkState::default() };
-                lock.set_network_state(network, &state)?;
+            match (overlay, lock.network_state::<NetworkState>(&target.attachment.key.network)) {
+                (Some((network, config)), Ok(None)) => {
+                    let config = config.clone();
+                    let state = NetworkState { config, ..NetworkState::default() };
+                    lock.set_network_state(network, &state)
+                }
+                _ => Ok(()),
             }
-            Ok(())
         });
         if let Err(failed) = written {
             warn!(

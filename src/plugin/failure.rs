@@ -36,7 +36,9 @@ pub enum Failure {
     )]
     NoPrevResult,
     /// What the plugin before us returned is no result.
-    #[error("prevResult is not a JSON object: the plugin before ovs-flow-gc returned no CNI result")]
+    #[error(
+        "prevResult is not a JSON object: the plugin before ovs-flow-gc returned no CNI result"
+    )]
     BadPrevResult,
     /// The state directory.
     #[error("{0}")]
@@ -109,7 +111,9 @@ impl Failure {
         let own = |code, msg: &str| Cni::Custom(code, msg.to_owned(), details.clone());
         match self {
             Self::Cni(error) => error,
-            Self::Config(_) | Self::NoPrevResult | Self::BadPrevResult => Cni::InvalidNetworkConfig(details),
+            Self::Config(_) | Self::NoPrevResult | Self::BadPrevResult => {
+                Cni::InvalidNetworkConfig(details)
+            }
             Self::Name(ref bad) if bad.what == "network name" => Cni::InvalidNetworkConfig(details),
             Self::Name(_) => Cni::InvalidEnvValue(details),
             Self::State(_) | Self::BootId(_) => Cni::IOFailure(details),

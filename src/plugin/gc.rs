@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Failure, Request};
 use crate::clock::{Deadline, Stamp, boot_id};
+use crate::config::NetworkState;
 use crate::registry::Registry;
 use crate::sweep::{Cause, Engine, Target, orphans};
 
@@ -22,6 +23,7 @@ pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
     let registry = Registry::open(&request.config.state_dir)?;
     let boot = boot_id().map_err(Failure::BootId)?;
     let everything = registry.snapshot()?;
+    let state = registry.network_state::<NetworkState>(&request.network);
     let now = Stamp::now();
     let mut targets: Vec<Target> = everything
         .tombstones
@@ -55,10 +57,7 @@ pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
         act: true,
         verb: "GC",
         newcomer: None,
-        overlay: request
-            .problems
-            .is_empty()
-            .then(|| (request.network.clone(), request.config.clone())),
+        overlay: request.overlay(matches!(state, Ok(Some(_)))),
         thorough: false,
         details: false,
     };

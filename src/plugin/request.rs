@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::Failure;
 use crate::attachment::{ContainerId, IfName, Key, NetworkName, Pod};
-use crate::config::{Config, Problem};
+use crate::config::{Config, Mode, Problem};
 
 /// The versions we speak. 0.3.0 differs from 0.3.1 in nothing that concerns us, and some
 /// OVS CNIs still ship it.
@@ -165,6 +165,21 @@ impl Request {
             problems,
             conf,
         })
+    }
+
+    /// The configuration that a clean-up goes by in place of the recorded one. One that has
+    /// problems does not win over what an ADD had, and deletes nothing if the scope is one of
+    /// them and nothing is recorded.
+    #[must_use]
+    pub fn overlay(&self, is_recorded: bool) -> Option<(NetworkName, Config)> {
+        if !self.problems.is_empty() && is_recorded {
+            return None;
+        }
+        let mut config = self.config.clone();
+        if self.problems.iter().any(Problem::is_of_scope) {
+            config.mode = Mode::Observe;
+        }
+        Some((self.network.clone(), config))
     }
 
     /// The attachment's key.

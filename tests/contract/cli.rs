@@ -65,7 +65,8 @@ fn what_fails_is_1_with_a_reason_on_standard_error() {
     }
     let web = node.run_pod("web");
     node.ovsdb.stop();
-    for args in [&["explain", "web"][..], &["adopt"]] {
+    let net_dir = node.conflist_path().parent().unwrap().display().to_string();
+    for args in [&["explain", "web"][..], &["adopt", "--net-dir", &net_dir]] {
         let outcome = node.admin(args);
         assert_eq!(outcome.code, Some(1), "{outcome}");
         assert!(outcome.stderr.contains("db.sock"), "{outcome}");
@@ -135,25 +136,55 @@ fn list_is_a_table_for_eyes() {
     let table = node.admin(&["list"]).ok();
     let lines: Vec<&str> = table.lines().collect();
     let head: Vec<&str> = lines[0].split_whitespace().collect();
-    assert_eq!(head, [
-        "POD", "CONTAINER", "IFNAME", "NETWORK", "BRIDGE", "PORT", "OFPORT", "REG0", "IP", "MAC",
-        "STATE", "AGE", "FLOWS",
-    ]);
+    assert_eq!(
+        head,
+        [
+            "POD",
+            "CONTAINER",
+            "IFNAME",
+            "NETWORK",
+            "BRIDGE",
+            "PORT",
+            "OFPORT",
+            "REG0",
+            "IP",
+            "MAC",
+            "STATE",
+            "AGE",
+            "FLOWS",
+        ]
+    );
     let row: Vec<&str> = lines[1].split_whitespace().collect();
     let register = format!("{:#x}", web.ofport);
     let ips = format!("{},{}", web.ip, web.ip6);
     let ofport = web.ofport.to_string();
     let age = row[11];
-    assert_eq!(row, [
-        "default/web", &web.container[..13], "eth0", "podnet", "br0", &web.port, &ofport,
-        &register, &ips, &web.mac, "active", age, "15",
-    ]);
+    assert_eq!(
+        row,
+        [
+            "default/web",
+            &web.container[..13],
+            "eth0",
+            "podnet",
+            "br0",
+            &web.port,
+            &ofport,
+            &register,
+            &ips,
+            &web.mac,
+            "active",
+            age,
+            "15",
+        ]
+    );
     assert!(age.ends_with('s'), "{age}");
     assert!(lines[2].contains("default/db") && lines[2].contains("gone"), "{table}");
     // Columns stand under their heads.
     for column in ["STATE", "OFPORT", "MAC"] {
         let at = lines[0].find(column).unwrap();
-        assert!(lines[1..].iter().all(|l| l.as_bytes()[at - 1] == b' ' && l.as_bytes()[at] != b' '));
+        assert!(
+            lines[1..].iter().all(|l| l.as_bytes()[at - 1] == b' ' && l.as_bytes()[at] != b' ')
+        );
     }
     assert!(lines.iter().all(|line| line.trim_end() == *line), "{table:?}");
 

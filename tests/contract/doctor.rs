@@ -21,10 +21,13 @@ fn finds(node: &Node, level: &str, what: &str, words: &[&str]) {
     let findings = outcome.json();
     let fits = |finding: &&Value| {
         let text = finding.to_string();
-        finding["level"] == level && finding["what"] == what && words.iter().all(|w| text.contains(w))
+        finding["level"] == level
+            && finding["what"] == what
+            && words.iter().all(|w| text.contains(w))
     };
     let found = findings.as_array().unwrap().iter().find(fits);
-    let found = found.unwrap_or_else(|| panic!("no {level} of {what} with {words:?}: {findings:#}"));
+    let found =
+        found.unwrap_or_else(|| panic!("no {level} of {what} with {words:?}: {findings:#}"));
     assert!(!found["remedy"].as_str().unwrap_or_default().is_empty(), "what to do? {found}");
 }
 
@@ -99,7 +102,8 @@ fn the_chain_is_not_as_it_should_be() {
     let good = node.conflist();
     // DEL never reaches us if another conflist sorts first.
     let other = node.conflist_path().with_file_name("05-other.conflist");
-    fs::write(&other, r#"{"cniVersion":"1.0.0","name":"o","plugins":[{"type":"bridge"}]}"#).unwrap();
+    fs::write(&other, r#"{"cniVersion":"1.0.0","name":"o","plugins":[{"type":"bridge"}]}"#)
+        .unwrap();
     finds(&node, "warning", "conflist", &["05-other.conflist", "sorts first"]);
     fs::remove_file(&other).unwrap();
 

@@ -105,6 +105,10 @@ fn a_list_that_cannot_be_read_protects_everybody() {
 fn a_container_that_is_valid_under_any_ifname_protects_all_its_attachments() {
     let node = node("gc_ifnames");
     let (pods, flows) = pods(&node, &["web", "db"]);
+    // A second default route would not go in.
+    let mut ipam = node.plugin_conf("ovs-test-cni", None, None)["ipam"].clone();
+    ipam["routes"] = json!([]);
+    node.configure_plugin("ovs-test-cni", json!({"ipam": ipam}));
     let second = node.add(&pods[0].pod.clone().with_ifname("net1"));
     let its = node.install("br0", &crate::layouts::classifier(&second.who(0x2001)));
     silent(gc(&node, &[(VALID, json!([entry(&second)]))]));
@@ -116,16 +120,26 @@ fn a_container_that_is_valid_under_any_ifname_protects_all_its_attachments() {
 #[test]
 fn only_this_networks_records_are_judged() {
     let node = node("gc_networks");
-    let mut conflist = node.conflist();
-    conflist["name"] = json!("othernet");
-    let this = std::mem::replace(&mut conflist, node.conflist());
-    node.set_conflist(this);
+    let this = node.conflist();
+    let mut other = this.clone();
+    other["name"] = json!("othernet");
+    node.set_conflist(other);
     let (_theirs, kept) = pods(&node, &["theirs"]);
-    node.set_conflist(conflist);
-    let ours = node.run_pod("ours");
-    node.install("br0", &crate::layouts::classifier(&ours.who(0x3001)));
+    node.set_conflist(this);
+    // Each network has an IPAM of its own: left alone, both would be given one address.
+    let (flows, names) = (["10.244.1.77", "10.244.1.78"], ["ours", "ours-too"]);
+    for ((name, ip), reg) in names.iter().zip(flows).zip(0x3001..) {
+        let ours = node.add(&node.pod(name).with_ip(ip));
+        let (v4, v6) = (ours.ip.clone(), format!("fd00::{reg:x}"));
+        let who = crate::rig::Who { ip: v4, ip6: v6, ..ours.who(reg) };
+        node.install("br0", &crate::layouts::classifier(&who));
+    }
     silent(gc(&node, &[(VALID, Value::Null)]));
-    assert_eq!(node.dump("br0"), kept[0]);
+    let left = node.dump("br0");
+    assert!(kept[0].iter().all(|flow| left.contains(flow)), "{left:#?}");
+    // Of ours nothing is left but what names the addresses that we made up.
+    let rest: Vec<_> = left.iter().filter(|flow| !kept[0].contains(flow)).collect();
+    assert!(rest.iter().all(|flow| flow.contains("fd00::")), "{rest:#?}");
     assert_eq!(records(&node), [("theirs".to_owned(), "active".to_owned())]);
 }
 
@@ -188,7 +202,7 @@ fn what_could_not_be_cleaned_up_is_in_the_error_and_is_not_forgotten() {
 #[test]
 fn a_rolled_back_conflist_does_not_stop_gc() {
     let node = node("gc_unknown_key");
-    let (_pods, _flows) = pods(&node, &["web"]);
+    let (_pods, _flows) = pods(&node, &["web", "db"]);
     let cleaned = silent(gc(&node, &[(VALID, json!([])), ("lingerSecond", json!(3))]));
     assert!(cleaned.stderr.contains("\"lingerSecond\""), "{cleaned}");
     assert_eq!(node.dump("br0"), [""; 0]);

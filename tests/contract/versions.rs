@@ -65,9 +65,7 @@ fn add_returns_its_prev_result_to_the_byte_in_every_version() {
         let row = rows.as_array().unwrap().iter().find(|r| r["port"] == *port).unwrap().clone();
         assert_eq!(row["ips"], json!(["10.244.1.7"]), "{version}");
         assert_eq!(row["macs"], json!(["0a:58:0a:f4:01:07"]), "{version}");
-        silent(
-            node.call(GC, "DEL").pod(&pod).conf(&self::conf(&node, version)).run(),
-        );
+        silent(node.call(GC, "DEL").pod(&pod).conf(&self::conf(&node, version)).run());
     }
 }
 
