@@ -8,8 +8,9 @@
 use log::warn;
 
 use super::{Failure, Request};
-use crate::attachment::{Attachment, Key, Netns};
+use crate::attachment::{Attachment, Key, Netns, NetworkName};
 use crate::clock::{Deadline, Stamp, boot_id};
+use crate::config::{Config, NetworkState};
 use crate::liveness::{Life, netns};
 use crate::registry::{Registry, new_generation};
 use crate::sweep::{Cause, Engine, Target, orphans};
@@ -23,16 +24,16 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
     let boot = boot_id().inspect_err(|failed| warn!("boot id: {failed}")).unwrap_or_default();
     let now = Stamp::now();
 
+    let state = registry.as_ref().map(|r| r.network_state::<NetworkState>(&request.network));
+    let overlay = request.overlay(matches!(state, Some(Ok(Some(_)))));
     let mut targets = match &registry {
         Some(registry) => recorded(registry, &key, now, &boot, deadline),
         None => Vec::new(),
     };
     if targets.is_empty() {
         targets.push(unrecorded(request, key, now, &boot));
-        remember(registry.as_ref(), &targets, deadline);
+        remember(registry.as_ref(), overlay.as_ref(), &targets, deadline);
     }
-    let overlay =
-        request.problems.is_empty().then(|| (request.network.clone(), request.config.clone()));
     let engine = Engine {
         registry: registry.as_ref(),
         run_dir: request.config.ovs_run_dir(),
@@ -115,11 +116,26 @@ fn unrecorded(request: &Request, key: Key, now: Stamp, boot: &str) -> Target {
     Target { attachment: orphans::died(record, now, boot), cause: Cause::Del }
 }
 
-fn remember(registry: Option<&Registry>, targets: &[Target], deadline: Deadline) {
+fn remember(
+    registry: Option<&Registry>,
+    overlay: Option<&(NetworkName, Config)>,
+    targets: &[Target],
+    deadline: Deadline,
+) {
     let Some(registry) = registry else { return };
     for target in targets {
-        let written =
-            registry.lock(deadline).and_then(|lock| lock.put_tombstone(&target.attachment));
+        let written = registry.lock(deadline).and_then(|lock| {
+            lock.put_tombstone(&target.attachment)?;
+            // The sweep that retries deletes nothing in a network without a configuration.
+            match (overlay, lock.network_state::<NetworkState>(&target.attachment.key.network)) {
+                (Some((network, config)), Ok(None)) => {
+                    let config = config.clone();
+                    let state = NetworkState { config, ..NetworkState::default() };
+                    lock.set_network_state(network, &state)
+                }
+                _ => Ok(()),
+            }
+        });
         if let Err(failed) = written {
             warn!(
                 "{}: {failed}; if the switch does not answer now, nobody will retry",
