@@ -14,8 +14,11 @@ use crate::config::{IpScope, Mode};
 use crate::openflow::{Connection, Entry, Filter};
 use crate::ovsdb::{Client, Ofport};
 use crate::registry::{Deleted, Subject, Version, Writer};
+use crate::stale::case::LiveRegister;
 use crate::stale::flow::Address;
-use crate::stale::{Judge, Learned, NotProven, Reason, Recheck, Standing, Verdict};
+use crate::stale::{
+    Judge, Learned, NotProven, Reason, Recheck, RegisterToken, Standing, Token, Verdict,
+};
 use log::{error, info, warn};
 
 /// How many entries are deleted on one look at the world: at 20 µs each the window between
@@ -135,6 +138,13 @@ pub(super) fn pass(
     let (mut connection, (ports, tables)) = Early::or_open(early, engine, &out.bridge)?;
     let mut scene = Scene::build(world, bridge, targets, engine.newcomer.as_ref());
     scene.check_ports(world, bridge, &ports);
+    if scene.case.ovn {
+        report.note(format!(
+            "bridge {}: ovn-controller runs it, so none of its entries was judged (the plugin's \
+             configuration key \"force\" would change that)",
+            out.bridge
+        ));
+    }
     let look = look_at_tables(&mut connection, &scene, engine.thorough, since, &tables)?;
     out.flows = look.flows;
     out.full = look.full;
@@ -204,10 +214,24 @@ pub(super) fn pass(
 }
 
 /// Reasons that time may change: the tombstone waits for them.
-fn may_change(reason: Reason, shared: bool) -> bool {
+fn may_change(reason: Reason, scene: &Scene, learned: &Learned, shared: bool) -> bool {
     match reason {
         Reason::PolicyWaits { .. } | Reason::PortUnsettled { .. } => true,
-        Reason::RegisterNotProven { why, .. } => !(shared && matches!(why, NotProven::Shared)),
+        Reason::RegisterNotProven { why: NotProven::Shared, .. } => !shared,
+        // Whoever was given the value since answers for what it condemns, to the end of
+        // their own life.
+        Reason::RegisterNotProven { why: NotProven::LiveHasIt(l), register } => {
+            let (Token::Register(RegisterToken { value, .. }), Some(live)) =
+                (register, scene.case.live.get(l))
+            else {
+                return true;
+            };
+            // Without a network it is a stranger, or a dead one that is not judged now.
+            let shown = learned.live_registers.get(l).copied().flatten();
+            let has = live.register == LiveRegister::Is(value) || shown == Some(value);
+            live.network.is_none() || !has
+        }
+        Reason::RegisterNotProven { .. } => true,
         _ => false,
     }
 }
@@ -222,7 +246,8 @@ fn wait_together(
 ) -> Vec<usize> {
     let network = verdict.dead.and_then(|dead| scene.case.dead.get(dead)).map(|d| d.network);
     let for_good = network.and_then(|n| shared.get(n)).copied() == Some(true);
-    let Some(named) = verdict.dead.filter(|_| may_change(verdict.reason, for_good)) else {
+    let Some(named) = verdict.dead.filter(|_| may_change(verdict.reason, scene, learned, for_good))
+    else {
         return Vec::new();
     };
     let value = |dead: usize| {
@@ -318,6 +343,8 @@ fn delete(
         key: target.and_then(|t| targets.get(t)).map(|t| t.attachment.key.clone()),
     };
     let mut subjects: HashMap<Option<usize>, Subject> = HashMap::new();
+    let only = doomed.len() <= CHUNK;
+    let (mut asked, mut left) = (Vec::new(), HashSet::new());
     for chunk in doomed.chunks_mut(CHUNK) {
         watch.look(client, connection)?;
         for doomed in chunk.iter_mut() {
@@ -352,7 +379,17 @@ fn delete(
         }
         let entries: Vec<&Entry> =
             chunk.iter().filter(|d| !d.put_off).map(|d| &d.candidate.entry).collect();
-        let deleted = connection.delete_strict(&entries)?;
+        let deleted = if only {
+            // Asks right behind the delete whether they are gone.
+            asked = again(look, chunk.iter().filter(|d| !d.put_off).map(|d| d.candidate));
+            let prints: HashSet<u64> = chunk.iter().map(|d| d.candidate.fingerprint()).collect();
+            connection.delete_strict_and_dump(&entries, &asked, &mut |raw| {
+                let print = fingerprint(raw.table(), raw.priority(), raw.match_bytes());
+                left.extend(prints.get(&print));
+            })?
+        } else {
+            connection.delete_strict(&entries)?
+        };
         for (index, name) in &deleted.refused {
             if let Some(entry) = entries.get(*index) {
                 warn!("bridge {}: {name}: could not delete {entry}", out.bridge);
@@ -373,8 +410,12 @@ fn delete(
     let done = doomed;
     let gone: HashMap<u64, usize> =
         done.iter().enumerate().map(|(n, d)| (d.candidate.fingerprint(), n)).collect();
-    let asked = again(look, done.iter().map(|d| d.candidate));
-    let mut stayed = still_there(connection, &asked, &gone)?;
+    let mut stayed: HashSet<usize> = if only {
+        left.iter().filter_map(|print| gone.get(print)).copied().collect()
+    } else {
+        asked = again(look, done.iter().map(|d| d.candidate));
+        still_there(connection, &asked, &gone)?
+    };
     if !stayed.is_empty() {
         let tried: Vec<Entry> = stayed
             .iter()

@@ -141,7 +141,7 @@ impl World {
         Some(Place { bridge, port, interface: port.interfaces.get(interface)? })
     }
 
-    fn row(&self, id: RowId) -> Option<Place<'_>> {
+    pub(super) fn row(&self, id: RowId) -> Option<Place<'_>> {
         self.by_row.get(&id).and_then(|at| self.at(*at))
     }
 
