@@ -14,8 +14,6 @@
 
 mod rig;
 
-use std::fs;
-
 use rig::{Attached, Datapath, Node, Pod, Port, Setup, layouts};
 use serde_json::{Value, json};
 
@@ -177,10 +175,6 @@ fn record(node: &Node, pod: &Pod) -> Value {
     row.unwrap_or_else(|| panic!("{} is not in {rows:#}", pod.name)).clone()
 }
 
-fn forget(node: &Node) {
-    fs::remove_dir_all(&node.state_dir).unwrap();
-}
-
 #[track_caller]
 fn untouched(node: &Node, flows: &[&[String]], why: &str) {
     let left = node.dump("br0");
@@ -214,8 +208,8 @@ fn a_del_without_a_record_finds_the_port_by_the_marks_of_every_cni() {
         // Rules 1, 2 and 4 only: what names nothing but an address or a register stays,
         // because nobody knows when the address was freed.
         let rest: Vec<_> = left.iter().filter(|flow| flows.contains(flow)).collect();
-        let unproven = |flow: &&&String| flow.contains("reg0=") || flow.contains("ct_nw_");
-        assert!(rest.iter().all(|flow| unproven(&flow)), "{cni:?}: {rest:#?}");
+        let unproven = |flow: &str| flow.contains("reg0=") || flow.contains("ct_nw_");
+        assert!(rest.iter().all(|flow| unproven(flow)), "{cni:?}: {rest:#?}");
     }
 }
 
