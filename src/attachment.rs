@@ -243,6 +243,10 @@ pub struct Attachment {
     /// The OpenFlow port number (1 to 65279).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ofport: Option<u16>,
+    /// The number it had before the switch gave it another (a restart, another interface's
+    /// `ofport_request`): flows are not adapted by themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ofport_before: Option<u16>,
     /// The register value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub register: Option<Register>,
@@ -294,6 +298,7 @@ impl Attachment {
             port: None,
             interface: None,
             ofport: None,
+            ofport_before: None,
             register: None,
             ips: Vec::new(),
             macs: Vec::new(),

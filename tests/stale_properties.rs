@@ -85,6 +85,7 @@ prop_compose! {
     fn dead(networks: usize)(
         network in 0..networks,
         ofport in weighted(0.8, port()),
+        former in vec(port(), 0..2),
         interface in of((0..6u128).prop_map(RowId)),
         addresses in vec(address(), 0..3),
         register in weighted(0.6, 0..5u32),
@@ -97,6 +98,7 @@ prop_compose! {
         Dead {
             network,
             ofport,
+            former,
             interface,
             addresses,
             register,
@@ -113,6 +115,7 @@ prop_compose! {
     fn live(networks: usize)(
         network in weighted(0.8, 0..networks),
         ofport in weighted(0.8, port()),
+        former in vec(port(), 0..2),
         addresses in vec(address(), 0..3),
         addresses_known in weighted(0.8, Just(())),
         register in prop_oneof![
@@ -126,6 +129,7 @@ prop_compose! {
         Live {
             network,
             ofport,
+            former,
             addresses,
             addresses_known: addresses_known.is_some(),
             register,
@@ -313,7 +317,7 @@ fn of_owners(case: &Case, owners: &[usize], mut shape: Flow, picks: &[Index]) ->
 fn owns(case: &Case, learned: &Learned, i: usize, token: Token) -> bool {
     let dead = &case.dead[i];
     match token {
-        Token::Port(port) => dead.ofport == Some(port),
+        Token::Port(port) => dead.had(port),
         Token::Address(address) => dead.addresses.contains(&address),
         Token::Register(register) => {
             register.value != 0
@@ -419,6 +423,7 @@ proptest! {
         case.networks.iter_mut().for_each(|n| n.reap_dangling = false);
         for (dead, port) in case.dead.iter_mut().zip(ports) {
             dead.ofport = dead.ofport.map(|_| port);
+            dead.former.iter_mut().for_each(|number| *number = port);
             dead.addresses = vec![
                 Address::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
                 Address::Mac(MacAddr([0; 6])),
@@ -483,7 +488,7 @@ proptest! {
                     // Without it, nothing about this token is left to condemn.
                     let mut without = case.clone();
                     without.dead.retain(|d| match token {
-                        Token::Port(port) => d.ofport != Some(port),
+                        Token::Port(port) => !d.had(port),
                         Token::Address(address) => !d.addresses.contains(&address),
                         Token::Register(_) => false,
                     });

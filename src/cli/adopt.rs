@@ -80,7 +80,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         {
             continue;
         }
-        let Some(config) = networks.get(&pending.key.network) else { continue };
+        let Some(config) = networks.get(&pending.key.network).map(|n| &n.config) else { continue };
         match describe(&snapshot, config, pending, &boot) {
             Ok(record) => adopted.adopted.push(record),
             Err(why) => adopted.skipped.push(why),
@@ -93,8 +93,15 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     Ok(Exit::Done)
 }
 
-/// Every network that is ours to look after, with its configuration.
-fn networks(options: &Options) -> Result<BTreeMap<NetworkName, Config>, Error> {
+/// A network as its conflist has it.
+struct Network {
+    config: Config,
+    /// Our entry is in it: its settings are the operator's word.
+    ours: bool,
+}
+
+/// Every network that is ours to look after.
+fn networks(options: &Options) -> Result<BTreeMap<NetworkName, Network>, Error> {
     let mut networks = BTreeMap::new();
     for file in networks::read(&options.net_dir, &options.conflist)? {
         let Ok(found) = file.inspection else { continue };
@@ -106,7 +113,7 @@ fn networks(options: &Options) -> Result<BTreeMap<NetworkName, Config>, Error> {
         for problem in problems {
             log::warn!("{}: {problem}", file.path.display());
         }
-        networks.entry(name).or_insert(config);
+        networks.entry(name).or_insert(Network { config, ours: found.ours.is_some() });
     }
     if networks.is_empty() {
         return Err(Error::Usage(format!(
@@ -247,14 +254,17 @@ fn is_over(path: &str, captured: &Result<Netns, CaptureError>, interface: &Inter
 fn write(
     context: &Context,
     registry: &Registry,
-    networks: &BTreeMap<NetworkName, Config>,
+    networks: &BTreeMap<NetworkName, Network>,
     records: &[Attachment],
 ) -> Result<(), Error> {
     let lock = registry.lock(context.deadline())?;
-    for (network, config) in networks {
-        if lock.network_state::<NetworkState>(network)?.is_none() {
-            let state = NetworkState { config: config.clone(), ..NetworkState::default() };
-            lock.set_network_state(network, &state)?;
+    for (name, network) in networks {
+        let recorded: Option<NetworkState> = lock.network_state(name)?;
+        // Sweeps follow what the last ADD had; after an edit this spares waiting for one.
+        if recorded.as_ref().is_none_or(|state| network.ours && state.config != network.config) {
+            let mut state = recorded.unwrap_or_default();
+            state.config = network.config.clone();
+            lock.set_network_state(name, &state)?;
         }
     }
     for record in records {

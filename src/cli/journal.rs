@@ -36,9 +36,9 @@ struct Restored {
 
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let nothing = || Error::NothingToUndo(context.state_dir.join("journal"));
-    let registry = context.registry()?.ok_or_else(nothing)?;
+    let registry = context.registry()?;
     // The newest first.
-    let journals = registry.journals()?;
+    let journals = registry.as_ref().map(Registry::journals).transpose()?.unwrap_or_default();
     if options.list {
         let mut table = Table::new(&["ID", "BY", "BRIDGE", "ENTRIES", "STATE", "OF"]);
         let mut rows = Vec::new();
@@ -66,6 +66,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         output::say(context, &rows, &text)?;
         return Ok(Exit::Done);
     }
+    let registry = registry.ok_or_else(nothing)?;
     let id = match &options.id {
         Some(id) => id.parse().map_err(|e| Error::Usage(format!("{e}")))?,
         None => journals.first().map(|j| j.header.id.clone()).ok_or_else(nothing)?,

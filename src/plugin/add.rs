@@ -205,7 +205,17 @@ fn purge(
                 info!("{} ({}) is dead: {why}", dead.title(), dead.key);
                 targets.push(Target { attachment: dead, cause: Cause::Orphan(why.to_string()) });
             }
-            Ok(false) => {}
+            // Somebody was quicker, for whom our tokens are a live pod's: what the dead left
+            // under them is ours to purge.
+            Ok(false) => {
+                let tombstones = registry.tombstones_of(&dead.key).unwrap_or_default();
+                targets.extend(
+                    tombstones
+                        .into_iter()
+                        .filter(|t| t.is_same(&dead))
+                        .map(|attachment| Target { attachment, cause: Cause::Tombstone }),
+                );
+            }
             Err(failed) => warn!("{}: cannot bury its record: {failed}", dead.key),
         }
     }

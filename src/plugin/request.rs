@@ -108,7 +108,13 @@ impl Request {
         stdin: &[u8],
         get: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, Failure> {
-        version.allows(command).map_err(Failure::Cni)?;
+        version.allows(command).map_err(|_| {
+            let verb: &str = command.into();
+            let since = if command == Cmd::Check { "0.4.0" } else { "1.1.0" };
+            Failure::Cni(Cni::IncompatibleVersion(format!(
+                "{verb} came with cniVersion {since}, and the configuration says {version}"
+            )))
+        })?;
         let raw: Raw = serde_json::from_slice(stdin).map_err(|e| decode(&e))?;
         let network = match conf.get("name") {
             Some(Value::String(name)) => name.parse()?,

@@ -25,12 +25,16 @@ impl FromStr for RowId {
 
     fn from_str(text: &str) -> Result<Self, NotARowId> {
         let wrong = || NotARowId(text.chars().take(64).collect());
-        let digits: String = text.chars().filter(|c| *c != '-').collect();
-        if text.len() != 36 || digits.len() != 32 || !digits.bytes().all(|b| b.is_ascii_hexdigit())
-        {
+        if text.len() != 36 {
             return Err(wrong());
         }
-        u128::from_str_radix(&digits, 16).map(Self).map_err(|_| wrong())
+        let (mut value, mut digits) = (0_u128, 0);
+        for byte in text.bytes().filter(|byte| *byte != b'-') {
+            let digit = char::from(byte).to_digit(16).ok_or_else(wrong)?;
+            value = value << 4 | u128::from(digit);
+            digits += 1;
+        }
+        if digits == 32 { Ok(Self(value)) } else { Err(wrong()) }
     }
 }
 
@@ -147,6 +151,8 @@ pub struct Dead {
     pub network: NetworkIndex,
     /// Its number on *this* bridge, if its port was here.
     pub ofport: Option<u16>,
+    /// Numbers that it had here before, by its record: flows may still mean it by them.
+    pub former: Vec<u16>,
     /// Its OVSDB Interface row.
     pub interface: Option<RowId>,
     /// Its own IPs and MACs.
@@ -169,6 +175,14 @@ pub struct Dead {
     pub ip_evidence: bool,
 }
 
+impl Dead {
+    /// Whether the number was its own, now or before.
+    #[must_use]
+    pub fn had(&self, port: u16) -> bool {
+        self.ofport == Some(port) || self.former.contains(&port)
+    }
+}
+
 /// A live owner of tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Live {
@@ -176,6 +190,8 @@ pub struct Live {
     pub network: Option<NetworkIndex>,
     /// Its number on this bridge, if its port is here.
     pub ofport: Option<u16>,
+    /// Numbers that it had here before, by its record: flows may still mean it by them.
+    pub former: Vec<u16>,
     /// Its addresses.
     pub addresses: Vec<Address>,
     /// Its IPs and MACs are all known: if not, it may have any.

@@ -52,7 +52,7 @@ pub(super) fn guard(
     if let Some(port) = flow.matches.in_port
         && token.side != Side::Destination
         && index.is_live_port(port)
-        && dead.ofport != Some(port)
+        && !dead.had(port)
     {
         return Some(Reason::ArrivesElsewhere { address, port });
     }

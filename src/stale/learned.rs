@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::case::{Case, Dead, LiveRegister, Network, RegisterSource};
+use super::case::{Case, Dead, LiveRegister, Network, NetworkIndex, RegisterSource};
 use super::flow::RegisterRange;
 use super::proof::{Evidence, Prover};
 use super::survey::{Claim, Claims, Owner, Seen};
@@ -45,6 +45,14 @@ impl Learned {
             Some(claims) => Some(claims.live().collect()),
             None => Some(Vec::new()),
         }
+    }
+
+    /// Whether a network is known to share register values by others than these of the
+    /// living (by index), who turned out to be dead: their span had ended.
+    #[must_use]
+    pub fn shared_without(&self, case: &Case, network: NetworkIndex, ghosts: &[usize]) -> bool {
+        case.networks.get(network).is_some_and(|n| remembered(n).shared_seen)
+            || shared(case, network, &self.values, ghosts)
     }
 
     /// Whether somebody alive is known to have a register value.
@@ -182,18 +190,28 @@ fn facts(index: &Index<'_>, seen: &Seen, dead: &[Values], live: &[Values]) -> Ve
         }
     }
 
-    for (n, network) in case.networks.iter().enumerate() {
-        let Some(field) = Field::of(&network.register) else { continue };
-        let shared = seen
-            .values
-            .iter()
-            .filter(|(t, _)| (t.index, t.mask) == (field.index, field.mask))
-            .any(|(_, claims)| overlap(case, n, &claims.claims));
-        if let Some(facts) = facts.get_mut(n) {
-            facts.shared_seen |= shared;
-        }
+    for (n, facts) in facts.iter_mut().enumerate() {
+        facts.shared_seen |= shared(case, n, &seen.values, &[]);
     }
     facts
+}
+
+/// Whether two attachments of a network, none of them among `without` (live indexes), had
+/// one value at the same time.
+fn shared(
+    case: &Case,
+    n: NetworkIndex,
+    values: &HashMap<RegisterToken, Claims>,
+    without: &[usize],
+) -> bool {
+    let Some(field) = case.networks.get(n).and_then(|n| Field::of(&n.register)) else {
+        return false;
+    };
+    let of_field = values.iter().filter(|(t, _)| (t.index, t.mask) == (field.index, field.mask));
+    let counts = |c: &&Claim| !matches!(c.owner, Owner::Live(l) if without.contains(&l));
+    of_field
+        .map(|(t, claims)| (t, claims.claims.iter().filter(counts).cloned().collect::<Vec<_>>()))
+        .any(|(token, claims)| overlap(case, n, *token, &claims))
 }
 
 fn remembered(network: &Network) -> NetworkFacts {
@@ -207,7 +225,7 @@ fn remembered(network: &Network) -> NetworkFacts {
 
 /// Whether two attachments of a network had the value at the same time. Each had it from
 /// its oldest flow that loads it until it was last seen alive.
-fn overlap(case: &Case, network: usize, claims: &[Claim]) -> bool {
+fn overlap(case: &Case, network: usize, token: RegisterToken, claims: &[Claim]) -> bool {
     let mut spans: Vec<(Duration, Duration)> = claims
         .iter()
         .filter(|c| network_of(case, c.owner).is_some_and(|(n, _)| n == network))
@@ -218,7 +236,8 @@ fn overlap(case: &Case, network: usize, claims: &[Claim]) -> bool {
             }
             Owner::Live(i) => {
                 // A flow older than itself only protects; a record says that it has it now.
-                let recorded = matches!(case.live.get(i)?.register, LiveRegister::Is(_));
+                let recorded = matches!(case.live.get(i)?.register,
+                    LiveRegister::Is(value) if value & token.mask == token.value);
                 Some((Duration::ZERO, c.oldest.or(recorded.then_some(Duration::ZERO))?))
             }
         })

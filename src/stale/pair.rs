@@ -66,7 +66,7 @@ impl Judge<'_> {
         // An owner whom no attachment explains may have anything; so may an interface that
         // waits for its number.
         let explained = !port_owners.is_empty() || !index.is_live_port(port);
-        if !explained || index.port_state(dead, None) == PortState::Unsettled {
+        if !explained || index.port_state(dead, port, None) == PortState::Unsettled {
             return false;
         }
         let other_owners = match with {

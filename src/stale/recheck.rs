@@ -46,8 +46,8 @@ impl Recheck {
         for (index, disturbed) in recheck.disturbed.iter_mut().enumerate() {
             *disturbed = match (before.dead.get(index), after.dead.get(index)) {
                 (Some(b), Some(a)) => {
-                    (b.ofport, b.interface, &b.addresses, b.network)
-                        != (a.ofport, a.interface, &a.addresses, a.network)
+                    (b.ofport, &b.former, b.interface, &b.addresses, b.network)
+                        != (a.ofport, &a.former, a.interface, &a.addresses, a.network)
                 }
                 _ => true,
             };
@@ -129,6 +129,7 @@ mod tests {
         let dead = Dead {
             network: 0,
             ofport: Some(5),
+            former: Vec::new(),
             interface: Some(RowId(5)),
             addresses: vec![address()],
             register: None,
@@ -145,6 +146,7 @@ mod tests {
         Live {
             network: Some(0),
             ofport: Some(ofport),
+            former: Vec::new(),
             addresses,
             addresses_known: true,
             register,

@@ -249,16 +249,39 @@ impl<'c> Survey<'c> {
         let live_port = port_owners.map_or(&[][..], |o| &o.live);
         let sources = || flow.matches.addresses.iter().filter(|m| m.side != Side::Destination);
         let live_source = sources().filter_map(|m| index.address(m.address)).flat_map(|o| &o.live);
+        // A restored flow may be older than it looks, but not older than its pod.
+        let since = |l: &usize| {
+            let born = index.live(*l).and_then(|live| live.age).unwrap_or(Duration::MAX);
+            age(index.case, flow).min(born)
+        };
         for l in live_port.iter().chain(live_source) {
             let older = index.live(*l).is_some_and(|live| is_older(flow, live));
-            if older && leftover {
+            if older && (leftover || is_left_for(index, flow, *l)) {
                 continue;
             }
+            let own = !older && !may_be_of_before(index, flow, token, Owner::Live(*l));
             if nested {
                 claims.foreign = true;
             } else {
-                let oldest = (!older).then(|| age(index.case, flow));
-                claims.claim(Owner::Live(*l), !older, oldest);
+                let oldest = own.then(|| since(l));
+                claims.claim(Owner::Live(*l), own, oldest);
+            }
+        }
+        // Who had the number before may still be meant by it, unless it was made for somebody
+        // who was born with it.
+        let settled = |l: &usize| {
+            index.live(*l).is_some_and(|live| live.former.is_empty() && !is_older(flow, live))
+        };
+        if !nested && !live_port.iter().any(settled) {
+            let before = port_owners.map_or(&[][..], |o| &o.live_before);
+            // Nobody else ever had it: it means this one still.
+            let only = before.len() == 1
+                && port_owners.is_some_and(|o| o.dead.is_empty())
+                && !in_port.is_some_and(|p| index.is_live_port(p));
+            for l in before.iter().filter(|l| may_load(index, Owner::Live(**l), token)) {
+                let own = only && !index.live(*l).is_some_and(|live| is_older(flow, live));
+                let oldest = own.then(|| since(l));
+                claims.claim(Owner::Live(*l), own, oldest);
             }
         }
         if live_port.is_empty() && in_port.is_some_and(|p| index.is_live_port(p)) {
@@ -279,14 +302,18 @@ impl<'c> Survey<'c> {
         };
         for i in port_owners.map_or(&[][..], |o| &o.dead) {
             let Some((dead, _)) = index.dead(*i) else { continue };
-            claim_dead(*i, index.port_state(dead, None) == PortState::Dead);
+            // What it left behind under a newcomer's number still shows its value.
+            let dead = |port| index.port_state(dead, port, Some(flow)) == PortState::Dead;
+            let own =
+                in_port.is_some_and(dead) && !may_be_of_before(index, flow, token, Owner::Dead(*i));
+            claim_dead(*i, own);
         }
         for m in sources().filter(|m| m.side == Side::Source) {
             let Some(owners) = index.address(m.address) else { continue };
             for i in &owners.dead {
                 let Some((dead, _)) = index.dead(*i) else { continue };
                 let elsewhere =
-                    in_port.is_some() && dead.ofport.is_some() && dead.ofport != in_port;
+                    dead.ofport.is_some() && in_port.is_some_and(|port| !dead.had(port));
                 if dead.recorded && !elsewhere && !guards::created_after(index.case, dead, flow) {
                     let own = dead.ip_evidence
                         && owners.live.is_empty()
@@ -296,6 +323,40 @@ impl<'c> Survey<'c> {
             }
         }
     }
+}
+
+/// Whether a flow that loads a value for who has its `in_port` may have been made for somebody
+/// who had that number before: numbers change hands (a restart, another interface's
+/// `ofport_request`), and flows are never adapted. Who was born with a number has no such
+/// doubts: its age tells leftovers apart.
+fn may_be_of_before(index: &Index<'_>, flow: &Flow, token: RegisterToken, owner: Owner) -> bool {
+    let moved = match owner {
+        Owner::Dead(i) => index.case.dead.get(i).is_some_and(|dead| !dead.former.is_empty()),
+        Owner::Live(l) => index.live(l).is_some_and(|live| !live.former.is_empty()),
+    };
+    let Some(owners) = flow.matches.in_port.and_then(|port| index.port(port)) else { return false };
+    let dead = owners.dead.iter().map(|i| Owner::Dead(*i));
+    let mut before = dead.chain(owners.live_before.iter().map(|l| Owner::Live(*l)));
+    moved && before.any(|other| other != owner && may_load(index, other, token))
+}
+
+/// Whether the value may be this attachment's, as far as its record knows.
+fn may_load(index: &Index<'_>, owner: Owner, token: RegisterToken) -> bool {
+    let recorded = match owner {
+        Owner::Dead(i) => index.case.dead.get(i).and_then(|dead| dead.register),
+        Owner::Live(l) => match index.live(l).map(|live| live.register) {
+            Some(LiveRegister::Is(value)) => Some(value),
+            _ => None,
+        },
+    };
+    recorded.is_none_or(|value| value & token.mask == token.value)
+}
+
+/// Whether somebody dead left the flow behind for a newcomer: it does not show the
+/// newcomer's value either.
+fn is_left_for(index: &Index<'_>, flow: &Flow, live: usize) -> bool {
+    let left = |i: &usize| index.dead(*i).is_some_and(|(d, _)| index.is_leftover(flow, d, live));
+    named_dead(index, flow).iter().any(left)
 }
 
 /// The dead attachments that a flow's match names, by tokens of now or of then.

@@ -130,6 +130,8 @@ pub(super) struct Owners {
 pub(super) struct PortOwners {
     pub(super) dead: Vec<usize>,
     pub(super) live: Vec<usize>,
+    /// The living that had it before. The dead that did are among `dead`.
+    pub(super) live_before: Vec<usize>,
     row: Option<RowId>,
     /// The row is not of a dead attachment that had the number.
     foreign: bool,
@@ -163,8 +165,8 @@ impl<'c> Index<'c> {
             if case.networks.get(dead.network).is_none() {
                 continue;
             }
-            if let Some(port) = dead.ofport.filter(|p| is_pod_port(*p)) {
-                ports.entry(port).or_default().dead.push(i);
+            for port in dead.ofport.iter().chain(&dead.former).filter(|p| is_pod_port(**p)) {
+                push_once(&mut ports.entry(*port).or_default().dead, i);
             }
             for address in dead.addresses.iter().filter(|a| !a.is_unusable()) {
                 push_once(&mut addresses.entry(*address).or_default().dead, i);
@@ -173,6 +175,9 @@ impl<'c> Index<'c> {
         for (i, live) in case.live.iter().enumerate() {
             if let Some(port) = live.ofport {
                 ports.entry(port).or_default().live.push(i);
+            }
+            for port in live.former.iter().filter(|p| live.ofport != Some(**p)) {
+                push_once(&mut ports.entry(*port).or_default().live_before, i);
             }
             for address in &live.addresses {
                 push_once(&mut addresses.entry(*address).or_default().live, i);
@@ -225,12 +230,16 @@ impl<'c> Index<'c> {
             && self.port(port).is_none()
     }
 
-    /// Whether the number that this dead attachment had is nobody else's now, as far as
-    /// `flow` is concerned (a newcomer's claim does not cover leftovers). Without a flow
+    /// Whether a number that this dead attachment has, or had, is nobody else's now, as far
+    /// as `flow` is concerned (a newcomer's claim does not cover leftovers). Without a flow
     /// every claim counts.
-    pub(super) fn port_state(&self, dead: &Dead, flow: Option<&Flow>) -> PortState {
-        let owners = dead.ofport.filter(|p| is_pod_port(*p)).and_then(|p| self.port(p));
+    pub(super) fn port_state(&self, dead: &Dead, port: u16, flow: Option<&Flow>) -> PortState {
+        let owners = if is_pod_port(port) { self.port(port) } else { None };
         let Some(owners) = owners else { return PortState::Reassigned };
+        // Flows that still mean somebody alive by it are not for us to judge.
+        if dead.ofport != Some(port) && !owners.live_before.is_empty() {
+            return PortState::Reassigned;
+        }
         if self.case.ports.unassigned {
             return PortState::Unsettled;
         }

@@ -169,9 +169,9 @@ impl<'c> Judge<'c> {
         network: &Network,
         kept: &mut Option<Reason>,
     ) -> Option<Reason> {
-        let number = flow.matches.in_port.filter(|p| dead.ofport == Some(*p) && is_pod_port(*p))?;
+        let number = flow.matches.in_port.filter(|p| dead.had(*p) && is_pod_port(*p))?;
         let port = Token::Port(number);
-        match self.index.port_state(dead, Some(flow)) {
+        match self.index.port_state(dead, number, Some(flow)) {
             _ if !network.match_port => first(kept, Reason::EvidenceOff { token: port }),
             PortState::Dead => return Some(Reason::MatchesPort { port }),
             PortState::Reassigned => first(kept, Reason::HasLiveOwner { token: port }),
@@ -274,7 +274,7 @@ impl<'c> Judge<'c> {
                 self.index.dead(*i).is_some_and(|(dead, network)| {
                     network.match_port
                         && in_scope(network, flow)
-                        && self.index.port_state(dead, None) == PortState::Dead
+                        && self.index.port_state(dead, *port, None) == PortState::Dead
                 })
             })?;
             first(&mut lowest, (*port, dead));

@@ -5,15 +5,15 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::look::{Candidate, Look, again, fingerprint, look_at_tables};
+use super::remember::{remember, shared_for_good};
 use super::report::{BridgeReport, FlowReport, Report};
 use super::world::Error;
 use super::{Cause, Early, Engine, PATIENCE, Scene, Target, World};
-use crate::attachment::{Attachment, Register, RegisterHow};
-use crate::config::{IpScope, Mode, NetworkState};
+use crate::clock::Stamp;
+use crate::config::{IpScope, Mode};
 use crate::openflow::{Connection, Entry, Filter};
 use crate::ovsdb::{Client, Ofport};
 use crate::registry::{Deleted, Subject, Version, Writer};
-use crate::stale::case::RegisterSource;
 use crate::stale::flow::Address;
 use crate::stale::{Judge, Learned, NotProven, Reason, Recheck, Standing, Verdict};
 use log::{error, info, warn};
@@ -128,20 +128,24 @@ pub(super) fn pass(
     out: &mut BridgeReport,
     report: &mut Report,
 ) -> Result<(), Error> {
+    // Deaths are as long ago as they were when the world was read; entries must be, too, or
+    // one that was made while it was read would look older than it is.
     let since = Instant::now();
+    let since = since.checked_sub(world.now.until(Stamp::now())).unwrap_or(since);
     let (mut connection, (ports, tables)) = Early::or_open(early, engine, &out.bridge)?;
     let mut scene = Scene::build(world, bridge, targets, engine.newcomer.as_ref());
     scene.check_ports(world, bridge, &ports);
     let look = look_at_tables(&mut connection, &scene, engine.thorough, since, &tables)?;
     out.flows = look.flows;
     out.full = look.full;
+    let shared = shared_for_good(world, &scene, &look.learned);
     let mut version = world.version;
     if engine.act {
         // What was learned is in the look already: it changes nothing for its verdicts.
-        version = remember(engine, world, targets, &scene, &look, report);
+        version = remember(engine, world, targets, &scene, &look, &shared, report);
     }
 
-    let mut doomed = judge(engine, &scene, &look, targets, out, report);
+    let mut doomed = judge(engine, &scene, &look, &shared, targets, out, report);
     out.stale += doomed.len() as u64;
     for target in &scene.dead_of {
         if let Some(target) = report.targets.get_mut(*target) {
@@ -200,12 +204,36 @@ pub(super) fn pass(
 }
 
 /// Reasons that time may change: the tombstone waits for them.
-fn may_change(reason: Reason) -> bool {
+fn may_change(reason: Reason, shared: bool) -> bool {
     match reason {
         Reason::PolicyWaits { .. } | Reason::PortUnsettled { .. } => true,
-        Reason::RegisterNotProven { why, .. } => !matches!(why, NotProven::Shared),
+        Reason::RegisterNotProven { why, .. } => !(shared && matches!(why, NotProven::Shared)),
         _ => false,
     }
+}
+
+/// The dead (by index) that wait because of a kept entry. Those that had one register value
+/// wait together: the last one left would look like its only owner.
+fn wait_together(
+    scene: &Scene,
+    learned: &Learned,
+    shared: &[bool],
+    verdict: &Verdict,
+) -> Vec<usize> {
+    let network = verdict.dead.and_then(|dead| scene.case.dead.get(dead)).map(|d| d.network);
+    let for_good = network.and_then(|n| shared.get(n)).copied() == Some(true);
+    let Some(named) = verdict.dead.filter(|_| may_change(verdict.reason, for_good)) else {
+        return Vec::new();
+    };
+    let value = |dead: usize| {
+        let register = learned.dead_registers.get(dead).copied().flatten()?;
+        Some((scene.case.dead.get(dead)?.network, register))
+    };
+    let by_register = matches!(verdict.reason, Reason::RegisterNotProven { .. });
+    let same = |dead: &usize| *dead == named || by_register && value(*dead) == value(named);
+    let group: Vec<usize> = (0..scene.case.dead.len()).filter(same).collect();
+    let mut died = group.iter().filter_map(|dead| scene.case.dead.get(*dead));
+    if died.any(|dead| dead.died < PATIENCE) { group } else { Vec::new() }
 }
 
 fn target_of(scene: &Scene, verdict: &Verdict) -> Option<usize> {
@@ -221,6 +249,7 @@ fn judge<'l>(
     engine: &Engine<'_>,
     scene: &Scene,
     look: &'l Look,
+    shared: &[bool],
     targets: &[Target],
     out: &mut BridgeReport,
     report: &mut Report,
@@ -242,10 +271,13 @@ fn judge<'l>(
             *out.kept.entry(verdict.reason.as_str()).or_default() += 1;
             if let Some(of) = of {
                 *of.kept.entry(verdict.reason.as_str()).or_default() += 1;
-                let dead = verdict.dead.and_then(|dead| scene.case.dead.get(dead));
-                let patient = dead.is_some_and(|dead| dead.died < PATIENCE);
-                of.waiting |= may_change(verdict.reason) && patient;
                 of.unsettled |= matches!(verdict.reason, Reason::PortUnsettled { .. });
+            }
+            let waits = wait_together(scene, &look.learned, shared, &verdict);
+            for target in waits.into_iter().filter_map(|dead| scene.dead_of.get(dead)) {
+                if let Some(of) = report.targets.get_mut(*target) {
+                    of.waiting = true;
+                }
             }
         } else {
             continue;
@@ -429,67 +461,6 @@ fn open_journal(engine: &Engine<'_>, report: &mut Report, out: &BridgeReport) ->
             None
         }
     }
-}
-
-/// Writes down what a look taught: of the dead, before the entries that show it are deleted;
-/// a whole one also of the network and the living. A register value that is not proven now may be later,
-/// when nothing shows it any more. Returns what the world's records count as now, if nobody
-/// else wrote any.
-fn remember(
-    engine: &Engine<'_>,
-    world: &World,
-    targets: &[Target],
-    scene: &Scene,
-    look: &Look,
-    report: &mut Report,
-) -> Option<Version> {
-    let registry = engine.registry?;
-    let learns = |record: &Attachment| {
-        let network = scene.networks.iter().position(|n| *n == record.key.network);
-        network.and_then(|n| scene.case.networks.get(n)).is_some_and(|n| {
-            matches!(n.register.source, RegisterSource::Learn { .. } | RegisterSource::Pod)
-        })
-    };
-    let mut write = || -> Result<Option<Version>, crate::registry::Error> {
-        let lock = registry.lock(engine.deadline)?;
-        for (index, name) in scene.networks.iter().enumerate().filter(|_| look.full) {
-            let Some(facts) = look.learned.networks.get(index) else { continue };
-            // As it is now: since the world was read, an ADD may have changed the
-            // configuration, or another look may have learned the other fact.
-            let recorded: Option<NetworkState> = lock.network_state(name)?;
-            let mut state = recorded.clone().unwrap_or_else(|| world.network(name).clone());
-            state.register_distinct |= facts.distinct_seen;
-            state.register_shared |= facts.shared_seen;
-            if recorded.as_ref() != Some(&state) {
-                lock.set_network_state(name, &state)?;
-            }
-        }
-        let living = scene.live_of.iter().zip(&look.learned.live_registers);
-        for (live, value) in living.filter(|_| look.full) {
-            let record = live.and_then(|i| world.records.get(i)).filter(|r| learns(r));
-            let (Some(record), Some(value)) = (record, *value) else { continue };
-            if record.register.is_none_or(|r| r.value != value) {
-                let register = Some(Register { value, how: RegisterHow::Learned });
-                lock.update(record, |record| record.register = register)?;
-            }
-        }
-        for (target, value) in scene.dead_of.iter().zip(&look.learned.dead_registers) {
-            let record = targets.get(*target).map(|t| &t.attachment).filter(|r| learns(r));
-            let (Some(record), Some(value)) = (record, *value) else { continue };
-            if record.register.is_none() {
-                let register = Some(Register { value, how: RegisterHow::Learned });
-                lock.update(record, |record| record.register = register)?;
-                if let Some(of) = report.targets.get_mut(*target) {
-                    of.register = register;
-                }
-            }
-        }
-        Ok(lock.succeeds(world.version))
-    };
-    write().unwrap_or_else(|failed| {
-        warn!("could not write down what was learned: {failed}");
-        None
-    })
 }
 
 /// Flushes the dead IPs' connections where the network wants it.

@@ -252,8 +252,8 @@ pub(super) fn again<'l>(
 fn by_token(connection: &mut Connection, case: &Case, since: Instant) -> Result<Look, Error> {
     let mut filters = Vec::new();
     for dead in &case.dead {
-        if let Some(ofport) = dead.ofport {
-            filters.push(Filter::in_port(ofport));
+        for ofport in dead.ofport.iter().chain(&dead.former) {
+            filters.push(Filter::in_port(*ofport));
         }
         for address in &dead.addresses {
             filters.extend(filters_for_address(address));
@@ -264,7 +264,8 @@ fn by_token(connection: &mut Connection, case: &Case, since: Instant) -> Result<
     }
     // The switch looks at every entry for these: last, so that what another filter finds is
     // not looked for by them again after the delete.
-    filters.extend(case.dead.iter().filter_map(|dead| dead.ofport).map(Filter::out_port));
+    let ports = case.dead.iter().flat_map(|dead| dead.ofport.iter().chain(&dead.former));
+    filters.extend(ports.copied().map(Filter::out_port));
     let mut collector = Collector::new(Survey::partial(case), since);
     connection.dump_many(&filters, &mut |dump, raw, flow| collector.see(dump, raw, flow))?;
     Ok(collector.finish(filters, false))

@@ -8,6 +8,7 @@ mod apply;
 mod early;
 mod look;
 pub mod orphans;
+mod remember;
 mod report;
 mod scene;
 mod settle;
@@ -85,7 +86,7 @@ impl Engine<'_> {
     #[must_use]
     pub fn clean(&self, mut targets: Vec<Target>) -> Report {
         let mut report = Report::new(&targets);
-        let (world, mut client, mut early) = match self.world(&targets) {
+        let (mut world, mut client, mut early) = match self.world(&targets) {
             Ok(read) => read,
             Err(error) => {
                 report.fail_all(&error.to_string());
@@ -93,6 +94,7 @@ impl Engine<'_> {
                 return report;
             }
         };
+        unrecorded::refresh(self, &mut world);
         for target in &mut targets {
             unrecorded::resolve(&world, target);
         }
@@ -146,6 +148,7 @@ impl Engine<'_> {
             learned(targets, report);
             report.look_again();
             pass.kept.clear();
+            (pass.stale, pass.observed) = (pass.deleted, 0);
             done =
                 apply::pass(self, &fresh, client, None, bridge, targets, paused, &mut pass, report);
         }
@@ -202,6 +205,7 @@ impl Engine<'_> {
                 ));
                 if let Some(target) = report.targets.get_mut(index) {
                     target.complete = true;
+                    target.bridge_gone = true;
                 }
             }
             bridges.extend(of);

@@ -89,6 +89,9 @@ pub struct TargetReport {
     pub kept: BTreeMap<&'static str, u64>,
     /// Every bridge that may have its entries was looked at.
     pub complete: bool,
+    /// Its bridges are gone, and every entry with them: nothing is left to watch for.
+    #[serde(skip)]
+    pub bridge_gone: bool,
     /// Some evidence may still be proven: look again.
     pub waiting: bool,
     /// Some evidence is in flux: look again soon.
@@ -135,6 +138,7 @@ impl Report {
             deleted: 0,
             kept: BTreeMap::new(),
             complete: false,
+            bridge_gone: false,
             waiting: false,
             unsettled: false,
             register: None,
@@ -148,6 +152,7 @@ impl Report {
         for target in &mut self.targets {
             target.kept.clear();
             target.waiting = false;
+            target.stale = target.deleted;
             target.unsettled = false;
         }
     }

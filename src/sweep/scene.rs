@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::world::Place;
 use super::{Cause, Target, World};
-use crate::attachment::{Attachment, Key, NetworkName, Register, RegisterHow};
+use crate::attachment::{Attachment, Key, NetworkName, Register, RegisterHow, State};
 use crate::config::{Config, IpScope, Reg0};
 use crate::ovsdb::{Interface, Ofport, Port, marks};
 use crate::stale::case::{
@@ -80,6 +80,15 @@ impl Scene {
                 scene.case.live.push(stranger(place, bridge, &scene.networks, world));
                 scene.live_of.push(None);
             }
+        }
+        let others = world.tombstones.iter().filter(|t| {
+            scene.networks.contains(&t.key.network)
+                && world.bridges_of(t).contains(&bridge)
+                && !targets.iter().any(|target| target.attachment.is_same(t))
+        });
+        for witness in others.filter_map(|t| witness(world, t)) {
+            scene.case.live.push(witness);
+            scene.live_of.push(None);
         }
         scene.case.ovn = world.ovs.bridges.get(bridge).is_some_and(|b| world.ovs.is_ovn(b))
             && !scene.dead_of.iter().all(|target| {
@@ -190,7 +199,13 @@ fn live(
 ) -> Live {
     let config = world.config(&record.key.network);
     let here = place.filter(|p| p.bridge == bridge);
-    let register = match register_now(&config, record, place.map(|p| (p.port, p.interface))) {
+    // A device that is not there for the moment (a restart of ovs-vswitchd) may get its number
+    // back; a row that is gone does not.
+    let ofport = here.and_then(|p| match p.interface.ofport {
+        Ofport::Failed => record.ofport,
+        known => known.number(),
+    });
+    let register = match register_now(config, record, place.map(|p| (p.port, p.interface))) {
         Some(register) => LiveRegister::Is(register.value),
         None => match (config.register_rule(false, false).source, &config.reg0) {
             (RegisterSource::Learn { .. } | RegisterSource::Pod, _) => LiveRegister::Unknown,
@@ -201,7 +216,8 @@ fn live(
     };
     Live {
         network: Some(network),
-        ofport: here.and_then(|p| number(p.interface)),
+        ofport,
+        former: former(world, record, bridge, ofport),
         addresses: record.addresses(),
         addresses_known: !record.ips.is_empty() && !record.macs.is_empty(),
         register,
@@ -230,9 +246,10 @@ fn dead(
     Dead {
         network,
         ofport: ofport.filter(|n| (1..=0xfeff).contains(n)),
+        former: former(world, record, bridge, ofport),
         interface: own.map(|p| p.interface.id).or(record.interface),
         addresses: record.addresses(),
-        register: register_now(&config, record, own.map(|p| (p.port, p.interface)))
+        register: register_now(config, record, own.map(|p| (p.port, p.interface)))
             .map(|r| r.value)
             .filter(|v| *v != 0),
         died: age,
@@ -246,6 +263,15 @@ fn dead(
         // IPAM may have given the address to another node since.
         ip_evidence: config.ip_scope == IpScope::Node || target.cause == Cause::Del,
     }
+}
+
+/// The numbers that an attachment had on a bridge, by its record, and has not now.
+fn former(world: &World, record: &Attachment, bridge: usize, now: Option<u16>) -> Vec<u16> {
+    let name = world.ovs.bridges.get(bridge).map(|b| b.name.as_str());
+    let had = [record.ofport, record.ofport_before];
+    let mut former: Vec<u16> = had.into_iter().flatten().filter(|n| now != Some(*n)).collect();
+    former.dedup();
+    if record.bridge.as_deref() == name { former } else { Vec::new() }
 }
 
 /// An interface that no record explains.
@@ -265,19 +291,38 @@ fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &W
     let register = networks.iter().find_map(|name| {
         let config = world.config(name);
         match &config.reg0 {
-            Reg0::ExternalId(key) => external_id(&config, key, place.port, place.interface),
+            Reg0::ExternalId(key) => external_id(config, key, place.port, place.interface),
             _ => None,
         }
     });
     Live {
         network: None,
         ofport: (place.bridge == bridge).then(|| number(place.interface)).flatten(),
+        former: Vec::new(),
         addresses,
         addresses_known: false,
         register: register.map_or(LiveRegister::Absent, |r| LiveRegister::Is(r.value)),
         age: None,
         newcomer: false,
     }
+}
+
+/// A dead attachment that is none of the targets and not yet finished: its register value
+/// may have been shared with one of them, so it is not that one's own until a sweep has
+/// judged them all together.
+fn witness(world: &World, dead: &Attachment) -> Option<Live> {
+    let unfinished = dead.state == State::Deleting && dead.boot_id == world.boot_id;
+    let learned = dead.register.filter(|r| unfinished && r.how == RegisterHow::Learned)?;
+    Some(Live {
+        network: None,
+        ofport: None,
+        former: Vec::new(),
+        addresses: Vec::new(),
+        addresses_known: true,
+        register: LiveRegister::Is(learned.value),
+        age: None,
+        newcomer: false,
+    })
 }
 
 /// Puts a value into the configured field: bits outside the mask are zero.

@@ -75,9 +75,12 @@ fn settle_one(
     let linger = world.map(|w| w.config(&record.key.network).linger()).unwrap_or_default();
     // As of when the world was read: the look behind it was later still.
     let read = world.map_or_else(Stamp::now, |w| w.now);
-    let lingered = record.died.is_none_or(|died| died.until(read) >= linger);
+    // A switch that has started since may yet be given everything back that it had.
+    let started = world.and_then(|w| w.switch_started);
+    let since = record.died.map(|died| started.map_or(died, |started| started.max(died)));
+    let lingered = since.is_none_or(|since| since.until(read) >= linger);
     let nothing_known = record.unrecorded && record.interface.is_none();
-    if lingered || nothing_known {
+    if lingered || nothing_known || outcome.bridge_gone {
         debug!("{}: nothing left to watch for", record.key);
         return lock.remove_tombstone(&record);
     }

@@ -165,12 +165,15 @@ fn a_field_of_another_register() {
     let flows = |pod: &Attached| {
         let (port, value) = (pod.ofport, u32::from(pod.ofport) << 8);
         vec![
-            format!("table=0, in_port={port} actions=set_field:{value:#x}/0xffff00->reg5,resubmit(,20)"),
+            format!(
+                "table=0, in_port={port} actions=set_field:{value:#x}/0xffff00->reg5,resubmit(,20)"
+            ),
             format!("table=20, priority=1,reg5={value:#x}/0xffff00 actions=drop"),
             // Other bits beside the field: one conjunct is enough.
             format!("table=20, priority=2,reg5={:#x}/0xffffff00 actions=drop", value | 0x0700_0000),
-            format!("table=21, priority=3,tcp,tp_src={port} actions=set_field:{value:#x}/0xffff00->reg5,drop"
-                ).replace(",drop", ",resubmit(,20)"),
+            format!(
+                "table=21, priority=3,tcp,tp_src={port} actions=set_field:{value:#x}/0xffff00->reg5,resubmit(,20)"
+            ),
         ]
     };
     let nobodys = |pod: &Attached| {

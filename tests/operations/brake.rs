@@ -30,9 +30,8 @@ fn most_of_a_node_dying_at_once_needs_a_persons_word() {
 
     // One died by DEL: that has its own word, the brake is no excuse.
     node.del(&pods[12]);
-    let left = sorted(
-        &[&[base.clone()], &flows[..12]].concat().iter().map(Vec::as_slice).collect::<Vec<_>>(),
-    );
+    let mut left = [base.clone(), flows[..12].concat()].concat();
+    left.sort();
     assert_eq!(node.dump("br0"), left);
 
     let report = sweep(&node, &["--yes"]);

@@ -1,6 +1,6 @@
 //! `undo` puts back what was deleted, to the byte.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ovs_flow_gc::clock::Deadline;
 use ovs_flow_gc::openflow::{Connection, Filter};
@@ -42,7 +42,7 @@ fn exotic(pod: &Attached, version: &str) -> Vec<String> {
         "multipath(eth_src,50,modulo_n,3,0,NXM_NX_REG2[0..7]),bundle(symmetric_l4,60,hrw,ofport,members:1,2)",
         "note:de.ad.be.ef,sample(probability=12345,collector_set_id=1,obs_domain_id=2,obs_point_id=3)",
         "write_actions(set_field:00:11:22:33:44:55->eth_dst,group:1),write_metadata:0x12/0xff,goto_table:200",
-        "clear_actions,meter:1,goto_table:200",
+        "meter:1,clear_actions,goto_table:200",
         "dec_ttl(1,2),set_queue:3,output(port=2,max_len=100),LOCAL",
         "group:1",
         "conjunction(7,1/2),conjunction(8,2/3)",
@@ -50,7 +50,7 @@ fn exotic(pod: &Attached, version: &str) -> Vec<String> {
     let matches = [
         "tcp,nw_src=10.0.0.0/9,tp_dst=0x50/0xfff0,tcp_flags=+syn-ack",
         "tcp,ct_state=+trk+est-inv,ct_zone=5,ct_mark=0x1/0xf,ct_label=0x1/0xff",
-        "ip,reg0=0x5/0xff,reg15=0x1234,xxreg1=0x1/0xffff",
+        "tcp6,reg0=0x5/0xff,reg15=0x1234,xxreg1=0x1/0xffff",
         "dl_vlan=100,dl_vlan_pcp=3",
         "ip,ip_frag=later,nw_tos=32,nw_ecn=1,nw_ttl=64",
         "ip,pkt_mark=0x7,metadata=0x12/0xff",
@@ -86,16 +86,15 @@ fn exotic(pod: &Attached, version: &str) -> Vec<String> {
     if version != "OpenFlow13" {
         flows.push(format!("table=6,priority=1,importance=77,in_port={port} actions=drop"));
     }
-    if version == "OpenFlow15" {
-        flows
-            .push(format!("table=6,priority=2,in_port={port} actions=copy_field:eth_src->eth_dst"));
-    }
     flows
 }
 
 /// A bridge with groups and meters, a pod with strange entries and one with plain ones.
 fn strange_node(test: &str, version: &str) -> (Node, Attached, Attached) {
-    let node = Setup::new().protocols(version).gc_conf(json!({"lingerSeconds": 600})).up(test);
+    let node = Setup::new()
+        .protocols(version)
+        .gc_conf(json!({"lingerSeconds": 600, "reg0": "pod"}))
+        .up(test);
     let version = format!("-O{version}");
     node.ofctl(&[&version, "add-group", "br0", "group_id=1,type=select,bucket=actions=output:2"]);
     node.ofctl(&[&version, "add-meter", "br0", "meter=1,kbps,band=type=drop,rate=1000000"]);
@@ -134,12 +133,14 @@ fn comes_back_to_the_byte(version: &str) {
     assert_eq!((&done["added"], &done["thereAlready"]), (&json!(0), &json!(of_web)));
     assert_eq!(bytes(&node, "br0"), raw);
 
-    // A sweep takes them again, and somebody else's with them.
+    // A sweep takes them again, and somebody else's with them; but for the two that only an
+    // address condemned: to the switch they are new, as those of its next owner would be.
     node.vanish(&db, Port::Stays);
     let report = sweep(&node, &[]);
-    assert_eq!(deleted(&report), of_web as u64 + 15, "{report}");
+    let taken = of_web - 2 + 15;
+    assert_eq!(deleted(&report), taken as u64, "{report}");
     let id = report["journals"][0].as_str().unwrap();
-    assert_eq!(undo(&node, &[id])["added"], of_web + 15);
+    assert_eq!(undo(&node, &[id])["added"], taken);
     assert_eq!(bytes(&node, "br0"), raw, "{version}");
 }
 
@@ -195,7 +196,8 @@ fn undo_lists_and_takes_one_by_its_id() {
 
 #[test]
 fn a_newer_entry_in_the_same_place_stays() {
-    let node = Setup::new().gc_conf(json!({"lingerSeconds": 600})).up("undo_newer_stays");
+    let node =
+        Setup::new().gc_conf(json!({"lingerSeconds": 600, "reg0": "pod"})).up("undo_newer_stays");
     let web = node.run_pod("web");
     let its = node.install("br0", &layouts::classifier(&web.who(0x1001)));
     node.del(&web);
@@ -232,8 +234,10 @@ fn a_killed_sweeps_deletes_can_be_undone() {
         let size = |file: std::fs::DirEntry| file.metadata().map_or(0, |meta| meta.len());
         files.map(size).sum::<u64>()
     };
+    // The first 4,000 are written down and gone, of the next some are written down.
+    let start = Instant::now();
     while pending() < 700_000 {
-        std::hint::spin_loop();
+        assert!(start.elapsed() < Duration::from_secs(20), "{} bytes", pending());
     }
     running.kill();
     assert_eq!(running.wait().code, None, "it was not done yet");
@@ -256,7 +260,7 @@ fn a_killed_sweeps_deletes_can_be_undone() {
 #[test]
 fn a_bridge_that_is_away_does_not_keep_the_others_from_their_entries() {
     let node = Setup::new()
-        .gc_conf(json!({"lingerSeconds": 600, "bridges": ["br0", "br1"]}))
+        .gc_conf(json!({"lingerSeconds": 600, "reg0": "pod", "bridges": ["br0", "br1"]}))
         .up("undo_bridge_away");
     node.add_bridge("br1", None);
     let web = node.run_pod("web");

@@ -3,9 +3,9 @@
 //!
 //! ```text
 //! {"id":"20261121T101112.123-4711","when":{…},"verb":"sweep","bridges":["br0"],"reason":"…"}
-//! {"subject":{"bridge":"br0","pod":"default/web","key":{…}}}     subject 0, then 1, 2 …
-//! {"of":0,"rule":"1","reason":"in_port 5 is dead","entry":{…}}    one deleted flow
-//! {"truncated":true}                                             the bound was reached
+//! {"subject":{"bridge":"br0","pod":"default/web","key":{…}},"rule":"…","reason":"…"}   group 0
+//! {"of":0,"entry":"4 0 64 …"}                                       one deleted flow
+//! {"truncated":true}                                                the bound was reached
 //! ```
 //!
 //! Lines are on disk *before* the delete they describe is sent ([`Writer::flush`]); while an

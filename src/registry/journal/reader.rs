@@ -21,11 +21,11 @@ use crate::registry::{Registry, layout};
 #[derive(Deserialize)]
 struct AnyLine<'a> {
     subject: Option<Subject>,
-    of: Option<usize>,
     #[serde(default)]
     rule: String,
     #[serde(default)]
     reason: String,
+    of: Option<usize>,
     #[serde(borrow)]
     entry: Option<&'a RawValue>,
     #[serde(default)]
@@ -97,7 +97,7 @@ fn read<E: DeserializeOwned>(
     let finished = path.to_str().is_some_and(|p| p.ends_with(DONE));
     let (entries, truncated, unreadable) = (0, false, 0);
     let mut operation = Operation { header, entries, finished, truncated, unreadable };
-    let mut subjects = Vec::new();
+    let mut groups = Vec::new();
     while next_line(&mut input, &mut line).map_err(failed)? {
         if line == TRUNCATED {
             operation.truncated = true;
@@ -106,7 +106,7 @@ fn read<E: DeserializeOwned>(
         } else if !whole {
             operation.entries += usize::from(line.starts_with(b"{\"of\""));
         } else {
-            match decode(&line, &mut subjects) {
+            match decode(&line, &mut groups) {
                 Some(Some(deleted)) => {
                     operation.entries += 1;
                     each(deleted);
@@ -119,23 +119,31 @@ fn read<E: DeserializeOwned>(
     Ok(Some(operation))
 }
 
+/// Whose entries follow and why they went.
+struct Group {
+    subject: Subject,
+    rule: String,
+    reason: String,
+}
+
 /// `None`: not a line of ours. `Some(None)`: a line that is no entry.
 fn decode<E: DeserializeOwned>(
     line: &[u8],
-    subjects: &mut Vec<Subject>,
+    groups: &mut Vec<Group>,
 ) -> Option<Option<Deleted<'static, E>>> {
     let line: AnyLine<'_> = serde_json::from_slice(line).ok()?;
     if line.truncated {
         return Some(None);
     }
     if let Some(subject) = line.subject {
-        subjects.push(subject);
+        groups.push(Group { subject, rule: line.rule, reason: line.reason });
         return Some(None);
     }
+    let group = groups.get(line.of?)?;
     Some(Some(Deleted {
-        subject: Cow::Owned(subjects.get(line.of?)?.clone()),
-        rule: line.rule.into(),
-        reason: line.reason.into(),
+        subject: Cow::Owned(group.subject.clone()),
+        rule: group.rule.clone().into(),
+        reason: group.reason.clone().into(),
         entry: serde_json::from_str(line.entry?.get()).ok()?,
     }))
 }

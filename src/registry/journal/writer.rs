@@ -1,5 +1,6 @@
 //! Writing an operation, and making room for it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -17,16 +18,17 @@ use crate::clock::Stamp;
 use crate::registry::error::Error;
 use crate::registry::{Registry, file, layout};
 
-#[derive(Serialize)]
-struct SubjectLine<'a> {
-    subject: &'a Subject,
+/// Whose entries follow and why they went: many have this in common.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize)]
+struct Group<'a> {
+    subject: Cow<'a, Subject>,
+    rule: Cow<'a, str>,
+    reason: Cow<'a, str>,
 }
 
 #[derive(Serialize)]
 struct EntryLine<'a, E> {
     of: usize,
-    rule: &'a str,
-    reason: &'a str,
     entry: &'a E,
 }
 
@@ -44,10 +46,10 @@ pub struct Writer {
     /// Bytes that it may have before room must be made again.
     allowed: u64,
     limit: u64,
-    /// Numbers of the subjects so far: as many as there are dead attachments.
-    subjects: HashMap<Subject, usize>,
+    /// Numbers of the groups so far: a few for each dead attachment.
+    groups: HashMap<Group<'static>, usize>,
     /// How many of them are in the file.
-    subjects_written: usize,
+    groups_written: usize,
     truncated: bool,
 }
 
@@ -101,7 +103,6 @@ impl Registry {
         };
         // Held while we live: pruning spares what is being written.
         let _ = file.try_lock();
-        let subjects = HashMap::new();
         let mut writer = Writer {
             id: id.clone(),
             directory,
@@ -111,8 +112,8 @@ impl Registry {
             written: 0,
             allowed: 0,
             limit,
-            subjects,
-            subjects_written: 0,
+            groups: HashMap::new(),
+            groups_written: 0,
             truncated: false,
         };
         let header = Header { id, when, verb: verb.to_owned(), bridges, reason: reason.to_owned() };
@@ -154,23 +155,29 @@ impl Writer {
         if self.truncated {
             return Ok(());
         }
-        let known = self.subjects.get(deleted.subject.as_ref()).copied();
-        let of = known.unwrap_or(self.subjects.len());
-        let mut lines = match known {
-            Some(_) => Vec::new(),
-            None => self.line(&SubjectLine { subject: &deleted.subject })?,
+        let Deleted { subject, rule, reason, entry } = deleted;
+        let group = Group {
+            subject: Cow::Borrowed(subject.as_ref()),
+            rule: Cow::Borrowed(rule.as_ref()),
+            reason: Cow::Borrowed(reason.as_ref()),
         };
-        let Deleted { rule, reason, entry, .. } = deleted;
-        lines.extend(self.line(&EntryLine { of, rule, reason, entry })?);
-        if known.is_some() {
+        if let Some(of) = self.groups.get(&group) {
+            let lines = self.line(&EntryLine { of: *of, entry })?;
             return self.push(&lines);
         }
-        let subject = deleted.subject.as_ref();
-        self.subjects.insert(subject.clone(), of);
+        let of = self.groups.len();
+        let mut lines = self.line(&group)?;
+        lines.extend(self.line(&EntryLine { of, entry })?);
+        let group = Group {
+            subject: Cow::Owned(group.subject.into_owned()),
+            rule: Cow::Owned(group.rule.into_owned()),
+            reason: Cow::Owned(group.reason.into_owned()),
+        };
+        self.groups.insert(group.clone(), of);
         // A number without its line would shift all later ones.
         let pushed = self.push(&lines);
         if pushed.is_err() {
-            self.subjects.remove(subject);
+            self.groups.remove(&group);
         }
         pushed
     }
@@ -187,14 +194,14 @@ impl Writer {
         match done {
             Ok(()) => {
                 self.written += bytes;
-                self.subjects_written = self.subjects.len();
+                self.groups_written = self.groups.len();
                 Ok(())
             }
             Err(e) => {
                 // Shrinking works on a full disk, too.
                 let _ = self.file.set_len(self.written);
-                let written = self.subjects_written;
-                self.subjects.retain(|_, number| *number < written);
+                let written = self.groups_written;
+                self.groups.retain(|_, number| *number < written);
                 self.truncated = false;
                 Err(Error::io("write", &self.path)(e))
             }

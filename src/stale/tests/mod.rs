@@ -15,6 +15,7 @@ use super::{Judge, Learned, Survey, Verdict};
 
 mod guards;
 mod layouts;
+mod numbers;
 mod registers;
 mod rules;
 
@@ -145,6 +146,7 @@ fn dead(port: u16, addresses: &[&str]) -> Dead {
     Dead {
         network: 0,
         ofport: Some(port),
+        former: Vec::new(),
         interface: Some(RowId(u128::from(port) + 1000)),
         addresses: addresses.iter().map(|a| address(a)).collect(),
         register: None,
@@ -160,6 +162,7 @@ fn live(port: u16, addresses: &[&str]) -> Live {
     Live {
         network: Some(0),
         ofport: Some(port),
+        former: Vec::new(),
         addresses: addresses.iter().map(|a| address(a)).collect(),
         addresses_known: true,
         register: LiveRegister::Unknown,

@@ -1,0 +1,114 @@
+//! Numbers that changed hands while their owners lived, and flows that nobody adapted.
+
+use super::*;
+
+const ID_A: u32 = 4101;
+const ID_B: u32 = 4102;
+const OLD: u16 = 30;
+
+fn classifier(port: u16, id: u32) -> Flow {
+    flow().table(0).from(port).load(0, id).beyond()
+}
+
+/// `a` had port 30 before.
+fn moved(source: RegisterSource) -> Case {
+    node(source).with(|c| c.dead[0].former = vec![OLD])
+}
+
+/// `a` and `b` have exchanged their numbers: 12 is the living one's.
+fn exchanged() -> Case {
+    node(LEARN).with(|c| {
+        (c.dead[0].ofport, c.dead[0].former) = (Some(B), vec![A]);
+        (c.live[0].ofport, c.live[0].former) = (Some(A), vec![B]);
+        c.ports.by_number.insert(A, RowId(B.into()));
+        c.ports.by_number.remove(&B);
+    })
+}
+
+#[test]
+fn a_number_it_had_before() {
+    let old = || flow().from(OLD);
+    let rows = [
+        ("matches it", old(), "stale: matches-port"),
+        ("delivers to it", flow().dst("10.9.9.9").output(OLD), "stale: delivers-to-nobody"),
+    ];
+    each(&moved(RegisterSource::None), &rows);
+    // It is somebody's now.
+    let taken = moved(RegisterSource::None).and_live(live(OLD, &["10.0.0.7"]));
+    each(
+        &taken,
+        &[
+            ("matches it", old(), "kept: has-live-owner"),
+            ("and the dead address", old().src(IP_A), "stale: matches-address"),
+            ("and a live one", old().src("10.0.0.7"), "kept: has-live-owner"),
+            ("delivers to it", flow().dst(IP_A).output(OLD), "kept: outputs-to-live-port"),
+        ],
+    );
+    // Somebody alive had it, too, and flows may still mean that one.
+    let shared = moved(RegisterSource::None).with(|c| c.live[0].former = vec![OLD]);
+    each(&shared, &[("matches it", old(), "kept: has-live-owner")]);
+}
+
+#[test]
+fn what_a_live_record_explains_is_not_dangling() {
+    let case = plain().with(|c| c.networks[0].reap_dangling = true);
+    each(&case, &[("nobody's", flow().from(OLD), "stale: dangling")]);
+    let case = case.with(|c| c.live[0].former = vec![OLD]);
+    each(&case, &[("b's before", flow().from(OLD), "kept: nothing-dead")]);
+}
+
+#[test]
+fn exchanged_numbers_teach_nothing_until_somebody_is_known() {
+    let (not_adapted, adapted) =
+        ([classifier(A, ID_A), classifier(B, ID_B)], [classifier(A, ID_B), classifier(B, ID_A)]);
+    let policies = [flow().table(20).reg(0, ID_A), flow().table(20).reg(0, ID_B)];
+    let judged = |case: &Case, flows: &[Flow]| -> Vec<bool> {
+        let all = [flows, &policies[..]].concat();
+        verdicts(case, &all)[flows.len()..].iter().map(|v| v.stale).collect()
+    };
+    // Both dumps look alike; only one of the two policies is a's.
+    assert_eq!(judged(&exchanged(), &not_adapted), [false, false]);
+    assert_eq!(judged(&exchanged(), &adapted), [false, false]);
+    let known = exchanged().with(|c| {
+        c.dead[0].register = Some(ID_A);
+        c.live[0].register = LiveRegister::Is(ID_B);
+    });
+    // b's packets still get a's value.
+    assert_eq!(judged(&known, &not_adapted), [false, false]);
+    assert_eq!(judged(&known, &adapted), [true, false]);
+    for flows in [&not_adapted, &adapted] {
+        let learned = survey(&known, flows);
+        assert!(!learned.networks[0].shared_seen, "an exchange is no sharing");
+    }
+    assert_eq!(survey(&known, &not_adapted).live_registers, [None], "nothing to unlearn");
+}
+
+#[test]
+fn a_number_that_only_it_ever_had_still_means_it() {
+    let case = node(LEARN).with(|c| {
+        c.live[0].ofport = Some(40);
+        c.live[0].former = vec![B];
+        c.ports.by_number.remove(&B);
+        c.ports.by_number.insert(40, RowId(B.into()));
+    });
+    let learned = survey(&case, &[classifier(B, ID_B)]);
+    assert_eq!(learned.live_registers, [Some(ID_B)]);
+}
+
+/// Found by `one_more_live_attachment_never_condemns`: whoever is born with a number says
+/// nothing of flows that are older.
+#[test]
+fn a_newborn_owner_does_not_end_what_one_before_may_mean() {
+    let case = node(LEARN).with(|c| {
+        c.dead[0].register = Some(ID_A);
+        c.dead[0].former = vec![OLD];
+        c.live[0].former = vec![OLD];
+    });
+    let flows = [classifier(B, ID_B), flow().from(OLD).load(0, ID_A).beyond()];
+    let newborn =
+        Live { age: Some(secs(5)), register: LiveRegister::Is(9), ..live(OLD, &["10.0.0.7"]) };
+    let knows_b = case.clone().with(|c| c.live[0].register = LiveRegister::Unknown);
+    for case in [knows_b.clone(), knows_b.and_live(newborn)] {
+        assert!(!verdicts(&case, &flows)[1].stale);
+    }
+}

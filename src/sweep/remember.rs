@@ -1,0 +1,92 @@
+//! What a look teaches beyond its verdicts, and what of that is written down.
+
+use log::warn;
+
+use super::look::Look;
+use super::report::Report;
+use super::{Engine, Scene, Target, World};
+use crate::attachment::{Attachment, Register, RegisterHow};
+use crate::config::NetworkState;
+use crate::liveness::{Life, netns};
+use crate::registry::Version;
+use crate::stale::Learned;
+use crate::stale::case::RegisterSource;
+
+/// Per network: it shares register values, and that is no mistake. An orphan that nobody has
+/// noticed and the next pod that was given its value look as if both lived.
+pub(super) fn shared_for_good(world: &World, scene: &Scene, learned: &Learned) -> Vec<bool> {
+    let seen = |n: usize| learned.networks.get(n).is_some_and(|facts| facts.shared_seen);
+    if !(0..scene.networks.len()).any(seen) {
+        return vec![false; scene.networks.len()];
+    }
+    let is_ghost = |record: &Option<usize>| {
+        let record = record.and_then(|i| world.records.get(i));
+        record.is_some_and(|r| matches!(netns::judge(r, &world.boot_id), Life::Dead(_)))
+    };
+    let living = scene.live_of.iter().enumerate();
+    let ghosts: Vec<usize> = living.filter(|(_, r)| is_ghost(r)).map(|(l, _)| l).collect();
+    (0..scene.networks.len()).map(|n| learned.shared_without(&scene.case, n, &ghosts)).collect()
+}
+
+/// Writes down what a look taught: of the dead, before the entries that show it are deleted;
+/// a whole one also of the network and the living. A register value that is not proven now
+/// may be later, when nothing shows it any more. Returns what the world's records count as now,
+/// if nobody else wrote any.
+pub(super) fn remember(
+    engine: &Engine<'_>,
+    world: &World,
+    targets: &[Target],
+    scene: &Scene,
+    look: &Look,
+    shared: &[bool],
+    report: &mut Report,
+) -> Option<Version> {
+    let registry = engine.registry?;
+    let learns = |record: &Attachment| {
+        let network = scene.networks.iter().position(|n| *n == record.key.network);
+        network.and_then(|n| scene.case.networks.get(n)).is_some_and(|n| {
+            matches!(n.register.source, RegisterSource::Learn { .. } | RegisterSource::Pod)
+        })
+    };
+    let mut write = || -> Result<Option<Version>, crate::registry::Error> {
+        let lock = registry.lock(engine.deadline)?;
+        for (index, name) in scene.networks.iter().enumerate().filter(|_| look.full) {
+            let Some(facts) = look.learned.networks.get(index) else { continue };
+            // As it is now: since the world was read, an ADD may have changed the
+            // configuration, or another look may have learned the other fact.
+            let recorded: Option<NetworkState> = lock.network_state(name)?;
+            let mut state = recorded.unwrap_or_else(|| world.network(name).clone());
+            let before = state.clone();
+            state.register_distinct |= facts.distinct_seen;
+            state.register_shared |= shared.get(index).copied().unwrap_or(facts.shared_seen);
+            if state != before {
+                lock.set_network_state(name, &state)?;
+            }
+        }
+        let living = scene.live_of.iter().zip(&look.learned.live_registers);
+        for (live, value) in living.filter(|_| look.full) {
+            let record = live.and_then(|i| world.records.get(i)).filter(|r| learns(r));
+            let (Some(record), Some(value)) = (record, *value) else { continue };
+            if record.register.is_none_or(|r| r.value != value) {
+                let register = Some(Register { value, how: RegisterHow::Learned });
+                lock.update(record, |record| record.register = register)?;
+            }
+        }
+        for (target, value) in scene.dead_of.iter().zip(&look.learned.dead_registers) {
+            let record = targets.get(*target).map(|t| &t.attachment).filter(|r| learns(r));
+            let (Some(record), Some(value)) = (record, *value) else { continue };
+            if record.register.is_none() {
+                let register = Some(Register { value, how: RegisterHow::Learned });
+                lock.update(record, |record| record.register = register)?;
+                if let Some(of) = report.targets.get_mut(*target) {
+                    of.register = register;
+                }
+            }
+        }
+        Ok(lock.succeeds(world.version))
+    };
+    write().unwrap_or_else(|failed| {
+        warn!("could not write down what was learned: {failed}");
+        None
+    })
+}
