@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 const GC: &str = "ovs-flow-gc";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::enum_variant_names, reason = "the projects are called so")]
 enum Cni {
     OvsCni,
     Antrea,
@@ -51,7 +52,8 @@ impl Cni {
         let cidr = format!("{}/24", pod.ip);
         let logical = format!("default_{}", pod.name);
         let dotted = format!("{}.default", pod.name);
-        let (port, interface): (&[(&str, &str)], &[(&str, &str)]) = match self {
+        type Ids<'a> = &'a [(&'a str, &'a str)];
+        let (port, interface): (Ids<'_>, Ids<'_>) = match self {
             OvsCni => (
                 &[
                     ("owner", "ovs-cni.network.kubevirt.io"),
