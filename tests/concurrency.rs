@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use crowd::{Dice, Member, all_at_once, call, missing, records, sweep};
 use ovs_flow_gc::attachment::Attachment;
 use ovs_flow_gc::clock::Deadline;
+use ovs_flow_gc::config::NetworkState;
 use ovs_flow_gc::registry::Registry;
 use rig::{Node, Outcome, layouts, sleep_ms};
 use serde_json::{Value, json};
@@ -159,6 +160,9 @@ struct Range {
     log: Vec<String>,
 }
 
+/// Pods that must not notice.
+const BYSTANDERS: u32 = 4;
+
 /// The verbs that are killed, by their index in `Range::kills`.
 const ADD: usize = 0;
 const DEL: usize = 1;
@@ -172,7 +176,7 @@ impl Range {
         let (born, kills, excused, log) = (0, [0; 3], BTreeSet::new(), Vec::new());
         let bystanders = Vec::new();
         let mut range = Self { node, dice, base, bystanders, born, kills, excused, log };
-        for _ in 0..4 {
+        for _ in 0..BYSTANDERS {
             let pod = range.victim();
             range.bring_up(&pod);
             range.bystanders.push(pod);
@@ -184,7 +188,9 @@ impl Range {
     /// The next pod, with a port of its own.
     fn victim(&mut self) -> Member {
         self.born += 1;
-        let n = u8::try_from(self.born % 200).unwrap() + 2;
+        // The first are the bystanders, whose numbers nobody gets again.
+        let n = if self.born <= BYSTANDERS { self.born } else { 10 + self.born % 230 };
+        let n = u8::try_from(n).unwrap();
         let pod = Member::new(&self.node, self.born, n.into(), n, 0x1000 + u32::from(n));
         crowd::add_ports(&self.node, [&pod]);
         pod
@@ -263,6 +269,10 @@ impl Range {
     /// The bystanders' entries are there and nobody else's; nobody else is written down.
     #[track_caller]
     fn must_be_clean(&mut self) {
+        let networks = records(&self.node).networks;
+        let state = networks.iter().find_map(|n| n.state::<NetworkState>().unwrap());
+        let shared = state.is_some_and(|state| state.register_shared);
+        assert!(!shared, "no two had one value while both lived: {}", self.log.join("\n"));
         let mut wanted = self.base.clone();
         wanted.extend(self.bystanders.iter().flat_map(Member::lines));
         let dump = self.node.dump("br0");
