@@ -26,6 +26,7 @@ pub(crate) fn call(node: &Node, plugin: &str, verb: &str, pod: &Attached, conf: 
 
 pub(crate) fn figures(table: &mut Table) {
     let node = Setup::new().without_gc().up("bench-add");
+    node.limit_state_dir("64m");
     let pod = node.run_pod("measured");
     let others: Vec<_> = (0..100).map(|n| node.run_pod(&format!("p{n}"))).collect();
     let conf = |kind: &str, pod: &Attached| {

@@ -28,6 +28,7 @@ pub(crate) fn entries(who: &layouts::Who, policy: usize) -> Vec<String> {
 
 pub(crate) fn figures(table: &mut Table) {
     let node = Setup::new().without_gc().up("bench-del");
+    node.limit_state_dir("64m");
     let mut pods: Vec<Attached> = Vec::new();
     thread::scope(|scope| {
         let workers: Vec<_> = (0..2)
@@ -61,7 +62,7 @@ fn one_mode(
     };
     let whos: Vec<_> = pods.iter().enumerate().map(|(n, pod)| pod.who(value(n, pod))).collect();
     node.ofctl(&["del-flows", "br0"]);
-    let _ = fs::remove_dir_all(&node.state_dir);
+    empty(&node.state_dir);
     let mut flows = layouts::classifier_base();
     flows.extend(whos.iter().flat_map(|who| entries(who, POLICY)));
     let filler = (0..FLOWS - flows.len())
@@ -116,6 +117,14 @@ pub(crate) fn del_flows(node: &Node, value: u32) -> Process {
         command.args(["del-flows", "br0", &format!("reg0={value:#x}")]);
         command
     })
+}
+
+/// The state directory is a file system of its own, in memory as in production.
+pub(crate) fn empty(directory: &std::path::Path) {
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let path = entry.path();
+        let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    }
 }
 
 /// Adds flows in bundles: many at once take a while otherwise.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::del::{count, del_flows, entries, install};
+use super::del::{count, del_flows, empty, entries, install};
 use super::measure::{Process, median, on};
 use super::rig::{Datapath, Node, Setup, layouts};
 use super::table::Table;
@@ -30,6 +30,7 @@ struct Large<'a> {
 
 pub(crate) fn figures(table: &mut Table) {
     let node = Setup::new().datapath(Datapath::Dummy).up("bench-sweep");
+    node.limit_state_dir("64m");
     let netns = node.dir.join("netns");
     on(&node, || {
         let large = Large::make(&node);
@@ -114,7 +115,7 @@ impl<'a> Large<'a> {
     fn restore(&self) {
         let dead = self.whos.iter().take(ORPHANS).flat_map(|who| entries(who, POLICY));
         install(self.node, &dead.collect::<Vec<_>>());
-        let _ = fs::remove_dir_all(&self.node.state_dir);
+        empty(&self.node.state_dir);
         copy(&self.saved, &self.node.state_dir);
         assert_eq!(count(self.node), FLOWS);
     }
@@ -200,7 +201,7 @@ fn unmount(netns: &std::path::Path, which: std::ops::Range<usize>) {
 
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     let (from, to) = (from.display(), to.display());
-    shell(&format!("cp -a {from} {to}"));
+    shell(&format!("mkdir -p {to} && cp -a {from}/. {to}"));
 }
 
 fn shell(script: &str) {

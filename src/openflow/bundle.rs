@@ -5,16 +5,21 @@
 //! so the COMMIT's answer comes after every ADD's error.
 
 use std::borrow::Borrow;
+use std::collections::VecDeque;
 
 use super::connection::{Connection, Message};
-use super::entry::Entry;
+use super::dump::PIPELINE;
+use super::entry::{Entry, RawEntry};
 use super::error::{Error, Malformed, SwitchError};
+use super::filter::Filter;
 use super::flow_mod::{self, Change};
 use super::hello::Version;
 use super::wire::{self, ONF, kind};
 
 /// Entries a bundle.
 const BUNDLE: usize = 1000;
+/// Bundles under way: the switch has the next one when it is done with one.
+const AHEAD: usize = 2;
 /// Entries a barrier, without bundles. OVS handles 50 messages of a connection per turn.
 const BATCH: usize = 49;
 /// Atomic and ordered; every message of a bundle carries the OPEN's flags.
@@ -35,6 +40,21 @@ pub struct Applied {
     pub sent: usize,
     /// Those it refused: index into the list, and why.
     pub refused: Vec<(usize, SwitchError)>,
+}
+
+/// Entries with their places in the caller's list.
+type Numbered<'e> = Vec<(usize, &'e Entry)>;
+
+/// A bundle that was sent: its first xid, and how many entries it has.
+struct Flight {
+    open: u32,
+    count: u32,
+}
+
+fn applied(all: usize, mut refused: Vec<(usize, SwitchError)>) -> Applied {
+    refused.sort_unstable_by_key(|(i, _)| *i);
+    refused.dedup_by_key(|(i, _)| *i);
+    Applied { sent: all.saturating_sub(refused.len()), refused }
 }
 
 /// How a bundle ended.
@@ -128,49 +148,122 @@ impl Connection {
             });
         }
         let mut refused = Vec::new();
-        for (n, chunk) in entries.chunks(BUNDLE).enumerate() {
-            let mut waiting: Vec<(usize, &Entry)> =
-                (n * BUNDLE..).zip(chunk.iter().map(E::borrow)).collect();
-            let mut end = End::None;
-            if self.bundles {
-                let mut errors = Vec::new();
-                end = self.bundle(change, &waiting, &mut errors, doing)?;
-                match end {
-                    End::None => self.bundles = false,
-                    End::Committed => refused.append(&mut errors),
-                    // The failed ones fail again below, and say why; the rest is done.
-                    End::Failed => {}
+        let mut rest = Vec::new();
+        let mut flying: VecDeque<(Flight, Numbered<'_>)> = VecDeque::new();
+        let mut chunks = entries.chunks(BUNDLE).enumerate();
+        loop {
+            let next = if flying.len() < AHEAD { chunks.next() } else { None };
+            if let Some((n, chunk)) = next {
+                let chunk: Numbered<'_> = (n * BUNDLE..).zip(chunk.iter().map(E::borrow)).collect();
+                if self.bundles {
+                    flying.push_back((self.send_bundle(change, &chunk, doing)?, chunk));
+                } else {
+                    rest.push(chunk);
                 }
-            }
-            if !matches!(end, End::Committed) {
-                self.one_by_one(change, &mut waiting, &mut refused, doing)?;
+            } else if let Some((flight, chunk)) = flying.pop_front() {
+                if !self.land(&flight, &chunk, &mut refused, doing)? {
+                    rest.push(chunk);
+                }
+            } else {
+                break;
             }
         }
-        refused.sort_unstable_by_key(|(i, _)| *i);
-        refused.dedup_by_key(|(i, _)| *i);
-        Ok(Applied { sent: entries.len().saturating_sub(refused.len()), refused })
+        for chunk in rest {
+            self.one_by_one(change, &chunk, &mut refused, doing)?;
+        }
+        Ok(applied(entries.len(), refused))
     }
 
-    /// One bundle. Errors of its ADDs are collected by xid: they do not fail the commit.
-    fn bundle(
+    /// [`Self::delete_strict`], and right behind it [`Self::dump_raw`] of what is to be seen
+    /// afterwards: one exchange where the switch has bundles and one is enough.
+    ///
+    /// # Errors
+    /// As these two.
+    pub fn delete_strict_and_dump<E: Borrow<Entry>>(
+        &mut self,
+        entries: &[E],
+        filters: &[Filter],
+        each: &mut dyn FnMut(&RawEntry<'_>),
+    ) -> Result<Applied, Error> {
+        let doing = "deleting flows";
+        let same_version = entries.iter().all(|e| e.borrow().version() == self.version());
+        let little = entries.len() <= BUNDLE && filters.len() <= PIPELINE;
+        if !(self.bundles && same_version && little) || entries.is_empty() {
+            let applied = self.delete_strict(entries)?;
+            self.dump_raw(filters, each)?;
+            return Ok(applied);
+        }
+        let chunk: Numbered<'_> = entries.iter().map(E::borrow).enumerate().collect();
+        let flight = self.send_bundle(Change::Delete, &chunk, doing)?;
+        let asked = self.ask_dumps(filters)?;
+        let mut refused = Vec::new();
+        let committed = self.land(&flight, &chunk, &mut refused, doing)?;
+        self.hear_dumps(asked, filters.len(), &mut |_, raw| {
+            if committed {
+                each(raw);
+            }
+            Ok(())
+        })?;
+        if !committed {
+            self.one_by_one(Change::Delete, &chunk, &mut refused, doing)?;
+            self.dump_raw(filters, each)?;
+        }
+        Ok(applied(entries.len(), refused))
+    }
+
+    /// Waits for a bundle's end. False: nothing of it was done.
+    fn land(
+        &mut self,
+        flight: &Flight,
+        chunk: &[(usize, &Entry)],
+        refused: &mut Vec<(usize, SwitchError)>,
+        doing: &'static str,
+    ) -> Result<bool, Error> {
+        let mut errors = Vec::new();
+        match self.hear_bundle(flight, chunk, &mut errors, doing)? {
+            End::Committed => refused.append(&mut errors),
+            End::None => {
+                self.bundles = false;
+                return Ok(false);
+            }
+            // The failed ones fail again one by one, and say why; the rest is done.
+            End::Failed => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Sends one bundle.
+    fn send_bundle(
         &mut self,
         change: Change,
         entries: &[(usize, &Entry)],
-        refused: &mut Vec<(usize, SwitchError)>,
         doing: &'static str,
-    ) -> Result<End, Error> {
+    ) -> Result<Flight, Error> {
         let id = self.next_bundle;
         self.next_bundle = id.wrapping_add(1);
         let count = u32::try_from(entries.len()).unwrap_or(0);
         let open = self.xids(count.saturating_add(2));
         let (first, commit) = (open.saturating_add(1), open.saturating_add(1 + count));
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(entries.len().saturating_mul(128));
         self.control(&mut out, open, id, OPEN, doing)?;
         for (xid, (_, entry)) in (first..).zip(entries) {
             self.member(&mut out, xid, id, change, entry, doing)?;
         }
         self.control(&mut out, commit, id, COMMIT, doing)?;
         self.send(&out, doing)?;
+        Ok(Flight { open, count })
+    }
+
+    /// How it ended. Errors of its ADDs are collected by xid: they do not fail the commit.
+    fn hear_bundle(
+        &mut self,
+        flight: &Flight,
+        entries: &[(usize, &Entry)],
+        refused: &mut Vec<(usize, SwitchError)>,
+        doing: &'static str,
+    ) -> Result<End, Error> {
+        let Flight { open, count } = *flight;
+        let (first, commit) = (open.saturating_add(1), open.saturating_add(1 + count));
         let mut missing = false;
         loop {
             let message = self.receive(doing)?;
@@ -262,7 +355,7 @@ impl Connection {
     fn one_by_one(
         &mut self,
         change: Change,
-        entries: &mut [(usize, &Entry)],
+        entries: &[(usize, &Entry)],
         refused: &mut Vec<(usize, SwitchError)>,
         doing: &'static str,
     ) -> Result<(), Error> {

@@ -7,8 +7,9 @@ use super::filter::Filter;
 use super::wire::{Reader, kind};
 use crate::stale::flow::Flow;
 
-/// Requests in flight. OVS handles at most 50 messages of a connection per turn.
-const PIPELINE: usize = 40;
+/// Requests in flight. OVS handles at most 50 messages of a connection per turn, and stops
+/// reading at 100 replies that it could not write: we read as we write.
+pub(super) const PIPELINE: usize = 96;
 const DOING: &str = "dumping flows";
 /// OFPMP_FLOW.
 const FLOW: u16 = 1;
@@ -77,15 +78,31 @@ impl Connection {
         filters: &[Filter],
         each: &mut dyn FnMut(usize, &RawEntry<'_>) -> Result<(), Malformed>,
     ) -> Result<(), Error> {
-        let count = u32::try_from(filters.len()).unwrap_or(0);
-        let first = self.xids(count);
+        let first = self.ask_dumps(filters)?;
+        self.hear_dumps(first, filters.len(), each)
+    }
+
+    /// Asks for dumps in one write; the first one's xid, the others' follow.
+    pub(super) fn ask_dumps(&mut self, filters: &[Filter]) -> Result<u32, Error> {
+        let first = self.xids(u32::try_from(filters.len()).unwrap_or(0));
         let mut out = Vec::with_capacity(filters.len() * 96);
         for (xid, filter) in (first..).zip(filters) {
             self.encode(&mut out, kind::MULTIPART_REQUEST, xid, DOING, |out| filter.encode(out))?;
         }
         self.send(&out, DOING)?;
-        let mut open = vec![true; filters.len()];
-        let mut left = filters.len();
+        Ok(first)
+    }
+
+    /// Takes in so many dumps that were asked for.
+    pub(super) fn hear_dumps(
+        &mut self,
+        first: u32,
+        asked: usize,
+        each: &mut dyn FnMut(usize, &RawEntry<'_>) -> Result<(), Malformed>,
+    ) -> Result<(), Error> {
+        let count = u32::try_from(asked).unwrap_or(0);
+        let mut open = vec![true; asked];
+        let mut left = asked;
         while left > 0 {
             let message = self.receive(DOING)?;
             let index = message.xid.wrapping_sub(first);

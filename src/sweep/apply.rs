@@ -343,6 +343,8 @@ fn delete(
         key: target.and_then(|t| targets.get(t)).map(|t| t.attachment.key.clone()),
     };
     let mut subjects: HashMap<Option<usize>, Subject> = HashMap::new();
+    let only = doomed.len() <= CHUNK;
+    let (mut asked, mut left) = (Vec::new(), HashSet::new());
     for chunk in doomed.chunks_mut(CHUNK) {
         watch.look(client, connection)?;
         for doomed in chunk.iter_mut() {
@@ -377,7 +379,17 @@ fn delete(
         }
         let entries: Vec<&Entry> =
             chunk.iter().filter(|d| !d.put_off).map(|d| &d.candidate.entry).collect();
-        let deleted = connection.delete_strict(&entries)?;
+        let deleted = if only {
+            // Asks right behind the delete whether they are gone.
+            asked = again(look, chunk.iter().filter(|d| !d.put_off).map(|d| d.candidate));
+            let prints: HashSet<u64> = chunk.iter().map(|d| d.candidate.fingerprint()).collect();
+            connection.delete_strict_and_dump(&entries, &asked, &mut |raw| {
+                let print = fingerprint(raw.table(), raw.priority(), raw.match_bytes());
+                left.extend(prints.get(&print));
+            })?
+        } else {
+            connection.delete_strict(&entries)?
+        };
         for (index, name) in &deleted.refused {
             if let Some(entry) = entries.get(*index) {
                 warn!("bridge {}: {name}: could not delete {entry}", out.bridge);
@@ -398,8 +410,12 @@ fn delete(
     let done = doomed;
     let gone: HashMap<u64, usize> =
         done.iter().enumerate().map(|(n, d)| (d.candidate.fingerprint(), n)).collect();
-    let asked = again(look, done.iter().map(|d| d.candidate));
-    let mut stayed = still_there(connection, &asked, &gone)?;
+    let mut stayed: HashSet<usize> = if only {
+        left.iter().filter_map(|print| gone.get(print)).copied().collect()
+    } else {
+        asked = again(look, done.iter().map(|d| d.candidate));
+        still_there(connection, &asked, &gone)?
+    };
     if !stayed.is_empty() {
         let tried: Vec<Entry> = stayed
             .iter()

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::Scene;
 use crate::openflow::{Connection, Entry, Error, Filter, RawEntry, filters_for_address};
-use crate::stale::case::{Case, RegisterSource};
+use crate::stale::case::{Case, Dead, RegisterSource};
 use crate::stale::flow::Flow;
 use crate::stale::{Judge, Learned, Reason, Survey, Verdict};
 
@@ -249,12 +249,16 @@ pub(super) fn again<'l>(
     filters
 }
 
+/// The port numbers that a dead attachment has or had.
+fn numbers(dead: &Dead) -> impl Iterator<Item = u16> {
+    dead.ofport.iter().chain(&dead.former).copied()
+}
+
 fn by_token(connection: &mut Connection, case: &Case, since: Instant) -> Result<Look, Error> {
     let mut filters = Vec::new();
     for dead in &case.dead {
-        for ofport in dead.ofport.iter().chain(&dead.former) {
-            filters.push(Filter::in_port(*ofport));
-            filters.push(Filter::out_port(*ofport));
+        for ofport in numbers(dead) {
+            filters.push(Filter::in_port(ofport));
         }
         for address in &dead.addresses {
             filters.extend(filters_for_address(address));
@@ -263,6 +267,9 @@ fn by_token(connection: &mut Connection, case: &Case, since: Instant) -> Result<
             filters.push(Filter::register(network.register.index, value, network.register.mask));
         }
     }
+    // The switch looks at every entry for these: last, so that what another filter finds is
+    // not looked for by them again after the delete.
+    filters.extend(case.dead.iter().flat_map(numbers).map(Filter::out_port));
     let mut collector = Collector::new(Survey::partial(case), since);
     connection.dump_many(&filters, &mut |dump, raw, flow| collector.see(dump, raw, flow))?;
     Ok(collector.finish(filters, false))
