@@ -5,10 +5,12 @@
 //! (containerd #12130): whatever happens on the switch or on disk, it succeeds, and what
 //! it could not do a tombstone remembers.
 
+use std::time::Duration;
+
 use log::warn;
 
 use super::{Failure, Request};
-use crate::attachment::{Attachment, Key, Netns, NetworkName};
+use crate::attachment::{Attachment, Key, Netns};
 use crate::clock::{Deadline, Stamp, boot_id};
 use crate::config::{Config, NetworkState};
 use crate::liveness::{Life, netns};
@@ -31,8 +33,8 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
         None => Vec::new(),
     };
     if targets.is_empty() {
-        targets.push(unrecorded(request, key, now, &boot));
-        remember(registry.as_ref(), overlay.as_ref(), &targets, deadline);
+        targets.push(unrecorded(request, key.clone(), now, &boot));
+        remember(registry.as_ref(), &targets, deadline);
     }
     let engine = Engine {
         registry: registry.as_ref(),
@@ -41,7 +43,7 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
         act: true,
         verb: "DEL",
         newcomer: None,
-        overlay,
+        overlay: overlay.clone(),
         thorough: false,
         details: false,
     };
@@ -49,7 +51,26 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
     if let Some(failed) = report.error() {
         warn!("clean-up unfinished, the next sweep goes on: {failed}");
     }
+    if let (Some(registry), Some((_, config)), Some(Ok(None))) = (&registry, overlay, state) {
+        keep_configuration(registry, &key, config);
+    }
     Ok(())
+}
+
+/// A tombstone in a network that has no configuration on record (the state directory vanished)
+/// needs this call's: a sweep deletes nothing where it does not know the scope.
+fn keep_configuration(registry: &Registry, key: &Key, config: Config) {
+    let grace = Deadline::after(Duration::from_millis(500));
+    let written = registry.lock(grace).and_then(|lock| {
+        let known = lock.network_state::<NetworkState>(&key.network)?.is_some();
+        if known || lock.tombstones_of(key)?.is_empty() {
+            return Ok(());
+        }
+        lock.set_network_state(&key.network, &NetworkState { config, ..NetworkState::default() })
+    });
+    if let Err(failed) = written {
+        warn!("{key}: {failed}; the next ADD of the network has to say what is in scope");
+    }
 }
 
 /// The record, turned into a tombstone before the switch is touched, and earlier
@@ -116,26 +137,11 @@ fn unrecorded(request: &Request, key: Key, now: Stamp, boot: &str) -> Target {
     Target { attachment: orphans::died(record, now, boot), cause: Cause::Del }
 }
 
-fn remember(
-    registry: Option<&Registry>,
-    overlay: Option<&(NetworkName, Config)>,
-    targets: &[Target],
-    deadline: Deadline,
-) {
+fn remember(registry: Option<&Registry>, targets: &[Target], deadline: Deadline) {
     let Some(registry) = registry else { return };
     for target in targets {
-        let written = registry.lock(deadline).and_then(|lock| {
-            lock.put_tombstone(&target.attachment)?;
-            // The sweep that retries deletes nothing in a network without a configuration.
-            match (overlay, lock.network_state::<NetworkState>(&target.attachment.key.network)) {
-                (Some((network, config)), Ok(None)) => {
-                    let config = config.clone();
-                    let state = NetworkState { config, ..NetworkState::default() };
-                    lock.set_network_state(network, &state)
-                }
-                _ => Ok(()),
-            }
-        });
+        let written =
+            registry.lock(deadline).and_then(|lock| lock.put_tombstone(&target.attachment));
         if let Err(failed) = written {
             warn!(
                 "{}: {failed}; if the switch does not answer now, nobody will retry",
