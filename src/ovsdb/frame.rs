@@ -63,20 +63,28 @@ impl Frames {
     /// next call of `fill`.
     pub(super) fn next(&mut self) -> Result<Option<&[u8]>, Error> {
         let unseen = self.buffer.get(self.scanned..).unwrap_or_default();
-        for (offset, byte) in unseen.iter().enumerate() {
+        let mut bytes = unseen.iter();
+        while let Some(byte) = bytes.next() {
             if self.in_string {
-                match byte {
-                    _ if self.escaped => self.escaped = false,
-                    b'\\' => self.escaped = true,
-                    b'"' => self.in_string = false,
-                    _ => {}
+                if self.escaped {
+                    self.escaped = false;
+                } else if *byte == b'"' {
+                    self.in_string = false;
+                } else if *byte == b'\\' {
+                    self.escaped = true;
+                } else {
+                    // Most of a message is inside of strings.
+                    let rest = bytes.as_slice();
+                    let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\'));
+                    bytes = rest.get(plain.unwrap_or(rest.len())..).unwrap_or_default().iter();
                 }
                 continue;
             }
             match byte {
                 b'{' | b'[' if self.depth > 0 || *byte == b'{' => {
                     if self.depth == 0 {
-                        self.start = self.scanned.saturating_add(offset);
+                        let seen = unseen.len().saturating_sub(bytes.len());
+                        self.start = self.scanned.saturating_add(seen).saturating_sub(1);
                     }
                     self.depth = self.depth.saturating_add(1);
                     if self.depth > DEEPEST {
@@ -86,7 +94,8 @@ impl Frames {
                 b'}' | b']' if self.depth > 0 => {
                     self.depth = self.depth.saturating_sub(1);
                     if self.depth == 0 {
-                        let end = self.scanned.saturating_add(offset).saturating_add(1);
+                        let seen = unseen.len().saturating_sub(bytes.len());
+                        let end = self.scanned.saturating_add(seen);
                         let message = self.buffer.get(self.start..end);
                         self.start = end;
                         self.scanned = end;

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor,
+};
 use serde_json::{Value, json};
 
 use crate::stale::case::RowId;
@@ -22,7 +24,9 @@ pub(super) enum Atom {
 /// The value of a column.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Datum {
-    /// Any number of atoms; a scalar is a set of one.
+    /// A scalar, or a set of one.
+    One(Atom),
+    /// None, or several.
     Set(Vec<Atom>),
     Map(Vec<(Atom, Atom)>),
 }
@@ -30,6 +34,7 @@ pub(super) enum Datum {
 impl Datum {
     fn atoms(&self) -> &[Atom] {
         match self {
+            Self::One(atom) => std::slice::from_ref(atom),
             Self::Set(atoms) => atoms,
             Self::Map(_) => &[],
         }
@@ -68,8 +73,13 @@ impl Datum {
 
     /// All rows; `None` if something else is among them.
     pub(super) fn rows(&self) -> Option<Vec<RowId>> {
-        let Self::Set(atoms) = self else { return None };
-        atoms.iter().map(|a| if let Atom::Row(row) = a { Some(*row) } else { None }).collect()
+        if matches!(self, Self::Map(_)) {
+            return None;
+        }
+        self.atoms()
+            .iter()
+            .map(|a| if let Atom::Row(row) = a { Some(*row) } else { None })
+            .collect()
     }
 
     /// All texts; anything else is left out.
@@ -106,6 +116,45 @@ pub(super) fn map<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Va
     json!(["map", pairs.into_iter().map(|(k, v)| json!([k, v])).collect::<Vec<_>>()])
 }
 
+/// What stands before the value in a pair.
+enum Tag {
+    Uuid,
+    Set,
+    Map,
+}
+
+/// Reads a text without keeping it.
+struct Text<T>(fn(&str) -> Result<T, String>);
+
+impl<'de, T> DeserializeSeed<'de> for Text<T> {
+    type Value = T;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<T> Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        self.0(text).map_err(E::custom)
+    }
+}
+
+fn tag(text: &str) -> Result<Tag, String> {
+    match text {
+        "uuid" => Ok(Tag::Uuid),
+        "set" => Ok(Tag::Set),
+        "map" => Ok(Tag::Map),
+        _ => Err(format!("unexpected tag {:?}", text.chars().take(40).collect::<String>())),
+    }
+}
+
 /// Reads an atom; with `COMPOUND`, a set or a map as well.
 struct Reader<const COMPOUND: bool>;
 
@@ -117,46 +166,53 @@ impl<'de, const COMPOUND: bool> Visitor<'de> for Reader<COMPOUND> {
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Datum, E> {
-        Ok(Datum::Set(vec![Atom::Text(text.to_owned())]))
+        Ok(Datum::One(Atom::Text(text.to_owned())))
     }
 
     fn visit_string<E: serde::de::Error>(self, text: String) -> Result<Datum, E> {
-        Ok(Datum::Set(vec![Atom::Text(text)]))
+        Ok(Datum::One(Atom::Text(text)))
     }
 
     fn visit_i64<E: serde::de::Error>(self, integer: i64) -> Result<Datum, E> {
-        Ok(Datum::Set(vec![Atom::Integer(integer)]))
+        Ok(Datum::One(Atom::Integer(integer)))
     }
 
     fn visit_u64<E: serde::de::Error>(self, integer: u64) -> Result<Datum, E> {
         let integer = i64::try_from(integer)
             .map_err(|_| E::custom(format_args!("integer {integer} is out of range")))?;
-        Ok(Datum::Set(vec![Atom::Integer(integer)]))
+        Ok(Datum::One(Atom::Integer(integer)))
     }
 
     fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Datum, E> {
-        Ok(Datum::Set(vec![Atom::Real]))
+        Ok(Datum::One(Atom::Real))
     }
 
     fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<Datum, E> {
-        Ok(Datum::Set(vec![Atom::Boolean]))
+        Ok(Datum::One(Atom::Boolean))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Datum, A::Error> {
         let short = || A::Error::custom("an OVSDB value that ends too early");
-        let tag: String = seq.next_element()?.ok_or_else(short)?;
-        let datum = match tag.as_str() {
-            "uuid" => {
-                let id: String = seq.next_element()?.ok_or_else(short)?;
-                Datum::Set(vec![Atom::Row(id.parse().map_err(A::Error::custom)?)])
+        let datum = match seq.next_element_seed(Text(tag))?.ok_or_else(short)? {
+            Tag::Uuid => {
+                let id = Text(|text| text.parse::<RowId>().map_err(|e| e.to_string()));
+                Datum::One(Atom::Row(seq.next_element_seed(id)?.ok_or_else(short)?))
             }
-            "set" if COMPOUND => Datum::Set(seq.next_element()?.ok_or_else(short)?),
-            "map" if COMPOUND => Datum::Map(seq.next_element()?.ok_or_else(short)?),
-            _ => {
-                return Err(A::Error::custom(format_args!(
-                    "unexpected tag {:?}",
-                    tag.chars().take(40).collect::<String>()
-                )));
+            Tag::Set if COMPOUND => {
+                let mut atoms: Vec<Atom> = seq.next_element()?.ok_or_else(short)?;
+                match atoms.pop() {
+                    Some(only) if atoms.is_empty() => Datum::One(only),
+                    last => {
+                        atoms.extend(last);
+                        Datum::Set(atoms)
+                    }
+                }
+            }
+            Tag::Map if COMPOUND => Datum::Map(seq.next_element()?.ok_or_else(short)?),
+            Tag::Set | Tag::Map => {
+                return Err(A::Error::custom(
+                    "unexpected tag: a set or map where an atom should be",
+                ));
             }
         };
         match seq.next_element::<IgnoredAny>()? {
@@ -175,8 +231,8 @@ impl<'de> Deserialize<'de> for Datum {
 impl<'de> Deserialize<'de> for Atom {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match deserializer.deserialize_any(Reader::<false>)? {
-            Datum::Set(mut atoms) => atoms.pop().ok_or_else(|| D::Error::custom("no atom")),
-            Datum::Map(_) => Err(D::Error::custom("a map where an atom should be")),
+            Datum::One(atom) => Ok(atom),
+            Datum::Set(_) | Datum::Map(_) => Err(D::Error::custom("no atom")),
         }
     }
 }

@@ -111,12 +111,27 @@ pub(super) fn read(path: &Path) -> Result<Content, Error> {
     })
 }
 
+fn retry<T>(mut once: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match once() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
 fn read_at_most(file: &File, expected: u64) -> io::Result<Option<Vec<u8>>> {
     if expected > MOST {
         return Ok(None);
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0) + 1);
-    file.take(MOST + 1).read_to_end(&mut bytes)?;
+    // One byte more than there should be: a read that does not fill it has met the end.
+    let mut bytes = vec![0; usize::try_from(expected).unwrap_or(0).saturating_add(1)];
+    let read = retry(|| (&*file).read(&mut bytes))?;
+    if read == bytes.len() {
+        file.take((MOST + 1).saturating_sub(read as u64)).read_to_end(&mut bytes)?;
+    } else {
+        bytes.truncate(read);
+    }
     Ok(if bytes.len() as u64 > MOST { None } else { Some(bytes) })
 }
 

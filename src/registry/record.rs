@@ -52,7 +52,12 @@ fn parse(bytes: &[u8], key: &Key) -> Result<Attachment, CorruptWhy> {
     struct Version {
         schema: u32,
     }
-    match serde_json::from_slice::<Attachment>(bytes) {
+    // Checked for UTF-8 once, not per text.
+    let record = match std::str::from_utf8(bytes) {
+        Ok(text) => serde_json::from_str::<Attachment>(text),
+        Err(_) => serde_json::from_slice(bytes),
+    };
+    match record {
         Ok(record) if record.schema != SCHEMA => Err(CorruptWhy::Schema(record.schema)),
         Ok(record) if record.key != *key => Err(CorruptWhy::WrongKey(Box::new(record.key))),
         Ok(record) => Ok(record),

@@ -25,12 +25,16 @@ impl FromStr for RowId {
 
     fn from_str(text: &str) -> Result<Self, NotARowId> {
         let wrong = || NotARowId(text.chars().take(64).collect());
-        let digits: String = text.chars().filter(|c| *c != '-').collect();
-        if text.len() != 36 || digits.len() != 32 || !digits.bytes().all(|b| b.is_ascii_hexdigit())
-        {
+        if text.len() != 36 {
             return Err(wrong());
         }
-        u128::from_str_radix(&digits, 16).map(Self).map_err(|_| wrong())
+        let (mut value, mut digits) = (0_u128, 0);
+        for byte in text.bytes().filter(|byte| *byte != b'-') {
+            let digit = char::from(byte).to_digit(16).ok_or_else(wrong)?;
+            value = value << 4 | u128::from(digit);
+            digits += 1;
+        }
+        if digits == 32 { Ok(Self(value)) } else { Err(wrong()) }
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::case::{Case, LiveRegister, Network, RegisterSource};
+use super::case::{Case, Live, LiveRegister, Network, RegisterSource};
 use super::flow::{Flow, RegisterRange, Side};
 use super::guards::{self, OutputRegisters};
 use super::learned::{self, Learned};
@@ -337,12 +337,15 @@ fn may_be_of_before(index: &Index<'_>, flow: &Flow, token: RegisterToken, owner:
     moved && before.any(|other| other != owner && may_load(index, other, token))
 }
 
-/// Whether the value may be this attachment's, as far as its record knows.
+/// Whether the value may be this attachment's, as far as its record knows, by a number that it
+/// had. Who lost a number with its row was not given another: what has the number now, or had
+/// it last, is meant.
 fn may_load(index: &Index<'_>, owner: Owner, token: RegisterToken) -> bool {
     let recorded = match owner {
         Owner::Dead(i) => index.case.dead.get(i).and_then(|dead| dead.register),
-        Owner::Live(l) => match index.live(l).map(|live| live.register) {
-            Some(LiveRegister::Is(value)) => Some(value),
+        Owner::Live(l) => match index.live(l) {
+            Some(live) if live.ofport.is_none() => return false,
+            Some(Live { register: LiveRegister::Is(value), .. }) => Some(*value),
             _ => None,
         },
     };
