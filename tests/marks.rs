@@ -19,9 +19,13 @@ use serde_json::{Value, json};
 
 const GC: &str = "ovs-flow-gc";
 
+/// external_ids of one row.
+type Pairs<'a> = &'a [(&'a str, &'a str)];
+
+/// `KubevirtOvs` is the one that is called ovs-cni.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cni {
-    OvsCni,
+    KubevirtOvs,
     Antrea,
     KubeOvn,
     OvnKubernetes,
@@ -30,9 +34,10 @@ enum Cni {
     OvsDocker,
 }
 
-use Cni::{Antrea, KVswitch, KubeOvn, OpenshiftSdn, OvnKubernetes, OvsCni, OvsDocker};
+use Cni::{Antrea, KVswitch, KubeOvn, KubevirtOvs, OpenshiftSdn, OvnKubernetes, OvsDocker};
 
-const ALL: [Cni; 7] = [OvsCni, Antrea, KubeOvn, OvnKubernetes, OpenshiftSdn, KVswitch, OvsDocker];
+const ALL: [Cni; 7] =
+    [KubevirtOvs, Antrea, KubeOvn, OvnKubernetes, OpenshiftSdn, KVswitch, OvsDocker];
 
 impl Cni {
     /// What it calls a pod's port.
@@ -51,8 +56,8 @@ impl Cni {
         let cidr = format!("{}/24", pod.ip);
         let logical = format!("default_{}", pod.name);
         let dotted = format!("{}.default", pod.name);
-        let (port, interface): (&[(&str, &str)], &[(&str, &str)]) = match self {
-            OvsCni => (
+        let (port, interface): (Pairs<'_>, Pairs<'_>) = match self {
+            KubevirtOvs => (
                 &[
                     ("owner", "ovs-cni.network.kubevirt.io"),
                     ("contNetns", &netns),
@@ -98,7 +103,7 @@ impl Cni {
             KVswitch => {
                 let mac = format!("mac=\"{}\"", pod.mac);
                 node.ovs_vsctl(&["set", "Port", &pod.port, &mac]);
-                let marks: &[(&str, &str)] = &[
+                let marks: Pairs<'_> = &[
                     ("netns", &bare),
                     ("k8s_pod_namespace", "default"),
                     ("k8s_pod_name", &pod.name),
@@ -116,7 +121,7 @@ impl Cni {
     }
 }
 
-fn set(node: &Node, table: &str, record: &str, marks: &[(&str, &str)]) {
+fn set(node: &Node, table: &str, record: &str, marks: Pairs<'_>) {
     if marks.is_empty() {
         return;
     }
@@ -223,7 +228,7 @@ fn a_del_without_a_netns_finds_who_is_marked_by_container() {
         let (_live, kept) = attach(&node, cni, "live", 2);
         del(&node, &pod, "");
         untouched(&node, &[&kept], &format!("{cni:?}"));
-        let by_netns = matches!(cni, OvsCni | KVswitch);
+        let by_netns = matches!(cni, KubevirtOvs | KVswitch);
         assert_eq!(node.dump("br0").contains(&flows[5]), by_netns, "{cni:?}");
     }
 }
@@ -345,7 +350,7 @@ fn kube_ovn_2085_an_uplink_is_nobodys_leftover() {
 #[test]
 fn empty_marks_match_nothing() {
     let node = node("marks_empty");
-    let (pod, flows) = attach(&node, OvsCni, "pod", 1);
+    let (pod, flows) = attach(&node, KubevirtOvs, "pod", 1);
     let (other, more) = attach(&node, KubeOvn, "other", 2);
     let ids = [("contNetns", ""), ("contIface", ""), ("container-id", ""), ("net-ns", "")];
     set(&node, "Port", &pod.port, &ids);
