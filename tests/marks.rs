@@ -19,13 +19,10 @@ use serde_json::{Value, json};
 
 const GC: &str = "ovs-flow-gc";
 
-/// external_ids of one row.
-type Pairs<'a> = &'a [(&'a str, &'a str)];
-
-/// `KubevirtOvs` is the one that is called ovs-cni.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::enum_variant_names, reason = "the projects are called so")]
 enum Cni {
-    KubevirtOvs,
+    OvsCni,
     Antrea,
     KubeOvn,
     OvnKubernetes,
@@ -34,10 +31,9 @@ enum Cni {
     OvsDocker,
 }
 
-use Cni::{Antrea, KVswitch, KubeOvn, KubevirtOvs, OpenshiftSdn, OvnKubernetes, OvsDocker};
+use Cni::{Antrea, KVswitch, KubeOvn, OpenshiftSdn, OvnKubernetes, OvsCni, OvsDocker};
 
-const ALL: [Cni; 7] =
-    [KubevirtOvs, Antrea, KubeOvn, OvnKubernetes, OpenshiftSdn, KVswitch, OvsDocker];
+const ALL: [Cni; 7] = [OvsCni, Antrea, KubeOvn, OvnKubernetes, OpenshiftSdn, KVswitch, OvsDocker];
 
 impl Cni {
     /// What it calls a pod's port.
@@ -56,8 +52,9 @@ impl Cni {
         let cidr = format!("{}/24", pod.ip);
         let logical = format!("default_{}", pod.name);
         let dotted = format!("{}.default", pod.name);
-        let (port, interface): (Pairs<'_>, Pairs<'_>) = match self {
-            KubevirtOvs => (
+        type Ids<'a> = &'a [(&'a str, &'a str)];
+        let (port, interface): (Ids<'_>, Ids<'_>) = match self {
+            OvsCni => (
                 &[
                     ("owner", "ovs-cni.network.kubevirt.io"),
                     ("contNetns", &netns),
@@ -103,7 +100,7 @@ impl Cni {
             KVswitch => {
                 let mac = format!("mac=\"{}\"", pod.mac);
                 node.ovs_vsctl(&["set", "Port", &pod.port, &mac]);
-                let marks: Pairs<'_> = &[
+                let marks: &[(&str, &str)] = &[
                     ("netns", &bare),
                     ("k8s_pod_namespace", "default"),
                     ("k8s_pod_name", &pod.name),
@@ -121,7 +118,7 @@ impl Cni {
     }
 }
 
-fn set(node: &Node, table: &str, record: &str, marks: Pairs<'_>) {
+fn set(node: &Node, table: &str, record: &str, marks: &[(&str, &str)]) {
     if marks.is_empty() {
         return;
     }
@@ -228,7 +225,7 @@ fn a_del_without_a_netns_finds_who_is_marked_by_container() {
         let (_live, kept) = attach(&node, cni, "live", 2);
         del(&node, &pod, "");
         untouched(&node, &[&kept], &format!("{cni:?}"));
-        let by_netns = matches!(cni, KubevirtOvs | KVswitch);
+        let by_netns = matches!(cni, OvsCni | KVswitch);
         assert_eq!(node.dump("br0").contains(&flows[5]), by_netns, "{cni:?}");
     }
 }
@@ -350,7 +347,7 @@ fn kube_ovn_2085_an_uplink_is_nobodys_leftover() {
 #[test]
 fn empty_marks_match_nothing() {
     let node = node("marks_empty");
-    let (pod, flows) = attach(&node, KubevirtOvs, "pod", 1);
+    let (pod, flows) = attach(&node, OvsCni, "pod", 1);
     let (other, more) = attach(&node, KubeOvn, "other", 2);
     let ids = [("contNetns", ""), ("contIface", ""), ("container-id", ""), ("net-ns", "")];
     set(&node, "Port", &pod.port, &ids);
