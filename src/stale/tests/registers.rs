@@ -417,10 +417,9 @@ fn a_value_that_a_live_one_only_may_have_keeps_the_dead_waiting() {
     let number_before = |ofport| Live { ofport, former: vec![A], ..live(14, &[]) };
     let lost_its_row = node(LEARN).and_live(number_before(None));
     let was_given_another = node(LEARN).and_live(number_before(Some(14)));
-    for (case, why) in [
-        (lost_its_row, NotProven::LiveUnknown(1)),
-        (was_given_another, NotProven::LiveHasIt(1)),
-    ] {
+    for (case, why) in
+        [(lost_its_row, NotProven::LiveUnknown(1)), (was_given_another, NotProven::LiveHasIt(1))]
+    {
         let case = case.with(|c| c.live[1].register = LiveRegister::Unknown);
         assert_eq!(doubt(&case, &two()), Some(why));
         assert_eq!(survey(&case, &two()).dead_registers, [Some(ID_A)]);
