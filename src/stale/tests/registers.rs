@@ -445,20 +445,22 @@ fn who_turns_out_to_be_dead_shares_nothing() {
     assert!(survey(&case, &flows).shared_without(&case, 0, &[0]), "it was known before");
 }
 
+/// Nobody waits for an entry that phase 1 lets go.
 #[test]
 fn a_value_that_a_live_one_only_may_have_keeps_the_dead_waiting() {
-    // An orphan whom nobody has noticed had the number before; its row is gone.
-    let case = node(LEARN).and_live(Live { ofport: None, former: vec![A], ..live(14, &[]) });
-    let case = case.with(|c| {
-        c.live[1].register = LiveRegister::Unknown;
-        c.ports.by_number.remove(&14);
-    });
-    assert_eq!(doubt(&case, &two()), Some(NotProven::LiveUnknown(1)));
-    assert_eq!(survey(&case, &two()).dead_registers, [Some(ID_A)]);
-    // Nobody waits for an entry that phase 1 lets go.
-    let mut survey = Survey::new(&case);
-    for flow in &two() {
-        survey.see(flow);
+    let number_before = |ofport| Live { ofport, former: vec![A], ..live(14, &[]) };
+    let lost_its_row = node(LEARN).and_live(number_before(None));
+    let was_given_another = node(LEARN).and_live(number_before(Some(14)));
+    for (case, why) in
+        [(lost_its_row, NotProven::LiveUnknown(1)), (was_given_another, NotProven::LiveHasIt(1))]
+    {
+        let case = case.with(|c| c.live[1].register = LiveRegister::Unknown);
+        assert_eq!(doubt(&case, &two()), Some(why));
+        assert_eq!(survey(&case, &two()).dead_registers, [Some(ID_A)]);
+        let mut survey = Survey::new(&case);
+        for flow in &two() {
+            survey.see(flow);
+        }
+        assert!(survey.see(&policy(ID_A)) && !survey.see(&policy(ID_B)));
     }
-    assert!(survey.see(&policy(ID_A)) && !survey.see(&policy(ID_B)));
 }
