@@ -15,11 +15,14 @@
 //! | [`sweep`] | plan and apply: the one engine behind DEL, GC and sweep | all above |
 //! | [`plugin`] | the CNI verbs | `sweep` |
 //! | [`cli`] | the admin commands | `sweep` |
+//! | `daemon` | the sweeper that runs for good (feature `daemon`) | `sweep`, `liveness`, `ovsdb` |
 
 pub mod attachment;
 pub mod cli;
 pub mod clock;
 pub mod config;
+#[cfg(feature = "daemon")]
+pub mod daemon;
 pub mod liveness;
 pub mod logging;
 pub mod openflow;

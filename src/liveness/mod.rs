@@ -4,13 +4,16 @@
 //! | source | module |
 //! | --- | --- |
 //! | the pod's network namespace | [`netns`] |
-//! | the container runtime (CRI) | to come |
-//! | the API server | to come |
+//! | the container runtime (CRI) | `cri` (feature `daemon`) |
+//! | the API server | `kubernetes` (feature `daemon`) |
 
 pub mod brake;
 pub mod netns;
 
 use std::fmt;
+
+use crate::attachment::Attachment;
+use crate::clock::Stamp;
 
 /// Who says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,6 +84,22 @@ pub enum Why {
     Failed,
     /// No source has been asked.
     NobodyAsked,
+    /// Dead: the runtime does not know the sandbox any more.
+    SandboxGone,
+    /// Dead: the sandbox is not ready and its network namespace is gone.
+    SandboxStopped,
+    /// Dead: the pod, by its UID, is not on this node any more.
+    PodGone,
+    /// Dead: the pod has Failed (evicted) or Succeeded, and its sandbox is stopped.
+    PodEnded,
+    /// The source is away, or has not answered completely yet.
+    SourceAway,
+    /// The source never saw it alive.
+    NeverSeen,
+    /// One observation says dead; the next one counts.
+    SeenOnce,
+    /// Younger than the grace of 30 s.
+    Young,
 }
 
 impl Why {
@@ -106,6 +125,14 @@ impl Why {
             Self::Denied => "denied",
             Self::Failed => "failed",
             Self::NobodyAsked => "nobody-asked",
+            Self::SandboxGone => "sandbox-gone",
+            Self::SandboxStopped => "sandbox-stopped",
+            Self::PodGone => "pod-gone",
+            Self::PodEnded => "pod-ended",
+            Self::SourceAway => "source-away",
+            Self::NeverSeen => "never-seen",
+            Self::SeenOnce => "seen-once",
+            Self::Young => "young",
         }
     }
 }
@@ -135,6 +162,14 @@ impl fmt::Display for Why {
             Self::Denied => "its network namespace may not be looked at",
             Self::Failed => "its network namespace cannot be looked at",
             Self::NobodyAsked => "no source of liveness was asked",
+            Self::SandboxGone => "the container runtime does not know its sandbox any more",
+            Self::SandboxStopped => "its sandbox is stopped and its network namespace is gone",
+            Self::PodGone => "its pod is not on this node any more",
+            Self::PodEnded => "its pod has ended and its sandbox is stopped",
+            Self::SourceAway => "the source does not answer",
+            Self::NeverSeen => "the source never saw it alive",
+            Self::SeenOnce => "only one observation says that it is dead",
+            Self::Young => "it is younger than 30 s",
         })
     }
 }
@@ -156,6 +191,14 @@ impl Life {
     pub fn is_dead(self) -> bool {
         matches!(self, Self::Dead(_))
     }
+}
+
+/// A source that watches: answers at once, from what it saw.
+pub trait Witness: Send + Sync {
+    /// Who it is.
+    fn source(&self) -> Source;
+    /// What it says of a record now.
+    fn judge(&self, record: &Attachment, now: Stamp) -> Life;
 }
 
 /// What all sources say together, and on whose word.
