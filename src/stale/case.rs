@@ -1,8 +1,9 @@
 //! What the core is told about one bridge: who is dead, who is alive, which ports there are.
 //! All times are durations before the *end* of the dump that is judged (no clock in here).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -19,6 +20,32 @@ pub struct RowId(pub u128);
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0:?} is not a UUID")]
 pub struct NotARowId(String);
+
+/// Hashes a [`RowId`]: a random UUID needs no stirring.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RowHasher(u64);
+
+impl Hasher for RowHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u128(&mut self, id: u128) {
+        let half = |id: u128| u64::try_from(id & u128::from(u64::MAX)).unwrap_or(0);
+        self.0 = half(id >> 64) ^ half(id).rotate_left(32);
+    }
+}
+
+/// A map by row.
+pub type RowMap<V> = HashMap<RowId, V, BuildHasherDefault<RowHasher>>;
+/// A set of rows.
+pub type RowSet = HashSet<RowId, BuildHasherDefault<RowHasher>>;
 
 impl FromStr for RowId {
     type Err = NotARowId;

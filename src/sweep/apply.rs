@@ -132,10 +132,12 @@ pub(super) fn pass(
     // one that was made while it was read would look older than it is.
     let since = Instant::now();
     let since = since.checked_sub(world.now.until(Stamp::now())).unwrap_or(since);
-    let (mut connection, (ports, tables)) = Early::or_open(early, engine, &out.bridge)?;
+    let open = Early::or_open(early, engine, &out.bridge)?;
+    let (mut connection, (ports, tables)) = (open.connection, open.known);
     let mut scene = Scene::build(world, bridge, targets, engine.newcomer.as_ref());
     scene.check_ports(world, bridge, &ports);
-    let look = look_at_tables(&mut connection, &scene, engine.thorough, since, &tables)?;
+    let look =
+        look_at_tables(&mut connection, &scene, engine.thorough, since, &tables, open.guess)?;
     out.flows = look.flows;
     out.full = look.full;
     let shared = shared_for_good(world, &scene, &look.learned);
@@ -515,7 +517,9 @@ pub(super) fn reap_ports(
         {
             continue;
         }
-        let Some(place) = world.own_place_of(record, &HashSet::new()) else { continue };
+        let Some(place) = world.own_place_of(record, &crate::stale::case::RowSet::default()) else {
+            continue;
+        };
         let Some(bridge) = world.ovs.bridges.get(place.bridge) else { continue };
         let netdev_gone = matches!(place.interface.ofport, Ofport::Failed)
             || place.interface.ifindex.unwrap_or(0) == 0;

@@ -44,7 +44,7 @@ impl Scene {
         scene.case.switch_up = world.switch_started.map(|s| s.until(world.now));
 
         // The living first: a row that one of them claims is nobody else's.
-        let mut claimed = HashSet::new();
+        let mut claimed = crate::stale::case::RowSet::default();
         let dead: HashSet<(&Key, u64)> =
             targets.iter().map(|t| (&t.attachment.key, t.attachment.generation)).collect();
         for (index, record) in world.records.iter().enumerate() {
