@@ -160,6 +160,29 @@ pub struct Problem {
     pub text: String,
 }
 
+impl Problem {
+    /// Whether the key says what may be deleted: then nobody knows, and the default may be
+    /// more.
+    #[must_use]
+    pub fn is_of_scope(&self) -> bool {
+        const SCOPE: [&str; 12] = [
+            "bridge",
+            "bridges",
+            "tables",
+            "cookie",
+            "reg0",
+            "register",
+            "registerMask",
+            "force",
+            "match",
+            "preset",
+            "ipScope",
+            "mode",
+        ];
+        SCOPE.contains(&self.key.as_str())
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "configuration key {:?}: {}", self.key, self.text)

@@ -432,15 +432,15 @@ fn keys_of_a_plugin_can_change() {
 fn containerd_calls_add_and_del() {
     let node = node("containerd_calls_add_and_del");
     let containerd = Containerd::start(&node);
-    let outcome = containerd.run("web", &["/bin/ip", "-o", "addr", "show", "eth0"]);
+    let outcome = containerd.run("called", &["/bin/ip", "-o", "addr", "show", "eth0"]);
     assert!(outcome.stdout.contains("10.244.1.2/24"), "{outcome}\n{}", containerd.log());
     let calls = node.calls();
     assert_eq!(calls.len(), 2, "{calls:?}");
     assert!(
-        calls[0].starts_with("ADD default-web eth") && calls[0].contains("\"/proc/"),
+        calls[0].starts_with("ADD default-called eth") && calls[0].contains("\"/proc/"),
         "{calls:?}"
     );
-    assert!(calls[1].starts_with("DEL default-web eth"), "{calls:?}");
+    assert!(calls[1].starts_with("DEL default-called eth"), "{calls:?}");
     assert!(node.ports("br0").is_empty());
 }
 
@@ -448,12 +448,12 @@ fn containerd_calls_add_and_del() {
 fn containerd_killed_never_calls_del() {
     let node = node("containerd_killed_never_calls_del");
     let containerd = Containerd::start(&node);
-    let ctr = containerd.start_run("web", &["/bin/sleep", "600"]);
+    let ctr = containerd.start_run("killed", &["/bin/sleep", "600"]);
     eventually("ADD has happened", || !node.ports("br0").is_empty());
-    containerd.task_pid("web");
+    containerd.task_pid("killed");
     ctr.kill();
     assert_eq!(ctr.wait().code, None);
-    containerd.wipe("web");
+    containerd.wipe("killed");
     sleep_ms(200);
     assert_eq!(node.calls().len(), 1, "{:?}", node.calls());
     assert_eq!(node.ports("br0").len(), 1, "the port row is left over");

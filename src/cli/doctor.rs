@@ -215,7 +215,9 @@ fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &mut Finding
                 } else {
                     Level::Note
                 };
-                findings.add(level, "bridge", format!("{}: {error}", bridge.name), "");
+                let remedy =
+                    "is ovs-vswitchd running, and does the bridge allow OpenFlow 1.3 or later?";
+                findings.add(level, "bridge", format!("{}: {error}", bridge.name), remedy);
             }
         }
     }
@@ -235,7 +237,8 @@ fn chain(options: &Options, findings: &mut Findings) {
         let found = match inspection {
             Ok(found) => found,
             Err(error) => {
-                findings.add(Level::Warning, what, error.to_string(), "");
+                let remedy = "runtimes cannot read it either: mend it or take it away";
+                findings.add(Level::Warning, what, error.to_string(), remedy);
                 continue;
             }
         };

@@ -10,7 +10,7 @@ use crate::clock::{Deadline, Stamp, boot_id};
 use crate::config::{NetworkState, database_socket};
 use crate::liveness::{Life, netns};
 use crate::ovsdb::{Client, Ofport, Wanted, find_port};
-use crate::registry::{Registry, new_generation};
+use crate::registry::{self, Lock, Registry, new_generation};
 use crate::sweep::{Cause, Engine, Target, orphans, register_of};
 
 pub(super) fn run(request: &Request) -> Result<String, Failure> {
@@ -18,7 +18,7 @@ pub(super) fn run(request: &Request) -> Result<String, Failure> {
     let previous: Value = serde_json::from_str(raw.get())
         .ok()
         .filter(Value::is_object)
-        .ok_or(Failure::NoPrevResult)?;
+        .ok_or(Failure::BadPrevResult)?;
     let deadline = Deadline::after(request.config.timeout());
     let registry = Registry::open(&request.config.state_dir)?;
     let boot = boot_id().map_err(Failure::BootId)?;
@@ -115,13 +115,14 @@ fn write(
     request: &Request,
 ) -> Result<Attachment, Failure> {
     let lock = registry.lock(Deadline::after(request.config.timeout()))?;
-    let recorded: Option<NetworkState> = lock.network_state(&record.key.network)?;
+    let recorded: Option<NetworkState> =
+        mended(&lock, lock.network_state(&record.key.network))?.flatten();
     let mut state = recorded.clone().unwrap_or_default();
     state.config = request.config.clone();
     if recorded.as_ref() != Some(&state) {
         lock.set_network_state(&record.key.network, &state)?;
     }
-    if let Some(old) = lock.get(&record.key)? {
+    if let Some(old) = mended(&lock, lock.get(&record.key))?.flatten() {
         if same_life(&old, &record) {
             // A repeated ADD must not lose what the first one knew.
             record.generation = old.generation;
@@ -153,6 +154,20 @@ fn write(
         record.bridge.as_deref().unwrap_or("an unknown bridge"),
     );
     Ok(record)
+}
+
+/// What was read, unless it is corrupt: then it is moved aside for people to look at. It must
+/// not stop pods from starting until somebody does.
+fn mended<T>(lock: &Lock<'_>, read: Result<T, registry::Error>) -> Result<Option<T>, Failure> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(registry::Error::Corrupt(corrupt)) => {
+            let aside = lock.move_corrupt_aside(&corrupt)?;
+            warn!("{corrupt}; {}", if aside.is_some() { "moved aside" } else { "written anew" });
+            Ok(None)
+        }
+        Err(failed) => Err(failed.into()),
+    }
 }
 
 /// Whether two records of one key are of the same sandbox on the same port.

@@ -5,11 +5,14 @@
 //! (containerd #12130): whatever happens on the switch or on disk, it succeeds, and what
 //! it could not do a tombstone remembers.
 
+use std::time::Duration;
+
 use log::warn;
 
 use super::{Failure, Request};
 use crate::attachment::{Attachment, Key, Netns};
 use crate::clock::{Deadline, Stamp, boot_id};
+use crate::config::{Config, NetworkState};
 use crate::liveness::{Life, netns};
 use crate::registry::{Registry, new_generation};
 use crate::sweep::{Cause, Engine, Target, orphans};
@@ -23,16 +26,16 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
     let boot = boot_id().inspect_err(|failed| warn!("boot id: {failed}")).unwrap_or_default();
     let now = Stamp::now();
 
+    let state = registry.as_ref().map(|r| r.network_state::<NetworkState>(&request.network));
+    let overlay = request.overlay(matches!(state, Some(Ok(Some(_)))));
     let mut targets = match &registry {
         Some(registry) => recorded(registry, &key, now, &boot, deadline),
         None => Vec::new(),
     };
     if targets.is_empty() {
-        targets.push(unrecorded(request, key, now, &boot));
+        targets.push(unrecorded(request, key.clone(), now, &boot));
         remember(registry.as_ref(), &targets, deadline);
     }
-    let overlay =
-        request.problems.is_empty().then(|| (request.network.clone(), request.config.clone()));
     let engine = Engine {
         registry: registry.as_ref(),
         run_dir: request.config.ovs_run_dir(),
@@ -40,7 +43,7 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
         act: true,
         verb: "DEL",
         newcomer: None,
-        overlay,
+        overlay: overlay.clone(),
         thorough: false,
         details: false,
     };
@@ -48,7 +51,26 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
     if let Some(failed) = report.error() {
         warn!("clean-up unfinished, the next sweep goes on: {failed}");
     }
+    if let (Some(registry), Some((_, config)), Some(Ok(None))) = (&registry, overlay, state) {
+        keep_configuration(registry, &key, config);
+    }
     Ok(())
+}
+
+/// A tombstone in a network that has no configuration on record (the state directory vanished)
+/// needs this call's: a sweep deletes nothing where it does not know the scope.
+fn keep_configuration(registry: &Registry, key: &Key, config: Config) {
+    let grace = Deadline::after(Duration::from_millis(500));
+    let written = registry.lock(grace).and_then(|lock| {
+        let known = lock.network_state::<NetworkState>(&key.network)?.is_some();
+        if known || lock.tombstones_of(key)?.is_empty() {
+            return Ok(());
+        }
+        lock.set_network_state(&key.network, &NetworkState { config, ..NetworkState::default() })
+    });
+    if let Err(failed) = written {
+        warn!("{key}: {failed}; the next ADD of the network has to say what is in scope");
+    }
 }
 
 /// The record, turned into a tombstone before the switch is touched, and earlier

@@ -35,6 +35,11 @@ pub enum Failure {
         "no prevResult: ovs-flow-gc must come after the OVS plugin in the conflist (`ovs-flow-gc conflist add FILE` puts it there)"
     )]
     NoPrevResult,
+    /// What the plugin before us returned is no result.
+    #[error(
+        "prevResult is not a JSON object: the plugin before ovs-flow-gc returned no CNI result"
+    )]
+    BadPrevResult,
     /// The state directory.
     #[error("{0}")]
     State(#[from] registry::Error),
@@ -106,7 +111,9 @@ impl Failure {
         let own = |code, msg: &str| Cni::Custom(code, msg.to_owned(), details.clone());
         match self {
             Self::Cni(error) => error,
-            Self::Config(_) | Self::NoPrevResult => Cni::InvalidNetworkConfig(details),
+            Self::Config(_) | Self::NoPrevResult | Self::BadPrevResult => {
+                Cni::InvalidNetworkConfig(details)
+            }
             Self::Name(ref bad) if bad.what == "network name" => Cni::InvalidNetworkConfig(details),
             Self::Name(_) => Cni::InvalidEnvValue(details),
             Self::State(_) | Self::BootId(_) => Cni::IOFailure(details),

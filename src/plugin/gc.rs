@@ -7,14 +7,14 @@ use serde_json::Value;
 
 use super::{Failure, Request};
 use crate::clock::{Deadline, Stamp, boot_id};
+use crate::config::NetworkState;
 use crate::registry::Registry;
 use crate::sweep::{Cause, Engine, Target, orphans};
 
 /// The list, under its name and under the one that libcni adds for compatibility.
 const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
-pub(super) fn run(request: &Request) -> Result<(), Failure> {
-    let called = Stamp::now();
+pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
     let Some(valid) = valid_containers(request)? else {
         info!("GC without a list of valid attachments: nothing to do");
         return Ok(());
@@ -23,12 +23,14 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
     let registry = Registry::open(&request.config.state_dir)?;
     let boot = boot_id().map_err(Failure::BootId)?;
     let everything = registry.snapshot()?;
+    let state = registry.network_state::<NetworkState>(&request.network);
+    let now = Stamp::now();
     let mut targets: Vec<Target> = everything
         .tombstones
         .iter()
         .filter(|t| t.key.network == request.network)
         .map(|t| Target {
-            attachment: orphans::died(t.clone(), called, &boot),
+            attachment: orphans::died(t.clone(), now, &boot),
             cause: Cause::Tombstone,
         })
         .collect();
@@ -36,10 +38,11 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
         // A container that is valid under any ifname protects all its attachments; so does
         // having been ADDed since the list was made.
         let valid = valid.iter().any(|id| id == record.key.container.as_str());
-        if record.key.network != request.network || valid || record.created >= called {
+        let younger = record.boot_id == boot && record.created >= called;
+        if record.key.network != request.network || valid || younger {
             continue;
         }
-        let dead = orphans::died(record.clone(), called, &boot);
+        let dead = orphans::died(record.clone(), now, &boot);
         let lock = registry.lock(deadline)?;
         if orphans::bury(&lock, &dead)? {
             info!("{} ({}) is dead: not in the runtime's list", dead.title(), dead.key);
@@ -54,10 +57,7 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
         act: true,
         verb: "GC",
         newcomer: None,
-        overlay: request
-            .problems
-            .is_empty()
-            .then(|| (request.network.clone(), request.config.clone())),
+        overlay: request.overlay(matches!(state, Ok(Some(_)))),
         thorough: false,
         details: false,
     };

@@ -13,6 +13,7 @@ mod result;
 mod status;
 
 use std::io::{Read, Write};
+use std::panic::UnwindSafe;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -23,6 +24,7 @@ use rscni_types::version::{PluginInfo, SpecVersion};
 pub use failure::Failure;
 pub use request::{Request, SUPPORTED};
 
+use crate::clock::Stamp;
 use crate::logging;
 
 /// The largest configuration we read, in bytes. libcni sends a few kilobytes; a GC list of
@@ -32,37 +34,49 @@ const MOST_STDIN: u64 = 8 << 20;
 /// Runs one CNI call from the process's environment and standard input.
 #[must_use]
 pub fn main() -> ExitCode {
-    // A panic must still end as CNI error JSON: the runtime parses stdout.
+    let called = Stamp::now();
+    let command = std::env::var("CNI_COMMAND").unwrap_or_default();
+    let (text, succeeded) = answer(&command, || run(&command, called));
+    let mut stdout = std::io::stdout().lock();
+    // The runtime has gone away if this fails: nobody is left to tell.
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+type Ended = Result<String, (SpecVersion, Failure)>;
+
+/// What goes to standard output, and whether the call succeeded. A panic must still end as
+/// CNI error JSON, because the runtime parses stdout; a DEL that panics has left a record or
+/// a tombstone to the next sweep, and must not block the OVS plugin's DEL behind it.
+fn answer(command: &str, run: impl FnOnce() -> Ended + UnwindSafe) -> (String, bool) {
     let outcome = std::panic::catch_unwind(run).unwrap_or_else(|_| {
-        Err((SpecVersion::CURRENT, Failure::bug("panicked; its message is on standard error")))
+        let failure = Failure::bug("panicked; its message is on standard error");
+        if command == <&str>::from(Cmd::Del) {
+            error!("{failure}; the next sweep cleans up");
+            return Ok(String::new());
+        }
+        Err((SpecVersion::CURRENT, failure))
     });
-    let (text, code) = match outcome {
-        Ok(text) => (text, ExitCode::SUCCESS),
+    match outcome {
+        Ok(text) => (text, true),
         Err((version, failure)) => {
             error!("{failure}");
             let shown = ErrorResult::new(version, &failure.into_cni());
             let text = serde_json::to_string(&shown)
                 .unwrap_or_else(|_| r#"{"code":999,"msg":"error without text"}"#.to_owned());
-            (text, ExitCode::FAILURE)
+            (text, false)
         }
-    };
-    let mut stdout = std::io::stdout().lock();
-    // The runtime has gone away if this fails: nobody is left to tell.
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    code
+    }
 }
 
-type Ended = Result<String, (SpecVersion, Failure)>;
-
-fn run() -> Ended {
+fn run(command: &str, called: Stamp) -> Ended {
     logging::init(log::LevelFilter::Info, None);
     let current = SpecVersion::CURRENT;
-    let command = std::env::var("CNI_COMMAND").unwrap_or_default();
-    let command = Cmd::from_str(&command).map_err(|e| (current, Failure::Cni(e)))?;
+    let command = Cmd::from_str(command).map_err(|e| (current, Failure::Cni(e)))?;
     let mut stdin = Vec::new();
     let read = std::io::stdin().lock().take(MOST_STDIN + 1).read_to_end(&mut stdin);
     if command == Cmd::Version {
-        return version();
+        return version(&stdin);
     }
     let read = read.map_err(|e| Failure::stdin(&e)).and_then(|_| {
         if stdin.len() as u64 > MOST_STDIN { Err(Failure::oversized(MOST_STDIN)) } else { Ok(()) }
@@ -84,17 +98,45 @@ fn run() -> Ended {
         Cmd::Add => add::run(&request),
         Cmd::Del => del::run(&request).map(|()| String::new()),
         Cmd::Check => check::run(&request).map(|()| String::new()),
-        Cmd::Gc => gc::run(&request).map(|()| String::new()),
+        Cmd::Gc => gc::run(&request, called).map(|()| String::new()),
         Cmd::Status => status::run(&request).map(|()| String::new()),
-        Cmd::Version => return self::version(),
+        Cmd::Version => return self::version(&stdin),
     }
     .map_err(|failure| (version, failure))
 }
 
-/// VERSION answers whatever it is asked with (CNI spec 1.1.0, "VERSION").
-fn version() -> Ended {
-    let info = PluginInfo::new(SpecVersion::CURRENT, SUPPORTED.to_vec());
+/// VERSION answers whatever it is asked with, in the version it is asked in if we know that
+/// one (CNI spec 1.1.0, "VERSION").
+fn version(stdin: &[u8]) -> Ended {
+    let asked = serde_json::from_slice::<serde_json::Value>(stdin).ok();
+    let asked = asked.as_ref().and_then(|conf| conf.get("cniVersion")?.as_str());
+    let spoken = SUPPORTED.into_iter().find(|v| asked == Some(v.to_string().as_str()));
+    let info = PluginInfo::new(spoken.unwrap_or(SpecVersion::CURRENT), SUPPORTED.to_vec());
     serde_json::to_string(&info).map_err(|e| (SpecVersion::CURRENT, Failure::bug(&e.to_string())))
 }
 
 pub(crate) use result::own as own_of_result;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_as_cni_error_json() {
+        for verb in ["ADD", "CHECK", "GC", "STATUS", "VERSION", ""] {
+            let (text, succeeded) = answer(verb, || panic!("on purpose"));
+            assert!(!succeeded, "{verb}");
+            let error: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!((&error["cniVersion"], &error["code"]), (&"1.1.0".into(), &199.into()));
+            assert!(error["details"].as_str().unwrap().contains("panicked"), "{text}");
+        }
+    }
+
+    /// containerd #12130: a DEL that fails blocks the OVS plugin's DEL.
+    #[test]
+    fn a_del_that_panics_blocks_nobody() {
+        assert_eq!(answer("DEL", || panic!("on purpose")), (String::new(), true));
+    }
+}

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::Failure;
 use crate::attachment::{ContainerId, IfName, Key, NetworkName, Pod};
-use crate::config::{Config, Problem};
+use crate::config::{Config, Mode, Problem};
 
 /// The versions we speak. 0.3.0 differs from 0.3.1 in nothing that concerns us, and some
 /// OVS CNIs still ship it.
@@ -40,7 +40,7 @@ pub struct Request {
     pub netns: Option<String>,
     /// From `CNI_ARGS`.
     pub pod: Option<Pod>,
-    /// `prevResult`, to the byte.
+    /// ADD's `prevResult`, to the byte.
     pub prev_result: Option<Box<RawValue>>,
     /// Our configuration.
     pub config: Config,
@@ -115,7 +115,13 @@ impl Request {
                 "{verb} came with cniVersion {since}, and the configuration says {version}"
             )))
         })?;
-        let raw: Raw = serde_json::from_slice(stdin).map_err(|e| decode(&e))?;
+        let prev_result = match command {
+            Cmd::Add => {
+                let raw: Raw = serde_json::from_slice(stdin).map_err(|e| decode(&e))?;
+                raw.prev_result.filter(|raw| raw.get() != "null")
+            }
+            _ => None,
+        };
         let network = match conf.get("name") {
             Some(Value::String(name)) => name.parse()?,
             Some(_) => return Err(invalid("\"name\" is not a string")),
@@ -131,7 +137,8 @@ impl Request {
             }
             Cmd::Del => {
                 container = env.required("CNI_CONTAINERID")?;
-                netns = env.optional("CNI_NETNS")?;
+                // What DEL can do without must not fail it.
+                netns = env.optional("CNI_NETNS").unwrap_or_default();
                 ifname = env.required("CNI_IFNAME")?;
             }
             Cmd::Gc | Cmd::Status | Cmd::Version => {}
@@ -139,7 +146,11 @@ impl Request {
         if !env.missing.is_empty() {
             return Err(Failure::Cni(Cni::missing_env(&env.missing)));
         }
-        let pod = env.optional("CNI_ARGS")?.as_deref().and_then(pod_of);
+        let args = match (env.optional("CNI_ARGS"), command) {
+            (Err(bad), Cmd::Add) => return Err(bad),
+            (args, _) => args.unwrap_or_default(),
+        };
+        let pod = args.as_deref().and_then(pod_of);
         let (config, problems) = Config::parse(&conf);
         Ok(Self {
             command,
@@ -149,11 +160,26 @@ impl Request {
             ifname: ifname.map(|i| i.parse()).transpose()?,
             netns,
             pod,
-            prev_result: raw.prev_result.filter(|raw| raw.get() != "null"),
+            prev_result,
             config,
             problems,
             conf,
         })
+    }
+
+    /// The configuration that a clean-up goes by in place of the recorded one. One that has
+    /// problems does not win over what an ADD had, and deletes nothing if the scope is one of
+    /// them and nothing is recorded.
+    #[must_use]
+    pub fn overlay(&self, is_recorded: bool) -> Option<(NetworkName, Config)> {
+        if !self.problems.is_empty() && is_recorded {
+            return None;
+        }
+        let mut config = self.config.clone();
+        if self.problems.iter().any(Problem::is_of_scope) {
+            config.mode = Mode::Observe;
+        }
+        Some((self.network.clone(), config))
     }
 
     /// The attachment's key.

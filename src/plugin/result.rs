@@ -54,8 +54,14 @@ pub(crate) fn own(result: &Value, netns: &str, ifname: &str) -> Own {
         own.macs.extend(mac.parse::<MacAddr>().ok().filter(|m| !m.is_unusable()));
     }
     let ips = result.get("ips").and_then(Value::as_array).unwrap_or(&none);
-    let gateways: Vec<IpAddr> =
-        ips.iter().filter_map(|ip| text(ip, "gateway").parse().ok()).collect();
+    let routes = result.get("routes").and_then(Value::as_array).unwrap_or(&none);
+    let next_hops = routes.iter().map(|route| text(route, "gw"));
+    let gateways: Vec<IpAddr> = ips
+        .iter()
+        .map(|ip| text(ip, "gateway"))
+        .chain(next_hops)
+        .filter_map(|gateway| gateway.parse().ok())
+        .collect();
     for ip in ips {
         let of = ip.get("interface").filter(|v| !v.is_null()).map(Value::as_u64);
         let ours = match of {

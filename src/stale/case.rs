@@ -187,6 +187,8 @@ pub struct Dead {
     /// Its register value, computed or learned while it lived (unmasked position, i.e.
     /// `value & !mask == 0`).
     pub register: Option<u32>,
+    /// How long ago it came to be, at most; `None`: unknown.
+    pub born: Option<Duration>,
     /// How long ago its death was noticed.
     pub died: Duration,
     /// How long ago it was last seen alive; zero for a DEL whose namespace is still there,

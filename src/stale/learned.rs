@@ -210,8 +210,8 @@ fn shared(
     let of_field = values.iter().filter(|(t, _)| (t.index, t.mask) == (field.index, field.mask));
     let counts = |c: &&Claim| !matches!(c.owner, Owner::Live(l) if without.contains(&l));
     of_field
-        .map(|(t, claims)| (t, claims.claims.iter().filter(counts).cloned().collect::<Vec<_>>()))
-        .any(|(token, claims)| overlap(case, n, *token, &claims))
+        .map(|(t, claims)| (*t, claims.claims.iter().filter(counts).cloned().collect::<Vec<_>>()))
+        .any(|(token, claims)| overlap(case, n, token, &claims))
 }
 
 fn remembered(network: &Network) -> NetworkFacts {

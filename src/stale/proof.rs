@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use super::case::{LiveRegister, RegisterSource};
+use super::case::{Dead, LiveRegister, RegisterSource};
 use super::learned::{NetworkFacts, registers_of};
 use super::reason::NotProven;
 use super::survey::{Claim, Claims, Owner, Seen};
@@ -40,20 +40,33 @@ pub(super) struct Prover<'a, 'c> {
 impl Prover<'_, '_> {
     pub(super) fn all(&self) -> Vec<Evidence> {
         let tokens: Vec<_> = (0..self.dead.len()).map(|i| self.token(i)).collect();
-        let mut count: HashMap<RegisterToken, usize> = HashMap::new();
-        for token in tokens.iter().flatten() {
-            *count.entry(*token).or_default() += 1;
+        let mut holders: HashMap<RegisterToken, Vec<usize>> = HashMap::new();
+        for (i, token) in tokens.iter().enumerate() {
+            if let Some(token) = token {
+                holders.entry(*token).or_default().push(i);
+            }
         }
         let evidence = |(i, token): (usize, &Option<RegisterToken>)| {
             let Some(token) = *token else { return Evidence::default() };
+            let together = |other: &usize| *other != i && self.lived_together(i, *other);
             // The distinct values are few, and fields that overlap fewer.
-            let twin = count.get(&token).is_some_and(|n| *n > 1)
+            let twin = holders.get(&token).is_some_and(|same| same.iter().any(together))
                 || (self.index.fields.len() > 1
-                    && count.keys().any(|other| *other != token && agree(*other, token)))
-                || self.seen.values.get(&token).is_some_and(|c| c.is_of_other_dead(i));
+                    && holders.keys().any(|other| *other != token && agree(*other, token)))
+                || self.seen.values.get(&token).is_some_and(|c| c.dead().any(|i| together(&i)));
             self.evidence(i, token, twin)
         };
         tokens.iter().enumerate().map(evidence).collect()
+    }
+
+    /// Whether two of the dead may have lived at the same time. If one was born when the
+    /// other's death was known, the value was re-used, not shared.
+    fn lived_together(&self, a: usize, b: usize) -> bool {
+        let (Some((a, _)), Some((b, _))) = (self.index.dead(a), self.index.dead(b)) else {
+            return true;
+        };
+        let after = |late: &Dead, early: &Dead| late.born.is_some_and(|born| born < early.died);
+        !after(a, b) && !after(b, a)
     }
 
     fn token(&self, i: usize) -> Option<RegisterToken> {

@@ -133,6 +133,7 @@ mod tests {
             interface: Some(RowId(5)),
             addresses: vec![address()],
             register: None,
+            born: None,
             died: Duration::from_secs(1),
             seen_alive: Duration::from_secs(1),
             lingered: false,

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::case::{Case, LiveRegister, Network, RegisterSource};
+use super::case::{Case, Live, LiveRegister, Network, RegisterSource};
 use super::flow::{Flow, RegisterRange, Side};
 use super::guards::{self, OutputRegisters};
 use super::learned::{self, Learned};
@@ -64,8 +64,12 @@ impl Claims {
         })
     }
 
-    pub(super) fn is_of_other_dead(&self, i: usize) -> bool {
-        self.claims.iter().any(|c| matches!(c.owner, Owner::Dead(other) if other != i))
+    /// Dead owners.
+    pub(super) fn dead(&self) -> impl Iterator<Item = usize> {
+        self.claims.iter().filter_map(|c| match c.owner {
+            Owner::Dead(i) => Some(i),
+            Owner::Live(_) => None,
+        })
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -249,11 +253,6 @@ impl<'c> Survey<'c> {
         let live_port = port_owners.map_or(&[][..], |o| &o.live);
         let sources = || flow.matches.addresses.iter().filter(|m| m.side != Side::Destination);
         let live_source = sources().filter_map(|m| index.address(m.address)).flat_map(|o| &o.live);
-        // A restored flow may be older than it looks, but not older than its pod.
-        let since = |l: &usize| {
-            let born = index.live(*l).and_then(|live| live.age).unwrap_or(Duration::MAX);
-            age(index.case, flow).min(born)
-        };
         for l in live_port.iter().chain(live_source) {
             let older = index.live(*l).is_some_and(|live| is_older(flow, live));
             if older && (leftover || is_left_for(index, flow, *l)) {
@@ -263,12 +262,11 @@ impl<'c> Survey<'c> {
             if nested {
                 claims.foreign = true;
             } else {
-                let oldest = own.then(|| since(l));
-                claims.claim(Owner::Live(*l), own, oldest);
+                claims.claim(Owner::Live(*l), own, own.then(|| age_for(index, flow, *l)));
             }
         }
-        // Who had the number before may still be meant by it, unless it was made for somebody
-        // who was born with it.
+        // Who had the number before may still be meant by it, unless the flow was made for
+        // somebody who was born with it.
         let settled = |l: &usize| {
             index.live(*l).is_some_and(|live| live.former.is_empty() && !is_older(flow, live))
         };
@@ -280,8 +278,7 @@ impl<'c> Survey<'c> {
                 && !in_port.is_some_and(|p| index.is_live_port(p));
             for l in before.iter().filter(|l| may_load(index, Owner::Live(**l), token)) {
                 let own = only && !index.live(*l).is_some_and(|live| is_older(flow, live));
-                let oldest = own.then(|| since(l));
-                claims.claim(Owner::Live(*l), own, oldest);
+                claims.claim(Owner::Live(*l), own, own.then(|| age_for(index, flow, *l)));
             }
         }
         if live_port.is_empty() && in_port.is_some_and(|p| index.is_live_port(p)) {
@@ -340,12 +337,15 @@ fn may_be_of_before(index: &Index<'_>, flow: &Flow, token: RegisterToken, owner:
     moved && before.any(|other| other != owner && may_load(index, other, token))
 }
 
-/// Whether the value may be this attachment's, as far as its record knows.
+/// Whether the value may be this attachment's, as far as its record knows, by a number that it
+/// had. Who lost a number with its row was not given another: what has the number now, or had
+/// it last, is meant.
 fn may_load(index: &Index<'_>, owner: Owner, token: RegisterToken) -> bool {
     let recorded = match owner {
         Owner::Dead(i) => index.case.dead.get(i).and_then(|dead| dead.register),
-        Owner::Live(l) => match index.live(l).map(|live| live.register) {
-            Some(LiveRegister::Is(value)) => Some(value),
+        Owner::Live(l) => match index.live(l) {
+            Some(live) if live.ofport.is_none() => return false,
+            Some(Live { register: LiveRegister::Is(value), .. }) => Some(*value),
             _ => None,
         },
     };
@@ -368,6 +368,12 @@ fn named_dead(index: &Index<'_>, flow: &Flow) -> Vec<usize> {
         push_once(&mut named, *i);
     }
     named
+}
+
+/// The same for a live attachment's own flow: it is not older than its pod.
+fn age_for(index: &Index<'_>, flow: &Flow, live: usize) -> Duration {
+    let born = index.live(live).and_then(|live| live.age).unwrap_or(Duration::MAX);
+    age(index.case, flow).min(born)
 }
 
 /// How long this flow may have been there: a restored one looks younger than it is.

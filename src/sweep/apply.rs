@@ -14,8 +14,11 @@ use crate::config::{IpScope, Mode};
 use crate::openflow::{Connection, Entry, Filter};
 use crate::ovsdb::{Client, Ofport};
 use crate::registry::{Deleted, Subject, Version, Writer};
+use crate::stale::case::LiveRegister;
 use crate::stale::flow::Address;
-use crate::stale::{Judge, Learned, NotProven, Reason, Recheck, Standing, Verdict};
+use crate::stale::{
+    Judge, Learned, NotProven, Reason, Recheck, RegisterToken, Standing, Token, Verdict,
+};
 use log::{error, info, warn};
 
 /// How many entries are deleted on one look at the world: at 20 µs each the window between
@@ -136,6 +139,13 @@ pub(super) fn pass(
     let (mut connection, (ports, tables)) = (open.connection, open.known);
     let mut scene = Scene::build(world, bridge, targets, engine.newcomer.as_ref());
     scene.check_ports(world, bridge, &ports);
+    if scene.case.ovn {
+        report.note(format!(
+            "bridge {}: ovn-controller runs it, so none of its entries was judged (the plugin's \
+             configuration key \"force\" would change that)",
+            out.bridge
+        ));
+    }
     let look =
         look_at_tables(&mut connection, &scene, engine.thorough, since, &tables, open.guess)?;
     out.flows = look.flows;
@@ -206,10 +216,24 @@ pub(super) fn pass(
 }
 
 /// Reasons that time may change: the tombstone waits for them.
-fn may_change(reason: Reason, shared: bool) -> bool {
+fn may_change(reason: Reason, scene: &Scene, learned: &Learned, shared: bool) -> bool {
     match reason {
         Reason::PolicyWaits { .. } | Reason::PortUnsettled { .. } => true,
-        Reason::RegisterNotProven { why, .. } => !(shared && matches!(why, NotProven::Shared)),
+        Reason::RegisterNotProven { why: NotProven::Shared, .. } => !shared,
+        // Whoever was given the value since answers for what it condemns, to the end of
+        // their own life.
+        Reason::RegisterNotProven { why: NotProven::LiveHasIt(l), register } => {
+            let (Token::Register(RegisterToken { value, .. }), Some(live)) =
+                (register, scene.case.live.get(l))
+            else {
+                return true;
+            };
+            // Without a network it is a stranger, or a dead one that is not judged now.
+            let shown = learned.live_registers.get(l).copied().flatten();
+            let has = live.register == LiveRegister::Is(value) || shown == Some(value);
+            live.network.is_none() || !has
+        }
+        Reason::RegisterNotProven { .. } => true,
         _ => false,
     }
 }
@@ -224,7 +248,8 @@ fn wait_together(
 ) -> Vec<usize> {
     let network = verdict.dead.and_then(|dead| scene.case.dead.get(dead)).map(|d| d.network);
     let for_good = network.and_then(|n| shared.get(n)).copied() == Some(true);
-    let Some(named) = verdict.dead.filter(|_| may_change(verdict.reason, for_good)) else {
+    let Some(named) = verdict.dead.filter(|_| may_change(verdict.reason, scene, learned, for_good))
+    else {
         return Vec::new();
     };
     let value = |dead: usize| {

@@ -252,6 +252,10 @@ fn dead(
         register: register_now(config, record, own.map(|p| (p.port, p.interface)))
             .map(|r| r.value)
             .filter(|v| *v != 0),
+        born: record
+            .born
+            .filter(|_| record.boot_id == world.boot_id)
+            .map(|born| born.until(world.now)),
         died: age,
         seen_alive: if record.boot_id == world.boot_id {
             record.seen_alive.until(world.now)

@@ -57,7 +57,7 @@ pub(super) fn refresh(engine: &Engine<'_>, world: &mut World) {
     for (index, old) in world.records.iter().enumerate() {
         let mut record = old.clone();
         find(world, &mut record);
-        let row = record.interface.and_then(|id| world.places().find(|p| p.interface.id == id));
+        let row = record.interface.and_then(|id| world.row(id));
         let now = row.and_then(|place| place.interface.ofport.number());
         if now.is_some() && now != record.ofport {
             record.ofport_before = record.ofport.or(record.ofport_before);
@@ -80,11 +80,12 @@ pub(super) fn refresh(engine: &Engine<'_>, world: &mut World) {
                 record.ofport_before = new.ofport_before;
             })?;
         }
-        Ok(())
+        Ok(lock.succeeds(world.version))
     });
-    if let Err(failed) = written {
+    world.version = written.unwrap_or_else(|failed| {
         warn!("could not write down which ports the living have now: {failed}");
-    }
+        None
+    });
     for (index, new) in changed {
         if let Some(record) = world.records.get_mut(index) {
             *record = new;

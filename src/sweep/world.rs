@@ -7,7 +7,7 @@ use std::time::UNIX_EPOCH;
 
 use crate::attachment::{Attachment, NetworkName};
 use crate::clock::{Stamp, boot_id};
-use crate::config::{Config, NetworkState};
+use crate::config::{Config, Mode, NetworkState};
 use crate::openflow;
 use crate::ovsdb::marks;
 use crate::ovsdb::{self, Arrived, Asked, Check, Client, Interface, Moment, Port, Snapshot};
@@ -149,7 +149,7 @@ impl World {
         Some(Place { bridge, port, interface: port.interfaces.get(interface)? })
     }
 
-    fn row(&self, id: RowId) -> Option<Place<'_>> {
+    pub(super) fn row(&self, id: RowId) -> Option<Place<'_>> {
         self.by_row.get(&id).and_then(|at| self.at(*at))
     }
 
@@ -258,18 +258,25 @@ fn switch_started(run_dir: &Path, now: Stamp) -> Option<Stamp> {
     Stamp::of_wall(wall, now)
 }
 
-/// What each network's `config.json` holds. One that cannot be read counts as never
-/// recorded: its defaults delete no more than a configuration would.
+/// What each network's `config.json` holds. Where there is none, or one that cannot be read,
+/// nobody knows which flows are in scope, what a register means there, or whether anything is
+/// to be deleted at all: then nothing is, until an ADD writes it down again or a call brings
+/// its configuration along.
 #[must_use]
 pub fn network_states(everything: &registry::Everything) -> BTreeMap<NetworkName, NetworkState> {
     let mut states = BTreeMap::new();
     for network in &everything.networks {
         match network.state::<NetworkState>() {
-            Ok(state) => {
-                states.insert(network.name.clone(), state.unwrap_or_default());
+            Ok(Some(state)) => {
+                states.insert(network.name.clone(), state);
+                continue;
             }
-            Err(failed) => log::warn!("{failed}; going on with the defaults"),
+            Ok(None) => log::debug!("network {}: no configuration is recorded", network.name),
+            Err(failed) => log::warn!("{failed}; nothing of this network is deleted"),
         }
+        let mut state = NetworkState::default();
+        state.config.mode = Mode::Observe;
+        states.insert(network.name.clone(), state);
     }
     states
 }

@@ -1,13 +1,14 @@
 //! The town that churns, and the book that says whose each entry is.
 //!
 //! What the book promises: an entry of a live pod is there; an entry of a dead one is gone
-//! after the sweep. Two kinds of a dead pod's entries are waited for, no longer than until
-//! [`Town::settle`]: those that match its register value, while some live pod's value is
-//! not known yet. Three kinds are excused for good: an address put back after its death (its
-//! next owner's entry looks the same); whatever nobody can know; and what an heir overwrites.
+//! after the sweep. Those that match its register value may wait until [`Town::settle`],
+//! while some live pod's value is not known yet. Excused for good are an address that is put
+//! back after its owner's death (its next owner's entry looks the same), and what nobody can
+//! know.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ovs_flow_gc::attachment::Attachment;
 use ovs_flow_gc::config::NetworkState;
 use serde_json::json;
 
@@ -16,9 +17,9 @@ use crate::rig::{Flows, Node, Who, layouts, sleep_ms};
 
 /// Port numbers, addresses and register values that there are: few, so that they are used
 /// again and again.
-const TOKENS: u16 = 26;
+const TOKENS: u16 = 36;
 /// Pods alive at once, at most.
-pub(crate) const CROWD: usize = 14;
+pub(crate) const CROWD: usize = 22;
 /// `lingerSeconds`.
 const LINGER_MS: u64 = 1000;
 
@@ -40,6 +41,9 @@ struct Resident {
     wait: Option<u32>,
     /// A sweep has seen its entries while it lived.
     seen: bool,
+    /// It was given the value of a pod whose death nobody had noticed: for all anybody knows
+    /// they shared it, and when both are dead its entries are left alone for an hour.
+    doubtful: bool,
 }
 
 /// What the book says of a dead pod's entry.
@@ -62,6 +66,10 @@ pub(crate) struct Town {
     rows: Vec<Member>,
     /// Pods whose death nobody has noticed: their addresses.
     unnoticed: BTreeSet<String>,
+    /// And their values.
+    unnoticed_values: BTreeSet<u32>,
+    /// Values that somebody doubtful had.
+    doubtful: BTreeSet<u32>,
     dead: BTreeMap<String, Due>,
     born: u32,
     pub(crate) steps: u32,
@@ -81,6 +89,8 @@ impl Town {
             alive: Vec::new(),
             rows: Vec::new(),
             unnoticed: BTreeSet::new(),
+            unnoticed_values: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
             dead: BTreeMap::new(),
             born: 0,
             steps: 0,
@@ -97,14 +107,14 @@ impl Town {
 
     /// Some of everything; ends with a sweep and a look.
     pub(crate) fn round(&mut self) {
-        let excess = self.alive.len().saturating_sub(CROWD / 2);
-        let (vanishing, leaving) = (self.dice.below(4), self.dice.below(4));
+        let excess = self.alive.len().saturating_sub(CROWD / 3);
+        let (vanishing, leaving) = (self.dice.below(6), self.dice.below(6));
         self.vanish(vanishing.min(excess));
         let left = self.leave(leaving.min(excess));
         self.reap();
         let put_back = self.put_back(&left);
         self.controllers_catch_up();
-        let arriving = 1 + self.dice.below(6);
+        let arriving = 3 + self.dice.below(10);
         self.arrive(arriving.min(CROWD - self.alive.len()), &put_back);
         self.sweep();
     }
@@ -113,16 +123,18 @@ impl Town {
     fn vanish(&mut self, count: usize) {
         let gone: Vec<_> = (0..count).filter_map(|_| self.dice.take(&mut self.alive)).collect();
         let (mut ports, mut members) = (Vec::new(), Vec::new());
-        for Resident { member, wait, seen } in gone {
+        for Resident { member, wait, seen, doubtful } in gone {
             self.note("vanishes", &member);
             if wait.is_none() {
                 for line in member.lines() {
                     // Its heir's controller may overwrite what shows its value.
-                    let due = if is_of_value(&line) && !seen { Due::Never } else { due(&line) };
+                    let unknown = is_of_value(&line) && (!seen || doubtful);
+                    let due = if unknown { Due::Never } else { due(&line) };
                     self.dead.insert(line, due);
                 }
             }
             self.unnoticed.insert(member.who.ip.clone());
+            self.unnoticed_values.insert(member.who.reg);
             if self.dice.percent(50) {
                 ports.push(member.port.clone());
             } else {
@@ -137,10 +149,14 @@ impl Town {
     /// Pods end as they should: DEL, all at once; then the OVS plugin's DEL.
     fn leave(&mut self, count: usize) -> Vec<Resident> {
         let left: Vec<_> = (0..count).filter_map(|_| self.dice.take(&mut self.alive)).collect();
-        for Resident { member, wait, .. } in &left {
+        for Resident { member, wait, doubtful, .. } in &left {
             self.note("leaves", member);
             if wait.is_none() {
-                self.dead.extend(member.lines().into_iter().map(|l| (l.clone(), due(&l))));
+                for line in member.lines() {
+                    let doubtful = is_of_value(&line) && *doubtful;
+                    let due = if doubtful { Due::Never } else { due(&line) };
+                    self.dead.insert(line, due);
+                }
             }
         }
         let members: Vec<_> = left.iter().map(|r| &r.member).collect();
@@ -155,7 +171,7 @@ impl Town {
     /// Somebody removes the port rows of pods that vanished.
     fn reap(&mut self) {
         let mut ports = Vec::new();
-        while self.dice.percent(40) {
+        while self.dice.percent(75) {
             let Some(member) = self.dice.take(&mut self.rows) else { break };
             self.note("loses its port row,", &member);
             ports.push(member.port);
@@ -167,14 +183,14 @@ impl Town {
     fn put_back(&mut self, left: &[Resident]) -> Vec<Member> {
         let mut whose = Vec::new();
         let mut lines = Vec::new();
-        for Resident { member, wait, seen } in left {
+        for Resident { member, wait, seen, doubtful } in left {
             if wait.is_some() || !self.dice.percent(30) {
                 continue;
             }
             self.note("is put back,", member);
             for line in member.lines().into_iter().filter(|_| self.dice.percent(70)) {
                 let of_address = line.contains("ct_nw_");
-                let unknown = is_of_value(&line) && !seen;
+                let unknown = is_of_value(&line) && (!seen || *doubtful);
                 let due = if of_address || unknown { Due::Never } else { due(&line) };
                 self.dead.insert(line.clone(), due);
                 lines.push(line);
@@ -248,20 +264,23 @@ impl Town {
             self.node.add_flows("br0", &quick);
         }
         all_at_once(&self.node, "ADD", newborn.iter().map(|(m, _)| m));
-        self.look("after ADD", false);
-        self.nothing_is_left_for(newborn.iter().map(|(m, _)| m));
+        let dump = self.look("after ADD", false);
+        self.nothing_is_left_for(newborn.iter().map(|(m, _)| m), &dump);
         let usual = of(|c| c == Controller::Usual);
         if !usual.is_empty() {
             self.node.add_flows("br0", &usual);
         }
         self.alive.extend(newborn.into_iter().map(|(member, controller)| {
             let wait = if let Controller::Late(rounds) = controller { Some(rounds) } else { None };
-            Resident { member, wait, seen: false }
+            let doubtful = self.unnoticed_values.contains(&member.who.reg);
+            Resident { member, wait, seen: false, doubtful }
         }));
+        let doubtful = self.alive.iter().filter(|r| r.doubtful).map(|r| r.member.who.reg);
+        self.doubtful.extend(doubtful);
     }
 
     /// Before ADD returns, what the dead had under a newborn's port or address is gone.
-    fn nothing_is_left_for<'m>(&self, newborn: impl Iterator<Item = &'m Member>) {
+    fn nothing_is_left_for<'m>(&self, newborn: impl Iterator<Item = &'m Member>, dump: &[String]) {
         let newborn: Vec<_> = newborn.collect();
         // What suits one of them is its own, or as good as its own.
         let own: Vec<_> = newborn.iter().flat_map(|m| m.lines()).collect();
@@ -276,7 +295,7 @@ impl Town {
                     || word == format!("in_port={ofport}")
             })
         };
-        let mut left = self.stale(&self.node.dump("br0"), |due| due == Due::Now);
+        let mut left = self.stale(dump, |due| due == Due::Now);
         left.retain(|line| !own.contains(line) && newborn.iter().any(|m| names(line, &m.who)));
         self.must(left.is_empty(), "leftovers under a newborn's tokens after ADD", &left);
     }
@@ -286,6 +305,7 @@ impl Town {
         self.diary.push("-- sweep".to_owned());
         self.steps += 1;
         self.unnoticed.clear();
+        self.unnoticed_values.clear();
         for resident in self.alive.iter_mut().filter(|r| r.wait.is_none()) {
             resident.seen = true;
         }
@@ -306,7 +326,13 @@ impl Town {
         let waiting = self.stale(&dump, |due| due == Due::Later);
         self.must(waiting.is_empty(), "stale entries are still waited for", &waiting);
         let everything = records(&self.node);
-        let left: Vec<_> = everything.tombstones.iter().map(|t| format!("{t:?}")).collect();
+        let brief = |t: &Attachment| {
+            format!("{} {:?} {:?} {:?}", t.title(), t.state, t.register, t.last_error)
+        };
+        let doubtful =
+            |t: &&Attachment| t.register.is_some_and(|r| self.doubtful.contains(&r.value));
+        let left: Vec<_> =
+            everything.tombstones.iter().filter(|t| !doubtful(t)).map(brief).collect();
         self.must(left.is_empty(), "tombstones are stuck", &left);
         let known: BTreeSet<_> = everything.attachments.iter().map(|r| r.key.clone()).collect();
         let alive: BTreeSet<_> = self.alive.iter().map(|r| r.member.key()).collect();
@@ -336,13 +362,15 @@ impl Town {
 
     /// What is in a dump, nobody's, and so due.
     fn stale(&self, dump: &[String], due: fn(Due) -> bool) -> Vec<String> {
-        let expected = self.expected();
-        let nobodys = missing(dump, &expected).into_iter();
+        // What suits somebody whose controller is late is as good as theirs.
+        let alive = self.alive.iter().flat_map(|r| r.member.lines());
+        let owned: Vec<_> = alive.chain(self.base.iter().cloned()).collect();
+        let nobodys = missing(dump, &owned).into_iter();
         nobodys.filter(|l| self.dead.get(*l).is_none_or(|d| due(*d))).cloned().collect()
     }
 
     /// Compares the switch with the book.
-    fn look(&mut self, when: &str, swept: bool) {
+    fn look(&mut self, when: &str, swept: bool) -> Vec<String> {
         let dump = self.node.dump("br0");
         let expected = self.expected();
         let lost: Vec<_> = missing(&expected, &dump).into_iter().cloned().collect();
@@ -361,6 +389,7 @@ impl Town {
             // Overwritten by an heir, or gone: nothing to remember.
             self.dead.retain(|line, _| dump.contains(line) && !expected.contains(line));
         }
+        dump
     }
 
     #[track_caller]

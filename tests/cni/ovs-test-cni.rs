@@ -5,8 +5,9 @@
 //! no flows, does not wait for the ofport, and has no garbage collection: a port whose DEL
 //! never came stays. Unlike ovs-cni it keeps no cache: the port's name follows from the key.
 //!
-//! Configuration: `bridge` (br0), `vlan`, `mtu`, `ipam`, `ovsRunDir` (`$OVS_RUNDIR`),
-//! `callLog` (a file that gets one line a call), the capability `mac`.
+//! Configuration: `bridge` (br0), `vlan`, `ofport` (a number to ask for), `mtu`, `ipam`,
+//! `ovsRunDir` (`$OVS_RUNDIR`), `callLog` (a file that gets one line a call), the capability
+//! `mac`.
 
 use std::env::{self, VarError};
 use std::ffi::OsStr;
@@ -222,6 +223,10 @@ impl<'a> Call<'a> {
             ("contPodUid", &self.pod_uid),
         ] {
             args.push(format!("external_ids:{key}=\"{value}\""));
+        }
+        if let Some(ofport) = self.conf.get("ofport").and_then(Value::as_u64) {
+            args.extend(["--", "set", "Interface", port].map(str::to_owned));
+            args.push(format!("ofport_request={ofport}"));
         }
         self.vsctl(&args).map(drop)
     }

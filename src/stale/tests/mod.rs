@@ -150,6 +150,7 @@ fn dead(port: u16, addresses: &[&str]) -> Dead {
         interface: Some(RowId(u128::from(port) + 1000)),
         addresses: addresses.iter().map(|a| address(a)).collect(),
         register: None,
+        born: None,
         died: secs(60),
         seen_alive: secs(60),
         lingered: true,

@@ -1,6 +1,7 @@
 //! Numbers that changed hands while their owners lived, and flows that nobody adapted.
 
 use super::*;
+use crate::stale::{NotProven, Reason};
 
 const ID_A: u32 = 4101;
 const ID_B: u32 = 4102;
@@ -111,4 +112,19 @@ fn a_newborn_owner_does_not_end_what_one_before_may_mean() {
     for case in [knows_b.clone(), knows_b.and_live(newborn)] {
         assert!(!verdicts(&case, &flows)[1].stale);
     }
+}
+
+/// An orphan that nobody has noticed lost its row; the next pod had its number, and is dead
+/// now. That pod's flow does not show the orphan's value: it is unknown, and worth waiting for.
+#[test]
+fn who_lost_the_number_with_its_row_does_not_claim_the_next_ones_value() {
+    let ghost = Live { ofport: None, former: vec![A], ..live(A, &["10.0.0.7"]) };
+    let case = node(LEARN).with(|c| c.live.push(ghost));
+    let flows = [classifier(A, ID_A), classifier(B, ID_B), flow().table(20).reg(0, ID_A)];
+    match verdicts(&case, &flows)[2].reason {
+        Reason::RegisterNotProven { why, .. } => assert_eq!(why, NotProven::LiveUnknown(1)),
+        other => panic!("{other}"),
+    }
+    let mut survey = Survey::new(&case);
+    assert_eq!(flows.map(|flow| survey.see(&flow)), [true, false, true], "looked at again");
 }

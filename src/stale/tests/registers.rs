@@ -364,3 +364,49 @@ fn part_of_a_dump_proves_no_learned_value() {
     survey.see(&classifier(A, ID_A));
     assert_eq!(survey.finish().dead_registers, [Some(ID_A)]);
 }
+
+#[test]
+fn what_the_dead_left_for_a_newcomer_shows_their_value_not_its() {
+    // ADD of a pod that was given a's port, before its controller came.
+    let newcomer = Live { newcomer: true, age: Some(secs(10)), ..live(A, &[]) };
+    let case = node(LEARN).and_live(Live { register: LiveRegister::Unknown, ..newcomer });
+    let flows = [classifier(A, ID_A), classifier(B, ID_B)];
+    assert_eq!(survey(&case, &flows).dead_registers, [Some(ID_A)]);
+    assert_eq!(doubt(&case, &flows), Some(NotProven::LiveUnknown(1)), "it may be given the same");
+    // Its own entry shows its own value.
+    let own = [classifier(A, ID_A).aged(5), classifier(B, ID_B)];
+    let learned = survey(&case, &own);
+    assert_eq!((learned.dead_registers[0], learned.live_registers[1]), (None, Some(ID_A)));
+}
+
+#[test]
+fn a_value_used_again_is_not_shared_by_the_dead() {
+    // The other one died 40 s ago, a 60 s ago.
+    let other = |born| {
+        node(LEARN).with(|c| {
+            c.dead[0].register = Some(ID_A);
+            let later = Dead { born, died: secs(40), seen_alive: secs(40), ..dead(15, &[]) };
+            c.dead.push(Dead { register: Some(ID_A), ..later });
+        })
+    };
+    let flows = [classifier(B, ID_B)];
+    assert_eq!(doubt(&other(Some(secs(50))), &flows), None, "born when a was known to be dead");
+    for born in [Some(secs(60)), Some(secs(70)), None] {
+        let twin = other(born);
+        assert_eq!(doubt(&twin, &flows), Some(NotProven::OtherDeadHasIt), "{born:?}");
+    }
+}
+
+#[test]
+fn who_turns_out_to_be_dead_shares_nothing() {
+    // b is an orphan whom nobody has noticed, its value and another's the same.
+    let case = node(LEARN).and_live(live(14, &[]));
+    let flows = [classifier(B, ID_B), classifier(14, ID_B)];
+    let learned = survey(&case, &flows);
+    assert!(learned.networks[0].shared_seen);
+    assert!(learned.shared_without(&case, 0, &[]));
+    assert!(!learned.shared_without(&case, 0, &[0]));
+    let remembered = RegisterSource::Learn { distinct_seen: true, shared_seen: true };
+    let case = node(remembered).and_live(live(14, &[]));
+    assert!(survey(&case, &flows).shared_without(&case, 0, &[0]), "it was known before");
+}

@@ -1,0 +1,134 @@
+//! `doctor`, in good and bad health: each finding says what to do.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+
+use crate::rig::{Node, Outcome, Port, Setup};
+
+fn doctor(node: &Node, args: &[&str]) -> Outcome {
+    let net_dir = node.conflist_path().parent().unwrap().display().to_string();
+    let bin_dir = node.cni_bin().display().to_string();
+    node.admin(&[&["doctor", "--net-dir", &net_dir, "--bin-dir", &bin_dir], args].concat())
+}
+
+/// A finding that is not well: about this, with all of these words, and with a remedy.
+#[track_caller]
+fn finds(node: &Node, level: &str, what: &str, words: &[&str]) {
+    let outcome = doctor(node, &["--json"]);
+    assert_eq!(outcome.code, Some(3), "{outcome}");
+    let findings = outcome.json();
+    let fits = |finding: &&Value| {
+        let text = finding.to_string();
+        finding["level"] == level
+            && finding["what"] == what
+            && words.iter().all(|w| text.contains(w))
+    };
+    let found = findings.as_array().unwrap().iter().find(fits);
+    let found =
+        found.unwrap_or_else(|| panic!("no {level} of {what} with {words:?}: {findings:#}"));
+    assert!(!found["remedy"].as_str().unwrap_or_default().is_empty(), "what to do? {found}");
+}
+
+#[test]
+fn a_node_that_is_set_up_right() {
+    let node = Setup::new().up("doctor_good");
+    assert_eq!(doctor(&node, &[]).code, Some(0), "before the first ADD");
+    node.run_pod("web");
+    let outcome = doctor(&node, &["--json"]);
+    assert_eq!(outcome.code, Some(0), "{outcome}");
+    let findings = outcome.json();
+    let ok: Vec<&str> = findings
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|f| f["level"] == "ok")
+        .map(|f| f["what"].as_str().unwrap())
+        .collect();
+    for what in ["version", "state directory", "records", "OVSDB", "bridge", "conflist"] {
+        assert!(ok.contains(&what), "{what}: {findings:#}");
+    }
+    let table = doctor(&node, &[]).ok();
+    assert!(table.lines().next().unwrap().contains("WHAT TO DO"), "{table}");
+    assert!(table.contains("OpenFlow") && table.contains("db.sock"), "{table}");
+}
+
+#[test]
+fn the_switch_is_away() {
+    let node = Setup::new().up("doctor_switch");
+    node.run_pod("web");
+    node.vswitchd.stop();
+    finds(&node, "failure", "bridge", &["br0"]);
+    node.vswitchd.start();
+    node.set_protocols("br0", "OpenFlow10");
+    finds(&node, "failure", "bridge", &["br0", "OpenFlow", "protocols"]);
+    node.ovsdb.stop();
+    finds(&node, "failure", "OVSDB", &["db.sock", "OVS_RUNDIR"]);
+}
+
+#[test]
+fn the_records_need_attention() {
+    let node = Setup::new().up("doctor_records");
+    let (web, db) = (node.run_pod("web"), node.run_pod("db"));
+    fs::write(node.state_dir.join("podnet/torn:eth0.json"), "{\"sch").unwrap();
+    finds(&node, "warning", "records", &["torn:eth0.json", "sweep"]);
+    node.vanish(&web, Port::Stays);
+    finds(&node, "warning", "orphans", &["1 died", "sweep --dry-run"]);
+    node.admin(&["pause"]).ok();
+    finds(&node, "warning", "pause", &["resume"]);
+    node.ovsdb.stop();
+    crate::silent(crate::call(&node, "DEL", &db).run());
+    finds(&node, "warning", "tombstones", &["1 dead", "db.sock", "sweep"]);
+}
+
+#[test]
+fn the_state_directory_cannot_be_trusted_or_written() {
+    let node = Setup::new().up("doctor_state");
+    node.run_pod("web");
+    let dir = node.state_dir.display().to_string();
+    fs::set_permissions(&node.state_dir, fs::Permissions::from_mode(0o770)).unwrap();
+    finds(&node, "failure", "state directory", &[&dir, "chmod 0700"]);
+    fs::set_permissions(&node.state_dir, fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(doctor(&node, &[]).code, Some(0));
+    fs::remove_dir_all(&node.state_dir).unwrap();
+    fs::write(&node.state_dir, "").unwrap();
+    finds(&node, "failure", "state directory", &[&dir, "not a directory"]);
+}
+
+#[test]
+fn the_chain_is_not_as_it_should_be() {
+    let node = Setup::new().up("doctor_chain");
+    let good = node.conflist();
+    // DEL never reaches us if another conflist sorts first.
+    let other = node.conflist_path().with_file_name("05-other.conflist");
+    fs::write(&other, r#"{"cniVersion":"1.0.0","name":"o","plugins":[{"type":"bridge"}]}"#)
+        .unwrap();
+    finds(&node, "warning", "conflist", &["05-other.conflist", "sorts first"]);
+    fs::remove_file(&other).unwrap();
+
+    let mut reversed = good.clone();
+    reversed["plugins"].as_array_mut().unwrap().reverse();
+    node.set_conflist(reversed);
+    finds(&node, "failure", "conflist", &["before the OVS plugin"]);
+
+    node.set_conflist(good.clone());
+    node.configure(json!({"lingerSecond": 3}));
+    finds(&node, "failure", "conflist", &["lingerSeconds", "ADD"]);
+
+    let mut without = good.clone();
+    without["plugins"].as_array_mut().unwrap().pop();
+    node.set_conflist(without);
+    finds(&node, "warning", "conflist", &["no entry", "conflist add"]);
+
+    // A missing binary blocks every DEL on the node.
+    node.set_conflist(good);
+    let nowhere = node.dir.join("calls").display().to_string();
+    let net_dir = node.conflist_path().parent().unwrap().display().to_string();
+    let outcome = node.admin(&["doctor", "--net-dir", &net_dir, "--bin-dir", &nowhere]);
+    assert_eq!(outcome.code, Some(3), "{outcome}");
+    assert!(outcome.stdout.contains("blocks every DEL"), "{outcome}");
+    // A file that is not JSON is somebody's mistake, too.
+    fs::write(node.conflist_path(), "{").unwrap();
+    finds(&node, "warning", "conflist", &["10-podnet.conflist"]);
+}

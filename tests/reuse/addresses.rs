@@ -1,0 +1,140 @@
+//! An address that somebody else on this node has now; address and number that two others
+//! have.
+
+use serde_json::json;
+
+use super::crowd::sweep;
+use super::rig::{Attached, Port};
+use super::town::{Town, strings};
+
+/// Delivery to the pod by entries that its successor's do not replace.
+fn delivery(pod: &Attached) -> Vec<String> {
+    let Attached { ip, ofport, .. } = pod;
+    vec![
+        format!("table=40, priority=120,ip,nw_dst={ip} actions=output:{ofport}"),
+        format!("table=40, priority=120,arp,arp_tpa={ip} actions=output:{ofport}"),
+    ]
+}
+
+/// The dead pod's entries blackhole the new one, as they do without us; the sweep ends it.
+#[test]
+fn a_blackholed_address_is_reached_again() {
+    for port in [Port::Stays, Port::Gone] {
+        let mut town = Town::new("a_blackholed_address", json!({}), &["web", "db"]);
+        let db = town.pods[1].clone();
+        town.node.install("br0", &delivery(&db));
+        town.node.must_reach(&town.pods[0], &db.ip);
+        town.node.vanish(&db, port);
+        // As if ADD had not looked for leftovers.
+        town.node.admin(&["pause"]).ok();
+        let next = town.run_at("next", &db.ip);
+        let next = town.welcome(next);
+        assert!(!town.node.ping(&town.pods[0], &town.pods[next].ip), "a dead pod takes it");
+        town.node.admin(&["resume"]).ok();
+
+        sweep(&town.node, &[]);
+
+        town.node.must_reach(&town.pods[0], &town.pods[next].ip);
+        town.node.must_reach(&town.pods[next], &town.pods[0].ip);
+        town.assert_left(&[0, next], &[]);
+    }
+}
+
+/// ADD itself purges them: the new pod never notices.
+#[test]
+fn add_purges_before_the_pod_starts() {
+    let mut town = Town::new("add_purges", json!({}), &["web", "db"]);
+    let db = town.pods[1].clone();
+    town.node.install("br0", &delivery(&db));
+    // The dead pod was not allowed to be reached at all.
+    town.node.install("br0", &[format!("table=20, priority=130,ip,nw_dst={} actions=drop", db.ip)]);
+    town.node.vanish(&db, Port::Stays);
+    let next = town.run_at("next", &db.ip);
+    let next = town.welcome(next);
+    town.node.must_reach(&town.pods[0], &town.pods[next].ip);
+    sweep(&town.node, &[]);
+    town.assert_left(&[0, next], &[]);
+}
+
+/// A DEL that came, and the address is given out again at once: while the tombstone
+/// lingers, nothing of the new pod's is taken for the old one's.
+#[test]
+fn an_address_given_out_again_at_once() {
+    let mut town = Town::new("given_out_again", json!({}), &["web", "db"]);
+    let db = town.pods[1].clone();
+    town.node.del(&db);
+    let next = town.run_at("next", &db.ip);
+    let next = town.welcome(next);
+    let policy = town
+        .node
+        .install("br0", &[format!("table=20, priority=90,ip,nw_src={} actions=drop", db.ip)]);
+    for _ in 0..2 {
+        sweep(&town.node, &[]);
+        town.assert_left(&[0, next], &policy);
+    }
+    town.node.try_del(&db).unwrap();
+    town.assert_left(&[0, next], &policy);
+    town.node.must_reach(&town.pods[0], &town.pods[next].ip);
+}
+
+/// One pod has the dead one's address, another one its number. An entry for both is for
+/// nobody (rule 5), and sends the one's packets to the other.
+#[test]
+fn address_and_number_went_to_two_pods() {
+    let mut town = Town::new("went_to_two_pods", json!({}), &["web", "db"]);
+    let db = town.pods[1].clone();
+    let (ip, port) = (db.ip.clone(), db.ofport);
+    town.node.install("br0", &delivery(&db));
+    town.node.install(
+        "br0",
+        &[
+            format!("table=10, priority=120,ip,in_port={port},nw_src={ip} actions=resubmit(,20)"),
+            format!("table=10, priority=120,arp,in_port={port},arp_spa={ip} actions=resubmit(,20)"),
+        ],
+    );
+    // One token alone is right for its new owner, too.
+    let rightful = town.node.install(
+        "br0",
+        &[
+            format!("table=20, priority=90,ip,nw_src={ip} actions=resubmit(,30)"),
+            format!("table=20, priority=80,in_port={port} actions=resubmit(,30)"),
+        ],
+    );
+    sweep(&town.node, &[]);
+    town.node.vanish(&db, Port::Gone);
+    town.node.admin(&["pause"]).ok();
+    let heir = town.run_at("heir", &ip);
+    let heir = town.welcome(heir);
+    let tenant = town.run_on("tenant", port);
+    let tenant = town.welcome(tenant);
+    assert!(!town.node.ping(&town.pods[0], &ip), "the tenant gets what is for the heir");
+    town.node.admin(&["resume"]).ok();
+
+    let plan = sweep(&town.node, &["--dry-run"]);
+    let by_pair = plan["flows"].as_array().unwrap().iter().filter(|flow| flow["rule"] == 5);
+    let by_pair: Vec<&str> = by_pair.map(|flow| flow["flow"].as_str().unwrap()).collect();
+    for part in strings(["priority=120,ip,nw_dst=", "priority=120,arp,arp_tpa="]) {
+        assert!(by_pair.iter().any(|flow| flow.contains(&part)), "{part} in {by_pair:#?}");
+    }
+    sweep(&town.node, &[]);
+
+    town.assert_left(&[0, heir, tenant], &rightful);
+    town.node.must_reach(&town.pods[0], &ip);
+    town.node.must_reach(&town.pods[tenant], &ip);
+    town.node.must_reach(&town.pods[heir], &town.pods[tenant].ip);
+}
+
+/// The pair is younger than its tokens' new owners: somebody made it for them.
+#[test]
+fn a_pair_that_was_made_since() {
+    let mut town = Town::quick("a_pair_that_was_made_since", json!({}), &["web", "db"]);
+    let db = town.pods[1].clone();
+    town.node.vanish(&db, Port::Gone);
+    let heir = town.run_at("heir", &db.ip);
+    let heir = town.welcome(heir);
+    let tenant = town.run_on("tenant", db.ofport);
+    let tenant = town.welcome(tenant);
+    let pairs = town.node.install("br0", &delivery(&db));
+    sweep(&town.node, &[]);
+    town.assert_left(&[0, heir, tenant], &pairs);
+}

@@ -1,0 +1,176 @@
+//! How far a dead pod's address can be believed in, and whose bridge it is.
+
+use serde_json::{Value, json};
+
+use super::crowd::sweep;
+use super::rig::{Datapath, Port, Setup, layouts, sleep_ms};
+use super::town::Town;
+
+/// IPAM may have given the address to another node since: a sweep keeps what rests on the
+/// address alone, for good. A DEL comes before the address is free.
+#[test]
+fn addresses_of_the_whole_cluster() {
+    let keys = json!({"ipScope": "cluster", "lingerSeconds": 0});
+    let town = Town::quick("of_the_whole_cluster", keys, &["web", "db", "cache"]);
+    let by_address = |pod: usize| {
+        let (ip, ip6) = (&town.pods[pod].ip, &town.pods[pod].ip6);
+        vec![
+            format!("table=50, priority=9,ip,nw_src={ip} actions=goto_table:60"),
+            format!("table=50, priority=9,ip,nw_dst={ip} actions=drop"),
+            format!("table=50, priority=9,ipv6,ipv6_src={ip6} actions=drop"),
+            format!("table=50, priority=9,arp,arp_tpa={ip} actions=goto_table:60"),
+        ]
+    };
+    let of_web = town.node.install("br0", &by_address(0));
+    let of_db = town.node.install("br0", &by_address(1));
+    assert_eq!(of_web.len(), 4);
+    // Addresses of connections are addresses, too.
+    let connections = town.flows[1].iter().filter(|flow| flow.contains("ct_nw_")).cloned();
+    let stay: Vec<String> = connections.chain(of_db).collect();
+
+    town.node.vanish(&town.pods[1], Port::Gone);
+    let answer = sweep(&town.node, &["--details"]);
+    town.assert_left(&[0, 2], &[stay.clone(), of_web.clone()].concat());
+    assert_eq!(answer["targets"][0]["kept"]["may-live-elsewhere"], 6, "{answer:#}");
+
+    town.node.del(&town.pods[0]);
+    town.assert_left(&[2], &stay);
+    sweep(&town.node, &[]);
+    town.assert_left(&[2], &stay);
+}
+
+/// DEL could not finish. The sweep that goes on with it comes when the address may have been
+/// given away.
+#[test]
+fn a_del_that_a_sweep_finishes() {
+    let keys = json!({"ipScope": "cluster", "timeoutMs": 300});
+    let town = Town::quick("that_a_sweep_finishes", keys, &["web", "db"]);
+    let db = &town.pods[1];
+    let by_address = town
+        .node
+        .install("br0", &[format!("table=50, priority=9,ip,nw_src={} actions=drop", db.ip)]);
+    town.node.vswitchd.pause();
+    town.node.del(db);
+    town.node.vswitchd.resume();
+    let connections: Vec<_> =
+        town.flows[1].iter().filter(|flow| flow.contains("ct_nw_")).cloned().collect();
+    sweep(&town.node, &[]);
+    town.assert_left(&[0], &[by_address, connections].concat());
+}
+
+/// A bridge that ovn-controller runs is not ours to judge, unless somebody insists.
+#[test]
+fn a_bridge_that_ovn_controller_runs() {
+    let town = Town::quick("that_ovn_controller_runs", json!({}), &["web", "db", "cache"]);
+    for id in ["ovn-remote=\"tcp:192.0.2.1:6642\"", "ovn-bridge=br0"] {
+        town.node.ovs_vsctl(&["set", "Open_vSwitch", ".", &format!("external_ids:{id}")]);
+    }
+    town.node.del(&town.pods[0]);
+    town.assert_left(&[0, 1, 2], &[]);
+    town.node.vanish(&town.pods[1], Port::Gone);
+    let answer = sweep(&town.node, &[]);
+    town.assert_left(&[0, 1, 2], &[]);
+    let notes = answer["notes"].to_string();
+    assert!(notes.contains("br0") && notes.contains("ovn-controller"), "{notes}");
+    assert!(notes.contains("force"), "it says how: {notes}");
+
+    town.node.configure(json!({"force": true}));
+    town.node.try_del(&town.pods[0]).unwrap();
+    town.assert_left(&[1, 2], &[]);
+    // The sweep goes by what ADD wrote down.
+    let extra = town.node.run_pod("extra");
+    town.node.del(&extra);
+    sweep(&town.node, &[]);
+    town.assert_left(&[2], &[]);
+}
+
+/// ovn-controller runs another bridge of the node, or none.
+#[test]
+fn a_bridge_beside_ovns() {
+    let town = Town::quick("beside_ovns", json!({}), &["web", "db"]);
+    town.node.ovs_vsctl(&["set", "Open_vSwitch", ".", "external_ids:ovn-remote=\"unix:/run/x\""]);
+    town.node.del(&town.pods[0]);
+    town.assert_left(&[1], &[]);
+}
+
+fn dangling(answer: &Value) -> u64 {
+    answer["bridges"][0]["dangling"].as_u64().unwrap()
+}
+
+/// Entries for a port that OVSDB does not have and no record explains: told, not touched.
+#[test]
+fn dangling_entries_are_reported() {
+    let town = Town::quick("are_reported", json!({"lingerSeconds": 0}), &["web"]);
+    let lost = town.node.install(
+        "br0",
+        &[
+            "table=50, priority=9,in_port=777 actions=goto_table:60",
+            "table=50, priority=9,ip,nw_dst=192.0.2.8 actions=output:777",
+        ],
+    );
+    let answer = sweep(&town.node, &["--details"]);
+    assert_eq!(dangling(&answer), 2);
+    let told = answer["flows"].as_array().unwrap().iter().filter(|f| f["reason"] == "dangling");
+    assert_eq!(told.count(), 2, "{answer:#}");
+    town.assert_left(&[0], &lost);
+    let text = town.node.admin(&["sweep"]).ok();
+    assert!(text.contains("2 dangling") && text.contains("reapDangling"), "{text}");
+    // A DEL that looks at the whole bridge leaves them, too.
+    town.node.del(&town.pods[0]);
+    sweep(&town.node, &[]);
+    assert!(lost.iter().all(|flow| town.node.dump("br0").contains(flow)));
+}
+
+/// On request, those that match on the port go. One that outputs to it has a destination that
+/// may be anybody's.
+#[test]
+fn dangling_entries_are_deleted_on_request() {
+    let keys = json!({"reapDangling": true, "lingerSeconds": 0});
+    let town = Town::quick("deleted_on_request", keys, &["web"]);
+    let by_match = town.node.install("br0", &["table=50, priority=9,in_port=777 actions=drop"]);
+    let kept = town.node.install(
+        "br0",
+        &[
+            "table=50, priority=9,ip,nw_dst=192.0.2.8 actions=output:777".to_owned(),
+            "table=50, priority=8,in_port=LOCAL actions=NORMAL".to_owned(),
+            format!(
+                "table=50, priority=8,dl_dst=ff:ff:ff:ff:ff:ff actions=output:777,output:{}",
+                town.pods[0].ofport
+            ),
+        ],
+    );
+    sweep(&town.node, &["--dry-run"]);
+    town.assert_left(&[0], &[by_match, kept.clone()].concat());
+    sweep(&town.node, &[]);
+    town.assert_left(&[0], &kept);
+}
+
+/// A port that waits for its number may be given any: nothing dangles meanwhile.
+#[test]
+fn nothing_dangles_while_a_port_waits_for_its_number() {
+    let keys = json!({"reapDangling": true, "lingerSeconds": 0});
+    let node = Setup::new().datapath(Datapath::Dummy).gc_conf(keys).up("while_a_port_waits");
+    let web = node.run_pod("web");
+    let mut left = node.install("br0", &layouts::classifier(&web.who(0x1001)));
+    left.extend(node.install("br0", &["table=50, priority=9,in_port=777 actions=drop"]));
+    left.sort();
+    node.vswitchd.pause();
+    node.ovs_vsctl(&[
+        "add-port",
+        "br0",
+        "tap9",
+        "--",
+        "set",
+        "Interface",
+        "tap9",
+        "ofport_request=777",
+        "type=internal",
+    ]);
+    // The switch comes back while the sweep waits for it, busy with many things.
+    let sweeping = node.start_admin(&["sweep", "--json"]);
+    sleep_ms(100);
+    node.vswitchd.resume();
+    sweeping.wait();
+    assert_eq!(node.ofport("tap9"), 777);
+    assert_eq!(node.dump("br0"), left);
+}
