@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use crowd::{Dice, Member, all_at_once, call, missing, records, sweep};
 use ovs_flow_gc::attachment::Attachment;
 use ovs_flow_gc::clock::Deadline;
+use ovs_flow_gc::config::NetworkState;
 use ovs_flow_gc::registry::Registry;
 use rig::{Node, Outcome, layouts, sleep_ms};
 use serde_json::{Value, json};
@@ -268,6 +269,10 @@ impl Range {
     /// The bystanders' entries are there and nobody else's; nobody else is written down.
     #[track_caller]
     fn must_be_clean(&mut self) {
+        let networks = records(&self.node).networks;
+        let state = networks.iter().find_map(|n| n.state::<NetworkState>().unwrap());
+        let shared = state.is_some_and(|state| state.register_shared);
+        assert!(!shared, "no two had one value while both lived: {}", self.log.join("\n"));
         let mut wanted = self.base.clone();
         wanted.extend(self.bystanders.iter().flat_map(Member::lines));
         let dump = self.node.dump("br0");

@@ -199,12 +199,19 @@ impl<'c> Survey<'c> {
         })
     }
 
-    /// Whether a value may turn out to be a dead attachment's. Once somebody alive has
-    /// it, it never will; and what part of a dump shows proves nothing.
+    /// Whether a value may turn out to be a dead attachment's, now or when the living whom
+    /// flows only protect are known better. Once somebody alive has it for certain it never
+    /// will; and what part of a dump shows proves nothing.
     fn may_be_learned(&self, field: Field, token: RegisterToken) -> bool {
+        let recorded = |l: usize| self.index.live(l).map(|live| live.register);
+        let certain = |claim: &Claim| match claim.owner {
+            Owner::Live(l) => claim.own || recorded(l) == Some(LiveRegister::Is(token.value)),
+            Owner::Dead(_) => false,
+        };
+        let taken = |claims: &Claims| claims.foreign || claims.claims.iter().any(certain);
         self.seen.complete
             && self.wanted.contains(&field)
-            && !self.seen.values.get(&token).is_some_and(Claims::is_live)
+            && !self.seen.values.get(&token).is_some_and(taken)
     }
 
     fn learn(&mut self, flow: &Flow) {

@@ -410,3 +410,21 @@ fn who_turns_out_to_be_dead_shares_nothing() {
     let case = node(remembered).and_live(live(14, &[]));
     assert!(survey(&case, &flows).shared_without(&case, 0, &[0]), "it was known before");
 }
+
+#[test]
+fn a_value_that_a_live_one_only_may_have_keeps_the_dead_waiting() {
+    // An orphan whom nobody has noticed had the number before; its row is gone.
+    let case = node(LEARN).and_live(Live { ofport: None, former: vec![A], ..live(14, &[]) });
+    let case = case.with(|c| {
+        c.live[1].register = LiveRegister::Unknown;
+        c.ports.by_number.remove(&14);
+    });
+    assert_eq!(doubt(&case, &two()), Some(NotProven::LiveHasIt(1)));
+    assert_eq!(survey(&case, &two()).dead_registers, [Some(ID_A)]);
+    // Nobody waits for an entry that phase 1 lets go.
+    let mut survey = Survey::new(&case);
+    for flow in &two() {
+        survey.see(flow);
+    }
+    assert!(survey.see(&policy(ID_A)) && !survey.see(&policy(ID_B)));
+}
