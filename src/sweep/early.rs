@@ -8,7 +8,7 @@
 
 use std::path::Path;
 
-use super::look::{FEW_DEAD, Tokens, is_small, token_filters};
+use super::look::{FEW_DEAD, Tokens, expects_proof, is_small, token_filters};
 use super::scene::register_now;
 use super::world::Answered;
 use super::{Engine, Target};
@@ -72,21 +72,29 @@ impl Early {
         if engine.thorough || targets.len() > FEW_DEAD || is_small(&known.1) {
             return Some(Self::Looking(connection, known, None));
         }
+        let mut proof = false;
         let recorded = targets.iter().map(|target| {
             let record = &target.attachment;
-            let network = &record.key.network;
-            let overlay = engine.overlay.as_ref().filter(|(name, _)| name == network);
-            let config = overlay.map(|(_, c)| c.clone()).or_else(|| answered.config(network));
-            let config = config.unwrap_or_default();
-            let rule = config.register_rule(false, false);
-            let value = register_now(&config, record, None).map(|r| r.value);
+            let mut state = answered.network(&record.key.network);
+            if let Some((_, config)) =
+                engine.overlay.as_ref().filter(|(name, _)| *name == record.key.network)
+            {
+                state.config = config.clone();
+            }
+            let rule = state.config.register_rule(state.register_distinct, state.register_shared);
+            proof |= expects_proof(rule.source);
+            let value = register_now(&state.config, record, None).map(|r| r.value);
             Tokens {
                 ports: record.ofport.into_iter().collect(),
                 addresses: record.addresses(),
                 register: value.filter(|v| *v != 0).map(|v| (rule.index, v, rule.mask)),
             }
         });
-        let filters = token_filters(&recorded.collect::<Vec<_>>());
+        let recorded: Vec<Tokens> = recorded.collect();
+        if proof {
+            return Some(Self::Looking(connection, known, None));
+        }
+        let filters = token_filters(&recorded);
         let guess = connection.ask_dump(filters).ok()?;
         Some(Self::Looking(connection, known, Some(guess)))
     }

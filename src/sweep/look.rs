@@ -160,7 +160,7 @@ pub(super) fn look_at_tables(
     guess: Option<AskedDump>,
 ) -> Result<Look, Error> {
     let case = &scene.case;
-    if thorough || is_small(tables) || case.dead.len() > FEW_DEAD {
+    if thorough || is_small(tables) || case.dead.len() > FEW_DEAD || needs_proof(case) {
         return whole(connection, case, tables, since);
     }
     let look = by_token(connection, case, since, guess)?;
@@ -297,6 +297,22 @@ fn by_token(
         None => connection.dump_many(&filters, &mut see)?,
     }
     Ok(collector.finish(filters, false))
+}
+
+/// Whether a look by tokens would end with a look at everything: in a network whose register
+/// values are known to be its pods' own, a dead pod's value is evidence, and that nobody else
+/// loads it must be shown.
+fn needs_proof(case: &Case) -> bool {
+    let mut networks = case.dead.iter().filter_map(|dead| case.networks.get(dead.network));
+    networks.any(|network| expects_proof(network.register.source))
+}
+
+/// See [`needs_proof`].
+pub(super) fn expects_proof(source: RegisterSource) -> bool {
+    matches!(
+        source,
+        RegisterSource::Pod | RegisterSource::Learn { distinct_seen: true, shared_seen: false }
+    )
 }
 
 /// Whether a whole bridge costs less than many filtered dumps.

@@ -202,10 +202,10 @@ impl Reading {
 }
 
 impl Answered {
-    /// A network's configuration as recorded.
-    pub(super) fn config(&self, name: &NetworkName) -> Option<Config> {
-        let network = self.everything.networks.iter().find(|n| n.name == *name)?;
-        network.state::<NetworkState>().ok().flatten().map(|state| state.config)
+    /// A network's state as recorded.
+    pub(super) fn network(&self, name: &NetworkName) -> NetworkState {
+        let network = self.everything.networks.iter().find(|n| n.name == *name);
+        network.and_then(|n| n.state().ok().flatten()).unwrap_or_default()
     }
 
     /// Puts it together.
