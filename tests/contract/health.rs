@@ -32,7 +32,7 @@ fn check_finds_the_attachment_as_it_was_recorded() {
 
 #[test]
 fn check_says_what_differs() {
-    let node = node("check_bad", json!({}));
+    let node = node("check_bad", json!({"timeoutMs": 1500}));
     let (web, db) = (node.run_pod("web"), node.run_pod("db"));
 
     // Somebody else's ofport_request takes the number.
@@ -50,6 +50,12 @@ fn check_says_what_differs() {
     refused_with(&call(&node, "CHECK", &web).run(), 101, &[&web.port]);
 
     silent(call(&node, "CHECK", &db).run());
+    // Nobody can say: that is no difference.
+    node.ovsdb.pause();
+    let hung = call(&node, "CHECK", &db).run();
+    refused_with(&hung, 11, &["ovsdb-server", "in time"]);
+    assert!(hung.took < Duration::from_secs(4), "{hung}");
+    node.ovsdb.resume();
     node.ovsdb.stop();
     refused_with(&call(&node, "CHECK", &db).run(), 11, &["db.sock"]);
     fs::remove_dir_all(&node.state_dir).unwrap();

@@ -291,6 +291,7 @@ fn wrong_values() -> Vec<(&'static str, Value)> {
         ("tables", json!([300])),
         ("tables", json!([-1])),
         ("cookie", json!(-5)),
+        ("cookie", json!("0x1/0x0")),
         ("cookie", json!("0x1/0x1/0x1")),
         ("cookie", json!("0x11111111111111111/0x0")),
         ("reg0", json!(true)),

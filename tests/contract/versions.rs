@@ -77,11 +77,11 @@ fn verbs_are_refused_below_the_version_that_has_them() {
     for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0"] {
         let mut gc = conf(&node, version);
         gc["cni.dev/valid-attachments"] = json!([]);
-        refused_with(&node.call(GC, "GC").conf(&gc).run(), 1, &["GC"]);
-        refused_with(&node.call(GC, "STATUS").conf(&gc).run(), 1, &["STATUS"]);
+        refused_with(&node.call(GC, "GC").conf(&gc).run(), 1, &["GC", "1.1.0"]);
+        refused_with(&node.call(GC, "STATUS").conf(&gc).run(), 1, &["STATUS", "1.1.0"]);
         let check = node.call(GC, "CHECK").pod(&pod).conf(&conf(&node, version)).run();
         if version < "0.4.0" {
-            refused_with(&check, 1, &["CHECK"]);
+            refused_with(&check, 1, &["CHECK", "0.4.0"]);
         } else {
             silent(check);
         }

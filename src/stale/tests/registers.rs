@@ -419,7 +419,7 @@ fn a_value_that_a_live_one_only_may_have_keeps_the_dead_waiting() {
         c.live[1].register = LiveRegister::Unknown;
         c.ports.by_number.remove(&14);
     });
-    assert_eq!(doubt(&case, &two()), Some(NotProven::LiveHasIt(1)));
+    assert_eq!(doubt(&case, &two()), Some(NotProven::LiveUnknown(1)));
     assert_eq!(survey(&case, &two()).dead_registers, [Some(ID_A)]);
     // Nobody waits for an entry that phase 1 lets go.
     let mut survey = Survey::new(&case);
