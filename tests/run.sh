@@ -92,23 +92,29 @@ as_caller() {
     fi
 }
 
-# Namespaces ofg-PID-… of test processes that are gone (killed, or OFG_KEEP): with all that
-# runs in them. Prints their names.
+# What test processes that are gone (killed, or OFG_KEEP) left: a namespace ofg-PID-…, a
+# directory of that name, or both. Prints their names.
 leftovers() {
-    for path in /run/netns/ofg-*; do
+    for path in /run/netns/ofg-* /tmp/ofg-*; do
         name=${path##*/}
         pid=${name#ofg-}
         pid=${pid%%-*}
         if [ ! -e "$path" ] || [ -e "/proc/$pid" ]; then continue; fi
         echo "$name"
-    done
+    done | sort -u
 }
 
 clean() {
     for name in $(leftovers); do
-        for pid in $(ip netns pids "$name"); do kill -9 "$pid" 2>/dev/null || :; done
-        ip netns del "$name"
-        rm -rf "/tmp/${name:?}"
+        if [ -e "/run/netns/$name" ]; then
+            for pid in $(ip netns pids "$name"); do kill -9 "$pid" 2>/dev/null || :; done
+            ip netns del "$name"
+        fi
+        # Bind mounts of namespaces and small tmpfs keep a directory busy; what is mounted
+        # last goes first.
+        awk -v dir="/tmp/$name" 'index($5 "/", dir "/") == 1 { print $5 }' /proc/self/mountinfo |
+            sort -r | while read -r mount; do umount -l "$mount" || :; done
+        rm -rf "/tmp/${name:?}" || say "could not remove /tmp/$name: look what holds it"
     done
 }
 

@@ -596,6 +596,7 @@ fn the_generators_reach_every_reason() {
         "loads-live-port",
         "sets-tunnel",
         "arrives-elsewhere",
+        "may-be-arriving",
         "policy-waits",
         "has-live-owner",
         "port-unsettled",

@@ -228,11 +228,21 @@ pub struct Live {
     /// Its register value.
     pub register: LiveRegister,
     /// How long it has existed at least ("no entry older than this was made for it");
-    /// `None`: unknown.
+    /// `None`: unknown. An interface that no record explains has one while its ADD may be
+    /// under way ([`Live::is_arriving`]).
     pub age: Option<Duration>,
     /// It is being ADDed right now: its claims on tokens do not protect flows that are
     /// older than it *and* than the dead attachment's death (leftovers that ADD purges).
     pub newcomer: bool,
+}
+
+impl Live {
+    /// Whether it is a port that no record explains yet: a pod whose ADD may be under way, with
+    /// addresses that nobody knows. Entries that are not older than it may be its own.
+    #[must_use]
+    pub fn is_arriving(&self) -> bool {
+        self.network.is_none() && !self.addresses_known && self.age.is_some()
+    }
 }
 
 /// What is known of a live owner's register value.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::case::{Case, Dead, RegisterSource};
 use super::flow::{Address, AddressMatch, Flow, RegisterRange, RegisterWrite, Side};
 use super::reason::Reason;
-use super::tokens::{Field, Index, ROUNDING};
+use super::tokens::{Field, Index, ROUNDING, is_older};
 
 /// How long after the start of ovs-vswitchd entries may still be restored in bulk
 /// (`ovs-ctl restart`, or a controller that reconnects).
@@ -55,6 +55,9 @@ pub(super) fn guard(
         && !dead.had(port)
     {
         return Some(Reason::ArrivesElsewhere { address, port });
+    }
+    if index.case.live.iter().any(|live| live.is_arriving() && !is_older(flow, live)) {
+        return Some(Reason::MayBeArriving { address });
     }
     if !dead.lingered && is_policy_member(dead, flow) {
         return Some(Reason::PolicyWaits { address });

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::case::{Case, Live, LiveRegister, Network, RegisterSource};
+use super::case::{Case, Dead, Live, LiveRegister, Network, RegisterSource};
 use super::flow::{Flow, RegisterRange, Side};
 use super::guards::{self, OutputRegisters};
 use super::learned::{self, Learned};
@@ -306,6 +306,9 @@ impl<'c> Survey<'c> {
         };
         for i in port_owners.map_or(&[][..], |o| &o.dead) {
             let Some((dead, _)) = index.dead(*i) else { continue };
+            if is_of_successor(index, flow, *i) {
+                continue;
+            }
             // What it left behind under a newcomer's number still shows its value.
             let dead = |port| index.port_state(dead, port, Some(flow)) == PortState::Dead;
             let own =
@@ -342,6 +345,29 @@ fn may_be_of_before(index: &Index<'_>, flow: &Flow, token: RegisterToken, owner:
     let dead = owners.dead.iter().map(|i| Owner::Dead(*i));
     let mut before = dead.chain(owners.live_before.iter().map(|l| Owner::Live(*l)));
     moved && before.any(|other| other != owner && may_load(index, other, token))
+}
+
+/// Whether a flow was made for another of the dead, who was given this one's port number: two
+/// rows of a bridge never have one number, so from the other's birth on it meant the other.
+fn is_of_successor(index: &Index<'_>, flow: &Flow, i: usize) -> bool {
+    let Some(port) = flow.matches.in_port else { return false };
+    let (Some(owners), Some((dead, _))) = (index.port(port), index.dead(i)) else { return false };
+    let lost = owners.row.is_none_or(|row| dead.interface != Some(row));
+    let settled = |dead: &Dead| dead.recorded && dead.former.is_empty();
+    let succeeds = |other: &Dead| {
+        other.ofport == Some(port)
+            && settled(other)
+            && other.born.zip(dead.born).is_some_and(|(other, this)| other < this)
+            && other.born.is_some_and(|born| flow.duration <= born)
+    };
+    // A restored entry is as old as the restore says only to those who were born since.
+    let up = index.case.switch_up;
+    let before = dead.born.is_none_or(|born| up.is_some_and(|up| born >= up));
+    let restored = before && guards::was_restored(index.case, flow);
+    let mut others = owners.dead.iter().filter(|other| **other != i);
+    lost && settled(dead)
+        && !restored
+        && others.any(|other| index.dead(*other).is_some_and(|(other, _)| succeeds(other)))
 }
 
 /// Whether the value may be this attachment's, as far as its record knows, by a number that it

@@ -132,7 +132,7 @@ pub(super) struct PortOwners {
     pub(super) live: Vec<usize>,
     /// The living that had it before. The dead that did are among `dead`.
     pub(super) live_before: Vec<usize>,
-    row: Option<RowId>,
+    pub(super) row: Option<RowId>,
     /// The row is not of a dead attachment that had the number.
     foreign: bool,
 }

@@ -218,7 +218,9 @@ pub(super) fn pass(
 /// Reasons that time may change: the tombstone waits for them.
 fn may_change(reason: Reason, scene: &Scene, learned: &Learned, shared: bool) -> bool {
     match reason {
-        Reason::PolicyWaits { .. } | Reason::PortUnsettled { .. } => true,
+        Reason::PolicyWaits { .. }
+        | Reason::MayBeArriving { .. }
+        | Reason::PortUnsettled { .. } => true,
         Reason::RegisterNotProven { why: NotProven::Shared, .. } => !shared,
         // Whoever was given the value since answers for what it condemns, to the end of
         // their own life.

@@ -237,6 +237,40 @@ fn a_value_of_two_dead_stays_shared_when_one_of_their_ports_is_reused() {
 }
 
 #[test]
+fn a_number_that_was_passed_on_shows_its_last_owners_value() {
+    // The other one was born with a's number 70 s ago, before anybody noticed a's death.
+    let heir = || {
+        node(LEARN).with(|c| {
+            c.dead[0].born = Some(secs(90));
+            let later = Dead { born: Some(secs(70)), died: secs(40), ..dead(A, &[]) };
+            c.dead.insert(0, Dead { interface: Some(RowId(999)), ..later });
+        })
+    };
+    let flows = |age| [classifier(A, ID_A).aged(age), classifier(B, ID_B)];
+    let learned = |case: &Case, age| survey(case, &flows(age)).dead_registers;
+    assert_eq!(learned(&heir(), 65), [Some(ID_A), None]);
+    assert_eq!(doubt(&heir(), &flows(65)), None, "it is the heir's, and its own");
+    for age in [71, 80] {
+        assert_eq!(learned(&heir(), age), [Some(ID_A); 2], "older than the heir: whose?");
+    }
+    let just_started = heir().with(|c| c.switch_up = Some(secs(91)));
+    assert_eq!(doubt(&just_started, &flows(65)), None, "none of a's was there before");
+    let unless: [(&str, fn(&mut Case)); 5] = [
+        ("the row is a's again", |c| {
+            c.ports.by_number.insert(A, RowId(1000 + u128::from(A)));
+        }),
+        ("a had other numbers", |c| c.dead[1].former.push(15)),
+        ("the heir had other numbers", |c| c.dead[0].former.push(15)),
+        ("nobody knows who came first", |c| c.dead[1].born = None),
+        ("its age is a restore's", |c| c.switch_up = Some(secs(65))),
+    ];
+    for (why, change) in unless {
+        let case = heir().with(change);
+        assert_eq!(doubt(&case, &flows(65)), Some(NotProven::OtherDeadHasIt), "{why}");
+    }
+}
+
+#[test]
 fn a_field_of_the_register() {
     let case = node(LEARN).with(|c| c.networks[0].register.mask = 0xffff);
     let mark = |f: Flow, value| f.write(0, 0xffff, Some(value), false);
@@ -411,20 +445,22 @@ fn who_turns_out_to_be_dead_shares_nothing() {
     assert!(survey(&case, &flows).shared_without(&case, 0, &[0]), "it was known before");
 }
 
+/// Nobody waits for an entry that phase 1 lets go.
 #[test]
 fn a_value_that_a_live_one_only_may_have_keeps_the_dead_waiting() {
-    // An orphan whom nobody has noticed had the number before; its row is gone.
-    let case = node(LEARN).and_live(Live { ofport: None, former: vec![A], ..live(14, &[]) });
-    let case = case.with(|c| {
-        c.live[1].register = LiveRegister::Unknown;
-        c.ports.by_number.remove(&14);
-    });
-    assert_eq!(doubt(&case, &two()), Some(NotProven::LiveUnknown(1)));
-    assert_eq!(survey(&case, &two()).dead_registers, [Some(ID_A)]);
-    // Nobody waits for an entry that phase 1 lets go.
-    let mut survey = Survey::new(&case);
-    for flow in &two() {
-        survey.see(flow);
+    let number_before = |ofport| Live { ofport, former: vec![A], ..live(14, &[]) };
+    let lost_its_row = node(LEARN).and_live(number_before(None));
+    let was_given_another = node(LEARN).and_live(number_before(Some(14)));
+    for (case, why) in
+        [(lost_its_row, NotProven::LiveUnknown(1)), (was_given_another, NotProven::LiveHasIt(1))]
+    {
+        let case = case.with(|c| c.live[1].register = LiveRegister::Unknown);
+        assert_eq!(doubt(&case, &two()), Some(why));
+        assert_eq!(survey(&case, &two()).dead_registers, [Some(ID_A)]);
+        let mut survey = Survey::new(&case);
+        for flow in &two() {
+            survey.see(flow);
+        }
+        assert!(survey.see(&policy(ID_A)) && !survey.see(&policy(ID_B)));
     }
-    assert!(survey.see(&policy(ID_A)) && !survey.see(&policy(ID_B)));
 }
