@@ -200,6 +200,9 @@ pub struct Dead {
     /// There is a record. Without one nobody knows when its address was freed: rules 1, 2
     /// and 4 only.
     pub recorded: bool,
+    /// Its addresses cannot be anybody else's yet: its DEL is under way, and the IPAM plugin's
+    /// comes behind ours.
+    pub holds_addresses: bool,
     /// IP-only evidence may be used (false in sweeps of an `ipScope: cluster` network).
     pub ip_evidence: bool,
 }

@@ -9,7 +9,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::case::{Case, Dead, RegisterSource};
+use super::case::{Case, Dead, Live, RegisterSource};
 use super::flow::{Address, AddressMatch, Flow, RegisterRange, RegisterWrite, Side};
 use super::reason::Reason;
 use super::tokens::{Field, Index, ROUNDING, is_older};
@@ -56,7 +56,8 @@ pub(super) fn guard(
     {
         return Some(Reason::ArrivesElsewhere { address, port });
     }
-    if index.case.live.iter().any(|live| live.is_arriving() && !is_older(flow, live)) {
+    let may_be_own = |live: &Live| live.is_arriving() && !is_older(flow, live);
+    if !dead.holds_addresses && index.case.live.iter().any(may_be_own) {
         return Some(Reason::MayBeArriving { address });
     }
     if !dead.lingered && is_policy_member(dead, flow) {

@@ -34,6 +34,8 @@ pub struct Recheck {
     registers: Vec<bool>,
     /// Who is arriving now and was not there before.
     arriving: Vec<Live>,
+    /// Per dead attachment: whoever is arriving cannot have its addresses.
+    holds: Vec<bool>,
 }
 
 impl Recheck {
@@ -43,6 +45,7 @@ impl Recheck {
         let mut recheck = Self {
             disturbed: vec![false; before.dead.len()],
             registers: vec![false; before.dead.len()],
+            holds: before.dead.iter().map(|dead| dead.holds_addresses).collect(),
             unassigned: after.ports.unassigned && !before.ports.unassigned,
             ..Self::default()
         };
@@ -110,7 +113,8 @@ impl Recheck {
             Reason::NobodyHasBoth { with, .. } => (true, matches!(with, Token::Register(_))),
             _ => (false, false),
         };
-        let by_address = matches!(verdict.reason, Reason::MatchesAddress { .. });
+        let holds = verdict.dead.and_then(|d| self.holds.get(d)).copied().unwrap_or_default();
+        let by_address = matches!(verdict.reason, Reason::MatchesAddress { .. }) && !holds;
         let arriving = by_address && self.arriving.iter().any(|live| !is_older(flow, live));
         let shared = |dead: usize| self.registers.get(dead).copied().unwrap_or(true);
         if arriving
@@ -147,6 +151,7 @@ mod tests {
             seen_alive: Duration::from_secs(1),
             lingered: false,
             recorded: true,
+            holds_addresses: false,
             ip_evidence: true,
         };
         Case { dead: vec![dead], ..Case::default() }

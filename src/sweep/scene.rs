@@ -270,6 +270,7 @@ fn dead(
         },
         lingered: age >= config.linger(),
         recorded: !record.unrecorded,
+        holds_addresses: target.cause == Cause::Del && record.seen_alive >= died,
         // IPAM may have given the address to another node since.
         ip_evidence: config.ip_scope == IpScope::Node || target.cause == Cause::Del,
     }
@@ -287,6 +288,8 @@ fn former(world: &World, record: &Attachment, bridge: usize, now: Option<u16>) -
 /// An interface that no record explains.
 fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &World) -> Live {
     let marks = marks(place.port, place.interface);
+    // Our DEL is done, the OVS plugin's is not.
+    let is_leaving = world.tombstones.iter().any(|t| t.interface == Some(place.interface.id));
     let mut addresses: Vec<Address> = Vec::new();
     if let Some(marks) = &marks {
         addresses.extend(marks.ips.iter().copied().map(Address::Ip));
@@ -312,7 +315,7 @@ fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &W
         addresses,
         addresses_known: false,
         register: register.map_or(LiveRegister::Absent, |r| LiveRegister::Is(r.value)),
-        age: marks.and_then(|m| arriving(&m, world)),
+        age: marks.filter(|_| !is_leaving).and_then(|marks| arriving(&marks, world)),
         newcomer: false,
     }
 }

@@ -41,6 +41,10 @@ fn a_pod_that_is_being_added_may_have_the_address() {
             ("by its port", flow().aged(70).from(A).src(IP_A), "stale: matches-port"),
         ],
     );
+    let held = plain()
+        .with(|c| c.dead[0].holds_addresses = true)
+        .and_live(Live { age: Some(secs(90)), ..unexplained.clone() });
+    each(&held, &[("its DEL is under way", either(90), "stale: matches-address")]);
     let there_for_long = Live { age: None, ..unexplained };
     each(&plain().and_live(there_for_long), &[("old", either(90), "stale: matches-address")]);
     // A restored entry's age proves nothing after a death, but there is nobody to have it.
