@@ -94,6 +94,7 @@ prop_compose! {
         born_before in weighted(0.6, seconds()),
         lingered in any::<bool>(),
         recorded in weighted(0.9, Just(())),
+        holds_addresses in any::<bool>(),
         ip_evidence in weighted(0.9, Just(())),
     ) -> Dead {
         Dead {
@@ -108,6 +109,7 @@ prop_compose! {
             seen_alive: died + seen_before,
             lingered,
             recorded: recorded.is_some(),
+            holds_addresses,
             ip_evidence: ip_evidence.is_some(),
         }
     }
@@ -596,6 +598,7 @@ fn the_generators_reach_every_reason() {
         "loads-live-port",
         "sets-tunnel",
         "arrives-elsewhere",
+        "may-be-arriving",
         "policy-waits",
         "has-live-owner",
         "port-unsettled",

@@ -14,6 +14,21 @@ const DOING: &str = "dumping flows";
 /// OFPMP_FLOW.
 const FLOW: u16 = 1;
 
+/// Dumps that were asked for.
+#[derive(Debug)]
+pub struct AskedDump {
+    first: u32,
+    filters: Vec<Filter>,
+}
+
+impl AskedDump {
+    /// What of.
+    #[must_use]
+    pub fn filters(&self) -> &[Filter] {
+        &self.filters
+    }
+}
+
 impl Connection {
     /// Streams the entries that a filter finds. The dump is complete only if this returns
     /// `Ok`: whoever concludes anything from absence waits for that.
@@ -71,6 +86,35 @@ impl Connection {
             })?;
         }
         Ok(())
+    }
+
+    /// Asks for [`Self::dump_many`] and does not wait. Answers that nobody hears are skipped.
+    ///
+    /// # Errors
+    /// As [`Self::dump`]; [`Error::Malformed`] for more filters than fit one exchange.
+    pub fn ask_dump(&mut self, filters: Vec<Filter>) -> Result<AskedDump, Error> {
+        if filters.len() > PIPELINE {
+            return Err(self.malformed(DOING, Malformed::TooLong(filters.len())));
+        }
+        let first = self.ask_dumps(&filters)?;
+        Ok(AskedDump { first, filters })
+    }
+
+    /// What was asked.
+    ///
+    /// # Errors
+    /// As [`Self::dump`].
+    pub fn hear_dump(
+        &mut self,
+        asked: &AskedDump,
+        each: &mut dyn FnMut(usize, &RawEntry<'_>, &mut Flow),
+    ) -> Result<(), Error> {
+        let mut flow = Flow::default();
+        self.hear_dumps(asked.first, asked.filters.len(), &mut |i, raw| {
+            raw.decode(&mut flow)?;
+            each(i, raw, &mut flow);
+            Ok(())
+        })
     }
 
     fn dump_group(

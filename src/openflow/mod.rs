@@ -42,6 +42,7 @@ mod testing;
 pub use bundle::Applied;
 pub use connection::{Connection, Opening};
 pub use describe::{Asked, PortsAndTables};
+pub use dump::AskedDump;
 pub use entry::{BadEntry, Entry, FlowKey, RawEntry};
 pub use error::{Error, Malformed, SwitchError};
 pub use filter::{Filter, MatchTerm, filters_for_address};

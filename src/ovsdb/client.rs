@@ -10,7 +10,7 @@ use super::error::Error;
 use super::find::Wanted;
 use super::narrow::{self, Leaving};
 use super::rows::{BRIDGE_WHOLE, INTERFACE, PORT, Rows, SWITCH, must, rows_of, select};
-use super::rpc::{Connection, Outcome, Sent, TIMED_OUT, Transacted, parse};
+use super::rpc::{Connection, Outcome, Sent, TIMED_OUT, Transacted, outcomes, parse};
 use super::snapshot::{Ofport, Port, Snapshot};
 use super::value::{Datum, map, row, set};
 use crate::clock::Deadline;
@@ -18,6 +18,44 @@ use crate::stale::case::RowId;
 
 /// How late an answer of a server that is well may be on a busy node.
 const LATENESS: Duration = Duration::from_millis(100);
+
+/// A snapshot as it came.
+#[derive(Debug)]
+pub struct Arrived {
+    text: String,
+    operations: usize,
+    moment: Moment,
+}
+
+impl Arrived {
+    /// The snapshot, and when it was answered.
+    ///
+    /// # Errors
+    /// As [`Client::snapshot`].
+    pub fn read(self) -> Result<(Snapshot, Moment), Error> {
+        let snapshot = done(outcomes(WHOLE, self.operations, &self.text, assemble)?)?;
+        Ok((snapshot, self.moment))
+    }
+}
+
+fn assemble(outcomes: &[Outcome<'_>]) -> Result<Snapshot, Error> {
+    let [switch, bridges, ports, interfaces] = outcomes else {
+        return Err(Error::malformed(format!("{WHOLE}: outcomes are missing")));
+    };
+    let mut rows = Rows::default();
+    rows.add_switch(switch)?;
+    rows.add_bridges(bridges)?;
+    rows.add_ports(ports)?;
+    rows.add_interfaces(interfaces)?;
+    rows.assemble(true)
+}
+
+fn done<T>(transacted: Transacted<T>) -> Result<T, Error> {
+    match transacted {
+        Transacted::Done(done) => Ok(done),
+        Transacted::Failed { what, .. } => Err(Error::Refused { what }),
+    }
+}
 
 /// A question whether anything changed.
 #[derive(Debug)]
@@ -133,11 +171,12 @@ impl Client {
         Ok(Asked { watch, snapshot })
     }
 
-    /// The snapshot that was asked for, and when it was answered.
+    /// Waits for the snapshot that was asked for. It is still to be read: whoever has
+    /// somebody else to ask does that first.
     ///
     /// # Errors
-    /// As [`Client::snapshot`].
-    pub fn answered(&mut self, asked: Asked) -> Result<(Snapshot, Moment), Error> {
+    /// Any [`Error`].
+    pub fn arrived(&mut self, asked: Asked) -> Result<Arrived, Error> {
         if let Some(watch) = asked.watch {
             match self.connection.answer(watch, self.deadline, |_| Ok(())) {
                 // Then nothing is ever proven to be unchanged.
@@ -145,9 +184,18 @@ impl Client {
                 other => other?,
             }
         }
-        let snapshot = self.take(asked.snapshot)?;
+        let operations = asked.snapshot.1;
+        let text = self.connection.transacted_text(asked.snapshot, self.deadline)?;
         // What was told before this answer is in it.
-        Ok((snapshot, Moment(self.connection.notified())))
+        Ok(Arrived { text, operations, moment: Moment(self.connection.notified()) })
+    }
+
+    /// [`Client::arrived`], read.
+    ///
+    /// # Errors
+    /// As [`Client::snapshot`].
+    pub fn answered(&mut self, asked: Asked) -> Result<(Snapshot, Moment), Error> {
+        self.arrived(asked)?.read()
     }
 
     /// Whether a snapshot that was [`asked`](Client::ask) for of this client is what the
@@ -183,21 +231,7 @@ impl Client {
     }
 
     fn take(&mut self, asked: (Sent, usize)) -> Result<Snapshot, Error> {
-        let done = self.connection.transacted(asked, self.deadline, |outcomes| {
-            let [switch, bridges, ports, interfaces] = outcomes else {
-                return Err(Error::malformed(format!("{WHOLE}: outcomes are missing")));
-            };
-            let mut rows = Rows::default();
-            rows.add_switch(switch)?;
-            rows.add_bridges(bridges)?;
-            rows.add_ports(ports)?;
-            rows.add_interfaces(interfaces)?;
-            rows.assemble(true)
-        })?;
-        match done {
-            Transacted::Done(snapshot) => Ok(snapshot),
-            Transacted::Failed { what, .. } => Err(Error::Refused { what }),
-        }
+        done(self.connection.transacted(asked, self.deadline, assemble)?)
     }
 
     /// What ADD needs: every bridge, and only the ports that could be `wanted`'s.
@@ -348,10 +382,7 @@ impl Client {
         operations: Vec<Value>,
         read: impl FnOnce(&[Outcome<'_>]) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        match self.connection.transact(doing, self.deadline, operations, read)? {
-            Transacted::Done(done) => Ok(done),
-            Transacted::Failed { what, .. } => Err(Error::Refused { what }),
-        }
+        done(self.connection.transact(doing, self.deadline, operations, read)?)
     }
 }
 

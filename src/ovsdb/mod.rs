@@ -26,7 +26,7 @@ mod rpc;
 pub mod snapshot;
 mod value;
 
-pub use client::{Asked, Check, Client, Moment, Number};
+pub use client::{Arrived, Asked, Check, Client, Moment, Number};
 pub use error::Error;
 pub use find::{Found, How, Wanted, find_for_delete, find_port, same_netns};
 pub use marks::{Marks, marks};

@@ -4,8 +4,6 @@
 //! OVSDB row exists only while a bridge refers to it, through its port: one that ends up
 //! without a bridge was changed between the trips, and everything is asked again.
 
-use std::collections::HashSet;
-
 use serde_json::{Value, json};
 
 use super::client::Client;
@@ -14,7 +12,7 @@ use super::find::{How, Wanted, find_port, kube_ovn_names, netns_spellings};
 use super::rows::{BRIDGE, INTERFACE, PORT, Rows, SWITCH, rows_of, select};
 use super::snapshot::Snapshot;
 use super::value::{Datum, map, row};
-use crate::stale::case::RowId;
+use crate::stale::case::{RowId, RowSet};
 
 /// An attachment that DEL is about: what its record knows, and what finds it without one.
 #[derive(Clone, Copy, Debug, Default)]
@@ -180,8 +178,8 @@ struct Gather {
     rows: Rows,
     /// Interfaces and ports whose owner was asked for already: each is asked for once, so
     /// rows that vanish meanwhile end the trips rather than repeat them.
-    asked: HashSet<RowId>,
-    placed: HashSet<RowId>,
+    asked: RowSet,
+    placed: RowSet,
 }
 
 impl Gather {
@@ -216,9 +214,9 @@ impl Gather {
 
     /// Put together; `None` if a row has no place because it was changed meanwhile.
     fn snapshot(&self) -> Result<Option<Snapshot>, Error> {
-        let ports: HashSet<RowId> =
+        let ports: RowSet =
             self.rows.bridges.values().flat_map(|(_, ids)| ids.iter().copied()).collect();
-        let owned: HashSet<RowId> = self.rows.owned();
+        let owned: RowSet = self.rows.owned();
         let (all, interfaces) = (&self.rows.ports, &self.rows.interfaces);
         let whole = all.keys().all(|id| ports.contains(id))
             && interfaces.keys().all(|id| owned.contains(id))

@@ -1,7 +1,7 @@
 //! The columns we read, as the server sends them. Only columns that have been there since
 //! OVS 2.x; never whole rows (`statistics` changes every five seconds).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use super::error::Error;
 use super::rpc::{Outcome, parse};
 use super::snapshot::{Bridge, Interface, Ofport, Ovn, Port, Snapshot};
 use super::value::Datum;
-use crate::stale::case::RowId;
+use crate::stale::case::{RowId, RowMap, RowSet};
 
 pub(super) const SWITCH: &[&str] = &["external_ids", "ovs_version"];
 pub(super) const BRIDGE: &[&str] = &["_uuid", "name", "datapath_type", "protocols", "fail_mode"];
@@ -97,8 +97,8 @@ pub(super) struct Rows {
     switch: (Ovn, Option<String>),
     pub(super) bridges: BTreeMap<RowId, (Bridge, Vec<RowId>)>,
     /// With their interfaces' ids.
-    pub(super) ports: HashMap<RowId, (Port, Vec<RowId>)>,
-    pub(super) interfaces: HashMap<RowId, Interface>,
+    pub(super) ports: RowMap<(Port, Vec<RowId>)>,
+    pub(super) interfaces: RowMap<Interface>,
 }
 
 impl Rows {
@@ -166,7 +166,7 @@ impl Rows {
     }
 
     /// The interfaces that the ports at hand have.
-    pub(super) fn owned(&self) -> HashSet<RowId> {
+    pub(super) fn owned(&self) -> RowSet {
         self.ports.values().flat_map(|(_, ids)| ids.iter().copied()).collect()
     }
 

@@ -172,23 +172,16 @@ impl Connection {
         read: impl FnOnce(&[Outcome<'_>]) -> Result<T, Error>,
     ) -> Result<Transacted<T>, Error> {
         let doing = sent.doing;
-        self.answer(sent, deadline, |result| {
-            let slots: Vec<Option<Outcome<'_>>> = parse(result.get(), doing)?;
-            // An error of the commit itself stands behind the operations' outcomes.
-            if let Some(failed) = slots.iter().flatten().find(|o| o.error.is_some()) {
-                let error = failed.error.clone().unwrap_or_default();
-                let details = failed.details.as_deref().unwrap_or("no details");
-                let what = format!("{doing}: {error}: {}", cut(details));
-                return Ok(Transacted::Failed { error, what });
-            }
-            let outcomes: Vec<Outcome<'_>> = slots.into_iter().flatten().collect();
-            if outcomes.len() != asked {
-                let got = outcomes.len();
-                let what = format!("{doing}: {got} outcomes of {asked} operations");
-                return Err(Error::malformed(what));
-            }
-            read(&outcomes).map(Transacted::Done)
-        })
+        self.answer(sent, deadline, |result| outcomes(doing, asked, result.get(), read))
+    }
+
+    /// The text of what they came to, for [`outcomes`].
+    pub(super) fn transacted_text(
+        &mut self,
+        (sent, _): (Sent, usize),
+        deadline: Deadline,
+    ) -> Result<String, Error> {
+        self.answer(sent, deadline, |result| Ok(result.get().to_owned()))
     }
 
     fn wait_for<T>(
@@ -236,6 +229,30 @@ impl Connection {
             }
         }
     }
+}
+
+/// Has `read` look at what a transaction's operations came to: one outcome each.
+pub(super) fn outcomes<T>(
+    doing: &'static str,
+    asked: usize,
+    result: &str,
+    read: impl FnOnce(&[Outcome<'_>]) -> Result<T, Error>,
+) -> Result<Transacted<T>, Error> {
+    let slots: Vec<Option<Outcome<'_>>> = parse(result, doing)?;
+    // An error of the commit itself stands behind the operations' outcomes.
+    if let Some(failed) = slots.iter().flatten().find(|o| o.error.is_some()) {
+        let error = failed.error.clone().unwrap_or_default();
+        let details = failed.details.as_deref().unwrap_or("no details");
+        let what = format!("{doing}: {error}: {}", cut(details));
+        return Ok(Transacted::Failed { error, what });
+    }
+    let outcomes: Vec<Outcome<'_>> = slots.into_iter().flatten().collect();
+    if outcomes.len() != asked {
+        let got = outcomes.len();
+        let what = format!("{doing}: {got} outcomes of {asked} operations");
+        return Err(Error::malformed(what));
+    }
+    read(&outcomes).map(Transacted::Done)
 }
 
 /// Parses what the server sent; the error says what was being done.

@@ -10,7 +10,7 @@ use crate::clock::{Deadline, Stamp, boot_id};
 use crate::config::{NetworkState, database_socket};
 use crate::liveness::{Life, netns};
 use crate::ovsdb::{Client, Ofport, Wanted, find_port};
-use crate::registry::{self, Lock, Registry, new_generation};
+use crate::registry::{self, Brief, Lock, Registry, new_generation};
 use crate::sweep::{Cause, Engine, Target, orphans, register_of};
 
 pub(super) fn run(request: &Request) -> Result<String, Failure> {
@@ -178,7 +178,7 @@ fn same_life(old: &Attachment, new: &Attachment) -> bool {
 }
 
 /// Whether the dead may have left something under the newcomer's tokens.
-fn shares_a_token(dead: &Attachment, new: &Attachment) -> bool {
+fn shares_a_token(dead: &Brief, new: &Attachment) -> bool {
     let port = dead.ofport.is_some() && dead.ofport == new.ofport && dead.bridge == new.bridge;
     let register =
         dead.register.is_some() && dead.register.map(|r| r.value) == new.register.map(|r| r.value);
@@ -195,7 +195,8 @@ fn purge(
     boot: &str,
     deadline: Deadline,
 ) {
-    let everything = match registry.snapshot() {
+    // Everybody who shares a token, dead or alive.
+    let everything = match registry.snapshot_of(&|other| shares_a_token(other, record)) {
         Ok(everything) => everything,
         Err(failed) => return warn!("cannot look for leftovers: {failed}"),
     };
@@ -203,14 +204,13 @@ fn purge(
     let mut targets: Vec<Target> = everything
         .tombstones
         .iter()
-        .filter(|dead| shares_a_token(dead, record))
         .map(|t| Target {
             attachment: orphans::died(t.clone(), now, boot),
             cause: Cause::Tombstone,
         })
         .collect();
     for other in &everything.attachments {
-        if other.is_same(record) || other.state != State::Active || !shares_a_token(other, record) {
+        if other.is_same(record) || other.state != State::Active {
             continue;
         }
         let Life::Dead(why) = netns::judge(other, boot) else { continue };

@@ -157,11 +157,13 @@ impl<'r> Lock<'r> {
         write(&layout::tombstone_of(&self.root, a), a)
     }
 
-    /// Removes the tombstone of this life; it may be gone already.
+    /// Removes the tombstone of this life; it may be gone already. With it goes what an
+    /// interrupted [`bury`](Self::bury) left of the active record: it would come to life again.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn remove_tombstone(&self, a: &Attachment) -> Result<(), Error> {
+        self.remove(a)?;
         file::remove(&layout::tombstone_of(&self.root, a))
     }
 

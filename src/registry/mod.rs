@@ -33,6 +33,7 @@ pub use journal::{
     BadJournalId, Deleted, Header, JOURNAL_BYTES, JournalId, Operation, Subject, Writer,
 };
 pub use lock::Lock;
+pub use record::Brief;
 pub use snapshot::{Everything, KnownNetwork, Leftover};
 
 use crate::attachment::{Attachment, Key, NetworkName};
@@ -109,8 +110,17 @@ impl Registry {
     pub fn snapshot(&self) -> Result<Everything, Error> {
         let quiet = self.keep_writers_out();
         let version = quiet.version();
-        let everything = snapshot::take(&self.root, quiet.passes)?;
+        let everything = snapshot::take(&self.root, quiet.passes, None)?;
         Ok(Everything { version, ..everything })
+    }
+
+    /// [`Registry::snapshot`] of the records that are wanted, going by what is quick to read.
+    ///
+    /// # Errors
+    /// As [`Registry::snapshot`].
+    pub fn snapshot_of(&self, wanted: &dyn Fn(&Brief) -> bool) -> Result<Everything, Error> {
+        let quiet = self.keep_writers_out();
+        snapshot::take(&self.root, quiet.passes, Some(wanted))
     }
 
     /// Whether nobody can have written a record since a snapshot was taken. "No" where it

@@ -1,5 +1,6 @@
 //! One file of a network's directory, read and judged by its name.
 
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -7,8 +8,9 @@ use serde::Deserialize;
 
 use super::error::{Corrupt, CorruptWhy, Error, Slot};
 use super::file::{self, Content};
-use crate::attachment::{Attachment, Key, NetworkName, SCHEMA, State};
+use crate::attachment::{Attachment, Key, NetworkName, Register, SCHEMA, State};
 use crate::clock::Stamp;
+use crate::stale::flow::MacAddr;
 
 /// What a slot holds.
 pub(super) enum Found {
@@ -19,8 +21,37 @@ pub(super) enum Found {
     Corrupt(Box<Corrupt>),
 }
 
+/// What an attachment is on the switch, by its record.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Brief {
+    /// The bridge that has the port.
+    pub bridge: Option<String>,
+    /// Its number.
+    pub ofport: Option<u16>,
+    /// Its register value.
+    pub register: Option<Register>,
+    /// Its own IPs.
+    pub ips: Vec<IpAddr>,
+    /// Its own MACs.
+    pub macs: Vec<MacAddr>,
+}
+
+/// Which records are wanted. Whatever cannot be told is.
+pub(super) type Wanted<'w> = &'w dyn Fn(&Brief) -> bool;
+
 /// Reads what is at `path`, which should be a `slot` of `network`.
 pub(super) fn examine(path: &Path, network: &NetworkName, slot: Slot) -> Result<Found, Error> {
+    examine_if(path, network, slot, None)
+}
+
+/// The same, but a record that is not wanted is not read to its end and counts as absent.
+pub(super) fn examine_if(
+    path: &Path,
+    network: &NetworkName,
+    slot: Slot,
+    wanted: Option<Wanted<'_>>,
+) -> Result<Found, Error> {
     let odd = |why, slot| {
         let network = network.clone();
         Ok(Found::Corrupt(Box::new(Corrupt { path: path.to_path_buf(), network, slot, why })))
@@ -30,6 +61,11 @@ pub(super) fn examine(path: &Path, network: &NetworkName, slot: Slot) -> Result<
         Content::Odd(why) => return odd(why, slot),
         Content::Bytes(bytes, meta) => (bytes, meta),
     };
+    if let (Some(wanted), Slot::Active(_) | Slot::Tombstone(..)) = (wanted, &slot)
+        && serde_json::from_slice(&bytes).is_ok_and(|brief| !wanted(&brief))
+    {
+        return Ok(Found::Absent);
+    }
     let parsed = match &slot {
         Slot::Active(key) => parse(&bytes, key).map(|a| Found::Record(Box::new(a))),
         Slot::Tombstone(key, generation) => parse(&bytes, key).and_then(|record| {

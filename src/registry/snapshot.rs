@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::{Corrupt, CorruptWhy, Error, Slot};
 use super::layout;
-use super::record::{self, Found};
+use super::record::{self, Found, Wanted};
 use crate::attachment::{Attachment, Key, NetworkName};
 
 /// All networks' records, sorted by key and generation.
@@ -92,13 +92,17 @@ pub(super) fn names(directory: &Path, passes: usize) -> Result<BTreeSet<String>,
     Ok(names)
 }
 
-pub(super) fn take(root: &Path, passes: usize) -> Result<Everything, Error> {
+pub(super) fn take(
+    root: &Path,
+    passes: usize,
+    wanted: Option<Wanted<'_>>,
+) -> Result<Everything, Error> {
     let mut all = Everything::default();
     for directory in names(root, passes)? {
         let Some(network) = layout::network_of(&directory) else { continue };
         let path = root.join(directory);
         match fs::symlink_metadata(&path) {
-            Ok(meta) if meta.is_dir() => all.add_network(network, &path, passes),
+            Ok(meta) if meta.is_dir() => all.add_network(network, &path, passes, wanted),
             // Records may be behind it, and we made no link: not to be trusted, nor ignored.
             Ok(meta) if meta.is_symlink() => {
                 let what = "a symbolic link";
@@ -121,7 +125,13 @@ impl Everything {
         self.failures.is_empty()
     }
 
-    fn add_network(&mut self, network: NetworkName, path: &Path, passes: usize) {
+    fn add_network(
+        &mut self,
+        network: NetworkName,
+        path: &Path,
+        passes: usize,
+        wanted: Option<Wanted<'_>>,
+    ) {
         let config = path.join(layout::CONFIG);
         let state = match record::examine(&config, &network, Slot::State) {
             Ok(Found::State(text)) => Some(text),
@@ -136,13 +146,17 @@ impl Everything {
         };
         // The living first: whoever is buried meanwhile is then found among the dead.
         let mut active = Vec::new();
-        self.add_directory(path, passes, &network, &mut active, |name| {
+        self.add_directory(path, (passes, wanted), &network, &mut active, |name| {
             layout::parse_active(&network, name).map(Slot::Active)
         });
         let mut dead = Vec::new();
-        self.add_directory(&path.join(layout::DEAD), passes, &network, &mut dead, |name| {
-            layout::parse_tombstone(&network, name).map(|(k, g)| Slot::Tombstone(k, g))
-        });
+        self.add_directory(
+            &path.join(layout::DEAD),
+            (passes, wanted),
+            &network,
+            &mut dead,
+            |name| layout::parse_tombstone(&network, name).map(|(k, g)| Slot::Tombstone(k, g)),
+        );
         let buried: HashSet<(&Key, u64)> = dead.iter().map(|a| (&a.key, a.generation)).collect();
         for a in active {
             if buried.contains(&(&a.key, a.generation)) {
@@ -159,7 +173,7 @@ impl Everything {
     fn add_directory(
         &mut self,
         directory: &Path,
-        passes: usize,
+        (passes, wanted): (usize, Option<Wanted<'_>>),
         network: &NetworkName,
         into: &mut Vec<Attachment>,
         slot_of: impl Fn(&str) -> Option<Slot>,
@@ -178,7 +192,8 @@ impl Everything {
                 if name == layout::CONFIG {
                     continue;
                 }
-                match record::examine(&path, network, slot_of(&name).unwrap_or(Slot::Nothing)) {
+                let slot = slot_of(&name).unwrap_or(Slot::Nothing);
+                match record::examine_if(&path, network, slot, wanted) {
                     Ok(Found::Record(a)) => into.push(*a),
                     Ok(found) => self.note(found),
                     Err(e) => self.failures.push(e),

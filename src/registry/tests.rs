@@ -104,6 +104,14 @@ fn an_interrupted_burial_is_a_burial() {
     lock.tidy(&everything).unwrap();
     assert!(!path_of(&registry, "c1:eth0.json").exists());
     assert!(lock.snapshot().unwrap().leftovers.is_empty());
+    // Or by whoever was done with the tombstone first.
+    lock.put(&a).unwrap();
+    lock.remove_tombstone(&a).unwrap();
+    assert_eq!(lock.get(&a.key).unwrap(), None, "a dead one came to life again");
+    let another_life = attachment("c1", 2);
+    lock.put(&another_life).unwrap();
+    lock.remove_tombstone(&a).unwrap();
+    assert_eq!(lock.get(&a.key).unwrap(), Some(another_life));
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! What the core is told about one bridge: who is dead, who is alive, which ports there are.
 //! All times are durations before the *end* of the dump that is judged (no clock in here).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -19,6 +20,32 @@ pub struct RowId(pub u128);
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0:?} is not a UUID")]
 pub struct NotARowId(String);
+
+/// Hashes a [`RowId`]: a random UUID needs no stirring.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RowHasher(u64);
+
+impl Hasher for RowHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u128(&mut self, id: u128) {
+        let half = |id: u128| u64::try_from(id & u128::from(u64::MAX)).unwrap_or(0);
+        self.0 = half(id >> 64) ^ half(id).rotate_left(32);
+    }
+}
+
+/// A map by row.
+pub type RowMap<V> = HashMap<RowId, V, BuildHasherDefault<RowHasher>>;
+/// A set of rows.
+pub type RowSet = HashSet<RowId, BuildHasherDefault<RowHasher>>;
 
 impl FromStr for RowId {
     type Err = NotARowId;
@@ -173,6 +200,9 @@ pub struct Dead {
     /// There is a record. Without one nobody knows when its address was freed: rules 1, 2
     /// and 4 only.
     pub recorded: bool,
+    /// Its addresses cannot be anybody else's yet: its DEL is under way, and the IPAM plugin's
+    /// comes behind ours.
+    pub holds_addresses: bool,
     /// IP-only evidence may be used (false in sweeps of an `ipScope: cluster` network).
     pub ip_evidence: bool,
 }
@@ -201,11 +231,21 @@ pub struct Live {
     /// Its register value.
     pub register: LiveRegister,
     /// How long it has existed at least ("no entry older than this was made for it");
-    /// `None`: unknown.
+    /// `None`: unknown. An interface that no record explains has one while its ADD may be
+    /// under way ([`Live::is_arriving`]).
     pub age: Option<Duration>,
     /// It is being ADDed right now: its claims on tokens do not protect flows that are
     /// older than it *and* than the dead attachment's death (leftovers that ADD purges).
     pub newcomer: bool,
+}
+
+impl Live {
+    /// Whether it is a port that no record explains yet: a pod whose ADD may be under way, with
+    /// addresses that nobody knows. Entries that are not older than it may be its own.
+    #[must_use]
+    pub fn is_arriving(&self) -> bool {
+        self.network.is_none() && !self.addresses_known && self.age.is_some()
+    }
 }
 
 /// What is known of a live owner's register value.

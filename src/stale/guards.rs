@@ -9,10 +9,10 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::case::{Case, Dead, RegisterSource};
+use super::case::{Case, Dead, Live, RegisterSource};
 use super::flow::{Address, AddressMatch, Flow, RegisterRange, RegisterWrite, Side};
 use super::reason::Reason;
-use super::tokens::{Field, Index, ROUNDING};
+use super::tokens::{Field, Index, ROUNDING, is_older};
 
 /// How long after the start of ovs-vswitchd entries may still be restored in bulk
 /// (`ovs-ctl restart`, or a controller that reconnects).
@@ -55,6 +55,10 @@ pub(super) fn guard(
         && !dead.had(port)
     {
         return Some(Reason::ArrivesElsewhere { address, port });
+    }
+    let may_be_own = |live: &Live| live.is_arriving() && !is_older(flow, live);
+    if !dead.holds_addresses && index.case.live.iter().any(may_be_own) {
+        return Some(Reason::MayBeArriving { address });
     }
     if !dead.lingered && is_policy_member(dead, flow) {
         return Some(Reason::PolicyWaits { address });

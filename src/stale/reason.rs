@@ -150,6 +150,11 @@ pub enum Reason {
         /// The live port.
         port: u16,
     },
+    /// Guard: as young as a pod whose ADD has not come yet, and which may have the address.
+    MayBeArriving {
+        /// The dead address it matches.
+        address: Token,
+    },
     /// Guard: a policy member that waits for the linger time.
     PolicyWaits {
         /// The dead address it matches.
@@ -232,6 +237,7 @@ impl Reason {
             Self::LoadsLivePort { .. } => "loads-live-port",
             Self::SetsTunnel { .. } => "sets-tunnel",
             Self::ArrivesElsewhere { .. } => "arrives-elsewhere",
+            Self::MayBeArriving { .. } => "may-be-arriving",
             Self::PolicyWaits { .. } => "policy-waits",
             Self::RegisterNotProven { .. } => "register-not-proven",
             Self::HasLiveOwner { .. } => "has-live-owner",
@@ -262,6 +268,7 @@ impl Reason {
             | Self::LoadsLivePort { address, .. }
             | Self::SetsTunnel { address }
             | Self::ArrivesElsewhere { address, .. }
+            | Self::MayBeArriving { address }
             | Self::PolicyWaits { address }
             | Self::NoRecord { address }
             | Self::MayLiveElsewhere { address } => Some(address),
@@ -332,6 +339,9 @@ impl fmt::Display for Reason {
                 f,
                 "matches {address}, but from live port {port}, which never was the dead pod's"
             ),
+            Self::MayBeArriving { address } => {
+                write!(f, "matches {address}, which a pod that is being added may have")
+            }
             Self::PolicyWaits { address } => write!(
                 f,
                 "matches {address} as a policy member: waits for the linger time and a new owner"

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use super::case::{Case, Live, LiveRegister};
 use super::flow::Flow;
+use super::tokens::is_older;
 use super::{Learned, Reason, Token, Verdict};
 
 /// What became of a verdict.
@@ -31,6 +32,10 @@ pub struct Recheck {
     unassigned: bool,
     /// Per dead attachment: somebody new has, or may have, its register value.
     registers: Vec<bool>,
+    /// Who is arriving now and was not there before.
+    arriving: Vec<Live>,
+    /// Per dead attachment: whoever is arriving cannot have its addresses.
+    holds: Vec<bool>,
 }
 
 impl Recheck {
@@ -40,6 +45,7 @@ impl Recheck {
         let mut recheck = Self {
             disturbed: vec![false; before.dead.len()],
             registers: vec![false; before.dead.len()],
+            holds: before.dead.iter().map(|dead| dead.holds_addresses).collect(),
             unassigned: after.ports.unassigned && !before.ports.unassigned,
             ..Self::default()
         };
@@ -73,6 +79,7 @@ impl Recheck {
 
     fn newly_alive(&mut self, before: &Case, live: &Live) {
         self.ports.extend(live.ofport);
+        self.arriving.extend(Some(live).filter(|live| live.is_arriving()).cloned());
         for (dead, disturbed) in before.dead.iter().zip(&mut self.disturbed) {
             *disturbed |= dead.addresses.iter().any(|a| live.addresses.contains(a));
         }
@@ -106,8 +113,14 @@ impl Recheck {
             Reason::NobodyHasBoth { with, .. } => (true, matches!(with, Token::Register(_))),
             _ => (false, false),
         };
+        let holds = verdict.dead.and_then(|d| self.holds.get(d)).copied().unwrap_or_default();
+        let by_address = matches!(verdict.reason, Reason::MatchesAddress { .. }) && !holds;
+        let arriving = by_address && self.arriving.iter().any(|live| !is_older(flow, live));
         let shared = |dead: usize| self.registers.get(dead).copied().unwrap_or(true);
-        if (by_port && self.unassigned) || (by_register && verdict.dead.is_none_or(shared)) {
+        if arriving
+            || (by_port && self.unassigned)
+            || (by_register && verdict.dead.is_none_or(shared))
+        {
             return Standing::Unsettled;
         }
         Standing::Holds
@@ -138,6 +151,7 @@ mod tests {
             seen_alive: Duration::from_secs(1),
             lingered: false,
             recorded: true,
+            holds_addresses: false,
             ip_evidence: true,
         };
         Case { dead: vec![dead], ..Case::default() }
@@ -190,6 +204,18 @@ mod tests {
         after.live.clear();
         after.live.push(newborn(9, vec![], LiveRegister::Absent));
         assert_eq!(standing(&after, reason, &Flow::default()), Standing::Holds);
+    }
+
+    #[test]
+    fn somebody_who_is_arriving_may_have_any_address() {
+        let reason = Reason::MatchesAddress { address: Token::Address(address()) };
+        let mut after = case();
+        let age = Some(Duration::from_millis(50));
+        let known = newborn(9, vec![], LiveRegister::Absent);
+        after.live.push(Live { network: None, addresses_known: false, age, ..known });
+        let aged = |ms| Flow { duration: Duration::from_millis(ms), ..Flow::default() };
+        assert_eq!(standing(&after, reason, &aged(51)), Standing::Unsettled);
+        assert_eq!(standing(&after, reason, &aged(52)), Standing::Holds);
     }
 
     #[test]

@@ -135,7 +135,8 @@ pub(super) fn pass(
     // one that was made while it was read would look older than it is.
     let since = Instant::now();
     let since = since.checked_sub(world.now.until(Stamp::now())).unwrap_or(since);
-    let (mut connection, (ports, tables)) = Early::or_open(early, engine, &out.bridge)?;
+    let open = Early::or_open(early, engine, &out.bridge)?;
+    let (mut connection, (ports, tables)) = (open.connection, open.known);
     let mut scene = Scene::build(world, bridge, targets, engine.newcomer.as_ref());
     scene.check_ports(world, bridge, &ports);
     if scene.case.ovn {
@@ -145,7 +146,8 @@ pub(super) fn pass(
             out.bridge
         ));
     }
-    let look = look_at_tables(&mut connection, &scene, engine.thorough, since, &tables)?;
+    let look =
+        look_at_tables(&mut connection, &scene, engine.thorough, since, &tables, open.guess)?;
     out.flows = look.flows;
     out.full = look.full;
     let shared = shared_for_good(world, &scene, &look.learned);
@@ -216,7 +218,9 @@ pub(super) fn pass(
 /// Reasons that time may change: the tombstone waits for them.
 fn may_change(reason: Reason, scene: &Scene, learned: &Learned, shared: bool) -> bool {
     match reason {
-        Reason::PolicyWaits { .. } | Reason::PortUnsettled { .. } => true,
+        Reason::PolicyWaits { .. }
+        | Reason::MayBeArriving { .. }
+        | Reason::PortUnsettled { .. } => true,
         Reason::RegisterNotProven { why: NotProven::Shared, .. } => !shared,
         // Whoever was given the value since answers for what it condemns, to the end of
         // their own life.
@@ -540,7 +544,9 @@ pub(super) fn reap_ports(
         {
             continue;
         }
-        let Some(place) = world.own_place_of(record, &HashSet::new()) else { continue };
+        let Some(place) = world.own_place_of(record, &crate::stale::case::RowSet::default()) else {
+            continue;
+        };
         let Some(bridge) = world.ovs.bridges.get(place.bridge) else { continue };
         let netdev_gone = matches!(place.interface.ofport, Ofport::Failed)
             || place.interface.ifindex.unwrap_or(0) == 0;

@@ -1,12 +1,19 @@
 //! A bridge that is spoken to before the database has confirmed it: when an attachment is
-//! cleaned up, its record names the bridge that it will be about. Only time is won by it;
-//! whatever fails here is done again in its turn, and says then what failed.
+//! cleaned up, its record names the bridge that it will be about, and what to look for on
+//! it. Only time is won by it; whatever fails here is done again in its turn, and says then
+//! what failed.
+//!
+//! Guarantee: no dump is asked for before the database's answer has come, and a dump that
+//! was asked for by a guess is used only if it is the one that the world asks for.
 
 use std::path::Path;
 
+use super::look::{FEW_DEAD, Tokens, expects_proof, is_small, token_filters};
+use super::scene::register_now;
+use super::world::Answered;
 use super::{Engine, Target};
 use crate::config::bridge_socket;
-use crate::openflow::{Asked, Connection, Error, Opening, PortsAndTables};
+use crate::openflow::{Asked, AskedDump, Connection, Error, Opening, PortsAndTables};
 
 /// How far it has come.
 #[derive(Debug)]
@@ -15,6 +22,18 @@ pub(super) enum Early {
     Connecting(Opening),
     /// Its ports and tables were asked for.
     Asking(Connection, Asked),
+    /// They are known, and perhaps a dump was asked for.
+    Looking(Connection, PortsAndTables, Option<AskedDump>),
+}
+
+/// A bridge that can be looked at.
+pub(super) struct Open {
+    /// Nothing is under way on it but `guess`.
+    pub(super) connection: Connection,
+    /// What it said of itself.
+    pub(super) known: PortsAndTables,
+    /// A dump that was asked for.
+    pub(super) guess: Option<AskedDump>,
 }
 
 impl Early {
@@ -40,13 +59,53 @@ impl Early {
         }
     }
 
+    /// Asks for the entries of the dead as their records know them, if a look by tokens is
+    /// to be expected.
+    pub(super) fn guess(
+        self,
+        engine: &Engine<'_>,
+        answered: &Answered,
+        targets: &[Target],
+    ) -> Option<Self> {
+        let Self::Asking(mut connection, asked) = self.go_on()? else { return None };
+        let known = connection.hear_ports_and_tables(asked).ok()?;
+        if engine.thorough || targets.len() > FEW_DEAD || is_small(&known.1) {
+            return Some(Self::Looking(connection, known, None));
+        }
+        let mut proof = false;
+        let recorded = targets.iter().map(|target| {
+            let record = &target.attachment;
+            let mut state = answered.network(&record.key.network);
+            if let Some((_, config)) =
+                engine.overlay.as_ref().filter(|(name, _)| *name == record.key.network)
+            {
+                state.config = config.clone();
+            }
+            let rule = state.config.register_rule(state.register_distinct, state.register_shared);
+            proof |= expects_proof(rule.source);
+            let value = register_now(&state.config, record, None).map(|r| r.value);
+            Tokens {
+                ports: record.ofport.into_iter().collect(),
+                addresses: record.addresses(),
+                register: value.filter(|v| *v != 0).map(|v| (rule.index, v, rule.mask)),
+            }
+        });
+        let recorded: Vec<Tokens> = recorded.collect();
+        if proof {
+            return Some(Self::Looking(connection, known, None));
+        }
+        let filters = token_filters(&recorded);
+        let guess = connection.ask_dump(filters).ok()?;
+        Some(Self::Looking(connection, known, Some(guess)))
+    }
+
     /// The connection to a bridge, its ports and its tables; with the head start, if it is
     /// that bridge's.
     pub(super) fn or_open(
         early: Option<Self>,
         engine: &Engine<'_>,
         bridge: &str,
-    ) -> Result<(Connection, PortsAndTables), Error> {
+    ) -> Result<Open, Error> {
         let path = bridge_socket(&engine.run_dir, bridge);
         match early.filter(|early| early.path() == path).map(Self::finish) {
             Some(Err(_)) if !engine.deadline.passed() => {}
@@ -54,12 +113,15 @@ impl Early {
             None => {}
         }
         let mut connection = Connection::open(&path, engine.deadline)?;
-        let heard = connection.ports_and_tables()?;
-        Ok((connection, heard))
+        let known = connection.ports_and_tables()?;
+        Ok(Open { connection, known, guess: None })
     }
 
-    fn finish(self) -> Result<(Connection, PortsAndTables), Error> {
+    fn finish(self) -> Result<Open, Error> {
         let (mut connection, asked) = match self {
+            Self::Looking(connection, known, guess) => {
+                return Ok(Open { connection, known, guess });
+            }
             Self::Asking(connection, asked) => (connection, asked),
             Self::Connecting(opening) => {
                 let mut connection = opening.finish()?;
@@ -67,14 +129,14 @@ impl Early {
                 (connection, asked)
             }
         };
-        let heard = connection.hear_ports_and_tables(asked)?;
-        Ok((connection, heard))
+        let known = connection.hear_ports_and_tables(asked)?;
+        Ok(Open { connection, known, guess: None })
     }
 
     fn path(&self) -> &Path {
         match self {
             Self::Connecting(opening) => opening.path(),
-            Self::Asking(connection, _) => connection.path(),
+            Self::Asking(connection, _) | Self::Looking(connection, ..) => connection.path(),
         }
     }
 }

@@ -9,15 +9,15 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use super::Scene;
-use crate::openflow::{Connection, Entry, Error, Filter, RawEntry, filters_for_address};
-use crate::stale::case::{Case, Dead, RegisterSource};
-use crate::stale::flow::Flow;
+use crate::openflow::{AskedDump, Connection, Entry, Error, Filter, RawEntry, filters_for_address};
+use crate::stale::case::{Case, RegisterSource};
+use crate::stale::flow::{Address, Flow};
 use crate::stale::{Judge, Learned, Reason, Survey, Verdict};
 
 /// Below this a whole bridge costs less than many filtered dumps.
 const SMALL_BRIDGE: u64 = 2_000;
 /// Above this many dead attachments one look at everything is cheaper.
-const FEW_DEAD: usize = 4;
+pub(super) const FEW_DEAD: usize = 4;
 
 /// An entry that may be stale.
 #[derive(Debug)]
@@ -147,7 +147,7 @@ pub fn look_at(
     since: Instant,
 ) -> Result<Look, Error> {
     let tables = connection.tables()?;
-    look_at_tables(connection, scene, thorough, since, &tables)
+    look_at_tables(connection, scene, thorough, since, &tables, None)
 }
 
 /// The same, when it is known how many entries each table has.
@@ -157,13 +157,13 @@ pub(super) fn look_at_tables(
     thorough: bool,
     since: Instant,
     tables: &[(u8, u32)],
+    guess: Option<AskedDump>,
 ) -> Result<Look, Error> {
     let case = &scene.case;
-    let total: u64 = tables.iter().map(|(_, active)| u64::from(*active)).sum();
-    if thorough || total <= SMALL_BRIDGE || case.dead.len() > FEW_DEAD {
+    if thorough || is_small(tables) || case.dead.len() > FEW_DEAD || needs_proof(case) {
         return whole(connection, case, tables, since);
     }
-    let look = by_token(connection, case, since)?;
+    let look = by_token(connection, case, since, guess)?;
     // What a register value would condemn needs the proof that nobody else loads it.
     let judge = Judge::new(case, &look.learned);
     let wanted = look
@@ -249,30 +249,75 @@ pub(super) fn again<'l>(
     filters
 }
 
-/// The port numbers that a dead attachment has or had.
-fn numbers(dead: &Dead) -> impl Iterator<Item = u16> {
-    dead.ofport.iter().chain(&dead.former).copied()
+/// What a dead attachment's entries are looked for by.
+pub(super) struct Tokens {
+    /// Its numbers, now and before.
+    pub(super) ports: Vec<u16>,
+    /// Its addresses.
+    pub(super) addresses: Vec<Address>,
+    /// Register, value, mask.
+    pub(super) register: Option<(u8, u32, u32)>,
 }
 
-fn by_token(connection: &mut Connection, case: &Case, since: Instant) -> Result<Look, Error> {
+/// The dumps that find every entry with one of these.
+pub(super) fn token_filters(dead: &[Tokens]) -> Vec<Filter> {
     let mut filters = Vec::new();
-    for dead in &case.dead {
-        for ofport in numbers(dead) {
-            filters.push(Filter::in_port(ofport));
-        }
-        for address in &dead.addresses {
-            filters.extend(filters_for_address(address));
-        }
-        if let (Some(value), Some(network)) = (dead.register, case.networks.get(dead.network)) {
-            filters.push(Filter::register(network.register.index, value, network.register.mask));
-        }
+    for tokens in dead {
+        filters.extend(tokens.ports.iter().copied().map(Filter::in_port));
+        filters.extend(tokens.addresses.iter().flat_map(filters_for_address));
+        filters.extend(
+            tokens.register.map(|(index, value, mask)| Filter::register(index, value, mask)),
+        );
     }
     // The switch looks at every entry for these: last, so that what another filter finds is
     // not looked for by them again after the delete.
-    filters.extend(case.dead.iter().flat_map(numbers).map(Filter::out_port));
+    filters.extend(dead.iter().flat_map(|d| &d.ports).copied().map(Filter::out_port));
+    filters
+}
+
+fn by_token(
+    connection: &mut Connection,
+    case: &Case,
+    since: Instant,
+    guess: Option<AskedDump>,
+) -> Result<Look, Error> {
+    let dead = case.dead.iter().map(|dead| {
+        let rule = case.networks.get(dead.network).map(|network| network.register);
+        Tokens {
+            ports: dead.ofport.iter().chain(&dead.former).copied().collect(),
+            addresses: dead.addresses.clone(),
+            register: dead.register.zip(rule).map(|(value, rule)| (rule.index, value, rule.mask)),
+        }
+    });
+    let filters = token_filters(&dead.collect::<Vec<_>>());
     let mut collector = Collector::new(Survey::partial(case), since);
-    connection.dump_many(&filters, &mut |dump, raw, flow| collector.see(dump, raw, flow))?;
+    let mut see = |dump: usize, raw: &RawEntry<'_>, flow: &mut Flow| collector.see(dump, raw, flow);
+    match guess.filter(|guess| guess.filters() == filters) {
+        Some(guess) => connection.hear_dump(&guess, &mut see)?,
+        None => connection.dump_many(&filters, &mut see)?,
+    }
     Ok(collector.finish(filters, false))
+}
+
+/// Whether a look by tokens would end with a look at everything: in a network whose register
+/// values are known to be its pods' own, a dead pod's value is evidence, and that nobody else
+/// loads it must be shown.
+fn needs_proof(case: &Case) -> bool {
+    let mut networks = case.dead.iter().filter_map(|dead| case.networks.get(dead.network));
+    networks.any(|network| expects_proof(network.register.source))
+}
+
+/// See [`needs_proof`].
+pub(super) fn expects_proof(source: RegisterSource) -> bool {
+    matches!(
+        source,
+        RegisterSource::Pod | RegisterSource::Learn { distinct_seen: true, shared_seen: false }
+    )
+}
+
+/// Whether a whole bridge costs less than many filtered dumps.
+pub(super) fn is_small(tables: &[(u8, u32)]) -> bool {
+    tables.iter().map(|(_, active)| u64::from(*active)).sum::<u64>() <= SMALL_BRIDGE
 }
 
 /// Whether flows match a value that this look learned (entries that came after ADD): the

@@ -171,7 +171,11 @@ impl Engine<'_> {
         let mut early = Early::begin(self, targets);
         let reading = World::begin(self.registry, asked, Stamp::now());
         early = early.and_then(Early::go_on);
-        let world = self.overlaid(reading.finish(&self.run_dir, &mut client)?);
+        let answered = reading.answered(&mut client)?;
+        // While the switch looks for the entries that the record speaks of, the answer is
+        // read.
+        early = early.and_then(|early| early.guess(self, &answered, targets));
+        let world = self.overlaid(answered.finish(&self.run_dir)?);
         Ok((world, client, early))
     }
 

@@ -2,16 +2,22 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::world::Place;
 use super::{Cause, Target, World};
 use crate::attachment::{Attachment, Key, NetworkName, Register, RegisterHow, State};
 use crate::config::{Config, IpScope, Reg0};
-use crate::ovsdb::{Interface, Ofport, Port, marks};
+use crate::liveness::netns;
+use crate::ovsdb::{Interface, Marks, Ofport, Port, marks};
 use crate::stale::case::{
     Case, Dead, Live, LiveRegister, Network, NetworkIndex, Ports, RegisterSource, RowId,
 };
 use crate::stale::flow::Address;
+
+/// How long after a sandbox came to be its ADD may still be under way: the kubelet's
+/// `runtimeRequestTimeout`, after which it starts another one.
+const ADD_TAKES: Duration = Duration::from_secs(120);
 
 /// The row of a port that OpenFlow knows and OVSDB does not (yet, or any more).
 const UNKNOWN_ROW: RowId = RowId(0);
@@ -44,7 +50,7 @@ impl Scene {
         scene.case.switch_up = world.switch_started.map(|s| s.until(world.now));
 
         // The living first: a row that one of them claims is nobody else's.
-        let mut claimed = HashSet::new();
+        let mut claimed = crate::stale::case::RowSet::default();
         let dead: HashSet<(&Key, u64)> =
             targets.iter().map(|t| (&t.attachment.key, t.attachment.generation)).collect();
         for (index, record) in world.records.iter().enumerate() {
@@ -264,6 +270,7 @@ fn dead(
         },
         lingered: age >= config.linger(),
         recorded: !record.unrecorded,
+        holds_addresses: target.cause == Cause::Del && record.seen_alive >= died,
         // IPAM may have given the address to another node since.
         ip_evidence: config.ip_scope == IpScope::Node || target.cause == Cause::Del,
     }
@@ -281,9 +288,11 @@ fn former(world: &World, record: &Attachment, bridge: usize, now: Option<u16>) -
 /// An interface that no record explains.
 fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &World) -> Live {
     let marks = marks(place.port, place.interface);
+    // Our DEL is done, the OVS plugin's is not.
+    let is_leaving = world.tombstones.iter().any(|t| t.interface == Some(place.interface.id));
     let mut addresses: Vec<Address> = Vec::new();
-    if let Some(marks) = marks {
-        addresses.extend(marks.ips.into_iter().map(Address::Ip));
+    if let Some(marks) = &marks {
+        addresses.extend(marks.ips.iter().copied().map(Address::Ip));
         addresses.extend(marks.mac.map(Address::Mac));
     }
     // The bridge's own interface answers for the node; a veth's host end has a MAC that is
@@ -306,9 +315,16 @@ fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &W
         addresses,
         addresses_known: false,
         register: register.map_or(LiveRegister::Absent, |r| LiveRegister::Is(r.value)),
-        age: None,
+        age: marks.filter(|_| !is_leaving).and_then(|marks| arriving(&marks, world)),
         newcomer: false,
     }
+}
+
+/// How old the sandbox is that a port is marked with, if it is so young that its ADD may still
+/// be under way.
+fn arriving(marks: &Marks, world: &World) -> Option<Duration> {
+    let born = netns::born(marks.netns.as_deref()?, world.now)?;
+    Some(born.until(world.now)).filter(|age| *age <= ADD_TAKES)
 }
 
 /// A dead attachment that is none of the targets and not yet finished: its register value

@@ -1,6 +1,6 @@
 //! Everything read about this node at one moment: records and OVSDB.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::LazyLock;
 use std::time::UNIX_EPOCH;
@@ -10,9 +10,9 @@ use crate::clock::{Stamp, boot_id};
 use crate::config::{Config, Mode, NetworkState};
 use crate::openflow;
 use crate::ovsdb::marks;
-use crate::ovsdb::{self, Asked, Check, Client, Interface, Moment, Port, Snapshot};
+use crate::ovsdb::{self, Arrived, Asked, Check, Client, Interface, Moment, Port, Snapshot};
 use crate::registry::{self, Registry, Version};
-use crate::stale::case::RowId;
+use crate::stale::case::{RowId, RowMap, RowSet};
 
 /// What can go wrong on the way to a verdict.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +52,7 @@ pub struct World {
     moment: Moment,
     pub(super) version: Option<Version>,
     /// Where an interface is, by row and by name: bridge, port, interface.
-    by_row: HashMap<RowId, [usize; 3]>,
+    by_row: RowMap<[usize; 3]>,
     by_name: HashMap<String, [usize; 3]>,
 }
 
@@ -61,6 +61,14 @@ pub struct World {
 pub(super) struct Reading {
     everything: registry::Everything,
     asked: Asked,
+    now: Stamp,
+}
+
+/// One whose answer has come.
+#[derive(Debug)]
+pub(super) struct Answered {
+    everything: registry::Everything,
+    arrived: Arrived,
     now: Stamp,
 }
 
@@ -86,7 +94,7 @@ impl World {
     ) -> Result<Self, Error> {
         let asked = client.ask()?;
         let reading = Self::begin(registry, asked, now);
-        reading.finish(run_dir, client)
+        reading.answered(client)?.finish(run_dir)
     }
 
     /// Reads the records while the database works on its answer. (A record or a row that
@@ -157,11 +165,7 @@ impl World {
 
     /// A dead attachment's own interface, if it is still there and nobody alive has it: its
     /// row, else a row of that name whose marks say that it is this container's.
-    pub(crate) fn own_place_of(
-        &self,
-        dead: &Attachment,
-        claimed: &HashSet<RowId>,
-    ) -> Option<Place<'_>> {
+    pub(crate) fn own_place_of(&self, dead: &Attachment, claimed: &RowSet) -> Option<Place<'_>> {
         let by_row = dead.interface.and_then(|id| self.row(id));
         let own = by_row
             .or_else(|| self.named(dead.port.as_deref()?).filter(|place| marked_as(place, dead)))?;
@@ -191,15 +195,29 @@ impl World {
 
 impl Reading {
     /// Waits for the database's answer.
-    pub(super) fn finish(self, run_dir: &Path, client: &mut Client) -> Result<World, Error> {
-        let Self { mut everything, asked, now } = self;
-        let (ovs, moment) = client.answered(asked)?;
+    pub(super) fn answered(self, client: &mut Client) -> Result<Answered, Error> {
+        let Self { everything, asked, now } = self;
+        Ok(Answered { everything, arrived: client.arrived(asked)?, now })
+    }
+}
+
+impl Answered {
+    /// A network's state as recorded.
+    pub(super) fn network(&self, name: &NetworkName) -> NetworkState {
+        let network = self.everything.networks.iter().find(|n| n.name == *name);
+        network.and_then(|n| n.state().ok().flatten()).unwrap_or_default()
+    }
+
+    /// Puts it together.
+    pub(super) fn finish(self, run_dir: &Path) -> Result<World, Error> {
+        let Self { mut everything, arrived, now } = self;
+        let (ovs, moment) = arrived.read()?;
         // What could not be read may be alive.
         if let Some(failed) = everything.failures.pop() {
             return Err(failed.into());
         }
         let networks = network_states(&everything);
-        let (mut by_row, mut by_name) = (HashMap::new(), HashMap::new());
+        let (mut by_row, mut by_name) = (RowMap::default(), HashMap::new());
         for (b, bridge) in ovs.bridges.iter().enumerate() {
             for (p, port) in bridge.ports.iter().enumerate() {
                 for (i, interface) in port.interfaces.iter().enumerate() {

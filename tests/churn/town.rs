@@ -64,9 +64,7 @@ pub(crate) struct Town {
     alive: Vec<Resident>,
     /// Ports whose pods vanished without a DEL: numbers that OVS does not give away.
     rows: Vec<Member>,
-    /// Pods whose death nobody has noticed: their addresses.
-    unnoticed: BTreeSet<String>,
-    /// And their values.
+    /// The values of pods whose death nobody has noticed.
     unnoticed_values: BTreeSet<u32>,
     /// Values that somebody doubtful had.
     doubtful: BTreeSet<u32>,
@@ -88,7 +86,6 @@ impl Town {
             base,
             alive: Vec::new(),
             rows: Vec::new(),
-            unnoticed: BTreeSet::new(),
             unnoticed_values: BTreeSet::new(),
             doubtful: BTreeSet::new(),
             dead: BTreeMap::new(),
@@ -133,7 +130,6 @@ impl Town {
                     self.dead.insert(line, due);
                 }
             }
-            self.unnoticed.insert(member.who.ip.clone());
             self.unnoticed_values.insert(member.who.reg);
             if self.dice.percent(50) {
                 ports.push(member.port.clone());
@@ -243,11 +239,8 @@ impl Town {
             self.born += 1;
             let address = u8::try_from(address).unwrap();
             let member = Member::new(&self.node, self.born, port, address, value(reg));
-            // An address whose last owner's death nobody has noticed cannot be told from
-            // that owner's before ADD says whose it is.
-            let quick = !self.unnoticed.contains(&member.who.ip);
             let controller = match self.dice.below(10) {
-                0..=2 if quick => Controller::Quick,
+                0..=2 => Controller::Quick,
                 3..=4 => Controller::Late(u32::try_from(self.dice.below(3)).unwrap()),
                 _ => Controller::Usual,
             };
@@ -304,7 +297,6 @@ impl Town {
         crowd::sweep(&self.node);
         self.diary.push("-- sweep".to_owned());
         self.steps += 1;
-        self.unnoticed.clear();
         self.unnoticed_values.clear();
         for resident in self.alive.iter_mut().filter(|r| r.wait.is_none()) {
             resident.seen = true;

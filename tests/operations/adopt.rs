@@ -88,7 +88,11 @@ fn a_pod_that_predates_us_is_protected_and_its_del_works() {
     node.forget_lease(&old.ip);
     let twin = node.add(&node.pod("twin").with_ip(&old.ip));
     node.vanish(&twin, Port::Gone);
+    // What its age says would protect it for its first two minutes.
+    let mark = format!("external_ids:contNetns=\"{}\"", old.netns_path());
+    node.ovs_vsctl(&["remove", "Port", &old.port, "external_ids", "contNetns"]);
     assert!(stale(&sweep(&node, &["--dry-run"])) > 0, "not known, the address is the dead's alone");
+    node.ovs_vsctl(&["set", "Port", &old.port, &mark]);
 
     let text = try_adopt(&node, &["--dry-run"]).ok();
     assert!(text.contains("1 pods would be adopted") && text.contains(&old.ip), "{text}");

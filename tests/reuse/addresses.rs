@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::crowd::sweep;
-use super::rig::{Attached, Port};
+use super::rig::{Attached, Port, sleep_ms};
 use super::town::{Town, strings};
 
 /// Delivery to the pod by entries that its successor's do not replace.
@@ -137,4 +137,41 @@ fn a_pair_that_was_made_since() {
     let pairs = town.node.install("br0", &delivery(&db));
     sweep(&town.node, &[]);
     town.assert_left(&[0, heir, tenant], &pairs);
+}
+
+/// The address of an orphan that nobody has noticed goes to a pod whose ADD has come to the OVS
+/// plugin only, and its controller is quick. A sweep at that moment sees no record of the new
+/// one: all that shows it is a port with marks.
+#[test]
+fn a_sweep_between_the_ovs_plugins_add_and_ours() {
+    let mut town = Town::quick("between_two_adds", json!({"lingerSeconds": 0}), &["web", "db"]);
+    let db = town.pods[1].clone();
+    let of_address = |ip: &str| {
+        ["src", "dst"].map(|side| {
+            format!("table=35, priority=90,ct_state=+est+trk,ct_nw_{side}={ip},ip actions=drop")
+        })
+    };
+    let old = format!("table=20, priority=90,ip,nw_src={} actions=drop", db.ip);
+    town.node.install("br0", &[old]);
+    town.node.vanish(&db, Port::Stays);
+    sleep_ms(20);
+
+    town.node.forget_lease(&db.ip);
+    let heir = town.node.pod("heir").with_ip(&db.ip);
+    let conf = town.node.plugin_conf("ovs-test-cni", Some(&heir), None);
+    let result = town.node.call_for(&conf, "ADD", &heir).run().json();
+    let heir = town.node.attached(&heir, result.clone());
+    assert_eq!(heir.ip, db.ip);
+    let new = town.node.install("br0", &of_address(&heir.ip));
+    let heir = town.welcome(heir);
+    sweep(&town.node, &[]);
+    town.assert_left(&[0, heir], &new);
+
+    // Its ADD comes through, and it dies in turn: nothing protects them any more.
+    let heir = town.pods[heir].clone();
+    let conf = town.node.plugin_conf("ovs-flow-gc", Some(&heir), Some(&result));
+    town.node.call_for(&conf, "ADD", &heir).run().ok();
+    town.node.vanish(&heir, Port::Gone);
+    sweep(&town.node, &[]);
+    town.assert_left(&[0], &[]);
 }

@@ -27,6 +27,35 @@ fn another_owner_whom_we_cannot_see() {
 }
 
 #[test]
+fn a_pod_that_is_being_added_may_have_the_address() {
+    // Its port is there for 90 s, its record is not: the death was noticed 60 s ago.
+    let unexplained = Live { network: None, addresses_known: false, ..live(14, &[]) };
+    let arriving = Live { age: Some(secs(90)), ..unexplained.clone() };
+    let either = |age| flow().aged(age).either(IP_A).beyond();
+    each(
+        &plain().and_live(arriving),
+        &[
+            ("as young as it", either(90), "kept: may-be-arriving"),
+            ("a MAC", flow().aged(61).dst(MAC_A).beyond(), "kept: may-be-arriving"),
+            ("older", either(91), "stale: matches-address"),
+            ("by its port", flow().aged(70).from(A).src(IP_A), "stale: matches-port"),
+        ],
+    );
+    let held = plain()
+        .with(|c| c.dead[0].holds_addresses = true)
+        .and_live(Live { age: Some(secs(90)), ..unexplained.clone() });
+    each(&held, &[("its DEL is under way", either(90), "stale: matches-address")]);
+    let there_for_long = Live { age: None, ..unexplained };
+    each(&plain().and_live(there_for_long), &[("old", either(90), "stale: matches-address")]);
+    // A restored entry's age proves nothing after a death, but there is nobody to have it.
+    let restarted = plain().with(|c| c.switch_up = Some(secs(20)));
+    each(&restarted, &[("restored", either(15), "stale: matches-address")]);
+    let arriving = Live { age: Some(secs(16)), ..live(14, &[]) };
+    let arriving = Live { network: None, addresses_known: false, ..arriving };
+    each(&restarted.and_live(arriving), &[("or not", either(15), "kept: may-be-arriving")]);
+}
+
+#[test]
 fn its_own_port_number_is_nobody_elses_side() {
     // The number is another interface's now, the address is nobody's.
     let case = plain().with(|c| {

@@ -155,6 +155,7 @@ fn dead(port: u16, addresses: &[&str]) -> Dead {
         seen_alive: secs(60),
         lingered: true,
         recorded: true,
+        holds_addresses: false,
         ip_evidence: true,
     }
 }

@@ -255,7 +255,8 @@ fn a_number_that_was_passed_on_shows_its_last_owners_value() {
     }
     let just_started = heir().with(|c| c.switch_up = Some(secs(91)));
     assert_eq!(doubt(&just_started, &flows(65)), None, "none of a's was there before");
-    let unless: [(&str, fn(&mut Case)); 5] = [
+    type Change = (&'static str, fn(&mut Case));
+    let unless: [Change; 5] = [
         ("the row is a's again", |c| {
             c.ports.by_number.insert(A, RowId(1000 + u128::from(A)));
         }),
