@@ -9,6 +9,7 @@
 
 pub mod brake;
 pub mod netns;
+pub mod observations;
 
 use std::fmt;
 
