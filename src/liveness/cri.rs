@@ -287,12 +287,9 @@ impl Watcher {
             seen: if sandbox.ready { Seen::Alive } else { Seen::Ended(Why::SandboxStopped) },
         });
         let (news, unsettled) = {
-            let mut view = self.shared.view();
-            let news = view.seen.complete(shown);
-            view.done = number;
-            (news, view.seen.is_unsettled())
+            let seen = &mut self.shared.view().seen;
+            (seen.complete(shown), seen.is_unsettled())
         };
-        self.shared.settled.notify_all();
         self.failures = 0;
         if self.tell(true) {
             info!(
@@ -314,6 +311,8 @@ impl Watcher {
             debug!("cri: {dead} sandboxes gone or stopped, {doubtful} looked at again soon");
             (self.on_change)();
         }
+        self.shared.view().done = number;
+        self.shared.settled.notify_all();
         unsettled
     }
 
