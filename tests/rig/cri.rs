@@ -23,12 +23,13 @@ use tonic::transport::{Channel, Endpoint};
 use super::containerd::Containerd;
 use super::host::command;
 use super::node::Node;
-use super::run::{eventually, run};
+use super::run::{eventually, run, sleep_ms};
 
 /// A containerd with CRI. Dropping it ends its sandboxes, too.
 pub struct Runtime<'a> {
+    // Fields are dropped in order: its processes end, then what is left of them is taken away.
     containerd: Containerd<'a>,
-    node: &'a Node,
+    leftovers: Leftovers<'a>,
     /// For the calls.
     tokio: tokio::runtime::Runtime,
     sandboxes: AtomicU32,
@@ -79,7 +80,8 @@ impl<'a> Runtime<'a> {
     pub fn start(node: &'a Node) -> Self {
         let containerd = Containerd::start_with_cri(node);
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let runtime = Self { containerd, node, tokio, sandboxes: AtomicU32::new(0) };
+        let sandboxes = AtomicU32::new(0);
+        let runtime = Self { containerd, leftovers: Leftovers(node), tokio, sandboxes };
         runtime.answers();
         runtime
     }
@@ -113,7 +115,7 @@ impl<'a> Runtime<'a> {
         };
         let request = RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
         let id = self.call(async |mut cri| cri.run_pod_sandbox(request).await)?.pod_sandbox_id;
-        let netns = netns_of(self.node, &id).expect("ADD was called");
+        let netns = netns_of(self.leftovers.0, &id).expect("ADD was called");
         let pid = self.pause_pid(&id);
         Ok(Sandbox { id, uid, name: name.to_owned(), netns, pid })
     }
@@ -175,18 +177,38 @@ impl<'a> Runtime<'a> {
     }
 }
 
-impl Drop for Runtime<'_> {
+/// What a sandbox leaves on the machine when nobody stops it.
+struct Leftovers<'a>(&'a Node);
+
+impl Drop for Leftovers<'_> {
     fn drop(&mut self) {
-        // Their namespaces are in the host's directory: nobody else takes them away. The
-        // processes in them are ended when containerd is dropped.
-        for netns in self.node.calls().iter().filter_map(|call| netns_in(call)) {
+        for call in self.0.calls() {
+            let Some(netns) = netns_in(&call) else { continue };
             if netns.exists() {
                 let mut ip = command("ip");
                 ip.args(["netns", "del"]).arg(netns.file_name().unwrap_or_default());
                 run(ip, None, b"");
             }
+            let Some(id) = call.split(' ').nth(1) else { continue };
+            for group in cgroups(id) {
+                // Until its last process is gone, it stays.
+                for _ in 0..50 {
+                    if fs::remove_dir(&group).is_ok() || !group.exists() {
+                        break;
+                    }
+                    sleep_ms(5);
+                }
+            }
         }
     }
+}
+
+/// Of a sandbox: one (version 2), or one a controller.
+fn cgroups(id: &str) -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let controllers = fs::read_dir(root).into_iter().flatten().flatten();
+    let roots = controllers.map(|controller| controller.path()).chain([root.to_owned()]);
+    roots.map(|root| root.join("k8s.io").join(id)).filter(|group| group.exists()).collect()
 }
 
 /// What ADD was given.
