@@ -8,7 +8,10 @@
 //! | the API server | `kubernetes` (feature `daemon`) |
 
 pub mod brake;
+#[cfg(feature = "daemon")]
+pub mod cri;
 pub mod netns;
+pub mod observations;
 
 use std::fmt;
 
@@ -94,6 +97,8 @@ pub enum Why {
     PodEnded,
     /// The source is away, or has not answered completely yet.
     SourceAway,
+    /// The runtime has the sandbox not ready, but its network namespace is still there.
+    SandboxNotReady,
     /// The source never saw it alive.
     NeverSeen,
     /// One observation says dead; the next one counts.
@@ -130,6 +135,7 @@ impl Why {
             Self::PodGone => "pod-gone",
             Self::PodEnded => "pod-ended",
             Self::SourceAway => "source-away",
+            Self::SandboxNotReady => "sandbox-not-ready",
             Self::NeverSeen => "never-seen",
             Self::SeenOnce => "seen-once",
             Self::Young => "young",
@@ -167,6 +173,9 @@ impl fmt::Display for Why {
             Self::PodGone => "its pod is not on this node any more",
             Self::PodEnded => "its pod has ended and its sandbox is stopped",
             Self::SourceAway => "the source does not answer",
+            Self::SandboxNotReady => {
+                "its sandbox is not ready, but its network namespace is still there"
+            }
             Self::NeverSeen => "the source never saw it alive",
             Self::SeenOnce => "only one observation says that it is dead",
             Self::Young => "it is younger than 30 s",

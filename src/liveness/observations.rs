@@ -1,0 +1,589 @@
+//! What a source that watches has seen of pods, and what may be concluded from it
+//! (design §7). Pure: no I/O, no clock.
+//!
+//! Guarantees: dead is said only of what this source showed alive, when two complete
+//! observations in a row do not show it alive, and of no attachment younger than [`GRACE`].
+//! While the source is away nobody is judged. An observation that lost everybody at once is
+//! the source's loss of memory (its state was wiped, another node's list), not their death.
+//!
+//! Assumption: ids are not used twice: a sandbox's id, a pod's UID; never a name.
+//!
+//! Caveat: what died while the source was away or restarting is not noticed by it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::{Life, Why};
+use crate::attachment::Attachment;
+use crate::clock::Stamp;
+
+/// An attachment younger than this is not judged: runtimes and API servers show a pod some
+/// time after ADD.
+pub const GRACE: Duration = Duration::from_secs(30);
+
+/// So many observations in a row must say dead.
+const ENOUGH: u8 = 2;
+
+/// One may go between two looks; so many, and nobody left, is a source that forgot.
+const WIPE: usize = 2;
+
+/// So many that are gone are remembered; beyond, those that have been gone longest are not.
+const MOST_GONE: usize = 1024;
+
+/// What one observation shows of somebody. Who is not shown is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Alive.
+    Alive,
+    /// Still listed, but over.
+    Ended(Why),
+}
+
+/// One entry of a complete observation.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a> {
+    /// What the source goes by: a sandbox's id, a pod's UID.
+    pub id: &'a str,
+    /// The pod's UID; empty where `id` is it, or nobody says.
+    pub uid: &'a str,
+    /// What is to be seen.
+    pub seen: Seen,
+}
+
+/// What an observation changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// Dead from now on: the second observation in a row says so.
+    pub dead: usize,
+    /// Not alive for the first time: another look settles it.
+    pub doubtful: usize,
+    /// Alive, and not so before.
+    pub alive: usize,
+    /// Everybody was lost at once: all that had been seen is forgotten.
+    pub wiped: bool,
+}
+
+/// The memory of one source. A new one, as after a restart of the daemon, has seen nobody.
+#[derive(Debug)]
+pub struct Observations {
+    /// Whom it has seen alive.
+    sights: HashMap<Box<str>, Sight>,
+    /// What it means not to be shown any more.
+    gone: Why,
+    /// Complete observations so far.
+    round: u64,
+    away: bool,
+}
+
+#[derive(Debug)]
+struct Sight {
+    uid: Box<str>,
+    alive: bool,
+    /// Observations in a row that do not show it alive, up to [`ENOUGH`].
+    doubts: u8,
+    /// What the last of them says.
+    why: Why,
+    /// The round since which it is not shown at all.
+    gone_since: Option<u64>,
+}
+
+impl Sight {
+    fn take_in(&mut self, seen: Option<Seen>, gone: Why, round: u64, news: &mut News) {
+        self.gone_since = match seen {
+            Some(_) => None,
+            None => self.gone_since.or(Some(round)),
+        };
+        let why = match seen {
+            Some(Seen::Alive) => {
+                news.alive += usize::from(!self.alive);
+                (self.alive, self.doubts) = (true, 0);
+                return;
+            }
+            Some(Seen::Ended(why)) => why,
+            None => gone,
+        };
+        self.alive = false;
+        self.why = why;
+        if self.doubts < ENOUGH {
+            self.doubts += 1;
+            news.dead += usize::from(self.doubts == ENOUGH);
+            news.doubtful += usize::from(self.doubts < ENOUGH);
+        }
+    }
+}
+
+impl Observations {
+    /// Nothing seen yet, and the source is away. `gone` is what it means not to be shown any
+    /// more: [`Why::SandboxGone`], [`Why::PodGone`].
+    #[must_use]
+    pub fn new(gone: Why) -> Self {
+        Self { sights: HashMap::new(), gone, round: 0, away: true }
+    }
+
+    /// Takes in a complete observation: whoever is not in it is gone. One that was cut
+    /// short, or of which any part is odd, must not come here: see [`away`](Self::away).
+    pub fn complete<'a>(&mut self, shown: impl IntoIterator<Item = Shown<'a>>) -> News {
+        let mut news = News::default();
+        let mut now: HashMap<&str, Shown<'a>> = HashMap::new();
+        for one in shown {
+            let entry = now.entry(one.id).or_insert(one);
+            // Listed twice: alive wins.
+            if one.seen == Seen::Alive {
+                *entry = one;
+            }
+        }
+        let alive = self.sights.values().filter(|sight| sight.alive).count();
+        if alive >= WIPE && !self.sights.keys().any(|id| now.contains_key(&**id)) {
+            news.wiped = true;
+            self.sights.clear();
+        }
+        self.round = self.round.saturating_add(1);
+        self.away = false;
+        let (gone, round) = (self.gone, self.round);
+        self.sights.retain(|id, sight| {
+            let seen = match now.remove(&**id) {
+                Some(one) if !same(&sight.uid, one.uid) => {
+                    // Not whom we knew by this id: what is shown is of somebody else.
+                    now.insert(one.id, one);
+                    return false;
+                }
+                one => one.map(|one| one.seen),
+            };
+            sight.take_in(seen, gone, round, &mut news);
+            true
+        });
+        for one in now.into_values().filter(|one| one.seen == Seen::Alive) {
+            let sight =
+                Sight { uid: one.uid.into(), alive: true, doubts: 0, why: gone, gone_since: None };
+            self.sights.insert(one.id.into(), sight);
+            news.alive += 1;
+        }
+        self.forget_longest_gone();
+        news
+    }
+
+    /// The source does not answer, or not completely: nobody is judged until it does, and
+    /// what it says then counts from the first of two observations on.
+    pub fn away(&mut self) {
+        self.away = true;
+        for sight in self.sights.values_mut() {
+            sight.doubts = 0;
+        }
+    }
+
+    /// The source was restarted, or another one is there: what it showed before proves
+    /// nothing about what it shows from now on.
+    pub fn forget(&mut self) {
+        self.sights.clear();
+        self.away = true;
+    }
+
+    /// Forgets one of them, of whom the source cannot say whether it still knows it.
+    pub fn forget_one(&mut self, id: &str) {
+        self.sights.remove(id);
+    }
+
+    /// Whom the source knew and does not show any more, as long as that is not settled: to
+    /// ask for by name, where it can be asked, before the observation is taken in.
+    pub fn missing(&self, is_shown: impl Fn(&str) -> bool) -> impl Iterator<Item = &str> {
+        let unsettled = self.sights.iter().filter(|(_, sight)| sight.doubts < ENOUGH);
+        unsettled.map(|(id, _)| &**id).filter(move |id| !is_shown(id))
+    }
+
+    /// Whether another look will tell whether somebody is dead.
+    #[must_use]
+    pub fn is_unsettled(&self) -> bool {
+        self.sights.values().any(|sight| !sight.alive && sight.doubts < ENOUGH)
+    }
+
+    /// Whether the last look was a complete one.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        !self.away
+    }
+
+    /// How many are remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sights.len()
+    }
+
+    /// Whether nobody is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sights.is_empty()
+    }
+
+    /// Whether whoever goes by `id` is alive. `uid` is the pod's, empty if nobody says; with
+    /// another UID than the one that was shown, `id` is nobody's that the source ever saw.
+    #[must_use]
+    pub fn life(&self, id: &str, uid: &str, record: &Attachment, now: Stamp) -> Life {
+        if self.away {
+            return Life::Unknown(Why::SourceAway);
+        }
+        let Some(sight) = self.sights.get(id).filter(|sight| same(&sight.uid, uid)) else {
+            return Life::Unknown(Why::NeverSeen);
+        };
+        if sight.alive {
+            Life::Alive
+        } else if record.created.until(now) < GRACE {
+            Life::Unknown(Why::Young)
+        } else if sight.doubts < ENOUGH {
+            Life::Unknown(Why::SeenOnce)
+        } else {
+            Life::Dead(sight.why)
+        }
+    }
+
+    fn forget_longest_gone(&mut self) {
+        let gone = || self.sights.values().filter_map(|sight| sight.gone_since);
+        let surplus = gone().count().saturating_sub(MOST_GONE);
+        if surplus == 0 {
+            return;
+        }
+        let mut since: Vec<u64> = gone().collect();
+        let last = *since.select_nth_unstable(surplus - 1).1;
+        let mut left = surplus;
+        self.sights.retain(|_, sight| {
+            let forgotten = left > 0 && sight.gone_since.is_some_and(|since| since <= last);
+            left -= usize::from(forgotten);
+            !forgotten
+        });
+    }
+}
+
+/// Whether two UIDs are one pod's, as far as both are known.
+fn same(one: &str, other: &str) -> bool {
+    one.is_empty() || other.is_empty() || one == other
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::Seen::{Alive, Ended};
+    use super::*;
+    use crate::attachment::Key;
+
+    const STOPPED: Why = Why::SandboxStopped;
+    const GONE: Life = Life::Dead(Why::SandboxGone);
+
+    fn at(boot_ms: u64) -> Stamp {
+        Stamp { boot_ms, wall_ms: 1_700_000_000_000 + boot_ms }
+    }
+
+    fn record() -> Attachment {
+        let key = Key {
+            network: "net".parse().unwrap(),
+            container: "c1".parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        };
+        Attachment::new(key, 1, "boot".to_owned(), at(100_000))
+    }
+
+    /// What is said of an attachment that is old enough.
+    fn life(seen: &Observations, id: &str) -> Life {
+        seen.life(id, "", &record(), at(130_000))
+    }
+
+    fn complete(seen: &mut Observations, shown: &[(&str, Seen)]) -> News {
+        seen.complete(shown.iter().map(|(id, seen)| Shown { id, uid: "", seen: *seen }))
+    }
+
+    /// "a" and a companion that stays, without whom "a" alone would be everybody.
+    fn look(seen: &mut Observations, a: Option<Seen>) -> News {
+        let mut shown = vec![("stays", Alive)];
+        shown.extend(a.map(|a| ("a", a)));
+        complete(seen, &shown)
+    }
+
+    fn new() -> Observations {
+        Observations::new(Why::SandboxGone)
+    }
+
+    #[test]
+    fn nobody_is_judged_before_the_first_complete_answer() {
+        let mut seen = new();
+        assert_eq!(life(&seen, "a"), Life::Unknown(Why::SourceAway));
+        assert!(!seen.is_up());
+        assert_eq!(look(&mut seen, Some(Alive)), News { alive: 2, ..News::default() });
+        assert!(seen.is_up());
+        assert_eq!(life(&seen, "a"), Life::Alive);
+    }
+
+    #[test]
+    fn gone_counts_when_seen_twice() {
+        let mut seen = new();
+        look(&mut seen, Some(Alive));
+        assert_eq!(look(&mut seen, None), News { doubtful: 1, ..News::default() });
+        assert_eq!(life(&seen, "a"), Life::Unknown(Why::SeenOnce));
+        assert!(seen.is_unsettled());
+        assert_eq!(look(&mut seen, None), News { dead: 1, ..News::default() });
+        assert!(!seen.is_unsettled());
+        assert_eq!(life(&seen, "a"), GONE);
+        assert_eq!(look(&mut seen, None), News::default());
+        assert_eq!(life(&seen, "a"), GONE);
+        assert_eq!(life(&seen, "stays"), Life::Alive);
+    }
+
+    #[test]
+    fn ended_and_then_gone_are_two_in_a_row() {
+        let mut seen = new();
+        look(&mut seen, Some(Alive));
+        look(&mut seen, Some(Ended(STOPPED)));
+        assert_eq!(life(&seen, "a"), Life::Unknown(Why::SeenOnce));
+        look(&mut seen, Some(Ended(STOPPED)));
+        assert_eq!(life(&seen, "a"), Life::Dead(STOPPED));
+        look(&mut seen, None);
+        assert_eq!(life(&seen, "a"), GONE);
+    }
+
+    #[test]
+    fn a_flapping_list_kills_nobody() {
+        let mut seen = new();
+        for _ in 0..5 {
+            look(&mut seen, Some(Alive));
+            look(&mut seen, None);
+            assert_eq!(life(&seen, "a"), Life::Unknown(Why::SeenOnce));
+        }
+    }
+
+    #[test]
+    fn who_was_never_seen_alive_is_not_judged() {
+        let mut seen = new();
+        for _ in 0..3 {
+            look(&mut seen, Some(Ended(STOPPED)));
+            assert_eq!(life(&seen, "a"), Life::Unknown(Why::NeverSeen));
+            assert_eq!(life(&seen, "default-web"), Life::Unknown(Why::NeverSeen));
+        }
+    }
+
+    #[test]
+    fn the_young_are_not_judged() {
+        let mut seen = new();
+        look(&mut seen, Some(Alive));
+        assert_eq!(seen.life("a", "", &record(), at(100_000)), Life::Alive);
+        look(&mut seen, None);
+        look(&mut seen, None);
+        for now in [0, 100_000, 129_999] {
+            let young = Life::Unknown(Why::Young);
+            assert_eq!(seen.life("a", "", &record(), at(now)), young, "{now}");
+        }
+        // Wall clocks step: only the boot's counts.
+        let stepped = Stamp { boot_ms: 129_999, wall_ms: u64::MAX };
+        assert_eq!(seen.life("a", "", &record(), stepped), Life::Unknown(Why::Young));
+        let stepped = Stamp { boot_ms: 130_000, wall_ms: 0 };
+        assert_eq!(seen.life("a", "", &record(), stepped), GONE);
+    }
+
+    #[test]
+    fn another_uid_is_another_pod() {
+        let mut seen = new();
+        let show = |seen: &mut Observations, uid: &'static str| {
+            let stays = Shown { id: "stays", uid: "", seen: Alive };
+            seen.complete([Shown { id: "a", uid, seen: Alive }, stays])
+        };
+        let of = |seen: &Observations, uid| seen.life("a", uid, &record(), at(130_000));
+        show(&mut seen, "uid-1");
+        assert_eq!(of(&seen, "uid-1"), Life::Alive);
+        assert_eq!(of(&seen, ""), Life::Alive, "the record does not say");
+        assert_eq!(of(&seen, "config-hash"), Life::Unknown(Why::NeverSeen));
+        show(&mut seen, "uid-2");
+        assert_eq!(of(&seen, "uid-1"), Life::Unknown(Why::NeverSeen));
+        assert_eq!(of(&seen, "uid-2"), Life::Alive);
+    }
+
+    #[test]
+    fn while_it_is_away_nobody_is_judged_and_nothing_counts() {
+        let mut seen = new();
+        look(&mut seen, Some(Alive));
+        look(&mut seen, None);
+        seen.away();
+        assert_eq!(life(&seen, "a"), Life::Unknown(Why::SourceAway));
+        assert_eq!(life(&seen, "stays"), Life::Unknown(Why::SourceAway));
+        look(&mut seen, None);
+        assert_eq!(life(&seen, "a"), Life::Unknown(Why::SeenOnce), "not in a row");
+        assert_eq!(life(&seen, "stays"), Life::Alive);
+        look(&mut seen, None);
+        assert_eq!(life(&seen, "a"), GONE);
+        seen.away();
+        look(&mut seen, None);
+        assert_eq!(life(&seen, "a"), Life::Unknown(Why::SeenOnce));
+    }
+
+    #[test]
+    fn a_restart_loses_what_was_seen() {
+        let mut seen = new();
+        look(&mut seen, Some(Alive));
+        look(&mut seen, None);
+        seen.forget();
+        assert_eq!(life(&seen, "a"), Life::Unknown(Why::SourceAway));
+        for _ in 0..3 {
+            look(&mut seen, None);
+            assert_eq!(life(&seen, "a"), Life::Unknown(Why::NeverSeen));
+        }
+    }
+
+    #[test]
+    fn everybody_lost_at_once_is_a_wipe() {
+        let elsewhere: &[(&str, Seen)] = &[("x", Alive), ("y", Alive)];
+        let ended: &[(&str, Seen)] = &[("x", Ended(STOPPED))];
+        for list in [&[], elsewhere, ended] {
+            let mut seen = new();
+            look(&mut seen, Some(Alive));
+            assert!(complete(&mut seen, list).wiped, "{list:?}");
+            for _ in 0..3 {
+                complete(&mut seen, list);
+                assert_eq!(life(&seen, "a"), Life::Unknown(Why::NeverSeen));
+                assert_eq!(life(&seen, "stays"), Life::Unknown(Why::NeverSeen));
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_goes_is_no_wipe_nor_are_many_that_end_first() {
+        let mut seen = new();
+        complete(&mut seen, &[("a", Alive)]);
+        complete(&mut seen, &[]);
+        complete(&mut seen, &[]);
+        assert_eq!(life(&seen, "a"), GONE);
+
+        complete(&mut seen, &[("b", Alive), ("c", Alive)]);
+        complete(&mut seen, &[("b", Ended(STOPPED)), ("c", Ended(STOPPED))]);
+        assert!(!complete(&mut seen, &[]).wiped);
+        assert_eq!((life(&seen, "b"), life(&seen, "c")), (GONE, GONE));
+    }
+
+    #[test]
+    fn the_missing_can_be_asked_for_and_forgotten() {
+        let mut seen = new();
+        look(&mut seen, Some(Alive));
+        let missing = |seen: &Observations| {
+            seen.missing(|id| id == "stays").map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(missing(&seen), ["a"]);
+        look(&mut seen, None);
+        assert_eq!(missing(&seen), ["a"]);
+        look(&mut seen, None);
+        assert!(missing(&seen).is_empty(), "settled");
+        seen.forget_one("a");
+        assert_eq!(life(&seen, "a"), Life::Unknown(Why::NeverSeen));
+    }
+
+    #[test]
+    fn listed_twice_alive_wins() {
+        for twice in [[Alive, Ended(STOPPED)], [Ended(STOPPED), Alive]] {
+            let mut seen = new();
+            complete(&mut seen, &[("a", twice[0]), ("a", twice[1])]);
+            assert_eq!(life(&seen, "a"), Life::Alive);
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_and_keeps_the_latest() {
+        let mut seen = new();
+        for n in 0..3 * MOST_GONE {
+            let id = format!("pod-{n}");
+            complete(&mut seen, &[("stays", Alive), (&id, Alive)]);
+        }
+        assert_eq!(seen.len(), MOST_GONE + 2);
+        look(&mut seen, None);
+        let last = format!("pod-{}", 3 * MOST_GONE - 2);
+        assert_eq!(life(&seen, &last), GONE);
+        assert_eq!(life(&seen, "pod-0"), Life::Unknown(Why::NeverSeen));
+        assert_eq!(life(&seen, "stays"), Life::Alive);
+
+        // Many at once that have been gone equally long.
+        let ids: Vec<String> = (0..3 * MOST_GONE).map(|n| format!("crowd-{n}")).collect();
+        let mut crowd: Vec<(&str, Seen)> = ids.iter().map(|id| (&**id, Alive)).collect();
+        crowd.push(("stays", Alive));
+        complete(&mut seen, &crowd);
+        look(&mut seen, None);
+        assert_eq!(seen.len(), MOST_GONE + 1);
+    }
+
+    /// One step of a source's life.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Complete(Vec<(u8, bool)>),
+        Away,
+        Forget,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => proptest::collection::btree_map(0u8..5, any::<bool>(), 0..6)
+                .prop_map(|shown| Step::Complete(shown.into_iter().collect())),
+            1 => Just(Step::Away),
+            1 => Just(Step::Forget),
+        ]
+    }
+
+    /// The rules, from the whole history: slow, but without state to get wrong.
+    fn by_history(history: &[Step], id: u8) -> Life {
+        let shown = |step: &Step, id| match step {
+            Step::Complete(shown) => shown.iter().find(|(one, _)| *one == id).map(|(_, a)| *a),
+            Step::Away | Step::Forget => None,
+        };
+        if !matches!(history.last(), Some(Step::Complete(_))) {
+            return Life::Unknown(Why::SourceAway);
+        }
+        let mut start = 0;
+        for (now, step) in history.iter().enumerate() {
+            let so_far = &history[start..now];
+            let known = (0..5).filter(|id| so_far.iter().any(|s| shown(s, *id) == Some(true)));
+            let before = so_far.iter().rfind(|step| matches!(step, Step::Complete(_)));
+            let alive = |id| before.is_some_and(|before| shown(before, id) == Some(true));
+            let lost_all = matches!(step, Step::Complete(_))
+                && known.clone().filter(|id| alive(*id)).count() >= WIPE
+                && known.clone().all(|id| shown(step, id).is_none());
+            if lost_all || matches!(step, Step::Forget) {
+                start = now;
+            }
+        }
+        let valid = &history[start..];
+        if !valid.iter().any(|step| shown(step, id) == Some(true)) {
+            return Life::Unknown(Why::NeverSeen);
+        }
+        let says = |step: &Step| matches!(step, Step::Complete(_)) && shown(step, id) != Some(true);
+        match valid {
+            [.., last] if !says(last) => Life::Alive,
+            [.., before, last] if says(before) => match shown(last, id) {
+                Some(_) => Life::Dead(STOPPED),
+                None => GONE,
+            },
+            _ => Life::Unknown(Why::SeenOnce),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_remembered_agrees_with_the_history(
+            history in proptest::collection::vec(step(), 1..24),
+        ) {
+            let mut seen = new();
+            for (now, step) in history.iter().enumerate() {
+                match step {
+                    Step::Complete(shown) => {
+                        let shown: Vec<(String, Seen)> = shown
+                            .iter()
+                            .map(|(id, a)| (id.to_string(), if *a { Alive } else { Ended(STOPPED) }))
+                            .collect();
+                        seen.complete(
+                            shown.iter().map(|(id, seen)| Shown { id, uid: "", seen: *seen }),
+                        );
+                    }
+                    Step::Away => seen.away(),
+                    Step::Forget => seen.forget(),
+                }
+                for id in 0..5u8 {
+                    let history = &history[..=now];
+                    prop_assert_eq!(life(&seen, &id.to_string()), by_history(history, id));
+                    // Whatever happened, the young are spared.
+                    let young = seen.life(&id.to_string(), "", &record(), at(100_001));
+                    prop_assert!(!young.is_dead());
+                }
+            }
+        }
+    }
+}
