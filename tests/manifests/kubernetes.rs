@@ -19,7 +19,10 @@ const COMPONENTS: &str = "conf/kubernetes/components";
 
 #[track_caller]
 fn kustomize(directory: &Path) -> Vec<Value> {
-    yaml(&run(Command::new("kubectl").arg("kustomize").arg(directory), ""))
+    let mut documents = yaml(&run(Command::new("kubectl").arg("kustomize").arg(directory), ""));
+    // kubectl 1.20 leaves an empty document where one was deleted.
+    documents.retain(|document| document.as_object().is_some_and(|fields| !fields.is_empty()));
+    documents
 }
 
 /// The base with the patches of these components, in the words of the kustomize that kubectl 1.20
