@@ -56,7 +56,8 @@ install -m 755 -- "$plugin" "$context/root/ovs-flow-gc"
 install -m 755 -- "$daemon" "$context/root/ovs-flow-gcd"
 # Nothing in the image to link against.
 for binary in "$context"/root/ovs-flow-gc*; do
-    if readelf --program-headers "$binary" | grep -q INTERP; then die "$binary is not static"; fi
+    headers=$(readelf --wide --program-headers "$binary") || die "$binary is no ELF binary"
+    case $headers in *INTERP*) die "$binary is not static" ;; esac
 done
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$repository/Cargo.toml" | head -n 1)
 
