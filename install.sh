@@ -9,25 +9,32 @@ set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 name=ovs-flow-gc
 units="$name-sweep.service $name-sweep.timer"
+daemon_name=${name}d
+daemon_unit=$daemon_name.service
 
 usage() {
     cat <<USAGE
-usage: install.sh install   [--conflist FILE] [--binary FILE] [--no-timer] [options]
+usage: install.sh install   [--conflist FILE] [--binary FILE] [--daemon] [--no-timer] [options]
        install.sh uninstall [--conflist FILE] [--force] [options]
        install.sh demo
        install.sh help
 
 install     binary to /opt/cni/bin, records of the pods that run (adopt), entry into the
-            conflist, sweep timer. Without --conflist: the first file of the CNI
-            configuration directory that has an Open vSwitch plugin.
-uninstall   entry out of every conflist, timer off, state and, last, the binary.
+            conflist, sweep timer or daemon. Without --conflist: the first file of the
+            CNI configuration directory that has an Open vSwitch plugin.
+uninstall   entry out of every conflist, timer and daemon off, state and, last, the binary.
 demo        shows it on a switch of its own.
 
   --conflist FILE   the CNI configuration to edit (.conflist, or a single .conf)
   --binary FILE     install this binary instead of building one
+  --daemon          the sweeper that runs for good, ovs-flow-gcd in /usr/local/sbin and its
+                    unit, in place of the timer
+  --daemon-binary FILE
+                    the same, with this binary instead of building one
   --no-timer        leave systemd alone
   --force           uninstall: remove the binary although a runtime may still call it
   --bin-dir DIR     default /opt/cni/bin
+  --sbin-dir DIR    default /usr/local/sbin, for the daemon
   --net-dir DIR     default /etc/cni/net.d
   --prefix ROOT     put ROOT before every default path (for tests and images)
 
@@ -73,6 +80,11 @@ must_speak_cni() {
     speaks_cni "$1" || die "$binary does not answer CNI VERSION on this node: not installed, and what was there is still there"
 }
 
+must_be_the_daemon() {
+    "$1" --version 2>/dev/null | grep -q "^$daemon_name " ||
+        die "$daemon_binary does not answer --version as $daemon_name on this node: not installed, and what was there is still there"
+}
+
 # Whether JSON on stdin has an entry of ours, at any depth and however it is laid out.
 has_entry() { tr -d ' \t\r\n' | grep -qF "\"type\":\"$name\""; }
 
@@ -112,33 +124,57 @@ still_called_for() {
     printf '%s\n' "$count"
 }
 
-# Builds as the user who called sudo: root need not have a toolchain, nor own ./target.
-# Prints where cargo says that it put the binary; the target directory may be anywhere.
+# Builds $1, with the options $2 of cargo's, as the user who called sudo: root need not have a
+# toolchain, nor own ./target. Prints where cargo says that it put the binary; the target
+# directory may be anywhere.
 build() {
-    command='PATH="$HOME/.cargo/bin:$PATH"; cd "$1" && cargo build --release --locked --bin "$2" --message-format=json-render-diagnostics'
+    command='PATH="$HOME/.cargo/bin:$PATH"; cd "$1" && cargo build --release --locked --bin "$2" $3 --message-format=json-render-diagnostics'
     if [ "$(id -u)" = 0 ] && [ -n "${SUDO_USER:-}" ] && [ "$SUDO_USER" != root ]; then
-        sudo -H -u "$SUDO_USER" sh -c "$command" sh "$here" "$name"
+        sudo -H -u "$SUDO_USER" sh -c "$command" sh "$here" "$1" "${2:-}"
     else
-        sh -c "$command" sh "$here" "$name"
-    fi | sed -n 's/.*"reason":"compiler-artifact".*"kind":\["bin"\].*"name":"'"$name"'".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+        sh -c "$command" sh "$here" "$1" "${2:-}"
+    fi | sed -n 's/.*"reason":"compiler-artifact".*"kind":\["bin"\].*"name":"'"$1"'".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
 }
 
 # --- install -----------------------------------------------------------------------------------
 
+# Puts $1 at $2 if it is not there yet, after the check $3. Sets $changed.
+put_binary() {
+    [ -f "$1" ] || die "$1: no such file"
+    mkdir -p -- "$(dirname -- "$2")"
+    changed=''
+    if [ -x "$2" ] && cmp -s -- "$1" "$2"; then
+        say "$4: $2 is this one already"
+    else
+        replace "$1" "$2" 755 "$3"
+        say "$4: installed $2"
+        changed=yes
+    fi
+}
+
+# The unit $1, with what it starts in the directory $2. Sets $changed if it was not there so.
+put_unit() {
+    mkdir -p -- "$unit_dir"
+    sweep_up "$unit_dir/.$1"
+    temporary="$unit_dir/.$1.new.$$"
+    sed "s|^ExecStart=.*/\($name[^/ ]*\)|ExecStart=$2/\1|" "$here/conf/systemd/$1" >"$temporary"
+    if cmp -s -- "$temporary" "$unit_dir/$1"; then
+        rm -f -- "$temporary"
+    else
+        chmod 644 "$temporary"
+        mv -f -- "$temporary" "$unit_dir/$1"
+        changed=yes
+    fi
+    temporary=''
+}
+
 install_binary() {
     if [ -z "$binary" ]; then
         say "binary: building it from $here"
-        binary=$(build)
+        binary=$(build "$name")
         [ -n "$binary" ] || die "cargo built no binary: see above, or give one with --binary FILE"
     fi
-    [ -f "$binary" ] || die "$binary: no such file"
-    mkdir -p -- "$bin_dir"
-    if [ -x "$installed" ] && cmp -s -- "$binary" "$installed"; then
-        say "binary: $installed is this one already"
-    else
-        replace "$binary" "$installed" 755 must_speak_cni
-        say "binary: installed $installed"
-    fi
+    put_binary "$binary" "$installed" must_speak_cni binary
 }
 
 adopt() {
@@ -169,21 +205,8 @@ install_timer() {
         say "timer: systemd does not run here; run '$installed sweep --only-dead' every 30 seconds by other means"
         return
     fi
-    mkdir -p -- "$unit_dir"
     changed=''
-    for unit in $units; do
-        sweep_up "$unit_dir/.$unit"
-        temporary="$unit_dir/.$unit.new.$$"
-        sed "s|^ExecStart=/opt/cni/bin/|ExecStart=$exec_dir/|" "$here/conf/systemd/$unit" >"$temporary"
-        if cmp -s -- "$temporary" "$unit_dir/$unit"; then
-            rm -f -- "$temporary"
-        else
-            chmod 644 "$temporary"
-            mv -f -- "$temporary" "$unit_dir/$unit"
-            changed=yes
-        fi
-        temporary=''
-    done
+    for unit in $units; do put_unit "$unit" "$exec_dir"; done
     systemctl daemon-reload || die "timer: systemctl daemon-reload failed"
     systemctl enable --now "$name-sweep.timer" || die "timer: systemctl could not start $name-sweep.timer"
     if [ -n "$changed" ]; then
@@ -193,11 +216,52 @@ install_timer() {
     fi
 }
 
+# The timer goes last: there is no moment without a sweeper, and two at once do no harm.
+install_daemon() {
+    if [ -z "$daemon_binary" ]; then
+        say "daemon: building it from $here"
+        daemon_binary=$(build "$daemon_name" "--features daemon")
+        [ -n "$daemon_binary" ] || die "cargo built no daemon: see above, or give one with --daemon-binary FILE"
+    fi
+    put_binary "$daemon_binary" "$daemon_installed" must_be_the_daemon daemon
+    if [ "$timer" = no ]; then
+        say "daemon: no unit (--no-timer)"
+        return
+    fi
+    if ! systemd_runs; then
+        say "daemon: systemd does not run here; start $daemon_installed by other means, and again when it ends"
+        return
+    fi
+    put_unit "$daemon_unit" "$daemon_exec_dir"
+    systemctl daemon-reload || die "daemon: systemctl daemon-reload failed"
+    systemctl enable "$daemon_unit" || die "daemon: systemctl could not enable $daemon_unit"
+    # Also one that was killed between the new binary and here runs the old one: ask systemd.
+    if [ -n "$changed" ] || ! runs_what_is_installed; then
+        systemctl restart "$daemon_unit" || die "daemon: systemctl could not start $daemon_unit (journalctl -u $daemon_name says why); the timer was left as it was"
+        say "daemon: installed and started $daemon_unit"
+    else
+        say "daemon: $daemon_unit is there already, started"
+    fi
+    remove_timer
+}
+
+# Whether the daemon's process is the file that is there now: a replaced one is "(deleted)".
+runs_what_is_installed() {
+    pid=$(systemctl show --property=MainPID --value "$daemon_unit") || return 1
+    [ -n "$pid" ] && [ "$pid" != 0 ] && [ "/proc/$pid/exe" -ef "$daemon_installed" ]
+}
+
 do_install() {
     install_binary
     adopt
     install_entry
-    install_timer
+    if [ "$daemon" = yes ]; then
+        install_daemon
+    elif [ -e "$unit_dir/$daemon_unit" ]; then
+        say "timer: left out, $daemon_unit does its work (--daemon brings the daemon up to date)"
+    else
+        install_timer
+    fi
 }
 
 # --- uninstall ---------------------------------------------------------------------------------
@@ -247,6 +311,28 @@ remove_timer() {
     say "timer: stopped and removed $name-sweep.timer"
 }
 
+remove_daemon() {
+    if [ "$timer" = no ]; then
+        say "daemon: left alone (--no-timer)"
+        return
+    fi
+    sweep_up "$unit_dir/.$daemon_unit"
+    sweep_up "$sbin_dir/.$daemon_name"
+    if [ ! -e "$unit_dir/$daemon_unit" ] && [ ! -e "$daemon_installed" ]; then
+        say "daemon: not there"
+        return
+    fi
+    if [ -e "$unit_dir/$daemon_unit" ]; then
+        if systemd_runs; then
+            systemctl disable --now "$daemon_unit" || warn "daemon: systemctl could not stop $daemon_unit"
+        fi
+        rm -f -- "$unit_dir/$daemon_unit"
+        if systemd_runs; then systemctl daemon-reload || warn "daemon: systemctl daemon-reload failed"; fi
+    fi
+    rm -f -- "$daemon_installed"
+    say "daemon: stopped and removed $daemon_installed and its unit"
+}
+
 remove_state() {
     if [ -d "$state_dir" ] && [ ! -L "$state_dir" ]; then
         rm -rf -- "$state_dir"
@@ -269,6 +355,7 @@ remove_binary() {
 do_uninstall() {
     remove_entries
     remove_timer
+    remove_daemon
     left=$(still_called_for)
     if [ "$left" -gt 0 ] && [ "$force" = no ]; then
         warn "binary: kept, and the state with it: $left pods were started with it, and CRI-O or multus calls it again when they end. Run uninstall again when they are gone, or with --force"
@@ -298,20 +385,24 @@ help | -h | --help) usage; exit 0 ;;
 *) wrong_usage "no such command: $command" ;;
 esac
 
-root='' conflist='' binary='' bin_dir='' net_dir='' timer=yes force=no
+root='' conflist='' binary='' daemon_binary='' bin_dir='' sbin_dir='' net_dir=''
+timer=yes daemon=no force=no
 while [ $# -gt 0 ]; do
     case $1 in
-    --conflist | --binary | --bin-dir | --net-dir | --prefix)
+    --conflist | --binary | --daemon-binary | --bin-dir | --sbin-dir | --net-dir | --prefix)
         [ $# -gt 1 ] && [ -n "$2" ] || wrong_usage "$1 needs a value"
         case $1 in
         --conflist) conflist=$2 ;;
         --binary) binary=$2 ;;
+        --daemon-binary) daemon_binary=$2 daemon=yes ;;
         --bin-dir) bin_dir=$2 ;;
+        --sbin-dir) sbin_dir=$2 ;;
         --net-dir) net_dir=$2 ;;
         --prefix) root=${2%/} ;;
         esac
         shift
         ;;
+    --daemon) daemon=yes ;;
     --no-timer) timer=no ;;
     --force) force=yes ;;
     *) wrong_usage "no such option: $1" ;;
@@ -319,12 +410,14 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-: "${bin_dir:=$root/opt/cni/bin}" "${net_dir:=$root/etc/cni/net.d}"
+: "${bin_dir:=$root/opt/cni/bin}" "${net_dir:=$root/etc/cni/net.d}" "${sbin_dir:=$root/usr/local/sbin}"
 installed=$bin_dir/$name
+daemon_installed=$sbin_dir/$daemon_name
 state_dir=$root/run/$name
 unit_dir=$root/etc/systemd/system
-# What the unit calls the directory once ROOT is /.
+# What the units call the directories once ROOT is /.
 exec_dir=${bin_dir#"$root"}
+daemon_exec_dir=${sbin_dir#"$root"}
 
 if [ -z "$root" ] && [ "$(id -u)" != 0 ]; then
     die "$command changes /opt/cni/bin and /etc: run it as root (sudo $0 $command)"

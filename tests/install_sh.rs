@@ -59,6 +59,12 @@ adopt*) [ ! -e "$RIG/adopt-fails" ] || { echo "no OVSDB"; exit 1; } ;;
 esac
 "#;
 
+/// `show` is asked for the daemon's process.
+const SYSTEMCTL: &str = r#"
+if [ "$1" = show ]; then cat "$RIG/pid" 2>/dev/null; exit; fi
+echo "systemctl $*" >>"$RIG/log"
+"#;
+
 struct Node {
     dir: TempDir,
 }
@@ -72,7 +78,8 @@ impl Node {
         node.put("root/etc/cni/net.d/10-ovs.conflist", LIST);
         node.put("root/etc/cni/net.d/05-bridge.conflist", BRIDGE);
         node.script("stand-in", &format!("{WATCH}{STAND_IN}"));
-        node.script("path/systemctl", &format!("{WATCH}echo \"systemctl $*\" >>\"$RIG/log\""));
+        node.script("daemon", &format!("{WATCH}echo ovs-flow-gcd 0.1.0"));
+        node.script("path/systemctl", &format!("{WATCH}{SYSTEMCTL}"));
         for tool in ["cp", "mv", "rm", "mkdir", "chmod"] {
             let log = if tool == "rm" { "echo \"rm $*\" >>\"$RIG/log\"" } else { "" };
             node.script(&format!("path/{tool}"), &format!("{WATCH}{log}\nexec /bin/{tool} \"$@\""));
@@ -116,6 +123,12 @@ impl Node {
         self.run("install", &["--binary", stand_in.to_str().unwrap()])
     }
 
+    fn install_daemon(&self) -> (i32, String) {
+        let (stand_in, daemon) = (self.at("stand-in"), self.at("daemon"));
+        let [binary, daemon] = [&stand_in, &daemon].map(|path| path.to_str().unwrap());
+        self.run("install", &["--binary", binary, "--daemon-binary", daemon])
+    }
+
     fn uninstall(&self) -> (i32, String) {
         self.run("uninstall", &[])
     }
@@ -138,6 +151,10 @@ impl Node {
 
     fn unit(&self, name: &str) -> PathBuf {
         self.at("root/etc/systemd/system").join(format!("ovs-flow-gc-sweep.{name}"))
+    }
+
+    fn daemon_unit(&self) -> PathBuf {
+        self.at("root/etc/systemd/system/ovs-flow-gcd.service")
     }
 
     /// The promise: whoever is named in a conflist can be called.
@@ -236,19 +253,28 @@ fn uninstall_takes_the_entry_out_first_and_the_binary_last() {
     assert!(node.log().is_empty());
 }
 
-/// SIGKILL at each command that either script runs, in turn.
+/// SIGKILL at each command that any of the scripts runs, in turn.
 #[test]
 fn killed_at_any_step_nothing_dangles_and_the_next_run_finishes() {
-    let stand_in = |node: &Node| node.at("stand-in").display().to_string();
-    let mut kills = [0, 0];
-    for (which, command) in ["install", "uninstall"].into_iter().enumerate() {
+    let cases = [("install", false), ("uninstall", false), ("install", true), ("uninstall", true)];
+    let mut kills = [0; 4];
+    for (kills, (command, daemon)) in kills.iter_mut().zip(cases) {
         for at in 1.. {
             assert!(at < 100, "no end");
             let node = Node::new();
-            let binary = stand_in(&node);
-            let options = ["--binary", binary.as_str()];
+            let [binary, daemon_binary] =
+                ["stand-in", "daemon"].map(|file| node.at(file).display().to_string());
+            let mut options = vec!["--binary", binary.as_str()];
+            match (command, daemon) {
+                ("install", false) => {}
+                ("install", true) => {
+                    node.install();
+                    options.extend(["--daemon-binary", daemon_binary.as_str()]);
+                }
+                (_, false) => drop(node.install()),
+                (_, true) => drop(node.install_daemon()),
+            }
             if command == "uninstall" {
-                node.install();
                 node.put("root/run/ovs-flow-gc/net/config.json", "{}");
             }
             let status = node
@@ -261,14 +287,20 @@ fn killed_at_any_step_nothing_dangles_and_the_next_run_finishes() {
                 break;
             }
             assert_eq!(status.signal(), Some(9), "{command}, call {at}");
-            kills[which] += 1;
+            *kills += 1;
             node.assert_callable_if_named(&format!("{command} killed at call {at}"));
+            if daemon && command == "install" {
+                let sweeper = node.unit("timer").exists() || node.daemon_unit().exists();
+                assert!(sweeper, "call {at}: no sweeper is left");
+            }
             let (code, text) = node.run(command, &options);
             assert_eq!(code, 0, "{command} after a kill at call {at}: {text}");
             if command == "install" {
                 node.assert_callable_if_named("finished");
                 assert!(node.list().contains("ovs-flow-gc"));
-                assert!(node.unit("timer").exists() && node.unit("service").exists());
+                assert_eq!(node.unit("timer").exists(), !daemon);
+                assert_eq!(node.unit("service").exists(), !daemon);
+                assert_eq!(node.daemon_unit().exists(), daemon);
                 let new = |f: &String| f.contains(".new.");
                 assert!(!node.everything().iter().any(new), "leftovers of call {at}");
             } else {
@@ -279,7 +311,112 @@ fn killed_at_any_step_nothing_dangles_and_the_next_run_finishes() {
             }
         }
     }
-    assert!(kills[0] >= 10 && kills[1] >= 8, "{kills:?}");
+    let least = [10, 8, 16, 8];
+    assert!(kills.iter().zip(least).all(|(kills, least)| *kills >= least), "{kills:?}");
+}
+
+#[test]
+fn the_daemon_takes_the_timers_place() {
+    let node = Node::new();
+    node.install();
+    node.log();
+    let (code, text) = node.install_daemon();
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(
+        node.log()[3..],
+        [
+            "systemctl daemon-reload",
+            "systemctl enable ovs-flow-gcd.service",
+            "systemctl restart ovs-flow-gcd.service",
+            "systemctl disable --now ovs-flow-gc-sweep.timer",
+            "systemctl stop ovs-flow-gc-sweep.service",
+            "rm -f -- root/etc/systemd/system/ovs-flow-gc-sweep.service",
+            "rm -f -- root/etc/systemd/system/ovs-flow-gc-sweep.timer",
+            "systemctl daemon-reload",
+        ]
+    );
+    let unit = fs::read_to_string(node.daemon_unit()).unwrap();
+    assert!(unit.contains("\nExecStart=/usr/local/sbin/ovs-flow-gcd\n"), "{unit}");
+    assert!(node.at("root/usr/local/sbin/ovs-flow-gcd").exists());
+
+    // Without --daemon the plugin alone is brought up to date; the daemon stays, and no timer.
+    let before = node.everything();
+    let (code, text) = node.install();
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("timer: left out, ovs-flow-gcd.service does its work"), "{text}");
+    assert_eq!(node.everything(), before);
+    node.log();
+
+    let (code, text) = node.uninstall();
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(
+        node.log()[1..5],
+        [
+            "systemctl disable --now ovs-flow-gcd.service",
+            "rm -f -- root/etc/systemd/system/ovs-flow-gcd.service",
+            "systemctl daemon-reload",
+            "rm -f -- root/usr/local/sbin/ovs-flow-gcd",
+        ]
+    );
+    assert_eq!(node.everything(), BARE);
+    let (_, text) = node.uninstall();
+    assert!(text.contains("daemon: not there"), "{text}");
+}
+
+/// Whoever runs is asked, not what the last run of the installer did: it may have been killed
+/// between the new binary and the restart.
+#[test]
+fn a_daemon_is_started_again_only_if_it_is_another_one() {
+    let node = Node::new();
+    let source = r#"
+        #include <stdio.h>
+        #include <unistd.h>
+        int main(int n, char **v) { if (n > 1) puts("ovs-flow-gcd 0.1.0"); else pause(); }
+    "#;
+    node.put("daemon.c", source);
+    let compiled = Command::new("gcc")
+        .args([node.at("daemon.c").to_str().unwrap(), "-o", node.at("daemon").to_str().unwrap()])
+        .status()
+        .expect("gcc, of tests/run.sh's packages, runs");
+    assert!(compiled.success());
+    node.install_daemon();
+    let mut running = Command::new(node.at("root/usr/local/sbin/ovs-flow-gcd")).spawn().unwrap();
+    node.put("pid", &running.id().to_string());
+    node.log();
+    let (code, same) = node.install_daemon();
+    let first = node.log();
+    // The same file again, but under another inode: what runs is the "(deleted)" one.
+    let installed = node.at("root/usr/local/sbin/ovs-flow-gcd");
+    fs::copy(&installed, node.at("copy")).unwrap();
+    fs::rename(node.at("copy"), &installed).unwrap();
+    let (_, other) = node.install_daemon();
+    let second = node.log();
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let restarts = |log: &[String]| log.iter().any(|line| line.contains("restart"));
+    assert!(code == 0 && same.contains("is there already, started"), "{same}");
+    assert!(!restarts(&first), "{first:?}");
+    assert!(other.contains("daemon: installed and started"), "{other}");
+    assert!(restarts(&second), "{second:?}");
+}
+
+#[test]
+fn a_daemon_that_does_not_run_here_replaces_nothing() {
+    let node = Node::new();
+    node.install();
+    node.script("daemon", "exit 126");
+    let (code, text) = node.install_daemon();
+    assert_eq!(code, 1);
+    assert!(text.contains("does not answer --version as ovs-flow-gcd"), "{text}");
+    assert!(node.unit("timer").exists() && !node.daemon_unit().exists());
+    assert_eq!(fs::read_dir(node.at("root/usr/local/sbin")).unwrap().count(), 0, "no leftovers");
+
+    let node = Node::new();
+    fs::remove_dir_all(node.at("root/run/systemd")).unwrap();
+    let (code, text) = node.install_daemon();
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("daemon: systemd does not run here"), "{text}");
+    assert!(!node.daemon_unit().exists());
 }
 
 #[test]
@@ -389,7 +526,7 @@ fn without_systemd_it_says_so_and_goes_on() {
 #[test]
 fn wrong_usage_is_status_two_and_touches_nothing() {
     let node = Node::new();
-    for options in [&["--conflist"][..], &["--colour"], &["--binary", ""]] {
+    for options in [&["--conflist"][..], &["--colour"], &["--binary", ""], &["--daemon-binary"]] {
         let (code, text) = node.run("install", options);
         assert_eq!(code, 2, "{options:?}");
         assert!(text.contains("usage: install.sh"), "{text}");
@@ -404,14 +541,24 @@ fn wrong_usage_is_status_two_and_touches_nothing() {
 fn systemd_finds_nothing_to_say_about_the_units() {
     let node = Node::new();
     let bin = node.at("bin");
-    let (code, text) = node.run(
-        "install",
-        &["--binary", node.at("stand-in").to_str().unwrap(), "--bin-dir", bin.to_str().unwrap()],
-    );
+    let [binary, daemon] =
+        ["stand-in", "daemon"].map(|file| node.at(file).to_str().unwrap().to_owned());
+    let options = ["--binary", &binary, "--bin-dir", bin.to_str().unwrap()];
+    let (code, text) = node.run("install", &options);
+    assert_eq!(code, 0, "{text}");
+    // The daemon's own installation takes the timer away.
+    let units = [node.unit("service"), node.unit("timer")].map(|unit| {
+        let copy = node.at(unit.file_name().unwrap().to_str().unwrap());
+        fs::copy(&unit, &copy).unwrap();
+        copy
+    });
+    let more = ["--daemon-binary", &daemon, "--sbin-dir", bin.to_str().unwrap()];
+    let (code, text) = node.run("install", &[&options[..], &more].concat());
     assert_eq!(code, 0, "{text}");
     let output = Command::new("systemd-analyze")
         .arg("verify")
-        .args([node.unit("service"), node.unit("timer")])
+        .args(units)
+        .arg(node.daemon_unit())
         .env("SYSTEMD_LOG_LEVEL", "warning")
         .output()
         .expect("systemd-analyze, of the package systemd, runs");

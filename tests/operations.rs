@@ -15,6 +15,8 @@ mod rig;
 mod adopt;
 #[path = "operations/brake.rs"]
 mod brake;
+#[path = "operations/image.rs"]
+mod image;
 #[path = "operations/journal.rs"]
 mod journal;
 #[path = "operations/undo.rs"]

@@ -34,6 +34,10 @@ packages() {
 /usr/include/stdlib.h libc6-dev
 /usr/bin/unshare util-linux
 /usr/bin/protoc protobuf-compiler
+/usr/bin/promtool prometheus
+/usr/bin/kubectl kubernetes-client
+/usr/lib/python3/dist-packages/yaml/__init__.py python3-yaml
+/usr/bin/buildah buildah
 LIST
 }
 

@@ -7,7 +7,7 @@
 mod cached;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
@@ -38,6 +38,18 @@ pub(super) struct Options {
     /// Say what would be recorded, record nothing.
     #[arg(long)]
     dry_run: bool,
+}
+
+impl Options {
+    /// The node's networks, or that of one file.
+    pub(super) fn of_node(conflist: Option<&PathBuf>, net_dir: &Path, cache_dir: &Path) -> Self {
+        Self {
+            conflist: conflist.into_iter().cloned().collect(),
+            net_dir: net_dir.to_owned(),
+            cache_dir: cache_dir.to_owned(),
+            dry_run: false,
+        }
+    }
 }
 
 #[derive(Debug, Default, Serialize)]

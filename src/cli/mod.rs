@@ -7,6 +7,7 @@ mod explain;
 mod journal;
 mod list;
 mod networks;
+mod node;
 mod output;
 mod pause;
 mod sweep;
@@ -72,6 +73,11 @@ enum Command {
     /// Put ovs-flow-gc into a conflist after its OVS plugin, or take it out.
     #[command(subcommand)]
     Conflist(ConflistCommand),
+    /// Put this binary, the records of the pods that run, and the entry on this node: install.sh
+    /// for images without a shell. May be run again at any time.
+    SelfInstall(node::Install),
+    /// Take the entry out of every conflist, then the state and the binary off this node.
+    SelfUninstall(node::Uninstall),
     /// Is this node set up right? Says what to do about each finding.
     Doctor(doctor::Options),
 }
@@ -135,6 +141,8 @@ pub(crate) enum Error {
     BootId(std::io::Error),
     #[error("{0}")]
     Usage(String),
+    #[error("{0}")]
+    Node(String),
     #[error("no attachment matches {0:?}; `ovs-flow-gc list` shows what there is")]
     NoSuchPod(String),
     #[error("there is nothing to undo in {}", .0.display())]
@@ -192,6 +200,8 @@ pub fn main() -> ExitCode {
         Command::Pause => pause::run(&context, true),
         Command::Resume => pause::run(&context, false),
         Command::Conflist(command) => edit(&context, command),
+        Command::SelfInstall(options) => node::install(&context, &options),
+        Command::SelfUninstall(options) => node::uninstall(&context, &options),
         Command::Doctor(options) => doctor::run(&context, &options),
     };
     match ended {

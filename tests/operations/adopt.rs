@@ -14,7 +14,7 @@ fn cache_dir(node: &Node) -> PathBuf {
 }
 
 /// libcni caches a result as `<network>-<containerID>-<ifname>` (libcni/api.go, cachedInfo).
-fn cache(node: &Node, pod: &Attached) -> PathBuf {
+pub(crate) fn cache(node: &Node, pod: &Attached) -> PathBuf {
     cache_as(node, pod, "podnet", &pod.result)
 }
 

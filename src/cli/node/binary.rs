@@ -1,0 +1,105 @@
+//! This binary as a CNI plugin of the node.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{Error, FileError, io_error, lock};
+
+/// Under `.ovs-flow-gc.new.*`, which install.sh clears away as well.
+const TEMPORARY: &str = ".ovs-flow-gc.new.self";
+
+/// Puts the running binary at `installed`, so that whoever opens it finds all of the old file or
+/// all of the new one. False if it was there already.
+pub(super) fn put(installed: &Path) -> Result<bool, Error> {
+    let own = PathBuf::from("/proc/self/exe");
+    let bytes = fs::read(&own).map_err(|e| io_error(&own, "read it", e))?;
+    let directory = directory_of(installed);
+    fs::create_dir_all(&directory).map_err(|e| io_error(&directory, "make it", e))?;
+    let _lock = lock(&directory)?;
+    if is_there(installed, &bytes) {
+        return Ok(false);
+    }
+    let temporary = directory.join(TEMPORARY);
+    let _ = fs::remove_file(&temporary);
+    let placed = write(&temporary, &bytes)
+        .map_err(|e| io_error(&temporary, "write it", e))
+        .map_err(Error::from)
+        .and_then(|()| must_speak_cni(&temporary))
+        .and_then(|()| {
+            fs::rename(&temporary, installed)
+                .map_err(|e| io_error(installed, "replace it", e).into())
+        });
+    if placed.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    placed?;
+    sync(&directory);
+    Ok(true)
+}
+
+/// False if it was not there.
+pub(super) fn remove(installed: &Path) -> Result<bool, FileError> {
+    let directory = directory_of(installed);
+    let _ = fs::remove_file(directory.join(TEMPORARY));
+    match fs::remove_file(installed) {
+        Ok(()) => {
+            sync(&directory);
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io_error(installed, "remove it", error)),
+    }
+}
+
+fn is_there(installed: &Path, bytes: &[u8]) -> bool {
+    let Ok(meta) = fs::metadata(installed) else { return false };
+    let executable = meta.permissions().mode() & 0o111 == 0o111;
+    executable
+        && usize::try_from(meta.len()) == Ok(bytes.len())
+        && fs::read(installed).is_ok_and(|there| there == bytes)
+}
+
+fn write(temporary: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o700).open(temporary)?;
+    file.write_all(bytes)?;
+    file.set_permissions(fs::Permissions::from_mode(0o755))?;
+    file.sync_all()
+}
+
+/// What the runtime is going to call must start there: the directory may be mounted `noexec`.
+fn must_speak_cni(binary: &Path) -> Result<(), Error> {
+    let ask = || -> io::Result<Vec<u8>> {
+        let mut child = Command::new(binary)
+            .env("CNI_COMMAND", "VERSION")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(br#"{"cniVersion":"1.0.0"}"#)?;
+        }
+        Ok(child.wait_with_output()?.stdout)
+    };
+    let answer = ask().map_err(|e| io_error(binary, "run it", e))?;
+    if String::from_utf8_lossy(&answer).contains("\"supportedVersions\"") {
+        return Ok(());
+    }
+    Err(Error::Node(format!(
+        "{} does not answer CNI VERSION: not installed, and what was there is still there",
+        binary.display()
+    )))
+}
+
+fn directory_of(path: &Path) -> PathBuf {
+    path.parent().map(Path::to_owned).unwrap_or_default()
+}
+
+/// Best effort: after a power cut the old file is as good as the new one.
+fn sync(directory: &Path) {
+    if let Ok(directory) = File::open(directory) {
+        let _ = directory.sync_all();
+    }
+}

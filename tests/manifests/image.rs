@@ -1,0 +1,64 @@
+//! The image, by buildah, of two stand-ins: static binaries that every Debian has.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{at, run};
+
+#[test]
+fn the_image_holds_two_binaries_and_a_link_and_nothing_else() {
+    let dir = TempDir::new().unwrap();
+    let place = |name: &str| dir.path().join(name).display().to_string();
+    // A storage of its own.
+    let storage = format!(
+        "[storage]\ndriver = \"vfs\"\ngraphroot = \"{}\"\nrunroot = \"{}\"\n",
+        place("graph"),
+        place("run")
+    );
+    fs::write(place("storage.conf"), storage).unwrap();
+    let said = run(
+        Command::new("sh")
+            .arg(at("conf/image/build.sh"))
+            .args(["--tag", "ovs-flow-gc:test", "--archive", &place("image.tar")])
+            .args(["--plugin", "/bin/busybox", "--daemon", "/bin/busybox"])
+            .env("CONTAINERS_STORAGE_CONF", place("storage.conf")),
+        "",
+    );
+    assert!(said.contains("ovs-flow-gc:test: "), "{said}");
+
+    fs::create_dir(place("image")).unwrap();
+    run(Command::new("tar").args(["-xf", &place("image.tar"), "-C", &place("image")]), "");
+    let json = |path: &str| -> Value {
+        serde_json::from_slice(&fs::read(dir.path().join("image").join(path)).unwrap()).unwrap()
+    };
+    let blob = |digest: &Value| format!("blobs/{}", digest.as_str().unwrap().replace(':', "/"));
+    let manifest = json(&blob(&json("index.json")["manifests"][0]["digest"]));
+    let config = json(&blob(&manifest["config"]["digest"]));
+    assert_eq!(config["config"]["Entrypoint"], serde_json::json!(["/ovs-flow-gcd"]));
+    assert_eq!(config["config"]["User"], "0:0");
+
+    let layers = manifest["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 1);
+    let layer = dir.path().join("image").join(blob(&layers[0]["digest"]));
+    let list = run(Command::new("tar").arg("-tvzf").arg(layer), "");
+    let mut entries: Vec<String> = list
+        .lines()
+        .map(|line| {
+            let mut words = line.split_whitespace();
+            let mode = words.next().unwrap().to_owned();
+            format!("{mode} {}", words.skip(4).collect::<Vec<_>>().join(" "))
+        })
+        .collect();
+    entries.sort();
+    let wanted = [
+        "-rwxr-xr-x ovs-flow-gc",
+        "-rwxr-xr-x ovs-flow-gcd",
+        "drwxr-xr-x run/",
+        "drwxr-xr-x var/",
+        "lrwxrwxrwx var/run -> ../run",
+    ];
+    assert_eq!(entries, wanted);
+}
