@@ -18,10 +18,16 @@ const POLICY: usize = 84;
 
 /// A pod's entries: the classifier's, and policy that hangs on its register value.
 pub(crate) fn entries(who: &layouts::Who, policy: usize) -> Vec<String> {
+    entries_over(who, policy, 1)
+}
+
+/// The same, the policy in so many tables.
+pub(crate) fn entries_over(who: &layouts::Who, policy: usize, tables: usize) -> Vec<String> {
     let mut entries = layouts::classifier(who);
     entries.extend((0..policy).map(|n| {
-        let (reg, port) = (who.reg, 1000 + n);
-        format!("table=20, priority=120,tcp,reg0={reg:#x},tp_dst={port} actions=resubmit(,30)")
+        let (reg, port, table) =
+            (who.reg, 1000 + n, if tables == 1 { 20 } else { 60 + n % tables });
+        format!("table={table}, priority=120,tcp,reg0={reg:#x},tp_dst={port} actions=resubmit(,30)")
     }));
     entries
 }

@@ -18,7 +18,9 @@ mod rig;
 
 mod add;
 mod del;
+mod echo;
 mod measure;
+mod stall;
 mod sweep;
 mod table;
 
@@ -40,6 +42,9 @@ fn main() {
     }
     if wanted("sweep") {
         sweep::figures(&mut table);
+    }
+    if wanted("stall") {
+        stall::figures(&mut table);
     }
     println!("{table}");
     if table.missed() {

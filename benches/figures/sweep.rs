@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::del::{count, del_flows, empty, entries, install};
+use super::del::{count, del_flows, empty, entries, entries_over, install};
 use super::measure::{Process, median, on};
 use super::rig::{Datapath, Node, Setup, layouts};
 use super::table::Table;
@@ -22,21 +22,27 @@ const POLICY: usize = 82;
 const ROUNDS: usize = 5;
 
 /// A node with many pods. Their namespaces are mounts of one.
-struct Large<'a> {
+pub(crate) struct Large<'a> {
     node: &'a Node,
-    whos: Vec<layouts::Who>,
+    pub(crate) whos: Vec<layouts::Who>,
     saved: PathBuf,
+    /// How many tables the policy is in.
+    tables: usize,
+}
+
+/// Builds the node, runs this on it, and takes the namespaces away.
+pub(crate) fn on_a_large_node<'n>(node: &'n Node, run: impl FnOnce(Large<'n>) + Send) {
+    node.limit_state_dir("64m");
+    let netns = node.dir.join("netns");
+    on(node, || {
+        run(Large::make(node));
+        unmount(&netns, 0..ORPHANS + LIVE);
+    });
 }
 
 pub(crate) fn figures(table: &mut Table) {
     let node = Setup::new().datapath(Datapath::Dummy).up("bench-sweep");
-    node.limit_state_dir("64m");
-    let netns = node.dir.join("netns");
-    on(&node, || {
-        let large = Large::make(&node);
-        large.measure(table);
-        unmount(&netns, 0..ORPHANS + LIVE);
-    });
+    on_a_large_node(&node, |large| large.measure(table));
 }
 
 impl<'a> Large<'a> {
@@ -108,12 +114,45 @@ impl<'a> Large<'a> {
         ports(node, "del-port", 0..ORPHANS);
         let saved = node.dir.join("saved");
         copy(&node.state_dir, &saved);
-        Self { node, whos, saved }
+        Self { node, whos, saved, tables: 1 }
+    }
+
+    /// The same entries, the policy in so many tables.
+    pub(crate) fn spread(&mut self, tables: usize) {
+        self.tables = tables;
+        self.node.ofctl(&["del-flows", "br0"]);
+        let mut flows = layouts::classifier_base();
+        flows.extend(self.whos.iter().flat_map(|who| entries_over(who, POLICY, tables)));
+        let filler = (0..FLOWS - flows.len())
+            .map(|n| format!("table=20, priority=10,tcp,tp_dst={} actions=drop", 20_000 + n));
+        flows.extend(filler.collect::<Vec<_>>());
+        install(self.node, &flows);
+        empty(&self.node.state_dir);
+        copy(&self.saved, &self.node.state_dir);
+    }
+
+    /// `ovs-flow-gc sweep`.
+    pub(crate) fn sweep(&self) -> Process {
+        let (program, run_dir) = (self.node.plugin("ovs-flow-gc"), self.node.run_dir.clone());
+        let state_dir = self.node.state_dir.clone();
+        // 3 would say that something needs attention: not good.
+        Process::new(self.node, b"", move || {
+            let mut command = Command::new(&program);
+            command.env_clear().env("OVS_RUNDIR", &run_dir);
+            command.args(["sweep", "--yes", "--json", "--state-dir"]).arg(&state_dir);
+            command
+        })
+    }
+
+    /// Nothing of the dead is left, and everything else.
+    pub(crate) fn must_be_swept(&self) {
+        assert_eq!(count(self.node), FLOWS - ORPHANS * (POLICY + 15));
     }
 
     /// Flows and records as they were after the evictions.
-    fn restore(&self) {
-        let dead = self.whos.iter().take(ORPHANS).flat_map(|who| entries(who, POLICY));
+    pub(crate) fn restore(&self) {
+        let dead = self.whos.iter().take(ORPHANS);
+        let dead = dead.flat_map(|who| entries_over(who, POLICY, self.tables));
         install(self.node, &dead.collect::<Vec<_>>());
         empty(&self.node.state_dir);
         copy(&self.saved, &self.node.state_dir);
@@ -122,16 +161,7 @@ impl<'a> Large<'a> {
 
     fn measure(&self, table: &mut Table) {
         let node = self.node;
-        let (program, run_dir) = (node.plugin("ovs-flow-gc"), node.run_dir.clone());
-        let state_dir = node.state_dir.clone();
-        let mut ours = Process::new(node, b"", move || {
-            let mut command = Command::new(&program);
-            command.env_clear().env("OVS_RUNDIR", &run_dir);
-            command.args(["sweep", "--yes", "--json", "--state-dir"]).arg(&state_dir);
-            command
-        });
-        // 3 would say that something needs attention.
-        ours.good = &[0];
+        let ours = self.sweep();
         let mut list = String::new();
         for entry in self.whos.iter().take(ORPHANS).flat_map(|who| entries(who, POLICY)) {
             let (matches, _) = entry.split_once(" actions=").unwrap();
@@ -144,12 +174,11 @@ impl<'a> Large<'a> {
             command.args(["-OOpenFlow14", "--bundle", "--strict", "del-flows", "br0", "-"]);
             command
         });
-        let left = FLOWS - ORPHANS * (POLICY + 15);
         let mut times: [Vec<_>; 2] = Default::default();
         for _ in 0..ROUNDS {
             for (times, process) in times.iter_mut().zip([&ours, &told]) {
                 times.push(process.time());
-                assert_eq!(count(node), left, "{:?}", (process.command)());
+                self.must_be_swept();
                 self.restore();
             }
         }
@@ -162,7 +191,7 @@ impl<'a> Large<'a> {
         table.faster(&against, mine, by_value, 10.0);
         self.restore();
         let peak = ours.peak();
-        assert_eq!(count(node), left);
+        self.must_be_swept();
         table.memory(&format!("{what}: peak"), peak, 40);
     }
 

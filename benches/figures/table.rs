@@ -46,6 +46,30 @@ impl Table {
         });
     }
 
+    /// A time that must not be longer than this.
+    pub(crate) fn within(&mut self, what: &str, ours: Duration, most: Duration) {
+        self.push(Row {
+            what: what.to_owned(),
+            ours: ms(ours),
+            theirs: String::new(),
+            ratio: String::new(),
+            target: format!("<= {}", ms(most)),
+            met: ours <= most,
+        });
+    }
+
+    /// A time that nothing is promised of.
+    pub(crate) fn told(&mut self, what: &str, ours: Duration) {
+        self.push(Row {
+            what: what.to_owned(),
+            ours: ms(ours),
+            theirs: String::new(),
+            ratio: String::new(),
+            target: String::new(),
+            met: true,
+        });
+    }
+
     /// Peak memory, in bytes and megabytes of 10^6.
     pub(crate) fn memory(&mut self, what: &str, ours: u64, most: u64) {
         let megabytes = ours as f64 / 1e6;

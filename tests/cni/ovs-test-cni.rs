@@ -265,6 +265,15 @@ impl<'a> Call<'a> {
         let db = format!("--db=unix:{}/db.sock", self.run_dir);
         let all = [OsStr::new(&db), OsStr::new("--timeout=5")];
         let all: Vec<&OsStr> = all.into_iter().chain(args.iter().map(AsRef::as_ref)).collect();
+        // Too many at once for the socket's backlog: OVS says "Protocol error" for EAGAIN.
+        for _ in 0..100 {
+            match run("ovs-vsctl", &all, "") {
+                Err(busy) if busy.msg.contains("(Protocol error)") => {
+                    std::thread::sleep(std::time::Duration::from_millis(50));
+                }
+                done => return done,
+            }
+        }
         run("ovs-vsctl", &all, "")
     }
 
