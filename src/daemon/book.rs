@@ -1,0 +1,166 @@
+//! The dead that are still looked after, each with when to look at it again. Lost with the
+//! process: whoever is not in it is looked at at once.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use super::triggers::{Reason, Reasons, back_off};
+use crate::attachment::{Attachment, Key, State};
+use crate::sweep::{Report, TargetReport};
+
+/// One life of a key.
+pub(super) type Life = (Key, u64);
+
+/// How soon a clean one is looked at for the first time: a slow controller may put an entry
+/// back. Then after twice as long, and so on.
+const LINGER_LOOK: Duration = Duration::from_secs(2);
+/// So many looks at evidence that does not come, and it is looked at seldom.
+const HOPEFUL: u32 = 12;
+/// Seldom: so many intervals.
+const SELDOM: u32 = 10;
+/// For so many looks a change in OVSDB is worth another one at once: ports settle.
+const IN_FLUX: u32 = 5;
+
+#[derive(Debug)]
+struct Entry {
+    next: Duration,
+    /// Looks of the kind that `next` is of.
+    step: u32,
+    /// Its entries are gone.
+    clean: bool,
+    kept: BTreeMap<&'static str, u64>,
+    left: BTreeMap<&'static str, u64>,
+}
+
+/// The book.
+#[derive(Debug)]
+pub(super) struct Book {
+    interval: Duration,
+    entries: HashMap<Life, Entry>,
+}
+
+fn life(record: &Attachment) -> Life {
+    (record.key.clone(), record.generation)
+}
+
+impl Book {
+    pub(super) fn new(interval: Duration) -> Self {
+        Self { interval, entries: HashMap::new() }
+    }
+
+    /// Whether a sweep for these reasons looks at this dead one.
+    pub(super) fn is_due(&mut self, record: &Attachment, reasons: &Reasons, now: Duration) -> bool {
+        let all = reasons.wakes_all();
+        match self.entries.get(&life(record)) {
+            Some(entry) => {
+                let settling = reasons.has(Reason::Interface) && !entry.clean;
+                all || entry.next <= now || settling && entry.step < IN_FLUX
+            }
+            None if record.state == State::Gone && !all => {
+                // A DEL has just done its work.
+                let next = now.saturating_add(LINGER_LOOK);
+                let (kept, left) = (BTreeMap::new(), BTreeMap::new());
+                let entry = Entry { next, step: 1, clean: true, kept, left };
+                self.entries.insert(life(record), entry);
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// Whether it is in here.
+    pub(super) fn knows(&self, life: &Life) -> bool {
+        self.entries.contains_key(life)
+    }
+
+    /// Forgets everybody else.
+    pub(super) fn only(&mut self, those: &HashSet<Life>) {
+        self.entries.retain(|life, _| those.contains(life));
+    }
+
+    /// Writes down what came of a look. Returns those that are clean now and were not before,
+    /// by their place in the report.
+    pub(super) fn looked(
+        &mut self,
+        report: &Report,
+        paused: bool,
+        now: Duration,
+        chance: f64,
+    ) -> Vec<usize> {
+        let observed = report.observed() > 0;
+        let mut finished = Vec::new();
+        for (index, target) in report.targets.iter().enumerate() {
+            let before = self.entries.get(&target.life);
+            let (was_clean, step) = before.map_or((false, 0), |e| (e.clean, e.step));
+            let clean = target.complete && target.error.is_none() && !target.waiting;
+            let step =
+                if before.is_some() && clean != was_clean { 1 } else { step.saturating_add(1) };
+            if clean && !was_clean {
+                finished.push(index);
+            }
+            let wait = self.wait(target, clean, step, chance);
+            let entry = Entry {
+                next: now.saturating_add(wait),
+                step,
+                clean,
+                kept: target.kept.clone(),
+                left: left(target, paused, observed),
+            };
+            self.entries.insert(target.life.clone(), entry);
+        }
+        finished
+    }
+
+    fn wait(&self, target: &TargetReport, clean: bool, step: u32, chance: f64) -> Duration {
+        if clean {
+            let doubled = LINGER_LOOK.saturating_mul(1 << step.saturating_sub(1).min(16));
+            return doubled.min(self.interval);
+        }
+        let hopeless = target.error.is_none() && step > HOPEFUL;
+        let most = if hopeless { self.interval * SELDOM } else { self.interval };
+        back_off(step, most, chance)
+    }
+
+    /// When the next one is due, from now.
+    pub(super) fn next(&self, now: Duration) -> Option<Duration> {
+        self.entries.values().map(|entry| entry.next.saturating_sub(now)).min()
+    }
+
+    /// Entries that name somebody in here and were kept, by reason.
+    pub(super) fn kept(&self) -> BTreeMap<&'static str, u64> {
+        sum(self.entries.values().map(|entry| &entry.kept))
+    }
+
+    /// Stale entries that were left, by why.
+    pub(super) fn left(&self) -> BTreeMap<&'static str, u64> {
+        sum(self.entries.values().map(|entry| &entry.left))
+    }
+}
+
+fn left(target: &TargetReport, paused: bool, observed: bool) -> BTreeMap<&'static str, u64> {
+    let count = target.stale.saturating_sub(target.deleted);
+    if count == 0 {
+        return BTreeMap::new();
+    }
+    let why = if paused {
+        "paused"
+    } else if target.error.is_some() {
+        "stayed"
+    } else if observed {
+        "observe"
+    } else {
+        "put-off"
+    };
+    BTreeMap::from([(why, count)])
+}
+
+fn sum<'m>(
+    maps: impl Iterator<Item = &'m BTreeMap<&'static str, u64>>,
+) -> BTreeMap<&'static str, u64> {
+    let mut all = BTreeMap::new();
+    for (reason, count) in maps.flatten() {
+        let of = all.entry(*reason).or_insert(0u64);
+        *of = of.saturating_add(*count);
+    }
+    all
+}
