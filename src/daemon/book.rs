@@ -14,6 +14,8 @@ pub(super) type Life = (Key, u64);
 /// How soon a clean one is looked at for the first time: a slow controller may put an entry
 /// back. Then after twice as long, and so on.
 const LINGER_LOOK: Duration = Duration::from_secs(2);
+/// How long a DEL or a GC that has just buried somebody is left alone to do its work.
+const THEIR_TURN: Duration = Duration::from_secs(1);
 /// So many looks at evidence that does not come, and it is looked at seldom.
 const HOPEFUL: u32 = 12;
 /// Seldom: so many intervals.
@@ -28,6 +30,8 @@ struct Entry {
     step: u32,
     /// Its entries are gone.
     clean: bool,
+    /// Somebody else buried it and is at work on it: we have not looked yet.
+    theirs: bool,
     kept: BTreeMap<&'static str, u64>,
     left: BTreeMap<&'static str, u64>,
 }
@@ -51,26 +55,44 @@ impl Book {
     /// Whether a sweep for these reasons looks at this dead one.
     pub(super) fn is_due(&mut self, record: &Attachment, reasons: &Reasons, now: Duration) -> bool {
         let all = reasons.wakes_all();
-        match self.entries.get(&life(record)) {
-            Some(entry) => {
-                let settling = reasons.has(Reason::Interface) && !entry.clean;
-                all || entry.next <= now || settling && entry.step < IN_FLUX
+        let entry = self.entries.get(&life(record));
+        let theirs = entry.is_none_or(|entry| entry.theirs) && record.state != State::Active;
+        // A try that did not finish is counted in the record.
+        if all || theirs && record.state == State::Deleting && record.attempts > 0 {
+            return true;
+        }
+        match entry {
+            Some(entry) if !(theirs && record.state == State::Gone) => {
+                let settling = reasons.has(Reason::Interface) && !entry.clean && !entry.theirs;
+                entry.next <= now || settling && entry.step < IN_FLUX
             }
-            None if record.state == State::Gone && !all => {
-                // A DEL has just done its work.
-                let next = now.saturating_add(LINGER_LOOK);
-                let (kept, left) = (BTreeMap::new(), BTreeMap::new());
-                let entry = Entry { next, step: 1, clean: true, kept, left };
+            None if !theirs => true,
+            // Just buried by a DEL that is still at it, or that has just done its work.
+            _ => {
+                let clean = record.state == State::Gone;
+                let wait = if clean { LINGER_LOOK } else { THEIR_TURN };
+                let entry = Entry {
+                    next: now.saturating_add(wait),
+                    step: 1,
+                    clean,
+                    theirs: !clean,
+                    kept: BTreeMap::new(),
+                    left: BTreeMap::new(),
+                };
                 self.entries.insert(life(record), entry);
                 false
             }
-            None => true,
         }
     }
 
     /// Whether it is in here.
     pub(super) fn knows(&self, life: &Life) -> bool {
         self.entries.contains_key(life)
+    }
+
+    /// Whether a tombstone that was written may tell us something: not if it is ours.
+    pub(super) fn is_news(&self, life: &Life) -> bool {
+        self.entries.get(life).is_none_or(|entry| entry.theirs)
     }
 
     /// Forgets everybody else.
@@ -103,6 +125,7 @@ impl Book {
                 next: now.saturating_add(wait),
                 step,
                 clean,
+                theirs: false,
                 kept: target.kept.clone(),
                 left: left(target, paused, observed),
             };
@@ -163,4 +186,55 @@ fn sum<'m>(
         *of = of.saturating_add(*count);
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Stamp;
+    use crate::daemon::triggers::Triggers;
+
+    fn record(generation: u64, state: State, attempts: u32) -> Attachment {
+        let key = Key {
+            network: "podnet".parse().unwrap(),
+            container: "c1".parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        };
+        let now = Stamp { boot_ms: 1, wall_ms: 1 };
+        let mut record = Attachment::new(key, generation, "boot".to_owned(), now);
+        (record.state, record.attempts) = (state, attempts);
+        record
+    }
+
+    fn reasons(of: &[Reason]) -> Reasons {
+        let mut triggers = Triggers::new(Duration::from_secs(30), Duration::ZERO);
+        triggers.begin(Duration::ZERO);
+        of.iter().for_each(|reason| drop(triggers.event(*reason, Duration::ZERO)));
+        triggers.begin(Duration::ZERO)
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_del_that_is_at_work_is_left_alone_and_one_that_failed_is_not() {
+        let told = reasons(&[Reason::Tombstone]);
+        let mut book = Book::new(at(30));
+        let buried = record(1, State::Deleting, 0);
+        assert!(book.is_news(&life(&buried)));
+        assert!(!book.is_due(&buried, &told, at(10)), "its DEL is at it");
+        assert!(book.is_news(&life(&buried)), "what comes of it is");
+        assert!(book.is_due(&record(1, State::Deleting, 1), &told, at(10)), "it failed");
+        assert!(book.is_due(&buried, &told, at(11)), "it was killed");
+        assert!(!book.is_due(&record(1, State::Gone, 0), &told, at(11)), "it is done");
+        assert!(!book.is_news(&life(&buried)));
+        assert!(!book.is_due(&record(1, State::Gone, 0), &told, at(12)));
+        assert!(book.is_due(&record(1, State::Gone, 0), &told, at(13)), "it lingers");
+        // What failed before we came is due at once; so is everything after a restart.
+        assert!(book.is_due(&record(2, State::Deleting, 3), &told, at(11)));
+        assert!(book.is_due(&record(3, State::Gone, 0), &reasons(&[Reason::Switch]), at(11)));
+        // Nobody buries an orphan while the node is paused.
+        assert!(book.is_due(&record(4, State::Active, 0), &told, at(11)));
+    }
 }

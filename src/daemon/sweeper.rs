@@ -188,7 +188,7 @@ impl Sweeper<'_> {
     /// Whether there are tombstones that are not our own.
     fn is_news(&self, registry: &Registry) -> bool {
         let tombstones = registry.tombstones();
-        tombstones.map_or(true, |all| all.iter().any(|life| !self.book.knows(life)))
+        tombstones.map_or(true, |all| all.iter().any(|life| self.book.is_news(life)))
     }
 
     fn sweep(&mut self, registry: &Registry, reasons: &Reasons) -> Outcome {
