@@ -17,6 +17,8 @@ mod rig;
 mod bad_days;
 #[path = "daemon/deaths.rs"]
 mod deaths;
+#[path = "daemon/figures.rs"]
+mod figures;
 #[path = "daemon/guard.rs"]
 mod guard;
 #[path = "daemon/life.rs"]

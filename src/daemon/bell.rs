@@ -130,7 +130,7 @@ mod tests {
             thread::sleep(Duration::from_millis(50));
             ringer.stop();
         });
-        assert!(bell.wait().unwrap().only(Reason::Netns));
+        assert_eq!(bell.wait().unwrap().to_string(), "netns");
         bell.done(&Outcome::default());
         assert!(bell.sleep(Duration::from_secs(3600)), "it is over");
         assert_eq!(bell.wait(), None);

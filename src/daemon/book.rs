@@ -16,6 +16,8 @@ pub(super) type Life = (Key, u64);
 const LINGER_LOOK: Duration = Duration::from_secs(2);
 /// How long a DEL or a GC that has just buried somebody is left alone to do its work.
 const THEIR_TURN: Duration = Duration::from_secs(1);
+/// How long those who are clean wait for those who are not.
+const PATIENT: Duration = Duration::from_secs(5);
 /// So many looks at evidence that does not come, and it is looked at seldom.
 const HOPEFUL: u32 = 12;
 /// Seldom: so many intervals.
@@ -52,8 +54,15 @@ impl Book {
         Self { interval, entries: HashMap::new() }
     }
 
-    /// Whether a sweep for these reasons looks at this dead one.
-    pub(super) fn is_due(&mut self, record: &Attachment, reasons: &Reasons, now: Duration) -> bool {
+    /// Whether a sweep for these reasons looks at this dead one. When it is urgent (somebody
+    /// else has just died), those who are clean wait for the next.
+    pub(super) fn is_due(
+        &mut self,
+        record: &Attachment,
+        reasons: &Reasons,
+        urgent: bool,
+        now: Duration,
+    ) -> bool {
         let all = reasons.wakes_all();
         let entry = self.entries.get(&life(record));
         let theirs = entry.is_none_or(|entry| entry.theirs) && record.state != State::Active;
@@ -64,7 +73,8 @@ impl Book {
         match entry {
             Some(entry) if !(theirs && record.state == State::Gone) => {
                 let settling = reasons.has(Reason::Interface) && !entry.clean && !entry.theirs;
-                entry.next <= now || settling && entry.step < IN_FLUX
+                let patient = if urgent && entry.clean { PATIENT } else { Duration::ZERO };
+                entry.next.saturating_add(patient) <= now || settling && entry.step < IN_FLUX
             }
             None if !theirs => true,
             // Just buried by a DEL that is still at it, or that has just done its work.
@@ -223,18 +233,24 @@ mod tests {
         let mut book = Book::new(at(30));
         let buried = record(1, State::Deleting, 0);
         assert!(book.is_news(&life(&buried)));
-        assert!(!book.is_due(&buried, &told, at(10)), "its DEL is at it");
+        assert!(!book.is_due(&buried, &told, false, at(10)), "its DEL is at it");
         assert!(book.is_news(&life(&buried)), "what comes of it is");
-        assert!(book.is_due(&record(1, State::Deleting, 1), &told, at(10)), "it failed");
-        assert!(book.is_due(&buried, &told, at(11)), "it was killed");
-        assert!(!book.is_due(&record(1, State::Gone, 0), &told, at(11)), "it is done");
+        assert!(book.is_due(&record(1, State::Deleting, 1), &told, false, at(10)), "it failed");
+        assert!(book.is_due(&buried, &told, false, at(11)), "it was killed");
+        assert!(!book.is_due(&record(1, State::Gone, 0), &told, false, at(11)), "it is done");
         assert!(!book.is_news(&life(&buried)));
-        assert!(!book.is_due(&record(1, State::Gone, 0), &told, at(12)));
-        assert!(book.is_due(&record(1, State::Gone, 0), &told, at(13)), "it lingers");
+        assert!(!book.is_due(&record(1, State::Gone, 0), &told, false, at(12)));
+        assert!(!book.is_due(&record(1, State::Gone, 0), &told, true, at(13)), "others first");
+        assert!(book.is_due(&record(1, State::Gone, 0), &told, false, at(13)), "it lingers");
         // What failed before we came is due at once; so is everything after a restart.
-        assert!(book.is_due(&record(2, State::Deleting, 3), &told, at(11)));
-        assert!(book.is_due(&record(3, State::Gone, 0), &reasons(&[Reason::Switch]), at(11)));
+        assert!(book.is_due(&record(2, State::Deleting, 3), &told, false, at(11)));
+        assert!(book.is_due(
+            &record(3, State::Gone, 0),
+            &reasons(&[Reason::Switch]),
+            false,
+            at(11)
+        ));
         // Nobody buries an orphan while the node is paused.
-        assert!(book.is_due(&record(4, State::Active, 0), &told, at(11)));
+        assert!(book.is_due(&record(4, State::Active, 0), &told, false, at(11)));
     }
 }

@@ -235,7 +235,7 @@ impl Files<'_> {
                 }
                 false
             }
-            Role::State if self.is_pause_file(name) => {
+            Role::State if Registry::is_pause_file(name) => {
                 ring(Reason::Pause);
                 false
             }
@@ -266,10 +266,6 @@ impl Files<'_> {
             }
             Role::Above => came,
         }
-    }
-
-    fn is_pause_file(&self, name: &str) -> bool {
-        name == "paused"
     }
 
     /// A new record: its namespace is watched from now on.

@@ -97,7 +97,7 @@ enum Ground {
 
 impl Sweeper<'_> {
     fn run(mut self) {
-        while let Some(reasons) = self.shared.bell.wait() {
+        while let Some(mut reasons) = self.shared.bell.wait() {
             self.beat();
             let began = self.shared.bell.now();
             let ground = match self.ground() {
@@ -116,9 +116,13 @@ impl Sweeper<'_> {
                     continue;
                 }
             };
-            if reasons.only(Reason::Tombstone) && !self.is_news(&ground) {
-                self.shared.bell.nothing_new();
-                continue;
+            // Our own tombstones ring, too.
+            if reasons.has(Reason::Tombstone) && !self.is_news(&ground) {
+                reasons.take_back(Reason::Tombstone);
+                if reasons.first().is_none() {
+                    self.shared.bell.nothing_new();
+                    continue;
+                }
             }
             let mut outcome = self.sweep(&ground, &reasons);
             outcome.took = self.shared.bell.now().saturating_sub(began);
@@ -219,6 +223,7 @@ impl Sweeper<'_> {
             }
         };
         self.beat();
+        let called = shared.bell.now();
         shared.wanted.of_records(roll.everything.attachments.iter());
         self.called(&roll, stamp);
         let dead = if roll.braked.is_some() { 0 } else { roll.orphans.dead.len() };
@@ -226,8 +231,8 @@ impl Sweeper<'_> {
         once.thorough = nobody_waits && (now >= self.thorough_at || reasons.has(Reason::Hangup));
         self.note_orphans(&roll, now);
 
-        let book = &mut self.book;
-        let report = match once.clean(&roll, |record| book.is_due(record, reasons, now)) {
+        let (book, urgent) = (&mut self.book, !nobody_waits);
+        let report = match once.clean(&roll, |record| book.is_due(record, reasons, urgent, now)) {
             Ok(report) => report,
             Err(failed) => {
                 self.complain(&failed.to_string());
@@ -236,6 +241,12 @@ impl Sweeper<'_> {
         };
         self.beat();
         let ended = shared.bell.now();
+        debug!(
+            "sweep ({reasons}): {} ms for the roll call, {} ms for {} of the dead",
+            called.saturating_sub(now).as_millis(),
+            ended.saturating_sub(called).as_millis(),
+            report.targets.len()
+        );
         if once.thorough {
             let took = ended.saturating_sub(now);
             let pause = shared.options.interval * THOROUGH_EVERY;

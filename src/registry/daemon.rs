@@ -64,10 +64,10 @@ impl Registry {
         }
     }
 
-    /// The file that pauses this node while it exists.
+    /// Whether a file of this name in the state directory pauses the node.
     #[must_use]
-    pub fn pause_file(&self) -> PathBuf {
-        self.root.join(layout::PAUSED)
+    pub fn is_pause_file(name: &str) -> bool {
+        name == layout::PAUSED
     }
 
     /// The networks' directories, and those of their tombstones (which may not be there yet).

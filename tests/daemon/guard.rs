@@ -36,7 +36,9 @@ impl Daemon {
     pub(crate) fn start_with(node: &Node, args: &[&str], notify: Option<&str>) -> Self {
         let number = fs::read_dir(&node.dir).unwrap().count();
         let log = node.dir.join(format!("daemon-{number}.log"));
-        let mut command = node.command(env!("CARGO_BIN_EXE_ovs-flow-gcd"));
+        let program = std::env::var("OFG_DAEMON");
+        let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_ovs-flow-gcd").to_owned());
+        let mut command = node.command(program);
         command
             .arg("--state-dir")
             .arg(&node.state_dir)
