@@ -219,7 +219,9 @@ mod tests {
     fn reasons(of: &[Reason]) -> Reasons {
         let mut triggers = Triggers::new(Duration::from_secs(30), Duration::ZERO);
         triggers.begin(Duration::ZERO);
-        of.iter().for_each(|reason| drop(triggers.event(*reason, Duration::ZERO)));
+        for reason in of {
+            triggers.event(*reason, Duration::ZERO);
+        }
         triggers.begin(Duration::ZERO)
     }
 

@@ -96,7 +96,8 @@ fn the_state_directory_is_removed_under_it() {
     let mut both = [web, db].concat();
     both.sort();
     let daemon = Daemon::start(&node);
-    fs::remove_dir_all(&node.state_dir).unwrap();
+    // It may be writing there right now.
+    eventually("it is removed", || fs::remove_dir_all(&node.state_dir).is_ok());
     eventually("it is made again", || node.state_dir.join("daemon.lock").exists());
     eventually("it says so", || daemon.log().contains("was removed"));
     // Nobody knows them any more, so nobody deletes what is theirs.
