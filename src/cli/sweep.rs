@@ -6,9 +6,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Context, Error, Exit, Table, output};
-use crate::clock::boot_id;
-use crate::registry::{Everything, Registry};
-use crate::sweep::{Engine, Report, orphans};
+use crate::registry::Registry;
+use crate::sweep::{Once, Report, Roll};
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -44,49 +43,22 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let act = !options.dry_run;
     let registry =
         if act { Some(Registry::open(&context.state_dir)?) } else { context.registry()? };
-    let everything = match &registry {
-        Some(registry) => registry.snapshot()?,
-        None => Everything::default(),
+    let once = Once {
+        registry: registry.as_ref(),
+        run_dir: &context.run_dir,
+        timeout: context.timeout,
+        witnesses: &[],
+        recent: &[],
+        act,
+        yes: options.yes,
+        thorough: !options.only_dead,
+        details: options.details || options.dry_run,
     };
-    let corrupt: Vec<String> = everything.corrupt.iter().map(ToString::to_string).collect();
-    if let (Some(registry), true) = (&registry, act) {
-        let lock = registry.lock(context.deadline())?;
-        for torn in &everything.corrupt {
-            lock.move_corrupt_aside(torn)?;
-        }
-        lock.tidy(&everything)?;
-    }
-    let boot = boot_id().map_err(Error::BootId)?;
-    let mut orphans = orphans::find(&everything, &boot);
+    let roll = once.roll_call()?;
+    let report = once.clean(&roll, |_| true)?;
+    let Roll { orphans, braked, paused, corrupt, .. } = roll;
     let (attachments, dead) = (orphans.total, orphans.dead.len());
-    let braked = orphans.braked && !options.yes;
-    if braked {
-        orphans.dead.clear();
-    }
-    let paused = registry.as_ref().is_some_and(Registry::paused);
-    let targets = match &registry {
-        Some(registry) => {
-            let deadline = context.deadline();
-            orphans::targets(registry, &everything, orphans, &boot, act && !paused, deadline)?
-        }
-        None => Vec::new(),
-    };
-    let report = if targets.is_empty() && options.only_dead {
-        Report::default()
-    } else {
-        let engine = Engine {
-            registry: registry.as_ref(),
-            run_dir: context.run_dir.clone(),
-            deadline: context.deadline(),
-            act,
-            verb: "sweep",
-            newcomer: None,
-            overlay: None,
-            thorough: !options.only_dead,
-            details: options.details || options.dry_run,
-        };
-        engine.clean(targets)
-    };
+    let braked = braked.is_some();
     let answer = Answer {
         dry_run: options.dry_run,
         paused,

@@ -1,9 +1,316 @@
 //! The daemon: acts on events, keeps the interval as a net, and says what it does.
+//!
+//! | file | job |
+//! | --- | --- |
+//! | [`options`] | command line and environment |
+//! | [`triggers`] | why and when the next sweep is due. Pure |
+//! | [`bell`] | who rings, and who waits |
+//! | `sweeper` | the thread that sweeps, with the engine that all of us have |
+//! | `book` | the dead that are still looked after, and when to look again |
+//! | `ovs`, `files` | the threads that hear from OVSDB and from the kernel |
+//! | [`metrics`], [`progress`] | what is counted, and whether it works |
+//! | `http`, `systemd` | who is told |
+//!
+//! Three threads of our own block in the kernel until something happens; the first one runs
+//! signals, HTTP and the sources that talk to servers. Whatever is killed at any instruction
+//! is finished by the next start: the dead are buried before anything of theirs is deleted.
 
+pub mod bell;
+mod book;
+mod files;
+mod http;
+pub mod metrics;
+pub mod options;
+mod ovs;
+pub mod progress;
+mod sweeper;
+mod systemd;
+pub mod triggers;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use clap::Parser;
+use log::{error, info};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+
+use crate::cli::Exit;
+use crate::liveness::{Source, Witness};
+use crate::{config, logging};
+use bell::Bell;
+use metrics::Metrics;
+use options::{Listen, Options};
+use progress::Progress;
+use triggers::Reason;
+
+/// How long a running sweep may go on after a signal. It may be left at any instruction.
+const FAREWELL: Duration = Duration::from_millis(600);
+/// Threads need little: nothing recurses deeply, and buffers are on the heap.
+const STACK: usize = 512 << 10;
+
+/// Why the daemon cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The port.
+    #[error("cannot listen on {address}: {source}; name another with --listen, or \"none\"")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The async runtime.
+    #[error("cannot start: {0}")]
+    Runtime(io::Error),
+    /// Signals.
+    #[error("cannot handle signals: {0}")]
+    Signals(io::Error),
+    /// inotify.
+    #[error("cannot watch files: {0} (fs.inotify.max_user_instances?)")]
+    Inotify(io::Error),
+    /// A thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    /// A thread that must run for good.
+    #[error("the {0} thread has ended, which is a mistake in this program")]
+    Ended(&'static str),
+    /// A source that cannot be asked.
+    #[error("--liveness {0}: {1}")]
+    Source(Source, String),
+}
+
+/// What a source of liveness is given to work with.
+#[derive(Clone)]
+pub struct Plug {
+    /// Where its tasks run: one thread, shared with HTTP and signals. Nothing may block it.
+    pub runtime: tokio::runtime::Handle,
+    /// To be called when somebody may have died: with [`Reason::Cri`] or
+    /// [`Reason::Kubernetes`]. Cheap, from any thread, as often as you like.
+    pub ring: Arc<dyn Fn(Reason) + Send + Sync>,
+    /// To be told whether the source answers.
+    pub up: Arc<dyn Fn(bool) + Send + Sync>,
+    /// Becomes true when the daemon ends.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// What the daemon's parts share.
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) bell: Bell,
+    pub(crate) metrics: Metrics,
+    pub(crate) progress: Progress,
+    pub(crate) wanted: files::Wanted,
+    pub(crate) database: Poke,
+}
+
+/// A sleep that can be ended.
+#[derive(Debug, Default)]
+pub(crate) struct Poke {
+    poked: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Poke {
+    fn poke(&self) {
+        *self.poked.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    /// Sleeps so long, or until it is poked.
+    fn wait(&self, most: Duration) {
+        let poked = self.poked.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(poked, most, |poked| !*poked);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+    }
+}
+
+/// A thread: it says when it has ended, also if by a panic.
+#[derive(Debug)]
+pub(crate) struct Thread {
+    name: &'static str,
+    ended: oneshot::Receiver<()>,
+}
+
+fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<Thread, Error> {
+    let (sender, ended) = oneshot::channel::<()>();
+    let builder = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+    let spawned = builder.spawn(move || {
+        // Dropped at the end, whichever it is.
+        let _ended = sender;
+        run();
+    });
+    spawned.map_err(Error::Thread)?;
+    Ok(Thread { name, ended })
+}
 
 /// Runs the daemon with the command line and the environment of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::FAILURE
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) => {
+            // Help and version are errors to clap, and go to standard output.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+        }
+    };
+    logging::init(options.log_level, None);
+    match run(options) {
+        Ok(()) => Exit::Done.into(),
+        Err(failed) => {
+            error!("{failed}");
+            Exit::Failed.into()
+        }
+    }
+}
+
+fn run(options: Options) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .thread_stack_size(STACK)
+        .build()
+        .map_err(Error::Runtime)?;
+    let listener = match options.listen {
+        Listen::At(address) => Some(http::bind(address)?),
+        Listen::None => None,
+    };
+    let (wanted, poked) = files::prepare(&options.netns_dir)?;
+    let allowance = options.interval.mul_f64(1.5) + sweeper::TIMEOUT * 3;
+    let shared = Arc::new(Shared {
+        run_dir: config::run_dir(),
+        bell: Bell::new(options.interval),
+        metrics: Metrics::new(),
+        progress: Progress::new(allowance),
+        wanted,
+        database: Poke::default(),
+        options,
+    });
+    info!(
+        "ovs-flow-gcd {}: state in {}, OVS in {}, interval {:?}",
+        env!("CARGO_PKG_VERSION"),
+        shared.options.state_dir.display(),
+        shared.run_dir.display(),
+        shared.options.interval
+    );
+    let (stop, stopped) = watch::channel(false);
+    let ended = runtime.block_on(async {
+        // From here on a signal ends us in order.
+        let signals = Signals::new().map_err(Error::Signals)?;
+        let witnesses = witnesses(&shared, &runtime, &stopped)?;
+        ovs::start(Arc::clone(&shared))?;
+        files::start(Arc::clone(&shared), poked)?;
+        let sweeper = sweeper::start(Arc::clone(&shared), witnesses)?;
+        if let Some(listener) = listener {
+            if let Ok(address) = listener.local_addr() {
+                info!("listening on {address}");
+            }
+            let served = http::serve(listener, Arc::clone(&shared));
+            tokio::spawn(async move {
+                if let Err(failed) = served.await {
+                    error!("HTTP has ended: {failed}");
+                }
+            });
+        }
+        live(&shared, signals, sweeper).await
+    });
+    let _ = stop.send(true);
+    // Other threads end with the process: nothing that they do must be finished.
+    runtime.shutdown_background();
+    ended
+}
+
+/// The sources of liveness beside the namespaces, each on its way.
+fn witnesses(
+    shared: &Arc<Shared>,
+    runtime: &tokio::runtime::Runtime,
+    stop: &watch::Receiver<bool>,
+) -> Result<Vec<Arc<dyn Witness>>, Error> {
+    let mut witnesses: Vec<Arc<dyn Witness>> = Vec::new();
+    for source in [Source::Cri, Source::Kubernetes] {
+        if !shared.options.asks(source) {
+            continue;
+        }
+        let plug = plug(shared, runtime, stop, source);
+        witnesses.push(start(source, &shared.options, plug)?);
+    }
+    Ok(witnesses)
+}
+
+fn plug(
+    shared: &Arc<Shared>,
+    runtime: &tokio::runtime::Runtime,
+    stop: &watch::Receiver<bool>,
+    source: Source,
+) -> Plug {
+    let (ringer, setter) = (Arc::clone(shared), Arc::clone(shared));
+    shared.metrics.source(source, false);
+    Plug {
+        runtime: runtime.handle().clone(),
+        ring: Arc::new(move |reason| ringer.bell.ring(reason)),
+        up: Arc::new(move |up| setter.metrics.source(source, up)),
+        stop: stop.clone(),
+    }
+}
+
+fn start(source: Source, _options: &Options, _plug: Plug) -> Result<Arc<dyn Witness>, Error> {
+    Err(Error::Source(source, "not built yet".to_owned()))
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// Until a signal ends it, or the sweeper's thread ends by itself.
+async fn live(shared: &Shared, mut signals: Signals, mut sweeper: Thread) -> Result<(), Error> {
+    let mut ready = false;
+    let watchdog = systemd::watchdog();
+    // Often until systemd knows that we are ready, then as often as its watchdog wants.
+    let mut pace = tokio::time::interval(Duration::from_millis(50));
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hangup.recv() => {
+                info!("SIGHUP: sweeping at once");
+                shared.bell.ring(Reason::Hangup);
+            }
+            _ = &mut sweeper.ended => return Err(Error::Ended(sweeper.name)),
+            _ = pace.tick(), if !ready || watchdog.is_some() => {
+                if !ready && shared.progress.started() {
+                    ready = true;
+                    systemd::ready("sweeping");
+                    pace = tokio::time::interval(watchdog.unwrap_or(FAREWELL));
+                }
+                if shared.progress.healthy(shared.bell.now()).is_ok() {
+                    systemd::alive();
+                }
+            }
+        }
+    }
+    info!("ending");
+    systemd::stopping();
+    shared.bell.stop();
+    if tokio::time::timeout(FAREWELL, &mut sweeper.ended).await.is_err() {
+        info!("a sweep is left unfinished: the next start goes on with it");
+    }
+    Ok(())
 }

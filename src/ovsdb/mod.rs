@@ -12,6 +12,7 @@
 //! | [`snapshot`] | bridges with their ports and interfaces |
 //! | [`client`] | what can be asked and changed |
 //! | `narrow` | asking only for the rows that could be a pod's |
+//! | `watch` | what the daemon waits for (feature `daemon`) |
 //! | [`mod@marks`] | how each OVS CNI writes on a port whose it is |
 //! | [`find`] | which port is an attachment's |
 
@@ -25,6 +26,8 @@ mod rows;
 mod rpc;
 pub mod snapshot;
 mod value;
+#[cfg(feature = "daemon")]
+pub mod watch;
 
 pub use client::{Arrived, Asked, Check, Client, Moment, Number};
 pub use error::Error;

@@ -41,6 +41,10 @@ pub(super) struct Outcome<'a> {
     details: Option<String>,
 }
 
+/// How long a server that asks may take to read the answer.
+#[cfg(feature = "daemon")]
+const ANSWERING: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Error of a `wait` operation whose condition did not come true.
 pub(super) const TIMED_OUT: &str = "timed out";
 
@@ -182,6 +186,48 @@ impl Connection {
         deadline: Deadline,
     ) -> Result<String, Error> {
         self.answer(sent, deadline, |result| Ok(result.get().to_owned()))
+    }
+
+    /// Waits for the next notification and has `read` look at its parameters; probes are
+    /// answered meanwhile. `None`: there was none until the deadline. After any error the
+    /// connection is good for nothing more.
+    #[cfg(feature = "daemon")]
+    pub(super) fn notification<T>(
+        &mut self,
+        doing: &'static str,
+        deadline: Deadline,
+        read: impl FnOnce(&str) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
+        loop {
+            while let Some(bytes) = self.frames.next()? {
+                let message: Message<'_> =
+                    serde_json::from_slice(bytes).map_err(|e| unreadable(doing, &e))?;
+                match (message.method, message.id) {
+                    (Some(_), None) => {
+                        self.notified = self.notified.saturating_add(1);
+                        return read(message.params.map_or("null", RawValue::get)).map(Some);
+                    }
+                    (Some(method), Some(id)) => {
+                        let reply = reply(method, message.params, id);
+                        let soon = Deadline::after(ANSWERING);
+                        send(&mut self.stream, reply.as_bytes(), soon)
+                            .map_err(|e| Error::io(doing, e))?;
+                    }
+                    (None, _) => {
+                        let what = format!("{doing}: a reply to what we did not ask");
+                        return Err(Error::malformed(what));
+                    }
+                }
+            }
+            let read = arm(&self.stream, deadline)
+                .and_then(|()| retry(|| self.frames.fill(&mut self.stream)));
+            match read.map_err(|e| Error::io(doing, e)) {
+                Ok(0) => return Err(Error::Closed),
+                Ok(_) => {}
+                Err(Error::TimedOut { .. }) => return Ok(None),
+                Err(other) => return Err(other),
+            }
+        }
     }
 
     fn wait_for<T>(

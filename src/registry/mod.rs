@@ -11,6 +11,8 @@
 //! Assumption: one lock file, one kernel. `flock` works across containers that share the
 //! directory, not across nodes.
 
+#[cfg(feature = "daemon")]
+mod daemon;
 mod error;
 mod file;
 mod journal;
@@ -27,6 +29,8 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+#[cfg(feature = "daemon")]
+pub use daemon::{DaemonLock, Directories};
 pub use error::{Corrupt, CorruptWhy, Error, Slot};
 pub use file::{new_generation, replace};
 pub use journal::{

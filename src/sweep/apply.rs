@@ -1,7 +1,7 @@
 //! One bridge: look, judge, read the world again, journal, delete, look again.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::look::{Candidate, Look, again, fingerprint, look_at_tables};
@@ -429,7 +429,7 @@ fn delete(
         connection.delete_vlan_tci(&tried)?;
         stayed = still_there(connection, &asked, &gone)?;
     }
-    let mut counts: HashMap<usize, u64> = HashMap::new();
+    let mut counts: BTreeMap<Option<usize>, BTreeMap<&'static str, u64>> = BTreeMap::new();
     for (index, doomed) in done.iter().enumerate() {
         let target = target_of(judged, &doomed.verdict);
         if stayed.contains(&index) {
@@ -444,20 +444,26 @@ fn delete(
             continue;
         }
         out.deleted += 1;
-        if let Some(target) = target {
-            *counts.entry(target).or_default() += 1;
-        }
+        let reason = doomed.verdict.reason.as_str();
+        *out.deleted_by.entry(reason).or_default() += 1;
+        *counts.entry(target).or_default().entry(reason).or_default() += 1;
     }
-    for (target, count) in counts {
-        if let (Some(of), Some(target)) = (report.targets.get_mut(target), targets.get(target)) {
-            of.deleted += count;
-            info!(
-                "{}: deleted {count} entries of {} ({}, port {})",
-                out.bridge,
-                target.attachment.title(),
-                target.attachment.key.container,
-                target.attachment.port.as_deref().unwrap_or("unknown"),
-            );
+    for (target, by) in counts {
+        let count: u64 = by.values().sum();
+        let why: Vec<String> = by.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+        let (bridge, why) = (&out.bridge, why.join(", "));
+        let of = target.and_then(|t| report.targets.get_mut(t).zip(targets.get(t)));
+        match of {
+            Some((of, target)) => {
+                of.deleted += count;
+                info!(
+                    "bridge {bridge}: deleted {count} entries of {} (container {}, port {}): {why}",
+                    target.attachment.title(),
+                    target.attachment.key.container,
+                    target.attachment.port.as_deref().unwrap_or("unknown"),
+                );
+            }
+            None => info!("bridge {bridge}: deleted {count} entries of nobody's port: {why}"),
         }
     }
     watch.suspect(client, &done, out);

@@ -7,6 +7,7 @@
 mod apply;
 mod early;
 mod look;
+mod once;
 pub mod orphans;
 mod remember;
 mod report;
@@ -24,6 +25,7 @@ use serde::Serialize;
 pub use apply::SWEEP_TIMEOUT;
 use early::Early;
 pub use look::{Look, look_at};
+pub use once::{Once, Roll};
 pub use report::{BridgeReport, FlowReport, Report, TargetReport};
 pub use scene::{Scene, register_of};
 pub use world::{Error, World, network_states};

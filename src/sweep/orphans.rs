@@ -8,78 +8,132 @@ use super::{Cause, Target};
 use crate::attachment::{Attachment, State};
 use crate::clock::{Deadline, Stamp};
 use crate::liveness::brake::brake;
-use crate::liveness::netns::judge;
-use crate::liveness::{Life, Source};
+use crate::liveness::{Life, Source, Why, Witness, combine, netns};
 use crate::registry::{self, Everything, Lock, Registry};
 
 /// How often a sighting is written down. It tells pods that shared a register value from
 /// pods that had it one after the other.
 const SIGHTING: Duration = Duration::from_secs(10);
 
+/// Somebody who is dead without a DEL.
+#[derive(Clone, Debug)]
+pub struct Orphan {
+    /// The record.
+    pub record: Attachment,
+    /// Why it is dead.
+    pub why: Why,
+    /// Who says so; nobody for another boot, which is death by itself.
+    pub by: Vec<Source>,
+}
+
+impl Orphan {
+    /// Whose word it is: the first source's, or `boot`.
+    #[must_use]
+    pub fn source(&self) -> &'static str {
+        self.by.first().map_or("boot", |source| source.as_str())
+    }
+}
+
 /// What liveness says of the node.
 #[derive(Debug, Default)]
 pub struct Orphans {
-    /// Dead, with the sentence that says why.
-    pub dead: Vec<(Attachment, String)>,
-    /// Alive.
-    pub alive: Vec<Attachment>,
+    /// Dead.
+    pub dead: Vec<Orphan>,
+    /// Alive: indexes of [`Everything::attachments`].
+    pub alive: Vec<usize>,
     /// Not judged: nobody knows.
     pub unknown: Vec<(Attachment, String)>,
     /// Active records in all.
     pub total: usize,
-    /// The brake is pulled: too many at once on the word of one source.
-    pub braked: bool,
+    /// The brake is pulled: too many at once on the word of this one source.
+    pub braked: Option<Source>,
 }
 
-/// Judges every active record.
+/// Judges every active record by its namespace.
 #[must_use]
 pub fn find(everything: &Everything, boot_id: &str) -> Orphans {
+    find_with(everything, boot_id, &[], &[])
+}
+
+/// Judges every active record by its namespace and by what these witnesses say. `recent`:
+/// how many each source alone has had buried a moment ago. A source that is ill tells of one
+/// death after the other; they count as one for the brake.
+#[must_use]
+pub fn find_with(
+    everything: &Everything,
+    boot_id: &str,
+    witnesses: &[&dyn Witness],
+    recent: &[(Source, usize)],
+) -> Orphans {
     let mut orphans = Orphans { total: everything.attachments.len(), ..Orphans::default() };
-    for record in &everything.attachments {
-        match judge(record, boot_id) {
-            Life::Alive => orphans.alive.push(record.clone()),
-            Life::Dead(why) => orphans.dead.push((record.clone(), why.to_string())),
+    let mut alone: Vec<(Source, usize)> = recent.to_vec();
+    let now = Stamp::now();
+    let mut answers = Vec::with_capacity(witnesses.len().saturating_add(1));
+    for (index, record) in everything.attachments.iter().enumerate() {
+        answers.clear();
+        answers.push((Source::Netns, netns::judge(record, boot_id)));
+        answers.extend(witnesses.iter().map(|w| (w.source(), w.judge(record, now))));
+        let judged = combine(&answers);
+        match judged.life {
+            Life::Alive => orphans.alive.push(index),
+            Life::Dead(why) => {
+                // Another boot needs no second witness: nothing of it can be alive.
+                if let [source] = judged.dead_by[..] {
+                    alone.push((source, 1));
+                }
+                orphans.dead.push(Orphan { record: record.clone(), why, by: judged.dead_by });
+            }
             Life::Unknown(why) => orphans.unknown.push((record.clone(), why.to_string())),
         }
     }
-    // Another boot needs no second witness: nothing of it can be alive.
-    let doubtful = orphans.dead.iter().filter(|(r, _)| r.boot_id == boot_id).count();
-    orphans.braked = brake(orphans.total, &[(Source::Netns, doubtful)]).is_some();
+    let buried = recent.iter().fold(0usize, |sum, (_, count)| sum.saturating_add(*count));
+    orphans.braked = if orphans.dead.is_empty() {
+        None
+    } else {
+        brake(orphans.total.saturating_add(buried), &alone)
+    };
     orphans
 }
 
 /// The targets of a sweep: orphans (buried as tombstones first, so that nothing is
-/// forgotten if we die) and the tombstones of earlier deaths.
+/// forgotten if we die) and those tombstones of earlier deaths that `pick` wants; with `act`
+/// false, those orphans.
 ///
 /// # Errors
 /// If the records cannot be written.
 pub fn targets(
     registry: &Registry,
     everything: &Everything,
-    orphans: Orphans,
+    dead: &[Orphan],
     boot_id: &str,
     act: bool,
     deadline: Deadline,
+    mut pick: impl FnMut(&Attachment) -> bool,
 ) -> Result<Vec<Target>, registry::Error> {
     let now = Stamp::now();
     let mut targets: Vec<Target> = everything
         .tombstones
         .iter()
+        .filter(|t| pick(t))
         .map(|t| Target { attachment: died(t.clone(), now, boot_id), cause: Cause::Tombstone })
         .collect();
-    let lock = if act { Some(registry.lock(deadline)?) } else { None };
-    if let Some(lock) = &lock {
-        for record in &orphans.alive {
-            if record.seen_alive.until(now) >= SIGHTING {
-                lock.update(record, |record| record.seen_alive = now)?;
-            }
-        }
+    if dead.is_empty() {
+        return Ok(targets);
     }
-    for (record, why) in orphans.dead {
-        let record = died(record, now, boot_id);
+    let lock = if act { Some(registry.lock(deadline)?) } else { None };
+    // Nobody buries them: as with tombstones, they need not be looked at every time.
+    let dead = dead.iter().filter(|orphan| act || pick(&orphan.record));
+    for Orphan { record, why, .. } in dead {
+        let record = died(record.clone(), now, boot_id);
         if let Some(lock) = &lock {
             match bury(lock, &record) {
-                Ok(true) => info!("{} ({}) is dead: {why}", record.title(), record.key),
+                Ok(true) => info!(
+                    "{} ({}, container {}, port {}) is dead: {why}",
+                    record.title(),
+                    record.key,
+                    record.key.container,
+                    record.port.as_deref().unwrap_or("unknown"),
+                ),
                 // DEL or another sweep was quicker: theirs is the tombstone.
                 Ok(false) => continue,
                 Err(failed) => {
@@ -88,9 +142,33 @@ pub fn targets(
                 }
             }
         }
-        targets.push(Target { attachment: record, cause: Cause::Orphan(why) });
+        targets.push(Target { attachment: record, cause: Cause::Orphan(why.to_string()) });
     }
     Ok(targets)
+}
+
+/// Writes down that the living were seen, where the last time was a while ago. Nothing waits
+/// for it: the dead go first.
+///
+/// # Errors
+/// If the records cannot be written.
+pub fn sighted(
+    registry: &Registry,
+    everything: &Everything,
+    orphans: &Orphans,
+    deadline: Deadline,
+) -> Result<(), registry::Error> {
+    let now = Stamp::now();
+    let living = orphans.alive.iter().filter_map(|index| everything.attachments.get(*index));
+    let mut long_ago = living.filter(|r| r.seen_alive.until(now) >= SIGHTING).peekable();
+    if long_ago.peek().is_none() {
+        return Ok(());
+    }
+    let lock = registry.lock(deadline)?;
+    for record in long_ago {
+        lock.update(record, |record| record.seen_alive = now)?;
+    }
+    Ok(())
 }
 
 /// The record of somebody whose death is noticed now, unless it was before.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Cause, Target};
-use crate::attachment::Register;
+use crate::attachment::{Key, Register};
+use crate::clock::Stamp;
 
 /// One entry in a report.
 #[derive(Clone, Debug, Serialize)]
@@ -41,6 +42,9 @@ pub struct BridgeReport {
     pub stale: u64,
     /// Entries deleted.
     pub deleted: u64,
+    /// The same by reason.
+    #[serde(skip)]
+    pub deleted_by: BTreeMap<&'static str, u64>,
     /// Entries that were to be deleted and are still there.
     pub stayed: u64,
     /// Stale entries left for the next look: their evidence changed before the commit.
@@ -79,6 +83,12 @@ pub struct TargetReport {
     pub container: String,
     /// Interface.
     pub ifname: String,
+    /// Which life of the key.
+    #[serde(skip)]
+    pub life: (Key, u64),
+    /// When its death was noticed.
+    #[serde(skip)]
+    pub died: Option<Stamp>,
     /// Why it is dead.
     pub cause: Cause,
     /// Entries found stale because of it.
@@ -133,6 +143,8 @@ impl Report {
             network: t.attachment.key.network.to_string(),
             container: t.attachment.key.container.to_string(),
             ifname: t.attachment.key.ifname.to_string(),
+            life: (t.attachment.key.clone(), t.attachment.generation),
+            died: t.attachment.died,
             cause: t.cause.clone(),
             stale: 0,
             deleted: 0,

@@ -1,0 +1,258 @@
+//! The dead that are still looked after, each with when to look at it again. Lost with the
+//! process: whoever is not in it is looked at at once.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use super::triggers::{Reason, Reasons, back_off};
+use crate::attachment::{Attachment, Key, State};
+use crate::sweep::{Report, TargetReport};
+
+/// One life of a key.
+pub(super) type Life = (Key, u64);
+
+/// How soon a clean one is looked at for the first time: a slow controller may put an entry
+/// back. Then after twice as long, and so on.
+const LINGER_LOOK: Duration = Duration::from_secs(2);
+/// How long a DEL or a GC that has just buried somebody is left alone to do its work.
+const THEIR_TURN: Duration = Duration::from_secs(1);
+/// How long those who are clean wait for those who are not.
+const PATIENT: Duration = Duration::from_secs(5);
+/// So many looks at evidence that does not come, and it is looked at seldom.
+const HOPEFUL: u32 = 12;
+/// Seldom: so many intervals.
+const SELDOM: u32 = 10;
+/// For so many looks a change in OVSDB is worth another one at once: ports settle.
+const IN_FLUX: u32 = 5;
+
+#[derive(Debug)]
+struct Entry {
+    next: Duration,
+    /// Looks of the kind that `next` is of.
+    step: u32,
+    /// Its entries are gone.
+    clean: bool,
+    /// Somebody else buried it and is at work on it: we have not looked yet.
+    theirs: bool,
+    kept: BTreeMap<&'static str, u64>,
+    left: BTreeMap<&'static str, u64>,
+}
+
+/// The book.
+#[derive(Debug)]
+pub(super) struct Book {
+    interval: Duration,
+    entries: HashMap<Life, Entry>,
+}
+
+fn life(record: &Attachment) -> Life {
+    (record.key.clone(), record.generation)
+}
+
+impl Book {
+    pub(super) fn new(interval: Duration) -> Self {
+        Self { interval, entries: HashMap::new() }
+    }
+
+    /// Whether a sweep for these reasons looks at this dead one. When it is urgent (somebody
+    /// else has just died), those who are clean wait for the next.
+    pub(super) fn is_due(
+        &mut self,
+        record: &Attachment,
+        reasons: &Reasons,
+        urgent: bool,
+        now: Duration,
+    ) -> bool {
+        let all = reasons.wakes_all();
+        let entry = self.entries.get(&life(record));
+        let theirs = entry.is_none_or(|entry| entry.theirs) && record.state != State::Active;
+        // A try that did not finish is counted in the record.
+        if all || theirs && record.state == State::Deleting && record.attempts > 0 {
+            return true;
+        }
+        match entry {
+            Some(entry) if !(theirs && record.state == State::Gone) => {
+                let settling = reasons.has(Reason::Interface) && !entry.clean && !entry.theirs;
+                let patient = if urgent && entry.clean { PATIENT } else { Duration::ZERO };
+                entry.next.saturating_add(patient) <= now || settling && entry.step < IN_FLUX
+            }
+            None if !theirs => true,
+            // Just buried by a DEL that is still at it, or that has just done its work.
+            _ => {
+                let clean = record.state == State::Gone;
+                let wait = if clean { LINGER_LOOK } else { THEIR_TURN };
+                let entry = Entry {
+                    next: now.saturating_add(wait),
+                    step: 1,
+                    clean,
+                    theirs: !clean,
+                    kept: BTreeMap::new(),
+                    left: BTreeMap::new(),
+                };
+                self.entries.insert(life(record), entry);
+                false
+            }
+        }
+    }
+
+    /// Whether it is in here.
+    pub(super) fn knows(&self, life: &Life) -> bool {
+        self.entries.contains_key(life)
+    }
+
+    /// Whether a tombstone that was written may tell us something: not if it is ours.
+    pub(super) fn is_news(&self, life: &Life) -> bool {
+        self.entries.get(life).is_none_or(|entry| entry.theirs)
+    }
+
+    /// Forgets everybody else.
+    pub(super) fn only(&mut self, those: &HashSet<Life>) {
+        self.entries.retain(|life, _| those.contains(life));
+    }
+
+    /// Writes down what came of a look. Returns those that are clean now and were not before,
+    /// by their place in the report.
+    pub(super) fn looked(
+        &mut self,
+        report: &Report,
+        paused: bool,
+        now: Duration,
+        chance: f64,
+    ) -> Vec<usize> {
+        let observed = report.observed() > 0;
+        let mut finished = Vec::new();
+        for (index, target) in report.targets.iter().enumerate() {
+            let before = self.entries.get(&target.life);
+            let (was_clean, step) = before.map_or((false, 0), |e| (e.clean, e.step));
+            let clean = target.complete && target.error.is_none() && !target.waiting;
+            let step =
+                if before.is_some() && clean != was_clean { 1 } else { step.saturating_add(1) };
+            if clean && !was_clean {
+                finished.push(index);
+            }
+            let wait = self.wait(target, clean, step, chance);
+            let entry = Entry {
+                next: now.saturating_add(wait),
+                step,
+                clean,
+                theirs: false,
+                kept: target.kept.clone(),
+                left: left(target, paused, observed),
+            };
+            self.entries.insert(target.life.clone(), entry);
+        }
+        finished
+    }
+
+    fn wait(&self, target: &TargetReport, clean: bool, step: u32, chance: f64) -> Duration {
+        if clean {
+            let doubled = LINGER_LOOK.saturating_mul(1 << step.saturating_sub(1).min(16));
+            return doubled.min(self.interval);
+        }
+        let hopeless = target.error.is_none() && step > HOPEFUL;
+        let most = if hopeless { self.interval * SELDOM } else { self.interval };
+        back_off(step, most, chance)
+    }
+
+    /// When the next one is due, from now.
+    pub(super) fn next(&self, now: Duration) -> Option<Duration> {
+        self.entries.values().map(|entry| entry.next.saturating_sub(now)).min()
+    }
+
+    /// Entries that name somebody in here and were kept, by reason.
+    pub(super) fn kept(&self) -> BTreeMap<&'static str, u64> {
+        sum(self.entries.values().map(|entry| &entry.kept))
+    }
+
+    /// Stale entries that were left, by why.
+    pub(super) fn left(&self) -> BTreeMap<&'static str, u64> {
+        sum(self.entries.values().map(|entry| &entry.left))
+    }
+}
+
+fn left(target: &TargetReport, paused: bool, observed: bool) -> BTreeMap<&'static str, u64> {
+    let count = target.stale.saturating_sub(target.deleted);
+    if count == 0 {
+        return BTreeMap::new();
+    }
+    let why = if paused {
+        "paused"
+    } else if target.error.is_some() {
+        "stayed"
+    } else if observed {
+        "observe"
+    } else {
+        "put-off"
+    };
+    BTreeMap::from([(why, count)])
+}
+
+fn sum<'m>(
+    maps: impl Iterator<Item = &'m BTreeMap<&'static str, u64>>,
+) -> BTreeMap<&'static str, u64> {
+    let mut all = BTreeMap::new();
+    for (reason, count) in maps.flatten() {
+        let of = all.entry(*reason).or_insert(0u64);
+        *of = of.saturating_add(*count);
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Stamp;
+    use crate::daemon::triggers::Triggers;
+
+    fn record(generation: u64, state: State, attempts: u32) -> Attachment {
+        let key = Key {
+            network: "podnet".parse().unwrap(),
+            container: "c1".parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        };
+        let now = Stamp { boot_ms: 1, wall_ms: 1 };
+        let mut record = Attachment::new(key, generation, "boot".to_owned(), now);
+        (record.state, record.attempts) = (state, attempts);
+        record
+    }
+
+    fn reasons(of: &[Reason]) -> Reasons {
+        let mut triggers = Triggers::new(Duration::from_secs(30), Duration::ZERO);
+        triggers.begin(Duration::ZERO);
+        for reason in of {
+            triggers.event(*reason, Duration::ZERO);
+        }
+        triggers.begin(Duration::ZERO)
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_del_that_is_at_work_is_left_alone_and_one_that_failed_is_not() {
+        let told = reasons(&[Reason::Tombstone]);
+        let mut book = Book::new(at(30));
+        let buried = record(1, State::Deleting, 0);
+        assert!(book.is_news(&life(&buried)));
+        assert!(!book.is_due(&buried, &told, false, at(10)), "its DEL is at it");
+        assert!(book.is_news(&life(&buried)), "what comes of it is");
+        assert!(book.is_due(&record(1, State::Deleting, 1), &told, false, at(10)), "it failed");
+        assert!(book.is_due(&buried, &told, false, at(11)), "it was killed");
+        assert!(!book.is_due(&record(1, State::Gone, 0), &told, false, at(11)), "it is done");
+        assert!(!book.is_news(&life(&buried)));
+        assert!(!book.is_due(&record(1, State::Gone, 0), &told, false, at(12)));
+        assert!(!book.is_due(&record(1, State::Gone, 0), &told, true, at(13)), "others first");
+        assert!(book.is_due(&record(1, State::Gone, 0), &told, false, at(13)), "it lingers");
+        // What failed before we came is due at once; so is everything after a restart.
+        assert!(book.is_due(&record(2, State::Deleting, 3), &told, false, at(11)));
+        assert!(book.is_due(
+            &record(3, State::Gone, 0),
+            &reasons(&[Reason::Switch]),
+            false,
+            at(11)
+        ));
+        // Nobody buries an orphan while the node is paused.
+        assert!(book.is_due(&record(4, State::Active, 0), &told, false, at(11)));
+    }
+}

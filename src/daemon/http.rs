@@ -1,0 +1,58 @@
+//! `/metrics`, `/healthz` and `/readyz`.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use super::metrics::{OPENMETRICS, PLAIN, plain};
+use super::{Error, Shared};
+
+/// Opens the port.
+pub(super) fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
+    let listener = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map_err(|source| Error::Listen { address, source })
+}
+
+/// Serves until the runtime ends.
+pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .with_state(shared);
+    axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await
+}
+
+/// OpenMetrics for who asks for it (Prometheus does), the older text format for the rest.
+async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let open = accept.into_iter().any(|value| value.contains("application/openmetrics-text"));
+    match shared.metrics.encode() {
+        Ok(text) if open => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+        Ok(text) => ([(header::CONTENT_TYPE, PLAIN)], plain(&text)).into_response(),
+        Err(failed) => (StatusCode::INTERNAL_SERVER_ERROR, failed.to_string()).into_response(),
+    }
+}
+
+async fn healthz(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
+    answer(shared.progress.healthy(shared.bell.now()))
+}
+
+async fn readyz(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
+    answer(shared.progress.ready())
+}
+
+fn answer(state: Result<(), String>) -> (StatusCode, String) {
+    match state {
+        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}

@@ -1,0 +1,76 @@
+//! Hears from ovsdb-server what happens to interfaces, on a thread of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{debug, info, warn};
+
+use super::bell::chance;
+use super::metrics::Server;
+use super::triggers::{Reason, back_off};
+use super::{Shared, Thread};
+use crate::clock::Deadline;
+use crate::config::database_socket;
+use crate::ovsdb;
+use crate::ovsdb::watch::{Change, Watcher};
+
+/// For connecting, and for answering a probe: a busy server is not a dead one.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between tries to reach a server that is away, at most.
+const RECONNECT: Duration = Duration::from_secs(5);
+
+/// Runs until the daemon ends.
+pub(super) fn start(shared: Arc<Shared>) -> Result<Thread, super::Error> {
+    super::spawn("ovsdb", move || watch(&shared))
+}
+
+fn watch(shared: &Shared) {
+    let (mut failures, mut before) = (0, false);
+    while !shared.bell.stopped() {
+        let failed = match connect(shared) {
+            Ok(watcher) => {
+                info!("ovsdb-server answers");
+                shared.metrics.server(Server::Ovsdb, true);
+                if before || failures > 0 {
+                    // What happened meanwhile, nobody told us.
+                    shared.bell.ring(Reason::Database);
+                }
+                (before, failures) = (true, 0);
+                hear(shared, watcher)
+            }
+            Err(failed) => failed,
+        };
+        shared.metrics.server(Server::Ovsdb, false);
+        failures += 1;
+        if failures == 1 {
+            warn!("{failed}; trying again");
+        } else {
+            debug!("{failed}; trying again");
+        }
+        shared.database.wait(back_off(failures, RECONNECT, chance()));
+    }
+}
+
+fn connect(shared: &Shared) -> Result<Watcher, ovsdb::Error> {
+    Watcher::start(&database_socket(&shared.run_dir), Deadline::after(PATIENCE))
+}
+
+/// Hears until the connection is lost.
+fn hear(shared: &Shared, mut watcher: Watcher) -> ovsdb::Error {
+    // Not much more often than anything else happens on a quiet node.
+    let quiet = shared.options.interval.max(PATIENCE);
+    loop {
+        let changes = match watcher.next(quiet, PATIENCE) {
+            Ok(changes) => changes,
+            Err(failed) => return failed,
+        };
+        for change in &changes {
+            debug!("OVSDB: {change:?}");
+        }
+        if changes.iter().any(|change| !matches!(change, Change::Unknown)) {
+            shared.bell.ring(Reason::Interface);
+        } else if !changes.is_empty() {
+            shared.bell.ring(Reason::Database);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Whether the daemon does its work: for /healthz, /readyz and systemd's watchdog.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What is known of the sweeper.
+#[derive(Debug)]
+pub struct Progress {
+    /// When it was last seen at work, in milliseconds of the bell's time.
+    beat: AtomicU64,
+    /// It may be out of sight for so long.
+    allowance: Duration,
+    tried: AtomicBool,
+    swept: AtomicBool,
+    switch_answered: AtomicBool,
+    waits: AtomicBool,
+}
+
+impl Progress {
+    /// The sweeper may be out of sight for `allowance`.
+    #[must_use]
+    pub fn new(allowance: Duration) -> Self {
+        Self {
+            beat: AtomicU64::new(0),
+            allowance,
+            tried: AtomicBool::new(false),
+            swept: AtomicBool::new(false),
+            switch_answered: AtomicBool::new(false),
+            waits: AtomicBool::new(false),
+        }
+    }
+
+    /// The sweeper is at work.
+    pub fn beat(&self, now: Duration) {
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.beat.store(now, Ordering::Relaxed);
+    }
+
+    /// The first sweep is over, however it went, or has to wait for another daemon.
+    pub fn tried(&self) {
+        self.tried.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the daemon has begun its work: OVS may be away when a node starts, and that is
+    /// no reason to start the daemon again.
+    #[must_use]
+    pub fn started(&self) -> bool {
+        self.tried.load(Ordering::Relaxed)
+    }
+
+    /// A sweep went well.
+    pub fn swept(&self) {
+        self.swept.store(true, Ordering::Relaxed);
+    }
+
+    /// OVS answered.
+    pub fn switch_answered(&self) {
+        self.switch_answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Another daemon has this state directory; whether that is new.
+    pub fn waits(&self, waits: bool) -> bool {
+        self.waits.swap(waits, Ordering::Relaxed) != waits
+    }
+
+    /// Whether the sweeper makes progress.
+    ///
+    /// # Errors
+    /// How long it has been out of sight.
+    pub fn healthy(&self, now: Duration) -> Result<(), String> {
+        let beat = Duration::from_millis(self.beat.load(Ordering::Relaxed));
+        let ago = now.saturating_sub(beat);
+        if ago <= self.allowance {
+            return Ok(());
+        }
+        Err(format!("the sweeper was last seen at work {} s ago", ago.as_secs()))
+    }
+
+    /// Whether it has swept and OVS has answered.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn ready(&self) -> Result<(), String> {
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        let missing = if is(&self.waits) {
+            "another daemon has the state directory: this one waits for it to end"
+        } else if !is(&self.switch_answered) {
+            "OVS has not answered yet"
+        } else if !is(&self.swept) {
+            "no sweep has gone well yet"
+        } else {
+            return Ok(());
+        };
+        Err(missing.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweeper_out_of_sight_is_ill() {
+        let progress = Progress::new(Duration::from_secs(10));
+        assert_eq!(progress.healthy(Duration::from_secs(10)), Ok(()));
+        let ill = progress.healthy(Duration::from_secs(11)).unwrap_err();
+        assert!(ill.contains("11 s ago"), "{ill}");
+        progress.beat(Duration::from_secs(11));
+        assert_eq!(progress.healthy(Duration::from_secs(20)), Ok(()));
+    }
+
+    #[test]
+    fn ready_says_what_is_missing() {
+        let progress = Progress::new(Duration::from_secs(10));
+        assert!(progress.ready().unwrap_err().contains("OVS has not answered"));
+        progress.switch_answered();
+        assert!(progress.ready().unwrap_err().contains("no sweep"));
+        progress.swept();
+        assert!(!progress.started());
+        progress.tried();
+        assert!(progress.started());
+        assert_eq!(progress.ready(), Ok(()));
+        assert!(progress.waits(true) && !progress.waits(true));
+        assert!(progress.ready().unwrap_err().contains("another daemon"));
+    }
+}

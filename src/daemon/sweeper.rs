@@ -1,0 +1,459 @@
+//! The thread that sweeps: whenever the bell rings, with the engine that the one-shot sweep
+//! has, too.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{debug, error, info, warn};
+
+use super::bell::chance;
+use super::book::{Book, Life};
+use super::metrics::{Server, replace};
+use super::triggers::{Outcome, Reason, Reasons};
+use super::{Shared, Thread, systemd};
+use crate::attachment::State;
+use crate::clock::{Deadline, Stamp};
+use crate::liveness::{Source, Witness};
+use crate::openflow::Connection;
+use crate::registry::{DaemonLock, Registry};
+use crate::sweep::{Error, Once, Report, Roll};
+
+/// For everything that one stage of a sweep does on the switch.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
+/// Deaths that a source tells of within this time count as one for the brake.
+const AT_ONCE: Duration = Duration::from_secs(10);
+/// A look at whole bridges every so many intervals …
+const THOROUGH_EVERY: u32 = 10;
+/// … and for this part of the time at most: it stalls the switch for 2 µs a flow.
+const THOROUGH_SHARE: u32 = 200;
+/// How soon a look at whole bridges comes after the dead that came in between.
+const SOON: Duration = Duration::from_secs(1);
+/// How often to look whether the other daemon has ended.
+const OTHER_DAEMON: Duration = Duration::from_millis(500);
+/// For asking the switch whether it is there.
+const PROBE: Duration = Duration::from_secs(2);
+
+/// Runs until the bell is stopped.
+pub(super) fn start(
+    shared: Arc<Shared>,
+    witnesses: Vec<Arc<dyn Witness>>,
+) -> Result<Thread, super::Error> {
+    super::spawn("sweeper", move || {
+        Sweeper {
+            book: Book::new(shared.options.interval),
+            shared: &shared,
+            witnesses,
+            lock: None,
+            recent: VecDeque::new(),
+            thorough_at: Duration::ZERO,
+            thorough_done: false,
+            brake: Brake::default(),
+            dumps: BTreeMap::new(),
+            dangling: BTreeMap::new(),
+            corrupt: Vec::new(),
+            complaint: None,
+        }
+        .run();
+    })
+}
+
+#[derive(Debug, Default)]
+struct Brake {
+    /// Whose word is doubted, and how many would have died.
+    engaged: Option<(Source, usize)>,
+    /// Stale entries that it keeps, at the last count.
+    left: u64,
+    /// When they are counted again.
+    count_at: Duration,
+}
+
+struct Sweeper<'s> {
+    shared: &'s Shared,
+    witnesses: Vec<Arc<dyn Witness>>,
+    lock: Option<DaemonLock>,
+    book: Book,
+    /// Who was buried lately on the word of one source.
+    recent: VecDeque<(Duration, Source, usize)>,
+    thorough_at: Duration,
+    thorough_done: bool,
+    brake: Brake,
+    /// Entries seen, and dangling ones, by bridge.
+    dumps: BTreeMap<String, u64>,
+    dangling: BTreeMap<String, u64>,
+    /// Files that were not records at the last roll call.
+    corrupt: Vec<String>,
+    /// What was last complained of: once is enough.
+    complaint: Option<String>,
+}
+
+/// What a sweep is about to need.
+enum Ground {
+    Ours(Registry),
+    /// Another daemon's.
+    Taken,
+}
+
+impl Sweeper<'_> {
+    fn run(mut self) {
+        while let Some(mut reasons) = self.shared.bell.wait() {
+            self.beat();
+            let began = self.shared.bell.now();
+            let ground = match self.ground() {
+                Ok(Ground::Ours(registry)) => registry,
+                Ok(Ground::Taken) => {
+                    self.shared.progress.tried();
+                    let again = Outcome { look_again: Some(OTHER_DAEMON), ..Outcome::default() };
+                    self.shared.bell.done(&again);
+                    continue;
+                }
+                Err(failed) => {
+                    self.complain(&failed.to_string());
+                    self.count(&reasons, false);
+                    self.shared.progress.tried();
+                    self.shared.bell.done(&Outcome { failed: true, ..Outcome::default() });
+                    continue;
+                }
+            };
+            // Our own tombstones ring, too.
+            if reasons.has(Reason::Tombstone) && !self.is_news(&ground) {
+                reasons.take_back(Reason::Tombstone);
+                if reasons.first().is_none() {
+                    self.shared.bell.nothing_new();
+                    continue;
+                }
+            }
+            let mut outcome = self.sweep(&ground, &reasons);
+            outcome.took = self.shared.bell.now().saturating_sub(began);
+            self.shared.metrics.sweep_duration.observe(outcome.took.as_secs_f64());
+            self.count(&reasons, !outcome.failed);
+            self.shared.bell.done(&outcome);
+            self.shared.progress.tried();
+            self.beat();
+        }
+    }
+
+    fn beat(&self) {
+        self.shared.progress.beat(self.shared.bell.now());
+    }
+
+    fn count(&self, reasons: &Reasons, ok: bool) {
+        let trigger = reasons.first().map_or(Reason::Interval, |(reason, _)| reason).to_string();
+        let result = if ok { "ok" } else { "failed" }.to_owned();
+        self.shared.metrics.sweeps.get_or_create(&[("trigger", trigger), ("result", result)]).inc();
+    }
+
+    /// Says it once, until something else is to be said.
+    fn complain(&mut self, what: &str) {
+        if self.complaint.as_deref() == Some(what) {
+            debug!("still: {what}");
+        } else {
+            warn!("{what}; trying again");
+            self.complaint = Some(what.to_owned());
+            systemd::status(what);
+        }
+    }
+
+    /// The state directory, made if it is not there, with no other daemon in it.
+    fn ground(&mut self) -> Result<Ground, Error> {
+        let shared = self.shared;
+        let directory = &shared.options.state_dir;
+        if self.lock.as_ref().is_some_and(|lock| !lock.holds()) {
+            warn!(
+                "{} was removed: who was recorded there is not known any more. It is made again; \
+                 `ovs-flow-gc adopt` records the pods that run",
+                directory.display()
+            );
+            self.lock = None;
+            self.book.only(&HashSet::new());
+        }
+        let registry = Registry::open(directory)?;
+        if self.lock.is_none() {
+            self.lock = registry.lock_daemon()?;
+            let taken = self.lock.is_none();
+            if shared.progress.waits(taken) {
+                let status = if taken {
+                    "another daemon has the state directory: waiting for it to end"
+                } else {
+                    "the other daemon has ended: this one sweeps now"
+                };
+                warn!("{}: {status}", directory.display());
+                systemd::ready(status);
+            }
+            if taken {
+                return Ok(Ground::Taken);
+            }
+            shared.wanted.look_again();
+        }
+        Ok(Ground::Ours(registry))
+    }
+
+    /// Whether there are tombstones that are not our own.
+    fn is_news(&self, registry: &Registry) -> bool {
+        let tombstones = registry.tombstones();
+        tombstones.map_or(true, |all| all.iter().any(|life| self.book.is_news(life)))
+    }
+
+    fn sweep(&mut self, registry: &Registry, reasons: &Reasons) -> Outcome {
+        let shared = self.shared;
+        let (now, stamp) = (shared.bell.now(), Stamp::now());
+        while self.recent.front().is_some_and(|(at, ..)| now.saturating_sub(*at) > AT_ONCE) {
+            self.recent.pop_front();
+        }
+        let recent: Vec<(Source, usize)> = self.recent.iter().map(|(_, s, n)| (*s, *n)).collect();
+        let witnesses: Vec<Arc<dyn Witness>> = self.witnesses.clone();
+        let witnesses: Vec<&dyn Witness> = witnesses.iter().map(AsRef::as_ref).collect();
+        let mut once = Once {
+            registry: Some(registry),
+            run_dir: &shared.run_dir,
+            timeout: TIMEOUT,
+            witnesses: &witnesses,
+            recent: &recent,
+            act: true,
+            yes: false,
+            thorough: false,
+            details: false,
+        };
+        let mut roll = match once.roll_call() {
+            Ok(roll) => roll,
+            Err(failed) => {
+                self.complain(&failed.to_string());
+                return Outcome { failed: true, ..Outcome::default() };
+            }
+        };
+        self.beat();
+        let called = shared.bell.now();
+        shared.wanted.of_records(roll.everything.attachments.iter());
+        self.called(&roll, stamp);
+        let dead = if roll.braked.is_some() { 0 } else { roll.orphans.dead.len() };
+        let nobody_waits = dead == 0 || roll.paused;
+        once.thorough = nobody_waits && (now >= self.thorough_at || reasons.has(Reason::Hangup));
+        self.note_orphans(&roll, now);
+
+        let (book, urgent) = (&mut self.book, !nobody_waits);
+        let report = match once.clean(&roll, |record| book.is_due(record, reasons, urgent, now)) {
+            Ok(report) => report,
+            Err(failed) => {
+                self.complain(&failed.to_string());
+                return Outcome { failed: true, ..Outcome::default() };
+            }
+        };
+        self.beat();
+        let ended = shared.bell.now();
+        debug!(
+            "sweep ({reasons}): {} ms for the roll call, {} ms for {} of the dead",
+            called.saturating_sub(now).as_millis(),
+            ended.saturating_sub(called).as_millis(),
+            report.targets.len()
+        );
+        if once.thorough {
+            let took = ended.saturating_sub(now);
+            let pause = shared.options.interval * THOROUGH_EVERY;
+            self.thorough_at = ended.saturating_add(pause.max(took * THOROUGH_SHARE));
+            if report.error().is_some() && !self.thorough_done {
+                self.thorough_at = ended;
+            }
+            self.thorough_done |= report.error().is_none();
+        }
+        self.done(&report, &roll, reasons, ended, stamp);
+        if roll.braked.is_some() && ended >= self.brake.count_at {
+            self.count_braked(once, &mut roll);
+        }
+        self.gauges();
+        let failed = self.failed(&report, &shared.run_dir, once.thorough, reasons);
+        let mut look_again = self.book.next(ended);
+        if dead > 0 && now >= self.thorough_at {
+            look_again = Some(look_again.map_or(SOON, |after| after.min(SOON)));
+        }
+        Outcome { dead, failed, look_again, took: Duration::ZERO }
+    }
+
+    /// What the roll call says, for metrics and logs.
+    fn called(&mut self, roll: &Roll, now: Stamp) {
+        let metrics = &self.shared.metrics;
+        let Roll { everything, orphans, corrupt, .. } = roll;
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let gone = everything.tombstones.iter().filter(|t| t.state == State::Gone).count();
+        let buried = everything.tombstones.len();
+        for (state, n) in [
+            ("active", everything.attachments.len()),
+            ("gone", gone),
+            ("deleting", buried.saturating_sub(gone)),
+        ] {
+            metrics.attachments.get_or_create(&[("state", state.to_owned())]).set(count(n));
+        }
+        metrics.tombstones.set(count(buried));
+        let died = everything.tombstones.iter().filter_map(|t| t.died);
+        let oldest = died.map(|died| died.until(now)).max().unwrap_or_default();
+        metrics.oldest_tombstone_age.set(oldest.as_secs_f64());
+        metrics.corrupt_records.set(count(corrupt.len().saturating_add(everything.aside.len())));
+        for what in corrupt.iter().filter(|what| !self.corrupt.contains(what)) {
+            warn!("{what}");
+        }
+        self.corrupt.clone_from(corrupt);
+        if metrics.paused.set(i64::from(roll.paused)) != i64::from(roll.paused) {
+            info!("{}", if roll.paused { "paused: nothing is deleted" } else { "resumed" });
+        }
+        let lives = everything.tombstones.iter().chain(&everything.attachments);
+        let lives: HashSet<Life> = lives.map(|a| (a.key.clone(), a.generation)).collect();
+        self.book.only(&lives);
+
+        let (dead, total) = (orphans.dead.len(), orphans.total);
+        let before = self.brake.engaged;
+        self.brake.engaged = roll.braked.map(|source| (source, dead));
+        metrics.brake_engaged.set(i64::from(roll.braked.is_some()));
+        match (before, self.brake.engaged) {
+            (None, Some((source, _))) => {
+                metrics.brake_pulled.inc();
+                self.brake.count_at = Duration::ZERO;
+                error!(
+                    "brake: {dead} of {total} attachments seem dead at once on the word of {source} \
+                     alone, so nothing of theirs is deleted. Is the netns directory mounted? If \
+                     they are dead indeed: ovs-flow-gc sweep --yes"
+                );
+            }
+            (Some((_, n)), Some((source, _))) if n != dead => {
+                warn!("brake: {dead} of {total} attachments by now on the word of {source}");
+            }
+            (Some(_), None) => {
+                self.brake.left = 0;
+                info!("brake: released");
+            }
+            _ => {}
+        }
+    }
+
+    /// Counts orphans that are found for the first time.
+    fn note_orphans(&mut self, roll: &Roll, now: Duration) {
+        if roll.braked.is_some() {
+            return;
+        }
+        for orphan in &roll.orphans.dead {
+            let life = (orphan.record.key.clone(), orphan.record.generation);
+            if self.book.knows(&life) {
+                continue;
+            }
+            let source = orphan.source().to_owned();
+            self.shared.metrics.orphans.get_or_create(&[("source", source)]).inc();
+            if let [source] = orphan.by[..] {
+                self.recent.push_back((now, source, 1));
+            }
+        }
+    }
+
+    /// What came of the clean-up.
+    fn done(
+        &mut self,
+        report: &Report,
+        roll: &Roll,
+        reasons: &Reasons,
+        now: Duration,
+        then: Stamp,
+    ) {
+        let metrics = &self.shared.metrics;
+        for note in &report.notes {
+            info!("{note}");
+        }
+        for bridge in &report.bridges {
+            for (reason, n) in &bridge.deleted_by {
+                let label = [("reason", (*reason).to_owned())];
+                metrics.flows_deleted.get_or_create(&label).inc_by(*n);
+            }
+            metrics.suspicions.inc_by(bridge.suspicions);
+            if bridge.error.is_none() {
+                self.dumps.insert(bridge.bridge.clone(), bridge.flows);
+                if bridge.full {
+                    self.dangling.insert(bridge.bridge.clone(), bridge.dangling);
+                }
+            }
+        }
+        // From the event that told of it, if it was one; else from when it was noticed.
+        let heard = reasons.first().filter(|(reason, _)| {
+            !matches!(reason, Reason::Interval | Reason::Retry | Reason::Start | Reason::Hangup)
+        });
+        let ended = Stamp::now();
+        for index in self.book.looked(report, roll.paused, now, chance()) {
+            let Some(target) = report.targets.get(index) else { continue };
+            let died = target.died.filter(|died| *died < then).map(|died| died.until(ended));
+            let since = died.or_else(|| heard.map(|(_, at)| now.saturating_sub(at)));
+            let since = since.unwrap_or_else(|| then.until(ended));
+            metrics.cleanup_latency.observe(since.as_secs_f64());
+            debug!("{}: clean {} ms after its death was seen", target.pod, since.as_millis());
+        }
+    }
+
+    /// How many stale entries the brake keeps: looks, and changes nothing.
+    fn count_braked(&mut self, once: Once<'_>, roll: &mut Roll) {
+        let interval = self.shared.options.interval;
+        self.brake.count_at = self.shared.bell.now().saturating_add(interval * THOROUGH_EVERY);
+        let dry = Once { act: false, thorough: false, ..once };
+        roll.braked = None;
+        match dry.clean(roll, |record| record.state == State::Active) {
+            Ok(report) => self.brake.left = report.targets.iter().map(|t| t.stale).sum(),
+            Err(failed) => debug!("cannot count what the brake keeps: {failed}"),
+        }
+    }
+
+    fn gauges(&self) {
+        let metrics = &self.shared.metrics;
+        replace(&metrics.flows_kept, "reason", &self.book.kept());
+        let mut left = self.book.left();
+        if self.brake.engaged.is_some() {
+            left.insert("brake", self.brake.left);
+        }
+        replace(&metrics.stale_flows_left, "reason", &left);
+        let dumps = self.dumps.iter().map(|(bridge, n)| (bridge.as_str(), *n)).collect();
+        replace(&metrics.dump_flows, "bridge", &dumps);
+        let dangling: u64 = self.dangling.values().sum();
+        metrics.dangling_flows.set(i64::try_from(dangling).unwrap_or(i64::MAX));
+    }
+
+    /// Whether the sweep failed; says so, and whether OVS is there.
+    fn failed(
+        &mut self,
+        report: &Report,
+        run_dir: &Path,
+        thorough: bool,
+        reasons: &Reasons,
+    ) -> bool {
+        let shared = self.shared;
+        let looked = thorough || !report.targets.is_empty();
+        let bridges = report.bridges.iter();
+        let mut errors = bridges.filter_map(|bridge| bridge.error.as_deref());
+        let failed = report.failed.as_deref().or_else(|| errors.next());
+        if looked && report.failed.is_none() {
+            shared.progress.switch_answered();
+        }
+        let answered = report.bridges.iter().any(|bridge| bridge.error.is_none());
+        if answered && failed.is_none() {
+            shared.metrics.server(Server::Vswitchd, true);
+        } else if failed.is_some() || reasons.has(Reason::Interval) || reasons.wakes_all() {
+            shared.metrics.server(Server::Vswitchd, answers(run_dir));
+        }
+        match failed {
+            Some(failed) => {
+                self.complain(failed);
+                true
+            }
+            None => {
+                if self.complaint.take().is_some() {
+                    info!("works again");
+                    systemd::status("sweeping");
+                }
+                let seconds = Duration::from_millis(Stamp::now().wall_ms).as_secs_f64();
+                shared.metrics.last_sweep.set(seconds);
+                shared.progress.swept();
+                false
+            }
+        }
+    }
+}
+
+/// Whether ovs-vswitchd answers on the first of its bridges; not if it has none.
+fn answers(run_dir: &Path) -> bool {
+    let files = std::fs::read_dir(run_dir).into_iter().flatten().flatten();
+    let sockets = files.map(|file| file.path());
+    let first = sockets.filter(|path| path.extension().is_some_and(|e| e == "mgmt")).min();
+    first.is_some_and(|path| Connection::open(&path, Deadline::after(PROBE)).is_ok())
+}

@@ -1,0 +1,36 @@
+//! What systemd is told (`Type=notify`, `WatchdogSec=`); silence where there is none.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// The daemon works.
+pub(super) fn ready(status: &str) {
+    say(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// What `systemctl status` shows.
+pub(super) fn status(status: &str) {
+    say(&[NotifyState::Status(status)]);
+}
+
+/// It ends.
+pub(super) fn stopping() {
+    say(&[NotifyState::Stopping]);
+}
+
+/// The sweeper makes progress.
+pub(super) fn alive() {
+    say(&[NotifyState::Watchdog]);
+}
+
+/// How often to say so: a third of `WatchdogSec=`.
+pub(super) fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|most| (most / 3).max(Duration::from_millis(10)))
+}
+
+fn say(states: &[NotifyState<'_>]) {
+    if let Err(failed) = sd_notify::notify(states) {
+        log::debug!("could not notify systemd: {failed}");
+    }
+}

@@ -1,0 +1,125 @@
+//! One sweep from its beginning to its end, for the admin command and for the daemon: the
+//! roll call (who is there, who is dead), then the clean-up of the dead.
+
+use std::path::Path;
+use std::time::Duration;
+
+use log::warn;
+
+use super::orphans::{self, Orphans};
+use super::{Engine, Error, Report};
+use crate::attachment::Attachment;
+use crate::clock::{Deadline, boot_id};
+use crate::liveness::{Source, Witness};
+use crate::registry::{Everything, Registry};
+
+/// How to sweep.
+#[derive(Clone, Copy)]
+pub struct Once<'a> {
+    /// Where the records are; none: no directory, no records.
+    pub registry: Option<&'a Registry>,
+    /// Where OVS's sockets are.
+    pub run_dir: &'a Path,
+    /// For everything done on the switch.
+    pub timeout: Duration,
+    /// Who is asked beside the network namespaces.
+    pub witnesses: &'a [&'a dyn Witness],
+    /// How many each source alone has had buried a moment ago: they count for the brake.
+    pub recent: &'a [(Source, usize)],
+    /// False: a dry run, nothing is changed anywhere.
+    pub act: bool,
+    /// An operator says so: no brake.
+    pub yes: bool,
+    /// Look at whole bridges, also if nobody is dead.
+    pub thorough: bool,
+    /// List every flow in the report.
+    pub details: bool,
+}
+
+/// Who is there and who is dead.
+#[derive(Debug)]
+pub struct Roll {
+    /// Everything that is written down.
+    pub everything: Everything,
+    /// What liveness says.
+    pub orphans: Orphans,
+    /// Nothing is deleted on the word of this source alone: too many at once.
+    pub braked: Option<Source>,
+    /// An operator said that nothing is deleted.
+    pub paused: bool,
+    /// Files that should be records and are not.
+    pub corrupt: Vec<String>,
+    boot_id: String,
+}
+
+impl Once<'_> {
+    /// Reads the records, tidies up, and judges.
+    ///
+    /// # Errors
+    /// If the state directory cannot be read or written.
+    pub fn roll_call(&self) -> Result<Roll, Error> {
+        let everything = match self.registry {
+            Some(registry) => registry.snapshot()?,
+            None => Everything::default(),
+        };
+        let corrupt: Vec<String> = everything.corrupt.iter().map(ToString::to_string).collect();
+        let untidy = !everything.corrupt.is_empty() || !everything.leftovers.is_empty();
+        if let (Some(registry), true, true) = (self.registry, self.act, untidy) {
+            let lock = registry.lock(Deadline::after(self.timeout))?;
+            for torn in &everything.corrupt {
+                lock.move_corrupt_aside(torn)?;
+            }
+            lock.tidy(&everything)?;
+        }
+        let boot_id = boot_id().map_err(Error::BootId)?;
+        let orphans = orphans::find_with(&everything, &boot_id, self.witnesses, self.recent);
+        let braked = orphans.braked.filter(|_| !self.yes);
+        let paused = self.registry.is_some_and(Registry::paused);
+        Ok(Roll { everything, orphans, braked, paused, corrupt, boot_id })
+    }
+
+    /// Cleans up behind the dead of a roll call, and behind those earlier dead that `pick`
+    /// wants looked at. The switch is spoken to only if there are any, or if thorough.
+    ///
+    /// # Errors
+    /// If the records cannot be written. What goes wrong on the switch is in the report.
+    pub fn clean(
+        &self,
+        roll: &Roll,
+        pick: impl FnMut(&Attachment) -> bool,
+    ) -> Result<Report, Error> {
+        let Roll { everything, orphans, boot_id, .. } = roll;
+        let targets = match self.registry {
+            Some(registry) => {
+                let dead = if roll.braked.is_some() { &[] } else { orphans.dead.as_slice() };
+                let act = self.act && !roll.paused;
+                let deadline = Deadline::after(self.timeout);
+                orphans::targets(registry, everything, dead, boot_id, act, deadline, pick)?
+            }
+            None => Vec::new(),
+        };
+        let report = if targets.is_empty() && !self.thorough {
+            Report::default()
+        } else {
+            let engine = Engine {
+                registry: self.registry,
+                run_dir: self.run_dir.to_owned(),
+                deadline: Deadline::after(self.timeout),
+                act: self.act,
+                verb: "sweep",
+                newcomer: None,
+                overlay: None,
+                thorough: self.thorough,
+                details: self.details,
+            };
+            engine.clean(targets)
+        };
+        if let (Some(registry), true) = (self.registry, self.act && !roll.paused) {
+            let deadline = Deadline::after(self.timeout);
+            if let Err(failed) = orphans::sighted(registry, everything, orphans, deadline) {
+                warn!("could not write down who was seen alive: {failed}");
+            }
+        }
+        Ok(report)
+    }
+}

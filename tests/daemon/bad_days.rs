@@ -1,0 +1,172 @@
+//! Bad days: OVS, the state directory and the daemon itself come and go. Nobody alive is
+//! touched, and the dead are found when it is over.
+
+use std::fs;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::guard::{Daemon, settle};
+use crate::rig::{Attached, Flows, Node, Port, Setup, eventually, layouts, within};
+
+#[track_caller]
+fn two_pods(node: &Node) -> ([Attached; 2], [Vec<String>; 2]) {
+    let pods = [node.run_pod("web"), node.run_pod("db")];
+    let web = node.install("br0", &layouts::classifier(&pods[0].who(0x1001)));
+    let db = node.install("br0", &layouts::classifier(&pods[1].who(0x1002)));
+    (pods, [web, db])
+}
+
+#[track_caller]
+fn until(node: &Node, flows: &[String]) {
+    within(Duration::from_secs(8), "the entries are as they should be", || {
+        let outcome = node.try_ofctl(&["--no-stats", "--no-names", "dump-flows", "br0"]);
+        outcome.succeeded() && node.dump("br0") == flows
+    });
+}
+
+#[test]
+fn ovs_vswitchd_restarted_ten_times() {
+    let node = Setup::new().gc_conf(json!({"lingerSeconds": 60})).up("daemon_restarts");
+    let (pods, [web, db]) = two_pods(&node);
+    let daemon = Daemon::start(&node);
+    node.vanish(&pods[1], Port::Gone);
+    until(&node, &web);
+    for round in 0..10 {
+        // Whoever saved the entries before the death puts them back: also the dead one's.
+        node.restart_vswitchd(if round % 2 == 0 { Flows::Restored } else { Flows::Lost });
+        if round % 2 == 1 {
+            node.add_flows("br0", &layouts::classifier(&pods[0].who(0x1001)));
+        }
+        assert!(node.dump("br0").len() >= web.len());
+    }
+    assert_eq!(daemon.get("/healthz").0, 200);
+    eventually("the switch is up", || daemon.metric("ovs_up{server=\"ovs-vswitchd\"}") == 1.0);
+    node.add_flows("br0", &layouts::classifier(&pods[1].who(0x1002)));
+    assert_eq!(node.dump("br0").len(), web.len() + db.len());
+    node.restart_vswitchd(Flows::Restored);
+    until(&node, &web);
+    node.vanish(&pods[0], Port::Stays);
+    until(&node, &[]);
+    daemon.no_harm();
+}
+
+#[test]
+fn ovsdb_server_restarted() {
+    let node = Setup::new().up("daemon_ovsdb");
+    let (pods, [web, _]) = two_pods(&node);
+    let daemon = Daemon::start(&node);
+    let up = "ovs_up{server=\"ovsdb-server\"}";
+    assert_eq!(daemon.metric(up), 1.0);
+    node.ovsdb.kill();
+    eventually("it is down", || daemon.metric(up) == 0.0);
+    // Dies while nobody can be asked whose port it is.
+    node.kill_sandbox(&pods[1]);
+    settle();
+    assert_eq!(daemon.get("/healthz").0, 200);
+    assert!(daemon.sum("sweeps_total") > 0.0);
+    node.ovsdb.start();
+    until(&node, &web);
+    assert_eq!(daemon.metric(up), 1.0);
+    daemon.no_harm();
+}
+
+#[test]
+fn ovs_is_not_there_at_the_start() {
+    let node = Setup::new().up("daemon_no_ovs");
+    let (pods, [web, _]) = two_pods(&node);
+    node.vanish(&pods[1], Port::Gone);
+    node.ovsdb.kill();
+    let daemon = Daemon::start_with(&node, &["--interval=10m"], None);
+    settle();
+    let (status, why) = daemon.get("/readyz");
+    assert_eq!((status, why.contains("OVS has not answered")), (503, true), "{why}");
+    assert_eq!(daemon.get("/healthz").0, 200);
+    node.ovsdb.start();
+    until(&node, &web);
+    eventually("it is ready", || daemon.get("/readyz").0 == 200);
+    daemon.no_harm();
+}
+
+#[test]
+fn the_state_directory_is_removed_under_it() {
+    let node = Setup::new().up("daemon_state_dir");
+    let (pods, [web, db]) = two_pods(&node);
+    let mut both = [web, db].concat();
+    both.sort();
+    let daemon = Daemon::start(&node);
+    // It may be writing there right now.
+    eventually("it is removed", || fs::remove_dir_all(&node.state_dir).is_ok());
+    eventually("it is made again", || node.state_dir.join("daemon.lock").exists());
+    eventually("it says so", || daemon.log().contains("was removed"));
+    // Nobody knows them any more, so nobody deletes what is theirs.
+    node.kill_sandbox(&pods[1]);
+    settle();
+    assert_eq!(node.dump("br0"), both);
+    // New ones are looked after as ever.
+    let cache = node.run_pod("cache");
+    node.install("br0", &layouts::classifier(&cache.who(0x1003)));
+    node.vanish(&cache, Port::Gone);
+    // Its register value is not proven to be its own: the others' are not known any more.
+    within(Duration::from_secs(8), "its entries are gone", || {
+        node.dump("br0").len() <= both.len() + 2
+    });
+    let left = node.dump("br0");
+    assert!(both.iter().all(|flow| left.contains(flow)), "{left:#?}");
+    assert_eq!(daemon.get("/readyz").0, 200);
+    daemon.no_harm();
+}
+
+#[test]
+fn a_second_daemon_waits_and_takes_over() {
+    let node = Setup::new().up("daemon_second");
+    let (pods, [web, _]) = two_pods(&node);
+    let first = Daemon::start(&node);
+    let second = Daemon::start_with(&node, &["--interval=10m"], None);
+    eventually("it says so", || second.log().contains("another daemon has the state directory"));
+    assert_eq!((second.get("/healthz").0, second.get("/readyz").0), (200, 503));
+    assert_eq!(first.end(Signal::SIGKILL).0, None);
+    eventually("it takes over", || second.get("/readyz").0 == 200);
+    node.vanish(&pods[1], Port::Stays);
+    until(&node, &web);
+    second.no_harm();
+}
+
+#[test]
+fn what_died_while_it_was_away_is_found_at_its_start() {
+    let node = Setup::new().up("daemon_away");
+    let (pods, [web, _]) = two_pods(&node);
+    let first = Daemon::start(&node);
+    // Killed at any instruction: here while the switch hangs in the middle of a sweep.
+    node.vswitchd.pause();
+    node.kill_sandbox(&pods[1]);
+    settle();
+    first.end(Signal::SIGKILL);
+    node.vswitchd.resume();
+    let second = Daemon::start(&node);
+    until(&node, &web);
+    second.no_harm();
+}
+
+/// A netns directory that is not there yet, and one that only a record names.
+#[test]
+fn directories_that_come_later_are_watched() {
+    let node = Setup::new().up("daemon_directories");
+    let later = node.dir.join("later/netns");
+    let dir = format!("--netns-dir={}", later.display());
+    let daemon = Daemon::start_with(&node, &["--interval=10m", &dir], None);
+    eventually("it is ready", || daemon.get("/readyz").0 == 200);
+    fs::create_dir_all(&later).unwrap();
+    eventually("it is watched", || daemon.log().contains("later/netns (Namespaces)"));
+    // /run/netns was not named: the record does.
+    let (pods, [web, _]) = two_pods(&node);
+    eventually("the record's is watched", || daemon.log().contains("netns (Namespaces)"));
+    node.kill_sandbox(&pods[1]);
+    until(&node, &web);
+    fs::remove_dir_all(&later).unwrap();
+    fs::create_dir_all(&later).unwrap();
+    let times = |daemon: &Daemon| daemon.log().matches("later/netns (Namespaces)").count();
+    eventually("and watched again", || times(&daemon) >= 2);
+    daemon.no_harm();
+}

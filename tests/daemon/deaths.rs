@@ -1,0 +1,215 @@
+//! Deaths that nobody told the daemon of.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::crowd::{Member, add_ports, all_at_once, end_sandboxes};
+use crate::guard::{Daemon, settle};
+use crate::rig::{Attached, Datapath, Node, Port, Setup, eventually, layouts, within};
+
+/// Pods with their entries.
+struct Pods {
+    pods: Vec<Attached>,
+    flows: Vec<Vec<String>>,
+    base: Vec<String>,
+}
+
+impl Pods {
+    #[track_caller]
+    fn new(node: &Node, count: u32) -> Self {
+        let base = node.install("br0", &layouts::classifier_base());
+        let pods: Vec<_> = (0..count).map(|n| node.run_pod(&format!("p{n}"))).collect();
+        let flows = pods
+            .iter()
+            .zip(0x1001..)
+            .map(|(pod, reg)| node.install("br0", &layouts::classifier(&pod.who(reg))))
+            .collect();
+        Self { pods, flows, base }
+    }
+
+    /// What is there once these are gone.
+    fn without(&self, gone: &[usize]) -> Vec<String> {
+        let living = self.flows.iter().enumerate().filter(|(n, _)| !gone.contains(n));
+        let mut all: Vec<String> = living.flat_map(|(_, flows)| flows.clone()).collect();
+        all.extend(self.base.clone());
+        all.sort();
+        all
+    }
+}
+
+/// Waits for the bridge to look so; how long that took.
+#[track_caller]
+fn until(node: &Node, flows: &[String]) -> Duration {
+    let since = Instant::now();
+    within(Duration::from_secs(5), "its entries are gone", || node.dump("br0") == flows);
+    since.elapsed()
+}
+
+#[test]
+fn a_namespace_that_is_gone_is_a_death_with_or_without_its_port() {
+    let node = Setup::new().up("daemon_death");
+    let pods = Pods::new(&node, 4);
+    let daemon = Daemon::start(&node);
+    node.vanish(&pods.pods[1], Port::Stays);
+    let stays = until(&node, &pods.without(&[1]));
+    node.vanish(&pods.pods[2], Port::Gone);
+    let gone = until(&node, &pods.without(&[1, 2]));
+    eprintln!("port stays: {stays:?}; port gone: {gone:?} (with the test's own dumps)");
+    eventually("it is counted", || daemon.metric("cleanup_latency_seconds_count") == 2.0);
+    assert_eq!(daemon.metric("orphans_total{source=\"netns\"}"), 2.0);
+    assert_eq!(daemon.sum("flows_deleted_total"), 30.0, "{:?}", daemon.metrics());
+    let log = daemon.log();
+    let p1 = &pods.pods[1];
+    for says in ["default/p1", &p1.container, &p1.port, "deleted 15 entries", "matches-port"] {
+        assert!(log.contains(says), "{says}: {log}");
+    }
+    node.must_reach(&pods.pods[0], &pods.pods[3].ip);
+    daemon.no_harm();
+}
+
+#[test]
+fn a_burst_of_deaths_is_a_handful_of_sweeps() {
+    let node = Setup::new()
+        .datapath(Datapath::Dummy)
+        .gc_conf(json!({"lingerSeconds": 1}))
+        .up("daemon_burst");
+    node.install("br0", &layouts::classifier_base());
+    let members: Vec<Member> = (0..240u32)
+        .map(|n| Member::new(&node, n, 100 + n as u16, 10 + n as u8, 0x1001 + n))
+        .collect();
+    add_ports(&node, &members);
+    for some in members.chunks(40) {
+        all_at_once(&node, "ADD", some);
+    }
+    let flows: Vec<String> = members.iter().flat_map(Member::lines).collect();
+    node.add_flows("br0", &flows);
+    let daemon = Daemon::start(&node);
+    settle();
+    let (before, all) = (daemon.sum("sweeps_total"), node.dump("br0").len());
+    // The most that is no brake.
+    let (dead, living) = members.split_at(110);
+    let since = Instant::now();
+    end_sandboxes(&node, dead);
+    let each = dead[0].lines().len();
+    within(Duration::from_secs(10), "they are gone", || {
+        node.dump("br0").len() == all - each * dead.len()
+    });
+    eprintln!("110 deaths at once: {:?} until the last entry was gone", since.elapsed());
+    let sweeps = daemon.sum("sweeps_total") - before;
+    eprintln!("{sweeps} sweeps for 110 deaths");
+    assert!(sweeps <= 25.0, "{sweeps} sweeps for 110 deaths");
+    let left = node.dump("br0");
+    assert!(living.iter().all(|m| left.iter().any(|l| l.contains(&m.who.ip))), "the living");
+    assert_eq!(daemon.metric("brake_pulled_total"), 0.0);
+    daemon.no_harm();
+}
+
+#[test]
+fn a_del_that_could_not_finish_is_finished() {
+    let node = Setup::new().gc_conf(json!({"timeoutMs": 300})).up("daemon_del");
+    let pods = Pods::new(&node, 3);
+    let daemon = Daemon::start(&node);
+    let all = node.dump("br0");
+    node.vswitchd.pause();
+    let pod = &pods.pods[0];
+    let conf = node.plugin_conf("ovs-flow-gc", Some(pod), Some(&pod.result));
+    node.call("ovs-flow-gc", "DEL").pod(pod).conf(&conf).start().wait().ok();
+    // The daemon hangs on the same switch.
+    settle();
+    node.vswitchd.resume();
+    assert_ne!(all, pods.without(&[0]));
+    let took = until(&node, &pods.without(&[0]));
+    eprintln!("the switch goes on: {took:?} until the DEL was finished");
+    daemon.no_harm();
+}
+
+#[test]
+fn a_pause_stops_it_and_its_end_lets_it_go_on() {
+    let node = Setup::new().up("daemon_pause");
+    let pods = Pods::new(&node, 3);
+    let daemon = Daemon::start(&node);
+    node.admin(&["pause"]).ok();
+    eventually("it is paused", || daemon.metric("paused") == 1.0);
+    node.vanish(&pods.pods[0], Port::Gone);
+    let left = "stale_flows_left{reason=\"paused\"}";
+    eventually("it is counted", || daemon.metric(left) == 15.0);
+    assert_eq!(node.dump("br0"), pods.without(&[]));
+    node.admin(&["resume"]).ok();
+    until(&node, &pods.without(&[0]));
+    eventually("nothing is left", || daemon.metric(left) == 0.0);
+    assert_eq!(daemon.metric("orphans_total{source=\"netns\"}"), 1.0);
+    daemon.no_harm();
+}
+
+#[test]
+fn most_of_a_node_at_once_needs_a_persons_word() {
+    let node = Setup::new().gc_conf(json!({"lingerSeconds": 0})).up("daemon_brake");
+    let pods = Pods::new(&node, 13);
+    let daemon = Daemon::start(&node);
+    // While it looks away: else it sees one after the other.
+    daemon.signal(nix::sys::signal::Signal::SIGSTOP);
+    for pod in &pods.pods[..12] {
+        node.kill_sandbox(pod);
+    }
+    daemon.signal(nix::sys::signal::Signal::SIGCONT);
+    eventually("the brake is engaged", || daemon.metric("brake_engaged") == 1.0);
+    let left = "stale_flows_left{reason=\"brake\"}";
+    eventually("what it keeps is counted", || daemon.metric(left) == 12.0 * 15.0);
+    settle();
+    assert_eq!(node.dump("br0"), pods.without(&[]));
+    assert_eq!(daemon.metric("brake_pulled_total"), 1.0);
+    assert!(daemon.log().contains("brake: 12 of 13 attachments"), "{}", daemon.log());
+    node.admin(&["sweep", "--yes"]);
+    until(&node, &pods.without(&(0..12).collect::<Vec<_>>()));
+    eventually("it is released", || daemon.metric("brake_engaged") == 0.0);
+    daemon.no_harm();
+}
+
+/// An ill source tells of one death after the other: `rm -rf` of the directory.
+#[test]
+fn one_after_the_other_is_at_once_too() {
+    let node = Setup::new().datapath(Datapath::Dummy).up("daemon_slow_brake");
+    let members: Vec<Member> = (0..40u32)
+        .map(|n| Member::new(&node, n, 100 + n as u16, 10 + n as u8, 0x1001 + n))
+        .collect();
+    add_ports(&node, &members);
+    all_at_once(&node, "ADD", &members);
+    let flows: Vec<String> = members.iter().flat_map(Member::lines).collect();
+    node.add_flows("br0", &flows);
+    let daemon = Daemon::start(&node);
+    for member in &members {
+        end_sandboxes(&node, [member]);
+        crate::rig::sleep_ms(20);
+    }
+    eventually("the brake is engaged", || daemon.metric("brake_engaged") == 1.0);
+    settle();
+    let each = members[0].lines().len();
+    let left = node.dump("br0").len();
+    assert!(left >= 15 * each, "{left} entries are left of {}", flows.len());
+    assert!(daemon.metric("orphans_total{source=\"netns\"}") <= 21.0);
+    daemon.no_harm();
+}
+
+#[test]
+fn entries_that_come_back_after_a_del_are_found() {
+    let node = Setup::new().up("daemon_linger");
+    let pods = Pods::new(&node, 2);
+    let daemon = Daemon::start(&node);
+    node.del(&pods.pods[0]);
+    until(&node, &pods.without(&[0]));
+    // A slow controller. It says what it said before, of a pod that is gone.
+    crate::rig::sleep_ms(200);
+    let again = layouts::classifier(&pods.pods[0].who(0x1001));
+    node.add_flows("br0", &again);
+    let port = format!("in_port={}", pods.pods[0].ofport);
+    let since = Instant::now();
+    // Those that only name its address may be somebody else's: made after its death.
+    within(Duration::from_secs(8), "they are gone again", || {
+        !node.dump("br0").iter().any(|flow| flow.contains(&port))
+    });
+    eprintln!("put back after its DEL: gone after {:?}", since.elapsed());
+    let left = node.dump("br0");
+    assert!(pods.without(&[0]).iter().all(|flow| left.contains(flow)), "{left:#?}");
+    daemon.no_harm();
+}
