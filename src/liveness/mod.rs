@@ -8,6 +8,8 @@
 //! | the API server | `kubernetes` (feature `daemon`) |
 
 pub mod brake;
+#[cfg(feature = "daemon")]
+pub mod kubernetes;
 pub mod netns;
 pub mod observations;
 
@@ -93,6 +95,8 @@ pub enum Why {
     PodGone,
     /// Dead: the pod has Failed (evicted) or Succeeded, and its sandbox is stopped.
     PodEnded,
+    /// The pod has ended, but nobody shows that its sandbox is stopped.
+    SandboxMayRun,
     /// The source is away, or has not answered completely yet.
     SourceAway,
     /// The source never saw it alive.
@@ -130,6 +134,7 @@ impl Why {
             Self::SandboxStopped => "sandbox-stopped",
             Self::PodGone => "pod-gone",
             Self::PodEnded => "pod-ended",
+            Self::SandboxMayRun => "sandbox-may-run",
             Self::SourceAway => "source-away",
             Self::NeverSeen => "never-seen",
             Self::SeenOnce => "seen-once",
@@ -167,6 +172,7 @@ impl fmt::Display for Why {
             Self::SandboxStopped => "its sandbox is stopped and its network namespace is gone",
             Self::PodGone => "its pod is not on this node any more",
             Self::PodEnded => "its pod has ended and its sandbox is stopped",
+            Self::SandboxMayRun => "its pod has ended, but its sandbox may still run",
             Self::SourceAway => "the source does not answer",
             Self::NeverSeen => "the source never saw it alive",
             Self::SeenOnce => "only one observation says that it is dead",
