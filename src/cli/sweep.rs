@@ -1,5 +1,6 @@
 //! `sweep`: one sweep; also what the systemd timer runs.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use clap::Args;
@@ -84,6 +85,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             overlay: None,
             thorough: !options.only_dead,
             details: options.details || options.dry_run,
+            free: BTreeSet::new(),
         };
         engine.clean(targets)
     };

@@ -163,6 +163,7 @@ impl Shared {
 pub struct Kubernetes {
     shared: Arc<Shared>,
     api: Arc<Api>,
+    node: String,
     stopped: Option<Stopped>,
     boot_id: String,
     runtime: Handle,
@@ -194,10 +195,10 @@ impl Kubernetes {
             up: Box::new(up),
             away: timing.away,
         });
-        let watcher = Watcher::new(Arc::clone(&api), node, timing, Arc::clone(&shared));
+        let watcher = Watcher::new(Arc::clone(&api), node.clone(), timing, Arc::clone(&shared));
         let task = runtime.spawn(watcher.run());
-        let runtime = runtime.clone();
-        Ok(Arc::new(Self { shared, api, stopped: options.stopped, boot_id, runtime, task }))
+        let (runtime, stopped) = (runtime.clone(), options.stopped);
+        Ok(Arc::new(Self { shared, api, node, stopped, boot_id, runtime, task }))
     }
 
     /// Whether the API server answered the last time.
@@ -210,6 +211,12 @@ impl Kubernetes {
     #[must_use]
     pub fn pods(&self) -> usize {
         self.shared.view().len()
+    }
+
+    /// This node's name.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
     }
 
     /// For asking it other things.

@@ -84,12 +84,15 @@ pub(crate) struct View {
     pods: Pods,
     /// The watch has no gap since the last list.
     unbroken: bool,
+    /// Since then it showed somebody dead.
+    doubtful: bool,
     seen: Observations,
 }
 
 impl View {
     pub(crate) fn new() -> Self {
-        Self { pods: Pods::default(), unbroken: false, seen: Observations::new(Why::PodGone) }
+        let seen = Observations::new(Why::PodGone);
+        Self { pods: Pods::default(), unbroken: false, doubtful: false, seen }
     }
 
     /// A complete list came.
@@ -108,12 +111,20 @@ impl View {
         let alive = |pods: &Pods| pods.0.get(pod.metadata.uid.as_str()).is_some_and(|k| !k.ended);
         let before = alive(&self.pods);
         self.pods.see(pod, node)?;
-        Ok(before && !alive(&self.pods))
+        let now = alive(&self.pods);
+        if now && pod.mirrored().is_none() {
+            self.seen.alive(&pod.metadata.uid);
+        }
+        self.doubtful |= before && !now;
+        Ok(before && !now)
     }
 
     /// A pod was deleted. Whether that is a doubt.
     pub(crate) fn deleted(&mut self, pod: &Pod, node: &str) -> Result<bool, Failure> {
-        Ok(self.pods.0.remove(check(pod, node)?).is_some_and(|known| known.mirrored.is_none()))
+        let known = self.pods.0.remove(check(pod, node)?);
+        let doubt = known.is_some_and(|known| known.mirrored.is_none());
+        self.doubtful |= doubt;
+        Ok(doubt)
     }
 
     /// Changes were missed: the watch is no observation until the next list.
@@ -274,6 +285,23 @@ mod tests {
             view.list(pods(&["b"]));
             assert_eq!(life(&view, "a"), DEAD);
         }
+    }
+
+    #[test]
+    fn whom_only_the_watch_showed_was_seen_alive() {
+        let mut view = seen(&["b", "c"]);
+        view.changed(&pod("a", "Pending"), "n1").unwrap();
+        assert_eq!(life(&view, "a"), Life::Alive);
+        view.deleted(&pod("a", "Running"), "n1").unwrap();
+        view.list(pods(&["b", "c"]));
+        assert_eq!(life(&view, "a"), DEAD);
+        // Also over a gap.
+        view.changed(&pod("a2", "Running"), "n1").unwrap();
+        view.gap();
+        view.list(pods(&["b", "c"]));
+        assert_eq!(life(&view, "a2"), Life::Unknown(Why::SeenOnce));
+        view.list(pods(&["b", "c"]));
+        assert_eq!(life(&view, "a2"), DEAD);
     }
 
     #[test]
