@@ -20,12 +20,6 @@ use crate::liveness::kubernetes::{Api, Ask, Failure, Kubernetes};
 
 /// Who reports.
 const COMPONENT: &str = "ovs-flow-gc";
-/// So many pods may get an Event of their own at once…
-const BURST: u32 = 10;
-/// …and one more each time this has passed.
-const REFILL: Duration = Duration::from_secs(10);
-/// Beyond, they are told together, after so long.
-const TOGETHER: Duration = Duration::from_secs(30);
 /// The same Event is counted up for so long (API servers keep Events for an hour).
 const SAME: Duration = Duration::from_secs(1800);
 /// What waits to be told; more is dropped.
@@ -34,6 +28,23 @@ const WAITING: usize = 256;
 const NAMED: usize = 5;
 /// A pod's or namespace's name has no more.
 const LONGEST_NAME: usize = 253;
+
+/// How much may be told.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// So many pods may get an Event of their own at once…
+    pub burst: u32,
+    /// …and one more each time this has passed.
+    pub refill: Duration,
+    /// Beyond, they are told together, after so long.
+    pub together: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { burst: 10, refill: Duration::from_secs(10), together: Duration::from_secs(30) }
+    }
+}
 
 /// What became of an Event: `ovs_flow_gc_kubernetes_events_total{result}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,12 +97,14 @@ impl Events {
     pub fn start(
         kubernetes: &Kubernetes,
         runtime: &Handle,
+        pace: Pace,
         told: impl Fn(Told) + Send + Sync + 'static,
     ) -> Self {
         let told: Arc<dyn Fn(Told) + Send + Sync> = Arc::new(told);
         let (queue, waiting) = channel(WAITING);
         let node = kubernetes.node().to_owned();
-        let teller = Teller { api: kubernetes.api(), node, told: Arc::clone(&told), last: None };
+        let teller =
+            Teller { api: kubernetes.api(), node, pace, told: Arc::clone(&told), last: None };
         runtime.spawn(teller.run(waiting));
         Self { queue, told }
     }
@@ -143,20 +156,22 @@ impl Crowd {
 /// How many may go out at once.
 #[derive(Debug)]
 struct Bucket {
+    pace: Pace,
     left: u32,
     since: Instant,
 }
 
 impl Bucket {
-    fn new(now: Instant) -> Self {
-        Self { left: BURST, since: now }
+    fn new(pace: Pace, now: Instant) -> Self {
+        Self { pace, left: pace.burst, since: now }
     }
 
     fn take(&mut self, now: Instant) -> bool {
-        while self.left < BURST && now.saturating_duration_since(self.since) >= REFILL {
-            (self.left, self.since) = (self.left + 1, self.since + REFILL);
+        let Pace { burst, refill, .. } = self.pace;
+        while self.left < burst && now.saturating_duration_since(self.since) >= refill {
+            (self.left, self.since) = (self.left + 1, self.since + refill);
         }
-        if self.left == BURST {
+        if self.left == burst {
             self.since = now;
         }
         let may = self.left > 0;
@@ -168,6 +183,7 @@ impl Bucket {
 struct Teller {
     api: Arc<Api>,
     node: String,
+    pace: Pace,
     told: Arc<dyn Fn(Told) + Send + Sync>,
     /// The last Event on the node.
     last: Option<Last>,
@@ -181,11 +197,12 @@ struct Last {
 
 impl Teller {
     async fn run(mut self, mut waiting: Receiver<Cleaned>) {
-        let mut bucket = Bucket::new(Instant::now());
+        let mut bucket = Bucket::new(self.pace, Instant::now());
+        let together = self.pace.together;
         let mut crowd: Option<(Crowd, tokio::time::Instant)> = None;
         loop {
             let due = crowd.as_ref().map(|(_, due)| *due);
-            let together = async {
+            let crowded = async {
                 match due {
                     Some(due) => sleep_until(due).await,
                     None => std::future::pending().await,
@@ -199,12 +216,12 @@ impl Teller {
                         continue;
                     }
                     let (crowd, _) = crowd.get_or_insert_with(|| {
-                        (Crowd::default(), tokio::time::Instant::now() + TOGETHER)
+                        (Crowd::default(), tokio::time::Instant::now() + together)
                     });
                     crowd.add(&cleaned);
                     (self.told)(Told::Aggregated);
                 }
-                () = together => {
+                () = crowded => {
                     if let Some((crowd, _)) = crowd.take() {
                         self.tell_of_many(&crowd).await;
                     }
@@ -305,14 +322,16 @@ mod tests {
     #[test]
     fn a_burst_is_let_through_and_then_one_at_a_time() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(start);
+        let pace = Pace::default();
+        let (burst, refill) = (pace.burst as usize, pace.refill);
+        let mut bucket = Bucket::new(pace, start);
         let taken = |bucket: &mut Bucket, at| (0..100).filter(|_| bucket.take(at)).count();
-        assert_eq!(taken(&mut bucket, start), BURST as usize);
-        assert_eq!(taken(&mut bucket, start + REFILL / 2), 0);
-        assert_eq!(taken(&mut bucket, start + REFILL), 1);
-        assert_eq!(taken(&mut bucket, start + REFILL * 4), 3);
-        assert_eq!(taken(&mut bucket, start + REFILL * 1000), BURST as usize);
-        assert_eq!(taken(&mut bucket, start + REFILL * 1000), 0);
+        assert_eq!(taken(&mut bucket, start), burst);
+        assert_eq!(taken(&mut bucket, start + refill / 2), 0);
+        assert_eq!(taken(&mut bucket, start + refill), 1);
+        assert_eq!(taken(&mut bucket, start + refill * 4), 3);
+        assert_eq!(taken(&mut bucket, start + refill * 1000), burst);
+        assert_eq!(taken(&mut bucket, start + refill * 1000), 0);
     }
 
     #[test]

@@ -28,10 +28,13 @@ const BEHIND: u32 = 6;
 /// How often an API server that stays away is spoken of.
 const REMIND: Duration = Duration::from_secs(600);
 
-/// What else happens to a watch.
+/// What happens to a watch.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Next {
     Lines,
     Confirm,
+    Silence,
+    End,
 }
 
 pub(super) struct Watcher {
@@ -91,27 +94,30 @@ impl Watcher {
         self.answered();
         let mut line = Vec::new();
         let mut heard = false;
-        while self.next(&mut body, &mut line, &mut heard).await? {}
-        if !heard && started.elapsed() < BRIEF {
-            return Err(Failure::Brief);
+        loop {
+            match self.next(&mut body, &mut line).await? {
+                Next::Lines => heard = true,
+                Next::Confirm => {}
+                // Not even a bookmark: a server that knows no such version yet (a restored
+                // etcd, a lie about versions) says nothing either. A list finds out.
+                Next::Silence if !heard => {
+                    self.confirm_soon();
+                    return Ok(());
+                }
+                Next::End if !heard && started.elapsed() < BRIEF => return Err(Failure::Brief),
+                Next::Silence | Next::End => return Ok(()),
+            }
         }
-        Ok(())
     }
 
     fn of_node(&self) -> String {
         format!("spec.nodeName={}", self.node)
     }
 
-    /// What comes next on a watch; false: nothing more. A half-closed connection sends nothing
-    /// and never ends, and a bookmark comes about once a minute, if at all: a watch that is
-    /// silent for longer is given up and asked for anew, which costs the server next to nothing.
-    async fn next(
-        &mut self,
-        body: &mut Body,
-        line: &mut Vec<u8>,
-        heard: &mut bool,
-    ) -> Result<bool, Failure> {
-        let silence = self.timing.silence;
+    /// What comes next on a watch. A half-closed connection sends nothing and never ends, and a
+    /// bookmark comes about once a minute: a watch that is silent for longer is given up and
+    /// asked for anew, which costs the server next to nothing.
+    async fn next(&mut self, body: &mut Body, line: &mut Vec<u8>) -> Result<Next, Failure> {
         let confirm = async {
             match self.confirm {
                 Some(at) => sleep_until(at).await,
@@ -119,34 +125,36 @@ impl Watcher {
             }
         };
         let next = tokio::select! {
-            data = timeout(silence, chunk(body)) => {
-                let Ok(data) = data else {
-                    debug!("kubernetes: the watch is silent, asking anew");
-                    return Ok(false);
-                };
-                let Some(data) = data? else { return Ok(false) };
-                line.extend_from_slice(data.as_ref());
-                Next::Lines
-            }
+            data = timeout(self.timing.silence, chunk(body)) => match data {
+                Err(_) => Next::Silence,
+                Ok(data) => match data? {
+                    None => Next::End,
+                    Some(data) => {
+                        line.extend_from_slice(data.as_ref());
+                        Next::Lines
+                    }
+                },
+            },
             () = confirm => Next::Confirm,
         };
         match next {
             Next::Lines => {
-                *heard = true;
                 self.lines(line)?;
                 self.answered();
             }
             Next::Confirm => {
                 if let Err(failure) = self.list().await {
-                    // What is in doubt stays so; the watch may be well.
+                    // What is in doubt stays so.
                     let wait = part_of(self.timing.retry_most.min(self.timing.confirm * 8));
                     let wait = wait.max(failure.wait().unwrap_or_default());
                     self.confirm = Some(tokio::time::Instant::now() + wait);
                     return Err(failure);
                 }
             }
+            Next::Silence => debug!("kubernetes: the watch is silent, asking anew"),
+            Next::End => {}
         }
-        Ok(true)
+        Ok(next)
     }
 
     /// Takes in whole lines and leaves what is not yet one.
