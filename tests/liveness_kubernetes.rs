@@ -324,7 +324,7 @@ fn a_lying_or_broken_list_kills_nobody() {
         let said = format!("{bad:?}");
         // Once as the list that a doubt asks for (the watch lies, too), once after a gap.
         rig.server.next_list(bad.clone());
-        rig.server.lie("BOOKMARK", pod("", "", "", &[]));
+        rig.server.bookmark();
         rig.server.put(pod("other", NODE, "Running", &[]));
         eventually(&said, || rig.life("other") == Life::Alive);
         rig.server.delete("other");
@@ -390,7 +390,8 @@ fn gone_in_both_forms_is_followed_by_lists() {
 #[test]
 fn a_half_closed_watch_is_given_up_and_resumed_where_it_was() {
     let rig = Rig::watching();
-    rig.server.bookmark();
+    rig.server.put(pod("before", NODE, "Running", &[]));
+    eventually("the watch was heard", || rig.life("before") == Life::Alive);
     rig.server.next_watch(Bad::Silent);
     rig.server.end_watches();
     eventually("the silent watch is asked for", || rig.server.bad_left() == 0);
@@ -615,4 +616,36 @@ fn what_is_missing_is_said() {
     let options = Options { node_name: NODE.to_owned(), ..Options::default() };
     let error = start(options).to_string();
     assert!(error.contains("--kubeconfig"), "{error}");
+}
+
+/// A field of /proc/self/status, in kB.
+fn memory(field: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap()
+}
+
+#[test]
+fn a_long_list_costs_the_memory_of_what_is_kept() {
+    // A process of its own: the other tests' memory is none of ours.
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "memory_of_a_long_list", "--nocapture"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    let said = said.lines().find_map(|line| line.strip_prefix("peak kB: "));
+    let peak: u64 = said.expect("the child measured").parse().unwrap();
+    println!("1,000 pods of 20 kB, 20 MB in all: {peak} kB at the peak");
+    assert!(peak < 6_000, "{peak} kB");
+}
+
+#[test]
+#[ignore = "run by a_long_list_costs_the_memory_of_what_is_kept, in a process of its own"]
+fn memory_of_a_long_list() {
+    let rig = Rig::watching();
+    let before = memory("VmRSS:");
+    rig.server.next_list(Bad::Many(1000, 20_000));
+    rig.server.expire(false);
+    eventually("the list is in", || rig.kubernetes.pods() == 1000);
+    println!("\npeak kB: {}", memory("VmHWM:").saturating_sub(before));
 }

@@ -28,6 +28,8 @@ pub(crate) enum Bad {
     Cut(usize),
     /// The truth, so many bytes at a time with a pause between.
     Slow(usize, Duration),
+    /// So many pods of so many bytes each, made while they are sent.
+    Many(usize, usize),
     /// No answer.
     Hang,
     /// Of a watch: headers and then nothing.
@@ -156,15 +158,6 @@ impl ApiServer {
             let mut pod = inner.pods.remove(uid).unwrap();
             pod["metadata"]["resourceVersion"] = json!(inner.version.to_string());
             inner.log.push((inner.version, "DELETED", pod));
-        });
-    }
-
-    /// Shows an event that never was; the pod stays.
-    pub(crate) fn lie(&self, kind: &'static str, mut pod: Value) {
-        self.change(|inner| {
-            inner.version += 1;
-            pod["metadata"]["resourceVersion"] = json!(inner.version.to_string());
-            inner.log.push((inner.version, kind, pod));
         });
     }
 
@@ -314,6 +307,23 @@ fn serve(inner: &Shared, stop: &AtomicBool, mut stream: TcpStream) -> std::io::R
         Some(Bad::Hang) => wait(stop),
         Some(Bad::Status(code, body)) => answer(&mut stream, code, &body),
         Some(Bad::Body(body)) => answer(&mut stream, 200, &body),
+        Some(Bad::Many(count, size)) => {
+            head(&mut stream, 200)?;
+            chunk(
+                &mut stream,
+                r#"{"kind":"PodList","metadata":{"resourceVersion":"100"},"items":["#,
+            )?;
+            let mut large = pod("u", "n1", "Running", &["10.0.0.2"]);
+            large["metadata"]["managedFields"] = json!("x".repeat(size));
+            let large = large.to_string();
+            for n in 0..count {
+                let comma = if n == 0 { "" } else { "," };
+                let uid = format!("\"{n:08}-0000-4000-8000-000000000000\"");
+                chunk(&mut stream, &format!("{comma}{}", large.replace("\"u\"", &uid)))?;
+            }
+            chunk(&mut stream, "]}")?;
+            stream.write_all(b"0\r\n\r\n")
+        }
         Some(Bad::Silent) => {
             head(&mut stream, 200)?;
             wait(stop)
@@ -449,8 +459,7 @@ fn watch(
             .log
             .iter()
             .filter(|(version, kind, pod)| {
-                *version > from
-                    && (*kind == "BOOKMARK" || selected(target, pod) || pod["lie"] == true)
+                *version > from && (*kind == "BOOKMARK" || selected(target, pod))
             })
             .map(|(version, kind, pod)| {
                 (*version, json!({ "type": kind, "object": pod }).to_string())

@@ -62,6 +62,8 @@ pub(crate) enum Failure {
     UnknownEvent(String),
     #[error("asked for a PodList, the API server sent a {0:?}")]
     NoPodList(String),
+    #[error("the API server sent a list without a resourceVersion")]
+    NoVersion,
     /// A lying server, or a proxy that mixes up answers.
     #[error("asked for the pods of node {ours:?}, the API server showed one of {theirs:?}")]
     OtherNode { ours: String, theirs: String },

@@ -50,6 +50,10 @@ impl Api {
             }
             if page == 0 {
                 version = rest.metadata.resource_version;
+                // A watch from no version begins anywhere.
+                if version.is_empty() {
+                    return Err(Failure::NoVersion);
+                }
             }
             match rest.metadata.token {
                 Some(token) if !token.is_empty() => params.continue_token = Some(token),
