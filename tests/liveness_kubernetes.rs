@@ -37,6 +37,22 @@ fn timing() -> Timing {
     }
 }
 
+/// Another source, for the only question that is put to it.
+struct Runtime {
+    stopped: Arc<AtomicBool>,
+}
+
+impl Witness for Runtime {
+    fn source(&self) -> Source {
+        Source::Cri
+    }
+
+    fn judge(&self, _: &Attachment, _: Stamp) -> Life {
+        let stopped = self.stopped.load(Ordering::Relaxed);
+        if stopped { Life::Unknown(Why::SandboxNotReady) } else { Life::Alive }
+    }
+}
+
 /// A node with a watching source, and a guard over those who stay alive.
 struct Rig {
     kubernetes: Arc<Kubernetes>,
@@ -89,10 +105,7 @@ impl Rig {
         let options = Options {
             kubeconfig: Some(kubeconfig),
             node_name: NODE.to_owned(),
-            stopped: Some({
-                let stopped = Arc::clone(&stopped);
-                Arc::new(move |_: &Attachment| stopped.load(Ordering::Relaxed))
-            }),
+            runtime: Some(Arc::new(Runtime { stopped: Arc::clone(&stopped) })),
             timing,
         };
         let (changed, up) = (Arc::clone(&changes), Arc::clone(&ups));

@@ -92,9 +92,6 @@ impl Default for Timing {
     }
 }
 
-/// Whether another source knows that a record's sandbox is stopped (`cri`: known, not ready).
-pub type Stopped = Arc<dyn Fn(&Attachment) -> bool + Send + Sync>;
-
 /// What to watch, and how.
 #[derive(Clone, Default)]
 pub struct Options {
@@ -102,8 +99,9 @@ pub struct Options {
     pub kubeconfig: Option<PathBuf>,
     /// This node (`--node-name`, `NODE_NAME`).
     pub node_name: String,
-    /// Besides the record's network namespace, who may say that a sandbox is stopped.
-    pub stopped: Option<Stopped>,
+    /// The source `cri`, where it is on: besides the record's network namespace it can say that
+    /// a sandbox is stopped.
+    pub runtime: Option<Arc<dyn Witness>>,
     /// How long things may take.
     pub timing: Timing,
 }
@@ -164,7 +162,7 @@ pub struct Kubernetes {
     shared: Arc<Shared>,
     api: Arc<Api>,
     node: String,
-    stopped: Option<Stopped>,
+    cri: Option<Arc<dyn Witness>>,
     boot_id: String,
     runtime: Handle,
     task: JoinHandle<()>,
@@ -197,8 +195,8 @@ impl Kubernetes {
         });
         let watcher = Watcher::new(Arc::clone(&api), node.clone(), timing, Arc::clone(&shared));
         let task = runtime.spawn(watcher.run());
-        let (runtime, stopped) = (runtime.clone(), options.stopped);
-        Ok(Arc::new(Self { shared, api, node, stopped, boot_id, runtime, task }))
+        let (runtime, cri) = (runtime.clone(), options.runtime);
+        Ok(Arc::new(Self { shared, api, node, cri, boot_id, runtime, task }))
     }
 
     /// Whether the API server answered the last time.
@@ -225,9 +223,12 @@ impl Kubernetes {
     }
 
     /// A pod that has ended keeps its sandbox until the kubelet stops it.
-    fn is_stopped(&self, record: &Attachment) -> bool {
+    fn is_stopped(&self, record: &Attachment, now: Stamp) -> bool {
         netns::judge(record, &self.boot_id).is_dead()
-            || self.stopped.as_ref().is_some_and(|stopped| stopped(record))
+            || self.cri.as_ref().is_some_and(|cri| {
+                let life = cri.judge(record, now);
+                life.is_dead() || life == Life::Unknown(Why::SandboxNotReady)
+            })
     }
 }
 
@@ -246,7 +247,7 @@ impl Witness for Kubernetes {
         if self.shared.is_away() {
             return Life::Unknown(Why::SourceAway);
         }
-        self.shared.view().judge(record, now, |record| self.is_stopped(record))
+        self.shared.view().judge(record, now, |record| self.is_stopped(record, now))
     }
 }
 

@@ -9,6 +9,8 @@
 
 pub mod brake;
 #[cfg(feature = "daemon")]
+pub mod cri;
+#[cfg(feature = "daemon")]
 pub mod kubernetes;
 pub mod netns;
 pub mod observations;
@@ -99,6 +101,8 @@ pub enum Why {
     SandboxMayRun,
     /// The source is away, or has not answered completely yet.
     SourceAway,
+    /// The runtime has the sandbox not ready, but its network namespace is still there.
+    SandboxNotReady,
     /// The source never saw it alive.
     NeverSeen,
     /// One observation says dead; the next one counts.
@@ -136,6 +140,7 @@ impl Why {
             Self::PodEnded => "pod-ended",
             Self::SandboxMayRun => "sandbox-may-run",
             Self::SourceAway => "source-away",
+            Self::SandboxNotReady => "sandbox-not-ready",
             Self::NeverSeen => "never-seen",
             Self::SeenOnce => "seen-once",
             Self::Young => "young",
@@ -174,6 +179,9 @@ impl fmt::Display for Why {
             Self::PodEnded => "its pod has ended and its sandbox is stopped",
             Self::SandboxMayRun => "its pod has ended, but its sandbox may still run",
             Self::SourceAway => "the source does not answer",
+            Self::SandboxNotReady => {
+                "its sandbox is not ready, but its network namespace is still there"
+            }
             Self::NeverSeen => "the source never saw it alive",
             Self::SeenOnce => "only one observation says that it is dead",
             Self::Young => "it is younger than 30 s",

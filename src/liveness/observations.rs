@@ -193,9 +193,15 @@ impl Observations {
 
     /// Whom the source knew and does not show any more, as long as that is not settled: to
     /// ask for by name, where it can be asked, before the observation is taken in.
-    pub fn missing<'a>(&'a self, is_shown: impl Fn(&str) -> bool) -> impl Iterator<Item = &'a str> {
+    pub fn missing(&self, is_shown: impl Fn(&str) -> bool) -> impl Iterator<Item = &str> {
         let unsettled = self.sights.iter().filter(|(_, sight)| sight.doubts < ENOUGH);
         unsettled.map(|(id, _)| &**id).filter(move |id| !is_shown(id))
+    }
+
+    /// Whether another look will tell whether somebody is dead.
+    #[must_use]
+    pub fn is_unsettled(&self) -> bool {
+        self.sights.values().any(|sight| !sight.alive && sight.doubts < ENOUGH)
     }
 
     /// Whether the last look was a complete one.
@@ -319,7 +325,9 @@ mod tests {
         look(&mut seen, Some(Alive));
         assert_eq!(look(&mut seen, None), News { doubtful: 1, ..News::default() });
         assert_eq!(life(&seen, "a"), Life::Unknown(Why::SeenOnce));
+        assert!(seen.is_unsettled());
         assert_eq!(look(&mut seen, None), News { dead: 1, ..News::default() });
+        assert!(!seen.is_unsettled());
         assert_eq!(life(&seen, "a"), GONE);
         assert_eq!(look(&mut seen, None), News::default());
         assert_eq!(life(&seen, "a"), GONE);

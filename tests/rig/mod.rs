@@ -8,6 +8,7 @@
 //! | [`chain`] | what a runtime does with a conflist, and single calls to a plugin |
 //! | [`layouts`] | the flows that controllers install for a pod |
 //! | [`containerd`] | a containerd of the node's own, driven by `ctr` |
+//! | [`cri`] | the same with CRI: sandboxes, as the kubelet asks for them |
 //! | [`host`] | what the machine must have, and the namespaces made on it |
 //! | [`run`] | commands with a deadline, in a network namespace |
 //!
@@ -32,6 +33,7 @@
 
 pub mod chain;
 pub mod containerd;
+pub mod cri;
 pub mod host;
 pub mod layouts;
 pub mod node;
@@ -41,6 +43,7 @@ pub mod run;
 
 pub use chain::{Call, Valid};
 pub use containerd::Containerd;
+pub use cri::{Runtime, Sandbox};
 pub use layouts::Who;
 pub use node::{Node, Setup};
 pub use ovs::{Datapath, Flows};
