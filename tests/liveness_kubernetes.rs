@@ -2,6 +2,13 @@
 //! stand-in: see `apiserver/mod.rs`). Whatever happens, nobody who is alive is called dead:
 //! every test has a guard that asks without a pause.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic: that is how it fails"
+)]
+
 mod apiserver;
 
 use std::collections::BTreeSet;
@@ -661,4 +668,72 @@ fn memory_of_a_long_list() {
     rig.server.expire(false);
     eventually("the list is in", || rig.kubernetes.pods() == 1000);
     println!("\npeak kB: {}", memory("VmHWM:").saturating_sub(before));
+}
+
+/// The handshake with a server that is not ours: OpenSSL's, which serves one file.
+#[test]
+fn a_list_comes_over_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .args(["-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=k"])
+        .args(["-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    std::fs::create_dir_all(dir.path().join("api/v1")).unwrap();
+    let list = serde_json::json!({
+        "kind": "PodList", "metadata": { "resourceVersion": "7" },
+        "items": [pod("a", NODE, "Running", &["10.0.0.1"])],
+    });
+    put(
+        &dir.path().join("api/v1/pods?&fieldSelector=spec.nodeName%3Dn1&resourceVersion=0"),
+        &format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{list}"),
+    );
+    let mut server = std::process::Command::new("openssl")
+        .args(["s_server", "-accept", "127.0.0.1:0", "-cert", "cert.pem", "-key", "key.pem"])
+        .arg("-HTTP")
+        .current_dir(dir.path())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let said = std::io::BufReader::new(server.stdout.take().unwrap());
+    let mut lines = std::io::BufRead::lines(said).map(Result::unwrap);
+    let address = lines.find_map(|line| line.strip_prefix("ACCEPT ").map(str::to_owned)).unwrap();
+    std::thread::spawn(move || lines.for_each(drop));
+    let kubeconfig = dir.path().join("kubeconfig");
+    put(
+        &kubeconfig,
+        &format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+             clusters: [{{name: k, cluster: {{server: 'https://{address}', certificate-authority: \
+             cert.pem}}}}]\n\
+             contexts: [{{name: c, context: {{cluster: k, user: u}}}}]\n\
+             users: [{{name: u, user: {{token: t}}}}]\n"
+        ),
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let options = Options {
+        kubeconfig: Some(kubeconfig),
+        node_name: NODE.to_owned(),
+        timing: timing(),
+        ..Options::default()
+    };
+    let kubernetes = Kubernetes::start(options, runtime.handle(), || {}, |_| {}).unwrap();
+    runtime.block_on(async {
+        for _ in 0..500 {
+            if kubernetes.pods() > 0 {
+                break;
+            }
+            tokio::time::sleep(ms(10)).await;
+        }
+    });
+    let pods = kubernetes.pods();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(pods, 1);
 }

@@ -97,12 +97,13 @@ impl View {
 
     /// A complete list came.
     pub(crate) fn list(&mut self, list: Pods) -> News {
-        let before =
-            if self.unbroken { self.seen.complete(self.pods.shown()) } else { News::default() };
+        // A watch that shows nobody dead only repeats the list before it.
+        let doubts = self.unbroken && self.doubtful;
+        let before = if doubts { self.seen.complete(self.pods.shown()) } else { News::default() };
         self.pods = list;
-        self.unbroken = true;
+        (self.unbroken, self.doubtful) = (true, false);
         let now = self.seen.complete(self.pods.shown());
-        // What the watch doubted and the list confirms is no doubt any more, nor what it denies.
+        // What the list says of the watch's doubts is the last word.
         News { dead: before.dead + now.dead, wiped: before.wiped || now.wiped, ..now }
     }
 
