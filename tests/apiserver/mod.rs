@@ -311,7 +311,7 @@ fn serve(inner: &Shared, stop: &AtomicBool, mut stream: TcpStream) -> std::io::R
             head(&mut stream, 200)?;
             chunk(
                 &mut stream,
-                r#"{"kind":"PodList","metadata":{"resourceVersion":"100"},"items":["#,
+                r#"{"kind":"PodList","metadata":{"resourceVersion":"1000000"},"items":["#,
             )?;
             let mut large = pod("u", "n1", "Running", &["10.0.0.2"]);
             large["metadata"]["managedFields"] = json!("x".repeat(size));
