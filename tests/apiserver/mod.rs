@@ -26,6 +26,8 @@ pub(crate) enum Bad {
     Broken(usize),
     /// The truth cut short, and said to be all.
     Cut(usize),
+    /// The truth but for one pod: a list that lies well.
+    Without(&'static str),
     /// The truth, so many bytes at a time with a pause between.
     Slow(usize, Duration),
     /// So many pods of so many bytes each, made while they are sent.
@@ -338,7 +340,8 @@ fn serve(inner: &Shared, stop: &AtomicBool, mut stream: TcpStream) -> std::io::R
             chunk(&mut stream, &bytes)
         }
         bad if method == "GET" && !is_watch => {
-            let (code, list) = list(&lock(inner), &target);
+            let left_out = if let Some(Bad::Without(uid)) = bad { uid } else { "" };
+            let (code, list) = list(&lock(inner), &target, left_out);
             match bad {
                 Some(Bad::Broken(at)) => {
                     head(&mut stream, code)?;
@@ -406,13 +409,14 @@ fn selected(target: &str, pod: &Value) -> bool {
     }
 }
 
-fn list(inner: &Inner, target: &str) -> (u16, String) {
+fn list(inner: &Inner, target: &str, left_out: &str) -> (u16, String) {
     let wanted: u64 = parameter(target, "resourceVersion").map_or(0, |v| v.parse().unwrap());
     if wanted > inner.version {
         let message = format!("Too large resource version: {wanted}, current: {}", inner.version);
         return (504, status(504, &message));
     }
-    let all: Vec<&Value> = inner.pods.values().filter(|pod| selected(target, pod)).collect();
+    let all = inner.pods.iter().filter(|(uid, pod)| *uid != left_out && selected(target, pod));
+    let all: Vec<&Value> = all.map(|(_, pod)| pod).collect();
     let limit = parameter(target, "limit").and_then(|limit| limit.parse().ok());
     let size = inner.page.or(limit).unwrap_or(usize::MAX);
     let from: usize = parameter(target, "continue").map_or(0, |token| token.parse().unwrap());
