@@ -49,6 +49,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         timeout: context.timeout,
         witnesses: &[],
         recent: &[],
+        free: None,
         act,
         yes: options.yes,
         thorough: !options.only_dead,

@@ -225,6 +225,11 @@ impl Metrics {
         self.server(Server::Vswitchd, false);
     }
 
+    /// What became of an Event.
+    pub fn told(&self, result: &str) {
+        self.events.get_or_create(&[("result", result.to_owned())]).inc();
+    }
+
     /// Whether a source of liveness answers.
     pub fn source(&self, source: Source, up: bool) {
         let label = [("source", source.as_str().to_owned())];

@@ -7,6 +7,7 @@
 //! | [`bell`] | who rings, and who waits |
 //! | `sweeper` | the thread that sweeps, with the engine that all of us have |
 //! | `book` | the dead that are still looked after, and when to look again |
+//! | `sources`, [`events`] | who else is asked, and who else is told |
 //! | `ovs`, `files` | the threads that hear from OVSDB and from the kernel |
 //! | [`metrics`], [`progress`] | what is counted, and whether it works |
 //! | `http`, `systemd` | who is told |
@@ -17,12 +18,14 @@
 
 pub mod bell;
 mod book;
+pub mod events;
 mod files;
 mod http;
 pub mod metrics;
 pub mod options;
 mod ovs;
 pub mod progress;
+mod sources;
 mod sweeper;
 mod systemd;
 pub mod triggers;
@@ -37,15 +40,16 @@ use std::time::Duration;
 use clap::Parser;
 use log::{error, info};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use crate::cli::Exit;
-use crate::liveness::{Source, Witness};
+use crate::liveness::Source;
 use crate::{config, logging};
 use bell::Bell;
 use metrics::Metrics;
 use options::{Listen, Options};
 use progress::Progress;
+use sources::Sources;
 use triggers::Reason;
 
 /// How long a running sweep may go on after a signal. It may be left at any instruction.
@@ -82,20 +86,6 @@ pub enum Error {
     /// A source that cannot be asked.
     #[error("--liveness {0}: {1}")]
     Source(Source, String),
-}
-
-/// What a source of liveness is given to work with.
-#[derive(Clone)]
-pub struct Plug {
-    /// Where its tasks run: one thread, shared with HTTP and signals. Nothing may block it.
-    pub runtime: tokio::runtime::Handle,
-    /// To be called when somebody may have died: with [`Reason::Cri`] or
-    /// [`Reason::Kubernetes`]. Cheap, from any thread, as often as you like.
-    pub ring: Arc<dyn Fn(Reason) + Send + Sync>,
-    /// To be told whether the source answers.
-    pub up: Arc<dyn Fn(bool) + Send + Sync>,
-    /// Becomes true when the daemon ends.
-    pub stop: watch::Receiver<bool>,
 }
 
 /// What the daemon's parts share.
@@ -199,14 +189,13 @@ fn run(options: Options) -> Result<(), Error> {
         shared.run_dir.display(),
         shared.options.interval
     );
-    let (stop, stopped) = watch::channel(false);
     let ended = runtime.block_on(async {
         // From here on a signal ends us in order.
         let signals = Signals::new().map_err(Error::Signals)?;
-        let witnesses = witnesses(&shared, &runtime, &stopped)?;
+        let sources = Sources::start(&shared, runtime.handle())?;
         ovs::start(Arc::clone(&shared))?;
         files::start(Arc::clone(&shared), poked)?;
-        let sweeper = sweeper::start(Arc::clone(&shared), witnesses)?;
+        let sweeper = sweeper::start(Arc::clone(&shared), sources)?;
         if let Some(listener) = listener {
             if let Ok(address) = listener.local_addr() {
                 info!("listening on {address}");
@@ -220,47 +209,9 @@ fn run(options: Options) -> Result<(), Error> {
         }
         live(&shared, signals, sweeper).await
     });
-    let _ = stop.send(true);
     // Other threads end with the process: nothing that they do must be finished.
     runtime.shutdown_background();
     ended
-}
-
-/// The sources of liveness beside the namespaces, each on its way.
-fn witnesses(
-    shared: &Arc<Shared>,
-    runtime: &tokio::runtime::Runtime,
-    stop: &watch::Receiver<bool>,
-) -> Result<Vec<Arc<dyn Witness>>, Error> {
-    let mut witnesses: Vec<Arc<dyn Witness>> = Vec::new();
-    for source in [Source::Cri, Source::Kubernetes] {
-        if !shared.options.asks(source) {
-            continue;
-        }
-        let plug = plug(shared, runtime, stop, source);
-        witnesses.push(start(source, &shared.options, plug)?);
-    }
-    Ok(witnesses)
-}
-
-fn plug(
-    shared: &Arc<Shared>,
-    runtime: &tokio::runtime::Runtime,
-    stop: &watch::Receiver<bool>,
-    source: Source,
-) -> Plug {
-    let (ringer, setter) = (Arc::clone(shared), Arc::clone(shared));
-    shared.metrics.source(source, false);
-    Plug {
-        runtime: runtime.handle().clone(),
-        ring: Arc::new(move |reason| ringer.bell.ring(reason)),
-        up: Arc::new(move |up| setter.metrics.source(source, up)),
-        stop: stop.clone(),
-    }
-}
-
-fn start(source: Source, _options: &Options, _plug: Plug) -> Result<Arc<dyn Witness>, Error> {
-    Err(Error::Source(source, "not built yet".to_owned()))
 }
 
 struct Signals {

@@ -1,7 +1,8 @@
 //! The thread that sweeps: whenever the bell rings, with the engine that the one-shot sweep
 //! has, too.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,9 @@ use log::{debug, error, info, warn};
 
 use super::bell::chance;
 use super::book::{Book, Life};
+use super::events::Cleaned;
 use super::metrics::{Server, replace};
+use super::sources::Sources;
 use super::triggers::{Outcome, Reason, Reasons};
 use super::{Shared, Thread, systemd};
 use crate::attachment::State;
@@ -36,15 +39,13 @@ const OTHER_DAEMON: Duration = Duration::from_millis(500);
 const PROBE: Duration = Duration::from_secs(2);
 
 /// Runs until the bell is stopped.
-pub(super) fn start(
-    shared: Arc<Shared>,
-    witnesses: Vec<Arc<dyn Witness>>,
-) -> Result<Thread, super::Error> {
+pub(super) fn start(shared: Arc<Shared>, sources: Sources) -> Result<Thread, super::Error> {
     super::spawn("sweeper", move || {
         Sweeper {
             book: Book::new(shared.options.interval),
             shared: &shared,
-            witnesses,
+            sources: Arc::new(sources),
+            cleaned: HashMap::new(),
             lock: None,
             recent: VecDeque::new(),
             thorough_at: Duration::ZERO,
@@ -71,7 +72,9 @@ struct Brake {
 
 struct Sweeper<'s> {
     shared: &'s Shared,
-    witnesses: Vec<Arc<dyn Witness>>,
+    sources: Arc<Sources>,
+    /// Orphans that are being cleaned up, for the API server: told when they are done.
+    cleaned: HashMap<Life, Cleaned>,
     lock: Option<DaemonLock>,
     book: Book,
     /// Who was buried lately on the word of one source.
@@ -202,14 +205,16 @@ impl Sweeper<'_> {
             self.recent.pop_front();
         }
         let recent: Vec<(Source, usize)> = self.recent.iter().map(|(_, s, n)| (*s, *n)).collect();
-        let witnesses: Vec<Arc<dyn Witness>> = self.witnesses.clone();
-        let witnesses: Vec<&dyn Witness> = witnesses.iter().map(AsRef::as_ref).collect();
+        let sources = Arc::clone(&self.sources);
+        let free = |addresses: &BTreeSet<IpAddr>| sources.free(addresses);
+        let witnesses: Vec<&dyn Witness> = sources.witnesses.iter().map(AsRef::as_ref).collect();
         let mut once = Once {
             registry: Some(registry),
             run_dir: &shared.run_dir,
             timeout: TIMEOUT,
             witnesses: &witnesses,
             recent: &recent,
+            free: Some(&free),
             act: true,
             yes: false,
             thorough: false,
@@ -298,6 +303,7 @@ impl Sweeper<'_> {
         let lives = everything.tombstones.iter().chain(&everything.attachments);
         let lives: HashSet<Life> = lives.map(|a| (a.key.clone(), a.generation)).collect();
         self.book.only(&lives);
+        self.cleaned.retain(|life, _| lives.contains(life));
 
         let (dead, total) = (orphans.dead.len(), orphans.total);
         let before = self.brake.engaged;
@@ -336,6 +342,12 @@ impl Sweeper<'_> {
             }
             let source = orphan.source().to_owned();
             self.shared.metrics.orphans.get_or_create(&[("source", source)]).inc();
+            if self.sources.events.is_some()
+                && let Some(pod) = orphan.record.pod.clone()
+            {
+                let by = orphan.by.first().copied();
+                self.cleaned.insert(life, Cleaned { pod, flows: 0, by });
+            }
             if let [source] = orphan.by[..] {
                 self.recent.push_back((now, source, 1));
             }
@@ -368,6 +380,11 @@ impl Sweeper<'_> {
                 }
             }
         }
+        for target in &report.targets {
+            if let Some(cleaned) = self.cleaned.get_mut(&target.life) {
+                cleaned.flows = cleaned.flows.saturating_add(target.deleted);
+            }
+        }
         // From the event that told of it, if it was one; else from when it was noticed.
         let heard = reasons.first().filter(|(reason, _)| {
             !matches!(reason, Reason::Interval | Reason::Retry | Reason::Start | Reason::Hangup)
@@ -375,11 +392,20 @@ impl Sweeper<'_> {
         let ended = Stamp::now();
         for index in self.book.looked(report, roll.paused, now, chance()) {
             let Some(target) = report.targets.get(index) else { continue };
+            self.tell(&target.life);
             let died = target.died.filter(|died| *died < then).map(|died| died.until(ended));
             let since = died.or_else(|| heard.map(|(_, at)| now.saturating_sub(at)));
             let since = since.unwrap_or_else(|| then.until(ended));
             metrics.cleanup_latency.observe(since.as_secs_f64());
             debug!("{}: clean {} ms after its death was seen", target.pod, since.as_millis());
+        }
+    }
+
+    /// An orphan is cleaned up: the cluster's operators may want to know what of.
+    fn tell(&mut self, life: &Life) {
+        let cleaned = self.cleaned.remove(life).filter(|cleaned| cleaned.flows > 0);
+        if let (Some(events), Some(cleaned)) = (&self.sources.events, cleaned) {
+            events.cleaned(cleaned);
         }
     }
 

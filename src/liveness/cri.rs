@@ -113,6 +113,9 @@ pub fn start(
     Arc::new(Cri { shared, boot_id, task })
 }
 
+/// How long a sweep waits for the runtime's word of now.
+const REFRESH: Duration = Duration::from_millis(250);
+
 impl Cri {
     /// Has the runtime asked now, and waits for the answer, so that the next judgement is of
     /// now: a veto of two seconds ago keeps a dead pod's entries. False if it did not answer
@@ -153,6 +156,10 @@ impl Drop for Cri {
 }
 
 impl Witness for Cri {
+    fn refresh(&self) {
+        let _ = self.look(REFRESH);
+    }
+
     fn source(&self) -> Source {
         Source::Cri
     }

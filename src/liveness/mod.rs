@@ -10,6 +10,8 @@
 pub mod brake;
 #[cfg(feature = "daemon")]
 pub mod cri;
+#[cfg(feature = "daemon")]
+pub mod kubernetes;
 pub mod netns;
 pub mod observations;
 
@@ -95,6 +97,8 @@ pub enum Why {
     PodGone,
     /// Dead: the pod has Failed (evicted) or Succeeded, and its sandbox is stopped.
     PodEnded,
+    /// The pod has ended, but nobody shows that its sandbox is stopped.
+    SandboxMayRun,
     /// The source is away, or has not answered completely yet.
     SourceAway,
     /// The runtime has the sandbox not ready, but its network namespace is still there.
@@ -134,6 +138,7 @@ impl Why {
             Self::SandboxStopped => "sandbox-stopped",
             Self::PodGone => "pod-gone",
             Self::PodEnded => "pod-ended",
+            Self::SandboxMayRun => "sandbox-may-run",
             Self::SourceAway => "source-away",
             Self::SandboxNotReady => "sandbox-not-ready",
             Self::NeverSeen => "never-seen",
@@ -172,6 +177,7 @@ impl fmt::Display for Why {
             Self::SandboxStopped => "its sandbox is stopped and its network namespace is gone",
             Self::PodGone => "its pod is not on this node any more",
             Self::PodEnded => "its pod has ended and its sandbox is stopped",
+            Self::SandboxMayRun => "its pod has ended, but its sandbox may still run",
             Self::SourceAway => "the source does not answer",
             Self::SandboxNotReady => {
                 "its sandbox is not ready, but its network namespace is still there"
@@ -206,6 +212,9 @@ impl Life {
 pub trait Witness: Send + Sync {
     /// Who it is.
     fn source(&self) -> Source;
+    /// Somebody is dead by their namespace: what was seen a while ago may be a veto that is
+    /// over. Looks again, and waits a moment for it.
+    fn refresh(&self) {}
     /// What it says of a record now.
     fn judge(&self, record: &Attachment, now: Stamp) -> Life;
 }

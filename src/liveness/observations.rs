@@ -162,6 +162,14 @@ impl Observations {
         news
     }
 
+    /// Shows one alive and says nothing of the others: news between two complete observations.
+    pub fn alive(&mut self, id: &str) {
+        let (uid, why) = (Box::default(), self.gone);
+        let sight = Sight { uid, alive: true, doubts: 0, why, gone_since: None };
+        let sight = self.sights.entry(id.into()).or_insert(sight);
+        (sight.alive, sight.doubts, sight.gone_since) = (true, 0, None);
+    }
+
     /// The source does not answer, or not completely: nobody is judged until it does, and
     /// what it says then counts from the first of two observations on.
     pub fn away(&mut self) {
@@ -336,6 +344,21 @@ mod tests {
         assert_eq!(life(&seen, "a"), Life::Dead(STOPPED));
         look(&mut seen, None);
         assert_eq!(life(&seen, "a"), GONE);
+    }
+
+    #[test]
+    fn news_of_one_says_nothing_of_the_others() {
+        let mut seen = new();
+        look(&mut seen, Some(Alive));
+        look(&mut seen, None);
+        seen.alive("new");
+        assert_eq!(life(&seen, "a"), Life::Unknown(Why::SeenOnce));
+        assert_eq!(life(&seen, "new"), Life::Alive);
+        seen.alive("a");
+        look(&mut seen, None);
+        assert_eq!(life(&seen, "a"), Life::Unknown(Why::SeenOnce), "not two in a row");
+        look(&mut seen, None);
+        assert_eq!((life(&seen, "a"), life(&seen, "new")), (GONE, GONE));
     }
 
     #[test]

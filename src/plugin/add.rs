@@ -1,6 +1,8 @@
 //! ADD: writes down who the pod is on the switch, purges what the dead left under the same
 //! tokens, and returns prevResult as it came.
 
+use std::collections::BTreeSet;
+
 use log::{debug, info, warn};
 use serde_json::Value;
 
@@ -247,6 +249,7 @@ fn purge(
         overlay: Some((request.network.clone(), request.config.clone())),
         thorough: false,
         details: false,
+        free: BTreeSet::new(),
     };
     let report = engine.clean(targets);
     if let Some(failed) = report.error() {

@@ -5,6 +5,7 @@
 //! (containerd #12130): whatever happens on the switch or on disk, it succeeds, and what
 //! it could not do a tombstone remembers.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use log::warn;
@@ -46,6 +47,7 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
         overlay: overlay.clone(),
         thorough: false,
         details: false,
+        free: BTreeSet::new(),
     };
     let report = engine.clean(targets);
     if let Some(failed) = report.error() {

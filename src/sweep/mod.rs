@@ -17,6 +17,7 @@ mod unrecorded;
 mod world;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use early::Early;
 pub use look::{Look, look_at};
 pub use once::{Once, Roll};
 pub use report::{BridgeReport, FlowReport, Report, TargetReport};
-pub use scene::{Scene, register_of};
+pub use scene::{Scene, in_question, register_of};
 pub use world::{Error, World, network_states};
 
 use crate::attachment::{Attachment, Key, NetworkName};
@@ -81,6 +82,8 @@ pub struct Engine<'a> {
     pub thorough: bool,
     /// List every flow in the report, not just counts.
     pub details: bool,
+    /// Of the addresses that are [`in_question`], those that nobody in the cluster has.
+    pub free: BTreeSet<IpAddr>,
 }
 
 impl Engine<'_> {
@@ -190,6 +193,7 @@ impl Engine<'_> {
         if let Some((network, config)) = &self.overlay {
             world.networks.entry(network.clone()).or_default().config = config.clone();
         }
+        world.free.clone_from(&self.free);
         world
     }
 

@@ -1,17 +1,22 @@
 //! One sweep from its beginning to its end, for the admin command and for the daemon: the
 //! roll call (who is there, who is dead), then the clean-up of the dead.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use log::warn;
 
 use super::orphans::{self, Orphans};
-use super::{Engine, Error, Report};
+use super::{Engine, Error, Report, Target, in_question, network_states};
 use crate::attachment::Attachment;
 use crate::clock::{Deadline, boot_id};
 use crate::liveness::{Source, Witness};
 use crate::registry::{Everything, Registry};
+
+/// Which of these addresses nobody has.
+pub type Free<'f> = dyn Fn(&BTreeSet<IpAddr>) -> BTreeSet<IpAddr> + 'f;
 
 /// How to sweep.
 #[derive(Clone, Copy)]
@@ -26,6 +31,8 @@ pub struct Once<'a> {
     pub witnesses: &'a [&'a dyn Witness],
     /// How many each source alone has had buried a moment ago: they count for the brake.
     pub recent: &'a [(Source, usize)],
+    /// Who knows which of these addresses nobody in the cluster has now; none: nobody knows.
+    pub free: Option<&'a Free<'a>>,
     /// False: a dry run, nothing is changed anywhere.
     pub act: bool,
     /// An operator says so: no brake.
@@ -111,6 +118,7 @@ impl Once<'_> {
                 overlay: None,
                 thorough: self.thorough,
                 details: self.details,
+                free: self.free(everything, &targets),
             };
             engine.clean(targets)
         };
@@ -121,5 +129,12 @@ impl Once<'_> {
             }
         }
         Ok(report)
+    }
+
+    /// The addresses of these dead that nobody has, where that has to be asked.
+    fn free(&self, everything: &Everything, targets: &[Target]) -> BTreeSet<IpAddr> {
+        let Some(free) = self.free else { return BTreeSet::new() };
+        let addresses = in_question(&network_states(everything), targets);
+        if addresses.is_empty() { addresses } else { free(&addresses) }
     }
 }

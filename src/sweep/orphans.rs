@@ -68,10 +68,15 @@ pub fn find_with(
     let mut orphans = Orphans { total: everything.attachments.len(), ..Orphans::default() };
     let mut alone: Vec<(Source, usize)> = recent.to_vec();
     let now = Stamp::now();
+    let namespaces: Vec<Life> =
+        everything.attachments.iter().map(|record| netns::judge(record, boot_id)).collect();
+    if namespaces.iter().any(|life| life.is_dead()) {
+        witnesses.iter().for_each(|witness| witness.refresh());
+    }
     let mut answers = Vec::with_capacity(witnesses.len().saturating_add(1));
-    for (index, record) in everything.attachments.iter().enumerate() {
+    for (index, (record, life)) in everything.attachments.iter().zip(namespaces).enumerate() {
         answers.clear();
-        answers.push((Source::Netns, netns::judge(record, boot_id)));
+        answers.push((Source::Netns, life));
         answers.extend(witnesses.iter().map(|w| (w.source(), w.judge(record, now))));
         let judged = combine(&answers);
         match judged.life {

@@ -1,13 +1,13 @@
 //! From the world to the core's case for one bridge.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::world::Place;
 use super::{Cause, Target, World};
 use crate::attachment::{Attachment, Key, NetworkName, Register, RegisterHow, State};
-use crate::config::{Config, IpScope, Reg0};
+use crate::config::{Config, IpScope, NetworkState, Reg0};
 use crate::liveness::netns;
 use crate::ovsdb::{Interface, Marks, Ofport, Port, marks};
 use crate::stale::case::{
@@ -271,9 +271,42 @@ fn dead(
         lingered: age >= config.linger(),
         recorded: !record.unrecorded,
         holds_addresses: target.cause == Cause::Del && record.seen_alive >= died,
-        // IPAM may have given the address to another node since.
-        ip_evidence: config.ip_scope == IpScope::Node || target.cause == Cause::Del,
+        ip_evidence: ip_evidence(config, target, &world.free),
     }
+}
+
+/// Whether a dead attachment's IPs alone say anything. In a network with `ipScope: "cluster"`
+/// IPAM may have given them to another node since: only at DEL they are still its own, and where
+/// nobody has any of them now.
+fn ip_evidence(config: &Config, target: &Target, free: &BTreeSet<IpAddr>) -> bool {
+    let ips = &target.attachment.ips;
+    config.ip_scope == IpScope::Node
+        || target.cause == Cause::Del
+        || (is_pod_ip(target) && !ips.is_empty() && ips.iter().all(|ip| free.contains(ip)))
+}
+
+/// The API server knows the addresses of a pod's first interface, which every runtime calls
+/// `eth0`; of what Multus adds it knows nothing, so its silence is no word.
+fn is_pod_ip(target: &Target) -> bool {
+    target.attachment.key.ifname.as_str() == "eth0"
+}
+
+/// The addresses of the dead that somebody in the cluster may have by now: whoever can find out
+/// passes those that nobody has to the [`Engine`](super::Engine) as `free`.
+#[must_use]
+pub fn in_question(
+    networks: &BTreeMap<NetworkName, NetworkState>,
+    targets: &[Target],
+) -> BTreeSet<IpAddr> {
+    let mut asked = BTreeSet::new();
+    for target in targets.iter().filter(|target| is_pod_ip(target)) {
+        let Some(state) = networks.get(&target.attachment.key.network) else { continue };
+        let config = &state.config;
+        if config.evidence.ip && !ip_evidence(config, target, &BTreeSet::new()) {
+            asked.extend(&target.attachment.ips);
+        }
+    }
+    asked
 }
 
 /// The numbers that an attachment had on a bridge, by its record, and has not now.
@@ -397,4 +430,74 @@ pub fn register_of(
     place: Option<(&Port, &Interface)>,
 ) -> Option<Register> {
     register_now(config, record, place).filter(|r| r.how != RegisterHow::Learned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Stamp;
+
+    fn target(network: &str, ifname: &str, ips: &[&str], cause: Cause) -> Target {
+        let key = Key {
+            network: network.parse().unwrap(),
+            container: "c1".parse().unwrap(),
+            ifname: ifname.parse().unwrap(),
+        };
+        let now = Stamp { boot_ms: 1, wall_ms: 1 };
+        let mut attachment = Attachment::new(key, 1, "boot".to_owned(), now);
+        attachment.ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        Target { attachment, cause }
+    }
+
+    fn cluster() -> Config {
+        Config { ip_scope: IpScope::Cluster, ..Config::default() }
+    }
+
+    fn set(ips: &[&str]) -> BTreeSet<IpAddr> {
+        ips.iter().map(|ip| ip.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn cluster_wide_addresses_are_evidence_only_where_nobody_has_them() {
+        let both = ["10.0.0.5", "fd00::5"];
+        let orphan = || Cause::Orphan("gone".to_owned());
+        let evidence = |config: &Config, ifname, ips: &[&str], cause, free: &[&str]| {
+            ip_evidence(config, &target("net", ifname, ips, cause), &set(free))
+        };
+        for cause in [orphan(), Cause::Tombstone, Cause::Gc] {
+            let at = |ips, free| evidence(&cluster(), "eth0", ips, cause.clone(), free);
+            assert!(!at(&both, &[]), "no word");
+            assert!(!at(&both, &["10.0.0.5"]), "of one there is no word");
+            assert!(!at(&both, &["10.0.0.6", "fd00::6"]), "others are free");
+            assert!(at(&both, &["10.0.0.5", "fd00::5", "10.0.0.6"]));
+            assert!(!at(&[], &["10.0.0.5"]), "it has none");
+            let net1 = evidence(&cluster(), "net1", &both, cause.clone(), &both);
+            assert!(!net1, "the API server does not know the addresses of net1");
+        }
+        // At DEL they are its own still, and node-wide ones nobody else's.
+        assert!(evidence(&cluster(), "net1", &both, Cause::Del, &[]));
+        assert!(evidence(&Config::default(), "net1", &both, orphan(), &[]));
+    }
+
+    #[test]
+    fn what_may_be_another_nodes_is_asked_about() {
+        let state = |config| NetworkState { config, ..NetworkState::default() };
+        let mut no_ip = cluster();
+        no_ip.evidence.ip = false;
+        let networks = BTreeMap::from([
+            ("wide".parse().unwrap(), state(cluster())),
+            ("node".parse().unwrap(), state(Config::default())),
+            ("none".parse().unwrap(), state(no_ip)),
+        ]);
+        let targets = [
+            target("wide", "eth0", &["10.0.0.1", "fd00::1"], Cause::Tombstone),
+            target("wide", "eth0", &["10.0.0.2"], Cause::Orphan("gone".to_owned())),
+            target("wide", "eth0", &["10.0.0.3"], Cause::Del),
+            target("wide", "net1", &["10.0.0.4"], Cause::Tombstone),
+            target("node", "eth0", &["10.0.0.5"], Cause::Tombstone),
+            target("none", "eth0", &["10.0.0.6"], Cause::Tombstone),
+            target("unheard-of", "eth0", &["10.0.0.7"], Cause::Tombstone),
+        ];
+        assert_eq!(in_question(&networks, &targets), set(&["10.0.0.1", "10.0.0.2", "fd00::1"]));
+    }
 }

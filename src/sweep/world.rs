@@ -1,6 +1,7 @@
 //! Everything read about this node at one moment: records and OVSDB.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::LazyLock;
 use std::time::UNIX_EPOCH;
@@ -48,6 +49,8 @@ pub struct World {
     pub ovs: Snapshot,
     /// When ovs-vswitchd started, from its pid file.
     pub switch_started: Option<Stamp>,
+    /// Addresses that nobody in the cluster has: [`Engine::free`](super::Engine::free).
+    pub free: BTreeSet<IpAddr>,
     /// For telling whether all this still holds.
     moment: Moment,
     pub(super) version: Option<Version>,
@@ -234,6 +237,7 @@ impl Answered {
             networks,
             ovs,
             switch_started: switch_started(run_dir, now),
+            free: BTreeSet::new(),
             moment,
             version: everything.version,
             by_row,

@@ -1,0 +1,98 @@
+//! The sources of liveness beside the namespaces, and what is told to the API server.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::info;
+use tokio::runtime::Handle;
+
+use super::events::{self, Events};
+use super::triggers::Reason;
+use super::{Error, Shared};
+use crate::liveness::kubernetes::{self, Kubernetes};
+use crate::liveness::{Source, Witness, cri};
+
+/// Where runtimes have their sockets.
+const CRI_SOCKETS: [&str; 2] = ["/run/containerd/containerd.sock", "/run/crio/crio.sock"];
+/// How long a sweep waits for the API server's word on addresses.
+const ADDRESSES: Duration = Duration::from_secs(5);
+
+/// All of them.
+pub(super) struct Sources {
+    /// Who is asked beside the namespaces.
+    pub(super) witnesses: Vec<Arc<dyn Witness>>,
+    /// For operators of the cluster.
+    pub(super) events: Option<Events>,
+    kubernetes: Option<Arc<Kubernetes>>,
+}
+
+impl Sources {
+    /// Starts those that are wanted, on the daemon's runtime.
+    pub(super) fn start(shared: &Arc<Shared>, runtime: &Handle) -> Result<Self, Error> {
+        let options = &shared.options;
+        let mut sources = Self { witnesses: Vec::new(), events: None, kubernetes: None };
+        let ring = |reason: Reason| {
+            let shared = Arc::clone(shared);
+            move || shared.bell.ring(reason)
+        };
+        let up = |source: Source| {
+            shared.metrics.source(source, false);
+            let shared = Arc::clone(shared);
+            move |up| shared.metrics.source(source, up)
+        };
+        let mut runtime_witness: Option<Arc<dyn Witness>> = None;
+        if options.asks(Source::Cri) {
+            let socket = cri_socket(options.cri_socket.as_deref());
+            info!("cri: {}", socket.display());
+            let cri = cri::start(
+                socket,
+                cri::Pace::default(),
+                runtime,
+                ring(Reason::Cri),
+                up(Source::Cri),
+            );
+            runtime_witness = Some(cri);
+        }
+        sources.witnesses.extend(runtime_witness.clone());
+        if options.asks(Source::Kubernetes) {
+            let wanted = kubernetes::Options {
+                kubeconfig: options.kubeconfig.clone(),
+                node_name: options.node_name().unwrap_or_default(),
+                runtime: runtime_witness,
+                timing: kubernetes::Timing::default(),
+            };
+            let started = Kubernetes::start(
+                wanted,
+                runtime,
+                ring(Reason::Kubernetes),
+                up(Source::Kubernetes),
+            );
+            let kubernetes =
+                started.map_err(|error| Error::Source(Source::Kubernetes, error.to_string()))?;
+            let teller = Arc::clone(shared);
+            let told = move |told: events::Told| teller.metrics.told(told.as_str());
+            sources.events =
+                Some(Events::start(&kubernetes, runtime, events::Pace::default(), told));
+            sources.witnesses.push(Arc::clone(&kubernetes) as Arc<dyn Witness>);
+            sources.kubernetes = Some(kubernetes);
+        }
+        Ok(sources)
+    }
+
+    /// Those of the addresses that nobody in the cluster has, by the API server's word. Waits for
+    /// it.
+    pub(super) fn free(&self, addresses: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+        let kubernetes = self.kubernetes.as_ref();
+        kubernetes.map_or_else(BTreeSet::new, |k| k.free(addresses, ADDRESSES))
+    }
+}
+
+/// The first that is there, if none is named; else the first that may come to be.
+fn cri_socket(named: Option<&Path>) -> PathBuf {
+    let [first, ..] = CRI_SOCKETS;
+    let there = || CRI_SOCKETS.into_iter().find(|path| Path::new(path).exists());
+    named.map_or_else(|| PathBuf::from(there().unwrap_or(first)), Path::to_owned)
+}

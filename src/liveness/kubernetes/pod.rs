@@ -1,0 +1,123 @@
+//! Of a pod, the few fields that matter: a node's pods cost some hundred bytes each.
+
+use std::net::IpAddr;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// A pod as the API server writes it; whatever else it says is passed over.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Pod {
+    #[serde(default)]
+    pub(crate) metadata: Metadata,
+    #[serde(default)]
+    spec: Spec,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Metadata {
+    #[serde(default)]
+    pub(crate) uid: String,
+    #[serde(default)]
+    pub(crate) resource_version: String,
+    annotations: Option<Annotations>,
+}
+
+/// What the kubelet writes on the mirror pod of a static one. The static pod's UID, which
+/// `CNI_ARGS` has, is the hash; the mirror's own UID is another.
+#[derive(Debug, Default, Deserialize)]
+struct Annotations {
+    #[serde(rename = "kubernetes.io/config.hash")]
+    hash: Option<String>,
+    #[serde(rename = "kubernetes.io/config.mirror")]
+    mirror: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    #[serde(default)]
+    node_name: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Status {
+    #[serde(default)]
+    phase: String,
+    #[serde(default, rename = "podIP")]
+    pod_ip: String,
+    #[serde(default, rename = "podIPs")]
+    pod_ips: Option<Vec<PodIp>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PodIp {
+    #[serde(default)]
+    ip: String,
+}
+
+impl Pod {
+    pub(crate) fn node(&self) -> &str {
+        &self.spec.node_name
+    }
+
+    /// Failed (evicted, too) or Succeeded: for good, no container of it starts again.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Failed" | "Succeeded")
+    }
+
+    /// The static pod's UID, if this is a mirror.
+    pub(crate) fn mirrored(&self) -> Option<&str> {
+        let annotations = self.metadata.annotations.as_ref()?;
+        annotations.mirror.as_deref().map(|mirror| annotations.hash.as_deref().unwrap_or(mirror))
+    }
+
+    /// Its addresses, the primary one first.
+    pub(crate) fn ips(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let all = self.status.pod_ips.iter().flatten().map(|one| one.ip.as_str());
+        std::iter::once(self.status.pod_ip.as_str()).chain(all).filter_map(|ip| ip.parse().ok())
+    }
+}
+
+/// One line of a watch.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Event<'a> {
+    #[serde(rename = "type")]
+    pub(crate) kind: &'a str,
+    #[serde(borrow)]
+    pub(crate) object: &'a RawValue,
+}
+
+/// `metav1.Status`: why something was refused.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Refusal {
+    #[serde(default)]
+    pub(crate) code: u16,
+    #[serde(default)]
+    pub(crate) message: String,
+    details: Option<Details>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Details {
+    causes: Option<Vec<Cause>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Cause {
+    #[serde(default)]
+    reason: String,
+}
+
+impl Refusal {
+    /// The server has not got as far as the version that was asked for.
+    pub(crate) fn is_behind(&self) -> bool {
+        let causes = self.details.as_ref().and_then(|d| d.causes.as_ref()).into_iter().flatten();
+        // metav1.CauseTypeResourceVersionTooLarge; before 1.19 only the text.
+        causes.into_iter().any(|cause| cause.reason == "ResourceVersionTooLarge")
+            || self.message.contains("Too large resource version")
+    }
+}
