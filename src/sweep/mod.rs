@@ -26,7 +26,7 @@ use serde::Serialize;
 pub use apply::SWEEP_TIMEOUT;
 use early::Early;
 pub use look::{Look, look_at};
-pub use once::{Once, Roll};
+pub use once::{Free, Once, Roll};
 pub use report::{BridgeReport, FlowReport, Report, TargetReport};
 pub use scene::{Scene, in_question, register_of};
 pub use world::{Error, World, network_states};
