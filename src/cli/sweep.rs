@@ -43,6 +43,10 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let act = !options.dry_run;
     let registry =
         if act { Some(Registry::open(&context.state_dir)?) } else { context.registry()? };
+    if let (Some(registry), true) = (&registry, act) {
+        // A state directory that cannot be written is said before it is needed.
+        drop(registry.lock(context.deadline())?);
+    }
     let once = Once {
         registry: registry.as_ref(),
         run_dir: &context.run_dir,
