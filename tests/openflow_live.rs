@@ -16,7 +16,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use ovs_flow_gc::clock::Deadline;
-use ovs_flow_gc::openflow::{Connection, Entry, Error, Filter, Version, filters_for_address};
+use ovs_flow_gc::openflow::{
+    Applied, Connection, Entry, Error, Filter, Version, delete_strict_over, filters_for_address,
+};
 use ovs_flow_gc::stale::flow::{Address, Flow, Side};
 
 /// A switch of its own: network namespace, run directory, database, both daemons.
@@ -813,6 +815,42 @@ fn five_thousand_entries_and_nothing_else() {
         connection.set_deadline(within(10_000));
         let deleted = connection.delete_strict(&broken).unwrap();
         assert_eq!((deleted.sent, deleted.refused.len()), (0, 5000), "{version}");
+    }
+}
+
+#[test]
+fn several_connections_delete_one_list() {
+    let switch = Switch::start();
+    for version in VERSIONS {
+        prepare(&switch);
+        let flows: Vec<String> = (0..2600_u32)
+            .map(|i| format!("table={},priority={},ip,actions=drop", i % 2, i + 1))
+            .collect();
+        let flows: Vec<&str> = flows.iter().map(String::as_str).collect();
+        switch.add_flows("br0", "OpenFlow15", &flows);
+        let mut connection = switch.open("br0", version);
+        let mut list = entries(&mut connection);
+        let kept = list.split_off(2500);
+        // What is refused is named by its place in the whole list.
+        let internal = dump(&mut connection, &Filter::table(254)).remove(0).0;
+        for at in [700, 2400] {
+            list.insert(at, internal.clone());
+        }
+        let mut others = [switch.open("br0", version), switch.open("br0", version)];
+        let mut meanwhile = 0;
+        let deleted =
+            delete_strict_over(&mut connection, &mut others, &list, || meanwhile += 1).unwrap();
+        assert_eq!((deleted.sent, meanwhile), (2500, 1), "{version}");
+        assert_eq!(deleted.refused.iter().map(|(i, _)| *i).collect::<Vec<_>>(), [700, 2400]);
+        let content = |list: &[Entry]| list.iter().map(Entry::content).collect::<BTreeSet<_>>();
+        assert_eq!(content(&entries(&mut connection)), content(&kept), "{version}");
+        // One that does not answer in time fails the call.
+        others[1].set_deadline(within(0));
+        let failed = delete_strict_over(&mut connection, &mut others, &kept, || {});
+        assert!(matches!(failed, Err(Error::TimedOut { .. })), "{failed:?}");
+        let none: [Entry; 0] = [];
+        let nothing = delete_strict_over(&mut connection, &mut [], &none, || {}).unwrap();
+        assert_eq!(nothing, Applied::default());
     }
 }
 

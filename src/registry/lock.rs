@@ -25,6 +25,15 @@ use crate::clock::Deadline;
 /// A temporary file this old is a crash's: nobody takes a minute to write 64 KB.
 const STALE: Duration = Duration::from_secs(60);
 
+/// How somebody was buried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Burial {
+    /// The tombstone says what was given.
+    Written,
+    /// For want of room the record was moved as it was.
+    Moved,
+}
+
 /// The exclusive lock; released on drop, by the kernel if we are killed.
 #[derive(Debug)]
 pub struct Lock<'r> {
@@ -119,8 +128,8 @@ impl<'r> Lock<'r> {
     /// # Errors
     /// [`Error::Io`], [`Error::TooLarge`]; the earlier record is as it was.
     pub fn put(&self, a: &Attachment) -> Result<(), Error> {
-        file::make_directory(&layout::network(&self.root, &a.key.network))?;
-        write(&layout::active(&self.root, &a.key), a)
+        let network = layout::network(&self.root, &a.key.network);
+        write_into(&[&network], &layout::active(&self.root, &a.key), a)
     }
 
     /// Makes an active record a tombstone with the content given, and unlinks the active
@@ -132,14 +141,28 @@ impl<'r> Lock<'r> {
     /// # Errors
     /// [`Error::Io`], [`Error::TooLarge`]; the active record is as it was.
     pub fn bury(&self, a: &Attachment) -> Result<(), Error> {
+        self.bury_if(a, || self.is_active(a)).map(drop)
+    }
+
+    /// The same for whom this is the active record for certain: it was read, and
+    /// [`succeeds`](Self::succeeds) shows that nobody has written since.
+    ///
+    /// # Errors
+    /// As [`bury`](Self::bury).
+    pub fn bury_known(&self, a: &Attachment) -> Result<Burial, Error> {
+        self.bury_if(a, || true)
+    }
+
+    fn bury_if(&self, a: &Attachment, is_active: impl Fn() -> bool) -> Result<Burial, Error> {
+        let active = layout::active(&self.root, &a.key);
         match self.put_tombstone(a) {
-            Ok(()) => self.remove(a).map(drop),
+            Ok(()) if is_active() => file::remove(&active).map(|()| Burial::Written),
+            Ok(()) => Ok(Burial::Written),
             Err(error) => {
-                let from = layout::active(&self.root, &a.key);
                 let to = layout::tombstone_of(&self.root, a);
-                if self.is_active(a) && fs::rename(from, to).is_ok() {
+                if is_active() && fs::rename(active, to).is_ok() {
                     log::warn!("{error}; {} was buried as it was", a.key);
-                    return Ok(());
+                    return Ok(Burial::Moved);
                 }
                 Err(error)
             }
@@ -152,9 +175,8 @@ impl<'r> Lock<'r> {
     /// [`Error::Io`], [`Error::TooLarge`]; the earlier one is as it was.
     pub fn put_tombstone(&self, a: &Attachment) -> Result<(), Error> {
         let network = layout::network(&self.root, &a.key.network);
-        file::make_directory(&network)?;
-        file::make_directory(&network.join(layout::DEAD))?;
-        write(&layout::tombstone_of(&self.root, a), a)
+        let dead = network.join(layout::DEAD);
+        write_into(&[&network, &dead], &layout::tombstone_of(&self.root, a), a)
     }
 
     /// Removes the tombstone of this life; it may be gone already. With it goes what an
@@ -215,8 +237,8 @@ impl<'r> Lock<'r> {
         network: &NetworkName,
         state: &T,
     ) -> Result<(), Error> {
-        file::make_directory(&layout::network(&self.root, network))?;
-        write(&layout::config(&self.root, network), state)
+        let directory = layout::network(&self.root, network);
+        write_into(&[&directory], &layout::config(&self.root, network), state)
     }
 
     /// Renames a corrupt file to `*.corrupt` (`.corrupt.2` … if there are such already) for
@@ -282,6 +304,19 @@ impl<'r> Lock<'r> {
         let path = layout::active(&self.root, &a.key);
         let found = record::examine(&path, &a.key.network, Slot::Active(a.key.clone()));
         matches!(found, Ok(Found::Record(now)) if now.is_same(a))
+    }
+}
+
+/// Writes a file into a directory that is most likely there; else makes these.
+fn write_into<T: Serialize>(directories: &[&Path], path: &Path, value: &T) -> Result<(), Error> {
+    match write(path, value) {
+        Err(e) if e.errno() == Some(nix::libc::ENOENT) => {
+            for directory in directories {
+                file::make_directory(directory)?;
+            }
+            write(path, value)
+        }
+        done => done,
     }
 }
 

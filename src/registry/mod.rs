@@ -36,7 +36,7 @@ pub use file::{new_generation, replace};
 pub use journal::{
     BadJournalId, Deleted, Header, JOURNAL_BYTES, JournalId, Operation, Subject, Writer,
 };
-pub use lock::Lock;
+pub use lock::{Burial, Lock};
 pub use record::Brief;
 pub use snapshot::{Everything, KnownNetwork, Leftover};
 

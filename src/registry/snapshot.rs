@@ -125,6 +125,29 @@ impl Everything {
         self.failures.is_empty()
     }
 
+    /// What the next snapshot will find once these were buried, if nothing else was written:
+    /// `version` is what the records count as then. Only the networks, the living and the
+    /// dead; `None` where that is not all that there is.
+    #[must_use]
+    pub fn after_burying<'a>(
+        &self,
+        buried: impl Iterator<Item = &'a Attachment>,
+        version: Option<super::Version>,
+    ) -> Option<Self> {
+        if version.is_none() || !self.is_complete() {
+            return None;
+        }
+        let mut tombstones = self.tombstones.clone();
+        tombstones.extend(buried.cloned());
+        tombstones.sort_by(|a, b| (&a.key, a.generation).cmp(&(&b.key, b.generation)));
+        let dead: HashSet<(&Key, u64)> =
+            tombstones.iter().map(|a| (&a.key, a.generation)).collect();
+        let alive = self.attachments.iter().filter(|a| !dead.contains(&(&a.key, a.generation)));
+        let attachments = alive.cloned().collect();
+        let networks = self.networks.clone();
+        Some(Self { networks, attachments, tombstones, version, ..Self::default() })
+    }
+
     fn add_network(
         &mut self,
         network: NetworkName,

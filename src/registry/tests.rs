@@ -87,6 +87,57 @@ fn another_life_of_the_key_is_never_touched() {
 }
 
 #[test]
+fn what_is_known_after_a_burial_is_what_would_be_read() {
+    let (_dir, registry) = open();
+    let network = "net".parse().unwrap();
+    let lock = registry.lock(soon()).unwrap();
+    lock.set_network_state(&network, &json!({"a": 1})).unwrap();
+    for n in 0..4 {
+        lock.put(&attachment(&format!("c{n}"), n)).unwrap();
+    }
+    lock.put_tombstone(&gone(attachment("c2", 0))).unwrap();
+    drop(lock);
+    let before = registry.snapshot().unwrap();
+    let dead = [gone(attachment("c1", 1)), gone(attachment("c3", 3))];
+    let lock = registry.lock(soon()).unwrap();
+    let version = lock.succeeds(before.version);
+    assert!(version.is_some());
+    for dead in &dead {
+        assert_eq!(lock.bury_known(dead).unwrap(), Burial::Written);
+    }
+    drop(lock);
+    let known = before.after_burying(dead.iter(), version).unwrap();
+    assert!(registry.unchanged(known.version));
+    let read = registry.snapshot().unwrap();
+    assert_eq!(known.attachments, read.attachments);
+    assert_eq!(known.tombstones, read.tombstones);
+    let state: Option<Value> = known.networks[0].state().unwrap();
+    assert_eq!((known.networks.len(), state), (1, Some(json!({"a": 1}))));
+    // Somebody else wrote in between, or not everything could be read: nothing is known.
+    let lock = registry.lock(soon()).unwrap();
+    assert_eq!(lock.succeeds(before.version), None);
+    drop(lock);
+    assert!(!registry.unchanged(known.version));
+    assert!(before.after_burying(dead.iter(), None).is_none());
+    let failures = vec![Error::NotADirectory { path: PathBuf::new(), what: "" }];
+    let torn = Everything { failures, ..before };
+    assert!(torn.after_burying(dead.iter(), version).is_none());
+}
+
+#[test]
+fn directories_are_made_again() {
+    let (_dir, registry) = open();
+    let a = attachment("c1", 1);
+    let lock = registry.lock(soon()).unwrap();
+    lock.put_tombstone(&gone(a.clone())).unwrap();
+    fs::remove_dir_all(path_of(&registry, "dead")).unwrap();
+    lock.put_tombstone(&gone(a.clone())).unwrap();
+    fs::remove_dir_all(registry.root().join("net")).unwrap();
+    lock.put(&a).unwrap();
+    assert_eq!(lock.get(&a.key).unwrap(), Some(a));
+}
+
+#[test]
 fn an_interrupted_burial_is_a_burial() {
     let (_dir, registry) = open();
     let a = attachment("c1", 1);

@@ -1,19 +1,19 @@
 //! One bridge: look, judge, read the world again, journal, delete, look again.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use super::ledger::Ledger;
 use super::look::{Candidate, Look, again, fingerprint, look_at_tables};
 use super::remember::{remember, shared_for_good};
 use super::report::{BridgeReport, FlowReport, Report};
 use super::world::Error;
 use super::{Cause, Early, Engine, PATIENCE, Scene, Target, World};
-use crate::clock::Stamp;
+use crate::clock::{Deadline, Stamp};
 use crate::config::{IpScope, Mode};
-use crate::openflow::{Connection, Entry, Filter};
+use crate::openflow::{Connection, Entry, Filter, delete_strict_over};
 use crate::ovsdb::{Client, Ofport};
-use crate::registry::{Deleted, Subject, Version, Writer};
+use crate::registry::Version;
 use crate::stale::case::LiveRegister;
 use crate::stale::flow::Address;
 use crate::stale::{
@@ -24,13 +24,15 @@ use log::{error, info, warn};
 /// How many entries are deleted on one look at the world: at 20 µs each the window between
 /// that look and the last delete stays under 100 ms.
 const CHUNK: usize = 4_000;
+/// Connections that a chunk is divided among.
+const LANES: usize = 4;
 
 /// An entry that is to go.
-struct Doomed<'l> {
-    candidate: &'l Candidate,
-    verdict: Verdict,
+pub(super) struct Doomed<'l> {
+    pub(super) candidate: &'l Candidate,
+    pub(super) verdict: Verdict,
     /// Its evidence changed before the commit: it stays for now.
-    put_off: bool,
+    pub(super) put_off: bool,
 }
 
 /// What has changed since the verdicts, looked at right before each commit.
@@ -82,10 +84,10 @@ impl Watch<'_> {
     }
 
     fn standing(&self, doomed: &Doomed<'_>) -> Standing {
-        match (&self.recheck, doomed.candidate.entry.flow()) {
-            (None, _) => Standing::Holds,
-            (Some(recheck), Ok(flow)) => recheck.standing(&flow, &doomed.verdict),
-            (Some(_), Err(_)) => Standing::Unsettled,
+        let Some(recheck) = &self.recheck else { return Standing::Holds };
+        match doomed.candidate.entry.flow() {
+            Ok(flow) => recheck.standing(&flow, &doomed.verdict),
+            Err(_) => Standing::Unsettled,
         }
     }
 
@@ -265,11 +267,11 @@ fn wait_together(
     if died.any(|dead| dead.died < PATIENCE) { group } else { Vec::new() }
 }
 
-fn target_of(scene: &Scene, verdict: &Verdict) -> Option<usize> {
+pub(super) fn target_of(scene: &Scene, verdict: &Verdict) -> Option<usize> {
     verdict.dead.and_then(|dead| scene.dead_of.get(dead)).copied()
 }
 
-fn title(targets: &[Target], target: Option<usize>) -> Option<String> {
+pub(super) fn title(targets: &[Target], target: Option<usize>) -> Option<String> {
     target.and_then(|t| targets.get(t)).map(|t| t.attachment.title())
 }
 
@@ -340,47 +342,30 @@ fn delete(
     report: &mut Report,
 ) -> Result<(), Error> {
     let (engine, targets, judged) = (watch.engine, watch.targets, watch.judged);
-    let mut journal = open_journal(engine, report, out);
-    let subject = |target: Option<usize>| Subject {
-        bridge: out.bridge.clone(),
-        pod: title(targets, target).unwrap_or_default(),
-        key: target.and_then(|t| targets.get(t)).map(|t| t.attachment.key.clone()),
-    };
-    let mut subjects: HashMap<Option<usize>, Subject> = HashMap::new();
+    let bridge = out.bridge.clone();
+    let mut ledger = Ledger::open(engine, &bridge, targets, judged, report);
     let only = doomed.len() <= CHUNK;
     let (mut asked, mut left) = (Vec::new(), HashSet::new());
-    for chunk in doomed.chunks_mut(CHUNK) {
+    let mut lanes = if only { Vec::new() } else { open_lanes(connection, engine.deadline) };
+    let mut chunks = doomed.chunks_mut(CHUNK);
+    let mut next = chunks.next();
+    while let Some(chunk) = next {
+        next = chunks.next();
         watch.look(client, connection)?;
         for doomed in chunk.iter_mut() {
-            let target = target_of(judged, &doomed.verdict);
-            if watch.standing(doomed) != Standing::Holds {
-                info!("kept for now, its evidence changed: {}", doomed.candidate.entry);
-                doomed.put_off = true;
-                if let Some(of) = target.and_then(|t| report.targets.get_mut(t)) {
-                    of.waiting = true;
-                    of.unsettled = true;
-                    of.stale = of.stale.saturating_sub(1);
-                }
+            if watch.standing(doomed) == Standing::Holds {
                 continue;
             }
-            if let Some(writer) = &mut journal {
-                let subject = subjects.entry(target).or_insert_with(|| subject(target));
-                let deleted = Deleted {
-                    subject: Cow::Borrowed(&*subject),
-                    rule: Cow::Borrowed(doomed.verdict.reason.as_str()),
-                    reason: Cow::Owned(doomed.verdict.reason.to_string()),
-                    entry: &doomed.candidate.entry,
-                };
-                if let Err(failed) = writer.record(&deleted) {
-                    warn!("no undo for the rest of this clean-up: {failed}");
-                    journal = None;
-                }
+            info!("kept for now, its evidence changed: {}", doomed.candidate.entry);
+            doomed.put_off = true;
+            let target = target_of(judged, &doomed.verdict);
+            if let Some(of) = target.and_then(|t| report.targets.get_mut(t)) {
+                of.waiting = true;
+                of.unsettled = true;
+                of.stale = of.stale.saturating_sub(1);
             }
         }
-        if let Some(Err(failed)) = journal.as_mut().map(Writer::flush) {
-            warn!("no undo for the rest of this clean-up: {failed}");
-            journal = None;
-        }
+        ledger.commit(chunk);
         let entries: Vec<&Entry> =
             chunk.iter().filter(|d| !d.put_off).map(|d| &d.candidate.entry).collect();
         let deleted = if only {
@@ -392,7 +377,9 @@ fn delete(
                 left.extend(prints.get(&print));
             })?
         } else {
-            connection.delete_strict(&entries)?
+            delete_strict_over(connection, &mut lanes, &entries, || {
+                ledger.prepare(next.as_deref().unwrap_or_default());
+            })?
         };
         for (index, name) in &deleted.refused {
             if let Some(entry) = entries.get(*index) {
@@ -400,11 +387,8 @@ fn delete(
             }
         }
     }
-    let id = journal.map(Writer::finish).transpose();
-    match id {
-        Ok(id) => report.journals.extend(id.map(|id| id.to_string())),
-        Err(failed) => warn!("no undo for this clean-up: {failed}"),
-    }
+    drop(lanes);
+    ledger.finish(report);
 
     let all = doomed.len() as u64;
     doomed.retain(|doomed| !doomed.put_off);
@@ -484,18 +468,12 @@ fn still_there(
     Ok(stayed)
 }
 
-fn open_journal(engine: &Engine<'_>, report: &mut Report, out: &BridgeReport) -> Option<Writer> {
-    let registry = engine.registry?;
-    let reason = report.targets.iter().map(|t| t.pod.as_str()).take(8).collect::<Vec<_>>();
-    match registry.begin_journal(engine.verb, vec![out.bridge.clone()], &reason.join(", ")) {
-        Ok(writer) => Some(writer),
-        Err(failed) => {
-            // A full state directory must not stop a DEL.
-            warn!("no undo for this clean-up: {failed}");
-            report.note(format!("no undo for this clean-up: {failed}"));
-            None
-        }
-    }
+/// More connections to the same bridge, to delete over. Nothing is lost if there are none.
+fn open_lanes(connection: &Connection, deadline: Deadline) -> Vec<Connection> {
+    let begun: Vec<_> =
+        (1..LANES).map_while(|_| Connection::begin(connection.path(), deadline).ok()).collect();
+    let open = begun.into_iter().filter_map(|opening| opening.finish().ok());
+    open.filter(|lane| lane.version() == connection.version()).collect()
 }
 
 /// Flushes the dead IPs' connections where the network wants it.

@@ -6,6 +6,7 @@
 
 mod apply;
 mod early;
+mod ledger;
 mod look;
 mod once;
 pub mod orphans;
@@ -36,7 +37,7 @@ use crate::clock::{Deadline, Stamp};
 use crate::config::{Config, database_socket};
 use crate::openflow::Connection;
 use crate::ovsdb::Client;
-use crate::registry::Registry;
+use crate::registry::{Everything, Registry};
 
 /// Why an attachment is dead.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -89,9 +90,16 @@ pub struct Engine<'a> {
 impl Engine<'_> {
     /// Deletes the targets' entries and settles their records.
     #[must_use]
-    pub fn clean(&self, mut targets: Vec<Target>) -> Report {
+    pub fn clean(&self, targets: Vec<Target>) -> Report {
+        self.clean_knowing(targets, None)
+    }
+
+    /// The same for who has read the records a moment ago: they are not read again if it is
+    /// certain that nobody has written since.
+    #[must_use]
+    pub fn clean_knowing(&self, mut targets: Vec<Target>, known: Option<Everything>) -> Report {
         let mut report = Report::new(&targets);
-        let (mut world, mut client, mut early) = match self.world(&targets) {
+        let (mut world, mut client, mut early) = match self.world(&targets, known) {
             Ok(read) => read,
             Err(error) => {
                 report.fail_all(&error.to_string());
@@ -170,11 +178,15 @@ impl Engine<'_> {
 
     /// Reads the world. While others work on their answers we ask the next: the database,
     /// the bridge that it will most likely be about, the records.
-    fn world(&self, targets: &[Target]) -> Result<(World, Client, Option<Early>), Error> {
+    fn world(
+        &self,
+        targets: &[Target],
+        known: Option<Everything>,
+    ) -> Result<(World, Client, Option<Early>), Error> {
         let mut client = Client::connect(&database_socket(&self.run_dir), self.deadline)?;
         let asked = client.ask()?;
         let mut early = Early::begin(self, targets);
-        let reading = World::begin(self.registry, asked, Stamp::now());
+        let reading = World::begin(self.registry, known, asked, Stamp::now());
         early = early.and_then(Early::go_on);
         let answered = reading.answered(&mut client)?;
         // While the switch looks for the entries that the record speaks of, the answer is

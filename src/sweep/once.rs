@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use log::warn;
 
-use super::orphans::{self, Orphans};
+use super::orphans::{self, Doomed, Orphans};
 use super::{Engine, Error, Report, Target, in_question, network_states};
 use crate::attachment::Attachment;
 use crate::clock::{Deadline, boot_id};
@@ -96,14 +96,14 @@ impl Once<'_> {
         pick: impl FnMut(&Attachment) -> bool,
     ) -> Result<Report, Error> {
         let Roll { everything, orphans, boot_id, .. } = roll;
-        let targets = match self.registry {
+        let Doomed { targets, records } = match self.registry {
             Some(registry) => {
                 let dead = if roll.braked.is_some() { &[] } else { orphans.dead.as_slice() };
                 let act = self.act && !roll.paused;
                 let deadline = Deadline::after(self.timeout);
                 orphans::targets(registry, everything, dead, boot_id, act, deadline, pick)?
             }
-            None => Vec::new(),
+            None => Doomed::default(),
         };
         let report = if targets.is_empty() && !self.thorough {
             Report::default()
@@ -120,7 +120,7 @@ impl Once<'_> {
                 details: self.details,
                 free: self.free(everything, &targets),
             };
-            engine.clean(targets)
+            engine.clean_knowing(targets, records)
         };
         if let (Some(registry), true) = (self.registry, self.act && !roll.paused) {
             let deadline = Deadline::after(self.timeout);

@@ -9,7 +9,7 @@ use crate::attachment::{Attachment, State};
 use crate::clock::{Deadline, Stamp};
 use crate::liveness::brake::brake;
 use crate::liveness::{Life, Source, Why, Witness, combine, netns};
-use crate::registry::{self, Everything, Lock, Registry};
+use crate::registry::{self, Burial, Everything, Lock, Registry};
 
 /// How often a sighting is written down. It tells pods that shared a register value from
 /// pods that had it one after the other.
@@ -100,6 +100,15 @@ pub fn find_with(
     orphans
 }
 
+/// Whom a sweep is about.
+#[derive(Debug, Default)]
+pub struct Doomed {
+    /// The dead.
+    pub targets: Vec<Target>,
+    /// The records as they are now, if nobody but us has written any since they were read.
+    pub records: Option<Everything>,
+}
+
 /// The targets of a sweep: orphans (buried as tombstones first, so that nothing is
 /// forgotten if we die) and those tombstones of earlier deaths that `pick` wants; with `act`
 /// false, those orphans.
@@ -114,7 +123,7 @@ pub fn targets(
     act: bool,
     deadline: Deadline,
     mut pick: impl FnMut(&Attachment) -> bool,
-) -> Result<Vec<Target>, registry::Error> {
+) -> Result<Doomed, registry::Error> {
     let now = Stamp::now();
     let mut targets: Vec<Target> = everything
         .tombstones
@@ -123,24 +132,36 @@ pub fn targets(
         .map(|t| Target { attachment: died(t.clone(), now, boot_id), cause: Cause::Tombstone })
         .collect();
     if dead.is_empty() {
-        return Ok(targets);
+        let records = everything.after_burying(std::iter::empty(), everything.version);
+        return Ok(Doomed { targets, records });
     }
     let lock = if act { Some(registry.lock(deadline)?) } else { None };
+    // What the roll call read need not be read again.
+    let known = lock.as_ref().and_then(|lock| lock.succeeds(everything.version));
+    let mut version = if act { known } else { everything.version };
+    let first = targets.len();
     // Nobody buries them: as with tombstones, they need not be looked at every time.
     let dead = dead.iter().filter(|orphan| act || pick(&orphan.record));
     for Orphan { record, why, .. } in dead {
         let record = died(record.clone(), now, boot_id);
         if let Some(lock) = &lock {
-            match bury(lock, &record) {
-                Ok(true) => info!(
-                    "{} ({}, container {}, port {}) is dead: {why}",
-                    record.title(),
-                    record.key,
-                    record.key.container,
-                    record.port.as_deref().unwrap_or("unknown"),
-                ),
+            let buried = match known {
+                Some(_) => lock.bury_known(&record).map(Some),
+                None => bury(lock, &record).map(|buried| buried.then_some(Burial::Written)),
+            };
+            match buried {
+                Ok(Some(burial)) => {
+                    info!(
+                        "{} ({}, container {}, port {}) is dead: {why}",
+                        record.title(),
+                        record.key,
+                        record.key.container,
+                        record.port.as_deref().unwrap_or("unknown"),
+                    );
+                    version = version.filter(|_| burial == Burial::Written);
+                }
                 // DEL or another sweep was quicker: theirs is the tombstone.
-                Ok(false) => continue,
+                Ok(None) => continue,
                 Err(failed) => {
                     warn!("{}: cannot bury its record: {failed}", record.key);
                     return Err(failed);
@@ -149,7 +170,9 @@ pub fn targets(
         }
         targets.push(Target { attachment: record, cause: Cause::Orphan(why.to_string()) });
     }
-    Ok(targets)
+    let buried = targets.iter().skip(first).map(|target| &target.attachment);
+    let records = everything.after_burying(buried.filter(|_| act), version);
+    Ok(Doomed { targets, records })
 }
 
 /// Writes down that the living were seen, where the last time was a while ago. Nothing waits

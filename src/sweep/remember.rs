@@ -1,14 +1,16 @@
 //! What a look teaches beyond its verdicts, and what of that is written down.
 
+use std::collections::HashMap;
+
 use log::warn;
 
 use super::look::Look;
 use super::report::Report;
 use super::{Engine, Scene, Target, World};
-use crate::attachment::{Attachment, Register, RegisterHow};
+use crate::attachment::{Attachment, Key, Register, RegisterHow};
 use crate::config::NetworkState;
 use crate::liveness::{Life, netns};
-use crate::registry::Version;
+use crate::registry::{Lock, Version};
 use crate::stale::Learned;
 use crate::stale::case::RegisterSource;
 
@@ -50,6 +52,7 @@ pub(super) fn remember(
     };
     let mut write = || -> Result<Option<Version>, crate::registry::Error> {
         let lock = registry.lock(engine.deadline)?;
+        let records = Records::new(&lock, world);
         for (index, name) in scene.networks.iter().enumerate().filter(|_| look.full) {
             let Some(facts) = look.learned.networks.get(index) else { continue };
             // As it is now: since the world was read, an ADD may have changed the
@@ -69,7 +72,7 @@ pub(super) fn remember(
             let (Some(record), Some(value)) = (record, *value) else { continue };
             if record.register.is_none_or(|r| r.value != value) {
                 let register = Some(Register { value, how: RegisterHow::Learned });
-                lock.update(record, |record| record.register = register)?;
+                records.set_register(record, register)?;
             }
         }
         for (target, value) in scene.dead_of.iter().zip(&look.learned.dead_registers) {
@@ -77,7 +80,7 @@ pub(super) fn remember(
             let (Some(record), Some(value)) = (record, *value) else { continue };
             if record.register.is_none() {
                 let register = Some(Register { value, how: RegisterHow::Learned });
-                lock.update(record, |record| record.register = register)?;
+                records.set_register(record, register)?;
                 if let Some(of) = report.targets.get_mut(*target) {
                     of.register = register;
                 }
@@ -89,4 +92,36 @@ pub(super) fn remember(
         warn!("could not write down what was learned: {failed}");
         None
     })
+}
+
+/// The records, to be changed. What the world says of them need not be read again if nobody
+/// has written since it was read.
+struct Records<'a> {
+    lock: &'a Lock<'a>,
+    /// By key and generation: as it is written, and whether that is a tombstone.
+    known: HashMap<(&'a Key, u64), (&'a Attachment, bool)>,
+}
+
+impl<'a> Records<'a> {
+    fn new(lock: &'a Lock<'a>, world: &'a World) -> Self {
+        let mut known = HashMap::new();
+        if lock.succeeds(world.version).is_some() {
+            let life = |record: &'a Attachment| (&record.key, record.generation);
+            known.extend(world.records.iter().map(|record| (life(record), (record, false))));
+            known.extend(world.tombstones.iter().map(|record| (life(record), (record, true))));
+        }
+        Self { lock, known }
+    }
+
+    fn set_register(
+        &self,
+        of: &Attachment,
+        register: Option<Register>,
+    ) -> Result<(), crate::registry::Error> {
+        let Some((written, dead)) = self.known.get(&(&of.key, of.generation)) else {
+            return self.lock.update(of, |record| record.register = register).map(drop);
+        };
+        let record = Attachment { register, ..(*written).clone() };
+        if *dead { self.lock.put_tombstone(&record) } else { self.lock.put(&record) }
+    }
 }

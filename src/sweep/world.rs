@@ -96,16 +96,23 @@ impl World {
         now: Stamp,
     ) -> Result<Self, Error> {
         let asked = client.ask()?;
-        let reading = Self::begin(registry, asked, now);
+        let reading = Self::begin(registry, None, asked, now);
         reading.answered(client)?.finish(run_dir)
     }
 
     /// Reads the records while the database works on its answer. (A record or a row that
-    /// came between the two is found out before a commit: [`World::is_current`].)
-    pub(super) fn begin(registry: Option<&Registry>, asked: Asked, now: Stamp) -> Reading {
-        let everything = match registry {
-            Some(registry) => registry.snapshot(),
-            None => Ok(registry::Everything::default()),
+    /// came between the two is found out before a commit: [`World::is_current`].) What is
+    /// `known` is not read again if nobody has written since.
+    pub(super) fn begin(
+        registry: Option<&Registry>,
+        known: Option<registry::Everything>,
+        asked: Asked,
+        now: Stamp,
+    ) -> Reading {
+        let everything = match (registry, known) {
+            (Some(registry), Some(known)) if registry.unchanged(known.version) => Ok(known),
+            (Some(registry), _) => registry.snapshot(),
+            (None, _) => Ok(registry::Everything::default()),
         };
         let everything = everything.unwrap_or_else(|failed| registry::Everything {
             failures: vec![failed],

@@ -43,6 +43,8 @@ const MOST_OPERATIONS: usize = 256;
 const STEP: u64 = 256 * 1024;
 /// Lines collected before they are written.
 const BUFFER: usize = 64 * 1024;
+/// And at most, where it is not known yet whether they will be.
+const PREPARED: usize = 2 * 1024 * 1024;
 /// No line we write is longer (a flow's match and actions are bounded by OpenFlow's 64 KB).
 const LONGEST_LINE: u64 = 1024 * 1024;
 

@@ -69,6 +69,49 @@ fn flushed_lines_are_there_before_the_end_and_after_a_crash() {
 }
 
 #[test]
+fn what_was_prepared_can_be_taken_back() {
+    let (_dir, registry) = registry();
+    let mut writer = registry.begin_journal("sweep", vec![], "").unwrap();
+    writer.prepare(&deleted(1, 1, 10)).unwrap();
+    writer.flush().unwrap();
+    // More than is written at once otherwise; a group of its own among them.
+    let large: Vec<_> = (0..20).map(|n| deleted(2 + n % 2, n, 10_000)).collect();
+    for d in &large {
+        writer.prepare(d).unwrap();
+    }
+    assert!(writer.has_room());
+    let path = registry.root().join(format!("journal/{}.jsonl.pending", writer.id()));
+    assert_eq!(fs::read_to_string(path).unwrap().lines().count(), 3);
+    writer.take_back();
+    for d in &large[1..] {
+        writer.prepare(d).unwrap();
+    }
+    let (_, all) = read_back(&registry, &writer.finish().unwrap());
+    assert_eq!(all[0], deleted(1, 1, 10));
+    assert_eq!(all[1..], large[1..]);
+}
+
+#[test]
+fn a_notice_that_was_taken_back_is_written_again_and_one_that_was_written_stays() {
+    let (_dir, registry) = registry();
+    let mut writer = registry.begin_journal_within(30_000, "sweep", vec![], "").unwrap();
+    for n in 0..8 {
+        writer.prepare(&deleted(1, n, 10_000)).unwrap();
+    }
+    assert!(writer.truncated());
+    writer.take_back();
+    assert!(!writer.truncated());
+    for n in 0..8 {
+        writer.prepare(&deleted(1, n, 10_000)).unwrap();
+    }
+    writer.flush().unwrap();
+    writer.take_back();
+    assert!(writer.truncated());
+    let (operation, all) = read_back(&registry, &writer.finish().unwrap());
+    assert!(operation.truncated && !all.is_empty() && all.len() < 8, "{}", all.len());
+}
+
+#[test]
 fn a_torn_last_line_is_left_out() {
     let (_dir, registry) = registry();
     let mut writer = registry.begin_journal("DEL", vec![], "").unwrap();

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     BUFFER, DONE, Deleted, Header, JOURNAL_BYTES, JournalId, LONGEST_LINE, MOST_OPERATIONS,
-    PENDING, STEP, Subject, TRUNCATED, files,
+    PENDING, PREPARED, STEP, Subject, TRUNCATED, files,
 };
 use crate::clock::Stamp;
 use crate::registry::error::Error;
@@ -152,6 +152,22 @@ impl Writer {
     /// # Errors
     /// [`Error::Io`], [`Error::Encode`]; what was flushed before stays readable.
     pub fn record<E: Serialize>(&mut self, deleted: &Deleted<'_, E>) -> Result<(), Error> {
+        self.prepare(deleted)?;
+        if self.buffer.len() >= BUFFER { self.flush() } else { Ok(()) }
+    }
+
+    /// Whether there is room to [`prepare`](Self::prepare) more.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.buffer.len() < PREPARED
+    }
+
+    /// Adds a flow that may be about to be deleted: kept in memory, where
+    /// [`take_back`](Self::take_back) still finds it, until the next flush.
+    ///
+    /// # Errors
+    /// As [`record`](Self::record).
+    pub fn prepare<E: Serialize>(&mut self, deleted: &Deleted<'_, E>) -> Result<(), Error> {
         if self.truncated {
             return Ok(());
         }
@@ -188,24 +204,31 @@ impl Writer {
     /// # Errors
     /// [`Error::Io`]; lines since the last flush are gone, the earlier ones stay readable.
     pub fn flush(&mut self) -> Result<(), Error> {
-        let done = self.file.write_all(&self.buffer);
-        let bytes = self.buffer.len() as u64;
-        self.buffer.clear();
-        match done {
+        match self.file.write_all(&self.buffer) {
             Ok(()) => {
-                self.written += bytes;
+                self.written += self.buffer.len() as u64;
+                self.buffer.clear();
                 self.groups_written = self.groups.len();
                 Ok(())
             }
             Err(e) => {
                 // Shrinking works on a full disk, too.
                 let _ = self.file.set_len(self.written);
-                let written = self.groups_written;
-                self.groups.retain(|_, number| *number < written);
-                self.truncated = false;
+                self.take_back();
                 Err(Error::io("write", &self.path)(e))
             }
         }
+    }
+
+    /// Forgets what was recorded since the last [`flush`](Self::flush) that succeeded.
+    pub fn take_back(&mut self) {
+        if self.buffer.is_empty() {
+            return;
+        }
+        self.buffer.clear();
+        let written = self.groups_written;
+        self.groups.retain(|_, number| *number < written);
+        self.truncated = false;
     }
 
     /// Ends the operation: its deletes were sent.
@@ -254,7 +277,7 @@ impl Writer {
             return Ok(());
         }
         self.buffer.extend(lines);
-        if self.buffer.len() >= BUFFER { self.flush() } else { Ok(()) }
+        Ok(())
     }
 }
 

@@ -1,0 +1,111 @@
+//! What a clean-up of a bridge writes into the journal, before each commit.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use log::warn;
+
+use super::apply::{Doomed, target_of, title};
+use super::report::Report;
+use super::{Engine, Scene, Target};
+use crate::registry::{Deleted, Error, Subject, Writer};
+
+/// The journal of a clean-up. A full state directory must not stop a DEL: whatever fails here
+/// ends the journal and nothing else.
+pub(super) struct Ledger<'a> {
+    bridge: &'a str,
+    targets: &'a [Target],
+    scene: &'a Scene,
+    writer: Option<Writer>,
+    subjects: HashMap<Option<usize>, Subject>,
+    /// So many of the next commit are in the writer's memory.
+    prepared: usize,
+}
+
+impl<'a> Ledger<'a> {
+    pub(super) fn open(
+        engine: &Engine<'_>,
+        bridge: &'a str,
+        targets: &'a [Target],
+        scene: &'a Scene,
+        report: &mut Report,
+    ) -> Self {
+        let reason = report.targets.iter().map(|t| t.pod.as_str()).take(8).collect::<Vec<_>>();
+        let begun = engine.registry.map(|registry| {
+            registry.begin_journal(engine.verb, vec![bridge.to_owned()], &reason.join(", "))
+        });
+        let writer = begun.and_then(|begun| {
+            begun
+                .inspect_err(|failed| {
+                    warn!("no undo for this clean-up: {failed}");
+                    report.note(format!("no undo for this clean-up: {failed}"));
+                })
+                .ok()
+        });
+        Self { bridge, targets, scene, writer, subjects: HashMap::new(), prepared: 0 }
+    }
+
+    /// Encodes the lines of the commit after this one while there is time. Nothing of it is
+    /// written before [`Self::commit`]: its evidence is still to be looked at.
+    pub(super) fn prepare(&mut self, next: &[Doomed<'_>]) {
+        for doomed in next {
+            if !self.writer.as_ref().is_some_and(Writer::has_room) {
+                return;
+            }
+            self.note(doomed, |writer, deleted| writer.prepare(deleted));
+            self.prepared += 1;
+        }
+    }
+
+    /// Hands what is about to be deleted to the kernel.
+    pub(super) fn commit(&mut self, chunk: &[Doomed<'_>]) {
+        let mut prepared = std::mem::take(&mut self.prepared);
+        if chunk.iter().take(prepared).any(|doomed| doomed.put_off) {
+            if let Some(writer) = &mut self.writer {
+                writer.take_back();
+            }
+            prepared = 0;
+        }
+        for doomed in chunk.iter().skip(prepared).filter(|doomed| !doomed.put_off) {
+            self.note(doomed, |writer, deleted| writer.record(deleted));
+        }
+        let flushed = self.writer.as_mut().map(Writer::flush);
+        self.end_if_failed(flushed.unwrap_or(Ok(())));
+    }
+
+    pub(super) fn finish(self, report: &mut Report) {
+        match self.writer.map(Writer::finish).transpose() {
+            Ok(id) => report.journals.extend(id.map(|id| id.to_string())),
+            Err(failed) => warn!("no undo for this clean-up: {failed}"),
+        }
+    }
+
+    fn note(
+        &mut self,
+        doomed: &Doomed<'_>,
+        how: impl FnOnce(&mut Writer, &Deleted<'_, &crate::openflow::Entry>) -> Result<(), Error>,
+    ) {
+        let Some(writer) = &mut self.writer else { return };
+        let target = target_of(self.scene, &doomed.verdict);
+        let subject = self.subjects.entry(target).or_insert_with(|| Subject {
+            bridge: self.bridge.to_owned(),
+            pod: title(self.targets, target).unwrap_or_default(),
+            key: target.and_then(|t| self.targets.get(t)).map(|t| t.attachment.key.clone()),
+        });
+        let deleted = Deleted {
+            subject: Cow::Borrowed(&*subject),
+            rule: Cow::Borrowed(doomed.verdict.reason.as_str()),
+            reason: Cow::Owned(doomed.verdict.reason.to_string()),
+            entry: &doomed.candidate.entry,
+        };
+        let noted = how(writer, &deleted);
+        self.end_if_failed(noted);
+    }
+
+    fn end_if_failed(&mut self, done: Result<(), Error>) {
+        if let Err(failed) = done {
+            warn!("no undo for the rest of this clean-up: {failed}");
+            self.writer = None;
+        }
+    }
+}
