@@ -21,12 +21,17 @@ mod guard;
 mod liar;
 mod rig;
 
+#[path = "manifests/metrics.rs"]
+mod metrics;
+
 #[path = "sources/clocks.rs"]
 mod clocks;
 #[path = "sources/deaths.rs"]
 mod deaths;
 #[path = "sources/lies.rs"]
 mod lies;
+#[path = "sources/lost.rs"]
+mod lost;
 #[path = "sources/outages.rs"]
 mod outages;
 #[path = "sources/scope.rs"]

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::apiserver::ApiServer;
 use crate::rig::{Port, Runtime, eventually};
-use crate::town::{Flows, age, api_pod, node, pod, start, stranger, well, NODE};
+use crate::town::{Flows, NODE, age, api_pod, node, pod, start, stranger, well};
 
 const SOON: Duration = Duration::from_secs(8);
 
@@ -42,15 +42,6 @@ fn each_source_has_its_say() {
     flows.stay(&node, Duration::from_secs(3));
     assert_eq!(daemon.metric("orphans_total{source=\"kubernetes\"}"), 0.0);
 
-    // Evicted. While the sandbox runs, nothing is over; afterwards the namespace has leaked.
-    api.put(api_pod(&cache.uid, "cache", NODE, "Failed", &[&cache_who.ip]));
-    flows.stay(&node, Duration::from_secs(2));
-    runtime.kill_pause(&cache);
-    assert!(cache.netns.exists());
-    flows.forget("cache");
-    flows.only(&node, SOON);
-    assert_eq!(daemon.metric("orphans_total{source=\"kubernetes\"}"), 1.0);
-
     // Unknown to the runtime; its end is seen by its namespace.
     node.vanish(&podman, Port::Gone);
     flows.forget("podman");
@@ -61,6 +52,15 @@ fn each_source_has_its_say() {
     flows.forget("db");
     flows.only(&node, SOON);
     assert!(!node.dump("br0").iter().any(|flow| flow.contains(&db_who.ip)));
+    // Evicted. While the sandbox runs, nothing is over; afterwards the namespace has leaked.
+    api.put(api_pod(&cache.uid, "cache", NODE, "Failed", &[&cache_who.ip]));
+    flows.stay(&node, Duration::from_secs(2));
+    runtime.kill_pause(&cache);
+    assert!(cache.netns.exists());
+    flows.forget("cache");
+    flows.only(&node, SOON);
+    assert_eq!(daemon.metric("orphans_total{source=\"kubernetes\"}"), 1.0);
+
     assert_eq!(daemon.metric("orphans_total{source=\"netns\"}"), 3.0);
     eventually("each is told", || daemon.metric("kubernetes_events_total{result=\"sent\"}") == 4.0);
     well(&daemon);

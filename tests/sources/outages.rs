@@ -39,6 +39,7 @@ fn containerd_is_stopped_and_its_state_wiped() {
     assert_eq!(runtime.try_list().unwrap(), [], "it has forgotten them");
     within(BACK, "it answers", || up(&daemon, "cri"));
     flows.stay(&node, Duration::from_secs(6));
+    runtime.import_pause_image();
     // Who comes now is judged as ever.
     let (new, _) = pod(&node, &runtime, &api, &mut flows, "new");
     age(&node);

@@ -1,11 +1,13 @@
 //! What the cluster's operators are told.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::apiserver::{self, ApiServer, Bad};
 use crate::guard::Daemon;
+use crate::metrics::METRICS;
 use crate::rig::{Attached, Node, Port, eventually, within};
 use crate::town::{Flows, node, start_unsettled, stranger, well};
 
@@ -100,4 +102,30 @@ fn an_api_server_that_takes_no_events_hinders_nothing() {
     within(Duration::from_secs(60), "that is counted, too", || count(&daemon, "failed") == 6.0);
     flows.stay(&node, Duration::from_secs(1));
     well(&daemon);
+}
+
+/// What dashboard and alerts ask for (`manifests/monitoring.rs`) is what is served.
+#[test]
+fn the_metrics_that_there_are() {
+    let node = node("sources_metrics", json!({}));
+    let api = ApiServer::start();
+    let (mut flows, pods) = town(&node, &api, 3);
+    let daemon = start(&node, &api);
+    node.vanish(&pods[0], Port::Gone);
+    flows.forget("p0");
+    flows.only(&node, SOON);
+    let (_, text) = daemon.get("/metrics");
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let served: BTreeSet<String> = types
+        .map(|line| match line.split_once(' ').unwrap() {
+            (name, "histogram") => format!("{name}_bucket"),
+            (name, _) => name.to_owned(),
+        })
+        .collect();
+    let known: BTreeSet<String> =
+        METRICS.iter().filter(|name| **name != "up").map(|name| (*name).to_owned()).collect();
+    assert_eq!(served, known);
+    for name in METRICS.iter().filter(|name| **name != "up") {
+        assert!(text.lines().any(|line| line.starts_with(name)), "{name} has no sample: {text}");
+    }
 }
