@@ -70,7 +70,7 @@ impl Lost {
         for skipped in &found.skipped {
             warn!("not recorded again: {skipped}");
         }
-        info!("{} pods that run are recorded again", found.adopted.len());
+        info!("{} pods are known again", found.adopted.len());
         self.all = false;
         Ok(())
     }

@@ -222,7 +222,7 @@ impl Sweeper<'_> {
             timeout: TIMEOUT,
             witnesses: &witnesses,
             recent: &recent,
-            free: Some(&free),
+            free: sources.knows_addresses().then_some(&free),
             act: true,
             yes: false,
             thorough: false,

@@ -36,10 +36,9 @@ fn rewrite(node: &Node, change: impl Fn(&mut Attachment)) {
 fn wall(change: impl Fn(u64) -> u64) -> impl Fn(&mut Attachment) {
     move |record| {
         let stamps = [Some(&mut record.created), Some(&mut record.seen_alive)];
-        for stamp in stamps.into_iter().chain([record.born.as_mut(), record.died.as_mut()]) {
-            if let Some(stamp) = stamp {
-                stamp.wall_ms = change(stamp.wall_ms);
-            }
+        let others = [record.born.as_mut(), record.died.as_mut()];
+        for stamp in stamps.into_iter().chain(others).flatten() {
+            stamp.wall_ms = change(stamp.wall_ms);
         }
     }
 }

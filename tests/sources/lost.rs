@@ -13,7 +13,7 @@ use crate::rig::{Node, Port, Runtime, Sandbox, eventually, sleep_ms};
 use crate::town::{Flows, age, node, pod, start, stranger, well};
 
 const SOON: Duration = Duration::from_secs(8);
-const AGAIN: &str = "pods that run are recorded again";
+const AGAIN: &str = "pods are known again";
 
 fn town(node: &Node, runtime: &Runtime<'_>, api: &ApiServer) -> (Flows, [Sandbox; 3]) {
     let mut flows = Flows::new(node);

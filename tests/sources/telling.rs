@@ -9,7 +9,7 @@ use crate::apiserver::{self, ApiServer, Bad};
 use crate::guard::Daemon;
 use crate::metrics::METRICS;
 use crate::rig::{Attached, Node, Port, eventually, within};
-use crate::town::{Flows, node, start_unsettled, stranger, well};
+use crate::town::{Flows, api_pod, node, start_unsettled, stranger, well};
 
 const SOON: Duration = Duration::from_secs(8);
 
@@ -107,13 +107,20 @@ fn an_api_server_that_takes_no_events_hinders_nothing() {
 /// What dashboard and alerts ask for (`manifests/monitoring.rs`) is what is served.
 #[test]
 fn the_metrics_that_there_are() {
-    let node = node("sources_metrics", json!({}));
+    let node = node("sources_metrics", json!({"ipScope": "cluster", "lingerSeconds": 0}));
     let api = ApiServer::start();
-    let (mut flows, pods) = town(&node, &api, 3);
+    let (mut flows, pods) = town(&node, &api, 4);
+    // Two entries are kept for it.
+    api.put(api_pod("elsewhere", "new", "n2", "Running", &[&pods[0].ip]));
     let daemon = start(&node, &api);
     node.vanish(&pods[0], Port::Gone);
-    flows.forget("p0");
+    let of_p0 = flows.forget("p0");
+    flows.add("of p0", of_p0.into_iter().filter(|l| l.contains("ct_nw_")).collect());
     flows.only(&node, SOON);
+    node.admin(&["pause"]).ok();
+    node.vanish(&pods[1], Port::Gone);
+    eventually("it is left", || daemon.sum("stale_flows_left") > 0.0);
+    flows.stay(&node, Duration::from_millis(300));
     let (_, text) = daemon.get("/metrics");
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let served: BTreeSet<String> = types
