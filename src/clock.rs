@@ -192,6 +192,25 @@ impl fmt::Display for Utc {
 mod tests {
     use super::*;
 
+    /// Nobody's age depends on the wall clock, whichever way it jumped between two stamps.
+    #[test]
+    fn a_wall_clock_that_jumps_ages_nobody() {
+        const DAY: u64 = 86_400_000;
+        let then = Stamp { boot_ms: 50_000, wall_ms: 2 * DAY };
+        for wall_ms in [0, DAY, 2 * DAY, 2 * DAY + 30_000, 3 * DAY, u64::MAX] {
+            let now = Stamp { boot_ms: 80_000, wall_ms };
+            assert_eq!(then.until(now), Duration::from_secs(30), "{wall_ms}");
+            assert_eq!(now.until(then), Duration::ZERO, "{wall_ms}");
+        }
+        // What has only a wall-clock time (a file) is of this boot and of the past, or unknown.
+        let now = Stamp { boot_ms: 80_000, wall_ms: 2 * DAY };
+        let of = |wall_ms| Stamp::of_wall(wall_ms, now).map(|stamp| stamp.boot_ms);
+        assert_eq!(of(2 * DAY - 30_000), Some(50_000));
+        assert_eq!(of(2 * DAY + 1), None, "set back since");
+        assert_eq!(of(DAY), None, "set forward since: before this boot");
+        assert_eq!(of(2 * DAY - 80_000), Some(0));
+    }
+
     #[test]
     fn utc_agrees_with_date() {
         // Each from `date -u -d @SECONDS +%FT%TZ`.

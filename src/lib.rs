@@ -13,10 +13,12 @@
 //! | [`registry`] | attachments, tombstones and the journal on disk | `attachment`, `clock` |
 //! | [`liveness`] | is this attachment's pod alive | `attachment` |
 //! | [`sweep`] | plan and apply: the one engine behind DEL, GC and sweep | all above |
+//! | [`adopt`] | records for pods that have none | `liveness`, `ovsdb`, `registry`, `sweep` |
 //! | [`plugin`] | the CNI verbs | `sweep` |
 //! | [`cli`] | the admin commands | `sweep` |
-//! | `daemon` | the sweeper that runs for good (feature `daemon`) | `sweep`, `liveness`, `ovsdb` |
+//! | `daemon` | the sweeper that runs for good (feature `daemon`) | `sweep`, `adopt`, `liveness`, `ovsdb` |
 
+pub mod adopt;
 pub mod attachment;
 pub mod cli;
 pub mod clock;

@@ -40,6 +40,9 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// The level at which libraries speak, at most.
+const LIBRARIES: LevelFilter = LevelFilter::Info;
+
 struct Lines {
     /// `None`: stderr.
     file: Option<File>,
@@ -47,7 +50,11 @@ struct Lines {
 
 impl Log for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= log::max_level()
+        // What libraries have to say of each frame is for those who ask for all there is.
+        let ours = metadata.target().starts_with(env!("CARGO_CRATE_NAME"));
+        let most = log::max_level();
+        metadata.level()
+            <= if ours || most == LevelFilter::Trace { most } else { most.min(LIBRARIES) }
     }
 
     fn log(&self, record: &Record<'_>) {

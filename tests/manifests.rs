@@ -18,6 +18,8 @@
 mod image;
 #[path = "manifests/kubernetes.rs"]
 mod kubernetes;
+#[path = "manifests/metrics.rs"]
+mod metrics;
 #[path = "manifests/monitoring.rs"]
 mod monitoring;
 #[path = "manifests/node.rs"]

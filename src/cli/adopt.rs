@@ -1,27 +1,15 @@
-//! `adopt`: records for pods that were there before us. Without them their addresses are
-//! not live tokens.
-//!
-//! Two witnesses: libcni's cached results (who is in which network, with its addresses) and
-//! the marks that OVS CNIs leave in OVSDB (which port is whose).
-
-mod cached;
+//! `adopt`: records for pods that were there before us.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde::Serialize;
 
 use super::{Context, Error, Exit, Table, networks, output};
-use crate::attachment::{Attachment, ContainerId, IfName, Key, Netns, NetworkName, Pod};
-use crate::clock::{Stamp, boot_id};
-use crate::config::{Config, NetworkState, database_socket};
-use crate::liveness::netns::{self, CaptureError};
-use crate::ovsdb::{
-    Client, Interface, Marks, Ofport, Port, Snapshot, Wanted, find_port, marks, same_netns,
-};
-use crate::registry::{Registry, new_generation};
-use crate::sweep::register_of;
+use crate::adopt::{Adopted, Adoption, Network};
+use crate::attachment::NetworkName;
+use crate::config::{Config, NetworkState};
+use crate::registry::Registry;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -52,64 +40,20 @@ impl Options {
     }
 }
 
-#[derive(Debug, Default, Serialize)]
-struct Adopted {
-    adopted: Vec<Attachment>,
-    skipped: Vec<String>,
-}
-
-/// What is known of a pod before its port is looked up.
-struct Pending {
-    key: Key,
-    pod: Option<Pod>,
-    netns: Option<String>,
-    result: serde_json::Value,
-}
-
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let networks = networks(options)?;
-    let mut client = Client::connect(&database_socket(&context.run_dir), context.deadline())?;
-    let snapshot = client.snapshot()?;
-    let boot = boot_id().map_err(Error::BootId)?;
     let registry = Registry::open(&context.state_dir)?;
-    let everything = registry.snapshot()?;
-    let mut adopted = Adopted::default();
-
-    let mut pending = Vec::new();
-    for cached in cached::read(&options.cache_dir, &mut adopted.skipped) {
-        if networks.contains_key(&cached.key.network) {
-            pending.push(cached);
-        }
-    }
-    let mut names = networks.keys();
-    let only = names.next().filter(|_| names.next().is_none());
-    from_marks(&snapshot, only, &mut pending, &mut adopted.skipped);
-    for pending in pending {
-        let known = everything.attachments.iter().chain(&everything.tombstones);
-        if known
-            .into_iter()
-            .any(|r| r.key.container == pending.key.container && r.key.ifname == pending.key.ifname)
-        {
-            continue;
-        }
-        let Some(config) = networks.get(&pending.key.network).map(|n| &n.config) else { continue };
-        match describe(&snapshot, config, pending, &boot) {
-            Ok(record) => adopted.adopted.push(record),
-            Err(why) => adopted.skipped.push(why),
-        }
-    }
-    if !options.dry_run {
-        write(context, &registry, &networks, &adopted.adopted)?;
-    }
+    let adoption = Adoption {
+        registry: &registry,
+        run_dir: &context.run_dir,
+        networks: &networks,
+        cache_dir: &options.cache_dir,
+        timeout: context.timeout,
+        act: !options.dry_run,
+    };
+    let adopted = adoption.run()?;
     output::say(context, &adopted, &text(&adopted, options.dry_run))?;
     Ok(Exit::Done)
-}
-
-/// A network as its conflist has it.
-struct Network {
-    config: Config,
-    /// Our entry is in it: its settings are the operator's word.
-    ours: bool,
 }
 
 /// Every network that is ours to look after.
@@ -125,7 +69,8 @@ fn networks(options: &Options) -> Result<BTreeMap<NetworkName, Network>, Error> 
         for problem in problems {
             log::warn!("{}: {problem}", file.path.display());
         }
-        networks.entry(name).or_insert(Network { config, ours: found.ours.is_some() });
+        let state = NetworkState { config, ..NetworkState::default() };
+        networks.entry(name).or_insert(Network { state, ours: found.ours.is_some() });
     }
     if networks.is_empty() {
         return Err(Error::Usage(format!(
@@ -134,158 +79,6 @@ fn networks(options: &Options) -> Result<BTreeMap<NetworkName, Network>, Error> 
         )));
     }
     Ok(networks)
-}
-
-/// What the marks add to cached results, and ports whose marks name the container where
-/// libcni cached nothing: they are of the node's only network.
-fn from_marks(
-    snapshot: &Snapshot,
-    only: Option<&NetworkName>,
-    pending: &mut Vec<Pending>,
-    skipped: &mut Vec<String>,
-) {
-    for (port, interface) in ports(snapshot) {
-        let Some(marks) = marks(port, interface) else { continue };
-        let ifname = marks.ifname.clone().unwrap_or_else(|| "eth0".to_owned());
-        let cached = |p: &&mut Pending| {
-            let container = marks.container_id.as_deref() == Some(p.key.container.as_str());
-            let netns = p.netns.as_deref().zip(marks.netns.as_deref());
-            // A pod may have several interfaces here.
-            p.key.ifname.as_str() == ifname
-                && (container || netns.is_some_and(|(a, b)| same_netns(a, b)))
-        };
-        if let Some(known) = pending.iter_mut().find(cached) {
-            known.pod = known.pod.take().or_else(|| pod(&marks));
-            known.netns = known.netns.take().or_else(|| marks.netns.clone());
-            continue;
-        }
-        let container = marks.container_id.as_deref().and_then(|id| id.parse::<ContainerId>().ok());
-        match (container, ifname.parse::<IfName>(), only) {
-            (Some(container), Ok(ifname), Some(network)) => pending.push(Pending {
-                key: Key { network: network.clone(), container, ifname },
-                pod: pod(&marks),
-                netns: marks.netns.clone(),
-                result: serde_json::Value::Null,
-            }),
-            (Some(_), Ok(_), None) => skipped.push(format!(
-                "port {}: its network is ambiguous, name it with --conflist",
-                port.name
-            )),
-            _ => skipped.push(format!(
-                "port {}: its marks ({}) name no container and libcni has no cached result",
-                port.name, marks.cni
-            )),
-        }
-    }
-}
-
-fn ports(snapshot: &Snapshot) -> impl Iterator<Item = (&Port, &Interface)> {
-    let ports = snapshot.bridges.iter().flat_map(|b| &b.ports);
-    ports.flat_map(|port| port.interfaces.iter().map(move |interface| (port, interface)))
-}
-
-fn pod(marks: &Marks) -> Option<Pod> {
-    Some(Pod {
-        namespace: marks.pod_namespace.clone()?,
-        name: marks.pod_name.clone()?,
-        uid: marks.pod_uid.clone().unwrap_or_default(),
-    })
-}
-
-/// A record as ADD would have made it, for a pod that is alive.
-fn describe(
-    snapshot: &Snapshot,
-    config: &Config,
-    pending: Pending,
-    boot: &str,
-) -> Result<Attachment, String> {
-    let now = Stamp::now();
-    let mut record = Attachment::new(pending.key, new_generation(), boot.to_owned(), now);
-    record.adopted = true;
-    record.pod = pending.pod;
-    let path = pending.netns.unwrap_or_default();
-    let own = crate::plugin::own_of_result(&pending.result, &path, record.key.ifname.as_str());
-    record.ips = own.ips;
-    record.macs = own.macs;
-    let captured = netns::capture(&path);
-    record.born = netns::born(&path, now);
-    let wanted = Wanted {
-        container_id: record.key.container.as_str(),
-        ifname: record.key.ifname.as_str(),
-        netns: (!path.is_empty()).then_some(path.as_str()),
-        pod: record.pod.as_ref().map(|p| (p.namespace.as_str(), p.name.as_str())),
-        host_interfaces: own.host_interfaces.iter().map(String::as_str).collect(),
-        macs: &record.macs,
-        bridge: config.bridge.as_deref(),
-    };
-    let Some(found) = find_port(snapshot, &wanted) else {
-        return Err(format!("{}: no port of it in OVSDB", record.key));
-    };
-    record.bridge = Some(found.bridge.name.clone());
-    record.port = Some(found.interface.name.clone());
-    record.interface = Some(found.interface.id);
-    if let Ofport::Number(number) = found.interface.ofport {
-        record.ofport = Some(number);
-    }
-    if let Some(marks) = marks(found.port, found.interface) {
-        if record.ips.is_empty() {
-            record.ips = marks.ips;
-        }
-        if record.macs.is_empty() {
-            record.macs = marks.mac.into_iter().collect();
-        }
-    }
-    record.register = register_of(config, &record, Some((found.port, found.interface)));
-    if is_over(&path, &captured, found.interface) {
-        return Err(format!(
-            "{}: dead (network namespace {path} and the device of port {} are gone); its \
-             leftovers are not judged",
-            record.key, found.interface.name
-        ));
-    }
-    record.netns = captured.ok();
-    Ok(record)
-}
-
-/// Whether the pod is gone already. Two witnesses, because nobody recorded what the path
-/// looked like while it lived: seen from a container without mount propagation, every path
-/// is gone. And behind /proc/PID there may be another process by now.
-fn is_over(path: &str, captured: &Result<Netns, CaptureError>, interface: &Interface) -> bool {
-    let path_gone = match captured {
-        Err(CaptureError::Io { source, .. }) => {
-            source.kind() == std::io::ErrorKind::NotFound && path.starts_with('/')
-        }
-        Ok(netns) => netns.pid_namespace.is_some(),
-        Err(_) => false,
-    };
-    let device_gone =
-        interface.ofport == Ofport::Failed || interface.ifindex.unwrap_or_default() == 0;
-    path_gone && device_gone
-}
-
-fn write(
-    context: &Context,
-    registry: &Registry,
-    networks: &BTreeMap<NetworkName, Network>,
-    records: &[Attachment],
-) -> Result<(), Error> {
-    let lock = registry.lock(context.deadline())?;
-    for (name, network) in networks {
-        let recorded: Option<NetworkState> = lock.network_state(name)?;
-        // Sweeps follow what the last ADD had; after an edit this spares waiting for one.
-        if recorded.as_ref().is_none_or(|state| network.ours && state.config != network.config) {
-            let mut state = recorded.unwrap_or_default();
-            state.config = network.config.clone();
-            lock.set_network_state(name, &state)?;
-        }
-    }
-    for record in records {
-        // An ADD may have come meanwhile: its record is the better one.
-        if lock.get(&record.key)?.is_none() {
-            lock.put(record)?;
-        }
-    }
-    Ok(())
 }
 
 fn text(adopted: &Adopted, dry_run: bool) -> String {

@@ -130,6 +130,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     Registry(#[from] registry::Error),
     #[error(transparent)]
+    Adopt(#[from] crate::adopt::Error),
+    #[error(transparent)]
     Sweep(#[from] crate::sweep::Error),
     #[error(transparent)]
     Ovsdb(#[from] crate::ovsdb::Error),

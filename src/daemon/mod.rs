@@ -7,6 +7,7 @@
 //! | [`bell`] | who rings, and who waits |
 //! | `sweeper` | the thread that sweeps, with the engine that all of us have |
 //! | `book` | the dead that are still looked after, and when to look again |
+//! | `lost` | the state directory was removed: who runs is recorded again |
 //! | `sources`, [`events`] | who else is asked, and who else is told |
 //! | `ovs`, `files` | the threads that hear from OVSDB and from the kernel |
 //! | [`metrics`], [`progress`] | what is counted, and whether it works |
@@ -21,6 +22,7 @@ mod book;
 pub mod events;
 mod files;
 mod http;
+mod lost;
 pub mod metrics;
 pub mod options;
 mod ovs;

@@ -75,6 +75,15 @@ pub struct Options {
         default_value = "/var/run/netns"
     )]
     pub netns_dir: Vec<PathBuf>,
+    /// Where libcni caches results. If the state directory is removed under it, the pods that run
+    /// are recorded again from there and from Open vSwitch's database.
+    #[arg(
+        long,
+        env = "OVS_FLOW_GC_CACHE_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/cni/results"
+    )]
+    pub cache_dir: PathBuf,
     /// error, warn, info, debug or trace; on standard error.
     #[arg(long, env = "OVS_FLOW_GC_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: log::LevelFilter,
@@ -159,6 +168,7 @@ mod tests {
         assert_eq!(options.liveness, [Source::Netns]);
         assert_eq!(options.netns_dir, [PathBuf::from("/var/run/netns")]);
         assert_eq!(options.state_dir, PathBuf::from("/run/ovs-flow-gc"));
+        assert_eq!(options.cache_dir, PathBuf::from("/var/lib/cni/results"));
         assert!(options.asks(Source::Netns) && !options.asks(Source::Cri));
     }
 

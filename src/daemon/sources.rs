@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use log::info;
 use tokio::runtime::Handle;
@@ -18,7 +18,10 @@ use crate::liveness::{Source, Witness, cri};
 /// Where runtimes have their sockets.
 const CRI_SOCKETS: [&str; 2] = ["/run/containerd/containerd.sock", "/run/crio/crio.sock"];
 /// How long a sweep waits for the API server's word on addresses.
-const ADDRESSES: Duration = Duration::from_secs(5);
+const ADDRESSES: Duration = Duration::from_secs(2);
+/// When it did not come, how long nobody waits for it again: the newly dead have other entries
+/// than those that rest on an address.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// All of them.
 pub(super) struct Sources {
@@ -27,13 +30,20 @@ pub(super) struct Sources {
     /// For operators of the cluster.
     pub(super) events: Option<Events>,
     kubernetes: Option<Arc<Kubernetes>>,
+    /// Until when it is not asked about addresses.
+    silent: Mutex<Option<Instant>>,
 }
 
 impl Sources {
     /// Starts those that are wanted, on the daemon's runtime.
     pub(super) fn start(shared: &Arc<Shared>, runtime: &Handle) -> Result<Self, Error> {
         let options = &shared.options;
-        let mut sources = Self { witnesses: Vec::new(), events: None, kubernetes: None };
+        let mut sources = Self {
+            witnesses: Vec::new(),
+            events: None,
+            kubernetes: None,
+            silent: Mutex::new(None),
+        };
         let ring = |reason: Reason| {
             let shared = Arc::clone(shared);
             move || shared.bell.ring(reason)
@@ -82,11 +92,25 @@ impl Sources {
         Ok(sources)
     }
 
+    /// Whether there is anybody to ask about addresses.
+    pub(super) fn knows_addresses(&self) -> bool {
+        self.kubernetes.is_some()
+    }
+
     /// Those of the addresses that nobody in the cluster has, by the API server's word. Waits for
-    /// it.
+    /// it, unless it is away or did not answer a moment ago.
     pub(super) fn free(&self, addresses: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
-        let kubernetes = self.kubernetes.as_ref();
-        kubernetes.map_or_else(BTreeSet::new, |k| k.free(addresses, ADDRESSES))
+        let Some(kubernetes) = self.kubernetes.as_ref().filter(|k| k.is_up()) else {
+            return BTreeSet::new();
+        };
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        if silent.is_some_and(|until| Instant::now() < until) {
+            return BTreeSet::new();
+        }
+        let asked = Instant::now();
+        let free = kubernetes.free(addresses, ADDRESSES);
+        *silent = (asked.elapsed() >= ADDRESSES).then(|| Instant::now() + PATIENCE);
+        free
     }
 }
 

@@ -12,6 +12,7 @@ use log::{debug, error, info, warn};
 use super::bell::chance;
 use super::book::{Book, Life};
 use super::events::Cleaned;
+use super::lost::Lost;
 use super::metrics::{Server, replace};
 use super::sources::Sources;
 use super::triggers::{Outcome, Reason, Reasons};
@@ -47,6 +48,7 @@ pub(super) fn start(shared: Arc<Shared>, sources: Sources) -> Result<Thread, sup
             sources: Arc::new(sources),
             cleaned: HashMap::new(),
             lock: None,
+            lost: Lost::default(),
             recent: VecDeque::new(),
             thorough_at: Duration::ZERO,
             thorough_done: false,
@@ -76,6 +78,7 @@ struct Sweeper<'s> {
     /// Orphans that are being cleaned up, for the API server: told when they are done.
     cleaned: HashMap<Life, Cleaned>,
     lock: Option<DaemonLock>,
+    lost: Lost,
     book: Book,
     /// Who was buried lately on the word of one source.
     recent: VecDeque<(Duration, Source, usize)>,
@@ -164,11 +167,11 @@ impl Sweeper<'_> {
         let directory = &shared.options.state_dir;
         if self.lock.as_ref().is_some_and(|lock| !lock.holds()) {
             warn!(
-                "{} was removed: who was recorded there is not known any more. It is made again; \
-                 `ovs-flow-gc adopt` records the pods that run",
+                "{} was removed: it is made again, and the pods that run are recorded again",
                 directory.display()
             );
             self.lock = None;
+            self.lost.happened();
             self.book.only(&HashSet::new());
         }
         let registry = Registry::open(directory)?;
@@ -200,6 +203,11 @@ impl Sweeper<'_> {
 
     fn sweep(&mut self, registry: &Registry, reasons: &Reasons) -> Outcome {
         let shared = self.shared;
+        // No sweep before it is known who is there.
+        if let Err(failed) = self.lost.find(registry, shared) {
+            self.complain(&format!("cannot record the pods that run: {failed}"));
+            return Outcome { failed: true, ..Outcome::default() };
+        }
         let (now, stamp) = (shared.bell.now(), Stamp::now());
         while self.recent.front().is_some_and(|(at, ..)| now.saturating_sub(*at) > AT_ONCE) {
             self.recent.pop_front();
@@ -214,7 +222,7 @@ impl Sweeper<'_> {
             timeout: TIMEOUT,
             witnesses: &witnesses,
             recent: &recent,
-            free: Some(&free),
+            free: sources.knows_addresses().then_some(&free),
             act: true,
             yes: false,
             thorough: false,
@@ -228,6 +236,7 @@ impl Sweeper<'_> {
             }
         };
         self.beat();
+        self.lost.remember(&roll.everything);
         let called = shared.bell.now();
         shared.wanted.of_records(roll.everything.attachments.iter());
         self.called(&roll, stamp);

@@ -493,6 +493,28 @@ mod tests {
         assert_eq!(life(&seen, "a"), Life::Unknown(Why::NeverSeen));
     }
 
+    /// The grace counts on the clock that does not jump.
+    #[test]
+    fn a_wall_clock_that_jumps_makes_nobody_old_or_young() {
+        const DAY: u64 = 86_400_000;
+        for (created, now) in [(DAY, 0), (0, DAY), (DAY, DAY)] {
+            let mut seen = new();
+            look(&mut seen, Some(Alive));
+            look(&mut seen, None);
+            look(&mut seen, None);
+            let mut record = record();
+            record.created.wall_ms = created;
+            let at = |boot_ms| Stamp { boot_ms, wall_ms: now };
+            let grace = u64::try_from(GRACE.as_millis()).unwrap();
+            let old = record.created.boot_ms + grace;
+            assert_eq!(seen.life("a", "", &record, at(old)), GONE);
+            assert_eq!(seen.life("a", "", &record, at(old - 1)), Life::Unknown(Why::Young));
+            // A clock that is behind the record's: nothing is known of its age.
+            record.created.boot_ms = old + DAY;
+            assert_eq!(seen.life("a", "", &record, at(old)), Life::Unknown(Why::Young));
+        }
+    }
+
     #[test]
     fn listed_twice_alive_wins() {
         for twice in [[Alive, Ended(STOPPED)], [Ended(STOPPED), Alive]] {

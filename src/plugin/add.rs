@@ -1,8 +1,6 @@
 //! ADD: writes down who the pod is on the switch, purges what the dead left under the same
 //! tokens, and returns prevResult as it came.
 
-use std::collections::BTreeSet;
-
 use log::{debug, info, warn};
 use serde_json::Value;
 
@@ -249,7 +247,7 @@ fn purge(
         overlay: Some((request.network.clone(), request.config.clone())),
         thorough: false,
         details: false,
-        free: BTreeSet::new(),
+        free: None,
     };
     let report = engine.clean(targets);
     if let Some(failed) = report.error() {

@@ -5,7 +5,6 @@
 //! (containerd #12130): whatever happens on the switch or on disk, it succeeds, and what
 //! it could not do a tombstone remembers.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use log::warn;
@@ -47,7 +46,7 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
         overlay: overlay.clone(),
         thorough: false,
         details: false,
-        free: BTreeSet::new(),
+        free: None,
     };
     let report = engine.clean(targets);
     if let Some(failed) = report.error() {

@@ -1,8 +1,6 @@
 //! GC (CNI spec 1.1.0): every record of this network that is not in the list is an orphan
 //! now.
 
-use std::collections::BTreeSet;
-
 use log::info;
 use rscni_types::error::Error as Cni;
 use serde_json::Value;
@@ -62,7 +60,7 @@ pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
         overlay: request.overlay(matches!(state, Ok(Some(_)))),
         thorough: false,
         details: false,
-        free: BTreeSet::new(),
+        free: None,
     };
     let report = engine.clean(targets);
     let left: Vec<String> = report

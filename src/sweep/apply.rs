@@ -218,8 +218,10 @@ pub(super) fn pass(
 }
 
 /// Reasons that time may change: the tombstone waits for them.
-fn may_change(reason: Reason, scene: &Scene, learned: &Learned, shared: bool) -> bool {
+fn may_change(reason: Reason, dead: usize, scene: &Scene, learned: &Learned, shared: bool) -> bool {
     match reason {
+        // Until somebody elsewhere gives it back.
+        Reason::MayLiveElsewhere { .. } => scene.may_be_freed.get(dead) == Some(&true),
         Reason::PolicyWaits { .. }
         | Reason::MayBeArriving { .. }
         | Reason::PortUnsettled { .. } => true,
@@ -252,8 +254,8 @@ fn wait_together(
 ) -> Vec<usize> {
     let network = verdict.dead.and_then(|dead| scene.case.dead.get(dead)).map(|d| d.network);
     let for_good = network.and_then(|n| shared.get(n)).copied() == Some(true);
-    let Some(named) = verdict.dead.filter(|_| may_change(verdict.reason, scene, learned, for_good))
-    else {
+    let changes = |dead: &usize| may_change(verdict.reason, *dead, scene, learned, for_good);
+    let Some(named) = verdict.dead.filter(changes) else {
         return Vec::new();
     };
     let value = |dead: usize| {

@@ -83,8 +83,9 @@ pub struct Engine<'a> {
     pub thorough: bool,
     /// List every flow in the report, not just counts.
     pub details: bool,
-    /// Of the addresses that are [`in_question`], those that nobody in the cluster has.
-    pub free: BTreeSet<IpAddr>,
+    /// Of the addresses that are [`in_question`], those that nobody in the cluster has; none:
+    /// there is nobody to ask, now or later.
+    pub free: Option<BTreeSet<IpAddr>>,
 }
 
 impl Engine<'_> {

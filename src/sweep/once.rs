@@ -132,9 +132,9 @@ impl Once<'_> {
     }
 
     /// The addresses of these dead that nobody has, where that has to be asked.
-    fn free(&self, everything: &Everything, targets: &[Target]) -> BTreeSet<IpAddr> {
-        let Some(free) = self.free else { return BTreeSet::new() };
+    fn free(&self, everything: &Everything, targets: &[Target]) -> Option<BTreeSet<IpAddr>> {
+        let free = self.free?;
         let addresses = in_question(&network_states(everything), targets);
-        if addresses.is_empty() { addresses } else { free(&addresses) }
+        Some(if addresses.is_empty() { addresses } else { free(&addresses) })
     }
 }

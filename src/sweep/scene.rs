@@ -29,6 +29,8 @@ pub struct Scene {
     pub case: Case,
     /// Per `case.dead`: the index of its target.
     pub dead_of: Vec<usize>,
+    /// Per `case.dead`: whether it may be found out later that nobody has its addresses.
+    pub may_be_freed: Vec<bool>,
     /// Per `case.live`: the index of its record in [`World::records`].
     pub live_of: Vec<Option<usize>>,
     /// Per `case.networks`: its name.
@@ -42,6 +44,7 @@ impl Scene {
         let mut scene = Self {
             case: Case::default(),
             dead_of: Vec::new(),
+            may_be_freed: Vec::new(),
             live_of: Vec::new(),
             networks: Vec::new(),
         };
@@ -79,6 +82,7 @@ impl Scene {
             claimed.extend(own.map(|p| p.interface.id));
             scene.case.dead.push(self::dead(world, target, own, bridge, network));
             scene.dead_of.push(index);
+            scene.may_be_freed.push(world.free.is_some() && is_pod_ip(target));
         }
         // Whoever else is on the switch is alive as far as we know.
         for place in world.places() {
@@ -271,18 +275,20 @@ fn dead(
         lingered: age >= config.linger(),
         recorded: !record.unrecorded,
         holds_addresses: target.cause == Cause::Del && record.seen_alive >= died,
-        ip_evidence: ip_evidence(config, target, &world.free),
+        ip_evidence: ip_evidence(config, target, world.free.as_ref()),
     }
 }
 
 /// Whether a dead attachment's IPs alone say anything. In a network with `ipScope: "cluster"`
 /// IPAM may have given them to another node since: only at DEL they are still its own, and where
 /// nobody has any of them now.
-fn ip_evidence(config: &Config, target: &Target, free: &BTreeSet<IpAddr>) -> bool {
+fn ip_evidence(config: &Config, target: &Target, free: Option<&BTreeSet<IpAddr>>) -> bool {
     let ips = &target.attachment.ips;
     config.ip_scope == IpScope::Node
         || target.cause == Cause::Del
-        || (is_pod_ip(target) && !ips.is_empty() && ips.iter().all(|ip| free.contains(ip)))
+        || (is_pod_ip(target)
+            && !ips.is_empty()
+            && ips.iter().all(|ip| free.is_some_and(|free| free.contains(ip))))
 }
 
 /// The API server knows the addresses of a pod's first interface, which every runtime calls
@@ -302,7 +308,7 @@ pub fn in_question(
     for target in targets.iter().filter(|target| is_pod_ip(target)) {
         let Some(state) = networks.get(&target.attachment.key.network) else { continue };
         let config = &state.config;
-        if config.evidence.ip && !ip_evidence(config, target, &BTreeSet::new()) {
+        if config.evidence.ip && !ip_evidence(config, target, None) {
             asked.extend(&target.attachment.ips);
         }
     }
@@ -462,7 +468,7 @@ mod tests {
         let both = ["10.0.0.5", "fd00::5"];
         let orphan = || Cause::Orphan("gone".to_owned());
         let evidence = |config: &Config, ifname, ips: &[&str], cause, free: &[&str]| {
-            ip_evidence(config, &target("net", ifname, ips, cause), &set(free))
+            ip_evidence(config, &target("net", ifname, ips, cause), Some(&set(free)))
         };
         for cause in [orphan(), Cause::Tombstone, Cause::Gc] {
             let at = |ips, free| evidence(&cluster(), "eth0", ips, cause.clone(), free);

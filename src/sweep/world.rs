@@ -50,7 +50,7 @@ pub struct World {
     /// When ovs-vswitchd started, from its pid file.
     pub switch_started: Option<Stamp>,
     /// Addresses that nobody in the cluster has: [`Engine::free`](super::Engine::free).
-    pub free: BTreeSet<IpAddr>,
+    pub free: Option<BTreeSet<IpAddr>>,
     /// For telling whether all this still holds.
     moment: Moment,
     pub(super) version: Option<Version>,
@@ -244,7 +244,7 @@ impl Answered {
             networks,
             ovs,
             switch_started: switch_started(run_dir, now),
-            free: BTreeSet::new(),
+            free: None,
             moment,
             version: everything.version,
             by_row,

@@ -6,6 +6,13 @@
 //! (resource versions, `continue`, field selectors, bookmarks, 410 in both forms) over plain
 //! HTTP/1.1, and counts as no proof that a real one does the same.
 
+#![allow(dead_code, reason = "two test crates share this module, and each uses a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a broken rig must fail the test at once"
+)]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -62,6 +69,8 @@ struct Inner {
     lists: VecDeque<Bad>,
     watches: VecDeque<Bad>,
     writes: VecDeque<Bad>,
+    /// What every list, watch or write gets, after those.
+    always: [Option<Bad>; 3],
     asked: Vec<Asked>,
     token: Option<String>,
     page: Option<usize>,
@@ -211,6 +220,21 @@ impl ApiServer {
         self.lock().writes.push_back(bad);
     }
 
+    /// What every list gets from now on.
+    pub(crate) fn every_list(&self, bad: Option<Bad>) {
+        self.lock().always[0] = bad;
+    }
+
+    /// What every watch gets from now on.
+    pub(crate) fn every_watch(&self, bad: Option<Bad>) {
+        self.lock().always[1] = bad;
+    }
+
+    /// What every write gets from now on.
+    pub(crate) fn every_write(&self, bad: Option<Bad>) {
+        self.lock().always[2] = bad;
+    }
+
     /// How many bad answers are still to be given.
     pub(crate) fn bad_left(&self) -> usize {
         let inner = self.lock();
@@ -296,9 +320,9 @@ fn serve(inner: &Shared, stop: &AtomicBool, mut stream: TcpStream) -> std::io::R
         let refused = inner.token.as_ref().is_some_and(|wanted| *wanted != token);
         let bad = match (method.as_str(), is_watch) {
             _ if refused => None,
-            ("GET", true) => inner.watches.pop_front(),
-            ("GET", false) => inner.lists.pop_front(),
-            _ => inner.writes.pop_front(),
+            ("GET", true) => inner.watches.pop_front().or_else(|| inner.always[1].clone()),
+            ("GET", false) => inner.lists.pop_front().or_else(|| inner.always[0].clone()),
+            _ => inner.writes.pop_front().or_else(|| inner.always[2].clone()),
         };
         (bad, refused)
     };

@@ -89,6 +89,8 @@ fn ovs_is_not_there_at_the_start() {
     daemon.no_harm();
 }
 
+/// Here nobody can say who they were: no result is cached, and marks name no container. (Where
+/// that can be said: `sources/lost.rs`.)
 #[test]
 fn the_state_directory_is_removed_under_it() {
     let node = Setup::new().up("daemon_state_dir");

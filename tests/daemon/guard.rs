@@ -1,5 +1,7 @@
 //! An `ovs-flow-gcd` of a node's own.
 
+#![allow(dead_code, reason = "two test crates share this module, and each uses a part of it")]
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -34,12 +36,25 @@ impl Daemon {
     /// Starts it, and waits until it listens.
     #[track_caller]
     pub(crate) fn start_with(node: &Node, args: &[&str], notify: Option<&str>) -> Self {
+        Self::start_behind(node, &[], args, notify)
+    }
+
+    /// Starts it behind a prefix such as `unshare --mount`, and waits until it listens.
+    #[track_caller]
+    pub(crate) fn start_behind(
+        node: &Node,
+        prefix: &[&str],
+        args: &[&str],
+        notify: Option<&str>,
+    ) -> Self {
         let number = fs::read_dir(&node.dir).unwrap().count();
         let log = node.dir.join(format!("daemon-{number}.log"));
         let program = std::env::var("OFG_DAEMON");
         let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_ovs-flow-gcd").to_owned());
-        let mut command = node.command(program);
+        let mut words = prefix.iter().copied().chain([program.as_str()]);
+        let mut command = node.command(words.next().unwrap());
         command
+            .args(words)
             .arg("--state-dir")
             .arg(&node.state_dir)
             .args(["--listen=127.0.0.1:0", "--log-level=debug"])

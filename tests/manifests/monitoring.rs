@@ -7,34 +7,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::metrics::METRICS;
 use crate::{at, run, text, yaml};
-
-/// What `/metrics` has, as Prometheus stores it.
-const METRICS: [&str; 23] = [
-    "ovs_flow_gc_build_info",
-    "ovs_flow_gc_attachments",
-    "ovs_flow_gc_orphans_total",
-    "ovs_flow_gc_flows_deleted_total",
-    "ovs_flow_gc_flows_kept",
-    "ovs_flow_gc_stale_flows_left",
-    "ovs_flow_gc_dangling_flows",
-    "ovs_flow_gc_tombstones",
-    "ovs_flow_gc_oldest_tombstone_age_seconds",
-    "ovs_flow_gc_corrupt_records",
-    "ovs_flow_gc_sweeps_total",
-    "ovs_flow_gc_sweep_duration_seconds_bucket",
-    "ovs_flow_gc_last_sweep_timestamp_seconds",
-    "ovs_flow_gc_dump_flows",
-    "ovs_flow_gc_cleanup_latency_seconds_bucket",
-    "ovs_flow_gc_ovs_up",
-    "ovs_flow_gc_source_up",
-    "ovs_flow_gc_collateral_suspicions_total",
-    "ovs_flow_gc_brake_engaged",
-    "ovs_flow_gc_brake_pulled_total",
-    "ovs_flow_gc_paused",
-    "ovs_flow_gc_kubernetes_events_total",
-    "up",
-];
 
 const ALERTS: &str = "conf/prometheus/alerts.yaml";
 

@@ -214,9 +214,10 @@ impl<'a> Containerd<'a> {
         command
     }
 
-    /// An image of the root file system, as `docker save` writes it.
+    /// An image of the root file system, as `docker save` writes it. Again after
+    /// [`wipe_state`](Self::wipe_state): there is nowhere to pull it from.
     #[track_caller]
-    fn import_pause_image(&self) {
+    pub fn import_pause_image(&self) {
         let image = self.dir.join("pause");
         fs::create_dir_all(&image).unwrap();
         let at = |name: &str| image.join(name).display().to_string();

@@ -1,0 +1,77 @@
+//! The state directory was removed under us. Whoever runs is recorded again, so that their
+//! addresses are live tokens and their deaths are noticed.
+//!
+//! What a network was configured to is remembered: the daemon need not see the conflists. Who is
+//! in it is found out again, as [`adopt`](crate::adopt) does, because what is remembered of a pod
+//! may be of before its end.
+
+use std::collections::BTreeMap;
+
+use log::{info, warn};
+
+use super::{Shared, sweeper};
+use crate::adopt::{Adoption, Error, Network};
+use crate::attachment::NetworkName;
+use crate::config::NetworkState;
+use crate::registry::{Everything, Registry};
+
+/// What it takes to find them.
+#[derive(Debug, Default)]
+pub(super) struct Lost {
+    networks: BTreeMap<NetworkName, Network>,
+    /// Nobody was looked for since the directory was removed.
+    all: bool,
+}
+
+impl Lost {
+    /// The directory was removed.
+    pub(super) fn happened(&mut self) {
+        self.all = true;
+    }
+
+    /// What is recorded of the networks. One that is not there any more is remembered: `rm -r`
+    /// takes them away one after the other.
+    pub(super) fn remember(&mut self, everything: &Everything) {
+        for network in &everything.networks {
+            if let Ok(Some(state)) = network.state::<NetworkState>() {
+                let network = self.networks.entry(network.name.clone());
+                network
+                    .and_modify(|known| known.state.clone_from(&state))
+                    .or_insert(Network { state, ours: false });
+            }
+        }
+    }
+
+    /// Records the pods that run, if that is to be done.
+    ///
+    /// # Errors
+    /// If they cannot be recorded now; it is still to be done.
+    pub(super) fn find(&mut self, registry: &Registry, shared: &Shared) -> Result<(), Error> {
+        if !self.all {
+            return Ok(());
+        }
+        let adoption = Adoption {
+            registry,
+            run_dir: &shared.run_dir,
+            networks: &self.networks,
+            cache_dir: &shared.options.cache_dir,
+            timeout: sweeper::TIMEOUT,
+            act: true,
+        };
+        let found = adoption.run()?;
+        for record in &found.adopted {
+            info!(
+                "{} ({}, port {}) is recorded again",
+                record.title(),
+                record.key,
+                record.port.as_deref().unwrap_or("unknown")
+            );
+        }
+        for skipped in &found.skipped {
+            warn!("not recorded again: {skipped}");
+        }
+        info!("{} pods are known again", found.adopted.len());
+        self.all = false;
+        Ok(())
+    }
+}
