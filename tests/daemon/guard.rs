@@ -42,7 +42,8 @@ impl Daemon {
         command
             .arg("--state-dir")
             .arg(&node.state_dir)
-            .args(["--listen=127.0.0.1:0", "--log-level=debug"])
+            .arg("--listen=127.0.0.1:0")
+            .env("OVS_FLOW_GC_LOG_LEVEL", "debug")
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
