@@ -32,7 +32,7 @@ const LARGE_FLOWS: usize = 100_000;
 const LARGE_SHAPE: Shape = Shape { policy: 82, tables: 10 };
 const ORPHANS: usize = 500;
 
-const DEATHS: usize = 150;
+const DEATHS: usize = 120;
 const DEATHS_OF_LARGE: usize = 60;
 const DEATHS_OF_RIVAL: usize = 8;
 /// Between a replacement and the next death, and a little more each time: what recurs must
