@@ -16,13 +16,25 @@
 #[path = "../../tests/rig/mod.rs"]
 mod rig;
 
+#[allow(dead_code, reason = "tests use the rest")]
+#[path = "../../tests/apiserver/mod.rs"]
+mod apiserver;
+#[allow(dead_code, reason = "tests use the rest")]
+#[path = "../../tests/daemon/guard.rs"]
+mod guard;
+
 mod add;
+mod churn;
+mod crowd;
+mod daemon;
 mod del;
 mod echo;
+mod idle;
 mod measure;
 mod stall;
 mod sweep;
 mod table;
+mod watch;
 
 use table::Table;
 
@@ -45,6 +57,20 @@ fn main() {
     }
     if wanted("stall") {
         stall::figures(&mut table);
+    }
+    // The parts that make up the daemon's figures.
+    let wanted = |part: &str| wanted("daemon") || wanted(part);
+    if wanted("daemon-deaths") {
+        daemon::small(&mut table);
+    }
+    if wanted("daemon-large") {
+        daemon::large(&mut table);
+    }
+    if wanted("daemon-sources") {
+        idle::all_sources(&mut table);
+    }
+    if wanted("daemon-churn") {
+        churn::figures(&mut table);
     }
     println!("{table}");
     if table.missed() {

@@ -2,14 +2,12 @@
 //! delete, and against the shell loop.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
-use super::del::{count, del_flows, empty, entries, entries_over, install};
+use super::crowd::{Crowd, Shape, shell, unmount, who};
+use super::del::{count, del_flows, empty, entries, install};
 use super::measure::{Process, median, on};
 use super::rig::{Datapath, Node, Setup, layouts};
 use super::table::Table;
@@ -26,17 +24,18 @@ pub(crate) struct Large<'a> {
     node: &'a Node,
     pub(crate) whos: Vec<layouts::Who>,
     saved: PathBuf,
-    /// How many tables the policy is in.
-    tables: usize,
+    netns: PathBuf,
+    shape: Shape,
 }
 
 /// Builds the node, runs this on it, and takes the namespaces away.
 pub(crate) fn on_a_large_node<'n>(node: &'n Node, run: impl FnOnce(Large<'n>) + Send) {
     node.limit_state_dir("64m");
-    let netns = node.dir.join("netns");
     on(node, || {
-        run(Large::make(node));
-        unmount(&netns, 0..ORPHANS + LIVE);
+        let large = Large::make(node);
+        let netns = large.netns.clone();
+        run(large);
+        unmount(&netns, ORPHANS..ORPHANS + LIVE);
     });
 }
 
@@ -48,85 +47,24 @@ pub(crate) fn figures(table: &mut Table) {
 impl<'a> Large<'a> {
     fn make(node: &'a Node) -> Self {
         let pods = ORPHANS + LIVE;
-        let netns = node.dir.join("netns");
-        fs::create_dir_all(&netns).unwrap();
-        shell(&format!(
-            "mount -t tmpfs tmpfs {dir} && cd {dir} && for n in $(seq 0 {last}); do : > $n; \
-             mount --bind /run/netns/{node} $n; done",
-            dir = netns.display(),
-            last = pods - 1,
-            node = node.name,
-        ));
-        ports(node, "add-port", 0..pods);
-        let listed = node.ovs_vsctl(&[
-            "--bare",
-            "--no-headings",
-            "--columns=name,ofport",
-            "--format=csv",
-            "list",
-            "Interface",
-        ]);
-        let ofport = |name: &str| -> u16 {
-            let line = listed.lines().find_map(|l| l.strip_prefix(&format!("{name},")));
-            line.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{name}: {listed}"))
-        };
-        let whos: Vec<_> = (0..pods)
-            .map(|n| layouts::Who {
-                ofport: ofport(&name(n)),
-                reg: 0x10_0000 + u32::try_from(n).unwrap(),
-                ip: format!("10.244.{}.{}", n / 200, n % 200 + 2),
-                ip6: format!("fd00:10:244::{:x}", n + 2),
-                mac: format!("0a:58:00:00:{:02x}:{:02x}", n / 200, n % 200 + 2),
-            })
-            .collect();
-        for (n, who) in whos.iter().enumerate() {
-            let container = format!("{n:064x}");
-            let path = netns.join(n.to_string()).display().to_string();
-            let conf = json!({
-                "type": "ovs-flow-gc", "name": "podnet", "cniVersion": "1.0.0",
-                "stateDir": node.state_dir,
-                "prevResult": {
-                    "cniVersion": "1.0.0",
-                    "interfaces": [
-                        {"name": name(n)}, {"name": "eth0", "mac": who.mac, "sandbox": path},
-                    ],
-                    "ips": [
-                        {"address": format!("{}/16", who.ip), "interface": 1},
-                        {"address": format!("{}/64", who.ip6), "interface": 1},
-                    ],
-                },
-            });
-            let call = node.call("ovs-flow-gc", "ADD").conf(&conf);
-            let call = call.env("CNI_CONTAINERID", container).env("CNI_IFNAME", "eth0");
-            call.env("CNI_NETNS", path)
-                .env("CNI_ARGS", format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={}", name(n)))
-                .run()
-                .ok();
-        }
-        let mut flows = layouts::classifier_base();
-        flows.extend(whos.iter().flat_map(|who| entries(who, POLICY)));
-        let filler = (0..FLOWS - flows.len())
-            .map(|n| format!("table=20, priority=10,tcp,tp_dst={} actions=drop", 20_000 + n));
-        flows.extend(filler.collect::<Vec<_>>());
-        install(node, &flows);
+        let shape = Shape { policy: POLICY, tables: 1 };
+        let crowd = Crowd::new(node, shape);
+        crowd.attach(0..pods);
+        let whos: Vec<_> = (0..pods).map(who).collect();
+        install(node, &shape.bridge(&whos, FLOWS));
         // The evictions: namespaces and ports are gone, nobody called DEL.
-        unmount(&netns, 0..ORPHANS);
-        ports(node, "del-port", 0..ORPHANS);
+        crowd.die_all(0..ORPHANS);
+        crowd.del_ports(0..ORPHANS);
         let saved = node.dir.join("saved");
         copy(&node.state_dir, &saved);
-        Self { node, whos, saved, tables: 1 }
+        Self { node, netns: crowd.netns, whos, saved, shape }
     }
 
     /// The same entries, the policy in so many tables.
     pub(crate) fn spread(&mut self, tables: usize) {
-        self.tables = tables;
+        self.shape.tables = tables;
         self.node.ofctl(&["del-flows", "br0"]);
-        let mut flows = layouts::classifier_base();
-        flows.extend(self.whos.iter().flat_map(|who| entries_over(who, POLICY, tables)));
-        let filler = (0..FLOWS - flows.len())
-            .map(|n| format!("table=20, priority=10,tcp,tp_dst={} actions=drop", 20_000 + n));
-        flows.extend(filler.collect::<Vec<_>>());
-        install(self.node, &flows);
+        install(self.node, &self.shape.bridge(&self.whos, FLOWS));
         empty(&self.node.state_dir);
         copy(&self.saved, &self.node.state_dir);
     }
@@ -146,13 +84,13 @@ impl<'a> Large<'a> {
 
     /// Nothing of the dead is left, and everything else.
     pub(crate) fn must_be_swept(&self) {
-        assert_eq!(count(self.node), FLOWS - ORPHANS * (POLICY + 15));
+        assert_eq!(count(self.node), FLOWS - ORPHANS * self.shape.each());
     }
 
     /// Flows and records as they were after the evictions.
     pub(crate) fn restore(&self) {
         let dead = self.whos.iter().take(ORPHANS);
-        let dead = dead.flat_map(|who| entries_over(who, POLICY, self.tables));
+        let dead = dead.flat_map(|who| self.shape.entries(who));
         install(self.node, &dead.collect::<Vec<_>>());
         empty(&self.node.state_dir);
         copy(&self.saved, &self.node.state_dir);
@@ -206,34 +144,7 @@ impl<'a> Large<'a> {
     }
 }
 
-fn name(n: usize) -> String {
-    format!("p{n:04}")
-}
-
-/// `ovs-vsctl add-port` or `del-port` of many, a few hundred at a time.
-fn ports(node: &Node, what: &str, which: std::ops::Range<usize>) {
-    let calls: Vec<[String; 4]> =
-        which.map(|n| ["--", what, "br0", &name(n)].map(str::to_owned)).collect();
-    for some in calls.chunks(200) {
-        let args: Vec<&str> = some.iter().flatten().map(String::as_str).collect();
-        node.ovs_vsctl(&args);
-    }
-}
-
-fn unmount(netns: &std::path::Path, which: std::ops::Range<usize>) {
-    let (dir, first, last) = (netns.display(), which.start, which.end - 1);
-    shell(&format!(
-        "cd {dir} && for n in $(seq {first} {last}); do \
-         ! [ -e $n ] || {{ umount $n; rm $n; }}; done"
-    ));
-}
-
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     let (from, to) = (from.display(), to.display());
     shell(&format!("mkdir -p {to} && cp -a {from}/. {to}"));
-}
-
-fn shell(script: &str) {
-    let status = Command::new("/bin/sh").args(["-ec", script]).status().unwrap();
-    assert!(status.success(), "{script}: {status}");
 }

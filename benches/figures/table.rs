@@ -70,6 +70,56 @@ impl Table {
         });
     }
 
+    /// Ours against theirs, where nothing is promised of the ratio.
+    pub(crate) fn beside(&mut self, what: &str, ours: Duration, theirs: Duration) {
+        let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
+        self.push(Row {
+            what: what.to_owned(),
+            ours: ms(ours),
+            theirs: ms(theirs),
+            ratio: format!("{ratio:.0} x faster"),
+            target: String::new(),
+            met: true,
+        });
+    }
+
+    /// A share of one processor, which must be next to nothing.
+    pub(crate) fn share(&mut self, what: &str, used: Duration, of: Duration, most: f64) {
+        let share = used.as_secs_f64() / of.as_secs_f64() * 100.0;
+        self.push(Row {
+            what: what.to_owned(),
+            ours: format!("{share:.3} %"),
+            theirs: String::new(),
+            ratio: String::new(),
+            target: format!("<= {most} %"),
+            met: share <= most,
+        });
+    }
+
+    /// By how many bytes something has grown, or shrunk.
+    pub(crate) fn grown(&mut self, what: &str, ours: f64, most: f64) {
+        self.push(Row {
+            what: what.to_owned(),
+            ours: format!("{:+.2} MB", ours / 1e6),
+            theirs: String::new(),
+            ratio: String::new(),
+            target: format!("<= {most} MB"),
+            met: ours / 1e6 <= most,
+        });
+    }
+
+    /// Memory that nothing is promised of.
+    pub(crate) fn told_memory(&mut self, what: &str, ours: u64) {
+        self.push(Row {
+            what: what.to_owned(),
+            ours: format!("{:.1} MB", ours as f64 / 1e6),
+            theirs: String::new(),
+            ratio: String::new(),
+            target: String::new(),
+            met: true,
+        });
+    }
+
     /// Peak memory, in bytes and megabytes of 10^6.
     pub(crate) fn memory(&mut self, what: &str, ours: u64, most: u64) {
         let megabytes = ours as f64 / 1e6;

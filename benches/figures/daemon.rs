@@ -1,0 +1,279 @@
+//! The daemon: how long the entries of a pod stay that died without DEL, and what it costs to
+//! have it.
+//!
+//! A death is measured from the namespace's name being gone to the first look that finds the
+//! last entry gone. The looks are [`Watch`]'s: half a millisecond apart, and each waits for
+//! the switch, so what is measured is longer than what is meant by up to a look and its pause.
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::crowd::{Crowd, Shape, who};
+use super::del::install;
+use super::echo::percentile;
+use super::guard::Daemon;
+use super::idle;
+use super::measure::median;
+use super::rig::{Datapath, Node, Setup};
+use super::table::Table;
+use super::watch::Watch;
+
+/// 250 attachments, 10,000 flows: 39 entries each.
+pub(crate) const SMALL: usize = 250;
+pub(crate) const SMALL_FLOWS: usize = 10_000;
+pub(crate) const SMALL_SHAPE: Shape = Shape { policy: 24, tables: 10 };
+/// 1,000 attachments and some, 100,000 flows: 97 entries each.
+const LARGE: usize = 1_030;
+const LARGE_FLOWS: usize = 100_000;
+const LARGE_SHAPE: Shape = Shape { policy: 82, tables: 10 };
+const ORPHANS: usize = 500;
+
+const DEATHS: usize = 120;
+const DEATHS_OF_LARGE: usize = 60;
+const DEATHS_OF_RIVAL: usize = 8;
+/// Between a replacement and the next death, and a little more each time: what recurs must
+/// not meet every death.
+const PAUSE: Duration = Duration::from_millis(300);
+const MORE: u32 = 37;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// A node with so many pods and entries.
+pub(crate) fn crowded(node: &Node, pods: usize, shape: Shape, flows: usize) -> Crowd<'_> {
+    node.limit_state_dir("64m");
+    let crowd = Crowd::new(node, shape);
+    crowd.attach(0..pods);
+    let whos: Vec<_> = (0..pods).map(who).collect();
+    install(node, &shape.bridge(&whos, flows));
+    crowd
+}
+
+/// What the daemon is started with: the node's own namespaces, and the defaults.
+pub(crate) fn args(crowd: &Crowd<'_>) -> Vec<String> {
+    vec!["--log-level=info".to_owned(), format!("--netns-dir={}", crowd.netns.display())]
+}
+
+pub(crate) fn start(node: &Node, args: &[String]) -> Daemon {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let daemon = Daemon::start_with(node, &args, None);
+    let since = Instant::now();
+    while daemon.get("/readyz").0 != 200 {
+        assert!(since.elapsed() < Duration::from_secs(20), "not ready:\n{}", daemon.log());
+        thread::sleep(MS * 20);
+    }
+    daemon
+}
+
+/// With 250 attachments.
+pub(crate) fn small(table: &mut Table) {
+    let node = Setup::new().datapath(Datapath::Dummy).up("bench-daemon");
+    let crowd = crowded(&node, SMALL, SMALL_SHAPE, SMALL_FLOWS);
+    let daemon = start(&node, &args(&crowd));
+    let what = "250 attachments, 10,000 flows";
+    idle::netns_alone(table, &daemon, what);
+    let mut deaths = Deaths::of(&node, &crowd, SMALL_SHAPE, SMALL);
+    let mut ours = deaths.happen(DEATHS);
+    deaths.told(table, what, &mut ours, [MS * 30, MS * 100].map(Some));
+    daemon.no_harm();
+    drop(daemon);
+    let theirs = deaths.under_a_loop();
+    let against =
+        format!("the same, {what}, median of all; theirs: sh, every 5 s del-flows reg0=N");
+    table.beside(&against, median(&mut ours.concat()), theirs);
+}
+
+/// With 1,000, and when half of them die at once.
+pub(crate) fn large(table: &mut Table) {
+    let node = Setup::new().datapath(Datapath::Dummy).up("bench-daemon-large");
+    let crowd = crowded(&node, LARGE, LARGE_SHAPE, LARGE_FLOWS);
+    let daemon = start(&node, &args(&crowd));
+    thread::sleep(Duration::from_secs(2));
+    table.told_memory(
+        "Daemon, 1,030 attachments, 100,000 flows: peak of start",
+        idle::memory(&daemon, "VmHWM"),
+    );
+    let mut deaths = Deaths::of(&node, &crowd, LARGE_SHAPE, LARGE);
+    let mut ours = deaths.happen(DEATHS_OF_LARGE);
+    let what = "1,030 attachments, 100,000 flows";
+    deaths.told(table, what, &mut ours, [None, Some(MS * 1000)]);
+    // Those of a moment ago count for the brake.
+    thread::sleep(Duration::from_secs(11));
+    let dead = deaths.first..deaths.first + ORPHANS;
+    // It sees all of them at once.
+    daemon.signal(nix::sys::signal::Signal::SIGSTOP);
+    crowd.die_all(dead.clone());
+    crowd.del_ports(dead);
+    let left = deaths.all - ORPHANS * LARGE_SHAPE.each();
+    let since = Instant::now();
+    daemon.signal(nix::sys::signal::Signal::SIGCONT);
+    let took = deaths.watch.until(left, since);
+    table.told("Daemon, 500 of 1,030 die at once, 100,000 flows: to the last entry gone", took);
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(deaths.watch.count(), left);
+    table.memory("the same: peak memory", idle::memory(&daemon, "VmHWM"), 48);
+    table.told_memory("the same: resident a second later", idle::memory(&daemon, "VmRSS"));
+    daemon.no_harm();
+}
+
+/// Pods die, and others take their places.
+struct Deaths<'a> {
+    node: &'a Node,
+    crowd: &'a Crowd<'a>,
+    shape: Shape,
+    watch: Watch,
+    /// The oldest pod that lives.
+    first: usize,
+    /// One more than the youngest.
+    next: usize,
+    /// Entries on the bridge while nobody is dead.
+    all: usize,
+}
+
+impl<'a> Deaths<'a> {
+    fn of(node: &'a Node, crowd: &'a Crowd<'a>, shape: Shape, pods: usize) -> Self {
+        let mut watch = Watch::on(node);
+        let all = watch.count();
+        Self { node, crowd, shape, watch, first: 0, next: pods, all }
+    }
+
+    /// One after the other; with every second one the port's row goes, too. How long it took
+    /// each, those with the row left first.
+    fn happen(&mut self, deaths: usize) -> [Vec<Duration>; 2] {
+        let mut times: [Vec<Duration>; 2] = Default::default();
+        self.watch.looks.clear();
+        for n in 0..deaths {
+            let row_goes = n % 2 == 1;
+            let dead = self.first;
+            let left = self.all - self.shape.each();
+            let since = self.crowd.die(dead);
+            let took = thread::scope(|scope| {
+                if row_goes {
+                    scope.spawn(|| self.crowd.drop_port(dead));
+                }
+                self.watch.until(left, since)
+            });
+            times[usize::from(row_goes)].push(took);
+            // Neither fewer nor more.
+            thread::sleep(MS * 20);
+            assert_eq!(self.watch.count(), left, "of pod {dead}");
+            assert_eq!(self.watch.with_value(who(dead).reg), 0);
+            self.replace();
+            thread::sleep(PAUSE + MS * (u32::try_from(n).unwrap() * MORE % 500));
+        }
+        times
+    }
+
+    /// The oldest pod is dead and gone: another one comes.
+    fn replace(&mut self) {
+        self.crowd.del_ports(self.first..self.first + 1);
+        self.crowd.join(self.next..self.next + 1);
+        self.first += 1;
+        self.next += 1;
+        self.all = self.watch.count();
+    }
+
+    fn told(
+        &mut self,
+        table: &mut Table,
+        what: &str,
+        times: &mut [Vec<Duration>; 2],
+        targets: [Option<Duration>; 2],
+    ) {
+        let looks = &mut self.watch.looks;
+        looks.sort_unstable();
+        let (look, slow) = (median(looks), percentile(looks, 99));
+        eprintln!("a look of the bench's own: median {look:?}, p99 {slow:?}, of {}", looks.len());
+        for (row, times) in ["left", "removed too"].iter().zip(times.iter_mut()) {
+            times.sort_unstable();
+            let n = times.len();
+            let what = format!("Death without DEL, port row {row}, {what}, of {n}");
+            for (percent, name, target) in
+                [(50, "median", targets[0]), (99, "p99", targets[1]), (100, "worst", None)]
+            {
+                let (what, time) = (format!("{what}: {name}"), percentile(times, percent));
+                match target {
+                    Some(target) => table.within(&what, time, target),
+                    None => table.told(&what, time),
+                }
+            }
+        }
+    }
+
+    /// The same deaths under the usual shell loop; the median. It deletes the entries that
+    /// match on the value, so only those are waited for: the others stay for ever.
+    fn under_a_loop(&mut self) -> Duration {
+        let shell = Loop::start(self.node, self.first..self.next);
+        let mut times = Vec::new();
+        let (mut matching, mut leaves) = (0, 0);
+        for n in 0..DEATHS_OF_RIVAL {
+            let dead = self.first;
+            matching = self.watch.with_value(who(dead).reg);
+            leaves = self.shape.each() - matching;
+            let since = self.crowd.die(dead);
+            shell.dies(dead);
+            times.push(self.watch.until(self.all - matching, since));
+            shell.joins(self.next);
+            self.replace();
+            // Deaths come whenever they come.
+            thread::sleep(MS * 1300 * u32::try_from(n % 4).unwrap());
+        }
+        drop(shell);
+        eprintln!("the loop: {times:?}; deletes {matching} of each, leaves {leaves}");
+        median(&mut times)
+    }
+}
+
+/// What vanished from a list since five seconds ago is deleted by its value. In the place of
+/// what `kubectl get pods` would say there is a directory: a file for each, named by its value.
+const LOOP: &str = "cd $1
+before=$(echo *)
+while sleep 5; do
+    now=$(echo *)
+    for value in $before; do
+        case \" $now \" in
+            *\" $value \"*) ;;
+            *) ovs-ofctl del-flows br0 reg0=$value ;;
+        esac
+    done
+    before=$now
+done";
+
+/// That, at work.
+struct Loop {
+    child: Child,
+    list: PathBuf,
+}
+
+impl Loop {
+    fn start(node: &Node, pods: Range<usize>) -> Self {
+        let list = node.dir.join("alive");
+        fs::create_dir_all(&list).unwrap();
+        let mut command = node.command("sh");
+        command.args(["-c", LOOP, "loop"]).arg(&list).stdin(Stdio::null()).stdout(Stdio::null());
+        pods.for_each(|n| Self::write(&list, n));
+        Self { child: command.spawn().unwrap(), list }
+    }
+
+    fn write(list: &Path, n: usize) {
+        fs::write(list.join(who(n).reg.to_string()), "").unwrap();
+    }
+
+    fn joins(&self, n: usize) {
+        Self::write(&self.list, n);
+    }
+
+    fn dies(&self, n: usize) {
+        fs::remove_file(self.list.join(who(n).reg.to_string())).unwrap();
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
