@@ -16,10 +16,8 @@
 #[path = "../../tests/rig/mod.rs"]
 mod rig;
 
-#[allow(dead_code, reason = "tests use the rest")]
 #[path = "../../tests/apiserver/mod.rs"]
 mod apiserver;
-#[allow(dead_code, reason = "tests use the rest")]
 #[path = "../../tests/daemon/guard.rs"]
 mod guard;
 
