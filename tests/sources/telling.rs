@@ -117,6 +117,7 @@ fn the_metrics_that_there_are() {
     let of_p0 = flows.forget("p0");
     flows.add("of p0", of_p0.into_iter().filter(|l| l.contains("ct_nw_")).collect());
     flows.only(&node, SOON);
+    api.delete(&pods[2].uid);
     node.vanish(&pods[2], Port::Gone);
     flows.forget("p2");
     flows.only(&node, SOON);
