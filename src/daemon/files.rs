@@ -239,6 +239,11 @@ impl Files<'_> {
                 ring(Reason::Pause);
                 false
             }
+            // The directory itself is not gone for inotify as long as we hold the lock open.
+            Role::State if went && Registry::is_daemon_lock(name) => {
+                ring(Reason::StateDirectory);
+                false
+            }
             Role::State => came && mask.contains(EventMask::ISDIR),
             Role::Network if mask.contains(EventMask::ISDIR) => came,
             Role::Network => {

@@ -6,6 +6,7 @@
 //! may be of before its end.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use log::{info, warn};
 
@@ -19,14 +20,23 @@ use crate::registry::{Everything, Registry};
 #[derive(Debug, Default)]
 pub(super) struct Lost {
     networks: BTreeMap<NetworkName, Network>,
-    /// Nobody was looked for since the directory was removed.
-    all: bool,
+    /// When to look for them, on the bell's clock: at once, and again when whoever removes them
+    /// must have come to an end.
+    due: Vec<Duration>,
 }
+
+/// How long `rm -r` may go on after it took our lock away.
+const REMOVING: Duration = Duration::from_secs(2);
 
 impl Lost {
     /// The directory was removed.
-    pub(super) fn happened(&mut self) {
-        self.all = true;
+    pub(super) fn happened(&mut self, now: Duration) {
+        self.due = vec![now.saturating_add(REMOVING), now];
+    }
+
+    /// When they are looked for, from now.
+    pub(super) fn next(&self, now: Duration) -> Option<Duration> {
+        self.due.last().map(|due| due.saturating_sub(now))
     }
 
     /// What is recorded of the networks. One that is not there any more is remembered: `rm -r`
@@ -47,7 +57,8 @@ impl Lost {
     /// # Errors
     /// If they cannot be recorded now; it is still to be done.
     pub(super) fn find(&mut self, registry: &Registry, shared: &Shared) -> Result<(), Error> {
-        if !self.all {
+        let now = shared.bell.now();
+        if self.due.last().is_none_or(|due| *due > now) {
             return Ok(());
         }
         let adoption = Adoption {
@@ -67,11 +78,13 @@ impl Lost {
                 record.port.as_deref().unwrap_or("unknown")
             );
         }
-        for skipped in &found.skipped {
-            warn!("not recorded again: {skipped}");
+        self.due.pop();
+        if !self.due.is_empty() {
+            for skipped in &found.skipped {
+                warn!("not recorded again: {skipped}");
+            }
+            info!("{} pods are known again", found.adopted.len());
         }
-        info!("{} pods are known again", found.adopted.len());
-        self.all = false;
         Ok(())
     }
 }

@@ -171,7 +171,7 @@ impl Sweeper<'_> {
                 directory.display()
             );
             self.lock = None;
-            self.lost.happened();
+            self.lost.happened(shared.bell.now());
             self.book.only(&HashSet::new());
         }
         let registry = Registry::open(directory)?;
@@ -276,7 +276,8 @@ impl Sweeper<'_> {
         }
         self.gauges();
         let failed = self.failed(&report, &shared.run_dir, once.thorough, reasons);
-        let mut look_again = self.book.next(ended);
+        let waiting = [self.book.next(ended), self.lost.next(ended)];
+        let mut look_again = waiting.into_iter().flatten().min();
         if dead > 0 && now >= self.thorough_at {
             look_again = Some(look_again.map_or(SOON, |after| after.min(SOON)));
         }

@@ -70,6 +70,12 @@ impl Registry {
         name == layout::PAUSED
     }
 
+    /// Whether a file of this name in the state directory is the daemon's lock.
+    #[must_use]
+    pub fn is_daemon_lock(name: &str) -> bool {
+        name == layout::DAEMON
+    }
+
     /// The networks' directories, and those of their tombstones (which may not be there yet).
     ///
     /// # Errors
