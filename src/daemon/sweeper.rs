@@ -21,7 +21,7 @@ use crate::attachment::State;
 use crate::clock::{Deadline, Stamp};
 use crate::liveness::{Source, Witness};
 use crate::openflow::Connection;
-use crate::registry::{DaemonLock, Registry};
+use crate::registry::{DaemonLock, Everything, Registry};
 use crate::sweep::{Error, Once, Report, Roll};
 
 /// For everything that one stage of a sweep does on the switch.
@@ -57,6 +57,7 @@ pub(super) fn start(shared: Arc<Shared>, sources: Sources) -> Result<Thread, sup
             dangling: BTreeMap::new(),
             corrupt: Vec::new(),
             complaint: None,
+            known: None,
         }
         .run();
     })
@@ -92,6 +93,9 @@ struct Sweeper<'s> {
     corrupt: Vec<String>,
     /// What was last complained of: once is enough.
     complaint: Option<String>,
+    /// The records at the last roll call, or as the last sweep left them: the next death need
+    /// not wait until they are read.
+    known: Option<Everything>,
 }
 
 /// What a sweep is about to need.
@@ -136,6 +140,7 @@ impl Sweeper<'_> {
             self.count(&reasons, !outcome.failed);
             self.shared.bell.done(&outcome);
             self.shared.progress.tried();
+            self.keep_records(&ground);
             self.beat();
         }
     }
@@ -195,6 +200,14 @@ impl Sweeper<'_> {
         Ok(Ground::Ours(registry))
     }
 
+    /// Reads the records again now that there is time, if the sweep has changed them.
+    fn keep_records(&mut self, registry: &Registry) {
+        let known = self.known.take();
+        let current = known.filter(|known| registry.unchanged(known.version));
+        let current = current.or_else(|| registry.snapshot().ok());
+        self.known = current.filter(|known| known.version.is_some() && known.is_complete());
+    }
+
     /// Whether there are tombstones that are not our own.
     fn is_news(&self, registry: &Registry) -> bool {
         let tombstones = registry.tombstones();
@@ -228,7 +241,11 @@ impl Sweeper<'_> {
             thorough: false,
             details: false,
         };
-        let mut roll = match once.roll_call() {
+        // Now and then they are read whatever is known of them: files can be lost in ways that
+        // no lock tells of.
+        let known = self.known.take();
+        let known = known.filter(|_| !reasons.wakes_all() && !reasons.has(Reason::Interval));
+        let mut roll = match once.roll_call_knowing(known) {
             Ok(roll) => roll,
             Err(failed) => {
                 self.complain(&failed.to_string());
@@ -274,6 +291,7 @@ impl Sweeper<'_> {
         if roll.braked.is_some() && ended >= self.brake.count_at {
             self.count_braked(once, &mut roll);
         }
+        self.known = Some(roll.everything);
         self.gauges();
         let failed = self.failed(&report, &shared.run_dir, once.thorough, reasons);
         let waiting = [self.book.next(ended), self.lost.next(ended)];

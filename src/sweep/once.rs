@@ -65,9 +65,19 @@ impl Once<'_> {
     /// # Errors
     /// If the state directory cannot be read or written.
     pub fn roll_call(&self) -> Result<Roll, Error> {
-        let everything = match self.registry {
-            Some(registry) => registry.snapshot()?,
-            None => Everything::default(),
+        self.roll_call_knowing(None)
+    }
+
+    /// The same for who has read the records before: they are read again only if somebody may
+    /// have written since.
+    ///
+    /// # Errors
+    /// As [`roll_call`](Self::roll_call).
+    pub fn roll_call_knowing(&self, known: Option<Everything>) -> Result<Roll, Error> {
+        let everything = match (self.registry, known) {
+            (Some(registry), Some(known)) if registry.unchanged(known.version) => known,
+            (Some(registry), _) => registry.snapshot()?,
+            (None, _) => Everything::default(),
         };
         let corrupt: Vec<String> = everything.corrupt.iter().map(ToString::to_string).collect();
         let untidy = !everything.corrupt.is_empty() || !everything.leftovers.is_empty();
