@@ -30,13 +30,14 @@ pub(crate) fn memory(daemon: &Daemon, line: &str) -> u64 {
     value.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// Processor time of all its threads, in nanoseconds where `/proc/PID/stat` has ticks of ten
-/// milliseconds.
-fn processor(daemon: &Daemon) -> Duration {
-    let tasks = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap().flatten();
+/// Processor time of all threads of a process, in nanoseconds where `/proc/PID/stat` has ticks
+/// of ten milliseconds.
+pub(crate) fn processor(pid: i32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
     let time = |task: fs::DirEntry| -> u64 {
-        let text = fs::read_to_string(task.path().join("schedstat")).unwrap();
-        text.split(' ').next().unwrap().parse().unwrap()
+        // A thread may have ended by now.
+        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        text.split(' ').next().and_then(|time| time.parse().ok()).unwrap_or(0)
     };
     Duration::from_nanos(tasks.map(time).sum())
 }
@@ -45,9 +46,9 @@ fn processor(daemon: &Daemon) -> Duration {
 fn minute(table: &mut Table, daemon: &Daemon, what: &str) {
     daemon.signal(Signal::SIGHUP);
     thread::sleep(Duration::from_secs(3));
-    let (ticks, exact) = (daemon.cpu(), processor(daemon));
+    let (ticks, exact) = (daemon.cpu(), processor(daemon.pid()));
     thread::sleep(MINUTE);
-    let (ticks, exact) = (daemon.cpu() - ticks, processor(daemon) - exact);
+    let (ticks, exact) = (daemon.cpu() - ticks, processor(daemon.pid()).saturating_sub(exact));
     let title = format!("Daemon, idle for a minute, {what}: processor, by ticks");
     table.share(&title, ticks, MINUTE, NOTHING);
     table.told(&format!("{title}; exactly"), exact);
