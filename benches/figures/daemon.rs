@@ -76,7 +76,7 @@ pub(crate) fn small(table: &mut Table) {
     let what = "250 attachments, 10,000 flows";
     idle::netns_alone(table, &daemon, what);
     let mut deaths = Deaths::of(&node, &crowd, SMALL_SHAPE, SMALL);
-    let mut ours = deaths.happen(DEATHS);
+    let mut ours = deaths.happen(&daemon, DEATHS);
     deaths.told(table, what, &mut ours, [MS * 30, MS * 100].map(Some));
     daemon.no_harm();
     drop(daemon);
@@ -97,7 +97,7 @@ pub(crate) fn large(table: &mut Table) {
         idle::memory(&daemon, "VmHWM"),
     );
     let mut deaths = Deaths::of(&node, &crowd, LARGE_SHAPE, LARGE);
-    let mut ours = deaths.happen(DEATHS_OF_LARGE);
+    let mut ours = deaths.happen(&daemon, DEATHS_OF_LARGE);
     let what = "1,030 attachments, 100,000 flows";
     deaths.told(table, what, &mut ours, [None, Some(MS * 1000)]);
     // Those of a moment ago count for the brake.
@@ -131,24 +131,29 @@ struct Deaths<'a> {
     next: usize,
     /// Entries on the bridge while nobody is dead.
     all: usize,
+    /// Processor time that the daemon and ovs-vswitchd took from the deaths to their ends. It
+    /// tells what the machine's other work does not change.
+    used: [Duration; 2],
 }
 
 impl<'a> Deaths<'a> {
     fn of(node: &'a Node, crowd: &'a Crowd<'a>, shape: Shape, pods: usize) -> Self {
         let mut watch = Watch::on(node);
         let all = watch.count();
-        Self { node, crowd, shape, watch, first: 0, next: pods, all }
+        Self { node, crowd, shape, watch, first: 0, next: pods, all, used: [Duration::ZERO; 2] }
     }
 
     /// One after the other; with every second one the port's row goes, too. How long it took
     /// each, those with the row left first.
-    fn happen(&mut self, deaths: usize) -> [Vec<Duration>; 2] {
+    fn happen(&mut self, daemon: &Daemon, deaths: usize) -> [Vec<Duration>; 2] {
         let mut times: [Vec<Duration>; 2] = Default::default();
         self.watch.looks.clear();
+        let pids = [daemon.pid(), self.node.vswitchd.pid()];
         for n in 0..deaths {
             let row_goes = n % 2 == 1;
             let dead = self.first;
             let left = self.all - self.shape.each();
+            let before = pids.map(idle::processor);
             let since = self.crowd.die(dead);
             let took = thread::scope(|scope| {
                 if row_goes {
@@ -156,6 +161,10 @@ impl<'a> Deaths<'a> {
                 }
                 self.watch.until(left, since)
             });
+            let after = pids.map(idle::processor);
+            for ((used, after), before) in self.used.iter_mut().zip(after).zip(before) {
+                *used += after.saturating_sub(before);
+            }
             times[usize::from(row_goes)].push(took);
             // Neither fewer nor more.
             thread::sleep(MS * 20);
@@ -186,6 +195,13 @@ impl<'a> Deaths<'a> {
         let looks = &mut self.watch.looks;
         looks.sort_unstable();
         let (look, slow) = (median(looks), percentile(looks, 99));
+        let deaths = u32::try_from(times.iter().map(Vec::len).sum::<usize>()).unwrap();
+        for (who, used) in ["the daemon", "ovs-vswitchd (with our looks)"].iter().zip(self.used) {
+            table.told(
+                &format!("Death without DEL, {what}: processor time of {who}, mean"),
+                used / deaths,
+            );
+        }
         eprintln!("a look of the bench's own: median {look:?}, p99 {slow:?}, of {}", looks.len());
         for (row, times) in ["left", "removed too"].iter().zip(times.iter_mut()) {
             times.sort_unstable();
