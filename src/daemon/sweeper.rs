@@ -174,6 +174,8 @@ impl Sweeper<'_> {
                 directory.display()
             );
             self.lock = None;
+            // A new lock file may be numbered and counted as the old one was.
+            self.known = None;
             self.book.only(&HashSet::new());
         }
         let registry = Registry::open(directory)?;
