@@ -177,6 +177,8 @@ impl Sweeper<'_> {
             );
             self.lock = None;
             self.lost.happened(shared.bell.now());
+            // A new lock file may be numbered and counted as the old one was.
+            self.known = None;
             self.book.only(&HashSet::new());
         }
         let registry = Registry::open(directory)?;
