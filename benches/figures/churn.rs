@@ -81,6 +81,9 @@ fn told(
     table.told_memory("the same: resident, last", samples[samples.len() - 1].1 as u64);
     table.told_memory("the same: peak", memory(daemon, "VmHWM"));
     table.grown("the same: growth after the first quarter", after - before, MOST);
+    let some = samples.iter().step_by((samples.len() / 20).max(1));
+    let some: Vec<_> = some.map(|(n, bytes)| format!("{n}: {:.1}", bytes / 1e6)).collect();
+    eprintln!("resident MB after so many deaths: {}", some.join(", "));
     eprintln!("slope after the first quarter: {:+.1} bytes a death", slope(warm));
     let orphans = daemon.sum("orphans_total");
     eprintln!(

@@ -153,10 +153,11 @@ impl<'a> Crowd<'a> {
     }
 
     /// Its namespace is gone; since when. That is from the moment that its name goes: what is
-    /// mounted there has gone just before, as with `ip netns del`.
+    /// mounted there has gone just before, and lazily, as with `ip netns del`: whoever looks at
+    /// it would keep it busy.
     pub(crate) fn die(&self, n: usize) -> Instant {
         let path = self.netns.join(n.to_string());
-        let status = Command::new("umount").arg(&path).status().unwrap();
+        let status = Command::new("umount").arg("-l").arg(&path).status().unwrap();
         assert!(status.success(), "umount {}: {status}", path.display());
         let since = Instant::now();
         fs::remove_file(&path).unwrap();
@@ -188,12 +189,12 @@ impl<'a> Crowd<'a> {
     }
 }
 
-/// Takes namespaces away.
+/// Takes namespaces away, as `ip netns del` does.
 pub(crate) fn unmount(netns: &Path, which: Range<usize>) {
     let (dir, first, last) = (netns.display(), which.start, which.end - 1);
     shell(&format!(
         "cd {dir} && for n in $(seq {first} {last}); do \
-         ! [ -e $n ] || {{ umount $n; rm $n; }}; done"
+         ! [ -e $n ] || {{ umount -l $n; rm $n; }}; done"
     ));
 }
 
