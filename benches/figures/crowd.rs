@@ -25,6 +25,8 @@ pub(crate) struct Shape {
     pub(crate) policy: usize,
     /// In so many tables.
     pub(crate) tables: usize,
+    /// `lingerSeconds`.
+    pub(crate) linger: u64,
 }
 
 /// Makes pods, and lets them die.
@@ -138,7 +140,7 @@ impl<'a> Crowd<'a> {
         let who = who(n);
         json!({
             "type": "ovs-flow-gc", "name": "podnet", "cniVersion": "1.0.0",
-            "stateDir": self.node.state_dir,
+            "stateDir": self.node.state_dir, "lingerSeconds": self.shape.linger,
             "prevResult": {
                 "cniVersion": "1.0.0",
                 "interfaces": [
