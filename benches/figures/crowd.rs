@@ -25,6 +25,8 @@ pub(crate) struct Shape {
     pub(crate) policy: usize,
     /// In so many tables.
     pub(crate) tables: usize,
+    /// `lingerSeconds`.
+    pub(crate) linger: u64,
 }
 
 /// Makes pods, and lets them die.
@@ -138,7 +140,7 @@ impl<'a> Crowd<'a> {
         let who = who(n);
         json!({
             "type": "ovs-flow-gc", "name": "podnet", "cniVersion": "1.0.0",
-            "stateDir": self.node.state_dir,
+            "stateDir": self.node.state_dir, "lingerSeconds": self.shape.linger,
             "prevResult": {
                 "cniVersion": "1.0.0",
                 "interfaces": [
@@ -153,10 +155,11 @@ impl<'a> Crowd<'a> {
     }
 
     /// Its namespace is gone; since when. That is from the moment that its name goes: what is
-    /// mounted there has gone just before, as with `ip netns del`.
+    /// mounted there has gone just before, and lazily, as with `ip netns del`: whoever looks at
+    /// it would keep it busy.
     pub(crate) fn die(&self, n: usize) -> Instant {
         let path = self.netns.join(n.to_string());
-        let status = Command::new("umount").arg(&path).status().unwrap();
+        let status = Command::new("umount").arg("-l").arg(&path).status().unwrap();
         assert!(status.success(), "umount {}: {status}", path.display());
         let since = Instant::now();
         fs::remove_file(&path).unwrap();
@@ -188,12 +191,12 @@ impl<'a> Crowd<'a> {
     }
 }
 
-/// Takes namespaces away.
+/// Takes namespaces away, as `ip netns del` does.
 pub(crate) fn unmount(netns: &Path, which: Range<usize>) {
     let (dir, first, last) = (netns.display(), which.start, which.end - 1);
     shell(&format!(
         "cd {dir} && for n in $(seq {first} {last}); do \
-         ! [ -e $n ] || {{ umount $n; rm $n; }}; done"
+         ! [ -e $n ] || {{ umount -l $n; rm $n; }}; done"
     ));
 }
 

@@ -25,11 +25,11 @@ use super::watch::Watch;
 /// 250 attachments, 10,000 flows: 39 entries each.
 pub(crate) const SMALL: usize = 250;
 pub(crate) const SMALL_FLOWS: usize = 10_000;
-pub(crate) const SMALL_SHAPE: Shape = Shape { policy: 24, tables: 10 };
+pub(crate) const SMALL_SHAPE: Shape = Shape { policy: 24, tables: 10, linger: 30 };
 /// 1,000 attachments and some, 100,000 flows: 97 entries each.
 const LARGE: usize = 1_030;
 const LARGE_FLOWS: usize = 100_000;
-const LARGE_SHAPE: Shape = Shape { policy: 82, tables: 10 };
+const LARGE_SHAPE: Shape = Shape { policy: 82, tables: 10, linger: 30 };
 const ORPHANS: usize = 500;
 
 const DEATHS: usize = 120;

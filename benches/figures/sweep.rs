@@ -47,7 +47,7 @@ pub(crate) fn figures(table: &mut Table) {
 impl<'a> Large<'a> {
     fn make(node: &'a Node) -> Self {
         let pods = ORPHANS + LIVE;
-        let shape = Shape { policy: POLICY, tables: 1 };
+        let shape = Shape { policy: POLICY, tables: 1, linger: 30 };
         let crowd = Crowd::new(node, shape);
         crowd.attach(0..pods);
         let whos: Vec<_> = (0..pods).map(who).collect();
