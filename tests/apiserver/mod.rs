@@ -216,6 +216,11 @@ impl ApiServer {
         self.lock().watches.push_back(bad);
     }
 
+    /// Whatever watches were still to get is forgotten.
+    pub(crate) fn good_watches(&self) {
+        self.lock().watches.clear();
+    }
+
     pub(crate) fn next_write(&self, bad: Bad) {
         self.lock().writes.push_back(bad);
     }

@@ -111,6 +111,8 @@ fn the_api_server_flaps() {
         }
     }
     one_dies(&node, &api, &mut flows, "dies", Duration::from_secs(8));
+    // A client that waits ever longer has not had all of them yet.
+    api.good_watches();
     api.down(false);
     back(&daemon, "kubernetes");
     flows.stay(&node, DAY);
