@@ -29,6 +29,8 @@ use crate::registry::Registry;
 const MOST_DIRECTORIES: usize = 1024;
 /// How soon a watch that could not be set is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// How often it is tried at once, when directories come while they are looked for.
+const ATTEMPTS: usize = 8;
 /// A record at most.
 const MOST_BYTES: u64 = 64 << 10;
 
@@ -337,7 +339,19 @@ impl Files<'_> {
     /// Watches a directory, or the nearest one above it that is there. Whether the former is
     /// new.
     fn watch(&mut self, path: &Path, role: Role) -> bool {
-        let (mut at, mut as_what) = (path, role);
+        // What was made below before the one above was watched has told nobody.
+        for _ in 0..ATTEMPTS {
+            let (new, below) = self.watch_nearest(path, role);
+            if new || !below.is_some_and(Path::exists) {
+                return new;
+            }
+        }
+        false
+    }
+
+    /// One try; and, if it had to be a directory above, the one below that was not there.
+    fn watch_nearest<'p>(&mut self, path: &'p Path, role: Role) -> (bool, Option<&'p Path>) {
+        let (mut at, mut as_what, mut below) = (path, role, None);
         loop {
             match self.inotify.watches().add(at, mask()) {
                 Ok(wd) => {
@@ -345,16 +359,16 @@ impl Files<'_> {
                     if before.is_none_or(|before| before == Role::Above && as_what != Role::Above) {
                         debug!("watching {} ({as_what:?})", at.display());
                         self.watched.insert(wd, Watched { path: at.to_owned(), role: as_what });
-                        return as_what == role;
+                        return (as_what == role, below);
                     }
-                    return false;
+                    return (false, below);
                 }
                 Err(e)
                     if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory]
                         .contains(&e.kind()) =>
                 {
-                    let Some(above) = at.parent() else { return false };
-                    (at, as_what) = (above, Role::Above);
+                    let Some(above) = at.parent() else { return (false, None) };
+                    (at, as_what, below) = (above, Role::Above, Some(at));
                     // It may have come between the two: then nobody tells us.
                     self.missing = true;
                 }
@@ -368,7 +382,7 @@ impl Files<'_> {
                             at.display()
                         );
                     }
-                    return false;
+                    return (false, None);
                 }
             }
         }
