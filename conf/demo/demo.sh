@@ -16,7 +16,9 @@ daemons=()
 pods=()
 
 cleanup() {
-    for pid in "${daemons[@]}"; do kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null; done
+    # What the shell started may be the parent of what runs.
+    for file in "$dir"/*.pid; do [[ -f $file ]] && kill "$(cat "$file")" 2>/dev/null; done
+    for pid in "${daemons[@]}"; do kill "$pid" 2>/dev/null; wait "$pid" 2>/dev/null; done
     for pod in "${pods[@]}"; do ip netns del "$pod" 2>/dev/null; done
     ip netns del "$node" 2>/dev/null
     rm -rf -- "$dir"
