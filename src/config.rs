@@ -165,21 +165,7 @@ impl Problem {
     /// more.
     #[must_use]
     pub fn is_of_scope(&self) -> bool {
-        const SCOPE: [&str; 12] = [
-            "bridge",
-            "bridges",
-            "tables",
-            "cookie",
-            "reg0",
-            "register",
-            "registerMask",
-            "force",
-            "match",
-            "preset",
-            "ipScope",
-            "mode",
-        ];
-        SCOPE.contains(&self.key.as_str())
+        parse::SCOPE.contains(&self.key.as_str())
     }
 }
 

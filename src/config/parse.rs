@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use super::{Config, Evidence, IpScope, Mode, Problem, Reg0};
 
-/// Keys that are ours.
-const OURS: [&str; 21] = [
+/// Keys of ours that say what may be deleted.
+pub(super) const SCOPE: [&str; 12] = [
     "bridge",
     "bridges",
     "tables",
@@ -20,6 +20,9 @@ const OURS: [&str; 21] = [
     "preset",
     "ipScope",
     "mode",
+];
+/// And the others.
+const OTHERS: [&str; 9] = [
     "conntrack",
     "reapDangling",
     "reapPorts",
@@ -30,6 +33,10 @@ const OURS: [&str; 21] = [
     "logLevel",
     "logFile",
 ];
+
+fn ours() -> impl Iterator<Item = &'static str> {
+    SCOPE.into_iter().chain(OTHERS)
+}
 
 /// Keys that the CNI specification or libcni puts there.
 const THEIRS: [&str; 13] = [
@@ -235,8 +242,8 @@ fn apply_preset(config: &mut Config, name: &str) {
 
 fn nearest(key: &str) -> Option<&'static str> {
     let folded = key.to_lowercase();
-    OURS.iter()
-        .map(|known| (strsim::damerau_levenshtein(&folded, &known.to_lowercase()), *known))
+    ours()
+        .map(|known| (strsim::damerau_levenshtein(&folded, &known.to_lowercase()), known))
         .filter(|(distance, _)| *distance <= 3)
         .min()
         .map(|(_, known)| known)
@@ -291,14 +298,14 @@ pub(super) fn parse(conf: &Map<String, Value>) -> (Config, Vec<Problem>) {
         config.bridges.push(bridge.clone());
     }
     for key in conf.keys() {
-        let known = OURS.contains(&key.as_str())
+        let known = ours().any(|ours| ours == key)
             || THEIRS.contains(&key.as_str())
             || key.starts_with("cni.dev/")
             || key.starts_with('_');
         if !known {
             let text = match nearest(key) {
                 Some(near) => format!("is unknown; did you mean {near:?}?"),
-                None => format!("is unknown; known are {}", OURS.join(", ")),
+                None => format!("is unknown; known are {}", ours().collect::<Vec<_>>().join(", ")),
             };
             reader.problem(key, text);
         }

@@ -1,14 +1,12 @@
 //! What only the daemon asks of the state directory: that there is no other daemon, where to
 //! watch, and which tombstones there are by their names alone.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use nix::fcntl::OFlag;
-
 use super::error::Error;
-use super::{Registry, layout, snapshot};
+use super::{Registry, file, layout, snapshot};
 use crate::attachment::Key;
 
 /// Held by the daemon of this state directory; released by the kernel when it ends.
@@ -44,15 +42,7 @@ impl Registry {
     /// [`Error::Io`].
     pub fn lock_daemon(&self) -> Result<Option<DaemonLock>, Error> {
         let path = self.root.join(layout::DAEMON);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-            .open(&path)
-            .map_err(Error::io("lock", &path))?;
+        let file = file::open_lock(&path).map_err(Error::io("lock", &path))?;
         match file.try_lock() {
             Ok(()) => {
                 let lock = DaemonLock { path, file };

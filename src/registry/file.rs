@@ -33,6 +33,19 @@ pub fn new_generation() -> u64 {
     ((milliseconds & 0x1ff_ffff_ffff) << 12) | mixed
 }
 
+/// Opens a file to be locked, and makes it if need be. Never through a link, and nothing in its
+/// place makes us wait.
+pub(super) fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+        .open(path)
+}
+
 /// Writes a file that appears whole or not at all, in place of an earlier one.
 ///
 /// There is no fsync: the state directory is tmpfs, and on a disk a crash of the node ends

@@ -4,15 +4,14 @@
 //! before its active record is unlinked (both of one generation: the tombstone counts);
 //! nothing is written in place.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::fcntl::OFlag;
 use serde::Serialize;
 
 use super::error::{Corrupt, CorruptWhy, Error, Slot};
@@ -80,15 +79,7 @@ impl<'r> Lock<'r> {
         let begin = Instant::now();
         loop {
             let failed = |e| Error::io("lock", &path)(e);
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-                .open(&path)
-                .map_err(failed)?;
+            let file = file::open_lock(&path).map_err(failed)?;
             poll(deadline, || file.try_lock()).map_err(|e| match e.kind() {
                 io::ErrorKind::TimedOut => {
                     Error::Busy { path: path.clone(), waited: begin.elapsed() }
