@@ -15,9 +15,7 @@ use serde_json::json;
 
 use crate::apiserver::ApiServer;
 use crate::rig::{Node, Port, Runtime, eventually};
-use crate::town::{
-    Flows, NODE, age, api_pod, node, pod, start, start_unsettled, stranger, up, well,
-};
+use crate::town::{NODE, age, api_pod, node, pods, start, start_unsettled, stranger, up, well};
 
 const SOON: Duration = Duration::from_secs(8);
 const DAY_MS: u64 = 86_400_000;
@@ -52,10 +50,8 @@ fn a_wall_clock_that_jumped() {
     ] {
         let node = node(&format!("sources_clock_{name}"), json!({"lingerSeconds": 1}));
         let (runtime, api) = (Runtime::start(&node), ApiServer::start());
-        let mut flows = Flows::new(&node);
-        let (web, _) = pod(&node, &runtime, &api, &mut flows, "web");
-        let (cache, who) = pod(&node, &runtime, &api, &mut flows, "cache");
-        let _one = pod(&node, &runtime, &api, &mut flows, "one");
+        let (mut flows, [(web, _), (cache, who), ..]) =
+            pods(&node, &runtime, &api, ["web", "cache", "one"]);
         let podman = stranger(&node, &api, &mut flows, "podman");
         stranger(&node, &api, &mut flows, "stays");
         age(&node);
@@ -93,10 +89,8 @@ fn a_wall_clock_that_jumped() {
 fn a_machine_that_slept_for_a_day() {
     let node = node("sources_slept", json!({"lingerSeconds": 1}));
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
-    let mut flows = Flows::new(&node);
-    let (web, _) = pod(&node, &runtime, &api, &mut flows, "web");
-    let (cache, who) = pod(&node, &runtime, &api, &mut flows, "cache");
-    let _one = pod(&node, &runtime, &api, &mut flows, "one");
+    let (mut flows, [(web, _), (cache, who), ..]) =
+        pods(&node, &runtime, &api, ["web", "cache", "one"]);
     stranger(&node, &api, &mut flows, "stays");
     let prefix = ["unshare", "--time", "--boottime=86400", "--fork", "--kill-child"];
     let daemon = start_unsettled(&node, &runtime.socket(), &api, &prefix, &["--interval=200ms"]);
@@ -121,10 +115,8 @@ fn a_machine_that_slept_for_a_day() {
 fn records_from_the_future() {
     let node = node("sources_future", json!({"lingerSeconds": 1}));
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
-    let mut flows = Flows::new(&node);
-    let (web, _) = pod(&node, &runtime, &api, &mut flows, "web");
-    let (cache, who) = pod(&node, &runtime, &api, &mut flows, "cache");
-    let _one = pod(&node, &runtime, &api, &mut flows, "one");
+    let (mut flows, [(web, _), (cache, who), ..]) =
+        pods(&node, &runtime, &api, ["web", "cache", "one"]);
     stranger(&node, &api, &mut flows, "stays");
     // Also where the machine has not been up for long.
     rewrite(&node, |record| {

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::apiserver::ApiServer;
 use crate::rig::{Port, Runtime, eventually};
-use crate::town::{Flows, NODE, age, api_pod, node, pod, start, stranger, well};
+use crate::town::{Flows, NODE, age, api_pod, node, pod, pods, start, stranger, well};
 
 const SOON: Duration = Duration::from_secs(8);
 
@@ -71,10 +71,8 @@ fn each_source_has_its_say() {
 fn the_kubelets_way_leaves_nothing_to_do() {
     let node = node("sources_kubelet", json!({"lingerSeconds": 0}));
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
-    let mut flows = Flows::new(&node);
-    let (web, _) = pod(&node, &runtime, &api, &mut flows, "web");
-    let (db, who) = pod(&node, &runtime, &api, &mut flows, "db");
-    let _stays = ["one", "two"].map(|name| pod(&node, &runtime, &api, &mut flows, name));
+    let (mut flows, [(web, _), (db, who), ..]) =
+        pods(&node, &runtime, &api, ["web", "db", "one", "two"]);
     age(&node);
     let daemon = start(&node, &runtime.socket(), &api, &["--interval=500ms"]);
     runtime.stop_sandbox(&web);
@@ -98,10 +96,8 @@ fn the_kubelets_way_leaves_nothing_to_do() {
 fn what_died_before_it_started() {
     let node = node("sources_before", json!({"lingerSeconds": 0}));
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
-    let mut flows = Flows::new(&node);
-    let (web, _) = pod(&node, &runtime, &api, &mut flows, "web");
-    let (leaks, _) = pod(&node, &runtime, &api, &mut flows, "leaks");
-    let _stays = ["one", "two"].map(|name| pod(&node, &runtime, &api, &mut flows, name));
+    let (mut flows, [(web, _), (leaks, _), ..]) =
+        pods(&node, &runtime, &api, ["web", "leaks", "one", "two"]);
     age(&node);
     for gone in [&web, &leaks] {
         runtime.kill_pause(gone);

@@ -12,7 +12,7 @@ use crate::guard::Daemon;
 use crate::liar::{Liar, Lie};
 use crate::rig::{Node, Port, Runtime, Sandbox, sleep_ms, within};
 use crate::town::{
-    BACK, Flows, NODE, age, api_pod, node, pod, start, start_unsettled, stranger, up, well,
+    BACK, Flows, NODE, age, api_pod, node, pods, start, start_unsettled, stranger, up, well,
 };
 
 /// A bad day's length.
@@ -20,11 +20,9 @@ const DAY: Duration = Duration::from_secs(3);
 
 /// Three pods of the runtime's; and one of nobody's, who dies when it is worst.
 fn town(node: &Node, runtime: &Runtime<'_>, api: &ApiServer) -> (Flows, Vec<Sandbox>) {
-    let mut flows = Flows::new(node);
-    let names = ["one", "two", "three"];
-    let pods = names.map(|name| pod(node, runtime, api, &mut flows, name).0);
+    let (flows, pods) = pods(node, runtime, api, ["one", "two", "three"]);
     age(node);
-    (flows, pods.to_vec())
+    (flows, pods.map(|(sandbox, _)| sandbox).to_vec())
 }
 
 /// Whoever dies now is found, by the namespace.

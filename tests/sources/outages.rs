@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::apiserver::ApiServer;
 use crate::rig::{self, Port, Runtime, Setup, eventually, layouts, within};
 use crate::town::{
-    BACK, Flows, NODE, age, api_pod, node, pod, start, start_unsettled, stranger, up, well,
+    BACK, Flows, NODE, age, api_pod, node, pod, pods, start, start_unsettled, stranger, up, well,
 };
 
 const SOON: Duration = Duration::from_secs(8);
@@ -55,12 +55,8 @@ fn containerd_is_stopped_and_its_state_wiped() {
 fn the_api_server_is_away_from_the_start() {
     let node = node("sources_no_api", json!({"lingerSeconds": 0}));
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
-    let mut flows = Flows::new(&node);
-    let (web, _) = pod(&node, &runtime, &api, &mut flows, "web");
-    let (cache, who) = pod(&node, &runtime, &api, &mut flows, "cache");
-    for name in ["one", "two"] {
-        pod(&node, &runtime, &api, &mut flows, name);
-    }
+    let (mut flows, [(web, _), (cache, who), ..]) =
+        pods(&node, &runtime, &api, ["web", "cache", "one", "two"]);
     age(&node);
     api.down(true);
     let daemon = start_unsettled(&node, &runtime.socket(), &api, &[], &["--interval=500ms"]);
@@ -90,12 +86,8 @@ fn the_api_server_is_away_from_the_start() {
 fn ovs_vswitchd_restarted_ten_times_in_a_minute() {
     let node = Setup::new().gc_conf(json!({"lingerSeconds": 60})).up("sources_restarts");
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
-    let mut flows = Flows::new(&node);
-    let (web, _) = pod(&node, &runtime, &api, &mut flows, "web");
-    let (cache, who) = pod(&node, &runtime, &api, &mut flows, "cache");
-    for name in ["one", "two"] {
-        pod(&node, &runtime, &api, &mut flows, name);
-    }
+    let (mut flows, [(web, _), (cache, who), ..]) =
+        pods(&node, &runtime, &api, ["web", "cache", "one", "two"]);
     age(&node);
     let daemon = start(&node, &runtime.socket(), &api, &["--interval=500ms"]);
     let since = Instant::now();
@@ -130,12 +122,8 @@ fn ovs_vswitchd_restarted_ten_times_in_a_minute() {
 fn a_second_daemon_waits_with_its_sources_and_takes_over() {
     let node = node("sources_second", json!({"lingerSeconds": 0}));
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
-    let mut flows = Flows::new(&node);
-    let (web, _) = pod(&node, &runtime, &api, &mut flows, "web");
-    let (cache, who) = pod(&node, &runtime, &api, &mut flows, "cache");
-    for name in ["one", "two"] {
-        pod(&node, &runtime, &api, &mut flows, name);
-    }
+    let (mut flows, [(web, _), (cache, who), ..]) =
+        pods(&node, &runtime, &api, ["web", "cache", "one", "two"]);
     age(&node);
     let first = start(&node, &runtime.socket(), &api, &["--interval=500ms"]);
     let second = start_unsettled(&node, &runtime.socket(), &api, &[], &["--interval=500ms"]);

@@ -146,6 +146,19 @@ pub(crate) fn pod(
     (sandbox, who)
 }
 
+/// A bridge with nothing on it but these pods.
+#[track_caller]
+pub(crate) fn pods<const N: usize>(
+    node: &Node,
+    runtime: &Runtime<'_>,
+    api: &ApiServer,
+    names: [&str; N],
+) -> (Flows, [(Sandbox, Who); N]) {
+    let mut flows = Flows::new(node);
+    let pods = names.map(|name| pod(node, runtime, api, &mut flows, name));
+    (flows, pods)
+}
+
 /// A pod that the runtime does not know (podman's, say), with its pod in the API.
 #[track_caller]
 pub(crate) fn stranger(node: &Node, api: &ApiServer, flows: &mut Flows, name: &str) -> Attached {
