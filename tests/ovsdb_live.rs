@@ -11,6 +11,7 @@
 #[path = "ovsdb_live/switch.rs"]
 mod switch;
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -614,4 +615,44 @@ fn what_was_committed_before_the_question_is_known_with_its_answer() {
     // Columns that nobody here reads tell nothing: statistics change all the time.
     switch.vsctl(&["--no-wait", "set", "Interface", "p1", "other_config:x=y"]);
     assert!(client.unchanged(moment).unwrap());
+}
+
+/// A connection that is kept is told of what changes, and does not read the rest again. What it
+/// makes of that is what a new one reads.
+#[test]
+fn what_is_told_comes_to_what_is_read() {
+    let switch = Switch::new("told");
+    write_marks(&switch);
+    let mut kept = switch.client();
+    let (changed, mut odd) = (Cell::new(0), 1_u64);
+    let mut before = None;
+    let mut agree = |what: &str| {
+        let asked = kept.ask().unwrap();
+        let (told, moment) = kept.answered(asked).unwrap();
+        // ovs-vswitchd writes, too: what both were asked between two equal answers counts.
+        let read = switch.snapshot();
+        if kept.unchanged(moment).unwrap() {
+            assert_eq!(*told, read, "{what}");
+            changed.set(changed.get() + u32::from(before.as_ref() != Some(&read)));
+            before = Some(read);
+        }
+    };
+    agree("at first");
+    for n in 0..120 {
+        odd = odd.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let (some, name) = (odd >> 33, format!("t{}", (odd >> 40) % 6));
+        let external = format!("external_ids:k{}=\"a b,{n}\"", some % 3);
+        let call: Vec<&str> = match some % 8 {
+            0 | 1 => vec!["--may-exist", "add-port", "br0", &name],
+            2 => vec!["--if-exists", "del-port", "br0", &name],
+            3 => vec!["set", "Interface", "docker", &external],
+            4 => vec!["remove", "Port", "antrea", "external_ids", "pod-name"],
+            5 => vec!["--may-exist", "add-br", "br1", "--", "set", "bridge", "br1", &external],
+            6 => vec!["--if-exists", "del-br", "br1"],
+            _ => vec!["set", "Open_vSwitch", ".", "external_ids:ovn-remote=tcp:10.0.0.1:6642"],
+        };
+        switch.vsctl(&[&["--no-wait"], &call[..]].concat());
+        agree(&format!("{n}: {call:?}"));
+    }
+    assert!(changed.get() > 40, "{changed:?} times something was told");
 }

@@ -54,6 +54,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         witnesses: &[],
         recent: &[],
         free: None,
+        database: None,
         act,
         yes: options.yes,
         thorough: !options.only_dead,

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::clock::{Deadline, Stamp};
 use crate::liveness::{Source, Witness};
 use crate::openflow::Connection;
 use crate::registry::{DaemonLock, Everything, Registry};
-use crate::sweep::{Error, Once, Report, Roll};
+use crate::sweep::{Database, Error, Once, Report, Roll};
 
 /// For everything that one stage of a sweep does on the switch.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
@@ -58,6 +59,7 @@ pub(super) fn start(shared: Arc<Shared>, sources: Sources) -> Result<Thread, sup
             corrupt: Vec::new(),
             complaint: None,
             known: None,
+            database: Rc::default(),
         }
         .run();
     })
@@ -96,6 +98,7 @@ struct Sweeper<'s> {
     /// The records at the last roll call, or as the last sweep left them: the next death need
     /// not wait until they are read.
     known: Option<Everything>,
+    database: Rc<Database>,
 }
 
 /// What a sweep is about to need.
@@ -208,6 +211,7 @@ impl Sweeper<'_> {
         let current = known.filter(|known| registry.unchanged(known.version));
         let current = current.or_else(|| registry.snapshot().ok());
         self.known = current.filter(|known| known.version.is_some() && known.is_complete());
+        self.database.listen(Deadline::after(TIMEOUT));
     }
 
     /// Whether there are tombstones that are not our own.
@@ -227,6 +231,11 @@ impl Sweeper<'_> {
         while self.recent.front().is_some_and(|(at, ..)| now.saturating_sub(*at) > AT_ONCE) {
             self.recent.pop_front();
         }
+        if reasons.wakes_all() || now >= self.thorough_at {
+            // As with the records: nothing is believed for ever.
+            self.database = Rc::default();
+        }
+        let database = Rc::clone(&self.database);
         let recent: Vec<(Source, usize)> = self.recent.iter().map(|(_, s, n)| (*s, *n)).collect();
         let sources = Arc::clone(&self.sources);
         let free = |addresses: &BTreeSet<IpAddr>| sources.free(addresses);
@@ -238,6 +247,7 @@ impl Sweeper<'_> {
             witnesses: &witnesses,
             recent: &recent,
             free: sources.knows_addresses().then_some(&free),
+            database: Some(&database),
             act: true,
             yes: false,
             thorough: false,

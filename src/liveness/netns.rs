@@ -16,9 +16,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::signal::kill;
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstatat};
 use nix::sys::statfs::{FsType, NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
@@ -93,6 +93,56 @@ pub fn judge(record: &Attachment, boot_id: &str) -> Life {
             Some(recorded) => in_proc(netns, recorded),
             None => pinned(netns, record.created),
         },
+    }
+}
+
+/// [`judge`] of many: who is as ADD saw them costs one look.
+#[must_use]
+pub fn judge_all(records: &[Attachment], boot_id: &str) -> Vec<Life> {
+    let mut last: Option<(&Path, Option<Directory>)> = None;
+    let mut lives = Vec::with_capacity(records.len());
+    for record in records {
+        let netns = record.netns.as_ref().filter(|n| n.pid_namespace.is_none());
+        let netns = netns.filter(|n| !n.path.is_empty() && record.boot_id == boot_id);
+        let unchanged = netns.is_some_and(|netns| {
+            let path = parent_of(&netns.path);
+            if last.as_ref().is_none_or(|(before, _)| *before != path) {
+                last = Some((path, Directory::open(path)));
+            }
+            let directory = last.as_ref().and_then(|(_, directory)| directory.as_ref());
+            directory.is_some_and(|directory| directory.shows(netns, record.created))
+        });
+        lives.push(if unchanged { Life::Alive } else { judge(record, boot_id) });
+    }
+    lives
+}
+
+/// A directory of namespaces.
+struct Directory {
+    file: File,
+    device: u64,
+    inode: u64,
+}
+
+impl Directory {
+    fn open(path: &Path) -> Option<Self> {
+        let file = File::from(open_path(path, OFlag::O_DIRECTORY).ok()?);
+        let meta = file.metadata().ok()?;
+        Some(Self { file, device: meta.dev(), inode: meta.ino() })
+    }
+
+    /// Whether it is the one that ADD saw and the namespace in it is. (A namespace file is
+    /// known by its device: the kernel has one for all of them and for nothing else.)
+    fn shows(&self, netns: &Netns, recorded: Stamp) -> bool {
+        let Some(name) = Path::new(&netns.path).file_name() else { return false };
+        if (self.device, self.inode) != (netns.parent_device, netns.parent_inode) {
+            return false;
+        }
+        let Ok(seen) = fstatat(&self.file, name, AtFlags::empty()) else { return false };
+        let changed = seen.st_ctime.saturating_mul(1000);
+        let changed = changed.saturating_add(seen.st_ctime_nsec / 1_000_000);
+        (seen.st_dev, seen.st_ino) == (netns.device, netns.inode)
+            && !is_younger(u64::try_from(changed).unwrap_or(u64::MAX), recorded)
     }
 }
 
@@ -209,11 +259,15 @@ impl Seen {
         Ok(Self { kind, device: meta.dev(), inode: meta.ino(), changed_ms })
     }
 
-    /// Mounted after `then`: another namespace that was given the same number, or the same
-    /// one, mounted anew. Wall time with wall time: a clock set since moved neither.
     fn is_younger_than(&self, then: Stamp) -> bool {
-        self.changed_ms > then.wall_ms.saturating_add(TICK_MS)
+        is_younger(self.changed_ms, then)
     }
+}
+
+/// Mounted after `then`: another namespace that was given the same number, or the same one,
+/// mounted anew. Wall time with wall time: a clock set since moved neither.
+fn is_younger(changed_ms: u64, then: Stamp) -> bool {
+    changed_ms > then.wall_ms.saturating_add(TICK_MS)
 }
 
 /// Whether it is the namespace that was recorded; what makes the question moot otherwise.

@@ -70,6 +70,37 @@ impl Connection {
         Ok(())
     }
 
+    /// [`Self::dump_many`] of many entries. Each of these turns is asked for when the first part
+    /// of the answer to the one before it has come: so the switch never waits for us, and never
+    /// has two of them in one turn of its main loop. `each` gets the filter's index among all.
+    ///
+    /// # Errors
+    /// As [`Self::dump`].
+    pub fn dump_in_turns(
+        &mut self,
+        turns: &[&[Filter]],
+        each: &mut dyn FnMut(usize, &RawEntry<'_>, &mut Flow),
+    ) -> Result<(), Error> {
+        let mut flow = Flow::default();
+        let mut each = |i: usize, raw: &RawEntry<'_>| {
+            raw.decode(&mut flow)?;
+            each(i, raw, &mut flow);
+            Ok(())
+        };
+        let asked = turns.iter().map(|turn| turn.len()).sum();
+        let first = self.xids(u32::try_from(asked).unwrap_or(0));
+        let (mut hearing, mut begin) = (Hearing::of(first, asked), 0);
+        for turn in turns {
+            self.send_dumps(first.saturating_add(u32::try_from(begin).unwrap_or(0)), turn)?;
+            while hearing.left > 0 && self.hear_part(&mut hearing, &mut each)? < begin {}
+            begin += turn.len();
+        }
+        while hearing.left > 0 {
+            self.hear_part(&mut hearing, &mut each)?;
+        }
+        Ok(())
+    }
+
     /// The same for whom an entry's place is enough: match and instructions are not read.
     ///
     /// # Errors
@@ -129,12 +160,16 @@ impl Connection {
     /// Asks for dumps in one write; the first one's xid, the others' follow.
     pub(super) fn ask_dumps(&mut self, filters: &[Filter]) -> Result<u32, Error> {
         let first = self.xids(u32::try_from(filters.len()).unwrap_or(0));
+        self.send_dumps(first, filters)?;
+        Ok(first)
+    }
+
+    fn send_dumps(&mut self, first: u32, filters: &[Filter]) -> Result<(), Error> {
         let mut out = Vec::with_capacity(filters.len() * 96);
         for (xid, filter) in (first..).zip(filters) {
             self.encode(&mut out, kind::MULTIPART_REQUEST, xid, DOING, |out| filter.encode(out))?;
         }
-        self.send(&out, DOING)?;
-        Ok(first)
+        self.send(&out, DOING)
     }
 
     /// Takes in so many dumps that were asked for.
@@ -144,17 +179,27 @@ impl Connection {
         asked: usize,
         each: &mut dyn FnMut(usize, &RawEntry<'_>) -> Result<(), Malformed>,
     ) -> Result<(), Error> {
-        let count = u32::try_from(asked).unwrap_or(0);
-        let mut open = vec![true; asked];
-        let mut left = asked;
-        while left > 0 {
+        let mut hearing = Hearing::of(first, asked);
+        while hearing.left > 0 {
+            self.hear_part(&mut hearing, each)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in one message of these dumps; which of them it is of.
+    fn hear_part(
+        &mut self,
+        hearing: &mut Hearing,
+        each: &mut dyn FnMut(usize, &RawEntry<'_>) -> Result<(), Malformed>,
+    ) -> Result<usize, Error> {
+        loop {
             let message = self.receive(DOING)?;
-            let index = message.xid.wrapping_sub(first);
-            let index = if index < count { usize::try_from(index).ok() } else { None };
-            let Some((index, slot)) = index.and_then(|i| Some((i, open.get_mut(i)?))) else {
+            let index = usize::try_from(message.xid.wrapping_sub(hearing.first)).ok();
+            let Some((index, open)) = index.and_then(|i| Some((i, hearing.open.get_mut(i)?)))
+            else {
                 continue;
             };
-            if !*slot {
+            if !*open {
                 return Err(self.malformed(DOING, Malformed::Unexpected("part after the last")));
             }
             let unknown_field = self.error_in(message, DOING)?.is_some_and(|error| error.is(4, 6));
@@ -164,11 +209,27 @@ impl Connection {
                     .map_err(|what| self.malformed(DOING, what))?
             };
             if !more {
-                *slot = false;
-                left -= 1;
+                *open = false;
+                hearing.left = hearing.left.saturating_sub(1);
             }
+            return Ok(index);
         }
-        Ok(())
+    }
+}
+
+/// Dumps that are being answered.
+struct Hearing {
+    /// The first one's xid; the others' follow.
+    first: u32,
+    /// Per dump: more is to come.
+    open: Vec<bool>,
+    /// How many are open.
+    left: usize,
+}
+
+impl Hearing {
+    fn of(first: u32, asked: usize) -> Self {
+        Self { first, open: vec![true; asked], left: asked }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What can be asked of the database, and the one thing that is changed in it.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -22,23 +23,12 @@ const LATENESS: Duration = Duration::from_millis(100);
 /// A snapshot as it came.
 #[derive(Debug)]
 pub struct Arrived {
-    text: String,
-    operations: usize,
+    /// All rows; none if those that are known need but what was told since.
+    text: Option<String>,
     moment: Moment,
 }
 
-impl Arrived {
-    /// The snapshot, and when it was answered.
-    ///
-    /// # Errors
-    /// As [`Client::snapshot`].
-    pub fn read(self) -> Result<(Snapshot, Moment), Error> {
-        let snapshot = done(outcomes(WHOLE, self.operations, &self.text, assemble)?)?;
-        Ok((snapshot, self.moment))
-    }
-}
-
-fn assemble(outcomes: &[Outcome<'_>]) -> Result<Snapshot, Error> {
+fn rows(outcomes: &[Outcome<'_>]) -> Result<Rows, Error> {
     let [switch, bridges, ports, interfaces] = outcomes else {
         return Err(Error::malformed(format!("{WHOLE}: outcomes are missing")));
     };
@@ -47,7 +37,7 @@ fn assemble(outcomes: &[Outcome<'_>]) -> Result<Snapshot, Error> {
     rows.add_bridges(bridges)?;
     rows.add_ports(ports)?;
     rows.add_interfaces(interfaces)?;
-    rows.assemble(true)
+    Ok(rows)
 }
 
 fn done<T>(transacted: Transacted<T>) -> Result<T, Error> {
@@ -89,6 +79,10 @@ pub struct Client {
     deadline: Deadline,
     /// The server tells of every change, from before the snapshot on.
     watching: bool,
+    /// What it holds, but for what was told since; while it tells.
+    rows: Option<Rows>,
+    /// These rows put together.
+    held: Option<Arc<Snapshot>>,
 }
 
 /// When a snapshot was answered, as far as changes go.
@@ -101,6 +95,8 @@ pub struct Moment(u64);
 pub struct Asked {
     watch: Option<Sent>,
     snapshot: (Sent, usize),
+    /// All rows were asked for.
+    whole: bool,
 }
 
 impl Client {
@@ -110,12 +106,19 @@ impl Client {
     /// [`Error::Connect`].
     pub fn connect(path: &Path, deadline: Deadline) -> Result<Self, Error> {
         let connection = Connection::open(path, deadline)?;
-        Ok(Self { connection, deadline, watching: false })
+        Ok(Self { connection, deadline, watching: false, rows: None, held: None })
+    }
+
+    /// The same connection for somebody else, with a deadline of theirs; none if it is broken.
+    #[must_use]
+    pub fn renewed(self, deadline: Deadline) -> Option<Self> {
+        self.connection.works().then_some(Self { deadline, ..self })
     }
 
     #[cfg(test)]
     pub(super) fn over(stream: std::os::unix::net::UnixStream, deadline: Deadline) -> Self {
-        Self { connection: Connection::over(stream), deadline, watching: false }
+        let connection = Connection::over(stream);
+        Self { connection, deadline, watching: false, rows: None, held: None }
     }
 
     /// Whether the server answers and has the database that we need. Cheap: for STATUS.
@@ -146,7 +149,8 @@ impl Client {
 
     /// Asks for [`Client::snapshot`] and does not wait: [`Client::answered`] does. From
     /// before that snapshot on the server tells us of every change, so that
-    /// [`Client::unchanged`] can say whether it still holds.
+    /// [`Client::unchanged`] can say whether it still holds, and the next one that is asked
+    /// for costs no more than what has changed.
     ///
     /// # Errors
     /// Any [`Error`].
@@ -167,8 +171,11 @@ impl Client {
             self.watching = true;
             Some(self.connection.ask(WATCHING, self.deadline, ("monitor", &params))?)
         };
-        let snapshot = self.connection.ask_transact(WHOLE, self.deadline, everything())?;
-        Ok(Asked { watch, snapshot })
+        let whole = !self.watching || self.rows.is_none();
+        // What changed before an empty transaction was told of before its answer.
+        let operations = if whole { everything() } else { Vec::new() };
+        let snapshot = self.connection.ask_transact(WHOLE, self.deadline, operations)?;
+        Ok(Asked { watch, snapshot, whole })
     }
 
     /// Waits for the snapshot that was asked for. It is still to be read: whoever has
@@ -184,18 +191,66 @@ impl Client {
                 other => other?,
             }
         }
-        let operations = asked.snapshot.1;
         let text = self.connection.transacted_text(asked.snapshot, self.deadline)?;
-        // What was told before this answer is in it.
-        Ok(Arrived { text, operations, moment: Moment(self.connection.notified()) })
+        if asked.whole {
+            // What was told before this answer is in it.
+            self.rows = None;
+            self.connection.keep_told();
+        }
+        let moment = Moment(self.connection.notified());
+        Ok(Arrived { text: asked.whole.then_some(text), moment })
+    }
+
+    /// The snapshot that has arrived, and when it was answered.
+    ///
+    /// # Errors
+    /// As [`Client::snapshot`].
+    pub fn read_arrived(&mut self, arrived: Arrived) -> Result<(Arc<Snapshot>, Moment), Error> {
+        let Arrived { text, moment } = arrived;
+        let rows = match text {
+            Some(text) => done(outcomes(WHOLE, TABLES.len(), &text, rows)?)?,
+            None => match (self.brought_up_to_date(), self.held.take()) {
+                (Some((rows, false)), Some(held)) => {
+                    (self.rows, self.held) = (Some(rows), Some(Arc::clone(&held)));
+                    return Ok((held, moment));
+                }
+                (Some((rows, _)), _) => rows,
+                (None, _) => {
+                    let all = self.connection.ask_transact(WHOLE, self.deadline, everything())?;
+                    let arrived =
+                        self.arrived(Asked { watch: None, snapshot: all, whole: true })?;
+                    return self.read_arrived(arrived);
+                }
+            },
+        };
+        let snapshot = Arc::new(rows.assemble(true)?);
+        if self.watching {
+            (self.rows, self.held) = (Some(rows), Some(Arc::clone(&snapshot)));
+        }
+        Ok((snapshot, moment))
+    }
+
+    /// The rows that are known with what was told of them, and whether that was anything;
+    /// `None`: they must be read again.
+    fn brought_up_to_date(&mut self) -> Option<(Rows, bool)> {
+        let mut rows = self.rows.take()?;
+        let told = self.connection.take_told()?;
+        for params in &told {
+            if let Err(failed) = rows.apply(params) {
+                log::warn!("{failed}; everything is read again");
+                return None;
+            }
+        }
+        Some((rows, !told.is_empty()))
     }
 
     /// [`Client::arrived`], read.
     ///
     /// # Errors
     /// As [`Client::snapshot`].
-    pub fn answered(&mut self, asked: Asked) -> Result<(Snapshot, Moment), Error> {
-        self.arrived(asked)?.read()
+    pub fn answered(&mut self, asked: Asked) -> Result<(Arc<Snapshot>, Moment), Error> {
+        let arrived = self.arrived(asked)?;
+        self.read_arrived(arrived)
     }
 
     /// Whether a snapshot that was [`asked`](Client::ask) for of this client is what the
@@ -231,7 +286,7 @@ impl Client {
     }
 
     fn take(&mut self, asked: (Sent, usize)) -> Result<Snapshot, Error> {
-        done(self.connection.transacted(asked, self.deadline, assemble)?)
+        done(self.connection.transacted(asked, self.deadline, rows)?)?.assemble(true)
     }
 
     /// What ADD needs: every bridge, and only the ports that could be `wanted`'s.

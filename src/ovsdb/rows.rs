@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::error::Error;
@@ -42,8 +44,9 @@ struct SwitchRow {
 
 #[derive(Clone, Debug, Deserialize)]
 struct BridgeRow {
-    #[serde(rename = "_uuid")]
-    id: Datum,
+    /// Not in a notification: it is the row's name there.
+    #[serde(rename = "_uuid", default)]
+    id: Option<Datum>,
     name: Datum,
     datapath_type: Datum,
     protocols: Datum,
@@ -54,8 +57,8 @@ struct BridgeRow {
 
 #[derive(Clone, Debug, Deserialize)]
 struct PortRow {
-    #[serde(rename = "_uuid")]
-    id: Datum,
+    #[serde(rename = "_uuid", default)]
+    id: Option<Datum>,
     name: Datum,
     interfaces: Datum,
     external_ids: Datum,
@@ -64,8 +67,8 @@ struct PortRow {
 
 #[derive(Clone, Debug, Deserialize)]
 struct InterfaceRow {
-    #[serde(rename = "_uuid")]
-    id: Datum,
+    #[serde(rename = "_uuid", default)]
+    id: Option<Datum>,
     name: Datum,
     #[serde(rename = "type")]
     kind: Datum,
@@ -101,66 +104,167 @@ pub(super) struct Rows {
     pub(super) interfaces: RowMap<Interface>,
 }
 
+/// What became of a row: "new" is the whole of it, and is not there if it is gone (RFC 7047,
+/// section 4.1.6).
+#[derive(Deserialize)]
+struct Update<T> {
+    #[serde(default = "gone")]
+    new: Option<T>,
+}
+
+fn gone<T>() -> Option<T> {
+    None
+}
+
+type Updates<T> = BTreeMap<String, Update<T>>;
+
+/// The rows that a notification speaks of, as they are now.
+fn changed<T: DeserializeOwned>(
+    updates: &str,
+    doing: &'static str,
+) -> Result<Vec<(RowId, Option<T>)>, Error> {
+    let row = |(name, update): (String, Update<T>)| {
+        let id = name.parse().map_err(|_| Error::malformed(format!("{doing}: no row: {name}")))?;
+        Ok((id, update.new))
+    };
+    parse::<Updates<T>>(updates, doing)?.into_iter().map(row).collect()
+}
+
+impl SwitchRow {
+    fn read(&self) -> Result<(Ovn, Option<String>), Error> {
+        let ids = must("Open_vSwitch", "external_ids", self.external_ids.text_map())?;
+        Ok((Ovn::read(&ids), self.ovs_version.text()))
+    }
+}
+
+fn id_of(table: &str, id: Option<&Datum>) -> Result<RowId, Error> {
+    must(table, "_uuid", id.and_then(Datum::row))
+}
+
+impl BridgeRow {
+    fn read(&self, id: RowId) -> Result<(Bridge, Vec<RowId>), Error> {
+        let ports = match &self.ports {
+            Some(ports) => must("Bridge", "ports", ports.rows())?,
+            None => Vec::new(),
+        };
+        let bridge = Bridge {
+            id,
+            name: must("Bridge", "name", self.name.text())?,
+            datapath_type: self.datapath_type.text().unwrap_or_default(),
+            protocols: self.protocols.texts(),
+            fail_mode: self.fail_mode.text(),
+            ports: Vec::new(),
+        };
+        Ok((bridge, ports))
+    }
+}
+
+impl PortRow {
+    fn read(&self, id: RowId) -> Result<(Port, Vec<RowId>), Error> {
+        let interfaces = must("Port", "interfaces", self.interfaces.rows())?;
+        let port = Port {
+            id,
+            name: must("Port", "name", self.name.text())?,
+            external_ids: must("Port", "external_ids", self.external_ids.text_map())?,
+            mac: self.mac.text().and_then(|m| m.parse().ok()),
+            interfaces: Vec::new(),
+        };
+        Ok((port, interfaces))
+    }
+}
+
+impl InterfaceRow {
+    fn read(&self, id: RowId) -> Result<Interface, Error> {
+        let options = must("Interface", "options", self.options.text_map())?;
+        Ok(Interface {
+            id,
+            name: must("Interface", "name", self.name.text())?,
+            kind: self.kind.text().unwrap_or_default(),
+            ofport: Ofport::read(self.ofport.integer()),
+            external_ids: must("Interface", "external_ids", self.external_ids.text_map())?,
+            mac_in_use: self.mac_in_use.text().and_then(|m| m.parse().ok()),
+            ifindex: self.ifindex.integer().and_then(|i| u64::try_from(i).ok()),
+            error: self.error.text(),
+            patch_peer: options.get("peer").filter(|p| !p.is_empty()).cloned(),
+        })
+    }
+}
+
 impl Rows {
     pub(super) fn add_switch(&mut self, outcome: &Outcome<'_>) -> Result<(), Error> {
         let rows: Vec<SwitchRow> = rows_of("reading Open_vSwitch", outcome)?;
         let [switch] = rows.as_slice() else {
             return Err(Error::malformed(format!("{} Open_vSwitch rows, not one", rows.len())));
         };
-        let ids = must("Open_vSwitch", "external_ids", switch.external_ids.text_map())?;
-        self.switch = (Ovn::read(&ids), switch.ovs_version.text());
+        self.switch = switch.read()?;
         Ok(())
     }
 
     pub(super) fn add_bridges(&mut self, outcome: &Outcome<'_>) -> Result<(), Error> {
         for row in rows_of::<BridgeRow>("reading bridges", outcome)? {
-            let ports = match &row.ports {
-                Some(ports) => must("Bridge", "ports", ports.rows())?,
-                None => Vec::new(),
-            };
-            let bridge = Bridge {
-                id: must("Bridge", "_uuid", row.id.row())?,
-                name: must("Bridge", "name", row.name.text())?,
-                datapath_type: row.datapath_type.text().unwrap_or_default(),
-                protocols: row.protocols.texts(),
-                fail_mode: row.fail_mode.text(),
-                ports: Vec::new(),
-            };
-            self.bridges.insert(bridge.id, (bridge, ports));
+            let id = id_of("Bridge", row.id.as_ref())?;
+            self.bridges.insert(id, row.read(id)?);
         }
         Ok(())
     }
 
     pub(super) fn add_ports(&mut self, outcome: &Outcome<'_>) -> Result<(), Error> {
         for row in rows_of::<PortRow>("reading ports", outcome)? {
-            let interfaces = must("Port", "interfaces", row.interfaces.rows())?;
-            let port = Port {
-                id: must("Port", "_uuid", row.id.row())?,
-                name: must("Port", "name", row.name.text())?,
-                external_ids: must("Port", "external_ids", row.external_ids.text_map())?,
-                mac: row.mac.text().and_then(|m| m.parse().ok()),
-                interfaces: Vec::new(),
-            };
-            self.ports.insert(port.id, (port, interfaces));
+            let id = id_of("Port", row.id.as_ref())?;
+            self.ports.insert(id, row.read(id)?);
         }
         Ok(())
     }
 
     pub(super) fn add_interfaces(&mut self, outcome: &Outcome<'_>) -> Result<(), Error> {
         for row in rows_of::<InterfaceRow>("reading interfaces", outcome)? {
-            let options = must("Interface", "options", row.options.text_map())?;
-            let interface = Interface {
-                id: must("Interface", "_uuid", row.id.row())?,
-                name: must("Interface", "name", row.name.text())?,
-                kind: row.kind.text().unwrap_or_default(),
-                ofport: Ofport::read(row.ofport.integer()),
-                external_ids: must("Interface", "external_ids", row.external_ids.text_map())?,
-                mac_in_use: row.mac_in_use.text().and_then(|m| m.parse().ok()),
-                ifindex: row.ifindex.integer().and_then(|i| u64::try_from(i).ok()),
-                error: row.error.text(),
-                patch_peer: options.get("peer").filter(|p| !p.is_empty()).cloned(),
-            };
-            self.interfaces.insert(interface.id, interface);
+            let id = id_of("Interface", row.id.as_ref())?;
+            self.interfaces.insert(id, row.read(id)?);
+        }
+        Ok(())
+    }
+
+    /// Does what a notification tells of: `params` are `[<monitor's id>, <table updates>]`.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`]; then these rows are good for nothing more.
+    pub(super) fn apply(&mut self, params: &str) -> Result<(), Error> {
+        let doing = "hearing of changes";
+        let (_, tables): (IgnoredAny, BTreeMap<String, &RawValue>) = parse(params, doing)?;
+        for (table, updates) in tables {
+            let updates = updates.get();
+            match table.as_str() {
+                "Open_vSwitch" => {
+                    for update in parse::<Updates<SwitchRow>>(updates, doing)?.into_values() {
+                        self.switch = must("Open_vSwitch", "its only row", update.new)?.read()?;
+                    }
+                }
+                "Bridge" => {
+                    for (id, row) in changed::<BridgeRow>(updates, doing)? {
+                        match row {
+                            Some(row) => drop(self.bridges.insert(id, row.read(id)?)),
+                            None => drop(self.bridges.remove(&id)),
+                        }
+                    }
+                }
+                "Port" => {
+                    for (id, row) in changed::<PortRow>(updates, doing)? {
+                        match row {
+                            Some(row) => drop(self.ports.insert(id, row.read(id)?)),
+                            None => drop(self.ports.remove(&id)),
+                        }
+                    }
+                }
+                "Interface" => {
+                    for (id, row) in changed::<InterfaceRow>(updates, doing)? {
+                        match row {
+                            Some(row) => drop(self.interfaces.insert(id, row.read(id)?)),
+                            None => drop(self.interfaces.remove(&id)),
+                        }
+                    }
+                }
+                _ => {}
+            }
         }
         Ok(())
     }

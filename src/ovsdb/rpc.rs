@@ -68,7 +68,19 @@ pub(super) struct Connection {
     broken: bool,
     /// Notifications so far. The only ones that a client gets are of what it monitors.
     notified: u64,
+    /// Their parameters, if they are wanted.
+    told: Option<Told>,
 }
+
+/// What notifications said.
+#[derive(Debug, Default)]
+struct Told {
+    texts: Vec<String>,
+    bytes: usize,
+}
+
+/// More than this is not kept of notifications: reading everything anew costs less.
+const MOST_TOLD: usize = 8 << 20;
 
 /// A request that was sent and is not answered yet.
 #[derive(Debug)]
@@ -86,7 +98,12 @@ impl Connection {
     }
 
     pub(super) fn over(stream: UnixStream) -> Self {
-        Self { stream, frames: Frames::default(), id: 0, broken: false, notified: 0 }
+        Self { stream, frames: Frames::default(), id: 0, broken: false, notified: 0, told: None }
+    }
+
+    /// Whether it is good for anything more.
+    pub(super) fn works(&self) -> bool {
+        !self.broken
     }
 
     /// Asks, and has `read` look at the result. After any error but a refusal the
@@ -124,6 +141,16 @@ impl Connection {
     /// Notifications received so far.
     pub(super) fn notified(&self) -> u64 {
         self.notified
+    }
+
+    /// Keeps what notifications say from now on, and forgets what they said.
+    pub(super) fn keep_told(&mut self) {
+        self.told = Some(Told::default());
+    }
+
+    /// What they said since this was called last; `None`: it was not kept, or was too much.
+    pub(super) fn take_told(&mut self) -> Option<Vec<String>> {
+        self.told.as_mut().map(|told| std::mem::take(told).texts)
     }
 
     /// Has `read` look at the result of a request. After any error but a refusal the
@@ -243,7 +270,11 @@ impl Connection {
                     serde_json::from_slice(bytes).map_err(|e| unreadable(doing, &e))?;
                 match (message.method, message.id) {
                     // A notification.
-                    (Some(_), None) => self.notified = self.notified.saturating_add(1),
+                    (Some(_), None) => {
+                        self.notified = self.notified.saturating_add(1);
+                        let text = message.params.map_or("null", RawValue::get);
+                        self.told = self.told.take().and_then(|told| told.and(text));
+                    }
                     (Some(method), Some(id)) => {
                         let reply = reply(method, message.params, id);
                         send(&mut self.stream, reply.as_bytes(), deadline)
@@ -274,6 +305,18 @@ impl Connection {
                 return Err(Error::Closed);
             }
         }
+    }
+}
+
+impl Told {
+    /// With one more; none if that is too much.
+    fn and(mut self, text: &str) -> Option<Self> {
+        self.bytes = self.bytes.saturating_add(text.len());
+        if self.bytes > MOST_TOLD {
+            return None;
+        }
+        self.texts.push(text.to_owned());
+        Some(self)
     }
 }
 

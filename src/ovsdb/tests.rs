@@ -318,3 +318,27 @@ proptest! {
         }
     }
 }
+
+/// A change that cannot be read is an error and never half a row; the client then reads
+/// everything again.
+#[test]
+fn a_change_that_makes_no_sense_is_refused() {
+    let id = "7b1c4a52-58d5-43c0-a35c-9c9fc7e2cc9f";
+    let apply = |params: &str| rows::Rows::default().apply(params);
+    let bridge = r#"{"name":"br0","datapath_type":"","protocols":["set",[]],"fail_mode":["set",[]],"ports":["set",[]]}"#;
+    apply(&format!(r#"[null,{{"Bridge":{{"{id}":{{"new":{bridge}}}}}}}]"#)).unwrap();
+    apply(&format!(r#"[null,{{"Bridge":{{"{id}":{{"old":{bridge}}}}},"Other":7}}]"#)).unwrap();
+    apply("[null,{}]").unwrap();
+    for odd in [
+        "",
+        "[]",
+        "[null]",
+        "[null,[]]",
+        r#"[null,{"Bridge":7}]"#,
+        &format!(r#"[null,{{"Bridge":{{"not a row":{{"new":{bridge}}}}}}}]"#),
+        &format!(r#"[null,{{"Bridge":{{"{id}":{{"new":{{"name":"br0"}}}}}}}}]"#),
+        &format!(r#"[null,{{"Open_vSwitch":{{"{id}":{{}}}}}}]"#),
+    ] {
+        assert!(matches!(apply(odd), Err(Error::Malformed { .. })), "{odd}");
+    }
+}

@@ -248,6 +248,7 @@ fn purge(
         thorough: false,
         details: false,
         free: None,
+        database: None,
     };
     let report = engine.clean(targets);
     if let Some(failed) = report.error() {

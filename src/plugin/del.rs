@@ -47,6 +47,7 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
         thorough: false,
         details: false,
         free: None,
+        database: None,
     };
     let report = engine.clean(targets);
     if let Some(failed) = report.error() {

@@ -61,6 +61,7 @@ pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
         thorough: false,
         details: false,
         free: None,
+        database: None,
     };
     let report = engine.clean(targets);
     let left: Vec<String> = report

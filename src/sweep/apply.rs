@@ -24,6 +24,10 @@ use log::{error, info, warn};
 /// How many entries are deleted on one look at the world: at 20 µs each the window between
 /// that look and the last delete stays under 100 ms.
 const CHUNK: usize = 4_000;
+/// How often a clean-up looks again before it leaves what has changed to the next one, and how
+/// long after the look before.
+const LOOKS_BEHIND: u32 = 8;
+const FOLLOWING: Duration = Duration::from_millis(3);
 /// Connections that a chunk is divided among.
 const LANES: usize = 4;
 
@@ -347,13 +351,20 @@ fn delete(
     let bridge = out.bridge.clone();
     let mut ledger = Ledger::open(engine, &bridge, targets, judged, report);
     let only = doomed.len() <= CHUNK;
-    let (mut asked, mut left) = (Vec::new(), HashSet::new());
+    let (mut asked, mut left, mut patience) = (Vec::new(), HashSet::new(), LOOKS_BEHIND);
     let mut lanes = if only { Vec::new() } else { open_lanes(connection, engine.deadline) };
     let mut chunks = doomed.chunks_mut(CHUNK);
     let mut next = chunks.next();
     while let Some(chunk) = next {
         next = chunks.next();
         watch.look(client, connection)?;
+        // OVSDB and the bridge follow each other within milliseconds. A look at these two costs
+        // less than another one at the entries.
+        while patience > 0 && !chunk.iter().all(|d| watch.standing(d) == Standing::Holds) {
+            patience -= 1;
+            std::thread::sleep(FOLLOWING);
+            watch.look(client, connection)?;
+        }
         for doomed in chunk.iter_mut() {
             if watch.standing(doomed) == Standing::Holds {
                 continue;

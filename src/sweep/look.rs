@@ -186,13 +186,14 @@ fn whole(
     let mut collector = Collector::new(Survey::new(case), since);
     let asked: Vec<Filter> =
         tables.iter().filter(|(_, active)| *active > 0).map(|(t, _)| Filter::table(*t)).collect();
-    let mut done = 0;
-    for some in turns(&asked, tables) {
-        connection.dump_many(some, &mut |n, raw, flow| collector.see(done + n, raw, flow))?;
-        done += some.len();
-    }
+    connection.dump_in_turns(&turns(&asked, tables), &mut |dump, raw, flow| {
+        collector.see(dump, raw, flow);
+    })?;
     Ok(collector.finish(asked, true))
 }
+
+/// Tables in one turn: ovs-vswitchd takes 50 messages of a connection at a time.
+const MOST_TABLES: usize = 48;
 
 /// Tables to ask for together: one large one, or several that are small, for one turn of
 /// the switch.
@@ -204,7 +205,7 @@ fn turns<'f>(asked: &'f [Filter], tables: &[(u8, u32)]) -> Vec<&'f [Filter]> {
     let (mut turns, mut start, mut sum) = (Vec::new(), 0, 0);
     for (n, filter) in asked.iter().enumerate() {
         sum += entries(filter);
-        if sum > SMALL_BRIDGE && n > start {
+        if n > start && (sum > SMALL_BRIDGE || n - start == MOST_TABLES) {
             turns.extend(asked.get(start..n));
             (start, sum) = (n, entries(filter));
         }

@@ -5,6 +5,7 @@
 //! ([`orphans`], a DEL, a GC list); what dies is decided by [`crate::stale`].
 
 mod apply;
+mod database;
 mod early;
 mod ledger;
 mod look;
@@ -22,9 +23,11 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use log::debug;
 use serde::Serialize;
 
 pub use apply::SWEEP_TIMEOUT;
+pub use database::Database;
 use early::Early;
 pub use look::{Look, look_at};
 pub use once::{Free, Once, Roll};
@@ -86,6 +89,9 @@ pub struct Engine<'a> {
     /// Of the addresses that are [`in_question`], those that nobody in the cluster has; none:
     /// there is nobody to ask, now or later.
     pub free: Option<BTreeSet<IpAddr>>,
+    /// A connection to the database that outlives this clean-up; none: there is one for it
+    /// alone.
+    pub database: Option<&'a Database>,
 }
 
 impl Engine<'_> {
@@ -127,6 +133,9 @@ impl Engine<'_> {
         }
         apply::reap_ports(self, &world, &mut client, &targets, paused, &mut report);
         settle::settle(self, Some(&world), &targets, &mut report);
+        if let Some(database) = self.database {
+            database.keep(client);
+        }
         report
     }
 
@@ -177,23 +186,40 @@ impl Engine<'_> {
         report.bridges.push(pass);
     }
 
-    /// Reads the world. While others work on their answers we ask the next: the database,
-    /// the bridge that it will most likely be about, the records.
+    /// Reads the world, over the connection that is kept if there is one.
     fn world(
         &self,
         targets: &[Target],
-        known: Option<Everything>,
+        mut known: Option<Everything>,
     ) -> Result<(World, Client, Option<Early>), Error> {
-        let mut client = Client::connect(&database_socket(&self.run_dir), self.deadline)?;
+        if let Some(client) = self.database.and_then(|database| database.take(self.deadline)) {
+            match self.world_over(client, targets, &mut known) {
+                Ok(read) => return Ok(read),
+                // The server may have been restarted.
+                Err(failed) => debug!("{failed}; connecting again"),
+            }
+        }
+        let client = Client::connect(&database_socket(&self.run_dir), self.deadline)?;
+        self.world_over(client, targets, &mut known)
+    }
+
+    /// While others work on their answers we ask the next: the database, the bridge that it
+    /// will most likely be about, the records.
+    fn world_over(
+        &self,
+        mut client: Client,
+        targets: &[Target],
+        known: &mut Option<Everything>,
+    ) -> Result<(World, Client, Option<Early>), Error> {
         let asked = client.ask()?;
         let mut early = Early::begin(self, targets);
-        let reading = World::begin(self.registry, known, asked, Stamp::now());
+        let reading = World::begin(self.registry, known.take(), asked, Stamp::now());
         early = early.and_then(Early::go_on);
         let answered = reading.answered(&mut client)?;
         // While the switch looks for the entries that the record speaks of, the answer is
         // read.
         early = early.and_then(|early| early.guess(self, &answered, targets));
-        let world = self.overlaid(answered.finish(&self.run_dir)?);
+        let world = self.overlaid(answered.finish(&self.run_dir, &mut client)?);
         Ok((world, client, early))
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use log::warn;
 
 use super::orphans::{self, Doomed, Orphans};
-use super::{Engine, Error, Report, Target, in_question, network_states};
+use super::{Database, Engine, Error, Report, Target, in_question, network_states};
 use crate::attachment::Attachment;
 use crate::clock::{Deadline, boot_id};
 use crate::liveness::{Source, Witness};
@@ -33,6 +33,8 @@ pub struct Once<'a> {
     pub recent: &'a [(Source, usize)],
     /// Who knows which of these addresses nobody in the cluster has now; none: nobody knows.
     pub free: Option<&'a Free<'a>>,
+    /// A connection to the database that is kept; none: there is one for this sweep alone.
+    pub database: Option<&'a Database>,
     /// False: a dry run, nothing is changed anywhere.
     pub act: bool,
     /// An operator says so: no brake.
@@ -129,6 +131,7 @@ impl Once<'_> {
                 thorough: self.thorough,
                 details: self.details,
                 free: self.free(everything, &targets),
+                database: self.database,
             };
             engine.clean_knowing(targets, records)
         };

@@ -68,8 +68,7 @@ pub fn find_with(
     let mut orphans = Orphans { total: everything.attachments.len(), ..Orphans::default() };
     let mut alone: Vec<(Source, usize)> = recent.to_vec();
     let now = Stamp::now();
-    let namespaces: Vec<Life> =
-        everything.attachments.iter().map(|record| netns::judge(record, boot_id)).collect();
+    let namespaces = netns::judge_all(&everything.attachments, boot_id);
     if namespaces.iter().any(|life| life.is_dead()) {
         witnesses.iter().for_each(|witness| witness.refresh());
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::UNIX_EPOCH;
 
 use crate::attachment::{Attachment, NetworkName};
@@ -46,7 +46,7 @@ pub struct World {
     /// Per network: configuration and what was learned.
     pub networks: BTreeMap<NetworkName, NetworkState>,
     /// OVSDB.
-    pub ovs: Snapshot,
+    pub ovs: Arc<Snapshot>,
     /// When ovs-vswitchd started, from its pid file.
     pub switch_started: Option<Stamp>,
     /// Addresses that nobody in the cluster has: [`Engine::free`](super::Engine::free).
@@ -97,7 +97,7 @@ impl World {
     ) -> Result<Self, Error> {
         let asked = client.ask()?;
         let reading = Self::begin(registry, None, asked, now);
-        reading.answered(client)?.finish(run_dir)
+        reading.answered(client)?.finish(run_dir, client)
     }
 
     /// Reads the records while the database works on its answer. (A record or a row that
@@ -219,9 +219,9 @@ impl Answered {
     }
 
     /// Puts it together.
-    pub(super) fn finish(self, run_dir: &Path) -> Result<World, Error> {
+    pub(super) fn finish(self, run_dir: &Path, client: &mut Client) -> Result<World, Error> {
         let Self { mut everything, arrived, now } = self;
-        let (ovs, moment) = arrived.read()?;
+        let (ovs, moment) = client.read_arrived(arrived)?;
         // What could not be read may be alive.
         if let Some(failed) = everything.failures.pop() {
             return Err(failed.into());
