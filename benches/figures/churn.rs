@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::crowd::Shape;
+use super::crowd::{Shape, who};
 use super::daemon::{args, crowded, start};
 use super::guard::Daemon;
 use super::idle::memory;
@@ -12,7 +12,7 @@ use super::table::Table;
 
 /// Twice what dies within ten seconds, and some: more would be the brake's.
 const PODS: usize = 600;
-const SHAPE: Shape = Shape { policy: 5, tables: 1, linger: LINGER };
+const SHAPE: Shape = Shape { policy: 5, tables: 1, linger: LINGER, who };
 const FLOWS: usize = 13_000;
 /// They die and join so many at a time, once a second: one a second for an hour. On a busy
 /// machine a batch takes longer, and there are fewer.

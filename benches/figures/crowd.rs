@@ -27,6 +27,8 @@ pub(crate) struct Shape {
     pub(crate) tables: usize,
     /// `lingerSeconds`.
     pub(crate) linger: u64,
+    /// Who the pod of a number is on the switch.
+    pub(crate) who: fn(usize) -> layouts::Who,
 }
 
 /// Makes pods, and lets them die.
@@ -118,7 +120,8 @@ impl<'a> Crowd<'a> {
 
     /// [`Self::attach`], and their entries.
     pub(crate) fn join(&self, which: Range<usize>) {
-        let flows: Vec<_> = which.clone().flat_map(|n| self.shape.entries(&who(n))).collect();
+        let whos = which.clone().map(self.shape.who);
+        let flows: Vec<_> = whos.flat_map(|who| self.shape.entries(&who)).collect();
         self.attach(which);
         install(self.node, &flows);
     }
@@ -137,7 +140,7 @@ impl<'a> Crowd<'a> {
     }
 
     fn conf(&self, n: usize, netns: &str) -> Value {
-        let who = who(n);
+        let who = (self.shape.who)(n);
         json!({
             "type": "ovs-flow-gc", "name": "podnet", "cniVersion": "1.0.0",
             "stateDir": self.node.state_dir, "lingerSeconds": self.shape.linger,

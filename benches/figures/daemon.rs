@@ -25,16 +25,17 @@ use super::watch::Watch;
 /// 250 attachments, 10,000 flows: 39 entries each.
 pub(crate) const SMALL: usize = 250;
 pub(crate) const SMALL_FLOWS: usize = 10_000;
-pub(crate) const SMALL_SHAPE: Shape = Shape { policy: 24, tables: 10, linger: 30 };
+pub(crate) const SMALL_SHAPE: Shape = Shape { policy: 24, tables: 10, linger: 30, who };
 /// 1,000 attachments and some, 100,000 flows: 97 entries each.
 const LARGE: usize = 1_030;
 const LARGE_FLOWS: usize = 100_000;
-const LARGE_SHAPE: Shape = Shape { policy: 82, tables: 10, linger: 30 };
+const LARGE_SHAPE: Shape = Shape { policy: 82, tables: 10, linger: 30, who };
 const ORPHANS: usize = 500;
 
 const DEATHS: usize = 120;
 const DEATHS_OF_LARGE: usize = 60;
 const DEATHS_OF_RIVAL: usize = 8;
+const DEATHS_BESIDE: usize = 20;
 /// Between a replacement and the next death, and a little more each time: what recurs must
 /// not meet every death.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -84,6 +85,18 @@ pub(crate) fn small(table: &mut Table) {
     let against =
         format!("the same, {what}, median of all; theirs: sh, every 5 s del-flows reg0=N");
     table.beside(&against, median(&mut ours.concat()), theirs);
+}
+
+/// The median of some deaths, under the daemon and under the loop.
+pub(crate) fn beside_a_loop() -> [Duration; 2] {
+    let node = Setup::new().datapath(Datapath::Dummy).up("bench-beside");
+    let crowd = crowded(&node, SMALL, SMALL_SHAPE, SMALL_FLOWS);
+    let daemon = start(&node, &args(&crowd));
+    let mut deaths = Deaths::of(&node, &crowd, SMALL_SHAPE, SMALL);
+    let ours = median(&mut deaths.happen(&daemon, DEATHS_BESIDE).concat());
+    daemon.no_harm();
+    drop(daemon);
+    [ours, deaths.under_a_loop()]
 }
 
 /// With 1,000, and when half of them die at once.

@@ -23,12 +23,14 @@ mod guard;
 
 mod add;
 mod churn;
+mod compare;
 mod crowd;
 mod daemon;
 mod del;
 mod echo;
 mod idle;
 mod measure;
+mod scale;
 mod stall;
 mod sweep;
 mod table;
@@ -69,6 +71,13 @@ fn main() {
     }
     if wanted("daemon-churn") {
         churn::figures(&mut table);
+    }
+    // These make tables of their own, and are not among "all".
+    if words.iter().any(|word| word == "compare") {
+        println!("{}", compare::figures());
+    }
+    if words.iter().any(|word| word == "scale") {
+        scale::figures();
     }
     println!("{table}");
     if table.missed() {

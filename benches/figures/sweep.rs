@@ -47,7 +47,7 @@ pub(crate) fn figures(table: &mut Table) {
 impl<'a> Large<'a> {
     fn make(node: &'a Node) -> Self {
         let pods = ORPHANS + LIVE;
-        let shape = Shape { policy: POLICY, tables: 1, linger: 30 };
+        let shape = Shape { policy: POLICY, tables: 1, linger: 30, who };
         let crowd = Crowd::new(node, shape);
         crowd.attach(0..pods);
         let whos: Vec<_> = (0..pods).map(who).collect();
@@ -69,17 +69,8 @@ impl<'a> Large<'a> {
         copy(&self.saved, &self.node.state_dir);
     }
 
-    /// `ovs-flow-gc sweep`.
     pub(crate) fn sweep(&self) -> Process {
-        let (program, run_dir) = (self.node.plugin("ovs-flow-gc"), self.node.run_dir.clone());
-        let state_dir = self.node.state_dir.clone();
-        // 3 would say that something needs attention: not good.
-        Process::new(self.node, b"", move || {
-            let mut command = Command::new(&program);
-            command.env_clear().env("OVS_RUNDIR", &run_dir);
-            command.args(["sweep", "--yes", "--json", "--state-dir"]).arg(&state_dir);
-            command
-        })
+        sweep(self.node)
     }
 
     /// Nothing of the dead is left, and everything else.
@@ -144,7 +135,21 @@ impl<'a> Large<'a> {
     }
 }
 
-fn copy(from: &std::path::Path, to: &std::path::Path) {
+/// Everything in a directory.
+pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {
     let (from, to) = (from.display(), to.display());
     shell(&format!("mkdir -p {to} && cp -a {from}/. {to}"));
+}
+
+/// `ovs-flow-gc sweep`.
+pub(crate) fn sweep(node: &Node) -> Process {
+    let (program, run_dir) = (node.plugin("ovs-flow-gc"), node.run_dir.clone());
+    let state_dir = node.state_dir.clone();
+    // 3 would say that something needs attention: not good.
+    Process::new(node, b"", move || {
+        let mut command = Command::new(&program);
+        command.env_clear().env("OVS_RUNDIR", &run_dir);
+        command.args(["sweep", "--yes", "--json", "--state-dir"]).arg(&state_dir);
+        command
+    })
 }
