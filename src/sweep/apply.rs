@@ -310,7 +310,12 @@ fn judge<'l>(
                 *of.kept.entry(verdict.reason.as_str()).or_default() += 1;
                 of.unsettled |= matches!(verdict.reason, Reason::PortUnsettled { .. });
             }
-            let waits = wait_together(scene, &look.learned, shared, &verdict);
+            let mut waits = wait_together(scene, &look.learned, shared, &verdict);
+            if candidate.may_be_older(&judge, &verdict) {
+                let patient =
+                    |d: &usize| scene.case.dead.get(*d).is_some_and(|dead| dead.died < PATIENCE);
+                waits.extend(verdict.dead.filter(patient));
+            }
             for target in waits.into_iter().filter_map(|dead| scene.dead_of.get(dead)) {
                 if let Some(of) = report.targets.get_mut(*target) {
                     of.waiting = true;
