@@ -226,7 +226,9 @@ fn may_change(reason: Reason, dead: usize, scene: &Scene, learned: &Learned, sha
     match reason {
         // Until somebody elsewhere gives it back.
         Reason::MayLiveElsewhere { .. } => scene.may_be_freed.get(dead) == Some(&true),
-        Reason::PolicyWaits { .. }
+        // The other one may go, or have been a slip of the dump.
+        Reason::Ambiguous
+        | Reason::PolicyWaits { .. }
         | Reason::MayBeArriving { .. }
         | Reason::PortUnsettled { .. } => true,
         Reason::RegisterNotProven { why: NotProven::Shared, .. } => !shared,
