@@ -42,7 +42,7 @@ pub struct Orphans {
     /// Alive: indexes of [`Everything::attachments`].
     pub alive: Vec<usize>,
     /// Not judged: nobody knows.
-    pub unknown: Vec<(Attachment, String)>,
+    pub unknown: Vec<(Attachment, Why)>,
     /// Active records in all.
     pub total: usize,
     /// The brake is pulled: too many at once on the word of this one source.
@@ -87,7 +87,7 @@ pub fn find_with(
                 }
                 orphans.dead.push(Orphan { record: record.clone(), why, by: judged.dead_by });
             }
-            Life::Unknown(why) => orphans.unknown.push((record.clone(), why.to_string())),
+            Life::Unknown(why) => orphans.unknown.push((record.clone(), why)),
         }
     }
     let buried = recent.iter().fold(0usize, |sum, (_, count)| sum.saturating_add(*count));
