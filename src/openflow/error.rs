@@ -336,7 +336,9 @@ fn remedy(source: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => {
             " (the socket belongs to another user: run as that user, or keep CAP_DAC_OVERRIDE)"
         }
-        io::ErrorKind::TimedOut => " (ovs-vswitchd is hung: nobody accepts)",
+        io::ErrorKind::TimedOut => {
+            " (ovs-vswitchd is hung and nobody accepts, or no time was left)"
+        }
         _ => "",
     }
 }
