@@ -14,17 +14,17 @@ const SECONDS: u64 = 2;
 
 #[test]
 fn every_system_call_of_add_fails_once() {
-    Trial::new(Verb::Add).each_call(150);
+    Trial::new(Verb::Add).each_call(100);
 }
 
 #[test]
 fn every_system_call_of_del_fails_once() {
-    Trial::new(Verb::Del).each_call(150);
+    Trial::new(Verb::Del).each_call(100);
 }
 
 #[test]
 fn every_system_call_of_a_sweep_fails_once() {
-    Trial::new(Verb::Sweep).each_call(150);
+    Trial::new(Verb::Sweep).each_call(100);
 }
 
 #[test]
