@@ -192,7 +192,8 @@ impl Summary {
     }
 
     /// Prints it, writes the messages down, and fails if a run did. At least `least` faults,
-    /// and nine in ten of the runs, must have come about.
+    /// and three in four of the runs, must have come about (how often a call waits or reads
+    /// differs a little from run to run).
     #[track_caller]
     pub(super) fn end(self, least: usize, more: &str) {
         let path = self.write_messages();
@@ -215,7 +216,7 @@ impl Summary {
         assert!(self.failures.is_empty(), "{} failed:\n{some}", self.failures.len());
         let only = chosen().is_some();
         assert!(self.happened() >= least || only, "{} faults", self.happened());
-        assert!(self.happened() * 10 >= self.runs * 9 || only, "too many faults not reached");
+        assert!(self.happened() * 4 >= self.runs * 3 || only, "too many faults not reached");
     }
 
     fn write_messages(&self) -> PathBuf {
