@@ -96,10 +96,14 @@ pub fn connect_within(path: &Path, deadline: Deadline) -> io::Result<UnixStream>
     );
     nix::sys::socket::setsockopt(&fd, sockopt::SendTimeout, &timeout)?;
     let address = UnixAddr::new(path)?;
-    match connect(fd.as_raw_fd(), &address) {
-        Ok(()) => Ok(UnixStream::from(fd)),
-        Err(nix::errno::Errno::EAGAIN) => Err(io::ErrorKind::TimedOut.into()),
-        Err(errno) => Err(errno.into()),
+    loop {
+        match connect(fd.as_raw_fd(), &address) {
+            Ok(()) => return Ok(UnixStream::from(fd)),
+            Err(nix::errno::Errno::EAGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+            // Stopped and continued while it waited (signal(7)).
+            Err(nix::errno::Errno::EINTR) if !deadline.passed() => {}
+            Err(errno) => return Err(errno.into()),
+        }
     }
 }
 

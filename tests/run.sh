@@ -33,6 +33,7 @@ packages() {
 /usr/bin/gcc gcc
 /usr/include/stdlib.h libc6-dev
 /usr/bin/unshare util-linux
+/usr/bin/strace strace
 /usr/bin/protoc protobuf-compiler
 /usr/bin/promtool prometheus
 /usr/bin/kubectl kubernetes-client

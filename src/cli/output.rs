@@ -51,13 +51,17 @@ impl std::fmt::Display for Table {
 
 /// Prints a value: as JSON if asked for, else the text.
 pub(crate) fn say(context: &Context, value: &impl Serialize, text: &str) -> Result<(), Error> {
-    let mut out = io::stdout().lock();
-    if context.json {
-        serde_json::to_writer_pretty(&mut out, value)?;
-        writeln!(out)?;
-    } else if !text.is_empty() {
-        writeln!(out, "{}", text.trim_end())?;
+    let mut all = if context.json {
+        serde_json::to_string_pretty(value)?
+    } else {
+        text.trim_end().to_owned()
+    };
+    if !all.is_empty() {
+        all.push('\n');
     }
+    // In one piece: whoever reads JSON has all of it or nothing.
+    let mut out = io::stdout().lock();
+    out.write_all(all.as_bytes())?;
     Ok(out.flush()?)
 }
 

@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Context, Error, Exit, Table, output};
+use crate::liveness::Why;
 use crate::registry::Registry;
 use crate::sweep::{Once, Report, Roll};
 
@@ -35,6 +36,8 @@ struct Answer<'a> {
     attachments: usize,
     dead: usize,
     corrupt: Vec<String>,
+    /// Whom nobody could judge, and why not.
+    unjudged: Vec<String>,
     #[serde(flatten)]
     report: &'a Report,
 }
@@ -62,9 +65,13 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     };
     let roll = once.roll_call()?;
     let report = once.clean(&roll, |_| true)?;
-    let Roll { orphans, braked, paused, corrupt, .. } = roll;
+    let Roll { everything, orphans, braked, paused, corrupt, .. } = roll;
+    let mut unjudged: Vec<String> = everything.failures.iter().map(ToString::to_string).collect();
+    for (record, why) in orphans.unknown.iter().filter(|(_, why)| *why == Why::Failed) {
+        unjudged.push(format!("{} ({}): {why}", record.title(), record.key));
+    }
     let (attachments, dead) = (orphans.total, orphans.dead.len());
-    let braked = braked.is_some();
+    let (braked, paused) = (braked.is_some(), paused || report.paused);
     let answer = Answer {
         dry_run: options.dry_run,
         paused,
@@ -72,12 +79,17 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         attachments,
         dead,
         corrupt,
+        unjudged,
         report: &report,
     };
     output::say(context, &answer, &text(&answer))?;
     Ok(if report.failed.is_some() {
         Exit::Failed
-    } else if report.needs_attention() || braked || !answer.corrupt.is_empty() {
+    } else if report.needs_attention()
+        || braked
+        || !answer.corrupt.is_empty()
+        || !answer.unjudged.is_empty()
+    {
         Exit::Attention
     } else {
         Exit::Done
@@ -140,6 +152,9 @@ fn text(answer: &Answer<'_>) -> String {
     }
     for note in report.notes.iter().chain(&answer.corrupt) {
         let _ = writeln!(text, "{note}");
+    }
+    for what in &answer.unjudged {
+        let _ = writeln!(text, "not judged: {what}");
     }
     if answer.braked {
         let _ = writeln!(

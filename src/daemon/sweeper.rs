@@ -333,10 +333,12 @@ impl Sweeper<'_> {
         let oldest = died.map(|died| died.until(now)).max().unwrap_or_default();
         metrics.oldest_tombstone_age.set(oldest.as_secs_f64());
         metrics.corrupt_records.set(count(corrupt.len().saturating_add(everything.aside.len())));
-        for what in corrupt.iter().filter(|what| !self.corrupt.contains(what)) {
+        let unreadable = everything.failures.iter().map(ToString::to_string);
+        let odd: Vec<String> = corrupt.iter().cloned().chain(unreadable).collect();
+        for what in odd.iter().filter(|what| !self.corrupt.contains(what)) {
             warn!("{what}");
         }
-        self.corrupt.clone_from(corrupt);
+        self.corrupt = odd;
         if metrics.paused.set(i64::from(roll.paused)) != i64::from(roll.paused) {
             info!("{}", if roll.paused { "paused: nothing is deleted" } else { "resumed" });
         }

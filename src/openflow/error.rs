@@ -329,6 +329,14 @@ pub enum Error {
     UnusableAddress(std::net::IpAddr),
 }
 
+impl Error {
+    /// The switch (or we) understood and will not: the answer is the same the next time.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Switch { .. } | Self::Unsupported { .. } | Self::UnusableAddress(_))
+    }
+}
+
 fn remedy(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::NotFound => " (ovs-vswitchd is stopped, or there is no such bridge)",
@@ -336,7 +344,9 @@ fn remedy(source: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => {
             " (the socket belongs to another user: run as that user, or keep CAP_DAC_OVERRIDE)"
         }
-        io::ErrorKind::TimedOut => " (ovs-vswitchd is hung: nobody accepts)",
+        io::ErrorKind::TimedOut => {
+            " (ovs-vswitchd is hung and nobody accepts, or no time was left)"
+        }
         _ => "",
     }
 }

@@ -8,7 +8,7 @@ use super::{Failure, Request, result};
 use crate::attachment::{Attachment, State};
 use crate::clock::{Deadline, Stamp, boot_id};
 use crate::config::{NetworkState, database_socket};
-use crate::liveness::{Life, netns};
+use crate::liveness::{Life, Why, netns};
 use crate::ovsdb::{Client, Ofport, Wanted, find_port};
 use crate::registry::{self, Brief, Lock, Registry, new_generation};
 use crate::sweep::{Cause, Engine, Target, orphans, register_of};
@@ -50,6 +50,13 @@ fn describe(record: &mut Attachment, request: &Request, previous: &Value, now: S
         }
     }
     record.born = netns::born(path, now);
+    if record.netns.is_some() && record.born.is_none() {
+        warn!(
+            "{}: cannot tell how old network namespace {path} is; entries under its addresses \
+             that may be its own stay for the next sweep",
+            record.key
+        );
+    }
 }
 
 /// What OVSDB says: the port, and its number once it has one.
@@ -200,6 +207,9 @@ fn purge(
         Ok(everything) => everything,
         Err(failed) => return warn!("cannot look for leftovers: {failed}"),
     };
+    for failed in &everything.failures {
+        warn!("{}: cannot look for leftovers everywhere: {failed}", record.title());
+    }
     let now = Stamp::now();
     let mut targets: Vec<Target> = everything
         .tombstones
@@ -213,7 +223,14 @@ fn purge(
         if other.is_same(record) || other.state != State::Active {
             continue;
         }
-        let Life::Dead(why) = netns::judge(other, boot) else { continue };
+        let why = match netns::judge(other, boot) {
+            Life::Dead(why) => why,
+            Life::Unknown(why @ Why::Failed) => {
+                warn!("{} ({}) may have left something: {why}", other.title(), other.key);
+                continue;
+            }
+            Life::Alive | Life::Unknown(_) => continue,
+        };
         let dead = orphans::died(other.clone(), now, boot);
         match registry.lock(deadline).and_then(|lock| orphans::bury(&lock, &dead)) {
             Ok(true) => {

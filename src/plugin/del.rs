@@ -23,7 +23,9 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
     let registry = Registry::open(&request.config.state_dir)
         .inspect_err(|failed| warn!("{failed}; going on without records"))
         .ok();
-    let boot = boot_id().inspect_err(|failed| warn!("boot id: {failed}")).unwrap_or_default();
+    let boot = boot_id()
+        .inspect_err(|failed| warn!("cannot read the kernel's boot id: {failed}"))
+        .unwrap_or_default();
     let now = Stamp::now();
 
     let state = registry.as_ref().map(|r| r.network_state::<NetworkState>(&request.network));

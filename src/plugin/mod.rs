@@ -38,9 +38,12 @@ pub fn main() -> ExitCode {
     let command = std::env::var("CNI_COMMAND").unwrap_or_default();
     let (text, succeeded) = answer(&command, || run(&command, called));
     let mut stdout = std::io::stdout().lock();
-    // The runtime has gone away if this fails: nobody is left to tell.
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let said = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    if let Err(failed) = &said {
+        error!("cannot write the result to standard output: {failed}");
+    }
+    // A result that nobody got is none.
+    if succeeded && said.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 type Ended = Result<String, (SpecVersion, Failure)>;

@@ -211,7 +211,16 @@ impl Registry {
     pub fn paused(&self) -> bool {
         match fs::symlink_metadata(self.root.join(layout::PAUSED)) {
             Ok(_) => true,
-            Err(e) => !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+            {
+                false
+            }
+            Err(e) => {
+                let failed = Error::io("look for", &self.root.join(layout::PAUSED))(e);
+                log::warn!("{failed}; nothing is deleted, as if it were there");
+                true
+            }
         }
     }
 

@@ -201,7 +201,7 @@ pub(super) fn pass(
     }
     if doomed.is_empty() {
         if engine.act && !paused {
-            flush_conntrack(&mut connection, world, &scene, targets, report)?;
+            flush_conntrack(&mut connection, (world, bridge), &scene, targets, report)?;
         }
         return Ok(());
     }
@@ -218,7 +218,7 @@ pub(super) fn pass(
         recheck: None,
     };
     delete(watch, client, &look, doomed, &mut connection, out, report)?;
-    flush_conntrack(&mut connection, world, &scene, targets, report)
+    flush_conntrack(&mut connection, (world, bridge), &scene, targets, report)
 }
 
 /// Reasons that time may change: the tombstone waits for them.
@@ -226,7 +226,9 @@ fn may_change(reason: Reason, dead: usize, scene: &Scene, learned: &Learned, sha
     match reason {
         // Until somebody elsewhere gives it back.
         Reason::MayLiveElsewhere { .. } => scene.may_be_freed.get(dead) == Some(&true),
-        Reason::PolicyWaits { .. }
+        // The other one may go, or have been a slip of the dump.
+        Reason::Ambiguous
+        | Reason::PolicyWaits { .. }
         | Reason::MayBeArriving { .. }
         | Reason::PortUnsettled { .. } => true,
         Reason::RegisterNotProven { why: NotProven::Shared, .. } => !shared,
@@ -310,7 +312,12 @@ fn judge<'l>(
                 *of.kept.entry(verdict.reason.as_str()).or_default() += 1;
                 of.unsettled |= matches!(verdict.reason, Reason::PortUnsettled { .. });
             }
-            let waits = wait_together(scene, &look.learned, shared, &verdict);
+            let mut waits = wait_together(scene, &look.learned, shared, &verdict);
+            if candidate.may_be_older(&judge, &verdict) {
+                let patient =
+                    |d: &usize| scene.case.dead.get(*d).is_some_and(|dead| dead.died < PATIENCE);
+                waits.extend(verdict.dead.filter(patient));
+            }
             for target in waits.into_iter().filter_map(|dead| scene.dead_of.get(dead)) {
                 if let Some(of) = report.targets.get_mut(*target) {
                     of.waiting = true;
@@ -489,10 +496,11 @@ fn open_lanes(connection: &Connection, deadline: Deadline) -> Vec<Connection> {
     open.filter(|lane| lane.version() == connection.version()).collect()
 }
 
-/// Flushes the dead IPs' connections where the network wants it.
+/// Flushes the dead IPs' connections where the network wants it. The next sweep does if the
+/// switch was not heard to the end.
 fn flush_conntrack(
     connection: &mut Connection,
-    world: &World,
+    (world, bridge): (&World, usize),
     scene: &Scene,
     targets: &[Target],
     report: &mut Report,
@@ -508,10 +516,15 @@ fn flush_conntrack(
             if taken || Address::Ip(*ip).is_unusable() {
                 continue;
             }
-            if let Err(failed) = connection.flush_conntrack(*ip) {
-                report.note(format!("conntrack entries of {ip} stay: {failed}"));
-                return Ok(());
+            let Err(failed) = connection.flush_conntrack(*ip) else { continue };
+            let stay = format!("conntrack entries of {ip} stay: {failed}");
+            warn!("bridge {}: {stay}", world.ovs.bridges.get(bridge).map_or("?", |b| &b.name));
+            if !failed.is_refusal() {
+                return Err(failed.into());
             }
+            // It would say the same the next time.
+            report.note(stay);
+            return Ok(());
         }
     }
     Ok(())

@@ -24,8 +24,10 @@ pub(super) const FEW_DEAD: usize = 4;
 pub struct Candidate {
     /// Its bytes.
     pub entry: Entry,
-    /// How long after the world was read it was dumped: ages are counted from there.
+    /// How long after the world was read it was dumped, at most: ages are counted from there.
     lag: Duration,
+    /// The same, at least: when the dump was asked for.
+    least_lag: Duration,
     /// Which of [`Look::asked`] found it first.
     found_by: usize,
     /// Another entry looks just the same (`wire-facts`: VLAN TCI matches of OpenFlow 1.0).
@@ -56,8 +58,19 @@ impl Candidate {
     /// Its verdict in a case.
     #[must_use]
     pub fn verdict(&self, judge: &Judge<'_>) -> Option<Verdict> {
+        self.verdict_of(judge, self.lag)
+    }
+
+    /// Whether it is kept for its age only, and may be older than it seems: an answer that is
+    /// late makes entries look younger.
+    pub(super) fn may_be_older(&self, judge: &Judge<'_>, verdict: &Verdict) -> bool {
+        matches!(verdict.reason, Reason::CreatedAfterDeath { .. })
+            && self.verdict_of(judge, self.least_lag).is_some_and(|older| older.stale)
+    }
+
+    fn verdict_of(&self, judge: &Judge<'_>, lag: Duration) -> Option<Verdict> {
         let mut flow = self.entry.flow().ok()?;
-        flow.duration = flow.duration.saturating_sub(self.lag);
+        flow.duration = flow.duration.saturating_sub(lag);
         let mut verdict = judge.verdict(&flow);
         if verdict.stale && self.twin {
             verdict.stale = false;
@@ -84,12 +97,14 @@ struct Collector<'c> {
     passed: Vec<u64>,
     flows: u64,
     since: Instant,
+    /// How long after that the dumps were asked for that come now.
+    asked: Duration,
 }
 
 impl<'c> Collector<'c> {
     fn new(survey: Survey<'c>, since: Instant) -> Self {
         let (kept, places, passed) = (Vec::new(), HashMap::new(), Vec::new());
-        Self { survey, kept, places, passed, flows: 0, since }
+        Self { survey, kept, places, passed, flows: 0, since, asked: Duration::ZERO }
     }
 
     /// `dump` numbers the requests: an entry that answers two filters is one entry, two
@@ -109,6 +124,7 @@ impl<'c> Collector<'c> {
                 self.kept.push(Candidate {
                     entry: raw.to_entry(),
                     lag,
+                    least_lag: self.asked,
                     found_by: dump,
                     twin: false,
                 });
@@ -186,7 +202,22 @@ fn whole(
     let mut collector = Collector::new(Survey::new(case), since);
     let asked: Vec<Filter> =
         tables.iter().filter(|(_, active)| *active > 0).map(|(t, _)| Filter::table(*t)).collect();
-    connection.dump_in_turns(&turns(&asked, tables), &mut |dump, raw, flow| {
+    let turns = turns(&asked, tables);
+    let ends: Vec<usize> = turns
+        .iter()
+        .scan(0, |end, turn| {
+            *end += turn.len();
+            Some(*end)
+        })
+        .collect();
+    // Each turn is asked for when the one before it begins to come.
+    let (mut current, mut next_asked) = (None, since.elapsed());
+    connection.dump_in_turns(&turns, &mut |dump, raw, flow| {
+        let turn = ends.partition_point(|end| *end <= dump);
+        if current.is_none_or(|current| turn > current) {
+            collector.asked = next_asked;
+            (current, next_asked) = (Some(turn), since.elapsed());
+        }
         collector.see(dump, raw, flow);
     })?;
     Ok(collector.finish(asked, true))

@@ -119,6 +119,7 @@ impl Engine<'_> {
             unrecorded::resolve(&world, target);
         }
         let paused = self.registry.is_some_and(Registry::paused);
+        report.paused = paused;
         for bridge in self.bridges_to_look_at(&world, &targets, &mut report) {
             let early = early.take();
             self.clean_bridge(

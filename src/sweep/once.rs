@@ -77,7 +77,12 @@ impl Once<'_> {
     /// As [`roll_call`](Self::roll_call).
     pub fn roll_call_knowing(&self, known: Option<Everything>) -> Result<Roll, Error> {
         let everything = match (self.registry, known) {
-            (Some(registry), Some(known)) if registry.unchanged(known.version) => known,
+            // What could not be read then may be readable now.
+            (Some(registry), Some(known))
+                if known.is_complete() && registry.unchanged(known.version) =>
+            {
+                known
+            }
             (Some(registry), _) => registry.snapshot()?,
             (None, _) => Everything::default(),
         };
@@ -149,5 +154,50 @@ impl Once<'_> {
         let free = self.free?;
         let addresses = in_question(&network_states(everything), targets);
         Some(if addresses.is_empty() { addresses } else { free(&addresses) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attachment::Key;
+    use crate::clock::Stamp;
+    use crate::registry;
+
+    /// A record that could not be read once would be unknown for as long as nobody writes one.
+    #[test]
+    fn what_could_not_be_read_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::open(&dir.path().join("state")).unwrap();
+        let key = Key {
+            network: "podnet".parse().unwrap(),
+            container: "c1".parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        };
+        let boot = boot_id().unwrap();
+        let lock = registry.lock(Deadline::after(Duration::from_secs(5))).unwrap();
+        lock.put(&Attachment::new(key, 1, boot, Stamp::now())).unwrap();
+        drop(lock);
+        let once = Once {
+            registry: Some(&registry),
+            run_dir: Path::new("/nonexistent"),
+            timeout: Duration::from_secs(5),
+            witnesses: &[],
+            recent: &[],
+            free: None,
+            database: None,
+            act: true,
+            yes: false,
+            thorough: false,
+            details: false,
+        };
+        let whole = registry.snapshot().unwrap();
+        let failed = std::io::Error::from_raw_os_error(nix::libc::EIO);
+        let path = dir.path().join("state/podnet/c1:eth0.json");
+        let failures = vec![registry::Error::io("read", &path)(failed)];
+        let known = Everything { version: whole.version, failures, ..Everything::default() };
+        assert_eq!(once.roll_call_knowing(Some(known)).unwrap().orphans.total, 1);
+        let known = Everything { version: whole.version, ..Everything::default() };
+        assert_eq!(once.roll_call_knowing(Some(known)).unwrap().orphans.total, 0, "not read again");
     }
 }

@@ -42,7 +42,7 @@ pub struct Orphans {
     /// Alive: indexes of [`Everything::attachments`].
     pub alive: Vec<usize>,
     /// Not judged: nobody knows.
-    pub unknown: Vec<(Attachment, String)>,
+    pub unknown: Vec<(Attachment, Why)>,
     /// Active records in all.
     pub total: usize,
     /// The brake is pulled: too many at once on the word of this one source.
@@ -87,7 +87,7 @@ pub fn find_with(
                 }
                 orphans.dead.push(Orphan { record: record.clone(), why, by: judged.dead_by });
             }
-            Life::Unknown(why) => orphans.unknown.push((record.clone(), why.to_string())),
+            Life::Unknown(why) => orphans.unknown.push((record.clone(), why)),
         }
     }
     let buried = recent.iter().fold(0usize, |sum, (_, count)| sum.saturating_add(*count));
@@ -201,7 +201,9 @@ pub fn sighted(
 /// The record of somebody whose death is noticed now, unless it was before.
 #[must_use]
 pub fn died(mut record: Attachment, now: Stamp, boot_id: &str) -> Attachment {
-    if record.boot_id != boot_id {
+    // Where either is not known, nothing says that it was another one.
+    let known = !record.boot_id.is_empty() && !boot_id.is_empty();
+    if known && record.boot_id != boot_id {
         // Its stamps count from another boot; it was dead when this one began.
         record.died = Some(Stamp { boot_ms: 0, wall_ms: now.wall_ms.saturating_sub(now.boot_ms) });
         record.born = None;
@@ -221,5 +223,29 @@ pub fn bury(lock: &Lock<'_>, record: &Attachment) -> Result<bool, registry::Erro
     match lock.get(&record.key)? {
         Some(now) if now.is_same(record) => lock.bury(record).map(|()| true),
         _ => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without a boot id a DEL knows nothing of boots. A death that it dates back to the boot
+    /// would make every entry younger than it.
+    #[test]
+    fn an_unknown_boot_is_no_other_boot() {
+        let now = Stamp { boot_ms: 5_000_000, wall_ms: 1_795_255_871_123 };
+        let record = |boot: &str| {
+            let key = crate::attachment::Key {
+                network: "podnet".parse().unwrap(),
+                container: "c1".parse().unwrap(),
+                ifname: "eth0".parse().unwrap(),
+            };
+            Attachment::new(key, 1, boot.to_owned(), now)
+        };
+        assert_eq!(died(record("this"), now, "this").died, Some(now));
+        assert_eq!(died(record("this"), now, "").died, Some(now));
+        assert_eq!(died(record(""), now, "this").died, Some(now));
+        assert_eq!(died(record("other"), now, "this").died.map(|died| died.boot_ms), Some(0));
     }
 }

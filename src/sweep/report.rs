@@ -121,6 +121,9 @@ pub struct TargetReport {
 pub struct Report {
     /// Nothing was deleted by intention: dry run, observe mode or pause.
     pub observed: bool,
+    /// It was a pause that kept everything.
+    #[serde(skip)]
+    pub paused: bool,
     /// Why nothing could be looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,

@@ -19,20 +19,24 @@ pub(super) fn settle(
     let (Some(registry), true) = (engine.registry, engine.act && !targets.is_empty()) else {
         return;
     };
+    let mut settled = 0;
     let written = registry.lock(lock_deadline(engine)).and_then(|lock| {
         let paused = registry.paused();
         for (target, outcome) in targets.iter().zip(&report.targets) {
             // Nobody buried it: it is judged again when the pause is over.
-            if paused && matches!(target.cause, Cause::Orphan(_)) && is_active(&lock, target)? {
-                continue;
+            let waits = paused && matches!(target.cause, Cause::Orphan(_));
+            if !(waits && is_active(&lock, target)?) {
+                settle_one(&lock, world, target, outcome)?;
             }
-            settle_one(&lock, world, target, outcome)?;
+            settled += 1;
         }
         Ok(())
     });
     if let Err(failed) = written {
         warn!("could not settle the records of this clean-up, the next sweep does: {failed}");
-        report.note(format!("could not settle the records of this clean-up: {failed}"));
+        for target in settled..targets.len() {
+            report.fail(target, &format!("its record could not be settled: {failed}"));
+        }
     }
 }
 

@@ -39,6 +39,7 @@ pub(super) fn must_have_what_we_need() {
             ("ctr", "containerd"),
             ("runc", "runc"),
             ("unshare", "util-linux"),
+            ("strace", "strace"),
         ];
         let in_path =
             |program: &str| PATH.split(':').any(|dir| Path::new(dir).join(program).exists());

@@ -1,0 +1,46 @@
+//! Everything that ADD, DEL and a sweep ask of the kernel, of the switch and of its database
+//! goes wrong once, in turn; afterwards the promises hold, and the next undisturbed sweep
+//! finishes.
+//!
+//! | part | what it does |
+//! | --- | --- |
+//! | [`syscalls`] | every system call fails once (`strace -e inject`); every file is cut short |
+//! | [`messages`] | every message is cut, delayed, doubled, refused, split, or the end of its connection ([`proxy`]) |
+//! | [`daemon`] | the same for the daemon's start and its first sweep |
+//! | [`ground`] | a real switch, pods on it, and their state as it is put back before each run |
+//! | [`verbs`] | the three calls, what they are about, and what must be true after each |
+//! | [`checks`] | what they said, and the summary |
+//!
+//! `OFG_FAULTS`: not set, every second call and every message goes wrong in one way, by turns
+//! (about a minute); `all`: every one in every way (about six minutes); anything else: only the
+//! faults whose description has this text, e.g. `OFG_FAULTS="Del openat 7 EIO"`. The distinct
+//! messages of a run are in `faults-*.txt` in cargo's target/tmp, for reading.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "tests, and what helps them, may fail this way; their files need not be atomic"
+)]
+
+mod rig;
+
+#[path = "faults/checks.rs"]
+mod checks;
+#[path = "faults/daemon.rs"]
+mod daemon;
+#[path = "faults/ground.rs"]
+mod ground;
+#[path = "daemon/guard.rs"]
+mod guard;
+#[path = "faults/messages.rs"]
+mod messages;
+#[path = "faults/proxy.rs"]
+mod proxy;
+#[path = "faults/syscalls.rs"]
+mod syscalls;
+#[path = "faults/verbs.rs"]
+mod verbs;

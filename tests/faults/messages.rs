@@ -1,0 +1,175 @@
+//! Every message of the switch and of its database goes wrong once, in turn; so do our
+//! requests on their way.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::checks::{End, Extent, Summary, Terms, extent, wanted};
+use super::ground::How;
+use super::proxy::{Fault, Peer, Plan, Proxy, Way};
+use super::verbs::{Stage, Verb};
+
+/// What a call has on the switch, in milliseconds; where a message is too late, and else.
+const HASTY: u64 = 400;
+const PATIENT: u64 = 3000;
+
+#[test]
+fn every_message_of_an_add_goes_wrong_once() {
+    each_message(Verb::Add, 12);
+}
+
+#[test]
+fn every_message_of_a_del_goes_wrong_once() {
+    each_message(Verb::Del, 15);
+}
+
+#[test]
+fn every_message_of_a_sweep_goes_wrong_once() {
+    each_message(Verb::Sweep, 15);
+}
+
+/// Short reads at every place: both connections, and the configuration.
+#[test]
+fn everything_comes_byte_by_byte() {
+    for verb in [Verb::Add, Verb::Del, Verb::Sweep] {
+        let mut trial = Trial::new(verb, "bytes");
+        for (peer, way) in [(Peer::Switch, Way::Answered), (Peer::Database, Way::Answered)] {
+            trial.run(peer, way, None, "everything", Fault::Bytes, true);
+        }
+        let script = "dd bs=1 status=none | exec \"$@\"";
+        let prefix = ["sh", "-c", script, "sh"].map(str::to_owned).to_vec();
+        trial.stage.before();
+        let outcome = trial.stage.call(&How { prefix, run_dir: None }, &[], 20);
+        let end = trial.stage.after(&outcome, Terms::new(Duration::from_secs(20)), true);
+        assert_eq!(end, Ok(End::AsIfNothing), "{outcome}");
+        trial.summary.end(2, "");
+    }
+}
+
+/// An answer that comes late makes entries look younger than they are: one that was made right
+/// before the death is not taken for one that was made after it, and forgotten.
+#[test]
+fn a_late_answer_makes_nobody_forget_what_was_made_right_before_the_death() {
+    for verb in [Verb::Del, Verb::Sweep] {
+        let mut trial = Trial::new(verb, "late answers");
+        let mut looked = 0;
+        for milliseconds in [0, 5, 10, 20] {
+            trial.stage.before_by(Duration::from_millis(milliseconds));
+            let stall = Duration::from_millis(60);
+            let (peer, way) = (Peer::Switch, Way::Answered);
+            trial.proxy.expect(Some(Plan { peer, way, number: None, fault: Fault::Stall, stall }));
+            let how = How { run_dir: Some(&trial.proxy.dir), ..How::default() };
+            let outcome = trial.stage.call(&how, &[], 20);
+            looked += outcome.stdout.matches("created-after-death").count();
+            let terms = Terms { patient: true, ..Terms::new(Duration::from_secs(20)) };
+            let end = trial.stage.after(&outcome, terms, false);
+            trial.summary.add("late", "late", trial.proxy.happened() > 0, &outcome, end);
+        }
+        assert!(looked > 0 || verb == Verb::Del, "no entry looked too young");
+        trial.summary.end(4, "");
+    }
+}
+
+struct Trial {
+    stage: Stage,
+    proxy: Proxy,
+    summary: Summary,
+}
+
+impl Trial {
+    fn new(verb: Verb, what: &str) -> Self {
+        let stage = Stage::new("faults::messages", verb);
+        let node = &stage.ground.node;
+        let proxy = Proxy::start(&node.run_dir, node.dir.join("proxy"));
+        let mut names = stage.names();
+        names.insert(0, (proxy.dir.display().to_string(), "RUN"));
+        let summary = Summary::new(&format!("{verb:?} {what}"), names);
+        Self { stage, proxy, summary }
+    }
+
+    fn run(
+        &mut self,
+        peer: Peer,
+        way: Way,
+        number: Option<usize>,
+        what: &str,
+        fault: Fault,
+        again: bool,
+    ) {
+        let which = number.map_or_else(String::new, |n| n.to_string());
+        let case = format!("{:?} {peer:?} {way:?} {which} {fault:?}: {what}", self.stage.verb);
+        if !wanted(&case) {
+            return;
+        }
+        let hasty = fault == Fault::Stall;
+        // The sweep counts in seconds.
+        let timeout = match (hasty, self.stage.verb) {
+            (true, Verb::Sweep) => 1000,
+            (true, _) => HASTY,
+            (false, _) => PATIENT,
+        };
+        let stall = Duration::from_millis(timeout + 300);
+        // What takes as long as this must not make an entry look younger than a death.
+        let age = if fault.is_harmless() { 1000 } else { 40 };
+        self.stage.before_by(Duration::from_millis(age));
+        self.proxy.expect(Some(Plan { peer, way, number, fault, stall }));
+        let how = How { run_dir: Some(&self.proxy.dir), ..How::default() };
+        let keys = [("timeoutMs", json!(timeout))];
+        let outcome = self.stage.call(&how, &keys, timeout / 1000);
+        let happened = self.proxy.happened();
+        let terms = Terms::new(Duration::from_millis(timeout));
+        let mut end = self.stage.after(&outcome, terms, again);
+        if fault.is_harmless() && matches!(end, Ok(End::Finished | End::Failed)) {
+            end = Err("nobody should have noticed".to_owned());
+        }
+        let kind = format!("{peer:?} {fault:?}").to_lowercase();
+        self.summary.add(&case, &kind, happened > 0, &outcome, end);
+    }
+}
+
+fn each_message(verb: Verb, least: usize) {
+    let mut trial = Trial::new(verb, "messages");
+    trial.stage.before();
+    trial.proxy.expect(None);
+    let how = How { run_dir: Some(&trial.proxy.dir), ..How::default() };
+    let outcome = trial.stage.call(&how, &[], 20);
+    assert!(outcome.succeeded(), "{outcome}");
+    let seen = trial.proxy.seen();
+    for peer in [Peer::Switch, Peer::Database] {
+        let of = |way| seen.iter().filter(|s| (s.peer, s.way) == (peer, way)).count();
+        assert!(of(Way::Asked) > 2 && of(Way::Answered) > 2, "{seen:?}");
+    }
+    let mut bundle = 0;
+    for (at, message) in seen.iter().enumerate() {
+        let all = Fault::all(message.peer, message.way);
+        let by_turns = [all[at % all.len()]];
+        // All of a bundle's entries go the same way: the first, and in all runs every fifth.
+        let in_bundle = message.what == "bundle add";
+        bundle += usize::from(in_bundle);
+        let faults = match extent() {
+            Extent::All if in_bundle && bundle % 5 != 1 => &[],
+            Extent::Sample if in_bundle && bundle != 1 => &[],
+            Extent::All => all,
+            Extent::Sample => &by_turns[..],
+        };
+        for fault in faults {
+            trial.run(
+                message.peer,
+                message.way,
+                Some(message.number),
+                &message.what,
+                *fault,
+                at % 2 == 0,
+            );
+        }
+    }
+    let more = format!(
+        "; {} messages ({} of bundles); ovs-ofctl agreed {} times, {} looks again",
+        seen.len(),
+        bundle,
+        trial.stage.ground.cross_checked,
+        trial.stage.looks_again
+    );
+    trial.summary.end(least, &more);
+}

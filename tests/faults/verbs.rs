@@ -1,0 +1,212 @@
+//! The three calls, and what they are about.
+
+#[path = "after.rs"]
+mod after;
+
+use std::path::Path;
+use std::time::Duration;
+
+use ovs_flow_gc::attachment::{Attachment, Key, State};
+use serde_json::Value;
+
+use super::checks::{End, Terms};
+use super::ground::{Entries, Ground, How, Resident, only_in};
+use super::rig::Outcome;
+use super::rig::node::NETWORK;
+
+/// What is disturbed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    Add,
+    Del,
+    Sweep,
+}
+
+/// Two pods that live, somebody who is dead or about to be, and a call that is to be
+/// disturbed.
+pub(super) struct Stage {
+    pub(super) verb: Verb,
+    pub(super) ground: Ground,
+    living: Vec<Resident>,
+    /// ADD: the newcomer. DEL: who leaves. Sweep: somebody who died without a DEL.
+    subject: Resident,
+    /// ADD: the newcomer's address was his; he died without a DEL. Sweep: his DEL found no
+    /// switch.
+    before: Option<Resident>,
+    /// What must always be there.
+    keep: Entries,
+    /// What is to go.
+    dead: Entries,
+    /// ADD: what a controller installs for the newcomer.
+    own: Entries,
+    /// ADD: entries that wait for evidence, also without any fault (what matches a register
+    /// value, while nobody knows the newcomer's).
+    waiting: usize,
+    config: Value,
+    identities: Vec<Identity>,
+    /// Sweeps that left entries for a better look, and said so.
+    pub(super) looks_again: usize,
+}
+
+/// What of a record says who it is on the switch.
+type Identity = (Key, u64, Option<String>, Option<u16>, String);
+
+fn identity(record: &Attachment) -> Identity {
+    let Attachment { key, generation, port, ofport, ips, macs, register, state, .. } = record;
+    let rest = format!("{ips:?} {macs:?} {register:?} {state:?}");
+    (key.clone(), *generation, port.clone(), *ofport, rest)
+}
+
+/// How old entries are when their pod dies, at least: older than any answer is late.
+const USUALLY: Duration = Duration::from_millis(40);
+
+impl Stage {
+    #[track_caller]
+    pub(super) fn new(test: &str, verb: Verb) -> Self {
+        let mut ground = Ground::new(test);
+        let here = How::default();
+        let attach = |ground: &Ground, name: &str, number: u8, address: u8| {
+            let resident = ground.resident(name, number, address);
+            ground.cni("ADD", &resident, &here, &[]).ok();
+            resident
+        };
+        let living: Vec<Resident> = [("db", 1, 1), ("cache", 2, 2)]
+            .map(|(name, number, address)| {
+                let resident = attach(&ground, name, number, address);
+                ground.install(&resident);
+                resident
+            })
+            .into();
+        let keep = ground.dump();
+        let (subject, before, own) = match verb {
+            Verb::Add => {
+                let web = ground.resident("web", 4, 7);
+                ground.install(&web);
+                let own = difference(&ground.dump(), &keep);
+                ground.take_away(&own);
+                let ghost = attach(&ground, "ghost", 3, 7);
+                ground.install(&ghost);
+                (web, Some(ghost), own)
+            }
+            Verb::Del => {
+                let web = attach(&ground, "web", 4, 7);
+                ground.install(&web);
+                (web, None, Entries::new())
+            }
+            Verb::Sweep => {
+                let ghost = attach(&ground, "ghost", 3, 7);
+                ground.install(&ghost);
+                let old = attach(&ground, "old", 5, 9);
+                (ghost, Some(old), Entries::new())
+            }
+        };
+        let dead = difference(&ground.dump(), &keep);
+        assert!(dead.len() >= 15, "{}", dead.len());
+        // What a whole look teaches is known, as on a node that has been up for a while.
+        ground.sweep(&here, 20).ok();
+        if let (Verb::Sweep, Some(old)) = (verb, &before) {
+            let nowhere = How { run_dir: Some(Path::new("/nonexistent")), ..How::default() };
+            ground.cni("DEL", old, &nowhere, &[]).ok();
+            let tombstones = ground.records().tombstones;
+            assert!(matches!(&tombstones[..], [t] if t.state == State::Deleting));
+        }
+        ground.keep();
+        assert_eq!(ground.kept().len(), keep.len() + dead.len());
+        let records = ground.records();
+        let is_living = |r: &&Attachment| living.iter().any(|l| l.key() == r.key);
+        let identities: Vec<_> =
+            records.attachments.iter().filter(is_living).map(identity).collect();
+        assert_eq!(identities.len(), living.len());
+        assert!(
+            records.attachments.iter().filter(is_living).all(|r| r.register.is_some()),
+            "the living's register values are known"
+        );
+        let config = config(&ground);
+        let stage = Self {
+            verb,
+            ground,
+            living,
+            subject,
+            before,
+            keep,
+            dead,
+            own,
+            waiting: if verb == Verb::Add { 2 } else { 0 },
+            config,
+            identities,
+            looks_again: 0,
+        };
+        stage.undisturbed()
+    }
+
+    /// Without any fault everything is done at once.
+    #[track_caller]
+    fn undisturbed(mut self) -> Self {
+        for even in [true, false] {
+            self.before();
+            let outcome = self.call(&How::default(), &[], 20);
+            assert!(outcome.succeeded(), "{outcome}");
+            let ended = self.after(&outcome, Terms::new(Duration::from_secs(20)), even);
+            assert_eq!(ended, Ok(End::AsIfNothing), "{outcome}");
+        }
+        self
+    }
+
+    /// Names that differ from run to run, and what they stand for.
+    pub(super) fn names(&self) -> Vec<(String, &'static str)> {
+        let node = &self.ground.node;
+        let mut names = vec![
+            (node.run_dir.display().to_string(), "RUN"),
+            (node.state_dir.display().to_string(), "STATE"),
+            (node.dir.display().to_string(), "DIR"),
+            (self.subject.pod.container.clone(), "CONTAINER"),
+        ];
+        let others = self.living.iter().chain(&self.before);
+        names.extend(others.map(|other| (other.pod.container.clone(), "OTHER")));
+        names
+    }
+
+    /// Everything as every run finds it.
+    #[track_caller]
+    pub(super) fn before(&mut self) {
+        self.before_by(USUALLY);
+    }
+
+    /// The same, its entries so long before.
+    #[track_caller]
+    pub(super) fn before_by(&mut self, age: Duration) {
+        self.ground.restore();
+        std::thread::sleep(age);
+        match self.verb {
+            Verb::Add => self.subject.is_new(&self.ground.node),
+            Verb::Del => self.subject.lives(),
+            Verb::Sweep => self.subject.ends(),
+        }
+        if let Some(before) = &self.before {
+            before.ends();
+        }
+    }
+
+    /// The call that is to be disturbed.
+    #[track_caller]
+    pub(super) fn call(&self, how: &How<'_>, keys: &[(&str, Value)], seconds: u64) -> Outcome {
+        match self.verb {
+            Verb::Add => self.ground.cni("ADD", &self.subject, how, keys),
+            Verb::Del => self.ground.cni("DEL", &self.subject, how, keys),
+            Verb::Sweep => self.ground.sweep(how, seconds),
+        }
+    }
+}
+
+/// Entries of `these` that `those` lack.
+fn difference(these: &Entries, those: &Entries) -> Entries {
+    only_in(these, those).into_iter().map(|entry| (entry.content(), entry)).collect()
+}
+
+/// The network's `config.json`, but for what a call may bring along.
+fn config(ground: &Ground) -> Value {
+    let path = ground.node.state_dir.join(NETWORK).join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    config["config"]["timeoutMs"] = Value::Null;
+    config
+}
