@@ -7,6 +7,8 @@ mod add;
 mod check;
 mod del;
 mod failure;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod gc;
 mod request;
 mod result;
