@@ -128,7 +128,9 @@ fn the_corpus_is_replayed() {
         understood += here;
     }
     let targets = TARGETS.len();
-    println!("fuzz corpus: {targets} targets, {inputs} inputs, {understood} make sense, 0 failures");
+    println!(
+        "fuzz corpus: {targets} targets, {inputs} inputs, {understood} make sense, 0 failures"
+    );
     assert!(inputs >= 5 * targets, "{inputs}");
 }
 
@@ -151,9 +153,31 @@ fn change() -> impl Strategy<Value = Change> {
     let at = any::<prop::sample::Index>;
     let token = prop::sample::select(
         [
-            "\"", "\\", "{", "}", "[", "]", ",", ":", "null", "-1", "0", "1e999", "\\u0000", "\n",
-            "\0", "../", "0.0.0.0", "\u{202e}", "\u{1b}[2J", "[\"set\",[]]", "18446744073709551616",
-            "\u{fffd}", ";", "$(reboot)", "%n",
+            "\"",
+            "\\",
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            "null",
+            "-1",
+            "0",
+            "1e999",
+            "\\u0000",
+            "\n",
+            "\0",
+            "../",
+            "0.0.0.0",
+            "\u{202e}",
+            "\u{1b}[2J",
+            "[\"set\",[]]",
+            "18446744073709551616",
+            "\u{fffd}",
+            ";",
+            "$(reboot)",
+            "%n",
         ]
         .map(str::as_bytes)
         .map(<[u8]>::to_vec)

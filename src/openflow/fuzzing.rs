@@ -131,7 +131,12 @@ fn check_entry(entry: &Entry) {
     let flow = entry.flow().unwrap();
     let mut dirty = Flow {
         matches: Match { in_port: Some(7), ..Match::default() },
-        actions: Actions { outputs: vec![7], unread: true, sets_tunnel: true, ..Actions::default() },
+        actions: Actions {
+            outputs: vec![7],
+            unread: true,
+            sets_tunnel: true,
+            ..Actions::default()
+        },
         ..Flow::default()
     };
     raw.decode(&mut dirty).unwrap();
@@ -153,7 +158,10 @@ fn check_entry(entry: &Entry) {
     let back = Entry::try_from(text.clone()).unwrap();
     assert_eq!(back.raw().tlvs(), raw.tlvs());
     assert_eq!(back.raw().instruction_bytes(), raw.instruction_bytes());
-    assert_eq!((back.table(), back.priority(), back.cookie()), (flow.table, flow.priority, flow.cookie));
+    assert_eq!(
+        (back.table(), back.priority(), back.cookie()),
+        (flow.table, flow.priority, flow.cookie)
+    );
     assert_eq!(String::from(back.clone()), text);
     let again = back.flow().unwrap();
     assert_eq!((&again.matches, &again.actions), (&flow.matches, &flow.actions));
@@ -192,7 +200,9 @@ pub(crate) fn dump(data: &[u8]) -> bool {
     let Some((selector, said)) = data.split_first() else { return false };
     let filters = match selector % 3 {
         0 => vec![Filter::all()],
-        1 => vec![Filter::table(0), Filter::in_port(1), Filter::matching([MatchTerm::EthType(2048)])],
+        1 => {
+            vec![Filter::table(0), Filter::in_port(1), Filter::matching([MatchTerm::EthType(2048)])]
+        }
         _ => Vec::new(),
     };
     type Seen = Vec<(usize, Vec<u8>)>;
@@ -299,9 +309,7 @@ fn check_applied(applied: &Applied, entries: usize) {
 
 /// Three entries to be told of.
 fn entries(version: Version) -> Vec<Entry> {
-    [1, 2, 3]
-        .map(|port| written(version, &[0x80, 0, 0, 4, 0, 0, 0, port], &[]).unwrap())
-        .to_vec()
+    [1, 2, 3].map(|port| written(version, &[0x80, 0, 0, 4, 0, 0, 0, port], &[]).unwrap()).to_vec()
 }
 
 /// What a switch said is believed or it is not. Nobody waits for one that has hung up.

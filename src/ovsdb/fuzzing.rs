@@ -248,10 +248,9 @@ fn encode(snapshot: &Snapshot) -> Value {
         map(ids.iter().map(|(k, v)| (k.as_str(), v.as_str())))
     };
     let mut switch = std::collections::BTreeMap::new();
-    for (key, value) in [
-        ("ovn-remote", &snapshot.ovn.ovn_remote),
-        ("ovn-bridge", &snapshot.ovn.ovn_bridge),
-    ] {
+    for (key, value) in
+        [("ovn-remote", &snapshot.ovn.ovn_remote), ("ovn-bridge", &snapshot.ovn.ovn_bridge)]
+    {
         switch.extend(value.clone().map(|value| (key.to_owned(), value)));
     }
     let bridge = |b: &Bridge| {

@@ -116,7 +116,7 @@ fn check_config(config: &Config) {
     assert_eq!(config.cookie & !config.cookie_mask, 0);
     let run_dir = std::path::Path::new("/run/openvswitch");
     for bridge in config.bridges.iter().chain(&config.bridge) {
-        let socket = crate::config::bridge_socket(run_dir, bridge);
+        let socket = crate::config::bridge_socket(run_dir, bridge).expect("a bridge's name");
         assert_eq!(socket.parent(), Some(run_dir), "{bridge:?}");
     }
     assert!(config.state_dir.is_absolute());

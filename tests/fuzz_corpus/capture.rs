@@ -243,8 +243,12 @@ fn hello(said: &[u8]) -> &[u8] {
 /// Every question to the database.
 fn database(node: &Node, corpus: &mut Corpus) {
     for (port, table, ids) in [
-        ("veth1", "Port", "antrea-type=container,container-id=aaaa01,pod-name=web-0,\
-                           pod-namespace=shop,ip-address=10.244.1.5,attached-mac=0a:00:00:00:00:05"),
+        (
+            "veth1",
+            "Port",
+            "antrea-type=container,container-id=aaaa01,pod-name=web-0,\
+                           pod-namespace=shop,ip-address=10.244.1.5,attached-mac=0a:00:00:00:00:05",
+        ),
         ("sdn", "Interface", "sandbox=aaaa01,ip=10.128.0.9"),
         ("ovscni", "Port", "owner=ovs-cni.network.kubevirt.io,contIface=net1,contPodUid=u1"),
         ("0123456789ab_h", "Interface", "vendor=kube-ovn,pod_name=web-1,pod_namespace=shop"),
@@ -262,9 +266,30 @@ fn database(node: &Node, corpus: &mut Corpus) {
         args.extend(ids.iter().map(String::as_str));
         node.ovs_vsctl(&args);
     }
-    node.ovs_vsctl(&["add-br", "br1", "--", "add-port", "br0", "to1", "--", "set", "Interface",
-        "to1", "type=patch", "options:peer=to0", "--", "add-port", "br1", "to0", "--", "set",
-        "Interface", "to0", "type=patch", "options:peer=to1"]);
+    node.ovs_vsctl(&[
+        "add-br",
+        "br1",
+        "--",
+        "add-port",
+        "br0",
+        "to1",
+        "--",
+        "set",
+        "Interface",
+        "to1",
+        "type=patch",
+        "options:peer=to0",
+        "--",
+        "add-port",
+        "br1",
+        "to0",
+        "--",
+        "set",
+        "Interface",
+        "to0",
+        "type=patch",
+        "options:peer=to1",
+    ]);
     let socket = node.run_dir.join("db.sock");
     let mut ask = |name: &str, selector: u8, ask: &mut dyn FnMut(&mut Client)| -> Vec<u8> {
         let tap = Tap::on(&socket);
@@ -457,10 +482,18 @@ fn by_hand(corpus: &mut Corpus) {
 
     for (name, selector, said) in [
         ("number", 5, r#"{"id":1,"result":[{},{"rows":[{"ofport":5}]}],"error":null}"#),
-        ("no-number", 5, r#"{"id":1,"result":[{"error":"timed out","details":"x"},null],"error":null}"#),
+        (
+            "no-number",
+            5,
+            r#"{"id":1,"result":[{"error":"timed out","details":"x"},null],"error":null}"#,
+        ),
         ("removed", 7, r#"{"id":1,"result":[{},{},{"count":1},{}],"error":null}"#),
         ("changed", 7, r#"{"id":1,"result":[{"error":"timed out"},null,null,null],"error":null}"#),
-        ("probed", 6, r#"{"id":"echo","method":"echo","params":[1]}{"id":1,"result":["Open_vSwitch"],"error":null}"#),
+        (
+            "probed",
+            6,
+            r#"{"id":"echo","method":"echo","params":[1]}{"id":1,"result":["Open_vSwitch"],"error":null}"#,
+        ),
         ("refused", 6, r#"{"id":1,"error":{"error":"unknown database","details":"none"}}"#),
         ("other", 6, r#"{"id":2,"result":[],"error":null}"#),
     ] {
@@ -483,10 +516,19 @@ fn by_hand(corpus: &mut Corpus) {
     );
     corpus.add("ovsdb_rows", "small", rows);
     for (name, update) in [
-        ("failed", r#"[null,{"Interface":{"u":{"old":{"ofport":5},"new":{"name":"veth1","ofport":-1}}}}]"#),
+        (
+            "failed",
+            r#"[null,{"Interface":{"u":{"old":{"ofport":5},"new":{"name":"veth1","ofport":-1}}}}]"#,
+        ),
         ("nothing", "[null,{}]"),
-        ("unassigned", r#"["x",{"Interface":{"u":{"old":{"ofport":["set",[]]},"new":{"name":"v","ofport":5}}}}]"#),
-        ("insert", r#"[null,{"Interface":{"u":{"new":{"name":"v","ofport":["set",[]]}},"w":{"old":{"name":"w"}}}}]"#),
+        (
+            "unassigned",
+            r#"["x",{"Interface":{"u":{"old":{"ofport":["set",[]]},"new":{"name":"v","ofport":5}}}}]"#,
+        ),
+        (
+            "insert",
+            r#"[null,{"Interface":{"u":{"new":{"name":"v","ofport":["set",[]]}},"w":{"old":{"name":"w"}}}}]"#,
+        ),
     ] {
         corpus.add("ovsdb_update", name, update);
     }
@@ -526,7 +568,11 @@ fn by_hand(corpus: &mut Corpus) {
     }
     corpus.add("network_state", "empty", "{}");
     corpus.add("network_state", "learned", r#"{"config":{"reg0":"externalId:x","match":{"port":true,"register":false,"ip":true,"mac":true},"cookie":42,"cookieMask":255},"registerShared":true}"#);
-    corpus.add("network_state", "cluster", r#"{"config":{"ipScope":"cluster","mode":"observe","tables":[0,10],"stateDir":"/x"}}"#);
+    corpus.add(
+        "network_state",
+        "cluster",
+        r#"{"config":{"ipScope":"cluster","mode":"observe","tables":[0,10],"stateDir":"/x"}}"#,
+    );
     corpus.add("journal", "torn", "{\"id\":\"20261121T101112.123-4711\",\"when\":{\"boot_ms\":1,\"wall_ms\":2},\"verb\":\"sweep\",\"bridges\":[\"br0\"],\"reason\":\"x\"}\n{\"subject\":{\"bridge\":\"br0\",\"pod\":\"a/b\"},\"rule\":\"r\",\"reason\":\"s\"}\n{\"of\":0,\"entry\":\"4 0 64 0 0 0 0 0  \"}\n{\"of\":7,\"entry\":\"4 0 64 0 0 0 0 0  \"}\n{\"truncated\":true}\n{\"of\":0,\"en");
     corpus.add("journal", "header", "{\"id\":\"20261121T101112.123-4711\",\"when\":{\"boot_ms\":1,\"wall_ms\":2},\"verb\":\"DEL\",\"bridges\":[],\"reason\":\"\"}\n");
 
@@ -535,12 +581,24 @@ fn by_hand(corpus: &mut Corpus) {
         ("explain", 0, "explain\0shop/web-0\0--state-dir\0/x"),
         ("undo", 0, "undo\x0020261121T101112.123-4711"),
         ("adopt", 0, "adopt\0--conflist\0/etc/cni/net.d/10-x.conflist\0--dry-run"),
-        ("conflist", 0, "conflist\0add\0/x\0--after\0ovs\0--settings\0{\"preset\":\"antrea\",\"tables\":[1]}"),
+        (
+            "conflist",
+            0,
+            "conflist\0add\0/x\0--after\0ovs\0--settings\0{\"preset\":\"antrea\",\"tables\":[1]}",
+        ),
         ("find", 0, "conflist\0find\0/etc/cni/net.d\0--ours"),
         ("install", 0, "self-install\0--net-dir\0/x"),
         ("doctor", 0, "doctor\0--timeout\x007\0--log-level\0debug"),
-        ("daemon", 1, "--interval\x001500ms\0--listen\0[::]:9477\0--liveness\0netns,cri,kubernetes"),
-        ("daemon-more", 1, "--node-name\0n1\0--netns-dir\0/a,/b\0--cri-socket\0/run/crio/crio.sock"),
+        (
+            "daemon",
+            1,
+            "--interval\x001500ms\0--listen\0[::]:9477\0--liveness\0netns,cri,kubernetes",
+        ),
+        (
+            "daemon-more",
+            1,
+            "--node-name\0n1\0--netns-dir\0/a,/b\0--cri-socket\0/run/crio/crio.sock",
+        ),
     ] {
         corpus.add_to("arguments", name, daemon, line);
     }

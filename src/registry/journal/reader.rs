@@ -100,8 +100,8 @@ pub(in crate::registry) fn read_from<E: DeserializeOwned>(
 ) -> io::Result<Operation> {
     let mut line = Vec::new();
     next_line(&mut input, &mut line)?;
-    let header: Header = serde_json::from_slice(&line)
-        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+    let header: Header =
+        serde_json::from_slice(&line).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
     if header.id != *id {
         let why = "it names another operation";
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
