@@ -80,7 +80,7 @@ fn parse(text: &str) -> Result<Pending, String> {
 
 /// Fuzz body ([`crate::fuzzing`]): one cached result.
 #[cfg(feature = "fuzzing")]
-pub(super) fn fuzz(text: &str) -> bool {
+pub(crate) fn fuzz(text: &str) -> bool {
     let Ok(pending) = parse(text) else { return false };
     crate::registry::fuzzing::stays_inside(&pending.key);
     assert!(pending.pod.is_none_or(|pod| !pod.name.is_empty()));

@@ -46,11 +46,17 @@ pub(crate) fn frames(data: &[u8]) -> bool {
         }
         assert_eq!(ours, their.get().as_bytes(), "message {n}");
     }
-    // The end of a message is where it is whole: the same without the rest.
-    if let Some(last) = whole.0.last() {
-        let end = stream.windows(last.len()).rposition(|w| w == last).unwrap() + last.len();
-        let before = split(&stream[..end - 1], 64).0;
-        assert!(before.len() < whole.0.len(), "a message without its end was taken for one");
+    // Between messages there is white space and nothing else, and the end of one is where it is
+    // whole: without its last byte there is one less.
+    let mut at = 0;
+    for message in &whole.0 {
+        at += stream[at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        assert!(stream[at..].starts_with(message), "something was passed over at {at}");
+        at += message.len();
+    }
+    if !whole.0.is_empty() {
+        let before = split(&stream[..at - 1], 64).0;
+        assert_eq!(before.len(), whole.0.len() - 1, "a message without its end was taken for one");
     }
     !whole.0.is_empty()
 }

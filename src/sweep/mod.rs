@@ -286,10 +286,7 @@ pub(crate) fn open_bridge(
 }
 
 /// A bridge's management socket.
-fn socket_of(
-    run_dir: &std::path::Path,
-    bridge: &str,
-) -> Result<std::path::PathBuf, crate::openflow::Error> {
+fn socket_of(run_dir: &std::path::Path, bridge: &str) -> Result<PathBuf, crate::openflow::Error> {
     let not_a_bridge = || crate::openflow::Error::NotABridge(bridge.chars().take(80).collect());
     crate::config::bridge_socket(run_dir, bridge).ok_or_else(not_a_bridge)
 }

@@ -52,8 +52,8 @@ const ODD: &[&str] = &[
     "table=201, priority=5,ip actions=multipath(eth_src,50,modulo_n,1,0,NXM_NX_REG0[]),bundle_load(eth_src,0,hrw,ofport,NXM_NX_REG0[],members:1,2),bundle(eth_src,0,hrw,ofport,members:1,2)",
     "table=201, priority=6,ip actions=controller(userdata=01.02),sample(probability=3,collector_set_id=1,obs_domain_id=2,obs_point_id=3,sampling_port=1),note:01.02.03",
     "table=201, priority=7,ip actions=check_pkt_larger(1500)->NXM_NX_REG0[0],move:NXM_NX_REG1[]->NXM_NX_REG0[],load:0x5->NXM_NX_XXREG0[96..127],output:NXM_NX_REG1[0..15]",
-    "table=201, priority=8,ip actions=write_metadata:0x5/0xff,clear_actions",
-    "table=201, priority=9,ip actions=resubmit(1,10),resubmit(,10,ct),set_queue:3,pop_queue,push_vlan:0x8100,set_field:4101->vlan_vid,dec_ttl",
+    "table=201, priority=8,ct_state=+trk,ip actions=clear_actions,write_metadata:0x5/0xff",
+    "table=201, priority=9,ip actions=resubmit(1,10),set_queue:3,pop_queue,push_vlan:0x8100,set_field:4101->vlan_vid,dec_ttl",
     "cookie=0x9, idle_timeout=600, hard_timeout=700, send_flow_rem, table=202, priority=1 actions=NORMAL,FLOOD,IN_PORT,CONTROLLER:65535,LOCAL",
 ];
 
@@ -220,6 +220,7 @@ fn openflow(node: &Node, version: Version, corpus: &mut Corpus) {
         let filters = [Filter::table(10)];
         drop(c.delete_strict_and_dump(&there, &filters, &mut |_| {}).unwrap());
     });
+    reply("add-again", 2, &mut |c| drop(c.add(&there).unwrap()));
     // A bundle that the switch refuses: into the internal table.
     let refused: Vec<Entry> = there
         .iter()
@@ -402,7 +403,7 @@ fn state(node: &Node, pods: &[Attached], corpus: &mut Corpus) {
         files.sort();
         files
     };
-    let mut records = |corpus: &mut Corpus, path: &str, kind: &str| -> usize {
+    let records = |corpus: &mut Corpus, path: &str, kind: &str| -> usize {
         let mut found = 0;
         for (n, (name, bytes)) in files(path).into_iter().enumerate() {
             if name == "config.json" {
