@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Runs the fuzzers: each target for some seconds, from fuzz/corpus and from what earlier runs found.
 #
-#   fuzz/run.sh [SECONDS [TARGET…]]        10 seconds each, all of them
+#   fuzz/run.sh [SECONDS [TARGET…]]        10 seconds each, all but the daemon's
 #
+# FUZZ_DAEMON=1: the daemon's, too (its libraries take minutes to build).
 # Needs a nightly toolchain and a C++ compiler (libFuzzer is built from libfuzzer-sys), but not
 # cargo-fuzz: these are the flags that it would pass. FUZZ_SANITIZER=address adds
 # AddressSanitizer (this crate has no unsafe code: what it would find is others').
@@ -27,11 +28,19 @@ flags="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
     -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=4 --cfg fuzzing"
 [[ -z ${FUZZ_SANITIZER:-} ]] || flags+=" -Zsanitizer=$FUZZ_SANITIZER"
 built=${FUZZ_TARGET_DIR:-$PWD/target}
+plugin=()
+if [[ -z ${FUZZ_DAEMON:-} ]]; then
+    of_daemon=$(grep -B1 '^required-features' Cargo.toml | sed -n 's/^path = "fuzz_targets\/\(.*\)\.rs"/\1/p')
+    for target in "${targets[@]}"; do
+        grep -qx "$target" <<<"$of_daemon" || plugin+=("$target")
+    done
+    targets=("${plugin[@]}")
+fi
 bins=()
 for target in "${targets[@]}"; do bins+=(--bin "$target"); done
 # RUSTFLAGS takes the place of .cargo/config.toml's: sanitizers want a dynamic libc.
 RUSTFLAGS=$(echo $flags) CARGO_TARGET_DIR=$built \
-    cargo +nightly build --quiet --release --target "$host" "${bins[@]}"
+    cargo +nightly build --quiet --release --target "$host" ${FUZZ_DAEMON:+--features daemon} "${bins[@]}"
 
 status=0
 printf '%-18s %12s %8s %9s %9s  %s\n' target executions seconds coverage inputs found
