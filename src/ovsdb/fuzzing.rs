@@ -15,12 +15,13 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::client::{Client, assemble};
+use super::client::{Client, rows as rows_of};
 use super::error::Error;
 use super::find::{Wanted, find_for_delete, find_port};
 use super::frame::Frames;
 use super::marks::marks;
 use super::narrow::Leaving;
+use super::rows::Rows;
 use super::rpc::{Transacted, outcomes};
 use super::snapshot::{Bridge, Interface, LOCAL, MAX_PORT, Ofport, Port, Snapshot};
 use super::value::{map, row, set};
@@ -76,22 +77,61 @@ fn split(stream: &[u8], piece: usize) -> (Vec<Vec<u8>>, Option<Error>) {
     (messages, None)
 }
 
-/// The result of the transaction that reads everything.
+/// The result of the transaction that reads everything, in one line; then, line by line, what
+/// notifications tell.
 pub(crate) fn rows(data: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(data) else { return false };
-    let Some(snapshot) = read(text) else { return false };
-    check_snapshot(&snapshot);
-    // Written down as the server would and read again, it is the same.
-    let again = read(&encode(&snapshot).to_string()).expect("what was written down is read again");
-    assert_eq!(again, snapshot);
+    let mut lines = text.split('\n');
+    let Some(mut held) = read(lines.next().unwrap_or_default()) else { return false };
+    let Some(first) = believe(held.assemble(true)) else { return false };
+    check_read(&first);
+    for line in lines {
+        if believe(held.apply(line)).is_none() {
+            return true;
+        }
+        let Some(snapshot) = believe(held.assemble(true)) else { return true };
+        check_read(&snapshot);
+        // Told of the way from one to the other, one gets there.
+        let mut told = read(&encode(&first).to_string()).unwrap();
+        told.apply(&difference(&first, &snapshot).to_string()).unwrap();
+        assert_eq!(told.assemble(true).unwrap(), snapshot);
+    }
     true
 }
 
-fn read(text: &str) -> Option<Snapshot> {
-    match believe(outcomes("reading all ports", 4, text, assemble)) {
-        Some(Transacted::Done(snapshot)) => Some(snapshot),
+fn read(text: &str) -> Option<Rows> {
+    match believe(outcomes("reading all ports", 4, text, rows_of)) {
+        Some(Transacted::Done(rows)) => Some(rows),
         _ => None,
     }
+}
+
+/// Written down as the server would and read again, it is the same.
+fn check_read(snapshot: &Snapshot) {
+    check_snapshot(snapshot);
+    let again = read(&encode(snapshot).to_string()).expect("what was written down is read again");
+    assert_eq!(again.assemble(true).unwrap(), *snapshot);
+}
+
+/// The notification that makes one of the other: who is not there any more, and all who are.
+fn difference(from: &Snapshot, to: &Snapshot) -> Value {
+    let mut tables = serde_json::Map::new();
+    let (from, to) = (encode(from), encode(to));
+    for (n, table) in ["Open_vSwitch", "Bridge", "Port", "Interface"].into_iter().enumerate() {
+        let mut updates = serde_json::Map::new();
+        let rows = |of: &Value| of[n]["rows"].as_array().cloned().unwrap_or_default();
+        let id = |row: &Value| row["_uuid"][1].as_str().unwrap_or("the only one").to_owned();
+        for row in rows(&from) {
+            updates.insert(id(&row), json!({"old": {}}));
+        }
+        for mut row in rows(&to) {
+            let id = id(&row);
+            row.as_object_mut().unwrap().shift_remove("_uuid");
+            updates.insert(id, json!({"new": row}));
+        }
+        tables.insert(table.to_owned(), Value::Object(updates));
+    }
+    json!([null, tables])
 }
 
 /// The parameters of an `update`.
@@ -113,19 +153,22 @@ pub(crate) fn rpc(data: &[u8]) -> bool {
         theirs.shutdown(std::net::Shutdown::Write).unwrap();
         let deadline = Deadline::after(Duration::from_secs(10));
         let mut client = Client::over(ours, deadline);
-        let shown = |snapshot: Snapshot| {
-            check_snapshot(&snapshot);
+        let shown = |snapshot: &Snapshot| {
+            check_snapshot(snapshot);
             format!("{snapshot:?}")
         };
         match selector % 8 {
-            0 => believe(client.snapshot()).map(shown),
+            0 => believe(client.snapshot()).map(|snapshot| shown(&snapshot)),
             1 => {
                 let asked = believe(client.ask())?;
                 let (snapshot, moment) = believe(client.answered(asked))?;
                 let unchanged = believe(client.unchanged(moment))?;
-                Some(shown(snapshot) + &unchanged.to_string())
+                let asked = believe(client.ask())?;
+                let (later, after) = believe(client.answered(asked))?;
+                assert!(!unchanged || moment != after || later == snapshot, "nobody told of it");
+                Some(shown(&snapshot) + &shown(&later) + &unchanged.to_string())
             }
-            2 => believe(client.find(&wanted)).map(shown),
+            2 => believe(client.find(&wanted)).map(|snapshot| shown(&snapshot)),
             3 => {
                 let leaving = Leaving {
                     interface: Some(RowId(7)),
@@ -133,7 +176,7 @@ pub(crate) fn rpc(data: &[u8]) -> bool {
                     ofport: Some(5),
                     wanted: Some(&wanted),
                 };
-                believe(client.narrow_for_delete(&leaving)).map(shown)
+                believe(client.narrow_for_delete(&leaving)).map(|snapshot| shown(&snapshot))
             }
             4 => believe(client.numbers()).map(|numbers| {
                 assert!(numbers.iter().all(|n| !n.name.is_empty() && is_number(n.ofport)));

@@ -313,10 +313,20 @@ fn database(node: &Node, corpus: &mut Corpus) {
         bridge: None,
     };
     let said = ask("snapshot", 0, &mut |c| drop(c.snapshot().unwrap()));
-    ask("watched", 1, &mut |c| {
+    let watched = ask("watched", 1, &mut |c| {
         let asked = c.ask().unwrap();
         let (_, moment) = c.answered(asked).unwrap();
-        c.unchanged(moment).unwrap();
+        node.ovs_vsctl(&["add-port", "br0", "later", "--", "del-port", "kvs"]);
+        assert!(!c.unchanged(moment).unwrap());
+        let asked = c.ask().unwrap();
+        c.answered(asked).unwrap();
+    });
+    ask("unchanged", 1, &mut |c| {
+        let asked = c.ask().unwrap();
+        let (_, moment) = c.answered(asked).unwrap();
+        assert!(c.unchanged(moment).unwrap());
+        let asked = c.ask().unwrap();
+        c.answered(asked).unwrap();
     });
     ask("find", 2, &mut |c| drop(c.find(&wanted).unwrap()));
     ask("leaving", 3, &mut |c| {
@@ -328,6 +338,13 @@ fn database(node: &Node, corpus: &mut Corpus) {
     ask("alive", 6, &mut |c| c.alive().unwrap());
     let answer: Value = serde_json::from_slice(&said).unwrap();
     corpus.add("ovsdb_rows", "snapshot", answer["result"].to_string());
+    let messages = serde_json::Deserializer::from_slice(&watched).into_iter::<Value>();
+    let messages: Vec<Value> = messages.flatten().collect();
+    let whole = messages.iter().find(|m| m["result"][3].is_object()).unwrap();
+    let told = messages.iter().filter(|m| m["method"] == "update");
+    let told: String = told.map(|m| format!("\n{}", m["params"])).collect();
+    assert!(!told.is_empty());
+    corpus.add("ovsdb_rows", "told", whole["result"].to_string() + &told);
 
     let tap = Tap::on(&socket);
     let mut watcher = Watcher::start(&tap.path, soon()).unwrap();
