@@ -230,10 +230,12 @@ pub fn database_socket(run_dir: &Path) -> PathBuf {
     run_dir.join("db.sock")
 }
 
-/// `<rundir>/<bridge>.mgmt`.
+/// `<rundir>/<bridge>.mgmt`; `None` for what is no bridge's name (ovs-vswitchd makes none with a
+/// slash): whoever can write one into a record or into OVSDB must not choose whom we talk to.
 #[must_use]
-pub fn bridge_socket(run_dir: &Path, bridge: &str) -> PathBuf {
-    run_dir.join(format!("{bridge}.mgmt"))
+pub fn bridge_socket(run_dir: &Path, bridge: &str) -> Option<PathBuf> {
+    let is_name = !bridge.is_empty() && !bridge.contains(['/', '\0']);
+    is_name.then(|| run_dir.join(format!("{bridge}.mgmt")))
 }
 
 impl fmt::Display for Reg0 {

@@ -17,6 +17,7 @@
 //! | [`plugin`] | the CNI verbs | `sweep` |
 //! | [`cli`] | the admin commands | `sweep` |
 //! | `daemon` | the sweeper that runs for good (feature `daemon`) | `sweep`, `adopt`, `liveness`, `ovsdb` |
+//! | `fuzzing` | what fuzzers run (feature `fuzzing`); a body sits beside each parser | all parsers |
 
 pub mod adopt;
 pub mod attachment;
@@ -25,6 +26,8 @@ pub mod clock;
 pub mod config;
 #[cfg(feature = "daemon")]
 pub mod daemon;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod liveness;
 pub mod logging;
 pub mod openflow;

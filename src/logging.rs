@@ -76,18 +76,31 @@ impl Log for Lines {
     fn flush(&self) {}
 }
 
-/// Control characters are escaped: names come from outside, and one event is one line.
+/// Names come from outside, and one event is one line.
 fn line(now: Stamp, level: log::Level, message: &str) -> String {
-    let mut line = format!("{} {level} ", Utc::of(now.wall_ms));
-    for c in message.chars() {
-        if c.is_control() {
-            let _ = write!(line, "{}", c.escape_default());
+    format!("{} {level} {}\n", Utc::of(now.wall_ms), escape(message))
+}
+
+/// Text from outside, fit for a line that people read: what would end the line, move the cursor,
+/// hide, or turn round what follows is shown by its number.
+pub(crate) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_plain(c) {
+            escaped.push(c);
         } else {
-            line.push(c);
+            let _ = write!(escaped, "{}", c.escape_default());
         }
     }
-    line.push('\n');
-    line
+    escaped
+}
+
+/// Neither a control character, nor of zero width, nor a line end or a direction of Unicode's
+/// (CVE-2021-42574).
+pub(crate) fn is_plain(c: char) -> bool {
+    let of_format = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{feff}'
+        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
+    !c.is_control() && !of_format
 }
 
 #[cfg(test)]
@@ -112,6 +125,8 @@ mod tests {
             line(now, log::Level::Warn, "pod \"a\nb\u{1b}[0m\" größer"),
             "2026-11-21T10:11:11.123Z WARN pod \"a\\nb\\u{1b}[0m\" größer\n"
         );
+        // Terminals and log viewers turn round what follows a direction, and some break lines here.
+        assert_eq!(escape("a\u{202e}b\u{2028}c\u{85}"), "a\\u{202e}b\\u{2028}c\\u{85}");
     }
 
     #[test]

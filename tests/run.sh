@@ -39,6 +39,7 @@ packages() {
 /usr/bin/kubectl kubernetes-client
 /usr/lib/python3/dist-packages/yaml/__init__.py python3-yaml
 /usr/bin/buildah buildah
+/usr/bin/jq jq
 LIST
 }
 

@@ -77,3 +77,16 @@ fn parse(text: &str) -> Result<Pending, String> {
     let netns = cached.netns.or_else(|| sandbox.map(str::to_owned)).filter(|n| !n.is_empty());
     Ok(Pending { key, pod: (!pod.name.is_empty()).then_some(pod), netns, result: cached.result })
 }
+
+/// Fuzz body ([`crate::fuzzing`]): one cached result.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(text: &str) -> bool {
+    let Ok(pending) = parse(text) else { return false };
+    crate::registry::fuzzing::stays_inside(&pending.key);
+    assert!(pending.pod.is_none_or(|pod| !pod.name.is_empty()));
+    assert!(pending.netns.as_deref() != Some(""));
+    let own = crate::plugin::own_of_result(&pending.result, "", pending.key.ifname.as_str());
+    let usable = |ip| !crate::stale::flow::Address::Ip(ip).is_unusable();
+    assert!(own.ips.into_iter().all(usable));
+    true
+}

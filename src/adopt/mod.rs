@@ -6,6 +6,9 @@
 
 mod cached;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use cached::fuzz;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

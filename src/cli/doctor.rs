@@ -1,6 +1,7 @@
 //! `doctor`: is this node set up right? Each finding says what to do about it.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -61,6 +62,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let bridges = state(context, &mut findings);
     switch(context, &bridges, &mut findings);
     chain(options, &mut findings);
+    access(options, &mut findings);
     runtime(&mut findings);
     let mut table = Table::new(&["", "CHECK", "FOUND", "WHAT TO DO"]);
     for finding in &findings.0 {
@@ -296,8 +298,26 @@ fn chain(options: &Options, findings: &mut Findings) {
     }
 }
 
+/// Whoever can write what the runtime runs or reads is root at the next pod.
+fn access(options: &Options, findings: &mut Findings) {
+    let files = networks::read(&options.net_dir, &[]).unwrap_or_default();
+    let files = files.into_iter().map(|file| file.path);
+    let binary = options.bin_dir.join("ovs-flow-gc");
+    let all = [options.bin_dir.clone(), binary, options.net_dir.clone()].into_iter().chain(files);
+    for path in all {
+        let mode = std::fs::metadata(&path).map_or(0, |meta| meta.permissions().mode() & 0o7777);
+        if mode & 0o002 != 0 {
+            findings.add(
+                Level::Warning,
+                "access",
+                format!("{} has mode {mode:04o}: everybody may write to it", path.display()),
+                "chmod o-w: whoever writes there is root at the next pod",
+            );
+        }
+    }
+}
+
 fn is_executable(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
     std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }
 

@@ -10,6 +10,7 @@ use crate::attachment::{Attachment, State};
 use crate::clock::{Stamp, boot_id};
 use crate::config::database_socket;
 use crate::liveness::{Life, netns};
+use crate::logging::escape;
 use crate::ovsdb::Client;
 use crate::stale::Judge;
 use crate::sweep::{Cause, FlowReport, Scene, Target, World, look_at, open_bridge, orphans};
@@ -126,9 +127,9 @@ fn text(explanation: &Explanation<'_>) -> String {
         if table.is_empty() { "no flow mentions it\n".to_owned() } else { table.to_string() };
     format!(
         "{} ({}), port {}, ofport {}, register {}, {}\n{}\n{flows}",
-        record.title(),
+        escape(&record.title()),
         record.key,
-        record.port.as_deref().unwrap_or("unknown"),
+        escape(record.port.as_deref().unwrap_or("unknown")),
         record.ofport.map_or_else(|| "unknown".to_owned(), |n| n.to_string()),
         record.register.map_or_else(|| "unknown".to_owned(), |r| format!("{:#x}", r.value)),
         record.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),

@@ -4,6 +4,8 @@ mod adopt;
 pub mod conflist;
 mod doctor;
 mod explain;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod journal;
 mod list;
 mod networks;

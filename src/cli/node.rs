@@ -7,6 +7,9 @@
 mod binary;
 mod entries;
 
+#[cfg(feature = "fuzzing")]
+pub(super) use entries::fuzz;
+
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Context, Error};
+use crate::logging::{escape, is_plain};
 
 /// Left-aligned columns, two spaces apart, as kubectl prints them.
 #[derive(Debug)]
@@ -40,7 +41,7 @@ impl std::fmt::Display for Table {
             for (cell, width) in row.iter().zip(&widths) {
                 // Cells hold names from outside: no control sequences to a terminal.
                 let clean: String =
-                    cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+                    cell.chars().map(|c| if is_plain(c) { c } else { '?' }).collect();
                 line.push_str(&format!("{clean:<width$}  "));
             }
             writeln!(f, "{}", line.trim_end())?;
@@ -54,7 +55,9 @@ pub(crate) fn say(context: &Context, value: &impl Serialize, text: &str) -> Resu
     let mut all = if context.json {
         serde_json::to_string_pretty(value)?
     } else {
-        text.trim_end().to_owned()
+        // As in tables: what is not layout came from outside.
+        let clean = text.trim_end().chars().map(|c| if is_plain(c) || c == '\n' { c } else { '?' });
+        clean.collect()
     };
     if !all.is_empty() {
         all.push('\n');
@@ -68,7 +71,7 @@ pub(crate) fn say(context: &Context, value: &impl Serialize, text: &str) -> Resu
 /// An error, for a person.
 pub(crate) fn complain(text: &str) {
     // Nobody is left to tell if standard error is closed.
-    let _ = writeln!(io::stderr().lock(), "ovs-flow-gc: {text}");
+    let _ = writeln!(io::stderr().lock(), "ovs-flow-gc: {}", escape(text));
 }
 
 /// An age as kubectl shows it: 42s, 7m, 3h, 12d.

@@ -63,8 +63,13 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// Goes into a log line and into the runtime's event: not all of what was given.
     fn problem(&mut self, key: &str, text: impl Into<String>) {
-        self.problems.push(Problem { key: key.to_owned(), text: text.into() });
+        let cut = |text: String, most| match text.char_indices().nth(most) {
+            Some((at, _)) => text.get(..at).unwrap_or_default().to_owned() + "...",
+            None => text,
+        };
+        self.problems.push(Problem { key: cut(key.to_owned(), 80), text: cut(text.into(), 500) });
     }
 
     /// Reads `key` if it is there; a fault leaves `into` as it is.
@@ -381,6 +386,21 @@ mod tests {
         for preset in ["k-vswitch", "openshift-sdn", "antrea", "ovn"] {
             let (config, _) = of(&format!(r#"{{"preset": "{preset}"}}"#));
             assert_eq!(config.reg0, Reg0::None, "{preset}");
+        }
+    }
+
+    /// 64 kB of a value or a key were 64 kB of a log line.
+    #[test]
+    fn what_is_wrong_is_not_shown_in_full() {
+        let long = "ä".repeat(64 << 10);
+        for conf in [
+            format!(r#"{{"reg0": "{long}"}}"#),
+            format!(r#"{{"{long}": 1}}"#),
+            format!(r#"{{"match": ["{long}"]}}"#),
+            format!(r#"{{"tables": ["{long}"]}}"#),
+        ] {
+            let said = problem(&conf);
+            assert!(said.len() < 1_500 && said.contains("..."), "{} bytes", said.len());
         }
     }
 

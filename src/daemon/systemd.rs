@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use crate::logging::escape;
+
 /// The daemon works.
 pub(super) fn ready(status: &str) {
-    say(&[NotifyState::Ready, NotifyState::Status(status)]);
+    say(&[NotifyState::Ready, NotifyState::Status(&escape(status))]);
 }
 
 /// What `systemctl status` shows.
 pub(super) fn status(status: &str) {
-    say(&[NotifyState::Status(status)]);
+    // Of what others said, perhaps: a line of its own would be another assignment.
+    say(&[NotifyState::Status(&escape(status))]);
 }
 
 /// It ends.

@@ -16,6 +16,8 @@
 //! containers of `ctr`, podman and nerdctl, which CRI does not list.
 
 mod client;
+#[cfg(feature = "fuzzing")]
+pub(crate) use client::fuzz;
 
 use std::collections::HashSet;
 use std::fmt;

@@ -19,6 +19,8 @@
 mod addresses;
 mod api;
 mod backoff;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod items;
 mod list;
 mod pod;

@@ -125,6 +125,18 @@ impl Connection {
         Ok(Opening(Self::over(path, stream, deadline)))
     }
 
+    /// [`Self::open`] over a stream that is connected already.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn on(stream: UnixStream, deadline: Deadline) -> Result<Self, Error> {
+        let path = Path::new("/run/openvswitch/br0.mgmt");
+        let failed = |source| Error::Connect { path: path.to_owned(), source };
+        stream.set_nonblocking(true).map_err(failed)?;
+        Opening(Self::over(path, stream, deadline)).finish()
+    }
+
     fn over(path: &Path, stream: UnixStream, deadline: Deadline) -> Self {
         Self {
             path: path.to_owned(),

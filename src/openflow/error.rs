@@ -223,6 +223,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A name that no bridge can have; as a path it would lead elsewhere.
+    #[error("{0:?} is no bridge's name")]
+    NotABridge(String),
     /// The deadline passed.
     #[error(
         "{}: ovs-vswitchd did not answer in time while {doing} (is it hung, or ovsdb-server down?)",

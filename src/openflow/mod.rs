@@ -29,6 +29,8 @@ mod entry;
 mod error;
 mod filter;
 mod flow_mod;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod hello;
 mod lanes;
 mod learn;

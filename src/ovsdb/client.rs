@@ -28,7 +28,7 @@ pub struct Arrived {
     moment: Moment,
 }
 
-fn rows(outcomes: &[Outcome<'_>]) -> Result<Rows, Error> {
+pub(super) fn rows(outcomes: &[Outcome<'_>]) -> Result<Rows, Error> {
     let [switch, bridges, ports, interfaces] = outcomes else {
         return Err(Error::malformed(format!("{WHOLE}: outcomes are missing")));
     };
@@ -115,7 +115,7 @@ impl Client {
         self.connection.works().then_some(Self { deadline, ..self })
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn over(stream: std::os::unix::net::UnixStream, deadline: Deadline) -> Self {
         let connection = Connection::over(stream);
         Self { connection, deadline, watching: false, rows: None, held: None }

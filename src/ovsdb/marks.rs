@@ -45,13 +45,15 @@ pub struct Marks {
     pub mac: Option<MacAddr>,
 }
 
-/// external_ids, with an empty value for none.
+/// external_ids, with none for an empty value and for one that is no name: no id, path or name
+/// of a CNI's has control characters.
 #[derive(Clone, Copy)]
 struct Ids<'a>(&'a BTreeMap<String, String>);
 
 impl<'a> Ids<'a> {
     fn get(self, key: &str) -> Option<&'a str> {
-        self.0.get(key).map(|v| v.trim()).filter(|v| !v.is_empty())
+        let value = self.0.get(key).map(|v| v.trim());
+        value.filter(|v| !v.is_empty() && !v.contains(char::is_control))
     }
 
     fn owned(self, key: &str) -> Option<String> {
@@ -312,6 +314,7 @@ mod tests {
                 ("attached-mac", "00:00:00:00:00:00"),
                 ("container-id", ""),
                 ("pod-name", " "),
+                ("pod-namespace", "shop\n2026-11-21T10:11:11.123Z WARN forged"),
                 ("if-dev", "eth2"),
             ] {
                 port.external_ids.insert(key.to_owned(), value.to_owned());
@@ -320,6 +323,7 @@ mod tests {
         .unwrap();
         assert_eq!(marks.ips, ["10.1.1.1".parse::<IpAddr>().unwrap()]);
         assert_eq!((marks.mac, marks.container_id, marks.pod_name), (None, None, None));
+        assert_eq!(marks.pod_namespace, None);
         assert_eq!(marks.ifname.as_deref(), Some("eth2"));
     }
 

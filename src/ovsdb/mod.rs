@@ -20,6 +20,8 @@ pub mod client;
 pub mod error;
 pub mod find;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub mod marks;
 mod narrow;
 mod rows;

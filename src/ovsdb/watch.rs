@@ -68,7 +68,7 @@ impl Watcher {
 }
 
 /// RFC 7047, section 4.1.6: `[<id>, {"Interface": {<uuid>: {"old": …, "new": …}}}]`.
-fn changes(params: &str) -> Result<Vec<Change>, Error> {
+pub(super) fn changes(params: &str) -> Result<Vec<Change>, Error> {
     #[derive(Deserialize)]
     struct Row {
         name: Option<Datum>,

@@ -76,7 +76,7 @@ pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
 
 /// `None`: both keys are absent, do nothing. `null` (CRI-O, for a network without pods) and
 /// `[]`: none is valid. A list we cannot read protects everybody: an error.
-fn valid_containers(request: &Request) -> Result<Option<Vec<String>>, Failure> {
+pub(super) fn valid_containers(request: &Request) -> Result<Option<Vec<String>>, Failure> {
     let mut valid = None;
     for key in KEYS {
         let Some(list) = request.conf.get(key) else { continue };

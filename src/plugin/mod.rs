@@ -7,6 +7,8 @@ mod add;
 mod check;
 mod del;
 mod failure;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod gc;
 mod request;
 mod result;
@@ -67,9 +69,23 @@ fn answer(command: &str, run: impl FnOnce() -> Ended + UnwindSafe) -> (String, b
             let shown = ErrorResult::new(version, &failure.into_cni());
             let text = serde_json::to_string(&shown)
                 .unwrap_or_else(|_| r#"{"code":999,"msg":"error without text"}"#.to_owned());
-            (text, false)
+            (readable(&text), false)
         }
     }
+}
+
+/// JSON whose texts runtimes write to their logs as they are: what JSON lets pass and would turn
+/// round or break a line there is spelled by its number.
+fn readable(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if logging::is_plain(c) {
+            text.push(c);
+        } else {
+            text.push_str(&format!("\\u{:04x}", u32::from(c)));
+        }
+    }
+    text
 }
 
 fn run(command: &str, called: Stamp) -> Ended {
@@ -135,6 +151,17 @@ mod tests {
             assert_eq!((&error["cniVersion"], &error["code"]), (&"1.1.0".into(), &199.into()));
             assert!(error["details"].as_str().unwrap().contains("panicked"), "{text}");
         }
+    }
+
+    #[test]
+    fn an_error_turns_no_line_round() {
+        let (text, _) = answer("ADD", || {
+            Err((SpecVersion::CURRENT, Failure::Switch("a\u{202e}b\u{2028}c\nd".to_owned())))
+        });
+        assert!(text.chars().all(logging::is_plain), "{text:?}");
+        let error: Value = serde_json::from_str(&text).unwrap();
+        let details = error["details"].as_str().unwrap();
+        assert!(details.ends_with("a\u{202e}b\u{2028}c\nd"), "{text}");
     }
 
     /// containerd #12130: a DEL that fails blocks the OVS plugin's DEL.

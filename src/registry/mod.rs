@@ -15,6 +15,8 @@
 mod daemon;
 mod error;
 mod file;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod journal;
 mod layout;
 mod lock;

@@ -83,7 +83,7 @@ pub(super) fn examine_if(
 }
 
 /// A record, if these bytes are the one of `key`.
-fn parse(bytes: &[u8], key: &Key) -> Result<Attachment, CorruptWhy> {
+pub(super) fn parse(bytes: &[u8], key: &Key) -> Result<Attachment, CorruptWhy> {
     #[derive(Deserialize)]
     struct Version {
         schema: u32,
@@ -107,7 +107,7 @@ fn parse(bytes: &[u8], key: &Key) -> Result<Attachment, CorruptWhy> {
 
 /// A record in `dead/` is dead whatever it says: with a full disk `bury` could only move
 /// it there, and when it did is when the death was noticed.
-fn as_tombstone(mut record: Attachment, moved_ms: u64) -> Attachment {
+pub(super) fn as_tombstone(mut record: Attachment, moved_ms: u64) -> Attachment {
     if record.state == State::Active {
         record.state = State::Deleting;
     }

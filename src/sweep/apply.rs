@@ -545,18 +545,13 @@ pub(super) fn reap_ports(
         // DEL leaves the port to the OVS plugin, whose DEL comes right behind.
         let wanted = config.reap_ports && config.mode == Mode::Enforce && engine.act && !paused;
         let failed = report.targets.get(index).is_none_or(|t| t.error.is_some());
-        if !wanted
-            || failed
-            || target.cause == Cause::Del
-            || world.records.iter().any(|r| {
-                !r.is_same(record) && r.interface.is_some() && r.interface == record.interface
-            })
-        {
+        if !wanted || failed || target.cause == Cause::Del {
             continue;
         }
-        let Some(place) = world.own_place_of(record, &crate::stale::case::RowSet::default()) else {
-            continue;
-        };
+        // Also one that is found by its name and marks may be somebody's who lives.
+        let living = world.records.iter().filter(|r| !r.is_same(record));
+        let claimed = living.filter_map(|r| world.place_of(r)).map(|p| p.interface.id).collect();
+        let Some(place) = world.own_place_of(record, &claimed) else { continue };
         let Some(bridge) = world.ovs.bridges.get(place.bridge) else { continue };
         let netdev_gone = matches!(place.interface.ofport, Ofport::Failed)
             || place.interface.ifindex.unwrap_or(0) == 0;

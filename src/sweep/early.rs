@@ -11,8 +11,7 @@ use std::path::Path;
 use super::look::{FEW_DEAD, Tokens, expects_proof, is_small, token_filters};
 use super::scene::register_now;
 use super::world::Answered;
-use super::{Engine, Target};
-use crate::config::bridge_socket;
+use super::{Engine, Target, socket_of};
 use crate::openflow::{Asked, AskedDump, Connection, Error, Opening, PortsAndTables};
 
 /// How far it has come.
@@ -43,7 +42,7 @@ impl Early {
         if targets.iter().any(|t| t.attachment.bridge.as_deref() != Some(bridge)) {
             return None;
         }
-        let path = bridge_socket(&engine.run_dir, bridge);
+        let path = socket_of(&engine.run_dir, bridge).ok()?;
         Connection::begin(&path, engine.deadline).ok().map(Self::Connecting)
     }
 
@@ -106,7 +105,7 @@ impl Early {
         engine: &Engine<'_>,
         bridge: &str,
     ) -> Result<Open, Error> {
-        let path = bridge_socket(&engine.run_dir, bridge);
+        let path = socket_of(&engine.run_dir, bridge)?;
         match early.filter(|early| early.path() == path).map(Self::finish) {
             Some(Err(_)) if !engine.deadline.passed() => {}
             Some(finished) => return finished,

@@ -283,7 +283,13 @@ pub(crate) fn open_bridge(
     bridge: &str,
     deadline: Deadline,
 ) -> Result<Connection, crate::openflow::Error> {
-    Connection::open(&crate::config::bridge_socket(run_dir, bridge), deadline)
+    Connection::open(&socket_of(run_dir, bridge)?, deadline)
+}
+
+/// A bridge's management socket.
+fn socket_of(run_dir: &std::path::Path, bridge: &str) -> Result<PathBuf, crate::openflow::Error> {
+    let not_a_bridge = || crate::openflow::Error::NotABridge(bridge.chars().take(80).collect());
+    crate::config::bridge_socket(run_dir, bridge).ok_or_else(not_a_bridge)
 }
 
 /// How often a bridge is looked at again, and how long after the look before.

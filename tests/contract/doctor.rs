@@ -132,3 +132,16 @@ fn the_chain_is_not_as_it_should_be() {
     fs::write(node.conflist_path(), "{").unwrap();
     finds(&node, "warning", "conflist", &["10-podnet.conflist"]);
 }
+
+#[test]
+fn everybody_may_write_what_the_runtime_runs() {
+    let node = Setup::new().up("doctor_access");
+    let net_dir = node.conflist_path().parent().unwrap().to_owned();
+    for (path, safe) in [(node.cni_bin(), 0o755), (net_dir, 0o755), (node.conflist_path(), 0o644)] {
+        let set = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        set(safe | 0o002);
+        finds(&node, "warning", "access", &[path.to_str().unwrap(), "chmod"]);
+        set(safe);
+        assert_eq!(doctor(&node, &[]).code, Some(0));
+    }
+}

@@ -106,6 +106,30 @@ fn base64(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// Fuzz body ([`crate::fuzzing`]): a configuration, or an entry of libcni's cache.
+#[cfg(feature = "fuzzing")]
+#[expect(clippy::panic, reason = "a broken promise is told by panicking")]
+pub(in crate::cli) fn fuzz(data: &[u8]) -> bool {
+    let named = has_entry(data);
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Ok(seen) = super::super::conflist::inspect(text)
+    {
+        // Who may still call us is never overlooked. (Nobody writes the type with escapes.)
+        let overlooked = seen.ours.is_some() && !named && !text.contains('\\');
+        assert!(!overlooked, "{text}");
+    }
+    match cached_config(data) {
+        Some(config) => {
+            if config.len() > data.len() {
+                panic!("{} bytes of base64 are {}", data.len(), config.len());
+            }
+            has_entry(&config);
+            true
+        }
+        None => named,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -247,6 +247,38 @@ fn clean(text: &str) -> String {
     text.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// Fuzz body ([`crate::fuzzing`]): a list of sandboxes, one a line: state, id, UID, each ended by
+/// a tab; without the last there is no metadata. (The protobuf itself is prost's.)
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) -> bool {
+    use k8s_cri::v1::{PodSandbox, PodSandboxMetadata};
+    let text = String::from_utf8_lossy(data);
+    let item = |line: &str| {
+        let mut words = line.split('\t');
+        let state = words.next().and_then(|word| word.parse().ok()).unwrap_or(-1);
+        let id = words.next().unwrap_or_default().to_owned();
+        let metadata = words
+            .next()
+            .map(|uid| PodSandboxMetadata { uid: uid.to_owned(), ..Default::default() });
+        PodSandbox { id, metadata, state, ..Default::default() }
+    };
+    let items: Vec<PodSandbox> = text.lines().map(item).collect();
+    let given = items.len();
+    match sandboxes(ListPodSandboxResponse { items }) {
+        Ok(list) => {
+            assert_eq!(list.len(), given, "a shorter list than was given");
+            let ids: HashSet<&str> = list.iter().map(|sandbox| sandbox.id.as_str()).collect();
+            assert_eq!(ids.len(), given);
+            assert!(ids.iter().all(|id| (1..=MAX_ID).contains(&id.len())));
+            true
+        }
+        Err((_, id)) => {
+            assert!(!clean(&id).chars().any(char::is_control));
+            false
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use k8s_cri::v1::{PodSandbox, PodSandboxMetadata};

@@ -158,7 +158,7 @@ impl Watcher {
     }
 
     /// Takes in whole lines and leaves what is not yet one.
-    fn lines(&mut self, buffer: &mut Vec<u8>) -> Result<(), Failure> {
+    pub(super) fn lines(&mut self, buffer: &mut Vec<u8>) -> Result<(), Failure> {
         let mut rest = buffer.as_slice();
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let (line, more) = rest.split_at(end);

@@ -29,6 +29,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "fuzzing")]
+pub(super) use reader::read_from;
 pub use writer::Writer;
 
 use super::error::Error;

@@ -1,7 +1,7 @@
 //! Reading operations: in whole for `undo`, or just counting.
 
 use std::borrow::Cow;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -81,24 +81,35 @@ fn read<E: DeserializeOwned>(
 ) -> Result<Option<Operation>, Error> {
     let failed = |e| Error::io("read", path)(e);
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
-    let mut input = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+    let input = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => BufReader::with_capacity(BUFFER, file),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(failed(e)),
     };
+    let finished = path.to_str().is_some_and(|p| p.ends_with(DONE));
+    read_from(input, id, finished, whole, each).map(Some).map_err(failed)
+}
+
+/// The same of what is in such a file.
+pub(in crate::registry) fn read_from<E: DeserializeOwned>(
+    mut input: impl BufRead,
+    id: &JournalId,
+    finished: bool,
+    whole: bool,
+    each: &mut dyn FnMut(Deleted<'static, E>),
+) -> io::Result<Operation> {
     let mut line = Vec::new();
-    next_line(&mut input, &mut line).map_err(failed)?;
-    let header: Header = serde_json::from_slice(&line)
-        .map_err(|e| failed(io::Error::new(io::ErrorKind::InvalidData, e)))?;
+    next_line(&mut input, &mut line)?;
+    let header: Header =
+        serde_json::from_slice(&line).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
     if header.id != *id {
         let why = "it names another operation";
-        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, why)));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
-    let finished = path.to_str().is_some_and(|p| p.ends_with(DONE));
     let (entries, truncated, unreadable) = (0, false, 0);
     let mut operation = Operation { header, entries, finished, truncated, unreadable };
     let mut groups = Vec::new();
-    while next_line(&mut input, &mut line).map_err(failed)? {
+    while next_line(&mut input, &mut line)? {
         if line == TRUNCATED {
             operation.truncated = true;
         } else if line.last() != Some(&b'\n') {
@@ -116,7 +127,7 @@ fn read<E: DeserializeOwned>(
             }
         }
     }
-    Ok(Some(operation))
+    Ok(operation)
 }
 
 /// Whose entries follow and why they went.
@@ -149,7 +160,7 @@ fn decode<E: DeserializeOwned>(
 }
 
 /// The next line with its newline (none: it is torn, or too long); `false` at the end.
-fn next_line(input: &mut BufReader<File>, line: &mut Vec<u8>) -> io::Result<bool> {
+fn next_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();
     Ok(input.by_ref().take(LONGEST_LINE).read_until(b'\n', line)? > 0)
 }
