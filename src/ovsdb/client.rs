@@ -86,7 +86,7 @@ pub struct Client {
 }
 
 /// When a snapshot was answered, as far as changes go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment(u64);
 
 /// A snapshot that was asked for.

@@ -56,14 +56,24 @@ pub(super) fn guard(
     {
         return Some(Reason::ArrivesElsewhere { address, port });
     }
-    let may_be_own = |live: &Live| live.is_arriving() && !is_older(flow, live);
+    // A set-based controller would not install a member again, however old it is.
+    let policy = is_policy_member(dead, flow);
+    let may_be_own = |live: &Live| live.is_arriving() && (policy || !is_older(flow, live));
     if !dead.holds_addresses && index.case.live.iter().any(may_be_own) {
         return Some(Reason::MayBeArriving { address });
     }
-    if !dead.lingered && is_policy_member(dead, flow) {
+    if policy && !all_lingered(index, dead, flow) {
         return Some(Reason::PolicyWaits { address });
     }
     None
+}
+
+/// Whether the linger time has passed since the last of the dead whom a policy member names: who
+/// had the address first must not take it from who may come after the last.
+fn all_lingered(index: &Index<'_>, dead: &Dead, flow: &Flow) -> bool {
+    let owners = flow.matches.addresses.iter().filter_map(|m| index.address(m.address));
+    let mut named = owners.flat_map(|owners| &owners.dead).filter_map(|i| index.case.dead.get(*i));
+    dead.lingered && named.all(|other| other.lingered)
 }
 
 /// Whether the flow is younger than the attachment's death, as far as its age can tell.

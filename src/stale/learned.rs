@@ -38,6 +38,12 @@ pub struct Learned {
 }
 
 impl Learned {
+    /// Whether every flow of the bridge was seen.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
     /// The live owners of a register value; `None`: somebody whom we do not know.
     pub(super) fn owners(&self, token: RegisterToken) -> Option<Vec<usize>> {
         match self.values.get(&token) {

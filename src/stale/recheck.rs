@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use super::case::{Case, Live, LiveRegister};
 use super::flow::Flow;
+use super::guards::looks_like_policy;
 use super::tokens::is_older;
 use super::{Learned, Reason, Token, Verdict};
 
@@ -115,7 +116,9 @@ impl Recheck {
         };
         let holds = verdict.dead.and_then(|d| self.holds.get(d)).copied().unwrap_or_default();
         let by_address = matches!(verdict.reason, Reason::MatchesAddress { .. }) && !holds;
-        let arriving = by_address && self.arriving.iter().any(|live| !is_older(flow, live));
+        let policy = looks_like_policy(flow);
+        let may_be_own = |live: &Live| policy || !is_older(flow, live);
+        let arriving = by_address && self.arriving.iter().any(may_be_own);
         let shared = |dead: usize| self.registers.get(dead).copied().unwrap_or(true);
         if arriving
             || (by_port && self.unassigned)

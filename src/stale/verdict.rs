@@ -90,6 +90,18 @@ impl<'c> Judge<'c> {
         Verdict { stale: stale.is_some(), reason, dead }
     }
 
+    /// Why each of the dead that a kept flow names keeps it: what one of them waits for is
+    /// nothing to another, and [`Self::verdict`] tells of one only.
+    #[must_use]
+    pub fn kept_for(&self, flow: &Flow) -> Vec<Verdict> {
+        let matched = self.matched(flow).into_iter();
+        let kept = matched.filter_map(|i| match self.opinion(flow, i) {
+            Opinion::Kept(reason) => Some(Verdict { stale: false, reason, dead: Some(i) }),
+            Opinion::Stale(_) => None,
+        });
+        kept.collect()
+    }
+
     /// Whether a full dump may turn this verdict: the flow is kept now, and would be stale
     /// if a dead attachment's register value, which part of a dump cannot prove, were its
     /// own.

@@ -231,6 +231,8 @@ fn may_change(reason: Reason, dead: usize, scene: &Scene, learned: &Learned, sha
         | Reason::PolicyWaits { .. }
         | Reason::MayBeArriving { .. }
         | Reason::PortUnsettled { .. } => true,
+        // A look at everything shows which registers are output to.
+        Reason::LoadsLivePort { .. } => !learned.is_complete(),
         Reason::RegisterNotProven { why: NotProven::Shared, .. } => !shared,
         // Whoever was given the value since answers for what it condemns, to the end of
         // their own life.
@@ -251,8 +253,10 @@ fn may_change(reason: Reason, dead: usize, scene: &Scene, learned: &Learned, sha
 }
 
 /// The dead (by index) that wait because of a kept entry. Those that had one register value
-/// wait together: the last one left would look like its only owner.
-fn wait_together(
+/// wait together: the last one left would look like its only owner. `shared`: per network, it
+/// is known for good that its register values are shared.
+#[must_use]
+pub fn wait_together(
     scene: &Scene,
     learned: &Learned,
     shared: &[bool],
@@ -312,11 +316,17 @@ fn judge<'l>(
                 *of.kept.entry(verdict.reason.as_str()).or_default() += 1;
                 of.unsettled |= matches!(verdict.reason, Reason::PortUnsettled { .. });
             }
-            let mut waits = wait_together(scene, &look.learned, shared, &verdict);
+            let mut waits = Vec::new();
             if candidate.may_be_older(&judge, &verdict) {
                 let patient =
                     |d: &usize| scene.case.dead.get(*d).is_some_and(|dead| dead.died < PATIENCE);
                 waits.extend(verdict.dead.filter(patient));
+            }
+            let mut kept = candidate.kept_for(&judge);
+            kept.retain(|other| other.dead != verdict.dead);
+            kept.push(verdict);
+            for verdict in &kept {
+                waits.extend(wait_together(scene, &look.learned, shared, verdict));
             }
             for target in waits.into_iter().filter_map(|dead| scene.dead_of.get(dead)) {
                 if let Some(of) = report.targets.get_mut(*target) {

@@ -55,6 +55,18 @@ impl Candidate {
         fingerprint(self.entry.table(), self.entry.priority(), self.entry.match_bytes())
     }
 
+    /// What keeps it for each of the dead that it names.
+    #[must_use]
+    pub fn kept_for(&self, judge: &Judge<'_>) -> Vec<Verdict> {
+        self.flow(self.lag).map_or_else(Vec::new, |flow| judge.kept_for(&flow))
+    }
+
+    fn flow(&self, lag: Duration) -> Option<Flow> {
+        let mut flow = self.entry.flow().ok()?;
+        flow.duration = flow.duration.saturating_sub(lag);
+        Some(flow)
+    }
+
     /// Its verdict in a case.
     #[must_use]
     pub fn verdict(&self, judge: &Judge<'_>) -> Option<Verdict> {
@@ -69,9 +81,7 @@ impl Candidate {
     }
 
     fn verdict_of(&self, judge: &Judge<'_>, lag: Duration) -> Option<Verdict> {
-        let mut flow = self.entry.flow().ok()?;
-        flow.duration = flow.duration.saturating_sub(lag);
-        let mut verdict = judge.verdict(&flow);
+        let mut verdict = judge.verdict(&self.flow(lag)?);
         if verdict.stale && self.twin {
             verdict.stale = false;
             verdict.reason = Reason::Ambiguous;

@@ -26,7 +26,7 @@ use std::time::Duration;
 use log::debug;
 use serde::Serialize;
 
-pub use apply::SWEEP_TIMEOUT;
+pub use apply::{SWEEP_TIMEOUT, wait_together};
 pub use database::Database;
 use early::Early;
 pub use look::{Look, look_at};

@@ -84,6 +84,34 @@ pub(crate) struct Place<'w> {
 }
 
 impl World {
+    /// A world that has only a switch. Nothing can tell whether it still holds.
+    #[must_use]
+    pub fn of(now: Stamp, boot_id: String, ovs: Arc<Snapshot>) -> Self {
+        let (mut by_row, mut by_name) = (RowMap::default(), HashMap::new());
+        for (b, bridge) in ovs.bridges.iter().enumerate() {
+            for (p, port) in bridge.ports.iter().enumerate() {
+                for (i, interface) in port.interfaces.iter().enumerate() {
+                    by_row.insert(interface.id, [b, p, i]);
+                    by_name.insert(interface.name.clone(), [b, p, i]);
+                }
+            }
+        }
+        Self {
+            now,
+            boot_id,
+            records: Vec::new(),
+            tombstones: Vec::new(),
+            networks: BTreeMap::new(),
+            ovs,
+            switch_started: None,
+            free: None,
+            moment: Moment::default(),
+            version: None,
+            by_row,
+            by_name,
+        }
+    }
+
     /// Reads it; ages count from `now`. Without a registry there are no records.
     ///
     /// # Errors
@@ -227,29 +255,12 @@ impl Answered {
             return Err(failed.into());
         }
         let networks = network_states(&everything);
-        let (mut by_row, mut by_name) = (RowMap::default(), HashMap::new());
-        for (b, bridge) in ovs.bridges.iter().enumerate() {
-            for (p, port) in bridge.ports.iter().enumerate() {
-                for (i, interface) in port.interfaces.iter().enumerate() {
-                    by_row.insert(interface.id, [b, p, i]);
-                    by_name.insert(interface.name.clone(), [b, p, i]);
-                }
-            }
-        }
-        Ok(World {
-            now,
-            boot_id: boot_id().map_err(Error::BootId)?,
-            records: everything.attachments,
-            tombstones: everything.tombstones,
-            networks,
-            ovs,
-            switch_started: switch_started(run_dir, now),
-            free: None,
-            moment,
-            version: everything.version,
-            by_row,
-            by_name,
-        })
+        let registry::Everything { attachments, tombstones, version, .. } = everything;
+        let mut world = World::of(now, boot_id().map_err(Error::BootId)?, ovs);
+        (world.records, world.tombstones, world.networks) = (attachments, tombstones, networks);
+        world.switch_started = switch_started(run_dir, now);
+        (world.moment, world.version) = (moment, version);
+        Ok(world)
     }
 }
 

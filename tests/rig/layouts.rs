@@ -150,3 +150,32 @@ pub fn antrea(who: &Who) -> Vec<String> {
         ),
     ])
 }
+
+/// k-vswitch: one pod's entries, from the list of pods. Registers are not used.
+pub fn k_vswitch(who: &Who) -> Vec<String> {
+    let Who { ofport, ip, mac, .. } = who;
+    lines([
+        format!("table=0, priority=100,ip,in_port={ofport},nw_src={ip} actions=goto_table:20"),
+        format!("table=10, priority=100,arp,arp_tpa={ip} actions=output:{ofport}"),
+        format!(
+            "table=20, priority=100,ip,nw_dst={ip} actions=set_field:{mac}->eth_dst,dec_ttl,goto_table:30"
+        ),
+        format!("table=30, priority=100,dl_dst={mac} actions=output:{ofport}"),
+    ])
+}
+
+/// OVN: one logical port's entries; `who.reg` is its key in the datapath. ovn-controller owns
+/// every entry of the bridge.
+pub fn ovn(who: &Who) -> Vec<String> {
+    let Who { ofport, reg, mac, .. } = who;
+    lines([
+        format!(
+            "table=0, priority=100,in_port={ofport} actions=set_field:{reg:#x}->reg13,set_field:0x3->metadata,set_field:{reg:#x}->reg14,resubmit(,8)"
+        ),
+        format!(
+            "table=8, priority=50,reg14={reg:#x},metadata=0x3,dl_src={mac} actions=resubmit(,9)"
+        ),
+        format!("table=37, priority=100,reg15={reg:#x},metadata=0x3 actions=resubmit(,38)"),
+        format!("table=65, priority=100,reg15={reg:#x},metadata=0x3 actions=output:{ofport}"),
+    ])
+}

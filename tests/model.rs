@@ -1,0 +1,161 @@
+//! The model test: a reference model of a node, walked at random, against the real engine.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "tests may fail this way"
+)]
+
+mod crowd;
+mod rig;
+
+mod model {
+    pub(crate) mod controllers;
+    pub(crate) mod entries;
+    pub(crate) mod examples;
+    pub(crate) mod node;
+    pub(crate) mod oracle;
+    pub(crate) mod pure;
+    pub(crate) mod run;
+    pub(crate) mod steps;
+    pub(crate) mod switch;
+}
+
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::Duration;
+
+use model::controllers::{Layout, ODDITIES, member, odd};
+use model::entries::Line;
+use model::examples;
+use model::node::Town;
+use model::oracle::{Exception, Tally};
+use model::pure::Sim;
+use model::run::{Ran, Walk, asked, run, walk};
+use model::switch::{self, Switch};
+use ovs_flow_gc::clock::Deadline;
+use ovs_flow_gc::config::bridge_socket;
+use ovs_flow_gc::openflow::{Connection, Filter, RawEntry};
+use ovs_flow_gc::stale::flow::{AddressMatch, Flow};
+use rig::{Node, Who};
+
+fn take_pure(it: &Walk) -> (u64, Tally, Result<(), String>) {
+    let mut town = Town::new(Sim::new(it.layout, it.small, it.kernel), it.layout);
+    let taken = walk(&mut town, &it.steps);
+    (town.steps, town.tally, taken)
+}
+
+/// Steps of the pure variant. `OFG_MODEL_STEPS` asks for more.
+const PURE: u64 = 100_000;
+
+#[test]
+fn pure() {
+    let steps = asked("OFG_MODEL_STEPS", PURE);
+    let ran = run("pure", steps, 120, 3_000, take_pure);
+    ran.tell("pure");
+    ran.must_have_met(&Exception::ALL, 1);
+}
+
+/// docs/promises.md names the model's exceptions and no others, each with its entry.
+#[test]
+fn the_promises_page_has_every_exception() {
+    let page = include_str!("../docs/promises.md");
+    let named: BTreeSet<String> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("### ")?.strip_prefix('`')?.strip_suffix('`'))
+        .map(str::to_owned)
+        .collect();
+    let known = Exception::ALL.map(Exception::name);
+    assert_eq!(named, BTreeSet::from(known));
+    for exception in Exception::ALL {
+        let (_, _, entry) = examples::of(exception);
+        let (_, section) = page.split_once(&format!("### `{}`", exception.name())).unwrap();
+        let section = section.split("\n### ").next().unwrap();
+        assert!(section.contains(entry), "{exception:?}: {entry}");
+        examples::show(exception);
+    }
+}
+
+/// What the model reads in a line is what the engine reads from the wire.
+#[test]
+fn lines_are_read_as_the_engine_reads_them() {
+    let node = switch::node("lines_are_read");
+    let who = |n: u8| Who {
+        ofport: 2 + u16::from(n),
+        reg: 0x1001 + u32::from(n),
+        ip: format!("10.244.1.{}", 2 + n),
+        ip6: format!("fd00:10:244:1::{:x}", 2 + n),
+        mac: format!("0a:58:0a:f4:01:{:02x}", 2 + n),
+    };
+    let (mut compared, pods) = (0, [who(0), who(1)]);
+    for layout in Layout::ALL {
+        let mut lines = layout.base();
+        for pod in &pods {
+            lines.extend(layout.of_pod(pod));
+            lines.extend((0..ODDITIES).map(|kind| odd(pod, kind)));
+            lines.extend((0..3).map(|kind| member(&pod.ip, "10.244.1.9", kind)));
+        }
+        let lines: BTreeSet<String> = lines.into_iter().collect();
+        node.ofctl(&["del-flows", "br0"]);
+        node.add_flows("br0", &lines.iter().collect::<Vec<_>>());
+        assert_eq!(BTreeSet::from_iter(node.dump("br0")), lines, "{layout:?}");
+        let deadline = Deadline::after(Duration::from_secs(10));
+        let mut bridge = Connection::open(&bridge_socket(&node.run_dir, "br0"), deadline).unwrap();
+        let mut seen = Vec::new();
+        let mut see = |_: usize, _: &RawEntry<'_>, flow: &mut Flow| {
+            seen.push(sorted(Flow { duration: Duration::ZERO, ..flow.clone() }));
+        };
+        bridge.dump_many(&[Filter::all()], &mut see).unwrap();
+        assert_eq!(seen.len(), lines.len());
+        for line in &lines {
+            let flow = sorted(Line::of(line).flow.clone());
+            let near = seen.iter().filter(|f| (f.table, f.priority) == (flow.table, flow.priority));
+            assert!(seen.contains(&flow), "{line}: {flow:?}\n{:#?}", near.collect::<Vec<_>>());
+            compared += 1;
+        }
+    }
+    eprintln!("model: {compared} lines are read as the engine reads them");
+    assert!(compared > 100);
+}
+
+fn sorted(mut flow: Flow) -> Flow {
+    let key = |m: &AddressMatch| format!("{m:?}");
+    flow.matches.addresses.sort_by_key(key);
+    flow.matches.registers.sort_by_key(|m| m.index);
+    flow
+}
+
+fn take_switch(node: &Node, it: &Walk) -> (u64, Tally, Result<(), String>) {
+    let mut town = Town::new(Switch::new(node, it.layout), it.layout);
+    let taken = walk(&mut town, &it.steps);
+    (town.steps, town.tally, taken)
+}
+
+/// Steps of the variant on the switch, and nodes at once. `OFG_MODEL_SWITCH_STEPS` and
+/// `OFG_MODEL_NODES` ask for more.
+const SWITCH: u64 = 600;
+const NODES: u64 = 2;
+
+#[test]
+fn switch() {
+    let (steps, nodes) = (asked("OFG_MODEL_SWITCH_STEPS", SWITCH), asked("OFG_MODEL_NODES", NODES));
+    let one = |n: u64| {
+        let name = format!("switch {n}");
+        let node = switch::node(&name);
+        run(&name, steps / nodes, 60, 60, |it| take_switch(&node, it))
+    };
+    let one = &one;
+    let all: Vec<_> = thread::scope(|scope| {
+        let running: Vec<_> = (0..nodes).map(|n| scope.spawn(move || one(n))).collect();
+        running.into_iter().map(|node| node.join().unwrap()).collect()
+    });
+    let mut ran = Ran::default();
+    for one in all {
+        ran.add(&one);
+    }
+    ran.tell("switch");
+    ran.must_have_met(&[Exception::NeverRecorded, Exception::ValueUnproven], 1);
+}

@@ -1,0 +1,103 @@
+//! What controllers install: the five layouts of the field notes, members of policies, and
+//! entries that are nobody's plain identity.
+
+use serde_json::{Value, json};
+
+use crate::rig::{Who, layouts};
+
+/// The port that leads out of the node. It is nobody's pod's.
+pub(crate) const UPLINK: u16 = 1;
+
+/// A stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// Each pod has a value of its own in reg0.
+    Classifier,
+    /// reg0 is a namespace's.
+    OpenshiftSdn,
+    /// reg0 is a field of marks.
+    Antrea,
+    /// Registers are not used.
+    KVswitch,
+    /// ovn-controller runs the bridge.
+    Ovn,
+}
+
+impl Layout {
+    /// All five.
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Classifier, Self::OpenshiftSdn, Self::Antrea, Self::KVswitch, Self::Ovn];
+
+    /// The plugin's configuration.
+    pub(crate) fn conf(self) -> Value {
+        let preset = match self {
+            Self::Classifier => return json!({}),
+            Self::OpenshiftSdn => "openshift-sdn",
+            Self::Antrea => "antrea",
+            Self::KVswitch => "k-vswitch",
+            Self::Ovn => "ovn",
+        };
+        json!({"preset": preset, "bridge": "br0"})
+    }
+
+    /// Entries that are there before any pod is.
+    pub(crate) fn base(self) -> Vec<String> {
+        let mut base = match self {
+            Self::Classifier => layouts::classifier_base(),
+            Self::OpenshiftSdn => (1..=2).flat_map(layouts::openshift_namespace).collect(),
+            Self::Antrea => layouts::antrea_base(),
+            Self::KVswitch | Self::Ovn => Vec::new(),
+        };
+        base.push("table=46, priority=1 actions=output:NXM_NX_REG1[]".to_owned());
+        base
+    }
+
+    /// A pod's entries.
+    pub(crate) fn of_pod(self, who: &Who) -> Vec<String> {
+        match self {
+            Self::Classifier => layouts::classifier(who),
+            Self::OpenshiftSdn => layouts::openshift(who),
+            Self::Antrea => layouts::antrea(who),
+            Self::KVswitch => layouts::k_vswitch(who),
+            Self::Ovn => layouts::ovn(who),
+        }
+    }
+}
+
+/// More entries of a pod's, of the kinds that rules must tell apart.
+pub(crate) const ODDITIES: u8 = 8;
+
+/// One of them.
+pub(crate) fn odd(who: &Who, kind: u8) -> String {
+    let Who { ofport, ip, .. } = who;
+    let (net, host) = ip.rsplit_once('.').unwrap();
+    let even = host.parse::<u8>().unwrap() & !1;
+    match kind % ODDITIES {
+        0 => format!(
+            "table=45, priority=60,ip,nw_dst={ip} actions=set_field:0x7->tun_id,resubmit(,46)"
+        ),
+        1 => format!("table=45, priority=61,ip,nw_src={ip} actions=output:{UPLINK}"),
+        2 => format!(
+            "table=45, priority=62,ip,nw_src={ip} actions=set_field:{UPLINK:#x}->reg1,resubmit(,46)"
+        ),
+        3 => format!("table=45, priority=63,ip,in_port={UPLINK},nw_src={ip} actions=drop"),
+        4 => format!(
+            "table=45, priority=64,tcp,tp_dst={} actions=output:{ofport}",
+            8000 + u32::from(*ofport)
+        ),
+        5 => format!("table=45, priority=66,ip,nw_dst={net}.{even}/31 actions=drop"),
+        6 => format!(
+            "table=45, priority=67,tcp,nw_dst=172.30.7.{host},tp_dst=80 actions=set_field:{ip}->ip_dst,resubmit(,46)"
+        ),
+        _ => format!("table=45, priority=68,in_port={ofport} actions=drop"),
+    }
+}
+
+/// A member of a policy: what a controller that thinks in sets installs once.
+pub(crate) fn member(ip: &str, peer: &str, kind: u8) -> String {
+    match kind % 3 {
+        0 => format!("table=20, priority=200,ip,nw_src={ip} actions=conjunction(5,1/2)"),
+        1 => format!("table=20, priority=200,ip,nw_dst={ip} actions=conjunction(6,2/2)"),
+        _ => format!("table=20, priority=201,ip,nw_src={ip},nw_dst={peer} actions=resubmit(,30)"),
+    }
+}

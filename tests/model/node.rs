@@ -1,0 +1,667 @@
+//! The reference model: a node as it truly is. Pods with their tokens, controllers, and a table
+//! that knows whose every entry is. What has the switch and calls our verbs is a [`Driver`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use ovs_flow_gc::attachment::Attachment;
+use ovs_flow_gc::config::NetworkState;
+use ovs_flow_gc::ovsdb::Ofport;
+
+use super::controllers::{Layout, UPLINK, member, odd};
+use super::entries::{Line, Slot};
+use super::oracle::{Exception, Tally};
+use super::steps::{Pause, Step, When};
+use crate::rig::Who;
+
+/// Port numbers that pods get: few, so that they are used again and again.
+const NUMBERS: std::ops::RangeInclusive<u16> = 2..=9;
+/// The last bytes of their addresses.
+const ADDRESSES: std::ops::RangeInclusive<u8> = 2..=7;
+/// Register values, where pods have their own.
+const VALUES: std::ops::RangeInclusive<u32> = 0x1001..=0x1006;
+/// Pods with a sandbox at once, at most, and rows.
+const CROWD: usize = 5;
+const ROWS: usize = 7;
+/// An ADD that takes longer has failed.
+const ADD_TAKES_MS: u64 = 100_000;
+
+pub(crate) type PodId = usize;
+
+/// Where a pod is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Sandbox and port are there, our ADD has not come.
+    Arriving,
+    /// Our ADD is done.
+    Live,
+    /// Dead: our DEL was called, or ADD failed. The sandbox is still there.
+    Leaving,
+    /// Dead, and the sandbox gone.
+    Gone,
+}
+
+/// A pod.
+#[derive(Clone, Debug)]
+pub(crate) struct Pod {
+    pub(crate) id: PodId,
+    /// Its tokens; `ofport` is what was asked for.
+    pub(crate) who: Who,
+    pub(crate) phase: Phase,
+    /// Its port has a row in OVSDB.
+    pub(crate) row: bool,
+    /// The row's number.
+    pub(crate) number: Option<u16>,
+    /// Every number that it ever had.
+    pub(crate) numbers: BTreeSet<u16>,
+    /// Those that its record knew.
+    pub(crate) known: BTreeSet<u16>,
+    pub(crate) born: u64,
+    pub(crate) when: When,
+    /// The number by which its controller has installed its entries.
+    pub(crate) installed: Option<u16>,
+    pub(crate) oddities: Vec<u8>,
+    /// A record was seen.
+    pub(crate) recorded: bool,
+    /// When its death was noticed, by its tombstone.
+    pub(crate) noticed: Option<u64>,
+}
+
+impl Pod {
+    pub(crate) fn is_living(&self) -> bool {
+        matches!(self.phase, Phase::Arriving | Phase::Live)
+    }
+
+    fn may_be_renumbered(&self) -> bool {
+        self.row && self.number.is_some() && self.recorded
+    }
+
+    pub(crate) fn container(&self) -> String {
+        format!("c{:04}", self.id)
+    }
+
+    pub(crate) fn port(&self) -> String {
+        format!("veth{:04}", self.id)
+    }
+}
+
+/// Whose an entry is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// The node's.
+    Base,
+    /// A pod's; the number by which it names the pod, if it does.
+    Pod(PodId, Option<u16>),
+    /// A set's, for these addresses.
+    Set(Vec<String>),
+}
+
+/// An entry of the table.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) line: Rc<Line>,
+    pub(crate) owner: Owner,
+    /// When it was installed at last: not before this …
+    pub(crate) from: u64,
+    /// … and not after this.
+    pub(crate) until: u64,
+    /// When it was installed by its controller, whatever was restored since.
+    pub(crate) first: u64,
+    /// What kept it when somebody who answers for it was last looked at.
+    pub(crate) kept: Option<Exception>,
+}
+
+pub(crate) type Table = BTreeMap<Slot, Entry>;
+
+/// What is written down.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    pub(crate) records: Vec<Attachment>,
+    pub(crate) tombstones: Vec<Attachment>,
+    pub(crate) state: NetworkState,
+}
+
+/// The switch, its database, the records, and our verbs.
+pub(crate) trait Driver {
+    /// A call of ours that has looked at the switch and not yet acted.
+    type Call;
+    /// Numbers can be exchanged without a restart, ports wait for numbers, hours pass.
+    const MAKE_BELIEVE: bool;
+    fn now(&mut self) -> u64;
+    fn pass(&mut self, ms: u64);
+    fn linger(&self) -> u64;
+    /// A sandbox and a port that asks for `who.ofport`; `slow`: the number is still to come.
+    fn plug(&mut self, pod: &Pod, slow: bool);
+    fn end_sandbox(&mut self, pod: &Pod);
+    fn unplug(&mut self, pod: &Pod);
+    fn renumber(&mut self, pod: &Pod, number: u16, other: Option<&Pod>);
+    fn settle_numbers(&mut self);
+    fn restart(&mut self, numbers: &[(&Pod, u16)], restored: &[Rc<Line>]);
+    fn numbers(&mut self) -> BTreeMap<PodId, Ofport>;
+    fn install(&mut self, lines: &[Rc<Line>]);
+    fn add(&mut self, pod: &Pod, crash: u8) -> Self::Call;
+    fn del(&mut self, pod: &Pod, crash: u8) -> Self::Call;
+    fn sweep(&mut self, hasty: bool, crash: u8) -> Self::Call;
+    /// The bridge is so small that every call looks at all of it.
+    fn is_small(&self) -> bool;
+    /// The rest of the call: whether it came to its end.
+    fn finish(&mut self, call: Self::Call) -> bool;
+    /// What of the table is not on the switch.
+    fn lost(&mut self, table: &Table) -> Vec<Slot>;
+    fn book(&mut self) -> Book;
+    /// What the engine said of the entry, where that is known.
+    fn why(&self, _slot: &Slot) -> String {
+        String::new()
+    }
+}
+
+/// What a member of a policy is to its controller.
+#[derive(Clone, Debug)]
+struct Membership {
+    ips: Vec<String>,
+    /// Since when one of the addresses is nobody's.
+    nobodys: Option<u64>,
+}
+
+/// The node.
+pub(crate) struct Town<D: Driver> {
+    pub(crate) driver: D,
+    pub(crate) layout: Layout,
+    pub(crate) pods: Vec<Pod>,
+    pub(crate) table: Table,
+    /// Members that the set-based controllers believe to be there.
+    believed: BTreeMap<Slot, Membership>,
+    /// When ovs-vswitchd started.
+    pub(crate) started: u64,
+    /// The last call may have looked at a part of the bridge only.
+    pub(crate) in_part: bool,
+    /// What the last call took.
+    pub(crate) taken: Vec<Entry>,
+    /// Pods with a call of ours under way: a runtime makes one after the other.
+    busy: Vec<PodId>,
+    /// Steps that did something.
+    pub(crate) steps: u64,
+    pub(crate) tally: Tally,
+    pub(crate) diary: Vec<String>,
+}
+
+/// What went wrong.
+pub(crate) type Broken = String;
+
+impl<D: Driver> Town<D> {
+    pub(crate) fn new(driver: D, layout: Layout) -> Self {
+        let mut town = Self {
+            driver,
+            layout,
+            pods: Vec::new(),
+            table: Table::new(),
+            believed: BTreeMap::new(),
+            started: 0,
+            in_part: false,
+            taken: Vec::new(),
+            busy: Vec::new(),
+            steps: 0,
+            tally: Tally::default(),
+            diary: Vec::new(),
+        };
+        town.started = town.driver.now();
+        town.base();
+        town
+    }
+
+    fn base(&mut self) {
+        let lines = self.layout.base().iter().map(|line| (Line::of(line), Owner::Base)).collect();
+        self.install(lines);
+    }
+
+    /// Does a step. Whether there was anything to do.
+    pub(crate) fn step(&mut self, step: &Step) -> Result<(), Broken> {
+        self.driver.pass(20);
+        self.controllers_notice();
+        if self.perform(step)? {
+            self.steps += 1;
+            self.diary.push(format!("{step:?}"));
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, step: &Step) -> Result<bool, Broken> {
+        match step {
+            Step::Plug { number, address, value, when, slow } => {
+                Ok(self.plug([*number, *address, *value], *when, *slow))
+            }
+            Step::Add { pod, crash, meanwhile } => self.add(*pod, *crash, meanwhile),
+            Step::Install { pod } => Ok(self.catch_up(*pod)),
+            Step::Del { pod, crash, meanwhile } => self.del(*pod, *crash, meanwhile),
+            Step::Unplug { pod } => Ok(self.unplug(*pod)),
+            Step::Vanish { pod, row } => {
+                let Some(id) = self.pick(*pod, Pod::is_living) else { return Ok(false) };
+                self.vanish(id, *row);
+                Ok(true)
+            }
+            Step::Reap { pod } => {
+                let stray = |pod: &Pod| pod.phase == Phase::Gone && pod.row;
+                let Some(id) = self.pick(*pod, stray) else { return Ok(false) };
+                self.remove_row(id);
+                Ok(true)
+            }
+            Step::PutBack { pod, some } => Ok(self.put_back(*pod, *some)),
+            Step::Member { pod, peer, kind } => Ok(self.member(*pod, *peer, *kind)),
+            Step::Odd { pod, kind } => Ok(self.odd(*pod, *kind)),
+            Step::Renumber { pod, number } => Ok(self.renumber(*pod, *number)),
+            Step::Numbers => {
+                let waiting = self.pods.iter().any(|pod| pod.row && pod.number.is_none());
+                self.driver.settle_numbers();
+                self.take_numbers();
+                Ok(waiting && D::MAKE_BELIEVE)
+            }
+            Step::Restart { restored, turn } => Ok(self.restart(*restored, *turn)),
+            Step::Sweep { hasty, crash, meanwhile } => {
+                self.sweep(*hasty, *crash, meanwhile)?;
+                Ok(true)
+            }
+            Step::Wait { pause } => Ok(self.wait(*pause)),
+        }
+    }
+
+    /// The n-th of those that are meant, counted round.
+    fn pick(&self, n: u8, which: impl Fn(&Pod) -> bool) -> Option<PodId> {
+        let meant: Vec<PodId> = self.pods.iter().filter(|p| which(p)).map(|p| p.id).collect();
+        (!meant.is_empty()).then(|| meant[usize::from(n) % meant.len()])
+    }
+
+    fn plug(&mut self, picks: [u8; 3], when: When, slow: bool) -> bool {
+        let sandboxes = self.pods.iter().filter(|pod| pod.phase != Phase::Gone);
+        if sandboxes.clone().count() >= CROWD || self.pods.iter().filter(|p| p.row).count() >= ROWS
+        {
+            return false;
+        }
+        let taken: BTreeSet<String> = sandboxes.map(|pod| pod.who.ip.clone()).collect();
+        let (mut numbers, mut values) = (Vec::from_iter(NUMBERS), Vec::from_iter(VALUES));
+        numbers
+            .retain(|n| !self.pods.iter().any(|p| p.row && p.number.unwrap_or(p.who.ofport) == *n));
+        values.retain(|v| !self.pods.iter().any(|p| p.is_living() && p.who.reg == *v));
+        if self.layout == Layout::OpenshiftSdn {
+            values = vec![1, 2];
+        }
+        let mut addresses = Vec::from_iter(ADDRESSES);
+        addresses.retain(|a| !taken.contains(&format!("10.244.1.{a}")));
+        let [number, address, value] = picks.map(usize::from);
+        let address = addresses[address % addresses.len()];
+        let who = Who {
+            ofport: numbers[number % numbers.len()],
+            reg: values[value % values.len()],
+            ip: format!("10.244.1.{address}"),
+            ip6: format!("fd00:10:244:1::{address:x}"),
+            mac: format!("0a:58:0a:f4:01:{address:02x}"),
+        };
+        let pod = Pod {
+            id: self.pods.len(),
+            who,
+            phase: Phase::Arriving,
+            row: true,
+            number: None,
+            numbers: BTreeSet::new(),
+            known: BTreeSet::new(),
+            born: self.driver.now(),
+            when,
+            installed: None,
+            oddities: Vec::new(),
+            recorded: false,
+            noticed: None,
+        };
+        self.driver.plug(&pod, slow);
+        self.diary.push(format!("  pod {} is {:?}", pod.id, pod.who));
+        self.pods.push(pod);
+        self.take_numbers();
+        if when == When::Quick {
+            self.install_pod(self.pods.len() - 1);
+        }
+        true
+    }
+
+    fn take_numbers(&mut self) {
+        let numbers = self.driver.numbers();
+        for pod in &mut self.pods {
+            pod.number = numbers.get(&pod.id).and_then(|ofport| ofport.number());
+            pod.numbers.extend(pod.number);
+        }
+    }
+
+    /// The pod's entries, as its controller wants them now.
+    fn wanted(&self, id: PodId) -> Vec<(Rc<Line>, Owner)> {
+        let pod = &self.pods[id];
+        let Some(number) = pod.number else { return Vec::new() };
+        let lines = |ofport: u16| {
+            let who = Who { ofport, ..pod.who.clone() };
+            let mut lines = self.layout.of_pod(&who);
+            lines.extend(pod.oddities.iter().map(|kind| odd(&who, *kind)));
+            lines
+        };
+        let other = lines(0xfe00);
+        let named = lines(number).into_iter().zip(other).map(|(line, other)| {
+            let by = (line != other).then_some(number);
+            (Line::of(&line), Owner::Pod(id, by))
+        });
+        named.collect()
+    }
+
+    fn install_pod(&mut self, id: PodId) {
+        let lines = self.wanted(id);
+        if let Some(number) = self.pods[id].number {
+            self.pods[id].installed = Some(number);
+            self.install(lines);
+        }
+    }
+
+    fn install(&mut self, lines: Vec<(Rc<Line>, Owner)>) {
+        if lines.is_empty() {
+            return;
+        }
+        let from = self.driver.now();
+        let texts: Vec<Rc<Line>> = lines.iter().map(|(line, _)| Rc::clone(line)).collect();
+        self.driver.install(&texts);
+        let until = self.driver.now();
+        for (line, owner) in lines {
+            let slot = Rc::clone(&line.slot);
+            let entry = Entry { line, owner, from, until, first: until, kept: None };
+            self.table.insert(slot, entry);
+        }
+    }
+
+    /// A late controller, or one that has learned of another number.
+    fn catch_up(&mut self, pod: u8) -> bool {
+        let owes =
+            |pod: &Pod| pod.is_living() && pod.number.is_some() && pod.installed != pod.number;
+        let Some(id) = self.pick(pod, owes) else { return false };
+        self.install_pod(id);
+        true
+    }
+
+    /// Set-based controllers see within the linger time that an address has left their sets.
+    /// They fail to remove its entries, as controllers do where we are needed.
+    fn controllers_notice(&mut self) {
+        let (now, soon) = (self.driver.now(), self.driver.linger() * 4 / 5);
+        let pods = &self.pods;
+        self.believed.retain(|_, membership| {
+            let owned = |ip: &String| pods.iter().any(|p| p.is_living() && p.who.ip == *ip);
+            if membership.ips.iter().all(owned) {
+                membership.nobodys = None;
+                return true;
+            }
+            now - *membership.nobodys.get_or_insert(now) < soon
+        });
+    }
+
+    fn member(&mut self, pod: u8, peer: u8, kind: u8) -> bool {
+        let one = self.pick(pod, Pod::is_living);
+        let other = self.pick(peer, |p| p.is_living() && Some(p.id) != one);
+        let (Some(one), Some(other)) = (one, other) else { return false };
+        let [ip, peer] = [one, other].map(|id| self.pods[id].who.ip.clone());
+        let line = Line::of(&member(&ip, &peer, kind));
+        if self.believed.contains_key(&line.slot) || self.layout == Layout::Ovn {
+            return false;
+        }
+        let ips = if kind % 3 == 2 { vec![ip, peer] } else { vec![ip] };
+        let membership = Membership { ips: ips.clone(), nobodys: None };
+        self.believed.insert(Rc::clone(&line.slot), membership);
+        self.install(vec![(line, Owner::Set(ips))]);
+        true
+    }
+
+    fn odd(&mut self, pod: u8, kind: u8) -> bool {
+        let may = |p: &Pod| {
+            p.is_living()
+                && p.installed.is_some()
+                && p.installed == p.number
+                && !p.oddities.contains(&kind)
+        };
+        let Some(id) = self.pick(pod, may) else { return false };
+        self.pods[id].oddities.push(kind);
+        let line = self.wanted(id).pop().unwrap();
+        self.install(vec![line]);
+        true
+    }
+
+    /// A slow controller works from an old list. It does not touch what is somebody's.
+    fn put_back(&mut self, pod: u8, some: u8) -> bool {
+        let dead = |p: &Pod| !p.is_living() && p.installed.is_some();
+        let Some(id) = self.pick(pod, dead) else { return false };
+        let ofport = self.pods[id].installed.unwrap();
+        let number = self.pods[id].number.replace(ofport);
+        let mut lines = self.wanted(id);
+        self.pods[id].number = number;
+        let mut n = 0;
+        lines.retain(|(line, _)| {
+            n += 1;
+            let here = self.table.get(&line.slot);
+            (some >> (n % 8)) & 1 == 1 && !here.is_some_and(|entry| self.is_live(entry))
+        });
+        let any = !lines.is_empty();
+        self.install(lines);
+        any
+    }
+
+    fn vanish(&mut self, id: PodId, row: bool) {
+        self.pods[id].phase = Phase::Gone;
+        self.driver.end_sandbox(&self.pods[id]);
+        if !row {
+            self.remove_row(id);
+        }
+    }
+
+    fn remove_row(&mut self, id: PodId) {
+        self.driver.unplug(&self.pods[id]);
+        let pod = &mut self.pods[id];
+        (pod.row, pod.number) = (false, None);
+    }
+
+    fn unplug(&mut self, pod: u8) -> bool {
+        // Chains are taken down in reverse: not before our DEL is done.
+        let may = |p: &Pod| p.phase == Phase::Leaving && !self.busy.contains(&p.id);
+        let Some(id) = self.pick(pod, may) else { return false };
+        if self.pods[id].row {
+            self.remove_row(id);
+        }
+        self.vanish(id, true);
+        true
+    }
+
+    fn renumber(&mut self, pod: u8, number: u8) -> bool {
+        // A number that changes while ADD is under way: see docs/promises.md, "What it rests on".
+        let Some(id) = self.pick(pod, Pod::may_be_renumbered) else { return false };
+        let number = NUMBERS.start() + u16::from(number) % 8;
+        let other = self.pods.iter().find(|p| p.row && p.number == Some(number));
+        let requested = |p: &Pod| p.row && p.number.is_none() && p.who.ofport == number;
+        if self.pods.iter().any(requested)
+            || other.is_some_and(|p| p.id == id || !D::MAKE_BELIEVE || !p.may_be_renumbered())
+        {
+            return false;
+        }
+        self.driver.renumber(&self.pods[id], number, other);
+        self.take_numbers();
+        true
+    }
+
+    fn restart(&mut self, restored: bool, turn: u8) -> bool {
+        let rows: Vec<&Pod> = self.pods.iter().filter(|p| p.may_be_renumbered()).collect();
+        let numbered = rows.iter().enumerate().map(|(n, pod)| {
+            let from = rows[(n + usize::from(turn)) % rows.len()];
+            (*pod, from.number.unwrap())
+        });
+        let numbered: Vec<_> = numbered.collect();
+        let kept: Vec<Rc<Line>> = self.table.values().map(|e| Rc::clone(&e.line)).collect();
+        let from = self.driver.now();
+        self.started = from;
+        self.driver.restart(&numbered, if restored { &kept } else { &[] });
+        let until = self.driver.now();
+        self.take_numbers();
+        if restored {
+            self.table.values_mut().for_each(|entry| (entry.from, entry.until) = (from, until));
+        } else {
+            self.table.clear();
+            self.believed.clear();
+            self.pods.iter_mut().filter(|p| p.is_living()).for_each(|p| p.installed = None);
+            self.base();
+        }
+        true
+    }
+
+    fn wait(&mut self, pause: Pause) -> bool {
+        let linger = self.driver.linger();
+        let ms = match pause {
+            Pause::Short => linger / 10,
+            Pause::Linger => linger + 100,
+            Pause::Long if D::MAKE_BELIEVE => 7_200_000,
+            Pause::Long => return false,
+        };
+        let now = self.driver.now();
+        let late = |p: &Pod| p.phase == Phase::Arriving && now + ms > p.born + ADD_TAKES_MS;
+        let late: Vec<PodId> = self.pods.iter().filter(|p| late(p)).map(|p| p.id).collect();
+        late.into_iter().for_each(|id| self.vanish(id, true));
+        // A set-based controller does not sleep.
+        for _ in 0..4 {
+            self.driver.pass(ms / 4);
+            self.controllers_notice();
+        }
+        true
+    }
+
+    fn add(&mut self, pod: u8, crash: u8, meanwhile: &[Step]) -> Result<bool, Broken> {
+        let may = |p: &Pod| p.phase == Phase::Arriving && !self.busy.contains(&p.id);
+        let Some(id) = self.pick(pod, may) else { return Ok(false) };
+        self.in_part = !self.driver.is_small();
+        let (before, from) = (self.driver.book(), self.driver.now());
+        let call = self.driver.add(&self.pods[id], crash);
+        self.go_on(Some(id), meanwhile)?;
+        let ended = self.finish(call);
+        self.account("ADD", from)?;
+        let arriving = self.pods[id].phase == Phase::Arriving;
+        match (ended, arriving) {
+            (true, true) => {
+                self.pods[id].phase = Phase::Live;
+                if self.pods[id].when == When::Usual {
+                    self.install_pod(id);
+                }
+            }
+            // The runtime gives it up.
+            (false, true) => self.pods[id].phase = Phase::Leaving,
+            (_, false) => {}
+        }
+        self.after_call("ADD", &before, from)?;
+        let after = self.driver.book();
+        let record =
+            after.records.iter().any(|r| r.key.container.as_str() == self.pods[id].container());
+        if ended && arriving && !record {
+            return Err(format!("no record of pod {id} after its ADD"));
+        }
+        Ok(true)
+    }
+
+    fn del(&mut self, pod: u8, crash: u8, meanwhile: &[Step]) -> Result<bool, Broken> {
+        let may = |p: &Pod| p.phase != Phase::Gone && !self.busy.contains(&p.id);
+        let Some(id) = self.pick(pod, may) else { return Ok(false) };
+        self.pods[id].phase = Phase::Leaving;
+        self.in_part = !self.driver.is_small();
+        let (before, from) = (self.driver.book(), self.driver.now());
+        let call = self.driver.del(&self.pods[id], crash);
+        self.go_on(Some(id), meanwhile)?;
+        self.finish(call);
+        self.account("DEL", from)?;
+        self.after_call("DEL", &before, from)?;
+        Ok(true)
+    }
+
+    fn sweep(&mut self, hasty: bool, crash: u8, meanwhile: &[Step]) -> Result<(), Broken> {
+        self.in_part = hasty && !self.driver.is_small();
+        let (before, from) = (self.driver.book(), self.driver.now());
+        let call = self.driver.sweep(hasty, crash);
+        self.go_on(None, meanwhile)?;
+        let ended = self.finish(call);
+        self.account("the sweep", from)?;
+        self.after_call("the sweep", &before, from)?;
+        if ended && meanwhile.is_empty() {
+            self.promised_after_sweep(hasty, &before, from)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, call: D::Call) -> bool {
+        let ended = self.driver.finish(call);
+        self.tally.unfinished += u64::from(!ended);
+        ended
+    }
+
+    /// While ours looks at the switch.
+    fn go_on(&mut self, about: Option<PodId>, meanwhile: &[Step]) -> Result<(), Broken> {
+        let in_part = self.in_part;
+        self.busy.extend(about);
+        let gone_on = meanwhile.iter().try_for_each(|step| self.step(step));
+        self.busy.retain(|id| Some(*id) != about);
+        self.in_part = in_part;
+        gone_on
+    }
+
+    /// Whether somebody needs the entry.
+    pub(crate) fn is_live(&self, entry: &Entry) -> bool {
+        match &entry.owner {
+            Owner::Base => true,
+            Owner::Pod(id, by) => {
+                let pod = &self.pods[*id];
+                pod.is_living() && by.is_none_or(|number| pod.number == Some(number))
+            }
+            Owner::Set(_) => self.believed.contains_key(&entry.line.slot),
+        }
+    }
+
+    /// Whether a living pod has been left an entry under a number that it had before.
+    pub(crate) fn is_outdated(&self, entry: &Entry) -> bool {
+        matches!(entry.owner, Owner::Pod(id, _) if self.pods[id].is_living())
+            && !self.is_live(entry)
+    }
+
+    /// Takes out of the table what is not on the switch any more: nobody may have needed it.
+    fn account(&mut self, what: &str, at: u64) -> Result<(), Broken> {
+        self.taken.clear();
+        for slot in self.driver.lost(&self.table) {
+            let entry = self.table.remove(&slot).unwrap();
+            if self.is_live(&entry) && self.is_in_the_window(&entry, at) {
+                self.tally.window += 1;
+            } else if self.is_live(&entry) {
+                return Err(format!(
+                    "{what} took a live entry of {:?}: {} ({})",
+                    entry.owner,
+                    entry.line.text,
+                    self.driver.why(&slot)
+                ));
+            }
+            self.tally.deleted += 1;
+            self.taken.push(entry);
+        }
+        Ok(())
+    }
+
+    /// A delete names no incarnation of an entry (docs/promises.md, "What it rests on"): one
+    /// that was installed anew while the call looked. The flow monitor of issue 4 is for these.
+    fn is_in_the_window(&self, entry: &Entry, at: u64) -> bool {
+        entry.from >= at
+            // The linger time of an address counts from a death that somebody can know of.
+            || matches!(&entry.owner, Owner::Set(ips) if ips.iter().any(|ip| {
+                let last = self.pods.iter().rfind(|pod| pod.who.ip == *ip);
+                last.is_some_and(|pod| !pod.is_living() && !pod.recorded)
+            }))
+    }
+
+    /// The uplink, a pod's row, or nobody's number.
+    pub(crate) fn holder(&self, number: u16) -> Option<Option<PodId>> {
+        if number == UPLINK {
+            return Some(None);
+        }
+        self.pods.iter().find(|p| p.row && p.number == Some(number)).map(|p| Some(p.id))
+    }
+
+    /// The pod of a record.
+    pub(crate) fn pod_of(&self, record: &Attachment) -> PodId {
+        record.key.container.as_str()[1..].parse().unwrap()
+    }
+}

@@ -1,0 +1,783 @@
+//! A node that is made up: a table with ages, OVSDB rows, records. The verdicts are the real
+//! ones: `Scene::build`, `Survey`, `Judge`, `Recheck`, `wait_together`. What has no part without
+//! I/O (who is buried, what is written down when) is done here as `sweep` and `plugin` do it,
+//! with a place to crash after each of its stages.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use ovs_flow_gc::attachment::{Attachment, Key, Netns, Register, RegisterHow, State};
+use ovs_flow_gc::clock::Stamp;
+use ovs_flow_gc::config::{Config, NetworkState};
+use ovs_flow_gc::ovsdb::{
+    Bridge, Interface, Ofport, Ovn, Port, Snapshot, Wanted, find_for_delete, find_port,
+};
+use ovs_flow_gc::stale::case::{Case, RegisterSource, RowId};
+use ovs_flow_gc::stale::flow::Flow;
+use ovs_flow_gc::stale::{Judge, Learned, Recheck, Standing, Survey, Verdict};
+use ovs_flow_gc::sweep::orphans::died;
+use ovs_flow_gc::sweep::{Cause, Scene, Target, World, register_of, wait_together};
+use serde_json::json;
+use std::time::Duration;
+
+use super::controllers::{Layout, UPLINK};
+use super::entries::{Line, Slot};
+use super::node::{Book, Driver, Pod, PodId, Table};
+
+/// `lingerSeconds`.
+const LINGER: u64 = 30_000;
+const BOOT: &str = "this";
+/// As `liveness::netns` allows for the file clock.
+const TICK: u64 = 10;
+/// As `sweep::scene` has it.
+const ADD_TAKES: Duration = Duration::from_secs(120);
+
+fn stamp(ms: u64) -> Stamp {
+    Stamp { boot_ms: ms, wall_ms: ms }
+}
+
+#[derive(Clone, Debug)]
+struct Row {
+    name: String,
+    container: String,
+    ofport: Ofport,
+    born: u64,
+    sandbox: bool,
+    wanted: u16,
+}
+
+/// The made-up node.
+#[derive(Debug)]
+pub(crate) struct Sim {
+    now: u64,
+    layout: Layout,
+    config: Config,
+    /// Few entries: a call looks at all of them.
+    small: bool,
+    /// The datapath is the kernel's: a port whose device is gone fails at a restart.
+    kernel: bool,
+    started: u64,
+    rows: BTreeMap<PodId, Row>,
+    sandboxes: BTreeSet<String>,
+    table: BTreeMap<Slot, (Rc<Line>, u64)>,
+    lost: Vec<Slot>,
+    verdicts: BTreeMap<Slot, Verdict>,
+    records: Vec<Attachment>,
+    tombstones: Vec<Attachment>,
+    state: Option<NetworkState>,
+    generation: u64,
+}
+
+/// A call that has looked.
+#[derive(Debug)]
+pub(crate) enum Call {
+    /// It crashed, or is done: nothing is left to do.
+    Over { ended: bool },
+    /// It has verdicts.
+    Looked(Box<Looked>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Looked {
+    crash: u8,
+    now: u64,
+    targets: Vec<Target>,
+    newcomer: Option<Key>,
+    case: Case,
+    learned: Learned,
+    dead_of: Vec<usize>,
+    doomed: Vec<(Slot, Flow, Verdict)>,
+    waiting: Vec<bool>,
+    /// The whole call ended, not just one that had nothing to do on the switch.
+    started: u64,
+}
+
+/// After which stage a call crashes.
+mod stage {
+    pub(super) const BEGUN: u8 = 1;
+    pub(super) const RECORDED: u8 = 2;
+    pub(super) const LOOKED: u8 = 3;
+    pub(super) const REMEMBERED: u8 = 4;
+    pub(super) const RECHECKED: u8 = 5;
+    pub(super) const DELETED_ONE: u8 = 6;
+    pub(super) const DELETED_SOME: u8 = 7;
+    pub(super) const DELETED: u8 = 8;
+    pub(super) const SETTLED_ONE: u8 = 9;
+}
+
+impl Sim {
+    pub(crate) fn new(layout: Layout, small: bool, kernel: bool) -> Self {
+        let mut conf = layout.conf();
+        conf.as_object_mut().unwrap().insert("lingerSeconds".to_owned(), json!(LINGER / 1000));
+        let (config, problems) = Config::parse(conf.as_object().unwrap());
+        assert!(problems.is_empty(), "{problems:?}");
+        let now = 10_000_000;
+        Self {
+            now,
+            layout,
+            config,
+            small,
+            kernel,
+            started: now,
+            rows: BTreeMap::new(),
+            sandboxes: BTreeSet::new(),
+            table: BTreeMap::new(),
+            lost: Vec::new(),
+            verdicts: BTreeMap::new(),
+            records: Vec::new(),
+            tombstones: Vec::new(),
+            state: None,
+            generation: 0,
+        }
+    }
+
+    fn key(container: &str) -> Key {
+        Key {
+            network: "podnet".parse().unwrap(),
+            container: container.parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        }
+    }
+
+    fn path(container: &str) -> String {
+        format!("/run/netns/{container}")
+    }
+
+    fn row_id(id: PodId) -> RowId {
+        RowId(1_000 + id as u128)
+    }
+
+    fn interface(id: RowId, name: &str, kind: &str, ofport: Ofport) -> Interface {
+        Interface {
+            id,
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            ofport,
+            external_ids: BTreeMap::new(),
+            mac_in_use: None,
+            ifindex: Some(1),
+            error: None,
+            patch_peer: None,
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let port = |name: &str, external_ids, interface: Interface| Port {
+            id: RowId(interface.id.0 + 1_000_000),
+            name: name.to_owned(),
+            external_ids,
+            mac: None,
+            interfaces: vec![interface],
+        };
+        let local = Self::interface(RowId(1), "br0", "internal", Ofport::Number(65534));
+        let uplink = Self::interface(RowId(2), "uplink0", "", Ofport::Number(UPLINK));
+        let mut ports =
+            vec![port("br0", BTreeMap::new(), local), port("uplink0", BTreeMap::new(), uplink)];
+        for (id, row) in &self.rows {
+            let marks = [
+                ("antrea-type", "container".to_owned()),
+                ("container-id", row.container.clone()),
+                ("net-ns", Self::path(&row.container)),
+            ];
+            let marks = marks.map(|(key, value)| (key.to_owned(), value));
+            let interface = Self::interface(Self::row_id(*id), &row.name, "", row.ofport);
+            ports.push(port(&row.name, BTreeMap::from(marks), interface));
+        }
+        let ovn = if self.layout == Layout::Ovn {
+            let (remote, bridge) = ("unix:/run/ovn/ovnsb_db.sock".to_owned(), "br0".to_owned());
+            Ovn { ovn_remote: Some(remote), ovn_bridge: Some(bridge) }
+        } else {
+            Ovn::default()
+        };
+        let bridge = Bridge {
+            id: RowId(9),
+            name: "br0".to_owned(),
+            datapath_type: "netdev".to_owned(),
+            protocols: Vec::new(),
+            fail_mode: None,
+            ports,
+        };
+        Snapshot { complete: true, ovn, ovs_version: None, bridges: vec![bridge] }
+    }
+
+    /// Everything as a call reads it; ages count back from `now`.
+    fn world(&self, now: u64) -> World {
+        let mut world = World::of(stamp(now), BOOT.to_owned(), self.snapshot().into());
+        world.records.clone_from(&self.records);
+        world.tombstones.clone_from(&self.tombstones);
+        if let Some(state) = &self.state {
+            world.networks.insert("podnet".parse().unwrap(), state.clone());
+        } else {
+            let mut state = NetworkState::default();
+            state.config.mode = ovs_flow_gc::config::Mode::Observe;
+            world.networks.insert("podnet".parse().unwrap(), state);
+        }
+        world.switch_started = Some(stamp(self.started));
+        world
+    }
+
+    fn scene(&self, world: &World, targets: &[Target], newcomer: Option<&Key>) -> Scene {
+        let mut scene = Scene::build(world, 0, targets, newcomer);
+        let named =
+            self.rows.values().filter_map(|row| Some((row.ofport.number()?, row.name.clone())));
+        let mut described: Vec<_> = named.collect();
+        described.push((UPLINK, "uplink0".to_owned()));
+        scene.check_ports(world, 0, &described);
+        // There is no namespace on this machine whose file could tell a stranger's age.
+        let leaving =
+            |id: PodId| self.tombstones.iter().any(|t| t.interface == Some(Self::row_id(id)));
+        let mut arriving: BTreeMap<Option<u16>, Duration> = BTreeMap::new();
+        for (id, row) in self.rows.iter().filter(|(id, row)| row.sandbox && !leaving(**id)) {
+            let recorded = |r: &Attachment| r.interface == Some(Self::row_id(*id));
+            if self.records.iter().any(recorded) {
+                continue;
+            }
+            let age = stamp(row.born - TICK).until(world.now);
+            if age <= ADD_TAKES {
+                let oldest = arriving.entry(row.ofport.number()).or_default();
+                *oldest = age.max(*oldest);
+            }
+        }
+        for live in scene.case.live.iter_mut().filter(|l| l.network.is_none() && !l.addresses_known)
+        {
+            live.age = arriving.get(&live.ofport).copied();
+        }
+        scene
+    }
+
+    fn flow(&self, line: &Line, added: u64, now: u64) -> Flow {
+        let duration = Duration::from_millis(now.saturating_sub(added));
+        Flow { duration, ..line.flow.clone() }
+    }
+
+    /// Which entries a look by tokens is answered with (`sweep::look::token_filters`).
+    fn answers(case: &Case, flow: &Flow) -> bool {
+        case.dead.iter().any(|dead| {
+            let rule = case.networks[dead.network].register;
+            let m = &flow.matches;
+            m.in_port.is_some_and(|port| dead.had(port))
+                || m.addresses.iter().any(|m| dead.addresses.contains(&m.address))
+                || flow.actions.outputs.iter().any(|port| dead.had(*port))
+                || dead.register.is_some_and(|value| {
+                    m.registers
+                        .iter()
+                        .any(|r| r.index == rule.index && r.mask == u32::MAX && r.value == value)
+                })
+        })
+    }
+
+    /// A look at the switch (`sweep::look`): what may be stale, and what was learned.
+    fn look(&self, case: &Case, thorough: bool, now: u64) -> (Vec<(Slot, Flow)>, Learned, bool) {
+        let proof = case.dead.iter().any(|dead| {
+            let source = case.networks[dead.network].register.source;
+            matches!(
+                source,
+                RegisterSource::Pod
+                    | RegisterSource::Learn { distinct_seen: true, shared_seen: false }
+            )
+        });
+        let flows = || {
+            self.table
+                .iter()
+                .map(|(slot, (line, added))| (slot.clone(), self.flow(line, *added, now)))
+        };
+        if !thorough && !self.small && case.dead.len() <= 4 && !proof {
+            let mut survey = Survey::partial(case);
+            let seen: Vec<_> = flows()
+                .filter(|(_, flow)| Self::answers(case, flow))
+                .filter(|(_, flow)| survey.see(flow))
+                .collect();
+            let learned = survey.finish();
+            let judge = Judge::new(case, &learned);
+            let newly = |(dead, value): (&ovs_flow_gc::stale::case::Dead, &Option<u32>)| {
+                let rule = case.networks[dead.network].register;
+                let learns =
+                    matches!(rule.source, RegisterSource::Learn { .. } | RegisterSource::Pod);
+                learns
+                    && dead.register.is_none()
+                    && value.is_some_and(|value| {
+                        self.table.values().any(|(line, _)| {
+                            line.flow
+                                .matches
+                                .registers
+                                .iter()
+                                .any(|r| r.index == rule.index && r.value == value)
+                        })
+                    })
+            };
+            let more = seen.iter().any(|(_, flow)| judge.would_register_matter(flow))
+                || case.dead.iter().zip(&learned.dead_registers).any(newly);
+            if !more {
+                return (seen, learned, false);
+            }
+        }
+        let mut survey = Survey::new(case);
+        let seen = flows().filter(|(_, flow)| survey.see(flow)).collect();
+        (seen, survey.finish(), true)
+    }
+
+    /// `sweep::unrecorded::refresh`.
+    fn refresh(&mut self) {
+        for record in &mut self.records {
+            let row = self.rows.iter().find(|(id, _)| record.interface == Some(Self::row_id(**id)));
+            let now = row.and_then(|(_, row)| row.ofport.number());
+            if now.is_some() && now != record.ofport {
+                record.ofport_before = record.ofport.or(record.ofport_before);
+                record.ofport = now;
+            }
+        }
+    }
+
+    /// `sweep::unrecorded::resolve`.
+    fn resolve(&self, world: &World, record: &mut Attachment) {
+        if record.interface.is_some() || record.port.is_some() {
+            return;
+        }
+        let claimed: Vec<RowId> = world.records.iter().filter_map(|r| r.interface).collect();
+        let wanted = Wanted {
+            container_id: record.key.container.as_str(),
+            ifname: record.key.ifname.as_str(),
+            netns: record.netns.as_ref().map(|n| n.path.as_str()),
+            pod: None,
+            host_interfaces: Vec::new(),
+            macs: &[],
+            bridge: None,
+        };
+        let found = find_for_delete(&world.ovs, &wanted, |i| claimed.contains(&i.id));
+        let Some(found) = found else { return };
+        let (bridge, port) = (found.bridge.name.clone(), found.interface.name.clone());
+        let (id, ofport) = (found.interface.id, found.interface.ofport.number());
+        (record.bridge, record.port) = (Some(bridge), Some(port));
+        (record.interface, record.ofport) = (Some(id), ofport);
+    }
+
+    /// `sweep::remember`.
+    fn remember(
+        &mut self,
+        world: &World,
+        scene: &Scene,
+        targets: &mut [Target],
+        learned: &Learned,
+        full: bool,
+        shared: &[bool],
+    ) {
+        let learns =
+            matches!(self.config.register_rule(false, false).source, RegisterSource::Learn { .. });
+        if let (true, Some(facts), Some(state)) = (full, learned.networks.first(), &mut self.state)
+        {
+            state.register_distinct |= facts.distinct_seen;
+            state.register_shared |= shared[0];
+        }
+        let found = |value: &u32| Register { value: *value, how: RegisterHow::Learned };
+        for (live, value) in scene.live_of.iter().zip(&learned.live_registers) {
+            let (Some(index), Some(value), true) = (live, value, full && learns) else { continue };
+            let of = &world.records[*index];
+            let same = |r: &&mut Attachment| r.is_same(of);
+            if let Some(record) = self.records.iter_mut().chain(&mut self.tombstones).find(same) {
+                record.register = Some(found(value));
+            }
+        }
+        for (target, value) in scene.dead_of.iter().zip(&learned.dead_registers) {
+            let (Some(value), true) = (value, learns) else { continue };
+            let of = &mut targets[*target].attachment;
+            if of.register.is_none() {
+                of.register = Some(found(value));
+                let same = |t: &&mut Attachment| t.is_same(of);
+                if let Some(tombstone) = self.tombstones.iter_mut().find(same) {
+                    tombstone.register = of.register;
+                }
+            }
+        }
+    }
+
+    /// The first half of `Engine::clean`: look, learn, judge.
+    fn clean(
+        &mut self,
+        mut targets: Vec<Target>,
+        newcomer: Option<Key>,
+        thorough: bool,
+        crash: u8,
+    ) -> Call {
+        if targets.is_empty() && !thorough {
+            return Call::Over { ended: true };
+        }
+        let now = self.now;
+        self.refresh();
+        let world = self.world(now);
+        for target in &mut targets {
+            self.resolve(&world, &mut target.attachment);
+        }
+        let scene = self.scene(&world, &targets, newcomer.as_ref());
+        let (seen, learned, full) = self.look(&scene.case, thorough, now);
+        if crash == stage::LOOKED {
+            return Call::Over { ended: false };
+        }
+        let ghost = |record: &Option<usize>| {
+            record
+                .is_some_and(|i| !self.sandboxes.contains(world.records[i].key.container.as_str()))
+        };
+        let ghosts: Vec<usize> =
+            scene.live_of.iter().enumerate().filter(|(_, r)| ghost(r)).map(|(l, _)| l).collect();
+        let shared: Vec<bool> = (0..scene.networks.len())
+            .map(|n| learned.shared_without(&scene.case, n, &ghosts))
+            .collect();
+        self.remember(&world, &scene, &mut targets, &learned, full, &shared);
+        if crash == stage::REMEMBERED {
+            return Call::Over { ended: false };
+        }
+        let judge = Judge::new(&scene.case, &learned);
+        let (mut doomed, mut waiting) = (Vec::new(), vec![false; targets.len()]);
+        self.verdicts.clear();
+        for (slot, flow) in seen {
+            let verdict = judge.verdict(&flow);
+            self.verdicts.insert(slot.clone(), verdict);
+            if verdict.stale {
+                doomed.push((slot, flow, verdict));
+            } else {
+                let mut kept = judge.kept_for(&flow);
+                kept.retain(|other| other.dead != verdict.dead);
+                kept.push(verdict);
+                let waits = |kept| wait_together(&scene, &learned, &shared, &kept);
+                for dead in kept.into_iter().flat_map(waits) {
+                    waiting[scene.dead_of[dead]] = true;
+                }
+            }
+        }
+        drop(judge);
+        let Scene { case, dead_of, .. } = scene;
+        let started = self.started;
+        Call::Looked(Box::new(Looked {
+            crash,
+            now,
+            targets,
+            newcomer,
+            case,
+            learned,
+            dead_of,
+            doomed,
+            waiting,
+            started,
+        }))
+    }
+
+    /// The second half: look at the world again, delete, settle.
+    fn act(&mut self, looked: Looked) -> bool {
+        let Looked {
+            crash,
+            now,
+            targets,
+            newcomer,
+            case,
+            learned,
+            dead_of,
+            mut doomed,
+            mut waiting,
+            started,
+        } = looked;
+        let fresh = self.scene(&self.world(now), &targets, newcomer.as_ref());
+        let recheck = Recheck::between(&case, &learned, &fresh.case);
+        doomed.retain(|(_, flow, verdict)| {
+            let holds = recheck.standing(flow, verdict) == Standing::Holds;
+            if let (false, Some(dead)) = (holds, verdict.dead) {
+                waiting[dead_of[dead]] = true;
+            }
+            holds
+        });
+        let most = match crash {
+            stage::RECHECKED => 0,
+            stage::DELETED_ONE => 1,
+            stage::DELETED_SOME => doomed.len() / 2,
+            _ => usize::MAX,
+        };
+        for (slot, ..) in doomed.iter().take(most) {
+            if self.table.remove(slot).is_some() {
+                self.lost.push(Rc::clone(slot));
+            }
+        }
+        if matches!(crash, stage::RECHECKED..=stage::DELETED) {
+            return false;
+        }
+        for (n, (target, waits)) in targets.iter().zip(waiting).enumerate() {
+            if crash == stage::SETTLED_ONE && n == 1 {
+                return false;
+            }
+            self.settle(target, waits, now, started);
+        }
+        true
+    }
+
+    /// `sweep::settle`.
+    fn settle(&mut self, target: &Target, waits: bool, read: u64, started: u64) {
+        let mut record = target.attachment.clone();
+        let known = self.tombstones.iter().position(|t| t.is_same(&record));
+        record.register = record.register.or_else(|| self.tombstones[known?].register);
+        let since = record.died.map_or(0, |died| died.boot_ms).max(started);
+        let lingered = stamp(since).until(stamp(read)) >= Duration::from_millis(LINGER);
+        let nothing_known = record.unrecorded && record.interface.is_none();
+        if let Some(known) = known {
+            self.tombstones.remove(known);
+        }
+        if waits {
+            record.state = State::Deleting;
+        } else if lingered || nothing_known {
+            return;
+        } else {
+            record.state = State::Gone;
+        }
+        self.tombstones.push(record);
+    }
+
+    fn bury(&mut self, record: &Attachment) {
+        self.records.retain(|r| !r.is_same(record));
+        self.tombstones.push(record.clone());
+    }
+
+    fn dead(record: &Attachment, now: u64) -> Attachment {
+        died(record.clone(), stamp(now), BOOT)
+    }
+
+    fn new_record(&mut self, key: Key, container: &str, now: u64) -> Attachment {
+        self.generation += 1;
+        let mut record = Attachment::new(key, self.generation, BOOT.to_owned(), stamp(now));
+        record.netns = Some(Netns {
+            path: Self::path(container),
+            device: 1,
+            inode: self.generation,
+            parent_device: 1,
+            parent_inode: 1,
+            pid_namespace: None,
+        });
+        record
+    }
+}
+
+impl Driver for Sim {
+    type Call = Call;
+    const MAKE_BELIEVE: bool = true;
+
+    fn now(&mut self) -> u64 {
+        self.now
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now += ms;
+    }
+
+    fn linger(&self) -> u64 {
+        LINGER
+    }
+
+    fn plug(&mut self, pod: &Pod, slow: bool) {
+        let wanted = pod.who.ofport;
+        let ofport = if slow { Ofport::Unassigned } else { Ofport::Number(wanted) };
+        let (name, container) = (pod.port(), pod.container());
+        self.sandboxes.insert(container.clone());
+        self.rows
+            .insert(pod.id, Row { name, container, ofport, born: pod.born, sandbox: true, wanted });
+        self.now += 5;
+    }
+
+    fn end_sandbox(&mut self, pod: &Pod) {
+        self.sandboxes.remove(&pod.container());
+        if let Some(row) = self.rows.get_mut(&pod.id) {
+            row.sandbox = false;
+        }
+    }
+
+    fn unplug(&mut self, pod: &Pod) {
+        self.rows.remove(&pod.id);
+    }
+
+    fn renumber(&mut self, pod: &Pod, number: u16, other: Option<&Pod>) {
+        let was = self.rows[&pod.id].ofport;
+        if let Some(other) = other {
+            self.rows.get_mut(&other.id).unwrap().ofport = was;
+        }
+        self.rows.get_mut(&pod.id).unwrap().ofport = Ofport::Number(number);
+    }
+
+    fn settle_numbers(&mut self) {
+        for row in self.rows.values_mut().filter(|row| row.ofport == Ofport::Unassigned) {
+            row.ofport = Ofport::Number(row.wanted);
+        }
+    }
+
+    fn restart(&mut self, numbers: &[(&Pod, u16)], restored: &[Rc<Line>]) {
+        self.settle_numbers();
+        for (pod, number) in numbers {
+            let kernel = self.kernel;
+            let row = self.rows.get_mut(&pod.id).unwrap();
+            let failed = kernel && !row.sandbox;
+            row.ofport = if failed { Ofport::Failed } else { Ofport::Number(*number) };
+        }
+        (self.started, self.now) = (self.now, self.now + 30);
+        self.table.clear();
+        self.install(restored);
+    }
+
+    fn numbers(&mut self) -> BTreeMap<PodId, Ofport> {
+        self.rows.iter().map(|(id, row)| (*id, row.ofport)).collect()
+    }
+
+    fn install(&mut self, lines: &[Rc<Line>]) {
+        for line in lines {
+            self.table.insert(Rc::clone(&line.slot), (Rc::clone(line), self.now));
+        }
+    }
+
+    /// `plugin::add`.
+    fn add(&mut self, pod: &Pod, crash: u8) -> Call {
+        if crash == stage::BEGUN {
+            return Call::Over { ended: false };
+        }
+        let key = Self::key(&pod.container());
+        let mut record = self.new_record(key.clone(), &pod.container(), self.now);
+        let who = &pod.who;
+        record.ips = vec![who.ip.parse().unwrap(), who.ip6.parse().unwrap()];
+        record.macs = vec![who.mac.parse().unwrap()];
+        record.born = Some(stamp(pod.born - TICK));
+        let snapshot = self.snapshot();
+        let wanted = Wanted {
+            container_id: record.key.container.as_str(),
+            ifname: "eth0",
+            netns: record.netns.as_ref().map(|n| n.path.as_str()),
+            pod: None,
+            host_interfaces: Vec::new(),
+            macs: &[],
+            bridge: None,
+        };
+        if let Some(found) = find_port(&snapshot, &wanted) {
+            let (bridge, port) = (found.bridge.name.clone(), found.interface.name.clone());
+            let (id, ofport) = (found.interface.id, found.interface.ofport.number());
+            (record.bridge, record.port) = (Some(bridge), Some(port));
+            (record.interface, record.ofport) = (Some(id), ofport);
+            record.register =
+                register_of(&self.config, &record, Some((found.port, found.interface)));
+        }
+        self.state.get_or_insert_default().config = self.config.clone();
+        self.records.push(record.clone());
+        if crash == stage::RECORDED {
+            return Call::Over { ended: false };
+        }
+        let shares = |other: &Attachment| {
+            let port = other.ofport.is_some()
+                && other.ofport == record.ofport
+                && other.bridge == record.bridge;
+            port || other.ips.iter().any(|ip| record.ips.contains(ip))
+                || other.macs.iter().any(|m| record.macs.contains(m))
+        };
+        let (mut targets, now) = (Vec::new(), self.now);
+        for tombstone in self.tombstones.iter().filter(|t| shares(t)) {
+            targets
+                .push(Target { attachment: Self::dead(tombstone, now), cause: Cause::Tombstone });
+        }
+        let gone = |r: &&Attachment| {
+            shares(r) && !r.is_same(&record) && !self.sandboxes.contains(r.key.container.as_str())
+        };
+        let orphans: Vec<_> =
+            self.records.iter().filter(gone).map(|r| Self::dead(r, now)).collect();
+        for orphan in orphans {
+            self.bury(&orphan);
+            targets.push(Target { attachment: orphan, cause: Cause::Orphan("gone".to_owned()) });
+        }
+        self.clean(targets, Some(key), false, crash)
+    }
+
+    /// `plugin::del`.
+    fn del(&mut self, pod: &Pod, crash: u8) -> Call {
+        if crash == stage::BEGUN {
+            return Call::Over { ended: false };
+        }
+        let (key, now) = (Self::key(&pod.container()), self.now);
+        let mut targets = Vec::new();
+        let earlier: Vec<_> = self.tombstones.iter().filter(|t| t.key == key).cloned().collect();
+        if let Some(record) = self.records.iter().find(|r| r.key == key) {
+            let mut record = Self::dead(record, now);
+            if self.sandboxes.contains(&pod.container()) {
+                record.seen_alive = stamp(now);
+            }
+            self.bury(&record);
+            targets.push(Target { attachment: record, cause: Cause::Del });
+        }
+        for tombstone in earlier {
+            let attachment = Self::dead(&tombstone, now);
+            targets.push(Target { attachment, cause: Cause::Tombstone });
+        }
+        if targets.is_empty() {
+            let mut record = self.new_record(key, &pod.container(), now);
+            record.unrecorded = true;
+            let record = Self::dead(&record, now);
+            self.tombstones.push(record.clone());
+            targets.push(Target { attachment: record, cause: Cause::Del });
+        }
+        if self.state.is_none() {
+            self.state =
+                Some(NetworkState { config: self.config.clone(), ..NetworkState::default() });
+        }
+        if crash == stage::RECORDED {
+            return Call::Over { ended: false };
+        }
+        self.clean(targets, None, false, crash)
+    }
+
+    fn is_small(&self) -> bool {
+        self.small
+    }
+
+    /// `sweep::Once`.
+    fn sweep(&mut self, hasty: bool, crash: u8) -> Call {
+        if crash == stage::BEGUN {
+            return Call::Over { ended: false };
+        }
+        let now = self.now;
+        let tombstone =
+            |t: &Attachment| Target { attachment: Self::dead(t, now), cause: Cause::Tombstone };
+        let mut targets: Vec<Target> = self.tombstones.iter().map(tombstone).collect();
+        let gone = |r: &&Attachment| !self.sandboxes.contains(r.key.container.as_str());
+        let orphans: Vec<_> =
+            self.records.iter().filter(gone).map(|r| Self::dead(r, now)).collect();
+        for (n, orphan) in orphans.into_iter().enumerate() {
+            if crash == stage::RECORDED && n == 1 {
+                return Call::Over { ended: false };
+            }
+            self.bury(&orphan);
+            targets.push(Target { attachment: orphan, cause: Cause::Orphan("gone".to_owned()) });
+        }
+        if crash == stage::RECORDED {
+            return Call::Over { ended: false };
+        }
+        for record in &mut self.records {
+            record.seen_alive = stamp(now);
+        }
+        self.clean(targets, None, !hasty, crash)
+    }
+
+    fn finish(&mut self, call: Call) -> bool {
+        match call {
+            Call::Over { ended } => ended,
+            Call::Looked(looked) => self.act(*looked),
+        }
+    }
+
+    fn lost(&mut self, table: &Table) -> Vec<Slot> {
+        let mut lost = std::mem::take(&mut self.lost);
+        // What was put back since is there.
+        lost.retain(|slot| table.contains_key(slot) && !self.table.contains_key(slot));
+        lost.sort();
+        lost.dedup();
+        lost
+    }
+
+    fn book(&mut self) -> Book {
+        Book {
+            records: self.records.clone(),
+            tombstones: self.tombstones.clone(),
+            state: self.state.clone().unwrap_or_default(),
+        }
+    }
+
+    fn why(&self, slot: &Slot) -> String {
+        let verdict = self.verdicts.get(slot);
+        verdict.map_or_else(|| "nothing".to_owned(), |verdict| format!("{:?}", verdict.reason))
+    }
+}

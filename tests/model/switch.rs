@@ -1,0 +1,244 @@
+//! A real switch (`dummy` datapath), real records, and `ovs-flow-gc` as a process that can be
+//! killed.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ovs_flow_gc::clock::{Deadline, Stamp};
+use ovs_flow_gc::config::database_socket;
+use ovs_flow_gc::ovsdb::{Client, Ofport};
+use serde_json::json;
+
+use super::controllers::{Layout, UPLINK};
+use super::entries::{Line, Slot};
+use super::node::{Book, Driver, Pod, PodId, Table};
+use crate::crowd::{self, Member, add_ports, call, del_ports, end_sandboxes};
+use crate::rig::{Flows, Node, Running, eventually, sleep_ms};
+
+/// `lingerSeconds`.
+const LINGER_MS: u64 = 1000;
+/// A call takes about ten times this.
+const CRASH: Duration = Duration::from_micros(900);
+
+/// A node for many walks.
+pub(crate) fn node(name: &str) -> Node {
+    let node = crowd::node(name, json!({}));
+    let request = format!("ofport_request={UPLINK}");
+    node.ovs_vsctl(&["add-port", "br0", "uplink0", "--", "set", "Interface", "uplink0", &request]);
+    node
+}
+
+/// The switch of one walk.
+pub(crate) struct Switch<'n> {
+    node: &'n Node,
+    members: BTreeMap<PodId, Member>,
+    sandboxes: BTreeSet<PodId>,
+}
+
+/// A call on its way.
+pub(crate) struct Call {
+    running: Running,
+    crash: u8,
+    /// Exit statuses that are as good as 0.
+    fine: &'static [i32],
+}
+
+impl<'n> Switch<'n> {
+    /// The node as it was made.
+    pub(crate) fn new(node: &'n Node, layout: Layout) -> Self {
+        let ports = node.ports("br0");
+        del_ports(node, ports.iter().map(String::as_str).filter(|port| *port != "uplink0"));
+        node.ofctl(&["del-flows", "br0"]);
+        if node.state_dir.exists() {
+            fs::remove_dir_all(&node.state_dir).unwrap();
+        }
+        let mut keys = json!({"preset": null, "bridge": null, "lingerSeconds": LINGER_MS / 1000});
+        let conf = layout.conf();
+        for (key, value) in conf.as_object().unwrap() {
+            keys[key] = value.clone();
+        }
+        node.configure(keys);
+        let ovn = [
+            "set",
+            "Open_vSwitch",
+            ".",
+            "external_ids:ovn-remote=unix:/x",
+            "external_ids:ovn-bridge=br0",
+        ];
+        let none = [
+            "remove",
+            "Open_vSwitch",
+            ".",
+            "external_ids",
+            "ovn-remote",
+            "--",
+            "remove",
+            "Open_vSwitch",
+            ".",
+            "external_ids",
+            "ovn-bridge",
+        ];
+        if layout == Layout::Ovn {
+            node.ovs_vsctl(&ovn)
+        } else {
+            node.ovs_vsctl(&none)
+        };
+        Self { node, members: BTreeMap::new(), sandboxes: BTreeSet::new() }
+    }
+
+    fn member(&self, pod: &Pod) -> &Member {
+        &self.members[&pod.id]
+    }
+
+    fn request(&self, pod: &Pod, number: u16) {
+        let request = format!("ofport_request={number}");
+        self.node.ovs_vsctl(&["set", "Interface", &self.member(pod).port, &request]);
+    }
+
+    fn number(&mut self, pod: &Pod) -> Option<u16> {
+        self.numbers().get(&pod.id).and_then(|ofport| ofport.number())
+    }
+}
+
+impl Drop for Switch<'_> {
+    fn drop(&mut self) {
+        let left = self.sandboxes.iter().map(|id| &self.members[id]);
+        end_sandboxes(self.node, left);
+    }
+}
+
+impl Driver for Switch<'_> {
+    type Call = Call;
+    const MAKE_BELIEVE: bool = false;
+
+    fn now(&mut self) -> u64 {
+        Stamp::now().boot_ms
+    }
+
+    /// Only long waits are waits: a step takes its time here.
+    fn pass(&mut self, ms: u64) {
+        if ms > 20 {
+            sleep_ms(ms);
+        }
+    }
+
+    fn linger(&self) -> u64 {
+        LINGER_MS
+    }
+
+    fn plug(&mut self, pod: &Pod, _slow: bool) {
+        // File clocks tick: else it seems to be as old as what was just installed.
+        sleep_ms(15);
+        let name = format!("p{}", pod.id);
+        let mut sandbox = self.node.pod(&name);
+        sandbox.container = pod.container();
+        let member = Member { pod: sandbox, port: pod.port(), who: pod.who.clone() };
+        self.sandboxes.insert(pod.id);
+        add_ports(self.node, [&member]);
+        self.members.insert(pod.id, member);
+    }
+
+    fn end_sandbox(&mut self, pod: &Pod) {
+        if self.sandboxes.remove(&pod.id) {
+            end_sandboxes(self.node, [self.member(pod)]);
+        }
+    }
+
+    fn unplug(&mut self, pod: &Pod) {
+        del_ports(self.node, [self.member(pod).port.as_str()]);
+    }
+
+    fn renumber(&mut self, pod: &Pod, number: u16, _other: Option<&Pod>) {
+        self.request(pod, number);
+        eventually("it has its number", || self.number(pod) == Some(number));
+    }
+
+    fn settle_numbers(&mut self) {}
+
+    fn restart(&mut self, numbers: &[(&Pod, u16)], restored: &[Rc<Line>]) {
+        self.node.vswitchd.stop();
+        for (pod, number) in numbers {
+            self.request(pod, *number);
+        }
+        self.node.restart_vswitchd(Flows::Lost);
+        for (pod, number) in numbers {
+            eventually("it has its number", || self.number(pod) == Some(*number));
+        }
+        self.install(restored);
+    }
+
+    fn numbers(&mut self) -> BTreeMap<PodId, Ofport> {
+        let deadline = Deadline::after(Duration::from_secs(10));
+        let mut client = Client::connect(&database_socket(&self.node.run_dir), deadline).unwrap();
+        let numbers = client.numbers().unwrap();
+        let id = |name: &str| name.strip_prefix("veth")?.parse().ok();
+        numbers.into_iter().filter_map(|n| Some((id(&n.name)?, n.ofport))).collect()
+    }
+
+    fn install(&mut self, lines: &[Rc<Line>]) {
+        if !lines.is_empty() {
+            let lines: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
+            self.node.add_flows("br0", &lines);
+        }
+    }
+
+    fn add(&mut self, pod: &Pod, crash: u8) -> Call {
+        let running = call(self.node, "ADD", self.member(pod)).start();
+        Call { running, crash, fine: &[0] }
+    }
+
+    fn del(&mut self, pod: &Pod, crash: u8) -> Call {
+        let running = call(self.node, "DEL", self.member(pod)).start();
+        Call { running, crash, fine: &[0] }
+    }
+
+    fn is_small(&self) -> bool {
+        true
+    }
+
+    fn sweep(&mut self, hasty: bool, crash: u8) -> Call {
+        let some: &[&str] = if hasty { &["--only-dead"] } else { &[] };
+        let running = self.node.start_admin(&[&["sweep", "--yes", "--json"], some].concat());
+        // 3: something needs attention.
+        Call { running, crash, fine: &[0, 3] }
+    }
+
+    fn finish(&mut self, call: Call) -> bool {
+        let Call { running, crash, fine } = call;
+        let outcome = match crash {
+            0 => running.wait(),
+            _ => running.kill_after(CRASH * u32::from(crash)),
+        };
+        match outcome.code {
+            Some(code) => {
+                assert!(fine.contains(&code), "{outcome}");
+                true
+            }
+            None => {
+                // What it had written to the switch is still read.
+                sleep_ms(5);
+                false
+            }
+        }
+    }
+
+    fn lost(&mut self, table: &Table) -> Vec<Slot> {
+        let dump: HashSet<String> = self.node.dump("br0").into_iter().collect();
+        let there = |entry: &&super::node::Entry| dump.contains(&entry.line.text);
+        let known = table.values().filter(there).count();
+        assert_eq!(known, dump.len(), "the switch has what nobody installed: {dump:#?} {table:#?}");
+        table.iter().filter(|(_, e)| !there(e)).map(|(slot, _)| Rc::clone(slot)).collect()
+    }
+
+    fn book(&mut self) -> Book {
+        let everything = crowd::records(self.node);
+        let state = everything.networks.iter().find_map(|n| n.state().unwrap());
+        Book {
+            records: everything.attachments,
+            tombstones: everything.tombstones,
+            state: state.unwrap_or_default(),
+        }
+    }
+}
