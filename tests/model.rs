@@ -103,7 +103,8 @@ fn lines_are_read_as_the_engine_reads_them() {
         node.add_flows("br0", &lines.iter().collect::<Vec<_>>());
         assert_eq!(BTreeSet::from_iter(node.dump("br0")), lines, "{layout:?}");
         let deadline = Deadline::after(Duration::from_secs(10));
-        let mut bridge = Connection::open(&bridge_socket(&node.run_dir, "br0"), deadline).unwrap();
+        let mut bridge =
+            Connection::open(&bridge_socket(&node.run_dir, "br0").unwrap(), deadline).unwrap();
         let mut seen = Vec::new();
         let mut see = |_: usize, _: &RawEntry<'_>, flow: &mut Flow| {
             seen.push(sorted(Flow { duration: Duration::ZERO, ..flow.clone() }));
