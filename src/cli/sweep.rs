@@ -184,6 +184,9 @@ fn text(answer: &Answer<'_>) -> String {
     );
     if !answer.dry_run {
         let _ = write!(text, ", {} deleted", report.deleted());
+        if report.put_back() > 0 {
+            let _ = write!(text, ", {} put back: somebody had put them anew", report.put_back());
+        }
         for id in &report.journals {
             let _ = write!(text, "\novs-flow-gc undo {id} puts them back");
         }

@@ -70,6 +70,8 @@ pub struct Metrics {
     pub ovs_up: Family<Label, Gauge>,
     /// By source of liveness.
     pub source_up: Family<Label, Gauge>,
+    /// Put anew while they were being deleted, and put back.
+    pub put_back: Counter,
     /// Deleted while its token found a new owner.
     pub suspicions: Counter,
     /// Whether the brake is engaged.
@@ -114,6 +116,7 @@ impl Metrics {
             cleanup_latency: Histogram::new(BUCKETS),
             ovs_up: Family::default(),
             source_up: Family::default(),
+            put_back: Counter::default(),
             suspicions: Counter::default(),
             brake_engaged: Gauge::default(),
             brake_pulled: Counter::default(),
@@ -189,6 +192,11 @@ impl Metrics {
         );
         r.register("ovs_up", "Whether ovsdb-server and ovs-vswitchd answer", self.ovs_up.clone());
         r.register("source_up", "Whether a source of liveness answers", self.source_up.clone());
+        r.register(
+            "flows_put_back",
+            "Entries that somebody put anew while they were being deleted, and that were put back at once",
+            self.put_back.clone(),
+        );
         r.register(
             "collateral_suspicions",
             "Entries deleted while what they name found a new owner; must stay 0",

@@ -414,6 +414,7 @@ impl Sweeper<'_> {
                 let label = [("reason", (*reason).to_owned())];
                 metrics.flows_deleted.get_or_create(&label).inc_by(*n);
             }
+            metrics.put_back.inc_by(bridge.put_back);
             metrics.suspicions.inc_by(bridge.suspicions);
             if bridge.error.is_none() {
                 self.dumps.insert(bridge.bridge.clone(), bridge.flows);

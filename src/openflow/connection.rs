@@ -4,12 +4,14 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::{Error, Malformed, SwitchError, bridge_of};
 use super::hello::{Version, Versions, greeting};
+use super::monitor::Monitor;
 use super::wire::{self, HEADER, Reader, kind};
 use crate::clock::{Deadline, connect_at_once, connect_within};
 
@@ -31,23 +33,35 @@ pub struct Connection {
     pub(super) next_bundle: u32,
     /// False once the switch has said that it has no bundles.
     pub(super) bundles: bool,
+    /// What others change meanwhile, if we asked to be told.
+    pub(super) monitor: Option<Box<Monitor>>,
 }
 
 /// A connection on which nothing was said yet.
 #[derive(Debug)]
-pub struct Opening(Connection);
+pub struct Opening {
+    connection: Connection,
+    watching: bool,
+}
 
 impl Opening {
     /// The socket.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.0.path
+        &self.connection.path
+    }
+
+    /// [`Connection::watch`] goes out right behind our hello.
+    #[must_use]
+    pub fn watching(mut self, watching: bool) -> Self {
+        self.watching = watching;
+        self
     }
 
     /// Whether the switch has said something.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let mut fds = [PollFd::new(self.0.stream.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(self.connection.stream.as_fd(), PollFlags::POLLIN)];
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
@@ -56,8 +70,11 @@ impl Opening {
     /// # Errors
     /// As [`Connection::open`].
     pub fn finish(mut self) -> Result<Connection, Error> {
-        self.0.shake_hands()?;
-        Ok(self.0)
+        self.connection.shake_hands()?;
+        if self.watching {
+            self.connection.watch()?;
+        }
+        Ok(self.connection)
     }
 }
 
@@ -111,7 +128,7 @@ impl Connection {
         let failed = |source| Error::Connect { path: path.to_owned(), source };
         let stream = connect_within(path, deadline).map_err(failed)?;
         stream.set_nonblocking(true).map_err(failed)?;
-        Opening(Self::over(path, stream, deadline)).finish()
+        Opening { connection: Self::over(path, stream, deadline), watching: false }.finish()
     }
 
     /// Connects as [`Self::open`] does, but waits for nothing: the switch takes its time to
@@ -122,7 +139,7 @@ impl Connection {
     pub fn begin(path: &Path, deadline: Deadline) -> Result<Opening, Error> {
         let stream = connect_at_once(path)
             .map_err(|source| Error::Connect { path: path.to_owned(), source })?;
-        Ok(Opening(Self::over(path, stream, deadline)))
+        Ok(Opening { connection: Self::over(path, stream, deadline), watching: false })
     }
 
     /// [`Self::open`] over a stream that is connected already.
@@ -134,7 +151,7 @@ impl Connection {
         let path = Path::new("/run/openvswitch/br0.mgmt");
         let failed = |source| Error::Connect { path: path.to_owned(), source };
         stream.set_nonblocking(true).map_err(failed)?;
-        Opening(Self::over(path, stream, deadline)).finish()
+        Opening { connection: Self::over(path, stream, deadline), watching: false }.finish()
     }
 
     fn over(path: &Path, stream: UnixStream, deadline: Deadline) -> Self {
@@ -147,6 +164,7 @@ impl Connection {
             next_xid: 1,
             next_bundle: 1,
             bundles: true,
+            monitor: None,
         }
     }
 
@@ -181,6 +199,12 @@ impl Connection {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The deadline of everything that follows.
+    #[must_use]
+    pub fn deadline(&self) -> Deadline {
+        self.deadline
     }
 
     /// Replaces the deadline of everything that follows.
@@ -271,27 +295,55 @@ impl Connection {
         Error::Malformed { path: self.path.clone(), doing, what }
     }
 
-    /// The next message. Echo requests are answered here. Callers skip xids that are not
-    /// theirs: OVS sends nothing unasked on `.mgmt`, but nothing forbids it.
+    /// The next message that is for a caller. Callers skip xids that are not theirs: OVS
+    /// sends nothing unasked on `.mgmt`, but nothing forbids it.
     pub(super) fn receive(&mut self, doing: &'static str) -> Result<Message, Error> {
         loop {
-            let Some(message) = self.parse(doing)? else {
-                self.fill(doing)?;
-                continue;
-            };
-            match message.kind {
-                kind::ECHO_REQUEST => self.echo(message, doing)?,
-                // HELLO_FAILED carries no xid of ours.
-                kind::ERROR if message.xid == 0 => {
-                    if let Some(error) = self.error_in(message, doing)?
-                        && error.kind == 0
-                    {
-                        return Err(Error::Switch { path: self.path.clone(), doing, error });
-                    }
-                }
-                _ => return Ok(message),
+            match self.parse(doing)? {
+                None => self.fill(doing)?,
+                Some(message) if self.is_ours(message, doing)? => {}
+                Some(message) => return Ok(message),
             }
         }
+    }
+
+    /// Takes in what is there and waits for nothing. For when no answer is awaited: what is
+    /// for a caller is skipped.
+    pub(super) fn take_in(&mut self, doing: &'static str) -> Result<(), Error> {
+        loop {
+            while let Some(message) = self.parse(doing)? {
+                self.is_ours(message, doing)?;
+            }
+            if !self.read_some(doing)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until there is something to take in, or for so long.
+    pub(super) fn wait_at_most(&self, time: Duration) {
+        let time = u16::try_from(time.as_millis()).unwrap_or(u16::MAX);
+        let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
+        // Whatever is wrong with it, reading says so.
+        let _ = poll(&mut fds, PollTimeout::from(time));
+    }
+
+    /// Whether a message is nobody's but the connection's own: it is done with then. Echo
+    /// requests are answered, what the switch tells of others is noted.
+    fn is_ours(&mut self, message: Message, doing: &'static str) -> Result<bool, Error> {
+        match message.kind {
+            kind::ECHO_REQUEST => self.echo(message, doing)?,
+            // HELLO_FAILED carries no xid of ours.
+            kind::ERROR if message.xid == 0 => {
+                if let Some(error) = self.error_in(message, doing)?
+                    && error.kind == 0
+                {
+                    return Err(Error::Switch { path: self.path.clone(), doing, error });
+                }
+            }
+            _ => return self.note(message),
+        }
+        Ok(true)
     }
 
     /// Takes a whole message out of the inbox, if there is one.

@@ -13,6 +13,8 @@ use crate::stale::flow::Flow;
 
 mod written;
 
+pub(super) use written::Chosen;
+
 /// The fixed part, and where the variable ones are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Head {

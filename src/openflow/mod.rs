@@ -16,6 +16,7 @@
 //! | a switch with ~100 unread replies stops reading, and a blocking writer hangs | reads while it writes, `connection.rs` |
 //! | CT_FLUSH without an address it understands flushes everything | unusable addresses are refused, `conntrack.rs` |
 //! | `out_port`/`out_group` left 0 match nothing, silently | always ANY, `flow_mod.rs` |
+//! | a delete cannot be tied to one incarnation of an entry | a flow monitor tells which one it was, `monitor.rs` |
 //! | 1.0-made VLAN matches resist a strict delete | [`Connection::delete_vlan_tci`]; dump again and report what stayed |
 
 mod actions;
@@ -34,6 +35,7 @@ pub(crate) mod fuzzing;
 mod hello;
 mod lanes;
 mod learn;
+mod monitor;
 mod oxm;
 mod port;
 mod show;
@@ -52,3 +54,4 @@ pub use filter::{Filter, MatchTerm, filters_for_address};
 pub use flow_mod::STRICT_COOKIE_MASK;
 pub use hello::Version;
 pub use lanes::delete_strict_over;
+pub use monitor::{Update, What};

@@ -7,6 +7,7 @@ use super::ledger::Ledger;
 use super::look::{Candidate, Look, again, fingerprint, look_at_tables};
 use super::remember::{remember, shared_for_good};
 use super::report::{BridgeReport, FlowReport, Report};
+use super::window::{Fate, Window};
 use super::world::Error;
 use super::{Cause, Early, Engine, PATIENCE, Scene, Target, World};
 use crate::clock::{Deadline, Stamp};
@@ -354,22 +355,26 @@ fn judge<'l>(
     doomed
 }
 
-/// Deletes in chunks, each after a fresh look at records, OVSDB and the bridge's ports.
-fn delete(
+/// Deletes in chunks, each after a fresh look at records, OVSDB, the bridge's ports, and what
+/// others have put since.
+fn delete<'l>(
     mut watch: Watch<'_>,
     client: &mut Client,
-    look: &Look,
-    mut doomed: Vec<Doomed<'_>>,
+    look: &'l Look,
+    mut doomed: Vec<Doomed<'l>>,
     connection: &mut Connection,
     out: &mut BridgeReport,
     report: &mut Report,
 ) -> Result<(), Error> {
     let (engine, targets, judged) = (watch.engine, watch.targets, watch.judged);
-    let bridge = out.bridge.clone();
+    let (bridge, put_back_before) = (out.bridge.clone(), out.put_back);
+    let mut window = Window::over(connection, &bridge, doomed.iter().map(|d| d.candidate));
     let mut ledger = Ledger::open(engine, &bridge, targets, judged, report);
     let only = doomed.len() <= CHUNK;
     let (mut asked, mut left, mut patience) = (Vec::new(), HashSet::new(), LOOKS_BEHIND);
-    let mut lanes = if only { Vec::new() } else { open_lanes(connection, engine.deadline) };
+    // The connection that puts back what was hit at once deletes nothing itself beside others.
+    let others = if window.is_some() { LANES } else { LANES - 1 };
+    let mut lanes = if only { Vec::new() } else { open_lanes(connection, engine.deadline, others) };
     let mut chunks = doomed.chunks_mut(CHUNK);
     let mut next = chunks.next();
     while let Some(chunk) = next {
@@ -382,38 +387,46 @@ fn delete(
             std::thread::sleep(FOLLOWING);
             watch.look(client, connection)?;
         }
+        if let Some(window) = &mut window {
+            window.listen(connection)?;
+        }
         for doomed in chunk.iter_mut() {
-            if watch.standing(doomed) == Standing::Holds {
+            let newer = window.as_ref().is_some_and(|w| w.is_newer(doomed.candidate));
+            if !newer && watch.standing(doomed) == Standing::Holds {
                 continue;
             }
             info!("kept for now, its evidence changed: {}", doomed.candidate.entry);
-            doomed.put_off = true;
-            let target = target_of(judged, &doomed.verdict);
-            if let Some(of) = target.and_then(|t| report.targets.get_mut(t)) {
-                of.waiting = true;
-                of.unsettled = true;
-                of.stale = of.stale.saturating_sub(1);
-            }
+            put_off(doomed, judged, report);
         }
         ledger.commit(chunk);
-        let entries: Vec<&Entry> =
-            chunk.iter().filter(|d| !d.put_off).map(|d| &d.candidate.entry).collect();
-        let deleted = if only {
+        let going = || chunk.iter().filter(|d| !d.put_off).map(|d| d.candidate);
+        let entries: Vec<&Entry> = going().map(|candidate| &candidate.entry).collect();
+        let meanwhile = |ledger: &mut Ledger<'_>| {
+            ledger.prepare(next.as_deref().unwrap_or_default());
+        };
+        let deleted = if let Some(window) = &mut window {
+            let going: Vec<&Candidate> = going().collect();
+            let deleted = window.delete(connection, &mut lanes, &going, || meanwhile(&mut ledger));
+            deleted.inspect_err(|_| out.suspicions += window.lost())?
+        } else if only {
             // Asks right behind the delete whether they are gone.
-            asked = again(look, chunk.iter().filter(|d| !d.put_off).map(|d| d.candidate));
+            asked = again(look, going());
             let prints: HashSet<u64> = chunk.iter().map(|d| d.candidate.fingerprint()).collect();
             connection.delete_strict_and_dump(&entries, &asked, &mut |raw| {
                 let print = fingerprint(raw.table(), raw.priority(), raw.match_bytes());
                 left.extend(prints.get(&print));
             })?
         } else {
-            delete_strict_over(connection, &mut lanes, &entries, || {
-                ledger.prepare(next.as_deref().unwrap_or_default());
-            })?
+            delete_strict_over(connection, &mut lanes, &entries, || meanwhile(&mut ledger))?
         };
         for (index, name) in &deleted.refused {
             if let Some(entry) = entries.get(*index) {
                 warn!("bridge {}: {name}: could not delete {entry}", out.bridge);
+            }
+        }
+        if let Some(window) = &window {
+            for doomed in chunk.iter_mut().filter(|d| !d.put_off) {
+                spare(window, doomed, judged, &mut ledger, out, report);
             }
         }
     }
@@ -424,25 +437,27 @@ fn delete(
     doomed.retain(|doomed| !doomed.put_off);
     let put_off = all.saturating_sub(doomed.len() as u64);
     out.stale = out.stale.saturating_sub(put_off);
-    out.put_off += put_off;
+    let put_back = out.put_back.saturating_sub(put_back_before);
+    out.put_off += put_off.saturating_sub(put_back);
     let done = doomed;
-    let gone: HashMap<u64, usize> =
-        done.iter().enumerate().map(|(n, d)| (d.candidate.fingerprint(), n)).collect();
-    let mut stayed: HashSet<usize> = if only {
-        left.iter().filter_map(|print| gone.get(print)).copied().collect()
+    let stayed = if let Some(window) = &mut window {
+        stayed_untold(window, connection, look, &done, out)?
     } else {
-        asked = again(look, done.iter().map(|d| d.candidate));
-        still_there(connection, &asked, &gone)?
+        let gone = by_place(&done);
+        let mut stayed: HashSet<usize> = if only {
+            left.iter().filter_map(|print| gone.get(print)).copied().collect()
+        } else {
+            asked = again(look, done.iter().map(|d| d.candidate));
+            still_there(connection, &asked, &gone)?
+        };
+        if !stayed.is_empty() {
+            let tried = stayed.iter().filter_map(|index| done.get(*index));
+            let tried: Vec<Entry> = tried.map(|d| d.candidate.entry.clone()).collect();
+            connection.delete_vlan_tci(&tried)?;
+            stayed = still_there(connection, &asked, &gone)?;
+        }
+        stayed
     };
-    if !stayed.is_empty() {
-        let tried: Vec<Entry> = stayed
-            .iter()
-            .filter_map(|index| done.get(*index))
-            .map(|d| d.candidate.entry.clone())
-            .collect();
-        connection.delete_vlan_tci(&tried)?;
-        stayed = still_there(connection, &asked, &gone)?;
-    }
     let mut counts: BTreeMap<Option<usize>, BTreeMap<&'static str, u64>> = BTreeMap::new();
     for (index, doomed) in done.iter().enumerate() {
         let target = target_of(judged, &doomed.verdict);
@@ -484,6 +499,103 @@ fn delete(
     Ok(())
 }
 
+/// It is not deleted: the next look, soon, judges it again.
+fn put_off(doomed: &mut Doomed<'_>, judged: &Scene, report: &mut Report) {
+    doomed.put_off = true;
+    let target = target_of(judged, &doomed.verdict);
+    if let Some(of) = target.and_then(|t| report.targets.get_mut(t)) {
+        of.waiting = true;
+        of.unsettled = true;
+        of.stale = of.stale.saturating_sub(1);
+    }
+}
+
+/// What somebody put anew while it was to be deleted does not count as deleted.
+fn spare<'a, 'l: 'a>(
+    window: &Window<'l>,
+    doomed: &mut Doomed<'l>,
+    judged: &Scene,
+    ledger: &mut Ledger<'a>,
+    out: &mut BridgeReport,
+    report: &mut Report,
+) {
+    let entry = &doomed.candidate.entry;
+    match window.fate(doomed.candidate) {
+        Fate::Unknown | Fate::Gone => {}
+        Fate::Again => {
+            let target = target_of(judged, &doomed.verdict);
+            if let Some(of) = target.and_then(|t| report.targets.get_mut(t)) {
+                of.waiting = true;
+            }
+        }
+        Fate::Newer => {
+            info!("kept for now, it was put anew: {entry}");
+            ledger.put_back(entry);
+            put_off(doomed, judged, report);
+        }
+        Fate::PutBack => {
+            out.put_back += 1;
+            ledger.put_back(entry);
+            put_off(doomed, judged, report);
+        }
+        Fate::Lost => {
+            out.suspicions += 1;
+            error!(
+                "bridge {}: put anew while it was being deleted, and not put back, check that \
+                 pod: {entry}",
+                out.bridge
+            );
+        }
+    }
+}
+
+/// Where the deleted entries were, and their indexes.
+fn by_place(done: &[Doomed<'_>]) -> HashMap<u64, usize> {
+    done.iter().enumerate().map(|(n, d)| (d.candidate.fingerprint(), n)).collect()
+}
+
+/// Which of the deleted entries (by index) are still there. The switch has told of those that
+/// are gone; the others are looked for.
+fn stayed_untold<'l>(
+    window: &mut Window<'l>,
+    connection: &mut Connection,
+    look: &'l Look,
+    done: &[Doomed<'l>],
+    out: &mut BridgeReport,
+) -> Result<HashSet<usize>, Error> {
+    let unknown = |window: &Window<'_>, index: &usize| {
+        done.get(*index).is_some_and(|d| window.fate(d.candidate) == Fate::Unknown)
+    };
+    let untold: Vec<usize> = (0..done.len()).filter(|index| unknown(window, index)).collect();
+    if untold.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let candidates = |some: &mut dyn Iterator<Item = usize>| -> Vec<&'l Candidate> {
+        some.filter_map(|index| done.get(index)).map(|d| d.candidate).collect()
+    };
+    let gone = by_place(done);
+    let asked = again(look, candidates(&mut untold.iter().copied()).into_iter());
+    let mut stayed = still_there(connection, &asked, &gone)?;
+    stayed.retain(|index| unknown(window, index));
+    if !stayed.is_empty() && !window.was_deaf {
+        window.delete_vlan_tci(connection, &candidates(&mut stayed.iter().copied()))?;
+        let there = still_there(connection, &asked, &gone)?;
+        stayed.retain(|index| there.contains(index));
+    }
+    if window.was_deaf {
+        for index in untold.iter().filter(|index| !stayed.contains(index)) {
+            let Some(doomed) = done.get(*index) else { continue };
+            out.suspicions += 1;
+            error!(
+                "bridge {}: deleted while the switch did not tell who else put it, check that \
+                 pod: {}",
+                out.bridge, doomed.candidate.entry
+            );
+        }
+    }
+    Ok(stayed)
+}
+
 /// Which of the deleted entries (by index) a fresh look still finds.
 fn still_there(
     connection: &mut Connection,
@@ -498,10 +610,11 @@ fn still_there(
     Ok(stayed)
 }
 
-/// More connections to the same bridge, to delete over. Nothing is lost if there are none.
-fn open_lanes(connection: &Connection, deadline: Deadline) -> Vec<Connection> {
+/// So many more connections to the same bridge, to delete over. Nothing is lost if there are
+/// none.
+fn open_lanes(connection: &Connection, deadline: Deadline, count: usize) -> Vec<Connection> {
     let begun: Vec<_> =
-        (1..LANES).map_while(|_| Connection::begin(connection.path(), deadline).ok()).collect();
+        (0..count).map_while(|_| Connection::begin(connection.path(), deadline).ok()).collect();
     let open = begun.into_iter().filter_map(|opening| opening.finish().ok());
     open.filter(|lane| lane.version() == connection.version()).collect()
 }

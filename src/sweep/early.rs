@@ -43,7 +43,8 @@ impl Early {
             return None;
         }
         let path = socket_of(&engine.run_dir, bridge).ok()?;
-        Connection::begin(&path, engine.deadline).ok().map(Self::Connecting)
+        let opening = Connection::begin(&path, engine.deadline).ok()?;
+        Some(Self::Connecting(opening.watching(engine.act)))
     }
 
     /// Answers the switch's hello and asks the first questions, if the hello is there.
@@ -112,6 +113,9 @@ impl Early {
             None => {}
         }
         let mut connection = Connection::open(&path, engine.deadline)?;
+        if engine.act {
+            connection.watch()?;
+        }
         let known = connection.ports_and_tables()?;
         Ok(Open { connection, known, guess: None })
     }

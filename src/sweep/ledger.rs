@@ -20,6 +20,8 @@ pub(super) struct Ledger<'a> {
     subjects: HashMap<Option<usize>, Subject>,
     /// So many of the next commit are in the writer's memory.
     prepared: usize,
+    /// Was recorded and is there again.
+    back: Vec<&'a crate::openflow::Entry>,
 }
 
 impl<'a> Ledger<'a> {
@@ -42,7 +44,8 @@ impl<'a> Ledger<'a> {
                 })
                 .ok()
         });
-        Self { bridge, targets, scene, writer, subjects: HashMap::new(), prepared: 0 }
+        let (subjects, back) = (HashMap::new(), Vec::new());
+        Self { bridge, targets, scene, writer, subjects, prepared: 0, back }
     }
 
     /// Encodes the lines of the commit after this one while there is time. Nothing of it is
@@ -73,7 +76,16 @@ impl<'a> Ledger<'a> {
         self.end_if_failed(flushed.unwrap_or(Ok(())));
     }
 
-    pub(super) fn finish(self, report: &mut Report) {
+    /// Of what was recorded this is there again, or still: somebody had put it anew.
+    pub(super) fn put_back(&mut self, entry: &'a crate::openflow::Entry) {
+        self.back.push(entry);
+    }
+
+    pub(super) fn finish(mut self, report: &mut Report) {
+        for entry in std::mem::take(&mut self.back) {
+            let noted = self.writer.as_mut().map(|writer| writer.put_back(&entry));
+            self.end_if_failed(noted.unwrap_or(Ok(())));
+        }
         match self.writer.map(Writer::finish).transpose() {
             Ok(id) => report.journals.extend(id.map(|id| id.to_string())),
             Err(failed) => warn!("no undo for this clean-up: {failed}"),

@@ -30,6 +30,9 @@ pub struct Candidate {
     least_lag: Duration,
     /// Which of [`Look::asked`] found it first.
     found_by: usize,
+    /// How many changes the switch had told of when the look began: what it told later may be
+    /// news of this one.
+    pub(super) told: u64,
     /// Another entry looks just the same (`wire-facts`: VLAN TCI matches of OpenFlow 1.0).
     twin: bool,
 }
@@ -109,12 +112,15 @@ struct Collector<'c> {
     since: Instant,
     /// How long after that the dumps were asked for that come now.
     asked: Duration,
+    /// See [`Candidate::told`].
+    told: u64,
 }
 
 impl<'c> Collector<'c> {
     fn new(survey: Survey<'c>, since: Instant) -> Self {
         let (kept, places, passed) = (Vec::new(), HashMap::new(), Vec::new());
-        Self { survey, kept, places, passed, flows: 0, since, asked: Duration::ZERO }
+        let asked = Duration::ZERO;
+        Self { survey, kept, places, passed, flows: 0, since, asked, told: 0 }
     }
 
     /// `dump` numbers the requests: an entry that answers two filters is one entry, two
@@ -136,6 +142,7 @@ impl<'c> Collector<'c> {
                     lag,
                     least_lag: self.asked,
                     found_by: dump,
+                    told: self.told,
                     twin: false,
                 });
             }
@@ -212,6 +219,7 @@ fn whole(
     let mut collector = Collector::new(Survey::new(case), since);
     let asked: Vec<Filter> =
         tables.iter().filter(|(_, active)| *active > 0).map(|(t, _)| Filter::table(*t)).collect();
+    collector.told = connection.told();
     let turns = turns(&asked, tables);
     let ends: Vec<usize> = turns
         .iter()
@@ -333,6 +341,7 @@ fn by_token(
     });
     let filters = token_filters(&dead.collect::<Vec<_>>());
     let mut collector = Collector::new(Survey::partial(case), since);
+    collector.told = connection.told();
     let mut see = |dump: usize, raw: &RawEntry<'_>, flow: &mut Flow| collector.see(dump, raw, flow);
     match guess.filter(|guess| guess.filters() == filters) {
         Some(guess) => connection.hear_dump(&guess, &mut see)?,

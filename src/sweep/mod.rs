@@ -1,7 +1,8 @@
 //! Plan and apply: the one engine behind ADD's purge, DEL, GC and the sweep.
 //!
 //! read the world → look at each bridge (dump, learn) → verdicts → read the world again →
-//! journal → delete → look again → settle the records. Who is dead is decided before
+//! journal → delete → put back what was not the one that was looked at ([`window`]) → look
+//! again → settle the records. Who is dead is decided before
 //! ([`orphans`], a DEL, a GC list); what dies is decided by [`crate::stale`].
 
 mod apply;
@@ -16,6 +17,7 @@ mod report;
 mod scene;
 mod settle;
 mod unrecorded;
+mod window;
 mod world;
 
 use std::collections::BTreeSet;

@@ -49,6 +49,9 @@ pub struct BridgeReport {
     pub stayed: u64,
     /// Stale entries left for the next look: their evidence changed before the commit.
     pub put_off: u64,
+    /// Entries that somebody put anew while they were being deleted, and that were put back at
+    /// once. They count as not deleted.
+    pub put_back: u64,
     /// Stale entries that only pause or observe mode keeps.
     pub observed: u64,
     /// Entries that name a port which is nobody's.
@@ -57,7 +60,8 @@ pub struct BridgeReport {
     pub full: bool,
     /// Kept entries that mention a dead pod, by reason.
     pub kept: BTreeMap<&'static str, u64>,
-    /// Deleted entries whose token became live in the meantime: must stay 0.
+    /// Deleted entries whose token became live in the meantime, or that were put anew and could
+    /// not be put back: must stay 0.
     pub suspicions: u64,
     /// Why the bridge could not be done.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -193,6 +197,12 @@ impl Report {
     #[must_use]
     pub fn deleted(&self) -> u64 {
         self.bridges.iter().map(|b| b.deleted).sum()
+    }
+
+    /// Entries put back at once on all bridges.
+    #[must_use]
+    pub fn put_back(&self) -> u64 {
+        self.bridges.iter().map(|b| b.put_back).sum()
     }
 
     /// Stale entries that only pause or observe mode keeps, on all bridges.

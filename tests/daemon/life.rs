@@ -90,6 +90,7 @@ fn metrics_are_valid_in_both_formats() {
         "ovs_up{server=\"ovsdb-server\"} 1",
         "ovs_up{server=\"ovs-vswitchd\"} 1",
         "source_up{source=\"netns\"} 1",
+        "flows_put_back_total 0",
         "collateral_suspicions_total 0",
         "brake_engaged 0",
         "brake_pulled_total 0",

@@ -1,7 +1,7 @@
 //! The names of all metrics: what dashboard and alerts may ask for, and what the daemon serves.
 
 /// What `/metrics` has, as Prometheus stores it (`up` is Prometheus' own).
-pub(crate) const METRICS: [&str; 23] = [
+pub(crate) const METRICS: [&str; 24] = [
     "ovs_flow_gc_build_info",
     "ovs_flow_gc_attachments",
     "ovs_flow_gc_orphans_total",
@@ -19,6 +19,7 @@ pub(crate) const METRICS: [&str; 23] = [
     "ovs_flow_gc_cleanup_latency_seconds_bucket",
     "ovs_flow_gc_ovs_up",
     "ovs_flow_gc_source_up",
+    "ovs_flow_gc_flows_put_back_total",
     "ovs_flow_gc_collateral_suspicions_total",
     "ovs_flow_gc_brake_engaged",
     "ovs_flow_gc_brake_pulled_total",

@@ -63,22 +63,53 @@ impl TryFrom<String> for Entry {
             _ => return Err(BadEntry::Version),
         };
         let table = u8::from_str_radix(table, 16)?;
-        let priority = u16::from_str_radix(priority, 16)?.to_be_bytes();
-        let cookie = u64::from_str_radix(cookie, 16)?.to_be_bytes();
-        let mut choices = Vec::with_capacity(8);
-        for word in [idle, hard, flags, importance] {
-            choices.extend(u16::from_str_radix(word, 16)?.to_be_bytes());
-        }
-        let (matches, instructions) = (bytes(matches)?, bytes(rest)?);
+        let number = |word| u16::from_str_radix(word, 16);
+        let chosen = Chosen {
+            table,
+            priority: number(priority)?,
+            cookie: u64::from_str_radix(cookie, 16)?,
+            idle_timeout: number(idle)?,
+            hard_timeout: number(hard)?,
+            flags: number(flags)?,
+            importance: number(importance)?,
+        };
+        Self::assemble(version, &chosen, &bytes(matches)?, &bytes(rest)?)
+    }
+}
 
+/// What whoever added an entry chose, beside match and instructions.
+pub(in crate::openflow) struct Chosen {
+    pub(in crate::openflow) table: u8,
+    pub(in crate::openflow) priority: u16,
+    pub(in crate::openflow) cookie: u64,
+    pub(in crate::openflow) idle_timeout: u16,
+    pub(in crate::openflow) hard_timeout: u16,
+    pub(in crate::openflow) flags: u16,
+    pub(in crate::openflow) importance: u16,
+}
+
+impl Entry {
+    /// An entry from its parts, as if it had just been dumped, never hit. `tlvs` are the
+    /// match's fields, without its header and padding.
+    pub(in crate::openflow) fn assemble(
+        version: Version,
+        chosen: &Chosen,
+        tlvs: &[u8],
+        instructions: &[u8],
+    ) -> Result<Self, BadEntry> {
+        let mut choices = Vec::with_capacity(8);
+        for value in [chosen.idle_timeout, chosen.hard_timeout, chosen.flags, chosen.importance] {
+            choices.extend(value.to_be_bytes());
+        }
+        let (priority, cookie) = (chosen.priority.to_be_bytes(), chosen.cookie.to_be_bytes());
         let mut out = vec![0, 0];
         if version == Version::V15 {
-            out.extend([0, 0, table, 0]);
+            out.extend([0, 0, chosen.table, 0]);
             out.extend(priority);
             out.extend(choices);
             out.extend(cookie);
         } else {
-            out.extend([table, 0]);
+            out.extend([chosen.table, 0]);
             out.extend([0; 8]);
             out.extend(priority);
             out.extend(choices);
@@ -86,10 +117,10 @@ impl TryFrom<String> for Entry {
             out.extend(cookie);
             out.extend([0; 16]);
         }
-        let length = matches.len().saturating_add(4);
+        let length = tlvs.len().saturating_add(4);
         out.extend([0, 1]);
         out.extend(short_length(length)?);
-        out.extend(matches);
+        out.extend(tlvs);
         out.resize(out.len().saturating_add(wire::padding(length)), 0);
         if version == Version::V15 {
             // Statistics: a duration, which is 0.

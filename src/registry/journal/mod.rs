@@ -5,6 +5,7 @@
 //! {"id":"20261121T101112.123-4711","when":{…},"verb":"sweep","bridges":["br0"],"reason":"…"}
 //! {"subject":{"bridge":"br0","pod":"default/web","key":{…}},"rule":"…","reason":"…"}   group 0
 //! {"of":0,"entry":"4 0 64 …"}                                       one deleted flow
+//! {"back":"4 0 64 …"}                                               it was put back at once
 //! {"truncated":true}                                                the bound was reached
 //! ```
 //!
@@ -136,7 +137,7 @@ pub struct Header {
 pub struct Operation {
     /// Its first line.
     pub header: Header,
-    /// Deleted flows.
+    /// Deleted flows, without those that were put back at once.
     pub entries: usize,
     /// It ran to its end. If not, its last deletes may not have happened.
     pub finished: bool,

@@ -1,8 +1,9 @@
 //! Reading operations: in whole for `undo`, or just counting.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs::OpenOptions;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -28,6 +29,8 @@ struct AnyLine<'a> {
     of: Option<usize>,
     #[serde(borrow)]
     entry: Option<&'a RawValue>,
+    #[serde(borrow)]
+    back: Option<&'a RawValue>,
     #[serde(default)]
     truncated: bool,
 }
@@ -92,13 +95,18 @@ fn read<E: DeserializeOwned>(
 
 /// The same of what is in such a file.
 pub(in crate::registry) fn read_from<E: DeserializeOwned>(
-    mut input: impl BufRead,
+    mut input: impl BufRead + Seek,
     id: &JournalId,
     finished: bool,
     whole: bool,
     each: &mut dyn FnMut(Deleted<'static, E>),
 ) -> io::Result<Operation> {
     let mut line = Vec::new();
+    let mut back = HashMap::new();
+    if whole {
+        back = put_back(&mut input)?;
+        input.rewind()?;
+    }
     next_line(&mut input, &mut line)?;
     let header: Header =
         serde_json::from_slice(&line).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
@@ -116,8 +124,10 @@ pub(in crate::registry) fn read_from<E: DeserializeOwned>(
             operation.unreadable += 1;
         } else if !whole {
             operation.entries += usize::from(line.starts_with(b"{\"of\""));
+            let back = usize::from(line.starts_with(BACK));
+            operation.entries = operation.entries.saturating_sub(back);
         } else {
-            match decode(&line, &mut groups) {
+            match decode(&line, &mut groups, &mut back) {
                 Some(Some(deleted)) => {
                     operation.entries += 1;
                     each(deleted);
@@ -137,13 +147,30 @@ struct Group {
     reason: String,
 }
 
-/// `None`: not a line of ours. `Some(None)`: a line that is no entry.
+const BACK: &[u8] = b"{\"back\"";
+
+/// What was put back, as it is written, and how often. It is said behind the deletion.
+fn put_back(input: &mut impl BufRead) -> io::Result<HashMap<String, usize>> {
+    let (mut back, mut line) = (HashMap::new(), Vec::new());
+    while next_line(input, &mut line)? {
+        if line.starts_with(BACK)
+            && let Ok(AnyLine { back: Some(entry), .. }) = serde_json::from_slice(&line)
+        {
+            *back.entry(entry.get().to_owned()).or_insert(0) += 1;
+        }
+    }
+    Ok(back)
+}
+
+/// `None`: not a line of ours. `Some(None)`: a line that is no entry, or of one that was put
+/// back.
 fn decode<E: DeserializeOwned>(
     line: &[u8],
     groups: &mut Vec<Group>,
+    back: &mut HashMap<String, usize>,
 ) -> Option<Option<Deleted<'static, E>>> {
     let line: AnyLine<'_> = serde_json::from_slice(line).ok()?;
-    if line.truncated {
+    if line.truncated || line.back.is_some() {
         return Some(None);
     }
     if let Some(subject) = line.subject {
@@ -151,6 +178,12 @@ fn decode<E: DeserializeOwned>(
         return Some(None);
     }
     let group = groups.get(line.of?)?;
+    if let Some(left) = line.entry.and_then(|entry| back.get_mut(entry.get()))
+        && *left > 0
+    {
+        *left -= 1;
+        return Some(None);
+    }
     Some(Some(Deleted {
         subject: Cow::Owned(group.subject.clone()),
         rule: group.rule.clone().into(),

@@ -112,6 +112,24 @@ fn a_notice_that_was_taken_back_is_written_again_and_one_that_was_written_stays(
 }
 
 #[test]
+fn what_was_put_back_does_not_count_as_deleted() {
+    let (_dir, registry) = registry();
+    let mut writer = registry.begin_journal("sweep", vec![], "").unwrap();
+    let written: Vec<_> = (0..6).map(|n| deleted(n % 2, n / 2, 10)).collect();
+    for d in &written {
+        writer.record(d).unwrap();
+    }
+    for n in [0, 2, 4] {
+        writer.put_back(&written[n].entry).unwrap();
+    }
+    let (operation, all) = read_back(&registry, &writer.finish().unwrap());
+    assert_eq!((operation.entries, operation.unreadable), (3, 0));
+    // Two of one kind, one of which is back: which one makes no difference.
+    assert_eq!(all, [&written[1], &written[3], &written[5]].map(Clone::clone));
+    assert_eq!(registry.journals().unwrap(), [operation]);
+}
+
+#[test]
 fn a_torn_last_line_is_left_out() {
     let (_dir, registry) = registry();
     let mut writer = registry.begin_journal("DEL", vec![], "").unwrap();

@@ -32,6 +32,11 @@ struct EntryLine<'a, E> {
     entry: &'a E,
 }
 
+#[derive(Serialize)]
+struct BackLine<'a, E> {
+    back: &'a E,
+}
+
 /// An operation being written. Dropped without [`finish`](Self::finish) it stays `.pending`,
 /// as after a crash.
 #[derive(Debug)]
@@ -196,6 +201,18 @@ impl Writer {
             self.groups.remove(&group);
         }
         pushed
+    }
+
+    /// Says of a recorded flow that it was put back at once: it does not count as deleted.
+    ///
+    /// # Errors
+    /// As [`record`](Self::record).
+    pub fn put_back<E: Serialize>(&mut self, entry: &E) -> Result<(), Error> {
+        if self.truncated {
+            return Ok(());
+        }
+        let line = self.line(&BackLine { back: entry })?;
+        self.push(&line)
     }
 
     /// Hands everything recorded so far to the kernel: from here on it survives our being
