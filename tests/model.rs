@@ -34,7 +34,7 @@ use model::examples;
 use model::node::Town;
 use model::oracle::{Exception, Tally};
 use model::pure::Sim;
-use model::run::{Ran, Walk, asked, run, walk};
+use model::run::{Ran, Walk, asked, run, seed_or, walk};
 use model::switch::{self, Switch};
 use ovs_flow_gc::clock::Deadline;
 use ovs_flow_gc::config::bridge_socket;
@@ -48,16 +48,26 @@ fn take_pure(it: &Walk) -> (u64, Tally, Result<(), String>) {
     (town.steps, town.tally, taken)
 }
 
-/// Steps of the pure variant. `OFG_MODEL_STEPS` asks for more.
+/// Steps of the pure variant from each seed. `OFG_MODEL_STEPS` asks for more.
 const PURE: u64 = 100_000;
+/// Walks that must never go wrong again, a million steps. New ones (`OFG_SEED=clock`, as
+/// tests/nightly.sh has it) find what is open: docs/promises.md, "Where the model goes wrong".
+const SEEDS: [u64; 10] = [11, 12, 20, 21, 23, 27, 28, 29, 30, 32];
 
 #[test]
 fn pure() {
     let steps = asked("OFG_MODEL_STEPS", PURE);
-    let ran = run("pure", steps, 120, 3_000, take_pure);
+    let seeds = if std::env::var_os("OFG_SEED").is_some() { &[0] } else { &SEEDS[..] };
+    let mut ran = Ran::default();
+    for seed in seeds {
+        ran.add(&run("pure", seed_or(*seed), steps, 120, 3_000, take_pure));
+    }
     ran.tell("pure");
     ran.must_have_met(&Exception::ALL, 1);
 }
+
+/// Of these the walk on the page does not come to what the page says; random walks meet them.
+const NOT_SHOWN: [Exception; 1] = [Exception::PolicyWaits];
 
 /// docs/promises.md names the model's exceptions and no others, each with its entry.
 #[test]
@@ -75,8 +85,9 @@ fn the_promises_page_has_every_exception() {
         let (_, section) = page.split_once(&format!("### `{}`", exception.name())).unwrap();
         let section = section.split("\n### ").next().unwrap();
         assert!(section.contains(entry), "{exception:?}: {entry}");
-        examples::show(exception);
     }
+    let not_shown = Exception::ALL.into_iter().filter(|exception| !examples::show(*exception));
+    assert_eq!(not_shown.collect::<Vec<_>>(), NOT_SHOWN);
 }
 
 /// What the model reads in a line is what the engine reads from the wire.
@@ -146,7 +157,7 @@ fn switch() {
     let one = |n: u64| {
         let name = format!("switch {n}");
         let node = switch::node(&name);
-        run(&name, steps / nodes, 60, 60, |it| take_switch(&node, it))
+        run(&name, seed_or(11 + n), steps / nodes, 60, 60, |it| take_switch(&node, it))
     };
     let one = &one;
     let all: Vec<_> = thread::scope(|scope| {

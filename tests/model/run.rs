@@ -55,17 +55,25 @@ pub(crate) fn asked(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().expect(variable))
 }
 
-/// Takes walks until there are so many steps. `OFG_SEED` brings a run back.
+/// The seed of a run: `OFG_SEED`, which may be `clock`; else a number of its own.
+pub(crate) fn seed_or(own: u64) -> u64 {
+    match std::env::var("OFG_SEED").as_deref() {
+        Ok("clock") => u64::from(std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos()),
+        Ok(seed) => seed.parse().expect("OFG_SEED is a number, or clock"),
+        Err(_) => own,
+    }
+}
+
+/// Takes walks until there are so many steps. The same seed brings the same ones.
 pub(crate) fn run(
     name: &str,
+    seed: u64,
     steps: u64,
     most: usize,
     shrinks: u32,
     take: impl Fn(&Walk) -> (u64, Tally, Result<(), Broken>),
 ) -> Ran {
     let since = Instant::now();
-    let clock = || u64::from(std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos());
-    let seed = std::env::var("OFG_SEED").map_or_else(|_| clock(), |seed| seed.parse().unwrap());
     eprintln!("model, {name}: OFG_SEED={seed}");
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_be_bytes());
