@@ -73,6 +73,7 @@ impl Scene {
                 scene.live_of.push(Some(index));
             }
         }
+        let latest = latest_deaths(world);
         for (index, target) in targets.iter().enumerate() {
             if !world.bridges_of(&target.attachment).contains(&bridge) {
                 continue;
@@ -80,7 +81,11 @@ impl Scene {
             let network = scene.network(world, &target.attachment.key.network);
             let own = world.own_place_of(&target.attachment, &claimed);
             claimed.extend(own.map(|p| p.interface.id));
-            scene.case.dead.push(self::dead(world, target, own, bridge, network));
+            let mut dead = self::dead(world, target, own, bridge, network);
+            let linger = world.config(&target.attachment.key.network).linger();
+            dead.lingered &=
+                dead.addresses.iter().all(|a| latest.get(a).is_none_or(|d| *d >= linger));
+            scene.case.dead.push(dead);
             scene.dead_of.push(index);
             scene.may_be_freed.push(world.free.is_some() && is_pod_ip(target));
         }
@@ -190,6 +195,21 @@ fn ports(world: &World, bridge: usize) -> Ports {
         }
     }
     ports
+}
+
+/// How long ago the last of those died who had an address, whether or not they are judged now:
+/// who had it before must not take from their heirs what is theirs until the linger time of the
+/// last is over, too.
+fn latest_deaths(world: &World) -> HashMap<Address, Duration> {
+    let mut latest: HashMap<Address, Duration> = HashMap::new();
+    for tombstone in world.tombstones.iter().filter(|t| t.boot_id == world.boot_id) {
+        let Some(ago) = tombstone.died.map(|died| died.until(world.now)) else { continue };
+        for address in tombstone.addresses() {
+            let of = latest.entry(address).or_insert(ago);
+            *of = ago.min(*of);
+        }
+    }
+    latest
 }
 
 fn number(interface: &Interface) -> Option<u16> {

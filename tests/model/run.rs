@@ -37,7 +37,7 @@ pub(crate) fn walk<D: Driver>(town: &mut Town<D>, steps: &[Step]) -> Result<(), 
     let taken = steps.iter().chain(&rest).try_for_each(|step| town.step(step));
     taken.map_err(|broken| {
         let lately = town.diary.len().saturating_sub(60);
-        format!("{broken}\nwhat happened: {:#?}", &town.diary[lately..])
+        format!("{broken}\nwhat happened: {:#?}\nthe pods: {:#?}", &town.diary[lately..], town.pods)
     })
 }
 
