@@ -55,8 +55,11 @@ fn measure(node: &Node, saved: &Path, flows: usize) -> Point {
     let dead: Vec<_> = (0..DEAD).flat_map(|n| SHAPE.entries(&who(n))).collect();
     install(node, &dead);
     let there = count(node);
-    // The entries of others: as much as fits of the living's own, then whatever.
-    let living = (DEAD..PODS).flat_map(|n| SHAPE.entries(&who(n)));
+    // The entries of others: what gives the living their values, then as much as fits of the rest
+    // of theirs, then whatever.
+    let first = (DEAD..PODS).map(|n| SHAPE.entries(&who(n)).swap_remove(0));
+    let rest = (DEAD..PODS).flat_map(|n| SHAPE.entries(&who(n)).into_iter().skip(1));
+    let living = first.chain(rest);
     let filler = (0..).map(|n: usize| {
         let (table, a, b, c) = (60 + n % 10, n >> 16 & 0xff, n >> 8 & 0xff, n & 0xff);
         format!("table={table}, priority=10,tcp,nw_src=11.{a}.{b}.{c},tp_dst=80 actions=drop")
@@ -76,7 +79,9 @@ fn measure(node: &Node, saved: &Path, flows: usize) -> Point {
         let client = Echoes::start(&node.run_dir.join("br0.mgmt"));
         times.push(sweep.time());
         echoes.extend(client.stop());
-        assert_eq!(count(node), flows - dead.len());
+        // Where some of the living have no entries at all, nobody's value is proven to be theirs.
+        let (left, unproven) = (count(node), if flows < PODS * 2 { 2 * DEAD } else { 0 });
+        assert!(left >= flows - dead.len() && left <= flows - dead.len() + unproven, "{left}");
     }
     restore();
     let peak = sweep.peak();
@@ -127,7 +132,10 @@ fn document(table: &str) -> String {
          `ovs-flow-gc sweep`, from its start to its end; {ROUNDS} of each, the median is told. \
          Another client asks the switch for one echo after the other meanwhile: the longest is \
          the longest pause of ovs-vswitchd.\n\n{table}\n![Time, memory and pause over the number \
-         of flows, both axes logarithmic](scale.svg)\n\nWhat is grey is linear growth.\n",
+         of flows, both axes logarithmic](scale.svg)\n\nWhat is grey is linear growth.\n\n\
+         Memory grows by some 8 bytes for each entry that is there: the place of every entry is remembered\n\
+         until the look is over, because two that look the same are not touched. At 1,000 flows most of the\n\
+         living have hardly any, so that not every value can be proven and 20 entries of the dead wait.\n",
         SHAPE.each()
     )
 }
