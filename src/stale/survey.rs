@@ -265,7 +265,7 @@ impl<'c> Survey<'c> {
             if older && (leftover || is_left_for(index, flow, *l)) {
                 continue;
             }
-            let own = !older && !may_be_of_before(index, flow, Owner::Live(*l));
+            let own = !older && !may_be_of_before(index, flow, token, Owner::Live(*l));
             if nested {
                 claims.foreign = true;
             } else {
@@ -311,7 +311,8 @@ impl<'c> Survey<'c> {
             }
             // What it left behind under a newcomer's number still shows its value.
             let dead = |port| index.port_state(dead, port, Some(flow)) == PortState::Dead;
-            let own = in_port.is_some_and(dead) && !may_be_of_before(index, flow, Owner::Dead(*i));
+            let own =
+                in_port.is_some_and(dead) && !may_be_of_before(index, flow, token, Owner::Dead(*i));
             claim_dead(*i, own);
         }
         for m in sources().filter(|m| m.side == Side::Source) {
@@ -335,13 +336,15 @@ impl<'c> Survey<'c> {
 /// who had that number before: numbers change hands (a restart, another interface's
 /// `ofport_request`), and flows are never adapted. Who was born with a number has no such
 /// doubts: its age tells leftovers apart.
-fn may_be_of_before(index: &Index<'_>, flow: &Flow, owner: Owner) -> bool {
+fn may_be_of_before(index: &Index<'_>, flow: &Flow, token: RegisterToken, owner: Owner) -> bool {
     let moved = match owner {
         Owner::Dead(i) => index.case.dead.get(i).is_some_and(|dead| !dead.former.is_empty()),
         Owner::Live(l) => index.live(l).is_some_and(|live| !live.former.is_empty()),
     };
-    // Who that was need not be known any more.
-    moved && flow.matches.in_port.is_some()
+    let Some(owners) = flow.matches.in_port.and_then(|port| index.port(port)) else { return false };
+    let dead = owners.dead.iter().map(|i| Owner::Dead(*i));
+    let mut before = dead.chain(owners.live_before.iter().map(|l| Owner::Live(*l)));
+    moved && before.any(|other| other != owner && may_load(index, other, token))
 }
 
 /// Whether a flow was made for another of the dead, who was given this one's port number: two
