@@ -722,7 +722,8 @@ fn a_switch_that_is_away_hung_or_hangs_up() {
             }
         };
         assert!(matches!(error, Error::TimedOut { .. }), "{attempt}: {error}");
-        assert!((290..600).contains(&start.elapsed().as_millis()), "{attempt}");
+        // Not before its deadline, and not for ever: how soon after it is the machine's.
+        assert!(start.elapsed() >= Duration::from_millis(290), "{attempt}");
     }
     // More than its backlog of 64: connect itself would block for ever.
     let waiting: Vec<_> = (0..80)

@@ -208,8 +208,7 @@ impl Sweeper<'_> {
     /// Reads the records again now that there is time, if the sweep has changed them.
     fn keep_records(&mut self, registry: &Registry) {
         let known = self.known.take();
-        let current = known.filter(|known| registry.unchanged(known.version));
-        let current = current.or_else(|| registry.snapshot().ok());
+        let current = registry.snapshot_or(known).ok();
         self.known = current.filter(|known| known.version.is_some() && known.is_complete());
         self.database.listen(Deadline::after(TIMEOUT));
     }

@@ -98,7 +98,7 @@ pub(super) fn must<T>(table: &str, column: &str, value: Option<T>) -> Result<T, 
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     switch: (Ovn, Option<String>),
-    pub(super) bridges: BTreeMap<RowId, (Bridge, Vec<RowId>)>,
+    pub(super) bridges: RowMap<(Bridge, Vec<RowId>)>,
     /// With their interfaces' ids.
     pub(super) ports: RowMap<(Port, Vec<RowId>)>,
     pub(super) interfaces: RowMap<Interface>,
@@ -108,26 +108,26 @@ pub(super) struct Rows {
 /// section 4.1.6).
 #[derive(Deserialize)]
 struct Update<T> {
-    #[serde(default = "gone")]
     new: Option<T>,
-}
-
-fn gone<T>() -> Option<T> {
-    None
 }
 
 type Updates<T> = BTreeMap<String, Update<T>>;
 
-/// The rows that a notification speaks of, as they are now.
-fn changed<T: DeserializeOwned>(
+/// Does to a table's rows what a notification says of them.
+fn follow<T: DeserializeOwned, R>(
+    rows: &mut RowMap<R>,
     updates: &str,
     doing: &'static str,
-) -> Result<Vec<(RowId, Option<T>)>, Error> {
-    let row = |(name, update): (String, Update<T>)| {
+    read: impl Fn(&T, RowId) -> Result<R, Error>,
+) -> Result<(), Error> {
+    for (name, update) in parse::<Updates<T>>(updates, doing)? {
         let id = name.parse().map_err(|_| Error::malformed(format!("{doing}: no row: {name}")))?;
-        Ok((id, update.new))
-    };
-    parse::<Updates<T>>(updates, doing)?.into_iter().map(row).collect()
+        match update.new {
+            Some(row) => drop(rows.insert(id, read(&row, id)?)),
+            None => drop(rows.remove(&id)),
+        }
+    }
+    Ok(())
 }
 
 impl SwitchRow {
@@ -239,30 +239,9 @@ impl Rows {
                         self.switch = must("Open_vSwitch", "its only row", update.new)?.read()?;
                     }
                 }
-                "Bridge" => {
-                    for (id, row) in changed::<BridgeRow>(updates, doing)? {
-                        match row {
-                            Some(row) => drop(self.bridges.insert(id, row.read(id)?)),
-                            None => drop(self.bridges.remove(&id)),
-                        }
-                    }
-                }
-                "Port" => {
-                    for (id, row) in changed::<PortRow>(updates, doing)? {
-                        match row {
-                            Some(row) => drop(self.ports.insert(id, row.read(id)?)),
-                            None => drop(self.ports.remove(&id)),
-                        }
-                    }
-                }
-                "Interface" => {
-                    for (id, row) in changed::<InterfaceRow>(updates, doing)? {
-                        match row {
-                            Some(row) => drop(self.interfaces.insert(id, row.read(id)?)),
-                            None => drop(self.interfaces.remove(&id)),
-                        }
-                    }
-                }
+                "Bridge" => follow(&mut self.bridges, updates, doing, BridgeRow::read)?,
+                "Port" => follow(&mut self.ports, updates, doing, PortRow::read)?,
+                "Interface" => follow(&mut self.interfaces, updates, doing, InterfaceRow::read)?,
                 _ => {}
             }
         }

@@ -136,6 +136,16 @@ impl Registry {
         since.is_some() && self.keep_writers_out().version() == since
     }
 
+    /// [`Self::snapshot`], or what is known of one before if that is complete and nobody can
+    /// have written since.
+    ///
+    /// # Errors
+    /// As [`Self::snapshot`].
+    pub fn snapshot_or(&self, known: Option<Everything>) -> Result<Everything, Error> {
+        let known = known.filter(|known| known.is_complete() && self.unchanged(known.version));
+        known.map_or_else(|| self.snapshot(), Ok)
+    }
+
     /// The active record of a key. An empty file counts as none.
     ///
     /// # Errors

@@ -88,6 +88,11 @@ impl Watch<'_> {
         Scene::build(world, self.bridge, self.targets, self.engine.newcomer.as_ref())
     }
 
+    /// Of each, whether its verdict still holds.
+    fn holding(&self, chunk: &[Doomed<'_>]) -> Vec<bool> {
+        chunk.iter().map(|doomed| self.standing(doomed) == Standing::Holds).collect()
+    }
+
     fn standing(&self, doomed: &Doomed<'_>) -> Standing {
         let Some(recheck) = &self.recheck else { return Standing::Holds };
         match doomed.candidate.entry.flow() {
@@ -382,17 +387,19 @@ fn delete<'l>(
         watch.look(client, connection)?;
         // OVSDB and the bridge follow each other within milliseconds. A look at these two costs
         // less than another one at the entries.
-        while patience > 0 && !chunk.iter().all(|d| watch.standing(d) == Standing::Holds) {
+        let mut holds = watch.holding(chunk);
+        while patience > 0 && holds.contains(&false) {
             patience -= 1;
             std::thread::sleep(FOLLOWING);
             watch.look(client, connection)?;
+            holds = watch.holding(chunk);
         }
         if let Some(window) = &mut window {
             window.listen(connection)?;
         }
-        for doomed in chunk.iter_mut() {
+        for (doomed, holds) in chunk.iter_mut().zip(holds) {
             let newer = window.as_ref().is_some_and(|w| w.is_newer(doomed.candidate));
-            if !newer && watch.standing(doomed) == Standing::Holds {
+            if holds && !newer {
                 continue;
             }
             info!("kept for now, its evidence changed: {}", doomed.candidate.entry);

@@ -76,15 +76,10 @@ impl Once<'_> {
     /// # Errors
     /// As [`roll_call`](Self::roll_call).
     pub fn roll_call_knowing(&self, known: Option<Everything>) -> Result<Roll, Error> {
-        let everything = match (self.registry, known) {
+        let everything = match self.registry {
             // What could not be read then may be readable now.
-            (Some(registry), Some(known))
-                if known.is_complete() && registry.unchanged(known.version) =>
-            {
-                known
-            }
-            (Some(registry), _) => registry.snapshot()?,
-            (None, _) => Everything::default(),
+            Some(registry) => registry.snapshot_or(known)?,
+            None => Everything::default(),
         };
         let corrupt: Vec<String> = everything.corrupt.iter().map(ToString::to_string).collect();
         let untidy = !everything.corrupt.is_empty() || !everything.leftovers.is_empty();

@@ -81,11 +81,7 @@ impl Scene {
             let network = scene.network(world, &target.attachment.key.network);
             let own = world.own_place_of(&target.attachment, &claimed);
             claimed.extend(own.map(|p| p.interface.id));
-            let mut dead = self::dead(world, target, own, bridge, network);
-            let linger = world.config(&target.attachment.key.network).linger();
-            dead.lingered &=
-                dead.addresses.iter().all(|a| latest.get(a).is_none_or(|d| *d >= linger));
-            scene.case.dead.push(dead);
+            scene.case.dead.push(self::dead(world, target, own, bridge, network, &latest));
             scene.dead_of.push(index);
             scene.may_be_freed.push(world.free.is_some() && is_pod_ip(target));
         }
@@ -262,11 +258,13 @@ fn dead(
     own: Option<Place<'_>>,
     bridge: usize,
     network: NetworkIndex,
+    latest: &HashMap<Address, Duration>,
 ) -> Dead {
     let record = &target.attachment;
     let config = world.config(&record.key.network);
     let died = record.died.unwrap_or(world.now);
     let age = died.until(world.now);
+    let (linger, addresses) = (config.linger(), record.addresses());
     let name = world.ovs.bridges.get(bridge).map(|b| b.name.as_str());
     let ofport = match own {
         Some(place) if place.bridge == bridge => number(place.interface).or(record.ofport),
@@ -278,7 +276,9 @@ fn dead(
         ofport: ofport.filter(|n| (1..=0xfeff).contains(n)),
         former: former(world, record, bridge, ofport),
         interface: own.map(|p| p.interface.id).or(record.interface),
-        addresses: record.addresses(),
+        lingered: age >= linger
+            && addresses.iter().all(|a| latest.get(a).is_none_or(|ago| *ago >= linger)),
+        addresses,
         register: register_now(config, record, own.map(|p| (p.port, p.interface)))
             .map(|r| r.value)
             .filter(|v| *v != 0),
@@ -292,7 +292,6 @@ fn dead(
         } else {
             age
         },
-        lingered: age >= config.linger(),
         recorded: !record.unrecorded,
         holds_addresses: target.cause == Cause::Del && record.seen_alive >= died,
         ip_evidence: ip_evidence(config, target, world.free.as_ref()),

@@ -137,10 +137,9 @@ impl World {
         asked: Asked,
         now: Stamp,
     ) -> Reading {
-        let everything = match (registry, known) {
-            (Some(registry), Some(known)) if registry.unchanged(known.version) => Ok(known),
-            (Some(registry), _) => registry.snapshot(),
-            (None, _) => Ok(registry::Everything::default()),
+        let everything = match registry {
+            Some(registry) => registry.snapshot_or(known),
+            None => Ok(registry::Everything::default()),
         };
         let everything = everything.unwrap_or_else(|failed| registry::Everything {
             failures: vec![failed],
