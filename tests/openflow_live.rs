@@ -157,7 +157,7 @@ fn ok(command: &mut Command) -> String {
 fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < Duration::from_secs(10), "waited in vain for {what}");
+        assert!(start.elapsed() < Duration::from_secs(40), "waited in vain for {what}");
         sleep(Duration::from_millis(10));
     }
 }

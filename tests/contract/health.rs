@@ -54,7 +54,7 @@ fn check_says_what_differs() {
     node.ovsdb.pause();
     let hung = call(&node, "CHECK", &db).run();
     refused_with(&hung, 11, &["ovsdb-server", "in time"]);
-    assert!(hung.took < Duration::from_secs(4), "{hung}");
+    assert!(hung.took < Duration::from_secs(20), "{hung}");
     node.ovsdb.resume();
     node.ovsdb.stop();
     refused_with(&call(&node, "CHECK", &db).run(), 11, &["db.sock"]);
@@ -107,7 +107,7 @@ fn status_says_what_add_would_miss() {
     node.ovsdb.pause();
     let hung = status(&node);
     refused_with(&hung, 50, &["ovsdb-server", "in time"]);
-    assert!(hung.took < Duration::from_secs(4), "{hung}");
+    assert!(hung.took < Duration::from_secs(20), "{hung}");
     node.ovsdb.resume();
     silent(status(&node));
 

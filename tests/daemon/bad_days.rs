@@ -20,7 +20,7 @@ fn two_pods(node: &Node) -> ([Attached; 2], [Vec<String>; 2]) {
 
 #[track_caller]
 fn until(node: &Node, flows: &[String]) {
-    within(Duration::from_secs(8), "the entries are as they should be", || {
+    within(Duration::from_secs(40), "the entries are as they should be", || {
         let outcome = node.try_ofctl(&["--no-stats", "--no-names", "dump-flows", "br0"]);
         outcome.succeeded() && node.dump("br0") == flows
     });
@@ -117,7 +117,7 @@ fn the_state_directory_is_removed_under_it() {
     node.vanish(&cache, Port::Gone);
     // Two name its register value, which is not proven to be its own, two its address alone,
     // which one of the others may have: theirs are not known any more.
-    within(Duration::from_secs(8), "its other entries are gone", || {
+    within(Duration::from_secs(40), "its other entries are gone", || {
         node.dump("br0").len() <= both.len() + 4
     });
     let left = node.dump("br0");

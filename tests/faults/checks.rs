@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::rig::Outcome;
 
 /// What a call may take beyond its timeout: the lock's grace of 500 ms, and a busy machine.
-const SMALL: Duration = Duration::from_millis(1500);
+const SMALL: Duration = Duration::from_secs(10);
 
 /// How a disturbed call ended, all promises held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

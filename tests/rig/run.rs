@@ -189,7 +189,7 @@ fn describe(command: &Command) -> String {
 /// Waits until `condition` holds; fails the test with `what` if it does not in time.
 #[track_caller]
 pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
-    within(Duration::from_secs(10), what, condition);
+    within(Duration::from_secs(40), what, condition);
 }
 
 /// As [`eventually`], but no longer than this.

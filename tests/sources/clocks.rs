@@ -17,7 +17,7 @@ use crate::apiserver::ApiServer;
 use crate::rig::{Node, Port, Runtime, eventually};
 use crate::town::{NODE, age, api_pod, node, pods, start, start_unsettled, stranger, up, well};
 
-const SOON: Duration = Duration::from_secs(8);
+const SOON: Duration = Duration::from_secs(40);
 const DAY_MS: u64 = 86_400_000;
 
 /// Changes every record, the dead ones' too.

@@ -8,7 +8,7 @@ use crate::apiserver::ApiServer;
 use crate::rig::{Port, Runtime, eventually};
 use crate::town::{Flows, NODE, age, api_pod, node, pod, pods, start, stranger, well};
 
-const SOON: Duration = Duration::from_secs(8);
+const SOON: Duration = Duration::from_secs(40);
 
 #[test]
 fn each_source_has_its_say() {

@@ -77,7 +77,7 @@ fn the_api_server_lies() {
         }
         assert_eq!(daemon.get("/healthz").0, 200, "{lie}");
     }
-    one_dies(&node, &api, &mut flows, "dies", Duration::from_secs(8));
+    one_dies(&node, &api, &mut flows, "dies", Duration::from_secs(40));
     api.every_list(None);
     back(&daemon, "kubernetes");
     flows.stay(&node, DAY);
@@ -108,7 +108,7 @@ fn the_api_server_flaps() {
             break;
         }
     }
-    one_dies(&node, &api, &mut flows, "dies", Duration::from_secs(8));
+    one_dies(&node, &api, &mut flows, "dies", Duration::from_secs(40));
     // A client that waits ever longer has not had all of them yet.
     api.good_watches();
     api.down(false);
@@ -131,7 +131,7 @@ fn the_runtime_lies_and_flaps() {
         assert_eq!(daemon.get("/healthz").0, 200, "{lie:?}");
     }
     assert!(!up(&daemon, "cri"));
-    one_dies(&node, &api, &mut flows, "dies", Duration::from_secs(8));
+    one_dies(&node, &api, &mut flows, "dies", Duration::from_secs(40));
     let lies = Lie::ALL;
     for turn in 0..60 {
         liar.tell(if turn % 2 == 0 { Lie::None } else { lies[turn / 2 % lies.len()] });
@@ -179,7 +179,7 @@ fn the_namespaces_flap() {
         inside(&daemon, "umount -l /run/netns");
         flows.stay(&node, Duration::from_millis(200));
     }
-    one_dies(&node, &api, &mut flows, "dies", Duration::from_secs(8));
+    one_dies(&node, &api, &mut flows, "dies", Duration::from_secs(40));
     well(&daemon);
 }
 
@@ -208,7 +208,7 @@ fn all_of_them_at_once() {
     api.every_watch(Some(Bad::Hang));
     api.end_watches();
     flows.stay(&node, DAY);
-    one_dies(&node, &api, &mut flows, "dies", Duration::from_secs(8));
+    one_dies(&node, &api, &mut flows, "dies", Duration::from_secs(40));
     assert_eq!((daemon.get("/healthz").0, daemon.get("/readyz").0), (200, 200));
     runtime.signal(Signal::SIGCONT);
     liar.tell(Lie::None);

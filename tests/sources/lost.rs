@@ -13,7 +13,7 @@ use crate::guard::Daemon;
 use crate::rig::{Node, Port, Runtime, Sandbox, eventually, sleep_ms};
 use crate::town::{Flows, age, node, pod, start, stranger, well};
 
-const SOON: Duration = Duration::from_secs(8);
+const SOON: Duration = Duration::from_secs(40);
 const AGAIN: &str = "pods are known again";
 
 fn town(node: &Node, runtime: &Runtime<'_>, api: &ApiServer) -> (Flows, [Sandbox; 3]) {

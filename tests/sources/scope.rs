@@ -8,7 +8,7 @@ use crate::apiserver::{ApiServer, Bad};
 use crate::rig::{Attached, Node, Port, eventually};
 use crate::town::{Flows, api_pod, node, start_unsettled, stranger, well};
 
-const SOON: Duration = Duration::from_secs(8);
+const SOON: Duration = Duration::from_secs(40);
 
 /// Entries that rest on the address alone.
 /// A pod of nobody's but ours, and those of its entries that rest on the address alone.

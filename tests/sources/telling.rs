@@ -11,7 +11,7 @@ use crate::metrics::METRICS;
 use crate::rig::{Attached, Node, Port, eventually, within};
 use crate::town::{Flows, api_pod, node, start_unsettled, stranger, well};
 
-const SOON: Duration = Duration::from_secs(8);
+const SOON: Duration = Duration::from_secs(40);
 
 /// The Events that came, with where they were sent.
 fn events(api: &ApiServer) -> Vec<(String, Value)> {

@@ -260,16 +260,15 @@ fn race(ground: &Ground, dice: &mut Dice, races: usize, via: bool) -> Score {
     score
 }
 
-/// A few milliseconds, on a machine that has other things to do, too.
-const MOMENT: Duration = Duration::from_millis(100);
-/// As long as a busy switch may take to add thousands.
-const THOUSANDS: Duration = Duration::from_secs(1);
+/// Not as long as a sweep's interval, on a machine that has other things to do: the figures
+/// themselves are printed.
+const MOMENT: Duration = Duration::from_secs(5);
 
 #[track_caller]
-fn assert_harmless(score: &Score, moment: Duration) {
+fn assert_harmless(score: &Score) {
     assert_eq!((score.lost, score.outdated, score.suspicions), (0, 0, 0), "{score:?}");
     assert!(score.put_back > 0, "the window was hardly ever hit: {score:?}");
-    assert!(score.gap[2] < moment, "{score:?}");
+    assert!(score.gap[2] < MOMENT, "{score:?}");
     assert!(score.missed || score.gaps as u64 >= score.put_back, "{score:?}");
 }
 
@@ -291,11 +290,11 @@ fn a_controller_that_races_a_del_loses_nothing() {
     ground.proxy.mute(false);
     let through = race(&ground, &mut dice, races / 5, true);
     through.say("it does, the same way");
-    assert_harmless(&through, MOMENT);
+    assert_harmless(&through);
 
     let with = race(&ground, &mut dice, races, false);
     with.say("it does");
-    assert_harmless(&with, MOMENT);
+    assert_harmless(&with);
 }
 
 /// In OpenFlow 1.3's dialect, and in 1.5.
@@ -307,7 +306,7 @@ fn the_other_dialects_race_as_well() {
         let ground = Ground::new("races_in_a_dialect", &format!("OpenFlow10,{version}"), 50, 40);
         let score = race(&ground, &mut dice, races(2_000) / 4, false);
         score.say(version);
-        assert_harmless(&score, MOMENT);
+        assert_harmless(&score);
     }
 }
 
@@ -320,7 +319,7 @@ fn long_lists_race_as_well() {
         let ground = Ground::new("races_a_long_list", "OpenFlow10,OpenFlow14", 1, entries);
         let score = race(&ground, &mut dice, races(2_000) / 40, false);
         score.say(&format!("{entries} entries"));
-        assert_harmless(&score, THOUSANDS);
+        assert_harmless(&score);
     }
 }
 
