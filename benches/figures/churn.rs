@@ -1,4 +1,5 @@
 //! An hour of churn in a few minutes: as many deaths and births, does the daemon grow?
+//! `OFG_CHURN=hour` takes the hour itself, with the defaults.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,35 +13,56 @@ use super::table::Table;
 
 /// Twice what dies within ten seconds, and some: more would be the brake's.
 const PODS: usize = 600;
-const SHAPE: Shape = Shape { policy: 5, tables: 1, linger: LINGER, who };
 const FLOWS: usize = 13_000;
-/// They die and join so many at a time, once a second: one a second for an hour. On a busy
-/// machine a batch takes longer, and there are fewer.
-const BATCH: usize = 15;
-const BATCHES: usize = 240;
-/// As much shorter than by default: a minute of an hour has as many dead to remember.
-const LINGER: u64 = 2;
-const LONGEST: Duration = Duration::from_secs(300);
 /// Every so many batches by DEL.
 const DELETED: usize = 4;
-/// Also faster by fifteen: the net, and with it the looks at everything.
-const INTERVAL: &str = "--interval=2s";
 const MOST: f64 = 2.0;
 
+/// They die and join so many at a time, once a second.
+struct Pace {
+    batch: usize,
+    batches: usize,
+    longest: Duration,
+    /// Seconds.
+    linger: u64,
+    interval: &'static str,
+}
+
+/// Faster by fifteen: a minute of an hour has as many dead to remember, and the net and with it
+/// the looks at everything come as often. On a busy machine a batch takes longer, and there are
+/// fewer.
+const FAST: Pace = Pace {
+    batch: 15,
+    batches: 240,
+    longest: Duration::from_secs(300),
+    linger: 2,
+    interval: "--interval=2s",
+};
+const HOUR: Pace = Pace {
+    batch: 1,
+    batches: 3600,
+    longest: Duration::from_secs(3600),
+    linger: 30,
+    interval: "--interval=30s",
+};
+
 pub(crate) fn figures(table: &mut Table) {
+    let hour = std::env::var("OFG_CHURN").is_ok_and(|churn| churn == "hour");
+    let pace = if hour { HOUR } else { FAST };
+    let shape = Shape { policy: 5, tables: 1, linger: pace.linger, who };
     let node = Setup::new().datapath(Datapath::Dummy).up("bench-churn");
-    let crowd = crowded(&node, PODS, SHAPE, FLOWS);
+    let crowd = crowded(&node, PODS, shape, FLOWS);
     let mut args = args(&crowd);
-    args.push(INTERVAL.to_owned());
+    args.push(pace.interval.to_owned());
     let daemon = start(&node, &args);
     thread::sleep(Duration::from_secs(1));
     let mut samples = vec![sample(&daemon, 0)];
     let since = Instant::now();
     let mut batches = 0;
-    while batches < BATCHES && since.elapsed() < LONGEST {
+    while batches < pace.batches && since.elapsed() < pace.longest {
         let (began, batch) = (Instant::now(), batches);
         batches += 1;
-        let dead = batch * BATCH..(batch + 1) * BATCH;
+        let dead = batch * pace.batch..(batch + 1) * pace.batch;
         let born = PODS + dead.start..PODS + dead.end;
         if batch.is_multiple_of(DELETED) {
             dead.clone().for_each(|n| drop(crowd.call(n, "DEL").run().ok()));
@@ -48,14 +70,14 @@ pub(crate) fn figures(table: &mut Table) {
         crowd.die_all(dead.clone());
         crowd.del_ports(dead);
         crowd.join(born);
-        samples.push(sample(&daemon, batches * BATCH));
+        samples.push(sample(&daemon, batches * pace.batch));
         thread::sleep(Duration::from_secs(1).saturating_sub(began.elapsed()));
     }
     let took = since.elapsed();
     // So that it may give back what it needed for the last.
     thread::sleep(Duration::from_secs(5));
-    samples.push(sample(&daemon, batches * BATCH));
-    told(table, &daemon, &samples, batches, took);
+    samples.push(sample(&daemon, batches * pace.batch));
+    told(table, &daemon, &samples, (batches, pace.batch), took);
 }
 
 /// Deaths until then, and resident bytes.
@@ -67,7 +89,7 @@ fn told(
     table: &mut Table,
     daemon: &Daemon,
     samples: &[(f64, f64)],
-    batches: usize,
+    (batches, batch): (usize, usize),
     took: Duration,
 ) {
     let warm = &samples[samples.len() / 4..];
@@ -76,7 +98,7 @@ fn told(
     let (before, after) = (mean(&warm[..tenth]), mean(&warm[warm.len() - tenth..]));
     let what = format!(
         "Daemon, {} deaths and births within {} s, {PODS} attachments, {FLOWS} flows",
-        BATCH * batches,
+        batch * batches,
         took.as_secs()
     );
     table.told_memory(&format!("{what}: resident, first"), samples[0].1 as u64);
@@ -95,8 +117,8 @@ fn told(
         daemon.sum("flows_deleted_total"),
         daemon.metric("brake_pulled_total")
     );
-    let by_del = batches.div_ceil(DELETED) * BATCH;
-    assert_eq!(orphans, (batches * BATCH - by_del) as f64, "not all that died were found");
+    let by_del = batches.div_ceil(DELETED) * batch;
+    assert_eq!(orphans, (batches * batch - by_del) as f64, "not all that died were found");
     daemon.no_harm();
 }
 

@@ -263,7 +263,7 @@ impl<'a> Call<'a> {
 
     fn vsctl(&self, args: &[impl AsRef<OsStr>]) -> Result<String, Failure> {
         let db = format!("--db=unix:{}/db.sock", self.run_dir);
-        let all = [OsStr::new(&db), OsStr::new("--timeout=5")];
+        let all = [OsStr::new(&db), OsStr::new("--timeout=60")];
         let all: Vec<&OsStr> = all.into_iter().chain(args.iter().map(AsRef::as_ref)).collect();
         // Too many at once for the socket's backlog: OVS says "Protocol error" for EAGAIN.
         for _ in 0..100 {

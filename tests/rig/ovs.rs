@@ -194,7 +194,7 @@ impl Node {
     #[track_caller]
     pub fn try_ovs_vsctl(&self, args: &[&str]) -> Outcome {
         let db = format!("--db=unix:{}/db.sock", self.run_dir.display());
-        let mut all = vec![db.as_str(), "--timeout=10"];
+        let mut all = vec![db.as_str(), "--timeout=60"];
         if !self.vswitchd.answers() {
             all.push("--no-wait");
         }
@@ -211,14 +211,14 @@ impl Node {
     /// `ovs-ofctl`. A `-O` among the arguments wins over "every version".
     #[track_caller]
     pub fn try_ofctl(&self, args: &[&str]) -> Outcome {
-        let all: Vec<&str> = [EVERY_VERSION, "--timeout=10"].iter().chain(args).copied().collect();
+        let all: Vec<&str> = [EVERY_VERSION, "--timeout=60"].iter().chain(args).copied().collect();
         self.run("ovs-ofctl", &all)
     }
 
     /// `ovs-appctl -t ovs-vswitchd`, which must succeed.
     #[track_caller]
     pub fn appctl(&self, args: &[&str]) -> String {
-        let all: Vec<&str> = ["--timeout=10"].iter().chain(args).copied().collect();
+        let all: Vec<&str> = ["--timeout=60"].iter().chain(args).copied().collect();
         self.run("ovs-appctl", &all).ok()
     }
 
@@ -251,7 +251,7 @@ impl Node {
     #[track_caller]
     pub fn add_flow_text(&self, bridge: &str, text: &str) {
         let mut ofctl = self.command("ovs-ofctl");
-        ofctl.args([EVERY_VERSION, "--timeout=20", "add-flows", bridge, "-"]);
+        ofctl.args([EVERY_VERSION, "--timeout=60", "add-flows", bridge, "-"]);
         run(ofctl, Some(&self.netns), text.as_bytes()).ok();
     }
 

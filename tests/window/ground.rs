@@ -134,6 +134,7 @@ fn entries(node: &Node, connection: &mut Connection, lines: &[String]) -> Vec<En
     node.add_flows("br0", lines);
     let mut all = Vec::new();
     let table = Filter::table(40);
+    connection.set_deadline(soon());
     connection.dump(&table, &mut |raw, _| all.push(raw.to_entry())).unwrap();
     assert_eq!(all.len(), lines.len());
     node.ofctl(&["del-flows", "br0", "table=40"]);
