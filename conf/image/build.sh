@@ -38,7 +38,7 @@ command -v buildah >/dev/null || die "no buildah: apt-get install --no-install-r
 # Prints where cargo says that it put the binary $1, built with the options $2.
 build() {
     # shellcheck disable=SC2086 # a list of words
-    (cd "$repository" && cargo build --release --locked --bin "$1" $2 --message-format=json-render-diagnostics) |
+    "$repository/conf/image/release.sh" --bin "$1" $2 --message-format=json-render-diagnostics |
         sed -n 's/.*"reason":"compiler-artifact".*"kind":\["bin"\].*"name":"'"$1"'".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
 }
 
@@ -47,7 +47,7 @@ trap 'rm -rf -- "$context"' EXIT
 trap 'exit 1' HUP INT TERM
 mkdir -p "$context/root/run" "$context/root/var"
 ln -s ../run "$context/root/var/run"
-# The plugin without the daemon's feature: the same file that install.sh builds.
+# The plugin without the daemon's feature.
 [ -n "$plugin" ] || plugin=$(build ovs-flow-gc '')
 [ -f "$plugin" ] || die "no plugin: ${plugin:-cargo built none}"
 install -m 755 -- "$plugin" "$context/root/ovs-flow-gc"

@@ -1,0 +1,20 @@
+#!/bin/sh
+# `cargo build --release --locked` without a trace of where it was built: the same commit and the
+# same toolchain make the same bytes anywhere (reproduce.sh shows it).
+#
+#   conf/image/release.sh [CARGO'S OPTIONS]        e.g. --features daemon --bin ovs-flow-gcd
+#
+# Panic messages name the crates' source files. What differs from one builder to the next in those
+# paths is replaced, and flags of the environment's, which would come into the place of ours, are
+# not taken.
+set -eu
+cd "$(dirname -- "$0")/../.."
+unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS
+commit=$(rustc -vV | sed -n 's/^commit-hash: //p')
+remap() { printf '"--remap-path-prefix=%s=%s",' "$1" "$2"; }
+exec cargo build --release --locked --config "target.'cfg(all())'.rustflags = [$(
+    remap "${CARGO_HOME:-$HOME/.cargo}" /cargo
+    remap "$(pwd -P)" /ovs-flow-gc
+    # The standard library's sources, where they are installed.
+    remap "$(rustc --print sysroot)/lib/rustlib/src/rust" "/rustc/$commit"
+)]" "$@"
