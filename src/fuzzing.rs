@@ -58,6 +58,7 @@ targets! {
     openflow_actions = openflow::fuzzing::instructions;
     openflow_dump = openflow::fuzzing::dump;
     openflow_replies = openflow::fuzzing::replies;
+    openflow_monitor = openflow::monitor::fuzzing::told;
     ovsdb_frames = ovsdb::fuzzing::frames;
     ovsdb_rows = ovsdb::fuzzing::rows;
     ovsdb_rpc = ovsdb::fuzzing::rpc;

@@ -25,7 +25,7 @@ use crate::stale::flow::{Actions, Address, Flow, Match};
 /// No script of ours takes in more than a few messages.
 const MOST: usize = 64 << 10;
 
-fn version(selector: u8) -> Version {
+pub(super) fn version(selector: u8) -> Version {
     [Version::V13, Version::V14, Version::V15][usize::from(selector) % 3]
 }
 
@@ -117,13 +117,17 @@ pub(crate) fn journal_entry(data: &[u8]) -> bool {
     true
 }
 
-fn written(version: Version, tlvs: &[u8], instructions: &[u8]) -> Result<Entry, super::BadEntry> {
+pub(super) fn written(
+    version: Version,
+    tlvs: &[u8],
+    instructions: &[u8],
+) -> Result<Entry, super::BadEntry> {
     let (tlvs, instructions) = (hex(tlvs), hex(instructions));
     Entry::try_from(format!("{:x} a 64 2a 3c 0 0 0 {tlvs} {instructions}", version.wire()))
 }
 
 /// What holds of everything that counts as an entry.
-fn check_entry(entry: &Entry) {
+pub(super) fn check_entry(entry: &Entry) {
     let raw = entry.raw();
     let size = entry.bytes().len();
     assert!(size <= usize::from(u16::MAX));
@@ -273,7 +277,7 @@ pub(crate) fn replies(data: &[u8]) -> bool {
                 format!("{applied:?}")
             })
         };
-        match selector % 7 {
+        match selector % 8 {
             0 => believe(connection.ports_and_tables()).map(|(ports, tables)| {
                 assert!(ports.iter().all(|(_, name)| name.len() <= 16 * 3));
                 format!("{ports:?} {tables:?}")
@@ -286,12 +290,24 @@ pub(crate) fn replies(data: &[u8]) -> bool {
                 let ip = "10.244.1.5".parse().unwrap();
                 believe(connection.flush_conntrack(ip)).map(|()| String::new())
             }
-            _ => {
+            6 => {
                 let mut left = 0;
                 let filters = [Filter::table(10)];
                 let done =
                     connection.delete_strict_and_dump(&entries, &filters, &mut |_| left += 1);
                 applied(done).map(|applied| format!("{applied} {left}"))
+            }
+            _ => {
+                believe(connection.watch())?;
+                believe(connection.barrier())?;
+                let (on, told) = (connection.is_watching(), connection.noted());
+                assert_eq!(connection.told(), told.len() as u64);
+                let paused = (connection.is_paused(), connection.take_pause());
+                // What came behind the answer, up to the end.
+                assert_eq!(believe(connection.updates()), None, "it had hung up");
+                let more = connection.noted();
+                assert!((0..).zip(told.iter().chain(&more)).all(|(at, update)| update.at == at));
+                Some(format!("{on} {paused:?} {told:?}"))
             }
         }
     };

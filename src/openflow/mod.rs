@@ -35,7 +35,7 @@ pub(crate) mod fuzzing;
 mod hello;
 mod lanes;
 mod learn;
-mod monitor;
+pub(crate) mod monitor;
 mod oxm;
 mod port;
 mod show;

@@ -472,5 +472,7 @@ fn read(
     Ok(true)
 }
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;

@@ -220,6 +220,12 @@ fn openflow(node: &Node, version: Version, corpus: &mut Corpus) {
         let filters = [Filter::table(10)];
         drop(c.delete_strict_and_dump(&there, &filters, &mut |_| {}).unwrap());
     });
+    reply("watch", 7, &mut |c| {
+        c.watch().unwrap();
+        c.barrier().unwrap();
+        changes(node, version);
+        c.barrier().unwrap();
+    });
     reply("add-again", 2, &mut |c| drop(c.add(&there).unwrap()));
     // A bundle that the switch refuses: into the internal table.
     let refused: Vec<Entry> = there
@@ -233,6 +239,58 @@ fn openflow(node: &Node, version: Version, corpus: &mut Corpus) {
         .collect();
     reply("refused", 1, &mut |c| drop(c.delete_strict(&refused).unwrap()));
     reply("refused-add", 2, &mut |c| drop(c.add(&refused).unwrap()));
+
+    // What is told of every kind of change, our own among them, a message each.
+    let told = ask(&mut |c| {
+        c.watch().unwrap();
+        c.barrier().unwrap();
+        changes(node, version);
+        c.delete_strict(&there).unwrap();
+        c.add(&there).unwrap();
+    });
+    let mut kinds = BTreeSet::new();
+    for (n, message) in messages(&told).into_iter().enumerate() {
+        let asked_for = message[4..8] != [0; 4];
+        if message[1] == 19 && !asked_for && kinds.insert(message.len()) {
+            let name = format!("{version}-{n}");
+            corpus.add_to("openflow_monitor", &name, selector, &message[8..]);
+        }
+    }
+    assert!(kinds.len() > 5, "{version}: {kinds:?}");
+}
+
+/// Entries are added, replaced, changed, removed, and time out.
+fn changes(node: &Node, version: Version) {
+    let of = format!("-O{version}");
+    for flow in ODD.iter().step_by(3) {
+        let flow = flow.replace("table=20", "table=21").replace("table:20", "table:21");
+        node.add_flows("br0", &[flow]);
+    }
+    let entry = "cookie=7,table=213,priority=5,in_port=9,actions=drop";
+    for args in [
+        vec!["add-flow", "br0", entry],
+        vec!["add-flow", "br0", entry],
+        vec!["mod-flows", "br0", "table=213,in_port=9,actions=output:1"],
+        vec!["del-flows", "br0", "table=213"],
+        vec!["add-flow", "br0", "table=213,hard_timeout=1,in_port=9,actions=drop"],
+    ] {
+        node.ofctl(&[&[of.as_str()], args.as_slice()].concat());
+    }
+    std::thread::sleep(Duration::from_millis(2500));
+    node.ofctl(&["del-flows", "br0", "table=210"]);
+    node.ofctl(&["del-flows", "br0", "table=211"]);
+    node.ofctl(&["del-flows", "br0", "table=212"]);
+}
+
+/// The messages of a stream.
+fn messages(mut said: &[u8]) -> Vec<&[u8]> {
+    let mut all = Vec::new();
+    while said.len() >= 8 {
+        let (message, rest) = said.split_at(u16::from_be_bytes([said[2], said[3]]).into());
+        all.push(message);
+        said = rest;
+    }
+    all
 }
 
 /// A first message's body.
@@ -497,6 +555,16 @@ fn by_hand(corpus: &mut Corpus) {
     corpus.add_to("openflow_replies", "no-bundles", 1, v13(&no_bundles));
     let refused = [(1, 3, none), (1, 7, none), (1, 8, &b"\0\x05\0\x04"[..]), (21, 11, b"")];
     corpus.add_to("openflow_replies", "no-bundles-refused", 1, v13(&refused));
+
+    // A pause, and a change of our own by a mere xid.
+    let (paused, resumed) = (b"ONF\0\0\0\x07\x4f", b"ONF\0\0\0\x07\x50");
+    corpus.add_to("openflow_monitor", "paused-13", 0x80, paused);
+    corpus.add_to("openflow_monitor", "resumed-13", 0x80, resumed);
+    let told = b"\0\x10\0\0\0\0\0\0\0\x08\0\x05\0\0\0\0\0\x08\0\x06\0\0\0\0\0\x08\0\x04\0\0\0\x07";
+    corpus.add_to("openflow_monitor", "paused-14", 1, told);
+    let paused = [(19, 3, &b"\xff\xff\0\0\0\0\0\0ONF\0\0\0\x07\x4e"[..]), (4, 0, paused)];
+    let paused = [&paused[..], &[(21, 4, b"")]].concat();
+    corpus.add_to("openflow_replies", "watch-paused", 7, v13(&paused));
 
     for (name, selector, said) in [
         ("number", 5, r#"{"id":1,"result":[{},{"rows":[{"ofport":5}]}],"error":null}"#),
