@@ -20,7 +20,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::PathBuf;
 
 use rig::{Attached, Node, Outcome, Pod, Port, Setup, layouts, sleep_ms};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const GC: &str = "ovs-flow-gc";
 
@@ -120,7 +120,7 @@ impl Town {
     /// Records, the dead ones too: pod to state.
     fn records(&self) -> BTreeMap<String, String> {
         let rows = self.node.admin(&["list", "--no-flows", "--json"]).json();
-        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let rows = rows.as_array().unwrap();
         rows.iter().map(|row| (text(&row["pod"]["name"]), text(&row["state"]))).collect()
     }
@@ -186,6 +186,60 @@ fn read_only() {
     town.node.admin(&["sweep"]).ok();
     assert_eq!(town.node.dump("br0"), town.without(&[0]));
     assert_eq!(town.records().into_keys().collect::<Vec<_>>(), ["db"]);
+}
+
+/// A record that cannot be buried (its file's own error) keeps nobody else from it, is told of,
+/// and is what the next sweep finds.
+#[test]
+fn one_that_cannot_be_buried_keeps_nobody_else() {
+    for verb in ["sweep", "GC"] {
+        let town = Town::new("unburied", &["web", "stuck", "db", "live"]);
+        let (stuck, live) = (&town.pods[1], &town.pods[3]);
+        // Everybody's register value is known, as on a node that has been up for a while.
+        town.node.admin(&["sweep"]).ok();
+        town.pods[..3].iter().for_each(|pod| town.node.vanish(pod, Port::Gone));
+        let record: Value = serde_json::from_slice(&fs::read(town.file(stuck)).unwrap()).unwrap();
+        let name = format!("{}:{}.{}.json", stuck.container, stuck.ifname, record["generation"]);
+        let tombstone = town.node.state_dir.join("podnet/dead").join(name);
+        // The second that is buried: writing its tombstone, and moving its record instead.
+        let script = format!(
+            "exec strace -f -qq -o /dev/null -e inject=rename:error=EIO:when=2..3 {} \"$@\"",
+            town.node.plugin(GC).display(),
+        );
+        town.node.script_plugin("disturbed", &script);
+        let state = town.node.state_dir.display().to_string();
+        let clean = |plugin: &str| match verb {
+            "GC" => {
+                let mut conf = town.node.plugin_conf(GC, None, None);
+                conf["cni.dev/valid-attachments"] =
+                    json!([{"containerID": live.container, "ifname": live.ifname}]);
+                town.node.call(plugin, "GC").conf(&conf).run()
+            }
+            _ => {
+                let plugin = town.node.plugin(plugin).display().to_string();
+                town.node.run(&plugin, &["sweep", "--yes", "--json", "--state-dir", &state])
+            }
+        };
+        let outcome = clean("disturbed");
+        assert_eq!(town.node.dump("br0"), town.without(&[0, 2]), "{verb}: {outcome}");
+        assert_eq!(outcome.code, Some(if verb == "GC" { 1 } else { 3 }), "{outcome}");
+        let said: Vec<&str> = outcome
+            .stdout
+            .lines()
+            .filter(|line| line.contains("buried") || line.contains("bury"))
+            .collect();
+        assert_eq!(said.len(), 1, "{outcome}");
+        let path = tombstone.display().to_string();
+        assert!(said[0].contains(&path) && said[0].contains("os error 5"), "{outcome}");
+        let left: BTreeMap<String, String> =
+            ["live", "stuck"].map(|name| (name.to_owned(), "active".to_owned())).into();
+        assert_eq!(town.records(), left, "{verb}");
+
+        let outcome = clean(GC);
+        assert!(outcome.succeeded(), "{outcome}");
+        assert_eq!(town.node.dump("br0"), town.without(&[0, 1, 2]));
+        assert_eq!(town.records().into_keys().collect::<Vec<_>>(), ["live"]);
+    }
 }
 
 /// ovs-cni #304: its state vanished from /tmp, and DEL quietly did nothing.

@@ -1,7 +1,7 @@
 //! GC (CNI spec 1.1.0): every record of this network that is not in the list is an orphan
 //! now.
 
-use log::info;
+use log::{info, warn};
 use rscni_types::error::Error as Cni;
 use serde_json::Value;
 
@@ -34,6 +34,8 @@ pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
             cause: Cause::Tombstone,
         })
         .collect();
+    // Whoever cannot be buried keeps nobody else from it: the next GC or sweep finds him again.
+    let mut left = Vec::new();
     for record in &everything.attachments {
         // A container that is valid under any ifname protects all its attachments; so does
         // having been ADDed since the list was made.
@@ -44,12 +46,20 @@ pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
         }
         let dead = orphans::died(record.clone(), now, &boot);
         let lock = registry.lock(deadline)?;
-        if orphans::bury(&lock, &dead)? {
-            info!("{} ({}) is dead: not in the runtime's list", dead.title(), dead.key);
-            targets.push(Target { attachment: dead, cause: Cause::Gc });
+        match orphans::bury(&lock, &dead) {
+            Ok(true) => {
+                info!("{} ({}) is dead: not in the runtime's list", dead.title(), dead.key);
+                targets.push(Target { attachment: dead, cause: Cause::Gc });
+            }
+            Ok(false) => {}
+            Err(failed) => {
+                warn!("{}: cannot bury its record: {failed}", dead.key);
+                let (pod, container) = (dead.title(), &dead.key.container);
+                left.push(format!("{pod} ({container}): cannot bury its record: {failed}"));
+            }
         }
     }
-    let of = targets.len();
+    let of = targets.len().saturating_add(left.len());
     let engine = Engine {
         registry: Some(&registry),
         run_dir: request.config.ovs_run_dir(),
@@ -64,13 +74,9 @@ pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
         database: None,
     };
     let report = engine.clean(targets);
-    let left: Vec<String> = report
-        .targets
-        .iter()
-        .filter_map(|t| {
-            t.error.as_ref().map(|error| format!("{} ({}): {error}", t.pod, t.container))
-        })
-        .collect();
+    left.extend(report.targets.iter().filter_map(|t| {
+        t.error.as_ref().map(|error| format!("{} ({}): {error}", t.pod, t.container))
+    }));
     if left.is_empty() { Ok(()) } else { Err(Failure::Unfinished { left, of }) }
 }
 

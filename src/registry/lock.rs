@@ -278,17 +278,14 @@ impl<'r> Lock<'r> {
     /// whose tombstone was written.
     ///
     /// # Errors
-    /// [`Error::Io`] on the first that cannot be removed.
+    /// [`Error::Io`] of the first that cannot be removed; the others are.
     pub fn tidy(&self, everything: &Everything) -> Result<(), Error> {
-        for leftover in &everything.leftovers {
-            match leftover {
-                Leftover::Temporary(path) if is_stale(path) => file::remove(path)?,
-                Leftover::Temporary(_) => {}
-                Leftover::Buried(a) if self.has_tombstone(a) => drop(self.remove(a)?),
-                Leftover::Buried(_) => {}
-            }
-        }
-        Ok(())
+        let tidied = everything.leftovers.iter().map(|leftover| match leftover {
+            Leftover::Temporary(path) if is_stale(path) => file::remove(path),
+            Leftover::Buried(a) if self.has_tombstone(a) => self.remove(a).map(drop),
+            Leftover::Temporary(_) | Leftover::Buried(_) => Ok(()),
+        });
+        tidied.fold(Ok(()), Result::and)
     }
 
     fn is_active(&self, a: &Attachment) -> bool {

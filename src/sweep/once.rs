@@ -86,9 +86,13 @@ impl Once<'_> {
         if let (Some(registry), true, true) = (self.registry, self.act, untidy) {
             let lock = registry.lock(Deadline::after(self.timeout))?;
             for torn in &everything.corrupt {
-                lock.move_corrupt_aside(torn)?;
+                if let Err(failed) = lock.move_corrupt_aside(torn) {
+                    warn!("{failed}; {torn}");
+                }
             }
-            lock.tidy(&everything)?;
+            if let Err(failed) = lock.tidy(&everything) {
+                warn!("{failed}; the next sweep tries again");
+            }
         }
         let boot_id = boot_id().map_err(Error::BootId)?;
         let orphans = orphans::find_with(&everything, &boot_id, self.witnesses, self.recent);
@@ -101,14 +105,15 @@ impl Once<'_> {
     /// wants looked at. The switch is spoken to only if there are any, or if thorough.
     ///
     /// # Errors
-    /// If the records cannot be written. What goes wrong on the switch is in the report.
+    /// If the lock cannot be had. What goes wrong with one record or on the switch is in the
+    /// report.
     pub fn clean(
         &self,
         roll: &Roll,
         pick: impl FnMut(&Attachment) -> bool,
     ) -> Result<Report, Error> {
         let Roll { everything, orphans, boot_id, .. } = roll;
-        let Doomed { targets, records } = match self.registry {
+        let Doomed { targets, unburied, records } = match self.registry {
             Some(registry) => {
                 let dead = if roll.braked.is_some() { &[] } else { orphans.dead.as_slice() };
                 let act = self.act && !roll.paused;
@@ -117,7 +122,7 @@ impl Once<'_> {
             }
             None => Doomed::default(),
         };
-        let report = if targets.is_empty() && !self.thorough {
+        let mut report = if targets.is_empty() && !self.thorough {
             Report::default()
         } else {
             let engine = Engine {
@@ -135,6 +140,9 @@ impl Once<'_> {
             };
             engine.clean_knowing(targets, records)
         };
+        for (target, failed) in unburied {
+            report.add_failed(&target, format!("its record could not be buried: {failed}"));
+        }
         if let (Some(registry), true) = (self.registry, self.act && !roll.paused) {
             let deadline = Deadline::after(self.timeout);
             if let Err(failed) = orphans::sighted(registry, everything, orphans, deadline) {

@@ -104,16 +104,19 @@ pub fn find_with(
 pub struct Doomed {
     /// The dead.
     pub targets: Vec<Target>,
+    /// Dead too, but their records could not be buried: they stay active records, which the
+    /// next sweep finds. Nothing of theirs is deleted without a tombstone.
+    pub unburied: Vec<(Target, registry::Error)>,
     /// The records as they are now, if nobody but us has written any since they were read.
     pub records: Option<Everything>,
 }
 
 /// The targets of a sweep: orphans (buried as tombstones first, so that nothing is
 /// forgotten if we die) and those tombstones of earlier deaths that `pick` wants; with `act`
-/// false, those orphans.
+/// false, those orphans. Who cannot be buried keeps nobody else from it.
 ///
 /// # Errors
-/// If the records cannot be written.
+/// If the lock cannot be had.
 pub fn targets(
     registry: &Registry,
     everything: &Everything,
@@ -132,21 +135,23 @@ pub fn targets(
         .collect();
     if dead.is_empty() {
         let records = everything.after_burying(std::iter::empty(), everything.version);
-        return Ok(Doomed { targets, records });
+        return Ok(Doomed { targets, unburied: Vec::new(), records });
     }
     let lock = if act { Some(registry.lock(deadline)?) } else { None };
     // What the roll call read need not be read again.
     let known = lock.as_ref().and_then(|lock| lock.succeeds(everything.version));
     let mut version = if act { known } else { everything.version };
-    let first = targets.len();
+    let (first, mut unburied) = (targets.len(), Vec::new());
     // Nobody buries them: as with tombstones, they need not be looked at every time.
     let dead = dead.iter().filter(|orphan| act || pick(&orphan.record));
     for Orphan { record, why, .. } in dead {
         let record = died(record.clone(), now, boot_id);
+        let target = Target { attachment: record, cause: Cause::Orphan(why.to_string()) };
         if let Some(lock) = &lock {
+            let record = &target.attachment;
             let buried = match known {
-                Some(_) => lock.bury_known(&record).map(Some),
-                None => bury(lock, &record).map(|buried| buried.then_some(Burial::Written)),
+                Some(_) => lock.bury_known(record).map(Some),
+                None => bury(lock, record).map(|buried| buried.then_some(Burial::Written)),
             };
             match buried {
                 Ok(Some(burial)) => {
@@ -163,22 +168,25 @@ pub fn targets(
                 Ok(None) => continue,
                 Err(failed) => {
                     warn!("{}: cannot bury its record: {failed}", record.key);
-                    return Err(failed);
+                    // Half of it may be done.
+                    version = None;
+                    unburied.push((target, failed));
+                    continue;
                 }
             }
         }
-        targets.push(Target { attachment: record, cause: Cause::Orphan(why.to_string()) });
+        targets.push(target);
     }
     let buried = targets.iter().skip(first).map(|target| &target.attachment);
     let records = everything.after_burying(buried.filter(|_| act), version);
-    Ok(Doomed { targets, records })
+    Ok(Doomed { targets, unburied, records })
 }
 
 /// Writes down that the living were seen, where the last time was a while ago. Nothing waits
 /// for it: the dead go first.
 ///
 /// # Errors
-/// If the records cannot be written.
+/// The first, if records cannot be written; the others are.
 pub fn sighted(
     registry: &Registry,
     everything: &Everything,
@@ -192,10 +200,8 @@ pub fn sighted(
         return Ok(());
     }
     let lock = registry.lock(deadline)?;
-    for record in long_ago {
-        lock.update(record, |record| record.seen_alive = now)?;
-    }
-    Ok(())
+    let written = long_ago.map(|record| lock.update(record, |record| record.seen_alive = now));
+    written.fold(Ok(()), |first, written| first.and(written.map(drop)))
 }
 
 /// The record of somebody whose death is noticed now, unless it was before.

@@ -133,7 +133,7 @@ pub struct Report {
     pub failed: Option<String>,
     /// Bridge by bridge.
     pub bridges: Vec<BridgeReport>,
-    /// One per target, in order.
+    /// One per target, in order; then who could not be buried.
     pub targets: Vec<TargetReport>,
     /// Stale and (with details) kept entries.
     pub flows: Vec<FlowReport>,
@@ -143,9 +143,9 @@ pub struct Report {
     pub journals: Vec<String>,
 }
 
-impl Report {
-    pub(super) fn new(targets: &[Target]) -> Self {
-        let of = |t: &Target| TargetReport {
+impl TargetReport {
+    fn new(t: &Target) -> Self {
+        Self {
             pod: t.attachment.title(),
             network: t.attachment.key.network.to_string(),
             container: t.attachment.key.container.to_string(),
@@ -162,8 +162,13 @@ impl Report {
             unsettled: false,
             register: None,
             error: None,
-        };
-        Self { targets: targets.iter().map(of).collect(), ..Self::default() }
+        }
+    }
+}
+
+impl Report {
+    pub(super) fn new(targets: &[Target]) -> Self {
+        Self { targets: targets.iter().map(TargetReport::new).collect(), ..Self::default() }
     }
 
     /// Forgets what the next look finds again.
@@ -184,6 +189,13 @@ impl Report {
         if let Some(target) = self.targets.get_mut(target) {
             target.error.get_or_insert_with(|| text.to_owned());
         }
+    }
+
+    /// One more of the dead, of whom nothing could be deleted.
+    pub(super) fn add_failed(&mut self, target: &Target, error: String) {
+        let mut failed = TargetReport::new(target);
+        failed.error = Some(error);
+        self.targets.push(failed);
     }
 
     pub(super) fn fail_all(&mut self, text: &str) {

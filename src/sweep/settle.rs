@@ -19,25 +19,35 @@ pub(super) fn settle(
     let (Some(registry), true) = (engine.registry, engine.act && !targets.is_empty()) else {
         return;
     };
-    let mut settled = 0;
-    let written = registry.lock(lock_deadline(engine)).and_then(|lock| {
-        let paused = registry.paused();
-        for (target, outcome) in targets.iter().zip(&report.targets) {
-            // Nobody buried it: it is judged again when the pause is over.
-            let waits = paused && matches!(target.cause, Cause::Orphan(_));
-            if !(waits && is_active(&lock, target)?) {
-                settle_one(&lock, world, target, outcome)?;
+    let lock = match registry.lock(lock_deadline(engine)) {
+        Ok(lock) => lock,
+        Err(failed) => {
+            warn!("could not settle the records of this clean-up, the next sweep does: {failed}");
+            for target in 0..targets.len() {
+                report.fail(target, &unsettled(&failed));
             }
-            settled += 1;
+            return;
         }
-        Ok(())
-    });
-    if let Err(failed) = written {
-        warn!("could not settle the records of this clean-up, the next sweep does: {failed}");
-        for target in settled..targets.len() {
-            report.fail(target, &format!("its record could not be settled: {failed}"));
+    };
+    let paused = registry.paused();
+    for (index, target) in targets.iter().enumerate() {
+        let Some(outcome) = report.targets.get(index) else { continue };
+        // Nobody buried it: it is judged again when the pause is over.
+        let waits = paused && matches!(target.cause, Cause::Orphan(_));
+        let settled = match waits.then(|| is_active(&lock, target)) {
+            Some(Ok(true)) => Ok(()),
+            Some(Err(failed)) => Err(failed),
+            None | Some(Ok(false)) => settle_one(&lock, world, target, outcome),
+        };
+        if let Err(failed) = settled {
+            warn!("{}: could not settle it, the next sweep does: {failed}", target.attachment.key);
+            report.fail(index, &unsettled(&failed));
         }
     }
+}
+
+fn unsettled(failed: &registry::Error) -> String {
+    format!("its record could not be settled: {failed}")
 }
 
 fn is_active(lock: &Lock<'_>, target: &Target) -> Result<bool, registry::Error> {
