@@ -11,6 +11,8 @@
 # Needs buildah (Debian: apt-get install --no-install-recommends buildah), no network and, with the
 # vfs driver and chroot isolation that it uses, no privileges beyond root's or a user namespace's.
 set -eu
+# Directories' modes are in the image.
+umask 022
 repository=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
 most=$((15 * 1024 * 1024))
 

@@ -19,23 +19,36 @@ fn the_image_holds_two_binaries_and_a_link_and_nothing_else() {
         place("run")
     );
     fs::write(place("storage.conf"), storage).unwrap();
-    let said = run(
-        Command::new("sh")
-            .arg(at("conf/image/build.sh"))
-            .args(["--tag", "ovs-flow-gc:test", "--archive", &place("image.tar")])
-            .args(["--plugin", "/bin/busybox", "--daemon", "/bin/busybox"])
-            .env("CONTAINERS_STORAGE_CONF", place("storage.conf")),
-        "",
-    );
-    assert!(said.contains("ovs-flow-gc:test: "), "{said}");
+    let built = |name: &str, umask: &str| -> Value {
+        // Another time, another umask: the same image.
+        for binary in ["plugin", "daemon"] {
+            fs::copy("/bin/busybox", place(binary)).unwrap();
+        }
+        let said = run(
+            Command::new("sh")
+                .args(["-c", &format!("umask {umask}; exec \"$@\""), "sh"])
+                .arg(at("conf/image/build.sh"))
+                .args(["--tag", "ovs-flow-gc:test", "--archive", &place("image.tar")])
+                .args(["--plugin", &place("plugin"), "--daemon", &place("daemon")])
+                .env("CONTAINERS_STORAGE_CONF", place("storage.conf")),
+            "",
+        );
+        assert!(said.contains("ovs-flow-gc:test: "), "{said}");
+        fs::create_dir(place(name)).unwrap();
+        run(Command::new("tar").args(["-xf", &place("image.tar"), "-C", &place(name)]), "");
+        fs::remove_file(place("image.tar")).unwrap();
+        let index = fs::read(dir.path().join(name).join("index.json")).unwrap();
+        serde_json::from_slice(&index).unwrap()
+    };
+    let index = built("image", "022");
+    let again = built("again", "077");
+    assert_eq!(index["manifests"][0]["digest"], again["manifests"][0]["digest"]);
 
-    fs::create_dir(place("image")).unwrap();
-    run(Command::new("tar").args(["-xf", &place("image.tar"), "-C", &place("image")]), "");
     let json = |path: &str| -> Value {
         serde_json::from_slice(&fs::read(dir.path().join("image").join(path)).unwrap()).unwrap()
     };
     let blob = |digest: &Value| format!("blobs/{}", digest.as_str().unwrap().replace(':', "/"));
-    let manifest = json(&blob(&json("index.json")["manifests"][0]["digest"]));
+    let manifest = json(&blob(&index["manifests"][0]["digest"]));
     let config = json(&blob(&manifest["config"]["digest"]));
     assert_eq!(config["config"]["Entrypoint"], serde_json::json!(["/ovs-flow-gcd"]));
     assert_eq!(config["config"]["User"], "0:0");
