@@ -42,7 +42,7 @@ mod show;
 mod wire;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use bundle::Applied;
 pub use connection::{Connection, Opening};

@@ -9,7 +9,7 @@ use super::{Connection, Error, Version};
 use crate::clock::Deadline;
 
 /// Bytes of hexadecimal digits; spaces are for the reader.
-pub(super) fn hex(text: &str) -> Vec<u8> {
+pub(crate) fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text
         .chars()
         .filter(|c| !c.is_whitespace())
@@ -21,14 +21,14 @@ pub(super) fn hex(text: &str) -> Vec<u8> {
 
 /// `cookie=0x2a,table=10,priority=100,idle_timeout=60,ip,reg0=0x1005,nw_src=10.244.1.5,
 /// actions=output:5,resubmit(,20)` as Open vSwitch 3.1.0 dumps it in 1.3 and 1.4.
-pub(super) const GOLDEN_13: &str = "
+pub(crate) const GOLDEN_13: &str = "
     00780a00 00000000 000f4240 0064003c 00000000 00000000
     00000000 0000002a 00000000 00000000 00000000 00000000
     0001001a 80000a02 0800 80001604 0af40105 00010004 00001005 0000 00000000
     00040028 00000000 00000010 00000005 00000000 00000000 ffff0010 00002320 000efff8 14000000";
 
 /// The same in 1.5.
-pub(super) const GOLDEN_15: &str = "
+pub(crate) const GOLDEN_15: &str = "
     00a00000 0a000064 003c0000 00000000 00000000 0000002a
     0001 0026 80000a02 0800 80001604 0af40105 80010110 0000100500000000 ffffffff00000000 0000
     00000034 80020008 00000000002dc6c0 80020208 0000000000000000 80020808 0000000000000000
@@ -36,13 +36,13 @@ pub(super) const GOLDEN_15: &str = "
     00040028 00000000 00000010 00000005 00000000 00000000 ffff0010 00002320 000efff8 14000000";
 
 /// The far end of a connection.
-pub(super) struct Peer {
+pub(crate) struct Peer {
     stream: UnixStream,
     version: u8,
 }
 
 impl Peer {
-    pub(super) fn send(&mut self, kind: u8, xid: u32, body: &[u8]) {
+    pub(crate) fn send(&mut self, kind: u8, xid: u32, body: &[u8]) {
         let length = u16::try_from(body.len() + 8).unwrap();
         let mut out = vec![self.version, kind];
         out.extend(length.to_be_bytes());
@@ -51,31 +51,36 @@ impl Peer {
         self.raw(&out);
     }
 
-    pub(super) fn raw(&mut self, bytes: &[u8]) {
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
         // The client may have had enough by now.
         drop(self.stream.write_all(bytes));
     }
 
     /// Type, xid and body of the client's next message.
-    pub(super) fn next(&mut self) -> (u8, u32, Vec<u8>) {
+    pub(crate) fn next(&mut self) -> (u8, u32, Vec<u8>) {
+        self.next_if_any().unwrap()
+    }
+
+    /// The same; none if it has hung up.
+    pub(crate) fn next_if_any(&mut self) -> Option<(u8, u32, Vec<u8>)> {
         let mut header = [0; 8];
-        self.stream.read_exact(&mut header).unwrap();
+        self.stream.read_exact(&mut header).ok()?;
         let length = u16::from_be_bytes([header[2], header[3]]);
         let mut body = vec![0; usize::from(length) - 8];
         self.stream.read_exact(&mut body).unwrap();
-        (header[1], u32::from_be_bytes(header[4..].try_into().unwrap()), body)
+        Some((header[1], u32::from_be_bytes(header[4..].try_into().unwrap()), body))
     }
 }
 
 /// A switch that offers one version, shakes hands, and then follows the script.
-pub(super) struct Fake {
+pub(crate) struct Fake {
     _directory: tempfile::TempDir,
     path: std::path::PathBuf,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Fake {
-    pub(super) fn new(version: Version, script: impl FnOnce(&mut Peer) + Send + 'static) -> Self {
+    pub(crate) fn new(version: Version, script: impl FnOnce(&mut Peer) + Send + 'static) -> Self {
         let wire = version.wire();
         Self::raw(wire, move |peer| {
             let bitmap = (1_u32 << wire).to_be_bytes();
@@ -88,7 +93,7 @@ impl Fake {
     }
 
     /// One that does not even say hello by itself.
-    pub(super) fn raw(version: u8, script: impl FnOnce(&mut Peer) + Send + 'static) -> Self {
+    pub(crate) fn raw(version: u8, script: impl FnOnce(&mut Peer) + Send + 'static) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("br0.mgmt");
         let listener = UnixListener::bind(&path).unwrap();
@@ -100,12 +105,12 @@ impl Fake {
         Self { _directory: directory, path, thread: Some(thread) }
     }
 
-    pub(super) fn open(&self) -> Result<Connection, Error> {
+    pub(crate) fn open(&self) -> Result<Connection, Error> {
         Connection::open(&self.path, Deadline::after(Duration::from_secs(5)))
     }
 
     /// Waits for the script's end; its assertions count.
-    pub(super) fn done(mut self) {
+    pub(crate) fn done(mut self) {
         self.thread.take().unwrap().join().unwrap();
     }
 }

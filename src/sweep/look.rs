@@ -53,6 +53,13 @@ pub struct Look {
 }
 
 impl Candidate {
+    /// One that was dumped when the switch had told of so many changes.
+    #[cfg(test)]
+    pub(super) fn seen(entry: Entry, told: u64) -> Self {
+        let (lag, least_lag) = (Duration::ZERO, Duration::ZERO);
+        Self { entry, lag, least_lag, found_by: 0, told, twin: false }
+    }
+
     /// Where it is.
     pub(super) fn fingerprint(&self) -> u64 {
         fingerprint(self.entry.table(), self.entry.priority(), self.entry.match_bytes())

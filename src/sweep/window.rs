@@ -399,3 +399,6 @@ impl<'l> Window<'l> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
