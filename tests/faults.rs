@@ -1,6 +1,6 @@
-//! Everything that ADD, DEL and a sweep ask of the kernel, of the switch and of its database
-//! goes wrong once, in turn; afterwards the promises hold, and the next undisturbed sweep
-//! finishes.
+//! Everything that ADD, DEL, GC, CHECK, STATUS and a sweep ask of the kernel, of the switch and of
+//! its database goes wrong once, in turn; afterwards the promises hold, and the next undisturbed
+//! sweep finishes.
 //!
 //! | part | what it does |
 //! | --- | --- |
@@ -8,7 +8,7 @@
 //! | [`messages`] | every message is cut, delayed, doubled, refused, split, or the end of its connection ([`proxy`]) |
 //! | [`daemon`] | the same for the daemon's start and its first sweep |
 //! | [`ground`] | a real switch, pods on it, and their state as it is put back before each run |
-//! | [`verbs`] | the three calls, what they are about, and what must be true after each |
+//! | [`verbs`] | the calls, what they are about, and what must be true after each |
 //! | [`checks`] | what they said, and the summary |
 //!
 //! `OFG_FAULTS`: not set, every second call and every message goes wrong in one way, by turns

@@ -34,8 +34,9 @@ pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
             cause: Cause::Tombstone,
         })
         .collect();
-    // Whoever cannot be buried keeps nobody else from it: the next GC or sweep finds him again.
-    let mut left = Vec::new();
+    // Whoever cannot be read or buried keeps nobody else from it: the next GC or sweep finds him.
+    let mut left: Vec<String> =
+        everything.failures.iter().map(|failed| format!("not judged: {failed}")).collect();
     for record in &everything.attachments {
         // A container that is valid under any ifname protects all its attachments; so does
         // having been ADDed since the list was made.

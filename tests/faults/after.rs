@@ -24,6 +24,22 @@ macro_rules! ensure {
     };
 }
 
+/// A CNI call that fails does so with an error of CNI's; one that does not says nothing.
+fn says_why_it_failed(outcome: &Outcome, terms: Terms) -> Result<(), String> {
+    if terms.below_us || terms.mute || terms.request {
+        return Ok(());
+    }
+    if outcome.succeeded() {
+        ensure!(outcome.stdout.is_empty(), "a result where there is none");
+        return Ok(());
+    }
+    let error: Value = serde_json::from_str(&outcome.stdout).unwrap_or_default();
+    let said = error["code"].as_u64().is_some_and(|code| code > 0)
+        && error["msg"].as_str().is_some_and(|text| !text.is_empty());
+    ensure!(said, "failed without CNI error JSON");
+    Ok(())
+}
+
 impl Stage {
     /// What must hold after it, at once and after the next undisturbed calls: `again`, with
     /// the runtime's own next call in between.
@@ -82,12 +98,14 @@ impl Stage {
                     (false, _) => End::Failed,
                 })
             }
-            Verb::Sweep => {
+            Verb::Sweep | Verb::Gc => {
                 let tombstones = records.tombstones.len();
                 let done = left == 0 && known.is_none() && tombstones == 0;
                 ensure!(left == 0 || known.is_some(), "{left} entries that nobody remembers");
                 if !(terms.below_us || terms.patient) {
-                    let paused = outcome.stdout.contains("\"paused\": true");
+                    let as_if = "nothing is deleted, as if it were there";
+                    let paused = outcome.stdout.contains("\"paused\": true")
+                        || self.verb == Verb::Gc && outcome.stderr.contains(as_if);
                     ensure!(
                         done || paused || !outcome.succeeded(),
                         "says all is done, and it is not"
@@ -96,6 +114,9 @@ impl Stage {
                 if !done {
                     must_complain(outcome, terms)?;
                 }
+                if self.verb == Verb::Gc {
+                    says_why_it_failed(outcome, terms)?;
+                }
                 self.finish(&Entries::new(), &[])?;
                 Ok(match (outcome.code, done) {
                     (Some(0), true) => End::AsIfNothing,
@@ -103,7 +124,19 @@ impl Stage {
                     _ => End::Failed,
                 })
             }
+            Verb::Check | Verb::Status => self.after_asking(outcome, terms),
         }
+    }
+
+    /// What only asks has changed nothing, and says yes or why not. Undisturbed it says yes.
+    fn after_asking(&mut self, outcome: &Outcome, terms: Terms) -> Result<End, String> {
+        says_why_it_failed(outcome, terms)?;
+        let key = self.subject.key();
+        let again = self.call(&How::default(), &[], 20);
+        ensure!(again.succeeded(), "undisturbed: {again}");
+        self.clean_but_for(&Entries::new(), std::slice::from_ref(&key))?;
+        self.finish(&Entries::new(), &[key])?;
+        Ok(if outcome.succeeded() { End::AsIfNothing } else { End::Failed })
     }
 
     fn after_add(
@@ -140,12 +173,7 @@ impl Stage {
             self.finish(&Entries::new(), &[])?;
             return Ok(if done { End::AsIfNothing } else { End::Finished });
         }
-        if !terms.below_us {
-            let error: Value = serde_json::from_str(&outcome.stdout).unwrap_or_default();
-            let said = error["code"].as_u64().is_some_and(|code| code > 0)
-                && error["msg"].as_str().is_some_and(|text| !text.is_empty());
-            ensure!(said || terms.mute || terms.request, "failed without CNI error JSON");
-        }
+        says_why_it_failed(outcome, terms)?;
         // A runtime may or may not follow up a failed ADD with a DEL.
         if again {
             let deleted = self.ground.cni("DEL", &self.subject, &How::default(), &[]);

@@ -1,4 +1,4 @@
-//! The three calls, and what they are about.
+//! The calls, and what they are about.
 
 #[path = "after.rs"]
 mod after;
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ovs_flow_gc::attachment::{Attachment, Key, State};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::checks::{End, Terms};
 use super::ground::{Entries, Ground, How, Resident, only_in};
@@ -20,6 +20,17 @@ pub(super) enum Verb {
     Add,
     Del,
     Sweep,
+    /// The runtime's list has the living only.
+    Gc,
+    Check,
+    Status,
+}
+
+impl Verb {
+    /// Whether it only asks: nothing is changed by it, whatever goes wrong.
+    pub(super) fn only_asks(self) -> bool {
+        matches!(self, Self::Check | Self::Status)
+    }
 }
 
 /// Two pods that live, somebody who is dead or about to be, and a call that is to be
@@ -88,23 +99,24 @@ impl Stage {
                 ground.install(&ghost);
                 (web, Some(ghost), own)
             }
-            Verb::Del => {
+            Verb::Del | Verb::Check | Verb::Status => {
                 let web = attach(&ground, "web", 4, 7);
                 ground.install(&web);
                 (web, None, Entries::new())
             }
-            Verb::Sweep => {
+            Verb::Sweep | Verb::Gc => {
                 let ghost = attach(&ground, "ghost", 3, 7);
                 ground.install(&ghost);
                 let old = attach(&ground, "old", 5, 9);
                 (ghost, Some(old), Entries::new())
             }
         };
+        let keep = if verb.only_asks() { ground.dump() } else { keep };
         let dead = difference(&ground.dump(), &keep);
-        assert!(dead.len() >= 15, "{}", dead.len());
+        assert!(dead.len() >= 15 || verb.only_asks(), "{}", dead.len());
         // What a whole look teaches is known, as on a node that has been up for a while.
         ground.sweep(&here, 20).ok();
-        if let (Verb::Sweep, Some(old)) = (verb, &before) {
+        if let (Verb::Sweep | Verb::Gc, Some(old)) = (verb, &before) {
             let nowhere = How { run_dir: Some(Path::new("/nonexistent")), ..How::default() };
             ground.cni("DEL", old, &nowhere, &[]).ok();
             let tombstones = ground.records().tombstones;
@@ -179,8 +191,8 @@ impl Stage {
         std::thread::sleep(age);
         match self.verb {
             Verb::Add => self.subject.is_new(&self.ground.node),
-            Verb::Del => self.subject.lives(),
-            Verb::Sweep => self.subject.ends(),
+            Verb::Del | Verb::Check | Verb::Status => self.subject.lives(),
+            Verb::Sweep | Verb::Gc => self.subject.ends(),
         }
         if let Some(before) = &self.before {
             before.ends();
@@ -194,8 +206,19 @@ impl Stage {
             Verb::Add => self.ground.cni("ADD", &self.subject, how, keys),
             Verb::Del => self.ground.cni("DEL", &self.subject, how, keys),
             Verb::Sweep => self.ground.sweep(how, seconds),
+            Verb::Check => self.ground.cni("CHECK", &self.subject, how, keys),
+            Verb::Status => self.ground.cni("STATUS", &self.subject, how, &of_1_1(keys, &[])),
+            Verb::Gc => self.ground.cni("GC", &self.subject, how, &of_1_1(keys, &self.living)),
         }
     }
+}
+
+/// The configuration's keys, and what GC and STATUS came with, version 1.1 of the specification.
+fn of_1_1<'k>(keys: &[(&'k str, Value)], living: &[Resident]) -> Vec<(&'k str, Value)> {
+    let entry = |l: &Resident| json!({"containerID": l.pod.container, "ifname": l.pod.ifname});
+    let valid: Vec<Value> = living.iter().map(entry).collect();
+    let more = [("cniVersion", json!("1.1.0")), ("cni.dev/valid-attachments", json!(valid))];
+    keys.iter().cloned().chain(more).collect()
 }
 
 /// Entries of `these` that `those` lack.
