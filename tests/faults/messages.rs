@@ -163,15 +163,16 @@ fn each_message(verb: Verb, least: usize) {
     let mut bundle = 0;
     for (at, message) in seen.iter().enumerate() {
         let all = Fault::all(message.peer, message.way);
-        let by_turns = [all[at % all.len()]];
+        // In a sample a GC is a sweep, but for its list.
+        let every = if verb == Verb::Gc { 3 } else { 1 };
+        let by_turns = [all[at / every % all.len()]];
         // All of a bundle's entries go the same way: the first, and in all runs every fifth.
         let in_bundle = message.what == "bundle add";
         bundle += usize::from(in_bundle);
         let faults = match extent() {
             Extent::All if in_bundle && bundle % 5 != 1 => &[],
             Extent::Sample if in_bundle && bundle != 1 => &[],
-            // A sweep, but for its list.
-            Extent::Sample if verb == Verb::Gc && at % 3 != 0 => &[],
+            Extent::Sample if at % every != 0 => &[],
             Extent::Sample if verb.only_asks() => all,
             Extent::All => all,
             Extent::Sample => &by_turns[..],
