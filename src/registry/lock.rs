@@ -280,12 +280,16 @@ impl<'r> Lock<'r> {
     /// # Errors
     /// [`Error::Io`] of the first that cannot be removed; the others are.
     pub fn tidy(&self, everything: &Everything) -> Result<(), Error> {
-        let tidied = everything.leftovers.iter().map(|leftover| match leftover {
-            Leftover::Temporary(path) if is_stale(path) => file::remove(path),
-            Leftover::Buried(a) if self.has_tombstone(a) => self.remove(a).map(drop),
-            Leftover::Temporary(_) | Leftover::Buried(_) => Ok(()),
-        });
-        tidied.fold(Ok(()), Result::and)
+        let mut done = Ok(());
+        for leftover in &everything.leftovers {
+            let tidied = match leftover {
+                Leftover::Temporary(path) if is_stale(path) => file::remove(path),
+                Leftover::Buried(a) if self.has_tombstone(a) => self.remove(a).map(drop),
+                Leftover::Temporary(_) | Leftover::Buried(_) => Ok(()),
+            };
+            done = done.and(tidied);
+        }
+        done
     }
 
     fn is_active(&self, a: &Attachment) -> bool {

@@ -200,8 +200,12 @@ pub fn sighted(
         return Ok(());
     }
     let lock = registry.lock(deadline)?;
-    let written = long_ago.map(|record| lock.update(record, |record| record.seen_alive = now));
-    written.fold(Ok(()), |first, written| first.and(written.map(drop)))
+    let mut done = Ok(());
+    for record in long_ago {
+        let written = lock.update(record, |record| record.seen_alive = now);
+        done = done.and(written.map(drop));
+    }
+    done
 }
 
 /// The record of somebody whose death is noticed now, unless it was before.
