@@ -12,7 +12,8 @@
 //! | [`checks`] | what they said, and the summary |
 //!
 //! `OFG_FAULTS`: not set, every second call and every message goes wrong in one way, by turns
-//! (about a minute); `all`: every one in every way (about six minutes); anything else: only the
+//! (about a minute), of GC's fewer; `all`: every one in every way (about six minutes, and five more
+//! for GC, CHECK and STATUS); anything else: only the
 //! faults whose description has this text, e.g. `OFG_FAULTS="Del openat 7 EIO"`. The distinct
 //! messages of a run are in `faults-*.txt` in cargo's target/tmp, for reading.
 

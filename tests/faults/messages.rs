@@ -173,7 +173,6 @@ fn each_message(verb: Verb, least: usize) {
             Extent::All if in_bundle && bundle % 5 != 1 => &[],
             Extent::Sample if in_bundle && bundle != 1 => &[],
             Extent::Sample if at % every != 0 => &[],
-            Extent::Sample if verb.only_asks() => all,
             Extent::All => all,
             Extent::Sample => &by_turns[..],
         };
