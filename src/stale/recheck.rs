@@ -219,6 +219,10 @@ mod tests {
         let aged = |ms| Flow { duration: Duration::from_millis(ms), ..Flow::default() };
         assert_eq!(standing(&after, reason, &aged(51)), Standing::Unsettled);
         assert_eq!(standing(&after, reason, &aged(52)), Standing::Holds);
+        // It would not be installed again, however old it is.
+        let mut member = aged(52);
+        member.actions.conjunction = true;
+        assert_eq!(standing(&after, reason, &member), Standing::Unsettled);
     }
 
     #[test]

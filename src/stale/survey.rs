@@ -16,7 +16,7 @@ use super::tokens::{Field, Index, PortState, RegisterToken, Written, is_older, p
 pub(super) const MOST_VALUES: usize = 1 << 15;
 
 /// Who has a register value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Owner {
     Dead(usize),
     Live(usize),
@@ -85,6 +85,37 @@ pub(super) struct Seen {
     /// Fields that some flow changes to what cannot be read as a value.
     pub(super) obscured: Vec<Field>,
     pub(super) overflow: bool,
+    /// What flows under a number load for an owner who may not be meant, and the age of the
+    /// oldest: own claims, if what stands beside the number turns out to be the owner's.
+    doubtful: HashMap<(Owner, u16, RegisterToken), Duration>,
+    /// Whom flows under these numbers name beside them.
+    beside: HashMap<(Owner, u16), Beside>,
+}
+
+/// The senders that flows under a port number name.
+#[derive(Clone, Copy, Debug, Default)]
+struct Beside {
+    /// The owner.
+    own: bool,
+    /// Somebody else.
+    other: bool,
+}
+
+impl Seen {
+    /// Ends the doubt about who is meant by a number, when everything was seen. Flows are never
+    /// adapted by themselves: those under a number that has changed hands may mean somebody who
+    /// had it before, known or long forgotten, and controllers put flows of the dead back. They
+    /// mean an owner if they name it beside the number; one who was given the number while it
+    /// lived, if they name nobody else.
+    pub(super) fn settle(&mut self, index: &Index<'_>) {
+        for ((owner, port, token), oldest) in &self.doubtful {
+            let beside = self.beside.get(&(*owner, *port)).copied().unwrap_or_default();
+            let means = beside.own && !(beside.other && index.has_moved(*owner));
+            if let (true, true, Some(claims)) = (self.complete, means, self.values.get_mut(token)) {
+                claims.claim(*owner, true, Some(*oldest));
+            }
+        }
+    }
 }
 
 /// Phase 1; see the module's head.
@@ -138,6 +169,8 @@ impl<'c> Survey<'c> {
             values: recorded_live(&index),
             obscured: Vec::new(),
             overflow: false,
+            doubtful: HashMap::new(),
+            beside: HashMap::new(),
         };
         Self { index, seen, recorded, wanted, learning }
     }
@@ -150,6 +183,9 @@ impl<'c> Survey<'c> {
         }
         for range in &flow.actions.output_registers {
             push_once(&mut self.seen.outputs, *range);
+        }
+        if self.index.doubts {
+            self.see_beside(flow);
         }
         if flow.actions.unread {
             // An action that we cannot read may write anything anywhere.
@@ -165,6 +201,22 @@ impl<'c> Survey<'c> {
     #[must_use]
     pub fn finish(self) -> Learned {
         learned::conclude(&self.index, self.seen)
+    }
+
+    fn see_beside(&mut self, flow: &Flow) {
+        let Self { index, seen, .. } = self;
+        let Some(port) = flow.matches.in_port else { return };
+        for owner in index.doubtful_owners(port) {
+            for m in flow.matches.addresses.iter().filter(|m| m.side == Side::Source) {
+                let own = index.address(m.address).is_some_and(|owners| match owner {
+                    Owner::Dead(i) => owners.dead.contains(&i),
+                    Owner::Live(l) => owners.live.contains(&l),
+                });
+                let beside = seen.beside.entry((owner, port)).or_default();
+                beside.own |= own && !index.is_older_than(flow, owner);
+                beside.other |= !own;
+            }
+        }
     }
 
     fn is_wanted(&self, flow: &Flow) -> bool {
@@ -243,6 +295,13 @@ impl<'c> Survey<'c> {
         }
         let outputs = OutputRegisters { seen: &[], complete: false };
         let claims = seen.values.entry(token).or_default();
+        let doubtful = &mut seen.doubtful;
+        let mut doubt = |owner: Owner, oldest: Duration| {
+            if let Some(port) = flow.matches.in_port {
+                let known = doubtful.entry((owner, port, token)).or_default();
+                *known = oldest.max(*known);
+            }
+        };
 
         // Its dead owners so far, less those whom this flow does not name.
         match &mut claims.common {
@@ -250,8 +309,8 @@ impl<'c> Survey<'c> {
             None => claims.common = Some(named_dead(index, flow)),
         }
 
-        // A leftover of somebody dead under a token that somebody younger has now says
-        // nothing of the younger one.
+        // A leftover of somebody dead under a token that somebody younger has now says nothing of
+        // the younger one; nor does what a slow controller has put back.
         let leftover = recorded
             .get(&token)
             .is_some_and(|dead| dead.iter().any(|i| index.once_matched(flow, *i)));
@@ -265,11 +324,16 @@ impl<'c> Survey<'c> {
             if older && (leftover || is_left_for(index, flow, *l)) {
                 continue;
             }
-            let own = !older && !may_be_of_before(index, flow, token, Owner::Live(*l));
+            let owner = Owner::Live(*l);
             if nested {
                 claims.foreign = true;
+            } else if older || in_port.is_some() && (leftover || index.has_moved(owner)) {
+                claims.claim(owner, false, None);
+                if !older {
+                    doubt(owner, age_for(index, flow, *l));
+                }
             } else {
-                claims.claim(Owner::Live(*l), own, own.then(|| age_for(index, flow, *l)));
+                claims.claim(owner, true, Some(age_for(index, flow, *l)));
             }
         }
         // Who had the number before may still be meant by it, unless the flow was made for
@@ -284,8 +348,11 @@ impl<'c> Survey<'c> {
                 && port_owners.is_some_and(|o| o.dead.is_empty())
                 && !in_port.is_some_and(|p| index.is_live_port(p));
             for l in before.iter().filter(|l| may_load(index, Owner::Live(**l), token)) {
-                let own = only && !index.live(*l).is_some_and(|live| is_older(flow, live));
-                claims.claim(Owner::Live(*l), own, own.then(|| age_for(index, flow, *l)));
+                let owner = Owner::Live(*l);
+                claims.claim(owner, false, None);
+                if only && !index.is_older_than(flow, owner) {
+                    doubt(owner, age_for(index, flow, *l));
+                }
             }
         }
         if live_port.is_empty() && in_port.is_some_and(|p| index.is_live_port(p)) {
@@ -297,11 +364,14 @@ impl<'c> Survey<'c> {
 
         // Which flows name somebody dead must not depend on who is alive: one more live
         // attachment would make the rest of them look unanimous.
-        let mut claim_dead = |i: usize, own: bool| {
+        let mut claim_dead = |i: usize, own: bool, by_moved: bool| {
             let Some((dead, network)) = index.dead(i) else { return };
             let recorded = dead.register.and_then(|value| field.token(value));
             if Field::of(&network.register) == Some(field) && recorded.is_none_or(|t| t == token) {
-                claims.claim(Owner::Dead(i), own, Some(flow.duration));
+                claims.claim(Owner::Dead(i), own && !by_moved, Some(flow.duration));
+                if own && by_moved {
+                    doubt(Owner::Dead(i), flow.duration);
+                }
             }
         };
         for i in port_owners.map_or(&[][..], |o| &o.dead) {
@@ -311,9 +381,7 @@ impl<'c> Survey<'c> {
             }
             // What it left behind under a newcomer's number still shows its value.
             let dead = |port| index.port_state(dead, port, Some(flow)) == PortState::Dead;
-            let own =
-                in_port.is_some_and(dead) && !may_be_of_before(index, flow, token, Owner::Dead(*i));
-            claim_dead(*i, own);
+            claim_dead(*i, in_port.is_some_and(dead), index.has_moved(Owner::Dead(*i)));
         }
         for m in sources().filter(|m| m.side == Side::Source) {
             let Some(owners) = index.address(m.address) else { continue };
@@ -325,26 +393,11 @@ impl<'c> Survey<'c> {
                     let own = dead.ip_evidence
                         && owners.live.is_empty()
                         && guards::guard(index, outputs, flow, dead, m).is_none();
-                    claim_dead(*i, own);
+                    claim_dead(*i, own, false);
                 }
             }
         }
     }
-}
-
-/// Whether a flow that loads a value for who has its `in_port` may have been made for somebody
-/// who had that number before: numbers change hands (a restart, another interface's
-/// `ofport_request`), and flows are never adapted. Who was born with a number has no such
-/// doubts: its age tells leftovers apart.
-fn may_be_of_before(index: &Index<'_>, flow: &Flow, token: RegisterToken, owner: Owner) -> bool {
-    let moved = match owner {
-        Owner::Dead(i) => index.case.dead.get(i).is_some_and(|dead| !dead.former.is_empty()),
-        Owner::Live(l) => index.live(l).is_some_and(|live| !live.former.is_empty()),
-    };
-    let Some(owners) = flow.matches.in_port.and_then(|port| index.port(port)) else { return false };
-    let dead = owners.dead.iter().map(|i| Owner::Dead(*i));
-    let mut before = dead.chain(owners.live_before.iter().map(|l| Owner::Live(*l)));
-    moved && before.any(|other| other != owner && may_load(index, other, token))
 }
 
 /// Whether a flow was made for another of the dead, who was given this one's port number: two

@@ -39,6 +39,9 @@ fn a_pod_that_is_being_added_may_have_the_address() {
             ("a MAC", flow().aged(61).dst(MAC_A).beyond(), "kept: may-be-arriving"),
             ("older", either(91), "stale: matches-address"),
             ("by its port", flow().aged(70).from(A).src(IP_A), "stale: matches-port"),
+            // A set-based controller would not install it again for who is arriving.
+            ("a policy's", flow().src(IP_A).conjunction(), "kept: may-be-arriving"),
+            ("of two pods", flow().src(IP_A).dst(IP_B), "kept: may-be-arriving"),
         ],
     );
     let held = plain()

@@ -11,6 +11,11 @@ fn classifier(port: u16, id: u32) -> Flow {
     flow().table(0).from(port).load(0, id).beyond()
 }
 
+/// Only this address may send from the port.
+fn guard(port: u16, address: &str) -> Flow {
+    flow().from(port).src(address).beyond()
+}
+
 /// `a` had port 30 before.
 fn moved(source: RegisterSource) -> Case {
     node(source).with(|c| c.dead[0].former = vec![OLD])
@@ -92,8 +97,55 @@ fn a_number_that_only_it_ever_had_still_means_it() {
         c.ports.by_number.remove(&B);
         c.ports.by_number.insert(40, RowId(B.into()));
     });
-    let learned = survey(&case, &[classifier(B, ID_B)]);
+    let learned = survey(&case, &[classifier(B, ID_B), guard(B, IP_B)]);
     assert_eq!(learned.live_registers, [Some(ID_B)]);
+}
+
+/// Found by tests/model.rs: whoever had the number before may be long forgotten, and its flow
+/// still there; at the death of another one with that value a living pod's entries went.
+#[test]
+fn a_changed_number_means_its_owner_beside_its_address_only() {
+    let case = node(LEARN).with(|c| {
+        (c.dead[0].ofport, c.dead[0].former) = (Some(41), vec![A]);
+        (c.live[0].ofport, c.live[0].former) = (Some(40), vec![B]);
+        c.ports.by_number.remove(&B);
+        c.ports.by_number.insert(40, RowId(B.into()));
+    });
+    let learns = |flows: &[Flow]| {
+        let mut flows = flows.to_vec();
+        let learned = survey(&case, &flows);
+        flows.reverse();
+        let reversed = survey(&case, &flows);
+        assert_eq!(learned.live_registers, reversed.live_registers);
+        assert_eq!(learned.dead_registers, reversed.dead_registers);
+        [learned.dead_registers[0], learned.live_registers[0]]
+    };
+    let loads = [classifier(41, ID_A), classifier(40, ID_B)];
+    let guards = [guard(41, IP_A), guard(40, IP_B)];
+    let strangers = [guard(41, "10.0.0.77"), guard(40, "10.0.0.77")];
+    assert_eq!(learns(&loads), [None, None]);
+    assert_eq!(learns(&[&loads[..], &guards].concat()), [Some(ID_A), Some(ID_B)]);
+    assert_eq!(learns(&[&loads[..], &guards, &strangers].concat()), [None, None]);
+    assert_eq!(learns(&[&loads[..], &guards[..1]].concat()), [Some(ID_A), None]);
+    let mut part = Survey::partial(&case);
+    [&loads[..], &guards].concat().iter().for_each(|flow| drop(part.see(flow)));
+    assert_eq!(part.finish().live_registers, [None], "others under the number may be there");
+}
+
+/// Found by tests/model.rs: a slow controller puts a dead pod's flow back, under the number that
+/// a younger pod has by now, and the next look took its value for that pod's.
+#[test]
+fn what_is_put_back_under_a_newer_owners_number_shows_nothing_of_it() {
+    let case = node(LEARN)
+        .with(|c| c.dead[0].register = Some(ID_A))
+        .and_live(Live { age: Some(secs(30)), ..live(A, &["10.0.0.7"]) });
+    let learned = survey(&case, &[classifier(A, ID_A).aged(10)]);
+    assert_eq!(learned.live_registers, [None, None]);
+    let again = [classifier(A, ID_A).aged(10), guard(A, IP_A), guard(A, "10.0.0.7").aged(10)];
+    let learned = survey(&case, &again);
+    assert_eq!(learned.live_registers, [None, Some(ID_A)], "it was given the same value");
+    let learned = survey(&case, &[classifier(A, 9).aged(10)]);
+    assert_eq!(learned.live_registers, [None, Some(9)], "its own");
 }
 
 /// Found by `one_more_live_attachment_never_condemns`: whoever is born with a number says

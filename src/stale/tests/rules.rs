@@ -432,3 +432,22 @@ fn the_words_of_a_reason_are_its_json() {
     let expected = r#"{"kind":"register-not-proven","register":"reg0 7","why":"live-has-it"}"#;
     assert_eq!(json.unwrap().to_string(), expected);
 }
+
+/// Each of the dead waits for its own reason: what the first is told to wait for may be over, or
+/// never come, for another.
+#[test]
+fn what_keeps_a_flow_is_told_for_each_of_the_dead() {
+    let case = plain()
+        .with(|c| {
+            c.dead[0].lingered = false;
+            c.dead.push(dead(15, &["10.0.0.15"]));
+        })
+        .and_live(live(16, &["10.0.0.15"]));
+    let member = flow().src(IP_A).dst("10.0.0.15");
+    let learned = survey(&case, &[]);
+    let judge = Judge::new(&case, &learned);
+    let kept = judge.kept_for(&member);
+    let told: Vec<_> = kept.iter().map(|v| (v.dead, v.reason.as_str(), v.stale)).collect();
+    assert_eq!(told, [(Some(0), "policy-waits", false), (Some(1), "has-live-owner", false)]);
+    assert_eq!(judge.verdict(&member).dead, Some(0), "the verdict tells of one");
+}
