@@ -132,19 +132,24 @@ pub(crate) fn of(exception: Exception) -> (Layout, Vec<Step>, &'static str) {
             with(one(), [del(0), Step::Unplug { pod: 0 }, SWEEP]),
             "table=65, priority=100,reg15=0x1001,metadata=0x3 actions=output:2",
         ),
-        Exception::PolicyWaits => classifier(
-            with(
+        Exception::PolicyWaits => {
+            let mut steps = with(
                 one(),
                 [
                     plug(3, 3, 2, When::Usual),
+                    add(0),
                     Step::Member { pod: 0, peer: 0, kind: 0 },
                     del(0),
                     Step::Unplug { pod: 0 },
-                    SWEEP,
                 ],
-            ),
-            "table=20, priority=200,ip,nw_src=10.244.1.2 actions=conjunction(5,1/2)",
-        ),
+            );
+            // The controller knows that nobody has the address, and the linger time is not over.
+            steps.extend(vec![Step::Wait { pause: Pause::Short }; 9]);
+            classifier(
+                with(steps, [SWEEP]),
+                "table=20, priority=200,ip,nw_src=10.244.1.2 actions=conjunction(5,1/2)",
+            )
+        }
         Exception::MayBeArriving => classifier(
             vec![
                 plug(2, 2, 1, When::Late),

@@ -88,15 +88,6 @@ pub(crate) struct Tally {
     pub(crate) window: u64,
     /// Entries that wait, for pods whose tombstones are gone.
     pub(crate) forgotten: u64,
-    /// Entries that are left though the oracle says that the rules promise to take them.
-    pub(crate) open: u64,
-}
-
-/// `OFG_MODEL_STRICT`: an entry that is left against the oracle's word fails the run. Until
-/// every such difference is either mended or listed, they are only counted.
-fn strict() -> bool {
-    static STRICT: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *STRICT.get_or_init(|| std::env::var_os("OFG_MODEL_STRICT").is_some())
 }
 
 impl Tally {
@@ -108,7 +99,6 @@ impl Tally {
         self.learned += other.learned;
         self.window += other.window;
         self.forgotten += other.forgotten;
-        self.open += other.open;
         for (what, n) in &other.calls {
             *self.calls.entry(what).or_default() += n;
         }
@@ -153,11 +143,21 @@ struct View<'a, D: Driver> {
     /// Records that are taken for a living pod's.
     living: Vec<(&'a Pod, &'a Attachment)>,
     dead: Vec<Dead<'a>>,
+    /// The dead whom the call was not about.
+    others: Vec<Dead<'a>>,
     after: &'a Book,
     /// When the call began.
     at: u64,
-    /// Its own pod's addresses are not free yet.
-    by_del: bool,
+}
+
+/// What is judged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    /// Tombstones are gone: what is left of theirs was kept for good. `alone`: nothing happened
+    /// while the call looked, so that it knew what is true.
+    Forgets { alone: bool },
+    /// A sweep of everything, of which nobody answers for what it left unexplained.
+    Full,
 }
 
 enum State {
@@ -186,13 +186,13 @@ impl<'a, D: Driver> View<'a, D> {
             .records
             .iter()
             .filter(|r| !ours(r, &after.records) && !ours(r, &after.tombstones));
-        let dead = buried.chain(removed).chain(swept).filter(|r| about(r)).map(|record| {
+        let all = buried.chain(removed).chain(swept).map(|record| {
             let pod = &town.pods[town.pod_of(record)];
             let current = pod.number.or(record.ofport);
             Dead { pod, record, noticed: died(record), current }
         });
-        let dead = dead.collect();
-        Self { town, living, dead, after, at, by_del: false }
+        let (dead, others) = all.partition(|dead| about(dead.record));
+        Self { town, living, dead, others, after, at }
     }
 
     fn lingered(&self, dead: &Dead<'_>) -> bool {
@@ -293,11 +293,12 @@ impl<'a, D: Driver> View<'a, D> {
         let own = |m: &&AddressMatch| dead.has(&m.address);
         let pair = ips().any(|m| own(&m)) && ips().any(|m| !own(&m));
         let policy = flow.actions.conjunction || pair;
-        if !self.by_del && self.may_be_arriving(entry, policy) {
+        if self.may_be_arriving(entry, policy) {
             return Err(Exception::MayBeArriving);
         }
         let named = |other: &Dead<'_>| flow.matches.addresses.iter().any(|m| other.has(&m.address));
-        let all_lingered = self.dead.iter().filter(|d| named(d)).all(|d| self.lingered(d));
+        let mut all = self.dead.iter().chain(&self.others).filter(|dead| named(dead));
+        let all_lingered = all.all(|dead| self.lingered(dead));
         if policy && !(self.lingered(dead) && all_lingered) {
             return Err(Exception::PolicyWaits);
         }
@@ -479,12 +480,13 @@ impl<'a, D: Driver> View<'a, D> {
 }
 
 impl<D: Driver> Town<D> {
-    /// Takes down what the records say, after every call.
+    /// Takes down what the records say, after every call. `alone`: see [`Call::Forgets`].
     pub(crate) fn after_call(
         &mut self,
         what: &'static str,
         before: &Book,
         at: u64,
+        alone: bool,
     ) -> Result<(), Broken> {
         *self.tally.calls.entry(what).or_default() += 1;
         let after = self.driver.book();
@@ -512,7 +514,7 @@ impl<D: Driver> Town<D> {
         // Whose tombstone is gone has nothing left that waits.
         let gone = |t: &Attachment| !ours(t, &after.tombstones) && !ours(t, &after.records);
         if before.tombstones.iter().any(gone) {
-            self.judge(what, before, &after, at, &gone, None)?;
+            self.judge(what, before, &after, at, &gone, Call::Forgets { alone })?;
         }
         Ok(())
     }
@@ -541,7 +543,7 @@ impl<D: Driver> Town<D> {
                 return Err(format!("the sweep forgot pod {}", self.pod_of(record)));
             }
         }
-        self.judge("the sweep", before, &after, at, &|_| true, Some(false))
+        self.judge("the sweep", before, &after, at, &|_| true, Call::Full)
     }
 
     /// A look at everything teaches every living pod's value, as long as no number has changed
@@ -577,8 +579,7 @@ impl<D: Driver> Town<D> {
         self.driver.now()
     }
 
-    /// Holds every stale entry against the rules. `full`: the call was about them all, and what
-    /// nobody answers for must be explained, too; `None`: those are forgotten now.
+    /// Holds every stale entry against the rules.
     fn judge(
         &mut self,
         what: &str,
@@ -586,13 +587,11 @@ impl<D: Driver> Town<D> {
         after: &Book,
         at: u64,
         about: &dyn Fn(&Attachment) -> bool,
-        call: Option<bool>,
+        call: Call,
     ) -> Result<(), Broken> {
         let mut kept: Vec<(Slot, Exception)> = Vec::new();
-        let (mut outdated, mut stale, mut forgotten_now, mut open) = (0, 0, 0, 0);
-        let mut view = View::new(self, before, after, at, about);
-        // A second DEL does not know whether the addresses are still the pod's own.
-        view.by_del = call == Some(true) && before.records.iter().any(about);
+        let (mut outdated, mut stale, mut forgotten_now) = (0, 0, 0);
+        let view = View::new(self, before, after, at, about);
         for (slot, entry) in &self.table {
             if self.is_live(entry) {
                 continue;
@@ -610,43 +609,38 @@ impl<D: Driver> Town<D> {
                     kept.push((slot.clone(), Exception::TooLate));
                     continue;
                 }
-                let broken = format!(
+                // Who had a token of its when the call looked is gone since.
+                if call == (Call::Forgets { alone: false }) {
+                    kept.push((slot.clone(), Exception::TokenReused));
+                    continue;
+                }
+                return Err(format!(
                     "after {what} a stale entry of {:?} is left, which the rules promise to take \
                      for pod {}: {} (the engine says: {})",
                     entry.owner,
                     dead.pod.id,
                     entry.line.text,
                     self.driver.why(slot)
-                );
-                if strict() {
-                    return Err(broken);
-                }
-                open += 1;
-                continue;
+                ));
             }
             let why = promises.iter().filter_map(|(_, promise)| promise.err()).max();
             if let Some(why) = why {
                 let patient = |d: &Dead<'_>| d.noticed + PATIENCE > at;
-                let forgotten = call.is_none() && why.waits();
+                let forgotten = call != Call::Full && why.waits();
                 forgotten_now += u64::from(forgotten && promises.iter().any(|(d, _)| patient(d)));
                 kept.push((slot.clone(), why));
-            } else if call == Some(false) {
+            } else if call == Call::Full {
                 let Some(why) = self.unanswered(entry) else {
-                    if strict() {
-                        return Err(format!(
-                            "after {what} nobody answers for a stale entry of {:?}: {}",
-                            entry.owner, entry.line.text
-                        ));
-                    }
-                    open += 1;
-                    continue;
+                    return Err(format!(
+                        "after {what} nobody answers for a stale entry of {:?}: {}",
+                        entry.owner, entry.line.text
+                    ));
                 };
                 kept.push((slot.clone(), why));
             }
         }
         self.tally.judged += stale;
         self.tally.forgotten += forgotten_now;
-        self.tally.open += open;
         self.tally.outdated += outdated;
         for (slot, why) in kept {
             if let Some(entry) = self.table.get_mut(&slot) {

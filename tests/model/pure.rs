@@ -474,6 +474,14 @@ impl Sim {
             mut waiting,
             started,
         } = looked;
+        // The switch tells what was put since the look (`sweep::window`).
+        doomed.retain(|(slot, _, verdict)| {
+            let newer = self.table.get(slot).is_some_and(|(_, added)| *added > now);
+            if let (true, Some(dead)) = (newer, verdict.dead) {
+                waiting[dead_of[dead]] = true;
+            }
+            !newer
+        });
         let fresh = self.scene(&self.world(now), &targets, newcomer.as_ref());
         let recheck = Recheck::between(&case, &learned, &fresh.case);
         doomed.retain(|(_, flow, verdict)| {
