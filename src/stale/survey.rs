@@ -208,10 +208,20 @@ impl<'c> Survey<'c> {
         let Some(port) = flow.matches.in_port else { return };
         for owner in index.doubtful_owners(port) {
             for m in flow.matches.addresses.iter().filter(|m| m.side == Side::Source) {
-                let own = index.address(m.address).is_some_and(|owners| match owner {
+                let Some(owners) = index.address(m.address) else {
+                    seen.beside.entry((owner, port)).or_default().other = true;
+                    continue;
+                };
+                let has = match owner {
                     Owner::Dead(i) => owners.dead.contains(&i),
                     Owner::Live(l) => owners.live.contains(&l),
-                });
+                };
+                // Somebody dead had the same address at the same number.
+                let twin = |i: &usize| {
+                    let had = index.case.dead.get(*i).is_some_and(|dead| dead.had(port));
+                    had && owner != Owner::Dead(*i)
+                };
+                let own = has && !(index.has_moved(owner) && owners.dead.iter().any(twin));
                 let beside = seen.beside.entry((owner, port)).or_default();
                 beside.own |= own && !index.is_older_than(flow, owner);
                 beside.other |= !own;

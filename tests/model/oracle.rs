@@ -145,6 +145,7 @@ struct View<'a, D: Driver> {
     dead: Vec<Dead<'a>>,
     /// The dead whom the call was not about.
     others: Vec<Dead<'a>>,
+    before: &'a Book,
     after: &'a Book,
     /// When the call began.
     at: u64,
@@ -192,11 +193,20 @@ impl<'a, D: Driver> View<'a, D> {
             Dead { pod, record, noticed: died(record), current }
         });
         let (dead, others) = all.partition(|dead| about(dead.record));
-        Self { town, living, dead, others, after, at }
+        Self { town, living, dead, others, before, after, at }
     }
 
     fn lingered(&self, dead: &Dead<'_>) -> bool {
         dead.noticed + self.town.driver.linger() <= self.at
+    }
+
+    /// Its owner's DEL never came to us, and the sandbox is still there.
+    fn seems_alive(&self, entry: &Entry) -> bool {
+        self.living.iter().any(|(pod, _)| match &entry.owner {
+            Owner::Base => false,
+            Owner::Pod(id, _) => *id == pod.id,
+            Owner::Set(ips) => ips.contains(&pod.who.ip),
+        })
     }
 
     /// Somebody alive, as far as anybody knows, has the number now.
@@ -339,6 +349,12 @@ impl<'a, D: Driver> View<'a, D> {
         // Whoever was given the value since answers for what uses it.
         if self.living.iter().any(|(_, record)| same(record)) {
             return Err(Exception::TokenReused);
+        }
+        // Somebody alive was taken to have it when the call looked.
+        let seemed = |r: &Attachment| r.register.is_some_and(|r| r.value == register.value);
+        let mut records = self.before.records.iter();
+        if records.any(|r| ours(r, &self.after.records) && seemed(r)) {
+            return Err(Exception::ValueUnproven);
         }
         // Another one had the value when this one was there, as far as anybody knew.
         let together = |other: &Pod| {
@@ -629,7 +645,7 @@ impl<D: Driver> Town<D> {
                 let forgotten = call != Call::Full && why.waits();
                 forgotten_now += u64::from(forgotten && promises.iter().any(|(d, _)| patient(d)));
                 kept.push((slot.clone(), why));
-            } else if call == Call::Full {
+            } else if call == Call::Full && !view.seems_alive(entry) {
                 let Some(why) = self.unanswered(entry) else {
                     return Err(format!(
                         "after {what} nobody answers for a stale entry of {:?}: {}",

@@ -127,6 +127,10 @@ fn a_changed_number_means_its_owner_beside_its_address_only() {
     assert_eq!(learns(&[&loads[..], &guards].concat()), [Some(ID_A), Some(ID_B)]);
     assert_eq!(learns(&[&loads[..], &guards, &strangers].concat()), [None, None]);
     assert_eq!(learns(&[&loads[..], &guards[..1]].concat()), [Some(ID_A), None]);
+    // Somebody dead had the live one's address at its number of now: it may be his that is there.
+    let twin = case.clone().with(|c| c.dead.push(dead(40, &[IP_B])));
+    let learned = survey(&twin, &[&loads[..], &guards].concat());
+    assert_eq!(learned.live_registers, [None]);
     let mut part = Survey::partial(&case);
     [&loads[..], &guards].concat().iter().for_each(|flow| drop(part.see(flow)));
     assert_eq!(part.finish().live_registers, [None], "others under the number may be there");
