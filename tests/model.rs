@@ -51,9 +51,9 @@ fn take_pure(it: &Walk) -> (u64, Tally, Result<(), String>) {
 
 /// Steps of the pure variant from each seed. `OFG_MODEL_STEPS` asks for more.
 const PURE: u64 = 100_000;
-/// A million steps that pass. `OFG_SEED=clock`, as tests/nightly.sh has it, makes up new walks, and
-/// finds what is open: docs/promises.md, "How far the model is trusted".
-const SEEDS: [u64; 10] = [11, 12, 20, 21, 23, 27, 28, 29, 31, 38];
+/// A million steps, from seeds of which most once found something: docs/promises.md, "How far the
+/// model is trusted". `OFG_SEED=clock`, as tests/nightly.sh has it, makes up new walks.
+const SEEDS: [u64; 10] = [4, 7, 13, 25, 1002, 1022, 1040, 2021, 310_957_151, 522_987_682];
 
 #[test]
 fn pure() {
