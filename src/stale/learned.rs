@@ -102,7 +102,7 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
         // Which values were counted depends on the order of the dump: none are used.
         seen.values.clear();
     }
-    seen.settle(index);
+    seen.settle();
     let (mut dead, mut live) = loaded_values(index, &seen);
     let live_registers = live.iter().map(|v| v.one()).collect();
 

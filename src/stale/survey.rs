@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::case::{Case, Dead, Live, LiveRegister, Network, RegisterSource};
-use super::flow::{Flow, RegisterRange, Side};
+use super::flow::{AddressMatch, Flow, RegisterRange, Side};
 use super::guards::{self, OutputRegisters};
 use super::learned::{self, Learned};
 use super::tokens::{Field, Index, PortState, RegisterToken, Written, is_older, push_once};
@@ -85,34 +85,21 @@ pub(super) struct Seen {
     /// Fields that some flow changes to what cannot be read as a value.
     pub(super) obscured: Vec<Field>,
     pub(super) overflow: bool,
-    /// What flows under a number load for an owner who may not be meant, and the age of the
-    /// oldest: own claims, if what stands beside the number turns out to be the owner's.
-    doubtful: HashMap<(Owner, u16, RegisterToken), Duration>,
-    /// Whom flows under these numbers name beside them.
-    beside: HashMap<(Owner, u16), Beside>,
-}
-
-/// The senders that flows under a port number name.
-#[derive(Clone, Copy, Debug, Default)]
-struct Beside {
-    /// The owner.
-    own: bool,
-    /// Somebody else.
-    other: bool,
+    /// What flows under a number that somebody dead had, too, load for his heir, and the age of
+    /// the oldest: own claims of the heir, if some flow names him beside the number.
+    inherited: HashMap<(usize, u16, RegisterToken), Duration>,
+    /// Heirs that are named beside their number.
+    named: HashSet<(usize, u16)>,
 }
 
 impl Seen {
-    /// Ends the doubt about who is meant by a number, when everything was seen. Flows are never
-    /// adapted by themselves: those under a number that has changed hands may mean somebody who
-    /// had it before, known or long forgotten, and controllers put flows of the dead back. They
-    /// mean an owner if they name it beside the number; one who was given the number while it
-    /// lived, if they name nobody else.
-    pub(super) fn settle(&mut self, index: &Index<'_>) {
-        for ((owner, port, token), oldest) in &self.doubtful {
-            let beside = self.beside.get(&(*owner, *port)).copied().unwrap_or_default();
-            let means = beside.own && !(beside.other && index.has_moved(*owner));
-            if let (true, true, Some(claims)) = (self.complete, means, self.values.get_mut(token)) {
-                claims.claim(*owner, true, Some(*oldest));
+    /// Ends the doubt about what the dead left under a number, or what controllers have put back
+    /// since, when everything was seen.
+    pub(super) fn settle(&mut self) {
+        for ((heir, port, token), oldest) in &self.inherited {
+            let named = self.complete && self.named.contains(&(*heir, *port));
+            if let (true, Some(claims)) = (named, self.values.get_mut(token)) {
+                claims.claim(Owner::Live(*heir), true, Some(*oldest));
             }
         }
     }
@@ -169,8 +156,8 @@ impl<'c> Survey<'c> {
             values: recorded_live(&index),
             obscured: Vec::new(),
             overflow: false,
-            doubtful: HashMap::new(),
-            beside: HashMap::new(),
+            inherited: HashMap::new(),
+            named: HashSet::new(),
         };
         Self { index, seen, recorded, wanted, learning }
     }
@@ -184,9 +171,7 @@ impl<'c> Survey<'c> {
         for range in &flow.actions.output_registers {
             push_once(&mut self.seen.outputs, *range);
         }
-        if self.index.doubts {
-            self.see_beside(flow);
-        }
+        self.see_heir(flow);
         if flow.actions.unread {
             // An action that we cannot read may write anything anywhere.
             self.index.fields.iter().for_each(|f| push_once(&mut self.seen.obscured, *f));
@@ -203,28 +188,20 @@ impl<'c> Survey<'c> {
         learned::conclude(&self.index, self.seen)
     }
 
-    fn see_beside(&mut self, flow: &Flow) {
+    fn see_heir(&mut self, flow: &Flow) {
         let Self { index, seen, .. } = self;
         let Some(port) = flow.matches.in_port else { return };
-        for owner in index.doubtful_owners(port) {
-            for m in flow.matches.addresses.iter().filter(|m| m.side == Side::Source) {
-                let Some(owners) = index.address(m.address) else {
-                    seen.beside.entry((owner, port)).or_default().other = true;
-                    continue;
-                };
-                let has = match owner {
-                    Owner::Dead(i) => owners.dead.contains(&i),
-                    Owner::Live(l) => owners.live.contains(&l),
-                };
-                // Somebody dead had the same address at the same number.
-                let twin = |i: &usize| {
-                    let had = index.case.dead.get(*i).is_some_and(|dead| dead.had(port));
-                    had && owner != Owner::Dead(*i)
-                };
-                let own = has && !(index.has_moved(owner) && owners.dead.iter().any(twin));
-                let beside = seen.beside.entry((owner, port)).or_default();
-                beside.own |= own && !index.is_older_than(flow, owner);
-                beside.other |= !own;
+        let Some(owners) = index.port(port).filter(|owners| !owners.dead.is_empty()) else {
+            return;
+        };
+        for l in &owners.live {
+            let older = index.live(*l).is_some_and(|live| is_older(flow, live));
+            let names = |m: &AddressMatch| {
+                m.side == Side::Source
+                    && index.address(m.address).is_some_and(|owners| owners.live.contains(l))
+            };
+            if !older && flow.matches.addresses.iter().any(names) {
+                seen.named.insert((*l, port));
             }
         }
     }
@@ -305,13 +282,7 @@ impl<'c> Survey<'c> {
         }
         let outputs = OutputRegisters { seen: &[], complete: false };
         let claims = seen.values.entry(token).or_default();
-        let doubtful = &mut seen.doubtful;
-        let mut doubt = |owner: Owner, oldest: Duration| {
-            if let Some(port) = flow.matches.in_port {
-                let known = doubtful.entry((owner, port, token)).or_default();
-                *known = oldest.max(*known);
-            }
-        };
+        let inherited = &mut seen.inherited;
 
         // Its dead owners so far, less those whom this flow does not name.
         match &mut claims.common {
@@ -335,13 +306,15 @@ impl<'c> Survey<'c> {
                 continue;
             }
             let owner = Owner::Live(*l);
+            let moved = in_port.is_some() && index.has_moved(owner);
             if nested {
                 claims.foreign = true;
-            } else if older || in_port.is_some() && (leftover || index.has_moved(owner)) {
+            } else if let (false, true, Some(port)) = (older || moved, leftover, in_port) {
                 claims.claim(owner, false, None);
-                if !older {
-                    doubt(owner, age_for(index, flow, *l));
-                }
+                let known = inherited.entry((*l, port, token)).or_default();
+                *known = age_for(index, flow, *l).max(*known);
+            } else if older || moved {
+                claims.claim(owner, false, None);
             } else {
                 claims.claim(owner, true, Some(age_for(index, flow, *l)));
             }
@@ -353,16 +326,8 @@ impl<'c> Survey<'c> {
         };
         if !nested && !live_port.iter().any(settled) {
             let before = port_owners.map_or(&[][..], |o| &o.live_before);
-            // Nobody else ever had it: it means this one still.
-            let only = before.len() == 1
-                && port_owners.is_some_and(|o| o.dead.is_empty())
-                && !in_port.is_some_and(|p| index.is_live_port(p));
             for l in before.iter().filter(|l| may_load(index, Owner::Live(**l), token)) {
-                let owner = Owner::Live(*l);
-                claims.claim(owner, false, None);
-                if only && !index.is_older_than(flow, owner) {
-                    doubt(owner, age_for(index, flow, *l));
-                }
+                claims.claim(Owner::Live(*l), false, None);
             }
         }
         if live_port.is_empty() && in_port.is_some_and(|p| index.is_live_port(p)) {
@@ -374,14 +339,11 @@ impl<'c> Survey<'c> {
 
         // Which flows name somebody dead must not depend on who is alive: one more live
         // attachment would make the rest of them look unanimous.
-        let mut claim_dead = |i: usize, own: bool, by_moved: bool| {
+        let mut claim_dead = |i: usize, own: bool| {
             let Some((dead, network)) = index.dead(i) else { return };
             let recorded = dead.register.and_then(|value| field.token(value));
             if Field::of(&network.register) == Some(field) && recorded.is_none_or(|t| t == token) {
-                claims.claim(Owner::Dead(i), own && !by_moved, Some(flow.duration));
-                if own && by_moved {
-                    doubt(Owner::Dead(i), flow.duration);
-                }
+                claims.claim(Owner::Dead(i), own, Some(flow.duration));
             }
         };
         for i in port_owners.map_or(&[][..], |o| &o.dead) {
@@ -391,7 +353,8 @@ impl<'c> Survey<'c> {
             }
             // What it left behind under a newcomer's number still shows its value.
             let dead = |port| index.port_state(dead, port, Some(flow)) == PortState::Dead;
-            claim_dead(*i, in_port.is_some_and(dead), index.has_moved(Owner::Dead(*i)));
+            let own = in_port.is_some_and(dead) && !index.has_moved(Owner::Dead(*i));
+            claim_dead(*i, own);
         }
         for m in sources().filter(|m| m.side == Side::Source) {
             let Some(owners) = index.address(m.address) else { continue };
@@ -403,7 +366,7 @@ impl<'c> Survey<'c> {
                     let own = dead.ip_evidence
                         && owners.live.is_empty()
                         && guards::guard(index, outputs, flow, dead, m).is_none();
-                    claim_dead(*i, own, false);
+                    claim_dead(*i, own);
                 }
             }
         }

@@ -156,8 +156,6 @@ pub(super) struct Index<'c> {
     addresses: HashMap<Address, Owners>,
     /// The distinct register fields of the case's networks.
     pub(super) fields: Vec<Field>,
-    /// Some number has doubtful owners.
-    pub(super) doubts: bool,
 }
 
 impl<'c> Index<'c> {
@@ -197,9 +195,7 @@ impl<'c> Index<'c> {
         for field in case.networks.iter().filter_map(|n| Field::of(&n.register)) {
             push_once(&mut fields, field);
         }
-        let mut index = Self { case, ports, addresses, fields, doubts: false };
-        index.doubts = index.ports.keys().any(|port| index.doubtful_owners(*port).next().is_some());
-        index
+        Self { case, ports, addresses, fields }
     }
 
     pub(super) fn dead(&self, i: usize) -> Option<(&'c Dead, &'c Network)> {
@@ -219,33 +215,14 @@ impl<'c> Index<'c> {
         self.addresses.get(&address)
     }
 
-    /// Whether an attachment's number changed while it lived.
+    /// Whether an attachment's number changed while it lived. Flows are never adapted by
+    /// themselves: those under a number may mean whoever had it before, known or long forgotten.
     pub(super) fn has_moved(&self, owner: Owner) -> bool {
         let former = match owner {
             Owner::Dead(i) => self.case.dead.get(i).map(|dead| &dead.former),
             Owner::Live(l) => self.live(l).map(|live| &live.former),
         };
         former.is_some_and(|former| !former.is_empty())
-    }
-
-    /// Those whom flows under a number of theirs, of now or before, may not mean: it changed while
-    /// they lived, or somebody dead had it before them.
-    pub(super) fn doubtful_owners(&self, port: u16) -> impl Iterator<Item = Owner> {
-        self.port(port).into_iter().flat_map(move |owners| {
-            let live = owners.live.iter().chain(&owners.live_before).map(|l| Owner::Live(*l));
-            let dead = owners.dead.iter().map(|i| Owner::Dead(*i));
-            let heir = |owner: &Owner| matches!(owner, Owner::Live(_)) && !owners.dead.is_empty();
-            live.chain(dead).filter(move |owner| heir(owner) || self.has_moved(*owner))
-        })
-    }
-
-    /// Whether the flow is certainly older than its owner.
-    pub(super) fn is_older_than(&self, flow: &Flow, owner: Owner) -> bool {
-        let born = match owner {
-            Owner::Dead(i) => self.case.dead.get(i).and_then(|dead| dead.born),
-            Owner::Live(l) => self.live(l).and_then(|live| live.age),
-        };
-        born.is_some_and(|born| flow.duration > born.saturating_add(ROUNDING))
     }
 
     /// Somebody alive has this port, known to us or not. LOCAL always lives.

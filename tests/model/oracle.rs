@@ -250,7 +250,11 @@ impl<'a, D: Driver> View<'a, D> {
     /// its own; a member of a policy may always be.
     fn may_be_arriving(&self, entry: &Entry, policy: bool) -> bool {
         self.town.pods.iter().any(|pod| {
-            let known = self.after.records.iter().chain(&self.after.tombstones);
+            // Of a pod without a record DEL learns which port is its own only while it looks.
+            let old =
+                |t: &&Attachment| ours(t, &self.before.records) || ours(t, &self.before.tombstones);
+            let buried = self.after.tombstones.iter().filter(old);
+            let known = self.after.records.iter().chain(buried);
             let mut known = known.map(|record| self.town.pod_of(record));
             pod.row
                 && pod.phase != Phase::Gone
