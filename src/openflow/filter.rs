@@ -2,10 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::entry::Entry;
 use super::error::Malformed;
-use super::oxm::{BASIC, NXM1};
+use super::oxm::{BASIC, NXM1, Oxm};
 use super::port;
-use super::wire;
+use super::wire::{self, Reader};
 use crate::stale::flow::{Address, MacAddr};
 
 const IPV4: u16 = 0x0800;
@@ -107,6 +108,8 @@ pub struct Filter {
     pub cookie_mask: u64,
     /// Fields, prerequisites first; entries at least as specific are found.
     pub matches: Vec<MatchTerm>,
+    /// More fields, as an entry's match has them.
+    pub like: Vec<u8>,
 }
 
 impl Filter {
@@ -146,6 +149,25 @@ impl Filter {
         Self { matches: matches.into(), ..Self::default() }
     }
 
+    /// Entries of its table whose match looks like this entry's, and what is more specific.
+    ///
+    /// (Without its VLAN priority: a dump may show one that no match can have.)
+    #[must_use]
+    pub fn like(entry: &Entry) -> Self {
+        let mut like = Vec::new();
+        let mut reader = Reader::new(entry.raw().tlvs());
+        while !reader.is_empty() {
+            let before = reader.rest();
+            // Read before, when it was dumped.
+            let Ok(field) = Oxm::read(&mut reader) else { break };
+            let length = before.len().saturating_sub(reader.left());
+            if (field.id.class, field.id.number) != (BASIC, 7) {
+                like.extend_from_slice(before.get(..length).unwrap_or_default());
+            }
+        }
+        Self { like, ..Self::table(entry.table()) }
+    }
+
     /// The same, in one table.
     #[must_use]
     pub fn in_table(self, table: u8) -> Self {
@@ -166,6 +188,7 @@ impl Filter {
         for term in &self.matches {
             term.encode(&mut tlvs);
         }
+        tlvs.extend_from_slice(&self.like);
         let length = tlvs.len().saturating_add(4);
         let short = u16::try_from(length).map_err(|_| Malformed::TooLong(length))?;
         out.extend_from_slice(&1_u16.to_be_bytes());
@@ -259,6 +282,23 @@ mod tests {
             body,
             hex("00010000 00000000 ff000000 ffffffff ffffffff 00000000
                  0000000000000000 0000000000000000 00010004 00000000")
+        );
+    }
+
+    #[test]
+    fn a_request_for_what_looks_like_an_entry() {
+        // table=7, priority=5, in_port=3, vlan_vid=0x1005, vlan_pcp=6
+        let bytes = "00480700 00000001 00000000 00050000 00000000 00000000 0000000000000000
+                     0000000000000000 0000000000000000
+                     00010017 80000004 00000003 80000c02 1005 80000e01 06 00";
+        let entry = Entry::new(super::super::Version::V13, hex(bytes)).unwrap();
+        let mut body = Vec::new();
+        Filter::like(&entry).encode(&mut body).unwrap();
+        assert_eq!(
+            body,
+            hex("00010000 00000000 07000000 ffffffff ffffffff 00000000
+                 0000000000000000 0000000000000000
+                 00010012 80000004 00000003 80000c02 1005 000000000000")
         );
     }
 

@@ -9,6 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use super::Scene;
+use super::twins::{self, Seen};
 use crate::openflow::{AskedDump, Connection, Entry, Error, Filter, RawEntry, filters_for_address};
 use crate::stale::case::{Case, RegisterSource};
 use crate::stale::flow::{Address, Flow};
@@ -33,8 +34,10 @@ pub struct Candidate {
     /// How many changes the switch had told of when the look began: what it told later may be
     /// news of this one.
     pub(super) told: u64,
-    /// Another entry looks just the same (`wire-facts`: VLAN TCI matches of OpenFlow 1.0).
-    twin: bool,
+    /// Another entry looks just the same: see [`super::twins`].
+    pub(super) twin: bool,
+    /// Perhaps one that was not kept does.
+    pub(super) may_have_twin: bool,
 }
 
 /// What a look found.
@@ -113,8 +116,8 @@ struct Collector<'c> {
     kept: Vec<Candidate>,
     /// Fingerprint to (index in `kept`, the dump it came from).
     places: HashMap<u64, (usize, usize)>,
-    /// Fingerprints of what was not kept: a twin of a kept entry may be among them.
-    passed: Vec<u64>,
+    /// What was not kept: a twin of a kept entry may be among it.
+    passed: Seen,
     flows: u64,
     since: Instant,
     /// How long after that the dumps were asked for that come now.
@@ -125,7 +128,7 @@ struct Collector<'c> {
 
 impl<'c> Collector<'c> {
     fn new(survey: Survey<'c>, since: Instant) -> Self {
-        let (kept, places, passed) = (Vec::new(), HashMap::new(), Vec::new());
+        let (kept, places, passed) = (Vec::new(), HashMap::new(), Seen::nothing());
         let asked = Duration::ZERO;
         Self { survey, kept, places, passed, flows: 0, since, asked, told: 0 }
     }
@@ -138,7 +141,7 @@ impl<'c> Collector<'c> {
         flow.duration = flow.duration.saturating_sub(lag);
         let print = fingerprint(flow.table, flow.priority, raw.match_bytes());
         if !self.survey.see(flow) {
-            self.passed.push(print);
+            self.passed.add(print);
             return;
         }
         match self.places.get(&print) {
@@ -151,6 +154,7 @@ impl<'c> Collector<'c> {
                     found_by: dump,
                     told: self.told,
                     twin: false,
+                    may_have_twin: false,
                 });
             }
             Some((index, first)) if *first == dump => {
@@ -163,13 +167,11 @@ impl<'c> Collector<'c> {
     }
 
     fn finish(mut self, asked: Vec<Filter>, full: bool) -> Look {
-        self.passed.sort_unstable();
-        for (print, (index, _)) in &self.places {
-            if let (Ok(_), Some(candidate)) =
-                (self.passed.binary_search(print), self.kept.get_mut(*index))
-            {
-                candidate.twin = true;
-            }
+        for candidate in &mut self.kept {
+            // Who asks for outputs to a port is not told of the like that outputs elsewhere.
+            let by_output =
+                !full && asked.get(candidate.found_by).is_some_and(|f| f.out_port.is_some());
+            candidate.may_have_twin = by_output || self.passed.may_have(candidate.fingerprint());
         }
         let learned = self.survey.finish();
         Look { candidates: self.kept, learned, flows: self.flows, asked, full }
@@ -192,6 +194,19 @@ pub fn look_at(
 
 /// The same, when it is known how many entries each table has.
 pub(super) fn look_at_tables(
+    connection: &mut Connection,
+    scene: &Scene,
+    thorough: bool,
+    since: Instant,
+    tables: &[(u8, u32)],
+    guess: Option<AskedDump>,
+) -> Result<Look, Error> {
+    let mut look = look_once(connection, scene, thorough, since, tables, guess)?;
+    twins::settle(connection, &scene.case, &mut look)?;
+    Ok(look)
+}
+
+fn look_once(
     connection: &mut Connection,
     scene: &Scene,
     thorough: bool,

@@ -16,6 +16,7 @@ mod remember;
 mod report;
 mod scene;
 mod settle;
+mod twins;
 mod unrecorded;
 mod window;
 mod world;

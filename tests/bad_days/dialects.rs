@@ -184,6 +184,38 @@ fn entries_that_look_alike_are_kept() {
     only(&node, &[&base, &db.flows]);
 }
 
+/// A dead pod's entry that names it by its output alone, and one that a dump shows alike and that
+/// has to do with nobody dead. A delete of the one, as it is shown, deletes the other.
+#[test]
+fn an_entry_that_nobody_dead_has_to_do_with_may_look_alike() {
+    // A look at everything, and one by tokens: it asks for outputs to the dead port.
+    for (filler, name) in [(0, "alike_in_full"), (2_500, "alike_by_output")] {
+        let node = Setup::new().gc_conf(json!({"lingerSeconds": 0, "reg0": "none"})).up(name);
+        let (_, [web, db]) = settle(&node, ["web", "db"]);
+        let filler: Vec<_> = (0..filler)
+            .map(|n| format!("table=99,priority=1,tcp,tp_dst={},actions=drop", 1_000 + n))
+            .collect();
+        node.install("br0", &filler);
+        for (priority, both) in [(777, true), (778, false)] {
+            let common = format!("priority={priority},ip,nw_dst=10.99.0.7");
+            let dead = format!("{common},vlan_tci=0x0000,actions=output:{}", web.ofport);
+            add_in_1_0(&node, &dead);
+            if both {
+                let live = format!("{common},vlan_tci=0x0000/0x1fff");
+                add_in_1_0(&node, &format!("{live},actions=output:{}", db.ofport));
+            }
+        }
+        let alike = shown_in_1_0(&node, "priority=777");
+        assert_eq!(alike.len(), 2, "{alike:#?}");
+        node.del(&web);
+        assert_eq!(shown_in_1_0(&node, "priority=777"), alike, "{name}");
+        let (_, report) = details(&node);
+        // What has no double went.
+        assert_eq!(shown_in_1_0(&node, "priority=778"), [""; 0], "{name}: {report:#}");
+        assert_eq!(reasons(&report, "priority=777"), ["ambiguous"], "{name}: {report:#}");
+    }
+}
+
 /// What 1.0 clients match on VLANs goes, or is reported as staying: never neither.
 #[test]
 fn vlan_matches_of_1_0_clients_go_or_are_reported() {
