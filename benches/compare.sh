@@ -1,6 +1,6 @@
 #!/bin/sh
 # Measures ovs-flow-gc side by side with what is used instead, and writes the table into
-# README.md. As root; needs what tests/run.sh --setup installs and some three minutes.
+# README.md. As root; needs what tests/run.sh --setup installs and some five minutes.
 set -eu
 cd "$(dirname "$0")/.."
 out=$(mktemp)

@@ -6,8 +6,9 @@ use std::thread;
 use serde_json::json;
 
 use super::add::call;
-use super::measure::{Process, median, on};
+use super::measure::{median, on};
 use super::rig::{Attached, Node, Setup, layouts};
+use super::rivals::del_by_value;
 use super::table::Table;
 
 const ROUNDS: usize = 41;
@@ -104,7 +105,7 @@ fn one_mode(
         times[0].push(del(pod).time());
         assert_eq!(count(node), FLOWS - entries(who, POLICY).len(), "DEL, reg0 {mode}");
         restore(pod, who);
-        let by_value = del_flows(node, who.reg);
+        let by_value = del_by_value(node, who.reg);
         times[1].push(by_value.time());
         assert!(count(node) < FLOWS);
         restore(pod, who);
@@ -112,17 +113,6 @@ fn one_mode(
     let peak = del(&pods[2]).peak();
     let [ours, theirs] = times.each_mut().map(|times| median(times));
     (ours, theirs, peak)
-}
-
-/// `ovs-ofctl del-flows BRIDGE reg0=N`.
-pub(crate) fn del_flows(node: &Node, value: u32) -> Process {
-    let run_dir = node.run_dir.clone();
-    Process::new(node, b"", move || {
-        let mut command = std::process::Command::new("/usr/bin/ovs-ofctl");
-        command.env_clear().env("OVS_RUNDIR", &run_dir);
-        command.args(["del-flows", "br0", &format!("reg0={value:#x}")]);
-        command
-    })
 }
 
 /// The state directory is a file system of its own, in memory as in production.

@@ -30,6 +30,7 @@ mod del;
 mod echo;
 mod idle;
 mod measure;
+mod rivals;
 mod scale;
 mod stall;
 mod sweep;

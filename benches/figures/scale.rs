@@ -1,5 +1,6 @@
 //! How a sweep grows with what is on the bridge: 1,000 attachments, ten of them dead, from
-//! 1,000 flows to 1,000,000. Writes `docs/scale.svg` and `docs/scale.md`.
+//! 1,000 flows to 1,000,000; and with what is stale: 100,000 flows, of which from 97 to 89,919
+//! are of the dead. Writes `docs/scale.svg` and `docs/scale.md`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,11 +8,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::crowd::{Crowd, Shape, unmount, who};
-use super::del::{count, empty, install};
+use super::del::{count, install};
 use super::echo::{Echoes, percentile};
 use super::measure::{median, on};
 use super::rig::{Datapath, Node, Setup, layouts};
-use super::sweep::{copy, sweep};
+use super::sweep::{Saved, sweep};
 
 const PODS: usize = 1_000;
 const DEAD: usize = 10;
@@ -19,7 +20,13 @@ const SIZES: [usize; 7] = [1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000
 const ROUNDS: usize = 5;
 const SHAPE: Shape = Shape { policy: 0, tables: 1, linger: 30, who };
 
-/// What was measured at a size.
+/// With what is stale: 97 entries each, that is 99,910.
+const CROWD: usize = 1_030;
+const FLOWS: usize = 100_000;
+const DEAD_OF_CROWD: [usize; 7] = [1, 10, 52, 103, 258, 515, 927];
+const CROWD_SHAPE: Shape = Shape { policy: 82, tables: 10, linger: 30, who };
+
+/// What was measured, of so many flows that are there or stale.
 struct Point {
     flows: usize,
     time: Duration,
@@ -29,59 +36,96 @@ struct Point {
 }
 
 pub(crate) fn figures() {
+    let there = by_what_is_there();
+    let stale = by_what_is_stale();
+    let [there_text, stale_text] =
+        [table("flows", &there), table("stale flows, of 100,000", &stale)];
+    println!("{there_text}\n{stale_text}");
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    fs::write(docs.join("scale.md"), document(&there_text, &stale_text)).unwrap();
+    fs::write(docs.join("scale.svg"), picture(&there, &stale)).unwrap();
+}
+
+fn by_what_is_there() -> Vec<Point> {
     let node = Setup::new().datapath(Datapath::Dummy).up("bench-scale");
     node.limit_state_dir("64m");
-    let points = on(&node, || {
+    on(&node, || {
         let crowd = Crowd::new(&node, SHAPE);
         crowd.attach(0..PODS);
         node.ofctl(&["del-flows", "br0"]);
         install(&node, &layouts::classifier_base());
         crowd.die_all(0..DEAD);
         crowd.del_ports(0..DEAD);
-        let saved = node.dir.join("saved");
-        copy(&node.state_dir, &saved);
-        let points: Vec<_> = SIZES.iter().map(|flows| measure(&node, &saved, *flows)).collect();
+        let saved = Saved::of(&node);
+        let points = SIZES.iter().map(|flows| {
+            let dead: Vec<_> = (0..DEAD).flat_map(|n| SHAPE.entries(&who(n))).collect();
+            install(&node, &dead);
+            fill(&node, flows - dead.len() - 7);
+            assert_eq!(count(&node), *flows);
+            // Where some of the living have no entries at all, nobody's value is proven to be
+            // theirs.
+            let unproven = if *flows < PODS * 2 { 2 * DEAD } else { 0 };
+            measure(&node, &saved, *flows, &dead, unproven)
+        });
+        let points = points.collect();
         unmount(&crowd.netns, DEAD..PODS);
         points
-    });
-    let text = table(&points);
-    println!("{text}");
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-    fs::write(docs.join("scale.md"), document(&text)).unwrap();
-    fs::write(docs.join("scale.svg"), plot(&points)).unwrap();
+    })
 }
 
-fn measure(node: &Node, saved: &Path, flows: usize) -> Point {
-    let dead: Vec<_> = (0..DEAD).flat_map(|n| SHAPE.entries(&who(n))).collect();
-    install(node, &dead);
-    let there = count(node);
-    // The entries of others: what gives the living their values, then as much as fits of the rest
-    // of theirs, then whatever.
+/// The entries of others: what gives the living their values, then as much as fits of the rest
+/// of theirs, then whatever.
+fn fill(node: &Node, entries: usize) {
     let first = (DEAD..PODS).map(|n| SHAPE.entries(&who(n)).swap_remove(0));
     let rest = (DEAD..PODS).flat_map(|n| SHAPE.entries(&who(n)).into_iter().skip(1));
-    let living = first.chain(rest);
     let filler = (0..).map(|n: usize| {
         let (table, a, b, c) = (60 + n % 10, n >> 16 & 0xff, n >> 8 & 0xff, n & 0xff);
         format!("table={table}, priority=10,tcp,nw_src=11.{a}.{b}.{c},tp_dst=80 actions=drop")
     });
-    let others: Vec<_> = living.chain(filler).take(flows - dead.len() - 7).collect();
-    install(node, &others);
-    assert!(count(node) == flows && there < flows, "{} of {flows}", count(node));
+    install(node, &first.chain(rest).chain(filler).take(entries).collect::<Vec<_>>());
+}
+
+fn by_what_is_stale() -> Vec<Point> {
+    let node = Setup::new().datapath(Datapath::Dummy).up("bench-stale");
+    node.limit_state_dir("64m");
+    on(&node, || {
+        let crowd = Crowd::new(&node, CROWD_SHAPE);
+        crowd.attach(0..CROWD);
+        let whos: Vec<_> = (0..CROWD).map(who).collect();
+        node.ofctl(&["del-flows", "br0"]);
+        install(&node, &CROWD_SHAPE.bridge(&whos, FLOWS));
+        let saved = Saved::of(&node);
+        let mut gone = 0;
+        let points = DEAD_OF_CROWD.iter().map(|dead| {
+            crowd.die_all(gone..*dead);
+            crowd.del_ports(gone..*dead);
+            gone = *dead;
+            let dead = whos.iter().take(*dead).flat_map(|who| CROWD_SHAPE.entries(who));
+            let dead: Vec<_> = dead.collect();
+            measure(&node, &saved, dead.len(), &dead, 0)
+        });
+        let points = points.collect();
+        unmount(&crowd.netns, 0..CROWD);
+        points
+    })
+}
+
+/// Sweeps of these entries of the dead, which all go but for so many.
+fn measure(node: &Node, saved: &Saved<'_>, flows: usize, dead: &[String], most: usize) -> Point {
     let (mut times, mut echoes) = (Vec::new(), Vec::new());
     let sweep = sweep(node);
     let restore = || {
-        install(node, &dead);
-        empty(&node.state_dir);
-        copy(saved, &node.state_dir);
+        install(node, dead);
+        saved.restore();
+        count(node)
     };
     for _ in 0..ROUNDS {
-        restore();
+        let all = restore();
         let client = Echoes::start(&node.run_dir.join("br0.mgmt"));
         times.push(sweep.time());
         echoes.extend(client.stop());
-        // Where some of the living have no entries at all, nobody's value is proven to be theirs.
-        let (left, unproven) = (count(node), if flows < PODS * 2 { 2 * DEAD } else { 0 });
-        assert!(left >= flows - dead.len() && left <= flows - dead.len() + unproven, "{left}");
+        let left = count(node);
+        assert!((all - dead.len()..=all - dead.len() + most).contains(&left), "{left} of {all}");
     }
     restore();
     let peak = sweep.peak();
@@ -113,10 +157,10 @@ fn row(point: &Point) -> String {
     )
 }
 
-fn table(points: &[Point]) -> String {
-    let mut text = String::from(
-        "| flows | sweep, ms | µs a flow | peak memory, MB | another client\'s echo, p99, ms | the \
-         longest, ms |\n| --: | --: | --: | --: | --: | --: |\n",
+fn table(what: &str, points: &[Point]) -> String {
+    let mut text = format!(
+        "| {what} | sweep, ms | µs a flow | peak memory, MB | another client's echo, p99, ms | \
+         the longest, ms |\n| --: | --: | --: | --: | --: | --: |\n",
     );
     for point in points {
         writeln!(text, "{}", row(point)).unwrap();
@@ -124,19 +168,38 @@ fn table(points: &[Point]) -> String {
     text
 }
 
-fn document(table: &str) -> String {
+fn document(there: &str, stale: &str) -> String {
     format!(
-        "# How a sweep grows\n\n`benches/scale.sh` makes this page and its picture. 1,000 attachments on \
-         one bridge (dummy datapath), {DEAD} of them dead without a DEL, {} entries each; the other \
-         entries are the living\'s and, beyond those, filler in ten tables. A sweep is a process of \
-         `ovs-flow-gc sweep`, from its start to its end; {ROUNDS} of each, the median is told. \
-         Another client asks the switch for one echo after the other meanwhile: the longest is \
-         the longest pause of ovs-vswitchd.\n\n{table}\n![Time, memory and pause over the number \
-         of flows, both axes logarithmic](scale.svg)\n\nWhat is grey is linear growth.\n\n\
-         Memory grows by some 8 bytes for each entry that is there: the place of every entry is remembered\n\
-         until the look is over, because two that look the same are not touched. At 1,000 flows most of the\n\
-         living have hardly any, so that not every value can be proven and 20 entries of the dead wait.\n",
-        SHAPE.each()
+        "# How a sweep grows
+
+`benches/scale.sh` makes this page and its picture. A sweep is a process of `ovs-flow-gc sweep`,
+from its start to its end; {ROUNDS} of each, the median is told. Another client asks the switch for
+one echo after the other meanwhile: the longest is the longest pause of ovs-vswitchd. The datapath
+is OVS's dummy.
+
+![Time, memory and pause over the number of flows, and over the number of stale ones; all axes
+logarithmic](scale.svg)
+
+What is grey is linear growth.
+
+## With what is there
+
+1,000 attachments on one bridge, {DEAD} of them dead without a DEL, {} entries each; the other
+entries are the living's and, beyond those, filler in ten tables.
+
+{there}
+What is there is not remembered, only what may be stale: memory is as good as the same. At 1,000
+flows most of the living have hardly any, so that not every value can be proven and 20 entries of
+the dead wait.
+
+## With what is stale
+
+100,000 flows on one bridge, {} entries of each of 1,030 attachments, in ten tables; some of these
+are dead without a DEL. The time is per stale flow.
+
+{stale}",
+        SHAPE.each(),
+        CROWD_SHAPE.each()
     )
 }
 
@@ -144,40 +207,79 @@ const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 420.0;
 const MARGIN: f64 = 60.0;
 /// Powers of ten on the axes.
-const X: [f64; 2] = [3.0, 6.0];
-const Y: [f64; 2] = [0.0, 4.0];
+const Y: [i32; 2] = [0, 4];
 
-fn at(flows: f64, value: f64) -> (f64, f64) {
-    let share = |v: f64, [from, to]: [f64; 2]| (v.max(1e-9).log10() - from) / (to - from);
-    let x = MARGIN + share(flows, X) * (WIDTH - 2.0 * MARGIN);
-    (x, HEIGHT - MARGIN - share(value, Y).clamp(0.0, 1.0) * (HEIGHT - 2.0 * MARGIN))
+/// One diagram: its powers of ten, and how far down it is.
+struct Panel {
+    x: [i32; 2],
+    top: f64,
+    svg: String,
 }
 
-fn plot(points: &[Point]) -> String {
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
-         font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"{WIDTH}\" \
-         height=\"{HEIGHT}\" fill=\"white\"/>\n"
-    );
-    let mut line = |points: &[(f64, f64)], colour: &str, more: &str| {
-        let points: Vec<_> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+impl Panel {
+    fn at(&self, flows: f64, value: f64) -> (f64, f64) {
+        let share = |v: f64, [from, to]: [i32; 2]| {
+            (v.max(1e-9).log10() - f64::from(from)) / f64::from(to - from)
+        };
+        let x = MARGIN + share(flows, self.x) * (WIDTH - 2.0 * MARGIN);
+        let y = share(value, Y).clamp(0.0, 1.0) * (HEIGHT - 2.0 * MARGIN);
+        (x, self.top + HEIGHT - MARGIN - y)
+    }
+
+    fn line(&mut self, points: &[(f64, f64)], colour: &str, more: &str) {
+        let at = points.iter().map(|(flows, value)| self.at(*flows, *value));
+        let points: Vec<_> = at.map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         writeln!(
-            svg,
+            self.svg,
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" {more}/>",
             points.join(" ")
         )
         .unwrap();
-    };
-    for power in 3..=6 {
-        let x = 10_f64.powi(power);
-        line(&[at(x, 1.0), at(x, 1e4)], "#ddd", "");
     }
-    for power in 0..=4 {
-        let y = 10_f64.powi(power);
-        line(&[at(1e3, y), at(1e6, y)], "#ddd", "");
+
+    fn label(&mut self, (x, y): (f64, f64), anchor: &str, colour: &str, what: &str) {
+        writeln!(
+            self.svg,
+            "<text x=\"{x:.0}\" y=\"{y:.0}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{what}</text>"
+        )
+        .unwrap();
     }
-    for from in [1.0, 10.0] {
-        line(&[at(1e3, from), at(1e6, from * 1e3)], "#bbb", "stroke-dasharray=\"4 4\"");
+}
+
+/// Both diagrams, one above the other.
+fn picture(there: &[Point], stale: &[Point]) -> String {
+    let (upper, lower) = (
+        panel([3, 6], 0.0, "flows", there),
+        panel([1, 5], HEIGHT, "stale flows, of 100,000", stale),
+    );
+    let height = 2.0 * HEIGHT;
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
+         font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"{WIDTH}\" \
+         height=\"{height}\" fill=\"white\"/>\n{upper}{lower}</svg>\n"
+    )
+}
+
+fn panel(x: [i32; 2], top: f64, what: &str, points: &[Point]) -> String {
+    let mut panel = Panel { x, top, svg: String::new() };
+    let ten = |power: i32| 10_f64.powi(power);
+    let ([left, right], [bottom, ceiling]) = (x.map(ten), Y.map(ten));
+    for power in x[0]..=x[1] {
+        panel.line(&[(ten(power), bottom), (ten(power), ceiling)], "#ddd", "");
+        let (x, y) = panel.at(ten(power), bottom);
+        panel.label((x, y + 18.0), "middle", "#333", &grouped(power));
+    }
+    let (x, y) = panel.at((left * right).sqrt(), bottom);
+    panel.label((x, y + 36.0), "middle", "#333", what);
+    for power in Y[0]..=Y[1] {
+        panel.line(&[(left, ten(power)), (right, ten(power))], "#ddd", "");
+        let (x, y) = panel.at(left, ten(power));
+        panel.label((x - 8.0, y + 4.0), "end", "#333", &grouped(power));
+    }
+    for last in [ten(Y[1] - 1), ceiling] {
+        let first = left.max(right * bottom / last);
+        let ends = [(first, last * first / right), (right, last)];
+        panel.line(&ends, "#bbb", "stroke-dasharray=\"4 4\"");
     }
     type Value = fn(&Point) -> f64;
     let series: [(&str, &str, Value); 3] = [
@@ -185,26 +287,22 @@ fn plot(points: &[Point]) -> String {
         ("#c30", "longest pause of the switch, ms", |p| ms(p.pause)),
         ("#080", "peak memory, MB", |p| p.peak as f64 / 1e6),
     ];
-    for (colour, _, value) in series {
-        let points: Vec<_> = points.iter().map(|p| at(p.flows as f64, value(p))).collect();
-        line(&points, colour, "stroke-width=\"2\"");
+    for (n, (colour, what, value)) in (0_u32..).zip(series) {
+        let points: Vec<_> = points.iter().map(|p| (p.flows as f64, value(p))).collect();
+        panel.line(&points, colour, "stroke-width=\"2\"");
+        let place = (MARGIN + 12.0, top + MARGIN + 18.0 * (f64::from(n) + 1.0));
+        panel.label(place, "start", colour, what);
     }
-    let mut label = |x: f64, y: f64, anchor: &str, colour: &str, what: &str| {
-        writeln!(
-            svg,
-            "<text x=\"{x:.0}\" y=\"{y:.0}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{what}</text>"
-        )
-        .unwrap();
-    };
-    for (power, what) in (3..).zip(["1,000", "10,000", "100,000", "1,000,000 flows"]) {
-        label(at(10_f64.powi(power), 1.0).0, HEIGHT - MARGIN + 18.0, "middle", "#333", what);
+    panel.svg
+}
+
+/// A power of ten, as one writes it.
+fn grouped(power: i32) -> String {
+    match power {
+        3.. => {
+            format!("1{},000", "0".repeat(usize::try_from(power % 3).unwrap()))
+                + &",000".repeat(usize::try_from(power / 3 - 1).unwrap())
+        }
+        _ => format!("{}", 10_f64.powi(power)),
     }
-    for (power, what) in (0..).zip(["1", "10", "100", "1,000", "10,000"]) {
-        label(MARGIN - 8.0, at(1e3, 10_f64.powi(power)).1 + 4.0, "end", "#333", what);
-    }
-    for (n, (colour, what, _)) in (0_u32..).zip(series) {
-        label(MARGIN + 12.0, MARGIN + 18.0 * (f64::from(n) + 1.0), "start", colour, what);
-    }
-    svg.push_str("</svg>\n");
-    svg
 }

@@ -2,14 +2,14 @@
 //! delete, and against the shell loop.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use super::crowd::{Crowd, Shape, shell, unmount, who};
-use super::del::{count, del_flows, empty, entries, install};
+use super::del::{count, empty, entries, install};
 use super::measure::{Process, median, on};
 use super::rig::{Datapath, Node, Setup, layouts};
+use super::rivals::{bundle, del_by_value, one_by_one};
 use super::table::Table;
 
 const ORPHANS: usize = 500;
@@ -23,7 +23,7 @@ const ROUNDS: usize = 5;
 pub(crate) struct Large<'a> {
     node: &'a Node,
     pub(crate) whos: Vec<layouts::Who>,
-    saved: PathBuf,
+    saved: Saved<'a>,
     netns: PathBuf,
     shape: Shape,
 }
@@ -55,9 +55,7 @@ impl<'a> Large<'a> {
         // The evictions: namespaces and ports are gone, nobody called DEL.
         crowd.die_all(0..ORPHANS);
         crowd.del_ports(0..ORPHANS);
-        let saved = node.dir.join("saved");
-        copy(&node.state_dir, &saved);
-        Self { node, netns: crowd.netns, whos, saved, shape }
+        Self { node, netns: crowd.netns, whos, saved: Saved::of(node), shape }
     }
 
     /// The same entries, the policy in so many tables.
@@ -65,8 +63,7 @@ impl<'a> Large<'a> {
         self.shape.tables = tables;
         self.node.ofctl(&["del-flows", "br0"]);
         install(self.node, &self.shape.bridge(&self.whos, FLOWS));
-        empty(&self.node.state_dir);
-        copy(&self.saved, &self.node.state_dir);
+        self.saved.restore();
     }
 
     pub(crate) fn sweep(&self) -> Process {
@@ -83,8 +80,7 @@ impl<'a> Large<'a> {
         let dead = self.whos.iter().take(ORPHANS);
         let dead = dead.flat_map(|who| self.shape.entries(who));
         install(self.node, &dead.collect::<Vec<_>>());
-        empty(&self.node.state_dir);
-        copy(&self.saved, &self.node.state_dir);
+        self.saved.restore();
         assert_eq!(count(self.node), FLOWS);
     }
 
@@ -96,13 +92,7 @@ impl<'a> Large<'a> {
             let (matches, _) = entry.split_once(" actions=").unwrap();
             writeln!(list, "{matches}").unwrap();
         }
-        let run_dir = node.run_dir.clone();
-        let told = Process::new(node, list.as_bytes(), move || {
-            let mut command = Command::new("/usr/bin/ovs-ofctl");
-            command.env_clear().env("OVS_RUNDIR", &run_dir);
-            command.args(["-OOpenFlow14", "--bundle", "--strict", "del-flows", "br0", "-"]);
-            command
-        });
+        let told = bundle(node, &list, &["--strict"]);
         let mut times: [Vec<_>; 2] = Default::default();
         for _ in 0..ROUNDS {
             for (times, process) in times.iter_mut().zip([&ours, &told]) {
@@ -115,7 +105,9 @@ impl<'a> Large<'a> {
         let what = "Sweep of 500 orphans, 48,500 of 100,000 flows";
         let against = format!("{what}; theirs: ovs-ofctl --bundle --strict del-flows, told which");
         table.at_most(&against, mine, bundle, 1.5);
-        let by_value = self.one_by_one();
+        let dead = self.whos.iter().take(ORPHANS);
+        let calls: Vec<_> = dead.map(|who| del_by_value(node, who.reg)).collect();
+        let by_value = one_by_one(&calls);
         let against = format!("{what}; theirs: 500 x ovs-ofctl del-flows reg0=N");
         table.faster(&against, mine, by_value, 10.0);
         self.restore();
@@ -123,20 +115,30 @@ impl<'a> Large<'a> {
         self.must_be_swept();
         table.memory(&format!("{what}: peak"), peak, 40);
     }
+}
 
-    fn one_by_one(&self) -> Duration {
-        let calls: Vec<_> =
-            self.whos.iter().take(ORPHANS).map(|who| del_flows(self.node, who.reg)).collect();
-        let since = Instant::now();
-        for call in &calls {
-            call.time();
-        }
-        since.elapsed()
+/// Records as they were: the next round begins where this one did.
+pub(crate) struct Saved<'a> {
+    node: &'a Node,
+    copy: PathBuf,
+}
+
+impl<'a> Saved<'a> {
+    /// As they are now.
+    pub(crate) fn of(node: &'a Node) -> Self {
+        let saved = node.dir.join("saved");
+        copy(&node.state_dir, &saved);
+        Self { node, copy: saved }
+    }
+
+    pub(crate) fn restore(&self) {
+        empty(&self.node.state_dir);
+        copy(&self.copy, &self.node.state_dir);
     }
 }
 
 /// Everything in a directory.
-pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {
+fn copy(from: &Path, to: &Path) {
     let (from, to) = (from.display(), to.display());
     shell(&format!("mkdir -p {to} && cp -a {from}/. {to}"));
 }
