@@ -36,8 +36,8 @@ struct Point {
 }
 
 pub(crate) fn figures() {
-    let there = by_what_is_there();
     let stale = by_what_is_stale();
+    let there = by_what_is_there();
     let [there_text, stale_text] =
         [table("flows", &there), table("stale flows, of 100,000", &stale)];
     println!("{there_text}\n{stale_text}");
@@ -87,7 +87,7 @@ fn fill(node: &Node, entries: usize) {
 
 fn by_what_is_stale() -> Vec<Point> {
     let node = Setup::new().datapath(Datapath::Dummy).up("bench-stale");
-    node.limit_state_dir("64m");
+    node.limit_state_dir("128m");
     on(&node, || {
         let crowd = Crowd::new(&node, CROWD_SHAPE);
         crowd.attach(0..CROWD);
