@@ -12,8 +12,6 @@ use super::rig::Node;
 const PAUSE: Duration = Duration::from_millis(2);
 /// Nothing that is measured takes longer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Nothing that belongs together is further apart.
-const QUIET: Duration = Duration::from_secs(5);
 
 /// It counts by OFPMP_TABLE: that costs the switch the same whatever is on the bridge, where a
 /// dump with a filter goes through every entry of the layout that the filter fits.
@@ -49,19 +47,6 @@ impl Watch {
             assert!(took < PATIENCE, "{count} entries after {took:?}, not {left}");
             thread::sleep(PAUSE);
         }
-    }
-
-    /// Waits until nothing has changed for a while; how long after `since` the last change was.
-    pub(crate) fn last_change(&mut self, since: Instant) -> Duration {
-        let (mut count, mut changed) = (self.count(), Duration::ZERO);
-        while since.elapsed() < changed + QUIET {
-            thread::sleep(PAUSE);
-            let now = self.count();
-            if now != count {
-                (count, changed) = (now, since.elapsed());
-            }
-        }
-        changed
     }
 
     /// Entries that match a register's value, by a dump.
