@@ -60,7 +60,7 @@ impl Candidate {
     #[cfg(test)]
     pub(super) fn seen(entry: Entry, told: u64) -> Self {
         let (lag, least_lag) = (Duration::ZERO, Duration::ZERO);
-        Self { entry, lag, least_lag, found_by: 0, told, twin: false }
+        Self { entry, lag, least_lag, found_by: 0, told, twin: false, may_have_twin: false }
     }
 
     /// Where it is.
