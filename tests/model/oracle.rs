@@ -249,16 +249,18 @@ impl<'a, D: Driver> View<'a, D> {
     /// Whether a pod that may be getting any address is there, and so old that the entry may be
     /// its own; a member of a policy may always be.
     fn may_be_arriving(&self, entry: &Entry, policy: bool) -> bool {
+        // The tombstone of a DEL without a record says which port was its own when the DEL, or a
+        // sweep, has looked.
+        let names_its_port = |t: &&Attachment| t.interface.is_some();
+        let buried = self.after.tombstones.iter().filter(names_its_port);
+        // The call was about those whose tombstones are gone.
+        let forgotten = self.before.tombstones.iter().filter(|t| !ours(t, &self.after.tombstones));
+        let known = self.after.records.iter().chain(buried).chain(forgotten);
+        let known: Vec<PodId> = known.map(|record| self.town.pod_of(record)).collect();
         self.town.pods.iter().any(|pod| {
-            // Of a pod without a record DEL learns which port is its own only while it looks.
-            let old =
-                |t: &&Attachment| ours(t, &self.before.records) || ours(t, &self.before.tombstones);
-            let buried = self.after.tombstones.iter().filter(old);
-            let known = self.after.records.iter().chain(buried);
-            let mut known = known.map(|record| self.town.pod_of(record));
             pod.row
                 && pod.phase != Phase::Gone
-                && !known.any(|id| id == pod.id)
+                && !known.contains(&pod.id)
                 && self.at <= pod.born + ARRIVING + TICK
                 && (policy || entry.until + TICK >= pod.born)
         })

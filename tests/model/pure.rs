@@ -224,8 +224,10 @@ impl Sim {
         described.push((UPLINK, "uplink0".to_owned()));
         scene.check_ports(world, 0, &described);
         // There is no namespace on this machine whose file could tell a stranger's age.
-        let leaving =
-            |id: PodId| self.tombstones.iter().any(|t| t.interface == Some(Self::row_id(id)));
+        // A target's port is the dead's own, even if its tombstone does not say so yet.
+        let dead = self.tombstones.iter().chain(targets.iter().map(|t| &t.attachment));
+        let leaving: BTreeSet<RowId> = dead.filter_map(|t| t.interface).collect();
+        let leaving = |id: PodId| leaving.contains(&Self::row_id(id));
         let mut arriving: BTreeMap<Option<u16>, Duration> = BTreeMap::new();
         for (id, row) in self.rows.iter().filter(|(id, row)| row.sandbox && !leaving(**id)) {
             let recorded = |r: &Attachment| r.interface == Some(Self::row_id(*id));
