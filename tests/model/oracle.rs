@@ -377,13 +377,14 @@ impl<'a, D: Driver> View<'a, D> {
             return Err(Exception::ValueUnproven);
         }
         // Flows of somebody else's loaded it, too, when the call looked.
+        let all = || self.dead.iter().chain(&self.others);
         let loads = |entry: &Entry| {
             let writes = &entry.line.flow.actions.register_writes;
             let m = &entry.line.flow.matches;
             writes.iter().any(|w| w.index == 0 && w.value == Some(register.value))
                 && !m.in_port.is_some_and(|port| {
                     let own = |other: &Dead<'_>| other.pod.id == dead.pod.id || !other.had(port);
-                    dead.had(port) && !self.is_live_port(port) && self.dead.iter().all(own)
+                    dead.had(port) && !self.is_live_port(port) && all().all(own)
                 })
         };
         if self.town.table.values().chain(&self.town.taken).any(loads) {
