@@ -214,8 +214,17 @@ impl<'a, D: Driver> View<'a, D> {
         match self.town.holder(number) {
             Some(None) => true,
             Some(Some(holder)) => !self.dead.iter().any(|dead| dead.pod.id == holder),
-            None => false,
+            None => self.may_come_back(number),
         }
+    }
+
+    /// A port that has failed, of somebody whose end nobody has noticed: it may get its number
+    /// back.
+    fn may_come_back(&self, number: u16) -> bool {
+        let failed = |(pod, record): &(&Pod, &Attachment)| {
+            pod.row && pod.number.is_none() && record.ofport == Some(number)
+        };
+        self.living.iter().any(failed)
     }
 
     fn unsettled(&self) -> bool {
@@ -234,6 +243,7 @@ impl<'a, D: Driver> View<'a, D> {
             return State::Unsettled;
         }
         match self.town.holder(number) {
+            None if self.may_come_back(number) => State::Reused,
             None => State::Dead,
             Some(holder) if holder == Some(dead.pod.id) => State::Dead,
             Some(_) => State::Reused,
@@ -444,8 +454,10 @@ impl<'a, D: Driver> View<'a, D> {
             None => true,
         };
         let younger = |pod: &Pod| entry.until + TICK < pod.born;
-        let with_number: Vec<&Pod> =
-            self.living.iter().map(|(p, _)| *p).filter(|p| p.number == Some(number)).collect();
+        let has = |(pod, record): &&(&Pod, &Attachment)| {
+            pod.number.or(record.ofport.filter(|_| pod.row)) == Some(number)
+        };
+        let with_number: Vec<&Pod> = self.living.iter().filter(has).map(|(p, _)| *p).collect();
         !dead.record.unrecorded
             && explained(number)
             && !self.unsettled()
