@@ -179,6 +179,8 @@ pub(crate) struct Town<D: Driver> {
     pub(crate) taken: Vec<Entry>,
     /// Pods with a call of ours under way: a runtime makes one after the other.
     busy: Vec<PodId>,
+    /// Calls under way.
+    under_way: u32,
     /// Steps that did something.
     pub(crate) steps: u64,
     pub(crate) tally: Tally,
@@ -200,6 +202,7 @@ impl<D: Driver> Town<D> {
             in_part: false,
             taken: Vec::new(),
             busy: Vec::new(),
+            under_way: 0,
             steps: 0,
             tally: Tally::default(),
             diary: Vec::new(),
@@ -548,7 +551,7 @@ impl<D: Driver> Town<D> {
             (false, true) => self.pods[id].phase = Phase::Leaving,
             (_, false) => {}
         }
-        self.after_call("ADD", &before, from, meanwhile.is_empty())?;
+        self.after_call("ADD", &before, from, self.is_alone(meanwhile))?;
         let after = self.driver.book();
         let record =
             after.records.iter().any(|r| r.key.container.as_str() == self.pods[id].container());
@@ -568,7 +571,7 @@ impl<D: Driver> Town<D> {
         self.go_on(Some(id), meanwhile)?;
         self.finish(call);
         self.account("DEL", from)?;
-        self.after_call("DEL", &before, from, meanwhile.is_empty())?;
+        self.after_call("DEL", &before, from, self.is_alone(meanwhile))?;
         Ok(true)
     }
 
@@ -579,8 +582,9 @@ impl<D: Driver> Town<D> {
         self.go_on(None, meanwhile)?;
         let ended = self.finish(call);
         self.account("the sweep", from)?;
-        self.after_call("the sweep", &before, from, meanwhile.is_empty())?;
-        if ended && meanwhile.is_empty() {
+        let alone = self.is_alone(meanwhile);
+        self.after_call("the sweep", &before, from, alone)?;
+        if ended && alone {
             self.promised_after_sweep(hasty, &before, from)?;
         }
         Ok(())
@@ -592,11 +596,19 @@ impl<D: Driver> Town<D> {
         ended
     }
 
+    /// Whether nothing happens while a call is at work. Another one that is under way stands still
+    /// in the made-up node only.
+    fn is_alone(&self, meanwhile: &[Step]) -> bool {
+        meanwhile.is_empty() && (D::MAKE_BELIEVE || self.under_way == 0)
+    }
+
     /// While ours looks at the switch.
     fn go_on(&mut self, about: Option<PodId>, meanwhile: &[Step]) -> Result<(), Broken> {
         let in_part = self.in_part;
         self.busy.extend(about);
+        self.under_way += 1;
         let gone_on = meanwhile.iter().try_for_each(|step| self.step(step));
+        self.under_way -= 1;
         self.busy.retain(|id| Some(*id) != about);
         self.in_part = in_part;
         gone_on
