@@ -119,6 +119,8 @@ pub(crate) struct Book {
     pub(crate) records: Vec<Attachment>,
     pub(crate) tombstones: Vec<Attachment>,
     pub(crate) state: NetworkState,
+    /// The network's configuration is on record.
+    pub(crate) configured: bool,
 }
 
 /// The switch, its database, the records, and our verbs.

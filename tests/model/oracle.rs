@@ -546,6 +546,10 @@ impl<D: Driver> Town<D> {
         {
             return Err(format!("after {what} living pod {} has no record", pod.id));
         }
+        // A sweep deletes nothing where nobody has said what is in scope.
+        if what == "the sweep" && !before.configured {
+            return Ok(());
+        }
         // Whose tombstone is gone has nothing left that waits.
         let gone = |t: &Attachment| !ours(t, &after.tombstones) && !ours(t, &after.records);
         if before.tombstones.iter().any(gone) {
@@ -567,6 +571,9 @@ impl<D: Driver> Town<D> {
             if pod.phase == Phase::Gone && record.netns.is_some() {
                 return Err(format!("the sweep did not bury pod {}", pod.id));
             }
+        }
+        if !before.configured {
+            return Ok(());
         }
         if !hasty {
             self.values_are_known(&after, at)?;
@@ -731,10 +738,10 @@ impl<D: Driver> Town<D> {
         if !owners().any(names) {
             return Some(Exception::NamesNobody);
         }
-        // Who had the address last counts: until then the entry was somebody's.
-        let last =
-            |pod: &Pod| !owners().any(|other| other.who.ip == pod.who.ip && other.id > pod.id);
-        if owners().any(|pod| last(pod) && !pod.is_living() && !pod.recorded) {
+        // Of the dead, who had the address last counts: until then the entry was somebody's.
+        let dead = || owners().filter(|pod| !pod.is_living());
+        let last = |pod: &Pod| !dead().any(|other| other.who.ip == pod.who.ip && other.id > pod.id);
+        if dead().any(|pod| last(pod) && !pod.recorded) {
             return Some(Exception::NeverRecorded);
         }
         let linger = self.driver.linger();

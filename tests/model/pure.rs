@@ -783,6 +783,7 @@ impl Driver for Sim {
             records: self.records.clone(),
             tombstones: self.tombstones.clone(),
             state: self.state.clone().unwrap_or_default(),
+            configured: self.state.is_some(),
         }
     }
 

@@ -238,6 +238,7 @@ impl Driver for Switch<'_> {
         Book {
             records: everything.attachments,
             tombstones: everything.tombstones,
+            configured: state.is_some(),
             state: state.unwrap_or_default(),
         }
     }
