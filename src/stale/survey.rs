@@ -309,12 +309,12 @@ impl<'c> Survey<'c> {
             let moved = in_port.is_some() && index.has_moved(owner);
             if nested {
                 claims.foreign = true;
-            } else if let (false, true, Some(port)) = (older || moved, leftover, in_port) {
+            } else if older || moved {
+                claims.claim(owner, false, None);
+            } else if let (true, Some(port)) = (leftover, in_port) {
                 claims.claim(owner, false, None);
                 let known = inherited.entry((*l, port, token)).or_default();
                 *known = age_for(index, flow, *l).max(*known);
-            } else if older || moved {
-                claims.claim(owner, false, None);
             } else {
                 claims.claim(owner, true, Some(age_for(index, flow, *l)));
             }

@@ -201,23 +201,24 @@ pub(super) fn look_at_tables(
     tables: &[(u8, u32)],
     guess: Option<AskedDump>,
 ) -> Result<Look, Error> {
-    let mut look = look_once(connection, scene, thorough, since, tables, guess)?;
-    twins::settle(connection, &scene.case, &mut look)?;
+    let case = &scene.case;
+    let all = thorough || is_small(tables) || case.dead.len() > FEW_DEAD || needs_proof(case);
+    let some = if all { None } else { by_token_alone(connection, case, since, guess)? };
+    let mut look = match some {
+        Some(look) => look,
+        None => whole(connection, case, tables, since)?,
+    };
+    twins::settle(connection, case, &mut look)?;
     Ok(look)
 }
 
-fn look_once(
+/// A look by tokens, if no more is needed.
+fn by_token_alone(
     connection: &mut Connection,
-    scene: &Scene,
-    thorough: bool,
+    case: &Case,
     since: Instant,
-    tables: &[(u8, u32)],
     guess: Option<AskedDump>,
-) -> Result<Look, Error> {
-    let case = &scene.case;
-    if thorough || is_small(tables) || case.dead.len() > FEW_DEAD || needs_proof(case) {
-        return whole(connection, case, tables, since);
-    }
+) -> Result<Option<Look>, Error> {
     let look = by_token(connection, case, since, guess)?;
     // What a register value would condemn needs the proof that nobody else loads it.
     let judge = Judge::new(case, &look.learned);
@@ -226,10 +227,8 @@ fn look_once(
         .iter()
         .filter_map(|c| c.entry.flow().ok())
         .any(|flow| judge.would_register_matter(&flow));
-    if wanted || register_flows_are_there(connection, case, &look)? {
-        return whole(connection, case, tables, since);
-    }
-    Ok(look)
+    let alone = !wanted && !register_flows_are_there(connection, case, &look)?;
+    Ok(alone.then_some(look))
 }
 
 fn whole(
@@ -286,7 +285,7 @@ fn turns<'f>(asked: &'f [Filter], tables: &[(u8, u32)]) -> Vec<&'f [Filter]> {
 }
 
 /// More than this many dumps of some entries, and whole tables cost less.
-const FEW_FILTERS: usize = 24;
+pub(super) const FEW_FILTERS: usize = 24;
 
 /// What to ask for to see these again, if they are still there: of what was asked that which
 /// found them; after a look at everything, their ports and register values, and the tables

@@ -32,14 +32,7 @@ pub(super) fn settle(
     let paused = registry.paused();
     for (index, target) in targets.iter().enumerate() {
         let Some(outcome) = report.targets.get(index) else { continue };
-        // Nobody buried it: it is judged again when the pause is over.
-        let waits = paused && matches!(target.cause, Cause::Orphan(_));
-        let settled = match waits.then(|| is_active(&lock, target)) {
-            Some(Ok(true)) => Ok(()),
-            Some(Err(failed)) => Err(failed),
-            None | Some(Ok(false)) => settle_one(&lock, world, target, outcome),
-        };
-        if let Err(failed) = settled {
+        if let Err(failed) = settle_one(&lock, paused, world, target, outcome) {
             warn!("{}: could not settle it, the next sweep does: {failed}", target.attachment.key);
             report.fail(index, &unsettled(&failed));
         }
@@ -66,10 +59,15 @@ fn lock_deadline(engine: &Engine<'_>) -> crate::clock::Deadline {
 
 fn settle_one(
     lock: &Lock<'_>,
+    paused: bool,
     world: Option<&World>,
     target: &Target,
     outcome: &TargetReport,
 ) -> Result<(), registry::Error> {
+    // Nobody buried it: it is judged again when the pause is over.
+    if paused && matches!(target.cause, Cause::Orphan(_)) && is_active(lock, target)? {
+        return Ok(());
+    }
     let mut record = target.attachment.clone();
     if record.register.is_none() {
         // Another look may have learned it meanwhile.

@@ -11,15 +11,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::look::{Candidate, Look, fingerprint};
+use super::look::{Candidate, FEW_FILTERS, Look, fingerprint};
 use crate::openflow::{Connection, Error, Filter};
 use crate::stale::Judge;
 use crate::stale::case::Case;
 
 /// 1 MiB. Of a million entries it mistakes one in thirty for another one.
 const WORDS: usize = 1 << 17;
-/// More dumps of some entries than this, and whole tables cost less.
-const FEW_FILTERS: usize = 24;
 
 /// Fingerprints that were seen, or may have been. Of each, four bits of one word are set.
 #[derive(Debug)]

@@ -2,13 +2,12 @@
 //! touched, and the dead are found when it is over.
 
 use std::fs;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::guard::{Daemon, settle};
-use crate::rig::{Attached, Flows, Node, Port, Setup, eventually, layouts, within};
+use crate::rig::{Attached, Flows, Node, Port, Setup, eventually, layouts};
 
 #[track_caller]
 fn two_pods(node: &Node) -> ([Attached; 2], [Vec<String>; 2]) {
@@ -20,7 +19,7 @@ fn two_pods(node: &Node) -> ([Attached; 2], [Vec<String>; 2]) {
 
 #[track_caller]
 fn until(node: &Node, flows: &[String]) {
-    within(Duration::from_secs(40), "the entries are as they should be", || {
+    eventually("the entries are as they should be", || {
         let outcome = node.try_ofctl(&["--no-stats", "--no-names", "dump-flows", "br0"]);
         outcome.succeeded() && node.dump("br0") == flows
     });
@@ -117,9 +116,7 @@ fn the_state_directory_is_removed_under_it() {
     node.vanish(&cache, Port::Gone);
     // Two name its register value, which is not proven to be its own, two its address alone,
     // which one of the others may have: theirs are not known any more.
-    within(Duration::from_secs(40), "its other entries are gone", || {
-        node.dump("br0").len() <= both.len() + 4
-    });
+    eventually("its other entries are gone", || node.dump("br0").len() <= both.len() + 4);
     let left = node.dump("br0");
     assert!(both.iter().all(|flow| left.contains(flow)), "{left:#?}");
     assert_eq!(daemon.get("/readyz").0, 200);

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::crowd::{Member, add_ports, all_at_once, end_sandboxes};
 use crate::guard::{Daemon, settle};
-use crate::rig::{Attached, Datapath, Node, Port, Setup, eventually, layouts, within};
+use crate::rig::{Attached, Datapath, Node, Port, Setup, eventually, layouts};
 
 /// Pods with their entries.
 struct Pods {
@@ -42,7 +42,7 @@ impl Pods {
 #[track_caller]
 fn until(node: &Node, flows: &[String]) -> Duration {
     let since = Instant::now();
-    within(Duration::from_secs(40), "its entries are gone", || node.dump("br0") == flows);
+    eventually("its entries are gone", || node.dump("br0") == flows);
     since.elapsed()
 }
 
@@ -92,9 +92,7 @@ fn a_burst_of_deaths_is_a_handful_of_sweeps() {
     let since = Instant::now();
     end_sandboxes(&node, dead);
     let each = dead[0].lines().len();
-    within(Duration::from_secs(40), "they are gone", || {
-        node.dump("br0").len() == all - each * dead.len()
-    });
+    eventually("they are gone", || node.dump("br0").len() == all - each * dead.len());
     eprintln!("110 deaths at once: {:?} until the last entry was gone", since.elapsed());
     let sweeps = daemon.sum("sweeps_total") - before;
     eprintln!("{sweeps} sweeps for 110 deaths");
@@ -205,9 +203,7 @@ fn entries_that_come_back_after_a_del_are_found() {
     let port = format!("in_port={}", pods.pods[0].ofport);
     let since = Instant::now();
     // Those that only name its address may be somebody else's: made after its death.
-    within(Duration::from_secs(40), "they are gone again", || {
-        !node.dump("br0").iter().any(|flow| flow.contains(&port))
-    });
+    eventually("they are gone again", || !node.dump("br0").iter().any(|flow| flow.contains(&port)));
     eprintln!("put back after its DEL: gone after {:?}", since.elapsed());
     let left = node.dump("br0");
     assert!(pods.without(&[0]).iter().all(|flow| left.contains(flow)), "{left:#?}");
