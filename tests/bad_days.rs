@@ -27,7 +27,7 @@ mod rows;
 use std::ops::Deref;
 use std::time::Duration;
 
-use rig::{Attached, Node, Outcome, Setup, layouts};
+use rig::{Attached, Node, Outcome, Setup, eventually, layouts};
 use serde_json::{Value, json};
 
 /// What a call may take beyond `timeoutMs`: the lock's grace of 500 ms, and a busy machine.
@@ -163,9 +163,19 @@ fn sweep(node: &Node) -> Value {
     swept.json()
 }
 
-/// A sweep that finishes everything.
+/// A sweep that finishes everything; another one, if this machine was too slow to tell the age
+/// of what was made right before the death.
 #[track_caller]
 fn sweep_finishes(node: &Node) {
-    let swept = sweep(node);
+    let mut swept = Value::Null;
+    eventually("sweeps are in time", || {
+        swept = sweep(node);
+        let kept: Vec<&Value> =
+            swept["targets"].as_array().unwrap().iter().map(|t| &t["kept"]).collect();
+        let too_late = kept
+            .iter()
+            .any(|k| k.as_object().is_some_and(|k| k.keys().eq(["created-after-death"])));
+        tombstones(node).is_empty() || !too_late
+    });
     assert!(tombstones(node).is_empty(), "{:#?}\n{swept:#}", tombstones(node));
 }

@@ -327,6 +327,10 @@ fn judge<'l>(
                 let patient =
                     |d: &usize| scene.case.dead.get(*d).is_some_and(|dead| dead.died < PATIENCE);
                 waits.extend(verdict.dead.filter(patient));
+                // The next answer may come sooner.
+                if let Some(of) = target.and_then(|t| report.targets.get_mut(t)) {
+                    of.unsettled = true;
+                }
             }
             let mut kept = candidate.kept_for(&judge);
             kept.retain(|other| other.dead != verdict.dead);

@@ -143,9 +143,9 @@ impl Engine<'_> {
         report
     }
 
-    /// One bridge. Evidence that is in flux (a port that waits for its number) settles within
-    /// milliseconds: a call that somebody waits for looks again before it leaves that to a
-    /// sweep.
+    /// One bridge. Evidence that is in flux (a port that waits for its number, an answer that
+    /// came too late to tell an entry's age) settles within milliseconds: a call that somebody
+    /// waits for looks again before it leaves that to a sweep.
     #[expect(clippy::too_many_arguments, reason = "one call site; they are the clean-up's state")]
     fn clean_bridge(
         &self,
@@ -161,12 +161,12 @@ impl Engine<'_> {
         let mut pass = BridgeReport::new(&name);
         let mut done =
             apply::pass(self, world, client, early, bridge, targets, paused, &mut pass, report);
-        for _ in 0..LOOKS {
+        for pause in SETTLING {
             let unsettled = report.targets.iter().any(|t| t.unsettled);
             if done.is_err() || !unsettled || !self.act || paused {
                 break;
             }
-            std::thread::sleep(SETTLING);
+            std::thread::sleep(pause);
             let Ok(fresh) = self.world_again(client, Stamp::now()) else { break };
             // A bridge that came or went has other indexes.
             if fresh.ovs.bridges.get(bridge).map(|b| &b.name) != Some(&name) {
@@ -295,9 +295,14 @@ fn socket_of(run_dir: &std::path::Path, bridge: &str) -> Result<PathBuf, crate::
     crate::config::bridge_socket(run_dir, bridge).ok_or_else(not_a_bridge)
 }
 
-/// How often a bridge is looked at again, and how long after the look before.
-const LOOKS: usize = 5;
-const SETTLING: Duration = Duration::from_millis(10);
+/// How long after the look before a bridge is looked at again, until it has settled.
+const SETTLING: [Duration; 5] = [
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(20),
+    Duration::from_millis(40),
+    Duration::from_millis(80),
+];
 
 /// How long a tombstone is kept for evidence that may still be proven (a live pod's
 /// register value that is not known yet), at most.

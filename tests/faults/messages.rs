@@ -86,6 +86,36 @@ fn a_late_answer_makes_nobody_forget_what_was_made_right_before_the_death() {
     }
 }
 
+/// If one answer alone is late, the call itself asks again: nothing waits for a sweep.
+#[test]
+fn one_late_answer_is_asked_for_again() {
+    for verb in [Verb::Del, Verb::Sweep] {
+        let mut trial = Trial::new(verb, "one late answer");
+        let how = How { run_dir: Some(&trial.proxy.dir.clone()), ..How::default() };
+        trial.stage.before();
+        trial.proxy.expect(None);
+        trial.stage.call(&how, &[], 20).ok();
+        let answers: Vec<_> =
+            trial.proxy.seen().into_iter().filter(|s| s.way == Way::Answered).collect();
+        let (mut waited, mut late) = (0, 0);
+        for answer in answers.iter().filter(|s| s.peer == Peer::Switch) {
+            trial.stage.before_by(Duration::from_millis(10));
+            let stall = Duration::from_millis(300);
+            let (peer, way, number) = (answer.peer, answer.way, Some(answer.number));
+            trial.proxy.expect(Some(Plan { peer, way, number, fault: Fault::Stall, stall }));
+            let outcome = trial.stage.call(&how, &[], 20);
+            late += trial.proxy.happened();
+            waited += trial.stage.ground.records().tombstones.len();
+            let terms = Terms { patient: true, ..Terms::new(Duration::from_secs(20)) };
+            let end = trial.stage.after(&outcome, terms, false);
+            trial.summary.add("late", "late", trial.proxy.happened() > 0, &outcome, end);
+        }
+        assert!(late > 3, "{late}");
+        assert_eq!(waited, 0, "of {late}");
+        trial.summary.end(4, "");
+    }
+}
+
 struct Trial {
     stage: Stage,
     proxy: Proxy,
