@@ -19,7 +19,7 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::PathBuf;
 
-use rig::{Attached, Node, Outcome, Pod, Port, Setup, layouts, sleep_ms};
+use rig::{Attached, Node, Outcome, Pod, Port, Setup, eventually, layouts, sleep_ms};
 use serde_json::{Value, json};
 
 const GC: &str = "ovs-flow-gc";
@@ -447,5 +447,39 @@ fn a_torn_configuration_deletes_nothing() {
         // Two pods are new, and nobody knows their register values yet.
         let rest: Vec<_> = left.iter().filter(|flow| !others.contains(flow)).collect();
         assert!(rest.iter().all(|flow| flow.contains(its)), "{broken:?}: {rest:#?}");
+    }
+}
+
+/// A DEL is killed while the switch does not answer, in a network whose configuration is gone: it
+/// has left its own beside the tombstone, and a sweep finishes what it had begun.
+#[test]
+fn a_killed_del_without_a_configuration_is_finished_by_a_sweep() {
+    for everything_gone in [false, true] {
+        let town = Town::new("killed_del", &["web", "db"]);
+        town.node.configure(json!({"timeoutMs": 30_000}));
+        if everything_gone {
+            fs::remove_dir_all(&town.node.state_dir).unwrap();
+        } else {
+            fs::remove_file(town.node.state_dir.join("podnet/config.json")).unwrap();
+        }
+        let web = &town.pods[0];
+        let conf = town.node.plugin_conf(GC, Some(web), None);
+        town.node.vswitchd.pause();
+        let del = town.node.call(GC, "DEL").pod(web).conf(&conf).start();
+        let dead = town.node.state_dir.join("podnet/dead");
+        eventually("DEL leaves a tombstone", || {
+            fs::read_dir(&dead).is_ok_and(|dir| dir.count() == 1)
+        });
+        del.kill();
+        del.wait();
+        town.node.vswitchd.resume();
+
+        town.node.admin(&["sweep"]).ok();
+        let (left, of_others) = (town.node.dump("br0"), town.without(&[0]));
+        assert!(of_others.iter().all(|flow| left.contains(flow)), "{left:#?}");
+        let rest: Vec<_> = left.iter().filter(|flow| !of_others.contains(flow)).collect();
+        let unproven = |flow: &&String| UNPROVEN.iter().any(|word| flow.contains(word));
+        let waits = if everything_gone { 2 * UNPROVEN.len() } else { 0 };
+        assert!(rest.len() == waits && rest.iter().all(unproven), "{rest:#?}");
     }
 }

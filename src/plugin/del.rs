@@ -30,6 +30,10 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
 
     let state = registry.as_ref().map(|r| r.network_state::<NetworkState>(&request.network));
     let overlay = request.overlay(matches!(state, Some(Ok(Some(_)))));
+    // Before there is a tombstone: whoever is killed behind it leaves both.
+    if let (Some(registry), Some((_, config)), Some(Ok(None))) = (&registry, &overlay, state) {
+        keep_configuration(registry, &key, config);
+    }
     let mut targets = match &registry {
         Some(registry) => recorded(registry, &key, now, &boot, deadline),
         None => Vec::new(),
@@ -45,7 +49,7 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
         act: true,
         verb: "DEL",
         newcomer: None,
-        overlay: overlay.clone(),
+        overlay,
         thorough: false,
         details: false,
         free: None,
@@ -55,22 +59,19 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
     if let Some(failed) = report.error() {
         warn!("clean-up unfinished, the next sweep goes on: {failed}");
     }
-    if let (Some(registry), Some((_, config)), Some(Ok(None))) = (&registry, overlay, state) {
-        keep_configuration(registry, &key, config);
-    }
     Ok(())
 }
 
 /// A tombstone in a network that has no configuration on record (the state directory vanished)
 /// needs this call's: a sweep deletes nothing where it does not know the scope.
-fn keep_configuration(registry: &Registry, key: &Key, config: Config) {
+fn keep_configuration(registry: &Registry, key: &Key, config: &Config) {
     let grace = Deadline::after(Duration::from_millis(500));
     let written = registry.lock(grace).and_then(|lock| {
-        let known = lock.network_state::<NetworkState>(&key.network)?.is_some();
-        if known || lock.tombstones_of(key)?.is_empty() {
+        if lock.network_state::<NetworkState>(&key.network)?.is_some() {
             return Ok(());
         }
-        lock.set_network_state(&key.network, &NetworkState { config, ..NetworkState::default() })
+        let state = NetworkState { config: config.clone(), ..NetworkState::default() };
+        lock.set_network_state(&key.network, &state)
     });
     if let Err(failed) = written {
         warn!("{key}: {failed}; the next ADD of the network has to say what is in scope");

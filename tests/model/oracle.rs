@@ -547,8 +547,8 @@ impl<D: Driver> Town<D> {
             return Err(format!("after {what} living pod {} has no record", pod.id));
         }
         // A sweep deletes nothing where nobody has said what is in scope.
-        if what == "the sweep" && !before.configured {
-            return Ok(());
+        if !after.configured && !after.tombstones.is_empty() {
+            return Err(format!("after {what} no sweep may do what is left"));
         }
         // Whose tombstone is gone has nothing left that waits.
         let gone = |t: &Attachment| !ours(t, &after.tombstones) && !ours(t, &after.records);
@@ -571,10 +571,6 @@ impl<D: Driver> Town<D> {
             if pod.phase == Phase::Gone && record.netns.is_some() {
                 return Err(format!("the sweep did not bury pod {}", pod.id));
             }
-        }
-        // As above: who is remembered keeps everything.
-        if !before.configured && !before.tombstones.is_empty() {
-            return Ok(());
         }
         if !hasty {
             self.values_are_known(&after, at)?;
