@@ -246,7 +246,8 @@ impl Registry {
     }
 
     fn has_tombstone(&self, a: &Attachment) -> bool {
-        fs::symlink_metadata(layout::tombstone_of(&self.root, a)).is_ok()
+        // A directory or the like in its place buries nobody.
+        fs::symlink_metadata(layout::tombstone_of(&self.root, a)).is_ok_and(|m| m.is_file())
     }
 
     /// A shared lock, if it can be had soon. It needs no write access.

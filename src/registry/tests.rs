@@ -166,6 +166,20 @@ fn an_interrupted_burial_is_a_burial() {
 }
 
 #[test]
+fn what_is_no_file_in_a_tombstones_place_buries_nobody() {
+    let (_dir, registry) = open();
+    let a = attachment("c1", 1);
+    let lock = registry.lock(soon()).unwrap();
+    lock.put(&a).unwrap();
+    fs::create_dir_all(path_of(&registry, "dead/c1:eth0.1.json")).unwrap();
+    lock.bury(&gone(a.clone())).expect_err("its tombstone cannot be written");
+    assert_eq!(lock.get(&a.key).unwrap(), Some(a.clone()));
+    let everything = lock.snapshot().unwrap();
+    assert_eq!(everything.attachments, [a]);
+    assert_eq!(everything.corrupt.len(), 1);
+}
+
+#[test]
 fn a_record_that_was_only_moved_reads_as_a_tombstone() {
     let (_dir, registry) = open();
     let a = attachment("c1", 1);
