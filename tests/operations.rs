@@ -19,6 +19,8 @@ mod brake;
 mod image;
 #[path = "operations/journal.rs"]
 mod journal;
+#[path = "operations/pause.rs"]
+mod pause;
 #[path = "operations/undo.rs"]
 mod undo;
 #[path = "operations/watch.rs"]

@@ -165,7 +165,8 @@ fn text(answer: &Answer<'_>) -> String {
         );
     }
     if answer.paused {
-        let _ = writeln!(text, "paused: nothing was deleted (`ovs-flow-gc resume` ends it)");
+        let what = if report.deleted() > 0 { "the rest was not" } else { "nothing was" };
+        let _ = writeln!(text, "paused: {what} deleted (`ovs-flow-gc resume` ends it)");
     }
     if report.observed() > 0 && !answer.paused {
         let _ = writeln!(

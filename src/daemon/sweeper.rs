@@ -432,7 +432,7 @@ impl Sweeper<'_> {
             !matches!(reason, Reason::Interval | Reason::Retry | Reason::Start | Reason::Hangup)
         });
         let ended = Stamp::now();
-        for index in self.book.looked(report, roll.paused, now, chance()) {
+        for index in self.book.looked(report, roll.paused || report.paused, now, chance()) {
             let Some(target) = report.targets.get(index) else { continue };
             self.tell(&target.life);
             let died = target.died.filter(|died| *died < then).map(|died| died.until(ended));

@@ -185,25 +185,16 @@ pub(super) fn pass(
     };
     let mut watched = Vec::new();
     if engine.act {
-        let only_watched = |d: &mut Doomed<'_>| paused || observing(target_of(&scene, &d.verdict));
-        watched.extend(doomed.extract_if(.., only_watched));
+        let stays = |d: &mut Doomed<'_>| paused || observing(target_of(&scene, &d.verdict));
+        watched.extend(doomed.extract_if(.., stays));
     } else {
         report.observed |= !doomed.is_empty();
         doomed.clear();
         report.targets.iter_mut().filter(|t| t.stale > 0).for_each(|t| t.waiting = true);
     }
-    for Doomed { candidate, verdict, .. } in watched {
-        let why = if paused { "paused" } else { "mode observe" };
-        info!(
-            "bridge {}: {why}, not deleted: {} ({})",
-            out.bridge, candidate.entry, verdict.reason
-        );
-        report.observed = true;
-        out.observed += 1;
-        // What was only watched is still to be done once somebody says so.
-        if let Some(of) = target_of(&scene, &verdict).and_then(|t| report.targets.get_mut(t)) {
-            of.waiting = true;
-        }
+    let why = if paused { "paused" } else { "mode observe" };
+    for doomed in &watched {
+        only_watched(doomed, why, &scene, out, report);
     }
     if doomed.is_empty() {
         if engine.act && !paused {
@@ -225,6 +216,23 @@ pub(super) fn pass(
     };
     delete(watch, client, &look, doomed, &mut connection, out, report)?;
     flush_conntrack(&mut connection, (world, bridge), &scene, targets, report)
+}
+
+/// It stays because an operator says so, and is still to be done once nobody does any more.
+fn only_watched(
+    doomed: &Doomed<'_>,
+    why: &str,
+    scene: &Scene,
+    out: &mut BridgeReport,
+    report: &mut Report,
+) {
+    let Doomed { candidate, verdict, .. } = doomed;
+    info!("bridge {}: {why}, not deleted: {} ({})", out.bridge, candidate.entry, verdict.reason);
+    report.observed = true;
+    out.observed += 1;
+    if let Some(of) = target_of(scene, verdict).and_then(|t| report.targets.get_mut(t)) {
+        of.waiting = true;
+    }
 }
 
 /// Reasons that time may change: the tombstone waits for them.
@@ -376,7 +384,8 @@ fn delete<'l>(
     report: &mut Report,
 ) -> Result<(), Error> {
     let (engine, targets, judged) = (watch.engine, watch.targets, watch.judged);
-    let (bridge, put_back_before) = (out.bridge.clone(), out.put_back);
+    let (bridge, put_back_before, observed_before) =
+        (out.bridge.clone(), out.put_back, out.observed);
     let mut window = Window::over(connection, &bridge, doomed.iter().map(|d| d.candidate));
     let mut ledger = Ledger::open(engine, &bridge, targets, judged, report);
     let only = doomed.len() <= CHUNK;
@@ -388,6 +397,15 @@ fn delete<'l>(
     let mut next = chunks.next();
     while let Some(chunk) = next {
         next = chunks.next();
+        // Who pauses a large clean-up wants it to stop now.
+        if engine.is_paused() {
+            report.paused = true;
+            for doomed in chunk {
+                doomed.put_off = true;
+                only_watched(doomed, "paused", judged, out, report);
+            }
+            continue;
+        }
         watch.look(client, connection)?;
         // OVSDB and the bridge follow each other within milliseconds. A look at these two costs
         // less than another one at the entries.
@@ -446,7 +464,8 @@ fn delete<'l>(
 
     let all = doomed.len() as u64;
     doomed.retain(|doomed| !doomed.put_off);
-    let put_off = all.saturating_sub(doomed.len() as u64);
+    let observed = out.observed.saturating_sub(observed_before);
+    let put_off = all.saturating_sub(doomed.len() as u64).saturating_sub(observed);
     out.stale = out.stale.saturating_sub(put_off);
     let put_back = out.put_back.saturating_sub(put_back_before);
     out.put_off += put_off.saturating_sub(put_back);

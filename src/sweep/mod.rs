@@ -104,6 +104,11 @@ impl Engine<'_> {
         self.clean_knowing(targets, None)
     }
 
+    /// Whether an operator wants nothing deleted, at this moment.
+    fn is_paused(&self) -> bool {
+        self.registry.is_some_and(Registry::paused)
+    }
+
     /// The same for who has read the records a moment ago: they are not read again if it is
     /// certain that nobody has written since.
     #[must_use]
@@ -121,7 +126,7 @@ impl Engine<'_> {
         for target in &mut targets {
             unrecorded::resolve(&world, target);
         }
-        let paused = self.registry.is_some_and(Registry::paused);
+        let paused = self.is_paused();
         report.paused = paused;
         for bridge in self.bridges_to_look_at(&world, &targets, &mut report) {
             let early = early.take();
@@ -135,6 +140,7 @@ impl Engine<'_> {
                 &mut report,
             );
         }
+        let paused = report.paused;
         apply::reap_ports(self, &world, &mut client, &targets, paused, &mut report);
         settle::settle(self, Some(&world), &targets, &mut report);
         if let Some(database) = self.database {
@@ -163,7 +169,7 @@ impl Engine<'_> {
             apply::pass(self, world, client, early, bridge, targets, paused, &mut pass, report);
         for pause in SETTLING {
             let unsettled = report.targets.iter().any(|t| t.unsettled);
-            if done.is_err() || !unsettled || !self.act || paused {
+            if done.is_err() || !unsettled || !self.act || report.paused {
                 break;
             }
             std::thread::sleep(pause);

@@ -125,7 +125,7 @@ pub struct TargetReport {
 pub struct Report {
     /// Nothing was deleted by intention: dry run, observe mode or pause.
     pub observed: bool,
-    /// It was a pause that kept everything.
+    /// It was a pause: before the first deletion, or in the middle.
     #[serde(skip)]
     pub paused: bool,
     /// Why nothing could be looked at.
