@@ -187,8 +187,10 @@ pub struct Triggers {
     /// Events wait until then: the pace of a burst.
     not_before: Duration,
     gap: Duration,
-    /// How many sweeps in a row found nobody dead.
+    /// How many sweeps in a row that an event asked for found nobody dead.
     idle: u32,
+    /// An event asked for the sweep that is under way: it is not only that its time had come.
+    by_event: bool,
     /// When the last sweep ended.
     ended: Duration,
     failures: u32,
@@ -208,6 +210,7 @@ impl Triggers {
             not_before: now,
             gap: Duration::ZERO,
             idle: 0,
+            by_event: false,
             ended: now,
             failures: 0,
             retry: None,
@@ -237,6 +240,7 @@ impl Triggers {
 
     /// Begins the sweep that is due, for the reasons that were given until now.
     pub fn begin(&mut self, now: Duration) -> Reasons {
+        self.by_event = !self.pending.is_empty();
         if self.retry.is_some_and(|at| at <= now) {
             self.pending.add(Reason::Retry, now);
             self.retry = None;
@@ -259,17 +263,21 @@ impl Triggers {
         if began.saturating_sub(self.ended) > QUIET {
             (self.gap, self.idle) = (Duration::ZERO, 0);
         }
-        if outcome.dead > BURST {
-            self.gap = (self.gap * 2).clamp(BURST_GAP, BURST_GAP_MOST);
-            self.idle = 0;
-        } else if outcome.dead > 0 {
-            (self.gap, self.idle) = (Duration::ZERO, 0);
-        } else {
-            let factor = 1u32 << self.idle.min(8);
-            self.gap = outcome.took.saturating_mul(factor).min(IDLE_GAP_MOST);
-            self.idle = self.idle.saturating_add(1);
+        // One that found nobody because nothing had happened says nothing of the next event.
+        if self.by_event || outcome.dead > 0 {
+            if outcome.dead > BURST {
+                self.gap = (self.gap * 2).clamp(BURST_GAP, BURST_GAP_MOST);
+                self.idle = 0;
+            } else if outcome.dead > 0 {
+                (self.gap, self.idle) = (Duration::ZERO, 0);
+            } else {
+                // The first may be about the port of somebody who is swept already.
+                let factor = (1u32 << self.idle.min(8)) / 2;
+                self.gap = outcome.took.saturating_mul(factor).min(IDLE_GAP_MOST);
+                self.idle = self.idle.saturating_add(1);
+            }
+            self.not_before = now.saturating_add(self.gap);
         }
-        self.not_before = now.saturating_add(self.gap);
         self.ended = now;
         self.next_interval = now.saturating_add(jittered(self.interval, chance));
         let again = if outcome.failed {
@@ -403,6 +411,35 @@ mod tests {
         now += ms(5_000);
         triggers.event(Reason::Netns, now);
         assert!(triggers.due() <= now + ms(2));
+    }
+
+    /// Dead pods that linger are looked at again and again: who dies then must not wait.
+    #[test]
+    fn a_death_during_a_look_that_was_due_does_not_wait() {
+        let (mut triggers, start) = quiet();
+        let waits = Outcome { look_again: Some(ms(200)), took: ms(25), ..Outcome::default() };
+        let mut now = start;
+        for _ in 0..20 {
+            triggers.done(&waits, now, 0.5);
+            now = triggers.due();
+            assert_eq!(triggers.begin(now).to_string(), "retry");
+            triggers.event(Reason::Netns, now + ms(20));
+            now += ms(25);
+            triggers.done(&waits, now, 0.5);
+            assert!(triggers.due() <= now, "{:?}", triggers.due() - now);
+            // It is found, and then the port goes, too.
+            triggers.begin(now);
+            now += ms(25);
+            triggers.done(&Outcome { dead: 1, ..waits }, now, 0.5);
+            triggers.event(Reason::Interface, now);
+            now = triggers.due();
+            triggers.begin(now);
+            now += ms(25);
+            triggers.done(&waits, now, 0.5);
+            triggers.event(Reason::Netns, now);
+            assert!(triggers.due() <= now + ms(1));
+            triggers.begin(now);
+        }
     }
 
     #[test]

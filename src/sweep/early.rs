@@ -67,7 +67,11 @@ impl Early {
         answered: &Answered,
         targets: &[Target],
     ) -> Option<Self> {
-        let Self::Asking(mut connection, asked) = self.go_on()? else { return None };
+        let (mut connection, asked) = match self.go_on()? {
+            Self::Asking(connection, asked) => (connection, asked),
+            // The switch is busy: it is waited for later.
+            other => return Some(other),
+        };
         let known = connection.hear_ports_and_tables(asked).ok()?;
         if engine.thorough || targets.len() > FEW_DEAD || is_small(&known.1) {
             return Some(Self::Looking(connection, known, None));
