@@ -63,8 +63,9 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         thorough: !options.only_dead,
         details: options.details || options.dry_run,
     };
-    let roll = once.roll_call()?;
+    let mut roll = once.roll_call()?;
     let report = once.clean(&roll, |_| true)?;
+    once.sighted(&mut roll);
     let Roll { everything, orphans, braked, paused, corrupt, .. } = roll;
     let mut unjudged: Vec<String> = everything.failures.iter().map(ToString::to_string).collect();
     for (record, why) in orphans.unknown.iter().filter(|(_, why)| *why == Why::Failed) {

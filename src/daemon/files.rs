@@ -353,7 +353,7 @@ impl Files<'_> {
     fn watch_nearest<'p>(&mut self, path: &'p Path, role: Role) -> (bool, Option<&'p Path>) {
         let (mut at, mut as_what, mut below) = (path, role, None);
         loop {
-            match self.inotify.watches().add(at, mask()) {
+            match self.inotify.watches().add(at, mask(as_what)) {
                 Ok(wd) => {
                     let before = self.watched.get(&wd).map(|watched| watched.role);
                     if before.is_none_or(|before| before == Role::Above && as_what != Role::Above) {
@@ -393,12 +393,16 @@ fn is_record(name: &str) -> bool {
     name.ends_with(".json") && !name.starts_with('.') && name != "config.json"
 }
 
-fn mask() -> WatchMask {
-    WatchMask::CREATE
+fn mask(role: Role) -> WatchMask {
+    let mask = WatchMask::CREATE
         | WatchMask::MOVED_TO
-        | WatchMask::MOVED_FROM
         | WatchMask::DELETE
         | WatchMask::DELETE_SELF
         | WatchMask::MOVE_SELF
-        | WatchMask::ONLYDIR
+        | WatchMask::ONLYDIR;
+    match role {
+        // Every record that is written was a temporary file before.
+        Role::Network | Role::Dead => mask,
+        _ => mask | WatchMask::MOVED_FROM,
+    }
 }

@@ -281,6 +281,7 @@ impl Sweeper<'_> {
                 return Outcome { failed: true, ..Outcome::default() };
             }
         };
+        once.sighted(&mut roll);
         self.beat();
         let ended = shared.bell.now();
         debug!(

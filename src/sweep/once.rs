@@ -143,13 +143,17 @@ impl Once<'_> {
         for (target, failed) in unburied {
             report.add_failed(&target, format!("its record could not be buried: {failed}"));
         }
-        if let (Some(registry), true) = (self.registry, self.act && !roll.paused) {
-            let deadline = Deadline::after(self.timeout);
-            if let Err(failed) = orphans::sighted(registry, everything, orphans, deadline) {
-                warn!("could not write down who was seen alive: {failed}");
-            }
-        }
         Ok(report)
+    }
+
+    /// Writes down who was seen alive: behind the clean-up, for nothing waits for it.
+    pub fn sighted(&self, roll: &mut Roll) {
+        let Some(registry) = self.registry.filter(|_| self.act && !roll.paused) else { return };
+        let deadline = Deadline::after(self.timeout);
+        let written = orphans::sighted(registry, &mut roll.everything, &roll.orphans, deadline);
+        if let Err(failed) = written {
+            warn!("could not write down who was seen alive: {failed}");
+        }
     }
 
     /// The addresses of these dead that nobody has, where that has to be asked.

@@ -183,28 +183,40 @@ pub fn targets(
 }
 
 /// Writes down that the living were seen, where the last time was a while ago. Nothing waits
-/// for it: the dead go first.
+/// for it: the dead go first. If nobody else has written since everything was read, it is
+/// what is there afterwards, too.
 ///
 /// # Errors
 /// The first, if records cannot be written; the others are.
 pub fn sighted(
     registry: &Registry,
-    everything: &Everything,
+    everything: &mut Everything,
     orphans: &Orphans,
     deadline: Deadline,
 ) -> Result<(), registry::Error> {
     let now = Stamp::now();
-    let living = orphans.alive.iter().filter_map(|index| everything.attachments.get(*index));
-    let mut long_ago = living.filter(|r| r.seen_alive.until(now) >= SIGHTING).peekable();
-    if long_ago.peek().is_none() {
+    let long_ago = |index: &usize| {
+        let record = everything.attachments.get(*index);
+        record.is_some_and(|r| r.seen_alive.until(now) >= SIGHTING)
+    };
+    let long_ago: Vec<usize> = orphans.alive.iter().copied().filter(long_ago).collect();
+    if long_ago.is_empty() {
         return Ok(());
     }
     let lock = registry.lock(deadline)?;
+    let known = lock.succeeds(everything.version);
     let mut done = Ok(());
-    for record in long_ago {
-        let written = lock.update(record, |record| record.seen_alive = now);
-        done = done.and(written.map(drop));
+    for index in long_ago {
+        let Some(record) = everything.attachments.get_mut(index) else { continue };
+        let written = if known.is_some() {
+            let seen = Attachment { seen_alive: now, ..record.clone() };
+            lock.put(&seen).map(|()| *record = seen)
+        } else {
+            lock.update(record, |record| record.seen_alive = now).map(drop)
+        };
+        done = done.and(written);
     }
+    everything.version = known;
     done
 }
 
@@ -240,19 +252,63 @@ pub fn bury(lock: &Lock<'_>, record: &Attachment) -> Result<bool, registry::Erro
 mod tests {
     use super::*;
 
+    fn attachment(container: &str, boot: &str, now: Stamp) -> Attachment {
+        let key = crate::attachment::Key {
+            network: "podnet".parse().unwrap(),
+            container: container.parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        };
+        Attachment::new(key, 1, boot.to_owned(), now)
+    }
+
+    /// The next roll call need not read what this one has written, unless somebody else wrote.
+    #[test]
+    fn who_was_seen_is_known_and_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::open(&dir.path().join("state")).unwrap();
+        let soon = || Deadline::after(Duration::from_secs(20));
+        let long_ago = Stamp { boot_ms: 1, wall_ms: 1 };
+        let lock = registry.lock(soon()).unwrap();
+        for container in ["c1", "c2", "c3"] {
+            lock.put(&attachment(container, "boot", long_ago)).unwrap();
+        }
+        drop(lock);
+        let mut everything = registry.snapshot().unwrap();
+        let orphans = Orphans { alive: vec![0, 2], ..Orphans::default() };
+        sighted(&registry, &mut everything, &orphans, soon()).unwrap();
+        assert!(registry.unchanged(everything.version));
+        let read = registry.snapshot().unwrap();
+        assert_eq!(everything.attachments, read.attachments);
+        let seen =
+            |e: &Everything| e.attachments.iter().map(|r| r.seen_alive != long_ago).collect();
+        let seen: Vec<bool> = seen(&read);
+        assert_eq!(seen, [true, false, true]);
+
+        // Somebody else has written: his word stays, and all is read again.
+        let lock = registry.lock(soon()).unwrap();
+        let theirs =
+            Attachment { attempts: 7, seen_alive: long_ago, ..read.attachments[0].clone() };
+        lock.put(&theirs).unwrap();
+        lock.remove(&read.attachments[2]).unwrap();
+        drop(lock);
+        let mut old = read;
+        for record in &mut old.attachments {
+            record.seen_alive = long_ago;
+        }
+        sighted(&registry, &mut old, &orphans, soon()).unwrap();
+        assert!(!registry.unchanged(old.version));
+        let read = registry.snapshot().unwrap();
+        assert_eq!(read.attachments.len(), 2);
+        assert_eq!(read.attachments[0].attempts, 7);
+        assert!(read.attachments[0].seen_alive != long_ago);
+    }
+
     /// Without a boot id a DEL knows nothing of boots. A death that it dates back to the boot
     /// would make every entry younger than it.
     #[test]
     fn an_unknown_boot_is_no_other_boot() {
         let now = Stamp { boot_ms: 5_000_000, wall_ms: 1_795_255_871_123 };
-        let record = |boot: &str| {
-            let key = crate::attachment::Key {
-                network: "podnet".parse().unwrap(),
-                container: "c1".parse().unwrap(),
-                ifname: "eth0".parse().unwrap(),
-            };
-            Attachment::new(key, 1, boot.to_owned(), now)
-        };
+        let record = |boot: &str| attachment("c1", boot, now);
         assert_eq!(died(record("this"), now, "this").died, Some(now));
         assert_eq!(died(record("this"), now, "").died, Some(now));
         assert_eq!(died(record(""), now, "this").died, Some(now));

@@ -99,8 +99,9 @@ fn one_late_answer_is_asked_for_again() {
             trial.proxy.seen().into_iter().filter(|s| s.way == Way::Answered).collect();
         let (mut waited, mut late) = (0, 0);
         for answer in answers.iter().filter(|s| s.peer == Peer::Switch) {
-            trial.stage.before_by(Duration::from_millis(10));
-            let stall = Duration::from_millis(300);
+            // So long that a busy machine is in time for one of the next looks.
+            trial.stage.before_by(Duration::from_millis(80));
+            let stall = Duration::from_millis(500);
             let (peer, way, number) = (answer.peer, answer.way, Some(answer.number));
             trial.proxy.expect(Some(Plan { peer, way, number, fault: Fault::Stall, stall }));
             let outcome = trial.stage.call(&how, &[], 20);
