@@ -194,7 +194,9 @@ pub(super) fn pass(
     }
     let why = if paused { "paused" } else { "mode observe" };
     for doomed in &watched {
-        only_watched(doomed, why, &scene, out, report);
+        let Doomed { candidate: Candidate { entry, .. }, verdict, .. } = doomed;
+        info!("bridge {}: {why}, not deleted: {entry} ({})", out.bridge, verdict.reason);
+        only_watched(doomed, &scene, out, report);
     }
     if doomed.is_empty() {
         if engine.act && !paused {
@@ -215,22 +217,18 @@ pub(super) fn pass(
         recheck: None,
     };
     delete(watch, client, &look, doomed, &mut connection, out, report)?;
+    if report.paused {
+        return Ok(());
+    }
     flush_conntrack(&mut connection, (world, bridge), &scene, targets, report)
 }
 
 /// It stays because an operator says so, and is still to be done once nobody does any more.
-fn only_watched(
-    doomed: &Doomed<'_>,
-    why: &str,
-    scene: &Scene,
-    out: &mut BridgeReport,
-    report: &mut Report,
-) {
-    let Doomed { candidate, verdict, .. } = doomed;
-    info!("bridge {}: {why}, not deleted: {} ({})", out.bridge, candidate.entry, verdict.reason);
+fn only_watched(doomed: &Doomed<'_>, scene: &Scene, out: &mut BridgeReport, report: &mut Report) {
     report.observed = true;
     out.observed += 1;
-    if let Some(of) = target_of(scene, verdict).and_then(|t| report.targets.get_mut(t)) {
+    let target = target_of(scene, &doomed.verdict);
+    if let Some(of) = target.and_then(|t| report.targets.get_mut(t)) {
         of.waiting = true;
     }
 }
@@ -400,9 +398,10 @@ fn delete<'l>(
         // Who pauses a large clean-up wants it to stop now.
         if engine.is_paused() {
             report.paused = true;
+            info!("bridge {bridge}: paused, not deleted: {} entries", chunk.len());
             for doomed in chunk {
                 doomed.put_off = true;
-                only_watched(doomed, "paused", judged, out, report);
+                only_watched(doomed, judged, out, report);
             }
             continue;
         }
@@ -689,14 +688,14 @@ pub(super) fn reap_ports(
     world: &World,
     client: &mut Client,
     targets: &[Target],
-    paused: bool,
     report: &mut Report,
 ) {
     for (index, target) in targets.iter().enumerate() {
         let record = &target.attachment;
         let config = world.config(&record.key.network);
         // DEL leaves the port to the OVS plugin, whose DEL comes right behind.
-        let wanted = config.reap_ports && config.mode == Mode::Enforce && engine.act && !paused;
+        let wanted =
+            config.reap_ports && config.mode == Mode::Enforce && engine.act && !report.paused;
         let failed = report.targets.get(index).is_none_or(|t| t.error.is_some());
         if !wanted || failed || target.cause == Cause::Del {
             continue;

@@ -104,11 +104,6 @@ impl Engine<'_> {
         self.clean_knowing(targets, None)
     }
 
-    /// Whether an operator wants nothing deleted, at this moment.
-    fn is_paused(&self) -> bool {
-        self.registry.is_some_and(Registry::paused)
-    }
-
     /// The same for who has read the records a moment ago: they are not read again if it is
     /// certain that nobody has written since.
     #[must_use]
@@ -140,8 +135,7 @@ impl Engine<'_> {
                 &mut report,
             );
         }
-        let paused = report.paused;
-        apply::reap_ports(self, &world, &mut client, &targets, paused, &mut report);
+        apply::reap_ports(self, &world, &mut client, &targets, &mut report);
         settle::settle(self, Some(&world), &targets, &mut report);
         if let Some(database) = self.database {
             database.keep(client);
@@ -236,6 +230,11 @@ impl Engine<'_> {
     /// The world once more; ages stay relative to `now`.
     fn world_again(&self, client: &mut Client, now: Stamp) -> Result<World, Error> {
         World::read(self.registry, &self.run_dir, client, now).map(|world| self.overlaid(world))
+    }
+
+    /// Whether an operator wants nothing deleted, at this moment.
+    fn is_paused(&self) -> bool {
+        self.registry.is_some_and(Registry::paused)
     }
 
     fn overlaid(&self, mut world: World) -> World {
