@@ -1,9 +1,8 @@
 //! The daemon: how long the entries of a pod stay that died without DEL, and what it costs to
 //! have it.
 //!
-//! A death is measured from the namespace's name being gone to the first look that finds the
-//! last entry gone. The looks are [`Watch`]'s: half a millisecond apart, and each waits for
-//! the switch, so what is measured is longer than what is meant by up to a look and its pause.
+//! A death is measured from the namespace's name being gone to the moment in which the switch
+//! tells [`Watch`] that the last entry is. A look right behind shows that it is so.
 
 use std::fs;
 use std::ops::Range;
@@ -123,7 +122,7 @@ pub(crate) fn large(table: &mut Table) {
     let left = deaths.all - ORPHANS * LARGE_SHAPE.each();
     let since = Instant::now();
     daemon.signal(nix::sys::signal::Signal::SIGCONT);
-    let took = deaths.watch.until(left, since);
+    let took = deaths.watch.until_by_looks(left, since);
     table.told("Daemon, 500 of 1,030 die at once, 100,000 flows: to the last entry gone", took);
     thread::sleep(Duration::from_secs(1));
     assert_eq!(deaths.watch.count(), left);
@@ -160,7 +159,6 @@ impl<'a> Deaths<'a> {
     /// each, those with the row left first.
     fn happen(&mut self, daemon: &Daemon, deaths: usize) -> [Vec<Duration>; 2] {
         let mut times: [Vec<Duration>; 2] = Default::default();
-        self.watch.looks.clear();
         let pids = [daemon.pid(), self.node.vswitchd.pid()];
         for n in 0..deaths {
             let row_goes = n % 2 == 1;
@@ -205,17 +203,13 @@ impl<'a> Deaths<'a> {
         times: &mut [Vec<Duration>; 2],
         targets: [Option<Duration>; 2],
     ) {
-        let looks = &mut self.watch.looks;
-        looks.sort_unstable();
-        let (look, slow) = (median(looks), percentile(looks, 99));
         let deaths = u32::try_from(times.iter().map(Vec::len).sum::<usize>()).unwrap();
-        for (who, used) in ["the daemon", "ovs-vswitchd (with our looks)"].iter().zip(self.used) {
+        for (who, used) in ["the daemon", "ovs-vswitchd"].iter().zip(self.used) {
             table.told(
                 &format!("Death without DEL, {what}: processor time of {who}, mean"),
                 used / deaths,
             );
         }
-        eprintln!("a look of the bench's own: median {look:?}, p99 {slow:?}, of {}", looks.len());
         for (row, times) in ["left", "removed too"].iter().zip(times.iter_mut()) {
             times.sort_unstable();
             let n = times.len();
