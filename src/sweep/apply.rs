@@ -139,7 +139,6 @@ pub(super) fn pass(
     early: Option<Early>,
     bridge: usize,
     targets: &[Target],
-    paused: bool,
     out: &mut BridgeReport,
     report: &mut Report,
 ) -> Result<(), Error> {
@@ -185,6 +184,7 @@ pub(super) fn pass(
     };
     let mut watched = Vec::new();
     if engine.act {
+        let paused = report.paused;
         let stays = |d: &mut Doomed<'_>| paused || observing(target_of(&scene, &d.verdict));
         watched.extend(doomed.extract_if(.., stays));
     } else {
@@ -192,35 +192,31 @@ pub(super) fn pass(
         doomed.clear();
         report.targets.iter_mut().filter(|t| t.stale > 0).for_each(|t| t.waiting = true);
     }
-    let why = if paused { "paused" } else { "mode observe" };
+    let why = if report.paused { "paused" } else { "mode observe" };
     for doomed in &watched {
         let Doomed { candidate: Candidate { entry, .. }, verdict, .. } = doomed;
         info!("bridge {}: {why}, not deleted: {entry} ({})", out.bridge, verdict.reason);
         only_watched(doomed, &scene, out, report);
     }
-    if doomed.is_empty() {
-        if engine.act && !paused {
-            flush_conntrack(&mut connection, (world, bridge), &scene, targets, report)?;
-        }
-        return Ok(());
+    if !doomed.is_empty() {
+        let watch = Watch {
+            engine,
+            bridge,
+            targets,
+            judged: &scene,
+            learned: &look.learned,
+            world,
+            version,
+            fresh: None,
+            ports,
+            recheck: None,
+        };
+        delete(watch, client, &look, doomed, &mut connection, out, report)?;
     }
-    let watch = Watch {
-        engine,
-        bridge,
-        targets,
-        judged: &scene,
-        learned: &look.learned,
-        world,
-        version,
-        fresh: None,
-        ports,
-        recheck: None,
-    };
-    delete(watch, client, &look, doomed, &mut connection, out, report)?;
-    if report.paused {
-        return Ok(());
+    if engine.act && !report.paused {
+        flush_conntrack(&mut connection, (world, bridge), &scene, targets, report)?;
     }
-    flush_conntrack(&mut connection, (world, bridge), &scene, targets, report)
+    Ok(())
 }
 
 /// It stays because an operator says so, and is still to be done once nobody does any more.

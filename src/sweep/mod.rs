@@ -121,19 +121,10 @@ impl Engine<'_> {
         for target in &mut targets {
             unrecorded::resolve(&world, target);
         }
-        let paused = self.is_paused();
-        report.paused = paused;
+        report.paused = self.is_paused();
         for bridge in self.bridges_to_look_at(&world, &targets, &mut report) {
             let early = early.take();
-            self.clean_bridge(
-                &world,
-                &mut client,
-                early,
-                bridge,
-                &mut targets,
-                paused,
-                &mut report,
-            );
+            self.clean_bridge(&world, &mut client, early, bridge, &mut targets, &mut report);
         }
         apply::reap_ports(self, &world, &mut client, &targets, &mut report);
         settle::settle(self, Some(&world), &targets, &mut report);
@@ -146,7 +137,6 @@ impl Engine<'_> {
     /// One bridge. Evidence that is in flux (a port that waits for its number, an answer that
     /// came too late to tell an entry's age) settles within milliseconds: a call that somebody
     /// waits for looks again before it leaves that to a sweep.
-    #[expect(clippy::too_many_arguments, reason = "one call site; they are the clean-up's state")]
     fn clean_bridge(
         &self,
         world: &World,
@@ -154,13 +144,11 @@ impl Engine<'_> {
         early: Option<Early>,
         bridge: usize,
         targets: &mut [Target],
-        paused: bool,
         report: &mut Report,
     ) {
         let Some(name) = world.ovs.bridges.get(bridge).map(|b| b.name.clone()) else { return };
         let mut pass = BridgeReport::new(&name);
-        let mut done =
-            apply::pass(self, world, client, early, bridge, targets, paused, &mut pass, report);
+        let mut done = apply::pass(self, world, client, early, bridge, targets, &mut pass, report);
         for pause in SETTLING {
             let unsettled = report.targets.iter().any(|t| t.unsettled);
             if done.is_err() || !unsettled || !self.act || report.paused {
@@ -176,8 +164,7 @@ impl Engine<'_> {
             report.look_again();
             pass.kept.clear();
             (pass.stale, pass.observed) = (pass.deleted, 0);
-            done =
-                apply::pass(self, &fresh, client, None, bridge, targets, paused, &mut pass, report);
+            done = apply::pass(self, &fresh, client, None, bridge, targets, &mut pass, report);
         }
         if let Err(error) = done {
             let scene = Scene::build(world, bridge, targets, None);

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::checks::{End, Extent, Summary, Terms, extent, wanted};
 use super::ground::How;
-use super::proxy::{Fault, Peer, Plan, Proxy, Way};
+use super::proxy::{Fault, Peer, Plan, Proxy, Seen, Way};
+use super::rig::Outcome;
 use super::verbs::{Stage, Verb};
 
 /// What a call has on the switch, in milliseconds; where a message is too late, and else.
@@ -70,16 +71,8 @@ fn a_late_answer_makes_nobody_forget_what_was_made_right_before_the_death() {
         let mut trial = Trial::new(verb, "late answers");
         let mut looked = 0;
         for milliseconds in [0, 5, 10, 20] {
-            trial.stage.before_by(Duration::from_millis(milliseconds));
-            let stall = Duration::from_millis(60);
-            let (peer, way) = (Peer::Switch, Way::Answered);
-            trial.proxy.expect(Some(Plan { peer, way, number: None, fault: Fault::Stall, stall }));
-            let how = How { run_dir: Some(&trial.proxy.dir), ..How::default() };
-            let outcome = trial.stage.call(&how, &[], 20);
+            let (outcome, _) = trial.late(milliseconds, None, 60);
             looked += outcome.stdout.matches("created-after-death").count();
-            let terms = Terms { patient: true, ..Terms::new(Duration::from_secs(20)) };
-            let end = trial.stage.after(&outcome, terms, false);
-            trial.summary.add("late", "late", trial.proxy.happened() > 0, &outcome, end);
         }
         assert!(looked > 0 || verb == Verb::Del, "no entry looked too young");
         trial.summary.end(4, "");
@@ -91,25 +84,17 @@ fn a_late_answer_makes_nobody_forget_what_was_made_right_before_the_death() {
 fn one_late_answer_is_asked_for_again() {
     for verb in [Verb::Del, Verb::Sweep] {
         let mut trial = Trial::new(verb, "one late answer");
-        let how = How { run_dir: Some(&trial.proxy.dir.clone()), ..How::default() };
         trial.stage.before();
         trial.proxy.expect(None);
+        let how = How { run_dir: Some(&trial.proxy.dir), ..How::default() };
         trial.stage.call(&how, &[], 20).ok();
-        let answers: Vec<_> =
-            trial.proxy.seen().into_iter().filter(|s| s.way == Way::Answered).collect();
         let (mut waited, mut late) = (0, 0);
-        for answer in answers.iter().filter(|s| s.peer == Peer::Switch) {
+        let of_the_switch = |s: &Seen| (s.peer, s.way) == (Peer::Switch, Way::Answered);
+        for answer in trial.proxy.seen().into_iter().filter(of_the_switch) {
             // So long that a busy machine is in time for one of the next looks.
-            trial.stage.before_by(Duration::from_millis(80));
-            let stall = Duration::from_millis(500);
-            let (peer, way, number) = (answer.peer, answer.way, Some(answer.number));
-            trial.proxy.expect(Some(Plan { peer, way, number, fault: Fault::Stall, stall }));
-            let outcome = trial.stage.call(&how, &[], 20);
+            let (_, waits) = trial.late(80, Some(answer.number), 500);
             late += trial.proxy.happened();
-            waited += trial.stage.ground.records().tombstones.len();
-            let terms = Terms { patient: true, ..Terms::new(Duration::from_secs(20)) };
-            let end = trial.stage.after(&outcome, terms, false);
-            trial.summary.add("late", "late", trial.proxy.happened() > 0, &outcome, end);
+            waited += waits;
         }
         assert!(late > 3, "{late}");
         assert_eq!(waited, 0, "of {late}");
@@ -132,6 +117,22 @@ impl Trial {
         names.insert(0, (proxy.dir.display().to_string(), "RUN"));
         let summary = Summary::new(&format!("{verb:?} {what}"), names);
         Self { stage, proxy, summary }
+    }
+
+    /// A call about entries that are so old at the death, to which the switch's answers (or one
+    /// of them) come so late, in milliseconds. What it said, and how many of the dead waited then.
+    fn late(&mut self, age: u64, number: Option<usize>, stall: u64) -> (Outcome, usize) {
+        self.stage.before_by(Duration::from_millis(age));
+        let (peer, way, fault) = (Peer::Switch, Way::Answered, Fault::Stall);
+        let stall = Duration::from_millis(stall);
+        self.proxy.expect(Some(Plan { peer, way, number, fault, stall }));
+        let how = How { run_dir: Some(&self.proxy.dir), ..How::default() };
+        let outcome = self.stage.call(&how, &[], 20);
+        let waiting = self.stage.ground.records().tombstones.len();
+        let terms = Terms { patient: true, ..Terms::new(Duration::from_secs(20)) };
+        let end = self.stage.after(&outcome, terms, false);
+        self.summary.add("late", "late", self.proxy.happened() > 0, &outcome, end);
+        (outcome, waiting)
     }
 
     fn run(
