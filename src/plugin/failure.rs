@@ -68,14 +68,6 @@ pub enum Failure {
     /// CHECK could not ask.
     #[error("cannot ask the switch: {0}")]
     Switch(String),
-    /// STATUS: ADD would fail.
-    #[error("{what}{}", if *.affected { "; pods already wait for clean-up" } else { "" })]
-    Unavailable {
-        /// What is missing.
-        what: String,
-        /// There are tombstones that wait.
-        affected: bool,
-    },
     /// GC: what is left to do.
     #[error("{} of {} not cleaned up, the next sweep retries: {}", .left.len(), .of, .left.join("; "))]
     Unfinished {
@@ -121,10 +113,6 @@ impl Failure {
             Self::PortGone { .. } => own(code::PORT_GONE, "Port gone"),
             Self::Differs { .. } => own(code::DIFFERS, "Attachment differs"),
             Self::Switch(_) => Cni::TryAgainLater(details),
-            Self::Unavailable { affected: false, .. } => Cni::PluginNotAvailable(details),
-            Self::Unavailable { affected: true, .. } => {
-                Cni::PluginNotAvailableLimitedConnectivity(details)
-            }
             Self::Unfinished { .. } => own(code::UNFINISHED, "Garbage collection unfinished"),
             Self::Bug(_) => own(code::BUG, "Internal error"),
         }

@@ -109,7 +109,7 @@ fn run(command: &str, called: Stamp) -> Ended {
     }
     for problem in &request.problems {
         match command {
-            Cmd::Add | Cmd::Status => return Err((version, Failure::Config(problem.clone()))),
+            Cmd::Add => return Err((version, Failure::Config(problem.clone()))),
             _ => warn!("{problem}; going on without it"),
         }
     }
@@ -118,7 +118,10 @@ fn run(command: &str, called: Stamp) -> Ended {
         Cmd::Del => del::run(&request).map(|()| String::new()),
         Cmd::Check => check::run(&request).map(|()| String::new()),
         Cmd::Gc => gc::run(&request, called).map(|()| String::new()),
-        Cmd::Status => status::run(&request).map(|()| String::new()),
+        Cmd::Status => {
+            status::run(&request);
+            Ok(String::new())
+        }
         Cmd::Version => return self::version(&stdin),
     }
     .map_err(|failure| (version, failure))

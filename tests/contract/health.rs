@@ -1,12 +1,11 @@
 //! CHECK and STATUS, in good and bad health.
 
 use std::fs;
-use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::rig::{Node, Outcome, Setup, sleep_ms};
+use crate::rig::{Node, Outcome, Setup};
 use crate::{GC, call, refused, refused_with, silent};
 
 fn node(test: &str, keys: serde_json::Value) -> Node {
@@ -87,46 +86,55 @@ fn status_is_quick_when_all_is_well() {
     node.status().unwrap();
 }
 
-#[test]
-fn status_is_patient_with_a_busy_switch_whatever_the_timeout_of_a_call() {
-    let node = node("status_busy", json!({"timeoutMs": 50}));
-    node.ovsdb.pause();
-    let asked = thread::scope(|scope| {
-        let asked = scope.spawn(|| status(&node));
-        sleep_ms(600);
-        node.ovsdb.resume();
-        asked.join().unwrap()
-    });
-    assert!(silent(asked).took > Duration::from_millis(400));
+/// OK, and a word about what is wrong on standard error.
+fn warns(outcome: Outcome, words: &[&str]) -> Outcome {
+    assert!(outcome.succeeded() && outcome.stdout.is_empty(), "{outcome}");
+    assert!(words.iter().all(|word| outcome.stderr.contains(word)), "{words:?}: {outcome}");
+    outcome
 }
 
+/// A STATUS that fails makes the node NotReady, and five minutes later its pods are evicted.
 #[test]
-fn status_says_what_add_would_miss() {
-    let node = node("status_bad", json!({"timeoutMs": 1000}));
+fn status_is_ok_while_ovsdb_is_away() {
+    let node = node("status_ovsdb", json!({}));
     let web = node.run_pod("web");
     node.ovsdb.pause();
-    let hung = status(&node);
-    refused_with(&hung, 50, &["ovsdb-server", "in time"]);
-    assert!(hung.took < Duration::from_secs(20), "{hung}");
+    let hung = warns(status(&node), &["OVSDB", "in time"]);
+    assert!(hung.took < Duration::from_secs(10), "{hung}");
     node.ovsdb.resume();
     silent(status(&node));
 
     node.ovsdb.stop();
-    refused_with(&status(&node), 50, &["db.sock"]);
-    // A pod that waits for its clean-up is affected.
+    warns(status(&node), &["db.sock"]);
+    // A pod that waits for its clean-up changes nothing about it.
     silent(call(&node, "DEL", &web).run());
-    refused_with(&status(&node), 51, &["db.sock", "wait for clean-up"]);
+    warns(status(&node), &["db.sock"]);
     node.ovsdb.start();
     silent(status(&node));
+}
+
+#[test]
+fn status_is_ok_whatever_the_state_directory_is() {
+    let node = node("status_state", json!({}));
+    silent(status(&node));
+    assert!(!node.state_dir.exists(), "STATUS writes nothing");
+    let web = node.run_pod("web");
+    // Somebody holds the lock: STATUS does not wait for it.
+    let file = fs::File::open(node.state_dir.join("lock")).unwrap();
+    file.lock().unwrap();
+    let took = silent(status(&node)).took;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    drop(file);
+    silent(call(&node, "DEL", &web).run());
 
     fs::remove_dir_all(&node.state_dir).unwrap();
     fs::write(&node.state_dir, "a file in the way").unwrap();
     let path = node.state_dir.display().to_string();
-    refused_with(&status(&node), 50, &[&path, "directory"]);
+    warns(status(&node), &[&path, "directory"]);
 }
 
 #[test]
-fn status_names_a_configuration_that_add_would_refuse() {
+fn status_is_ok_with_a_configuration_that_add_refuses() {
     let node = node("status_conf", json!({"lingerSecond": 3}));
-    refused_with(&status(&node), 7, &["\"lingerSecond\"", "\"lingerSeconds\""]);
+    warns(status(&node), &["\"lingerSecond\"", "\"lingerSeconds\""]);
 }

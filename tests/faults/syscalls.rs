@@ -39,7 +39,7 @@ fn every_system_call_of_a_check_fails_once() {
 
 #[test]
 fn every_system_call_of_a_status_fails_once() {
-    Trial::new(Verb::Status).each_call(20);
+    Trial::new(Verb::Status).each_call(15);
 }
 
 #[test]
