@@ -196,12 +196,14 @@ prop_compose! {
         writes in vec((0..2u8, mask(), weighted(0.9, 0..5u32), weighted(0.15, Just(()))), 0..3),
         sets_tunnel in weighted(0.1, Just(())),
         conjunction in weighted(0.1, Just(())),
+        group in weighted(0.05, Just(())),
         beyond in weighted(0.4, Just(())),
     ) -> Actions {
         Actions {
             outputs,
             port_references,
-            beyond: beyond.is_some() || !output_registers.is_empty() || conjunction.is_some(),
+            group: group.is_some(),
+            beyond: beyond.is_some() || group.is_some() || !output_registers.is_empty() || conjunction.is_some(),
             output_registers: output_registers
                 .into_iter()
                 .map(|(index, mask)| RegisterRange { index, mask })
@@ -597,6 +599,8 @@ fn the_generators_reach_every_reason() {
         "outputs-to-live-port",
         "loads-live-port",
         "sets-tunnel",
+        "sends-to-a-group",
+        "belongs-to-a-live-pod",
         "arrives-elsewhere",
         "may-be-arriving",
         "policy-waits",

@@ -40,6 +40,7 @@ fn clear(into: &mut Actions) {
     into.output_registers.clear();
     into.register_writes.clear();
     into.sets_tunnel = false;
+    into.group = false;
     into.conjunction = false;
     into.beyond = false;
     into.unread = false;
@@ -107,7 +108,11 @@ fn actions(list: &[u8], scope: Scope, into: &mut Actions) -> Result<(), Malforme
                 actions(ct.actions, scope.inner(), into)?;
             }
             Action::Clone(list) => actions(list, scope.inner(), into)?,
-            Action::Controller | Action::Group(_) | Action::Meter(_) => into.beyond = true,
+            Action::Group(_) => {
+                into.beyond = true;
+                into.group = true;
+            }
+            Action::Controller | Action::Meter(_) => into.beyond = true,
             Action::StackPush(_) | Action::Nat(_) | Action::Note(_) | Action::Edit { .. } => {}
             Action::Unknown { .. } => unread(into),
         }

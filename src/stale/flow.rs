@@ -187,6 +187,8 @@ pub struct Actions {
     pub register_writes: Vec<RegisterWrite>,
     /// Sets tun_dst, tun_ipv6_dst or tun_id: what it delivers goes to another node.
     pub sets_tunnel: bool,
+    /// Sends to a group: whom its buckets reach is not in the flow.
+    pub group: bool,
     /// Has a conjunction action: a member of a policy.
     pub conjunction: bool,
     /// Does more than edit headers or registers and output: goto, resubmit, ct, learn,

@@ -48,6 +48,9 @@ pub(super) fn guard(
     if flow.actions.sets_tunnel {
         return Some(Reason::SetsTunnel { address });
     }
+    if flow.actions.group {
+        return Some(Reason::SendsToGroup { address });
+    }
     // ct_nw_src and the like may be either side: both count.
     if let Some(port) = flow.matches.in_port
         && token.side != Side::Destination
@@ -97,7 +100,7 @@ pub(super) fn looks_like_policy(flow: &Flow) -> bool {
 
 /// A conjunction, or an address of the dead attachment beside somebody else's. MAC pairs
 /// are no policy.
-fn is_policy_member(dead: &Dead, flow: &Flow) -> bool {
+pub(super) fn is_policy_member(dead: &Dead, flow: &Flow) -> bool {
     let own = |ip: &IpAddr| dead.addresses.contains(&Address::Ip(*ip));
     flow.actions.conjunction || (ips(flow).any(|ip| own(&ip)) && ips(flow).any(|ip| !own(&ip)))
 }

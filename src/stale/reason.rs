@@ -119,6 +119,13 @@ pub enum Reason {
     Ovn,
     /// Looks the same as another entry of the dump, so a delete may hit either.
     Ambiguous,
+    /// A live owner's own flow, by what it matches as the source.
+    BelongsToLivePod {
+        /// The dead address it matches.
+        address: Token,
+        /// The live owner's token.
+        owner: Token,
+    },
     /// Guard: younger than the death.
     CreatedAfterDeath {
         /// The dead address it matches.
@@ -140,6 +147,12 @@ pub enum Reason {
     },
     /// Guard: sends to another node.
     SetsTunnel {
+        /// The dead address it matches.
+        address: Token,
+    },
+    /// Guard: sends to a group. Its buckets are not read, so they may lead to another node (a
+    /// virtual machine that moved) or to a live port.
+    SendsToGroup {
         /// The dead address it matches.
         address: Token,
     },
@@ -232,10 +245,12 @@ impl Reason {
             Self::Dangling { .. } => "dangling",
             Self::Ovn => "ovn",
             Self::Ambiguous => "ambiguous",
+            Self::BelongsToLivePod { .. } => "belongs-to-a-live-pod",
             Self::CreatedAfterDeath { .. } => "created-after-death",
             Self::OutputsToLivePort { .. } => "outputs-to-live-port",
             Self::LoadsLivePort { .. } => "loads-live-port",
             Self::SetsTunnel { .. } => "sets-tunnel",
+            Self::SendsToGroup { .. } => "sends-to-a-group",
             Self::ArrivesElsewhere { .. } => "arrives-elsewhere",
             Self::MayBeArriving { .. } => "may-be-arriving",
             Self::PolicyWaits { .. } => "policy-waits",
@@ -263,10 +278,12 @@ impl Reason {
             | Self::SetsRegister { register }
             | Self::RegisterNotProven { register, .. } => Some(register),
             Self::MatchesAddress { address }
+            | Self::BelongsToLivePod { address, .. }
             | Self::CreatedAfterDeath { address }
             | Self::OutputsToLivePort { address, .. }
             | Self::LoadsLivePort { address, .. }
             | Self::SetsTunnel { address }
+            | Self::SendsToGroup { address }
             | Self::ArrivesElsewhere { address, .. }
             | Self::MayBeArriving { address }
             | Self::PolicyWaits { address }
@@ -323,6 +340,9 @@ impl fmt::Display for Reason {
             }
             Self::Ovn => f.write_str("ovn-controller runs this bridge (see force)"),
             Self::Ambiguous => f.write_str("another entry of the dump looks the same"),
+            Self::BelongsToLivePod { address, owner } => {
+                write!(f, "matches {address}, but is a living pod's own: it comes from {owner}")
+            }
             Self::CreatedAfterDeath { address } => {
                 write!(f, "matches {address}, but was made after the pod died: for a new owner")
             }
@@ -334,6 +354,12 @@ impl fmt::Display for Reason {
             }
             Self::SetsTunnel { address } => {
                 write!(f, "matches {address}, but sends to another node: the address moved")
+            }
+            Self::SendsToGroup { address } => {
+                write!(
+                    f,
+                    "matches {address}, but sends to a group, which may lead to its next owner"
+                )
             }
             Self::ArrivesElsewhere { address, port } => write!(
                 f,

@@ -231,6 +231,15 @@ impl<'c> Index<'c> {
             || self.port(port).is_some_and(|owners| owners.foreign || !owners.live.is_empty())
     }
 
+    /// Somebody alive has this port who is known to be a pod or a machine: by a record, or by
+    /// marks that name its addresses. An uplink or a tunnel is nobody's source.
+    pub(super) fn is_pods_port(&self, port: u16) -> bool {
+        let is_pod = |l: &usize| {
+            self.live(*l).is_some_and(|live| live.network.is_some() || !live.addresses.is_empty())
+        };
+        port != LOCAL && self.port(port).is_some_and(|owners| owners.live.iter().any(is_pod))
+    }
+
     /// OVSDB does not have this port and nobody explains it. A list of ports without even
     /// LOCAL is no answer, and an interface that waits for its number may be given this one.
     pub(super) fn is_dangling(&self, port: u16) -> bool {

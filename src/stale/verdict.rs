@@ -77,8 +77,8 @@ impl<'c> Judge<'c> {
         if let Some((reason, i)) = self.delivers_to_nobody(flow) {
             first(&mut stale, (reason, Some(i)));
         }
-        if let Some((port, is_match)) = self.dangling(flow) {
-            let reap = is_match && self.reaps_dangling(flow);
+        if let Some((port, only)) = self.dangling(flow) {
+            let reap = only && self.reaps_dangling(flow);
             first(if reap { &mut stale } else { &mut kept }, (Reason::Dangling { port }, None));
         }
         if kept.is_none()
@@ -250,6 +250,8 @@ impl<'c> Judge<'c> {
                 Reason::MayLiveElsewhere { address }
             } else if let Some(guard) = guards::guard(&self.index, self.outputs(), flow, dead, m) {
                 guard
+            } else if let Some(owner) = self.live_source(flow, dead) {
+                Reason::BelongsToLivePod { address, owner }
             } else {
                 first(&mut stale, Reason::MatchesAddress { address });
                 continue;
@@ -259,21 +261,38 @@ impl<'c> Judge<'c> {
         stale
     }
 
-    /// Rule 4, which needs no token of the dead but their ports: packets for an address go
-    /// to dead ports and nowhere else, nothing else happens to them, and they do not come
-    /// from somebody alive in particular.
+    /// The token by which the flow is a live owner's own: its port, its register value or its
+    /// address, matched as the source. Whatever else the flow names, the controller that made it
+    /// for a living pod does not install it again. A pair of two ends' addresses is a policy's
+    /// member, not the sender's: once the linger time is over it goes with either end.
+    fn live_source(&self, flow: &Flow, dead: &Dead) -> Option<Token> {
+        let m = &flow.matches;
+        let port = m.in_port.filter(|p| self.index.is_pods_port(*p) && !dead.had(*p));
+        let live = |m: &&AddressMatch| {
+            m.side == Side::Source
+                && !guards::is_policy_member(dead, flow)
+                && self.index.is_live_address(m.address, dead, Some(flow))
+        };
+        let register = || self.matched_registers(flow).find(|t| self.learned.is_live(*t));
+        let address = || m.addresses.iter().find(live).map(|m| m.address.into());
+        port.map(Token::Port).or_else(|| register().map(Token::Register)).or_else(address)
+    }
+
+    /// Rule 4: packets for an address of the dead go to dead ports and nowhere else, nothing
+    /// else happens to them, and they do not come from somebody alive in particular. The
+    /// destination must have been an address of the attachment whose port is output to: a
+    /// service's address that is rewritten to a dead pod's stays the service's, and a controller
+    /// that MODIFYs the entry for the next pod would find nothing to modify.
     fn delivers_to_nobody(&self, flow: &Flow) -> Option<(Reason, usize)> {
         let Flow { matches, actions, .. } = flow;
         if actions.beyond || actions.outputs.is_empty() {
             return None;
         }
-        let usable = |m: &AddressMatch| m.side == Side::Destination && !m.address.is_unusable();
         let from_live = |m: &AddressMatch| {
             m.side != Side::Destination
                 && self.index.address(m.address).is_some_and(|owners| !owners.live.is_empty())
         };
-        if !matches.addresses.iter().any(usable)
-            || matches.addresses.iter().any(from_live)
+        if matches.addresses.iter().any(from_live)
             || matches.in_port.is_some_and(|p| self.index.is_live_port(p))
             || self.matched_registers(flow).any(|t| self.learned.is_live(t))
         {
@@ -286,6 +305,7 @@ impl<'c> Judge<'c> {
                 self.index.dead(*i).is_some_and(|(dead, network)| {
                     network.match_port
                         && in_scope(network, flow)
+                        && own_addresses(dead, flow).any(|m| m.side == Side::Destination)
                         && self.index.port_state(dead, *port, None) == PortState::Dead
                 })
             })?;
@@ -295,8 +315,8 @@ impl<'c> Judge<'c> {
         Some((Reason::DeliversToNobody { port: Token::Port(port) }, dead))
     }
 
-    /// In a port that OVSDB lacks, and nobody explains: the port, and whether the flow
-    /// matches on it.
+    /// A port that OVSDB lacks and nobody explains, and whether the flow is for such ports only:
+    /// it matches on one, or all that it does is to output to them.
     fn dangling(&self, flow: &Flow) -> Option<(u16, bool)> {
         let dangling = |p: &u16| self.index.is_dangling(*p);
         if let Some(port) = flow.matches.in_port.filter(dangling) {
@@ -304,7 +324,7 @@ impl<'c> Judge<'c> {
         }
         let outputs = &flow.actions.outputs;
         let port = outputs.iter().copied().min()?;
-        outputs.iter().all(dangling).then_some((port, false))
+        outputs.iter().all(dangling).then_some((port, !flow.actions.beyond))
     }
 
     /// Every network that looks at this flow wants its dangling entries deleted.

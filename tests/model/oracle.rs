@@ -419,15 +419,18 @@ impl<'a, D: Driver> View<'a, D> {
         let from_living = |m: &AddressMatch| {
             m.side != Side::Destination && self.has_address(&m.address).next().is_some()
         };
-        let usable = |m: &AddressMatch| m.side == Side::Destination && !m.address.is_unusable();
+        let own = |d: &Dead<'_>, m: &AddressMatch| m.side == Side::Destination && d.has(&m.address);
         let dead_port = |port: &u16| {
-            let is_dead = |d: &Dead<'_>| d.had(*port) && matches!(self.port(d, *port), State::Dead);
+            let is_dead = |d: &Dead<'_>| {
+                d.had(*port)
+                    && matches!(self.port(d, *port), State::Dead)
+                    && flow.matches.addresses.iter().any(|m| own(d, m))
+            };
             self.dead.iter().any(is_dead)
         };
         !flow.actions.beyond
             && !flow.actions.outputs.is_empty()
             && flow.actions.outputs.iter().all(dead_port)
-            && flow.matches.addresses.iter().any(usable)
             && !flow.matches.addresses.iter().any(from_living)
             && !flow.matches.in_port.is_some_and(|port| self.is_live_port(port))
     }

@@ -121,17 +121,22 @@ fn dangling_entries_are_reported() {
     assert!(lost.iter().all(|flow| town.node.dump("br0").contains(flow)));
 }
 
-/// On request, those that match on the port go. One that outputs to it has a destination that
-/// may be anybody's.
+/// On request, those that match on the port go, and those that do nothing but output to it.
 #[test]
 fn dangling_entries_are_deleted_on_request() {
     let keys = json!({"reapDangling": true, "lingerSeconds": 0});
     let town = Town::quick("deleted_on_request", keys, &["web"]);
-    let by_match = town.node.install("br0", &["table=50, priority=9,in_port=777 actions=drop"]);
+    let nobodys = town.node.install(
+        "br0",
+        &[
+            "table=50, priority=9,in_port=777 actions=drop",
+            "table=50, priority=9,ip,nw_dst=192.0.2.8 actions=output:777",
+        ],
+    );
     let kept = town.node.install(
         "br0",
         &[
-            "table=50, priority=9,ip,nw_dst=192.0.2.8 actions=output:777".to_owned(),
+            "table=50, priority=9,ip,nw_dst=192.0.2.9 actions=output:777,resubmit(,60)".to_owned(),
             "table=50, priority=8,in_port=LOCAL actions=NORMAL".to_owned(),
             format!(
                 "table=50, priority=8,dl_dst=ff:ff:ff:ff:ff:ff actions=output:777,output:{}",
@@ -140,7 +145,7 @@ fn dangling_entries_are_deleted_on_request() {
         ],
     );
     sweep(&town.node, &["--dry-run"]);
-    town.assert_left(&[0], &[by_match, kept.clone()].concat());
+    town.assert_left(&[0], &[nobodys, kept.clone()].concat());
     sweep(&town.node, &[]);
     town.assert_left(&[0], &kept);
 }

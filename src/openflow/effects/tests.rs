@@ -75,7 +75,8 @@ fn what_goes_on_elsewhere_goes_beyond() {
         ("controller", "ffff0010 00002320 00140000 00010000", vec![]),
         ("ct", "ffff0018 00002320 00230001 00000000 00050a00 00000000", vec![]),
     ] {
-        let wanted = Actions { port_references: references, ..beyond(&[]) };
+        let group = name.starts_with("group");
+        let wanted = Actions { port_references: references, group, ..beyond(&[]) };
         assert_eq!(effects(list), wanted, "{name}");
     }
     let sample = "ffff0020 00002320 00260003 00000001 00000002 00000003 00050000 00000000";

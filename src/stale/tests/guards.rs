@@ -9,6 +9,8 @@ fn another_owner_whom_we_cannot_see() {
             ("at the death", flow().aged(60).dst(IP_A), "kept: created-after-death"),
             ("before it", flow().aged(61).dst(IP_A), "stale: matches-address"),
             ("to a live port", flow().dst(IP_A).output(B), "kept: outputs-to-live-port"),
+            ("to a group", flow().dst(MAC_A).group(), "kept: sends-to-a-group"),
+            ("by a live port", flow().from(B).dst(IP_A).beyond(), "kept: belongs-to-a-live-pod"),
             ("to LOCAL", flow().dst(IP_A).output(65534), "kept: outputs-to-live-port"),
             ("to the uplink", flow().dst(IP_A).output(UPLINK), "kept: outputs-to-live-port"),
             ("to its own port", flow().dst(IP_A).output(A).beyond(), "stale: matches-address"),

@@ -119,6 +119,11 @@ impl Flow {
         self.beyond()
     }
 
+    fn group(mut self) -> Self {
+        self.actions.group = true;
+        self.beyond()
+    }
+
     fn tunnel(mut self) -> Self {
         self.actions.sets_tunnel = true;
         self

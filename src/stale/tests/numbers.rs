@@ -36,7 +36,8 @@ fn a_number_it_had_before() {
     let old = || flow().from(OLD);
     let rows = [
         ("matches it", old(), "stale: matches-port"),
-        ("delivers to it", flow().dst("10.9.9.9").output(OLD), "stale: delivers-to-nobody"),
+        ("delivers to it", flow().dst(IP_A).output(OLD), "stale: matches-address"),
+        ("a service's", flow().dst("10.9.9.9").output(OLD), "kept: only-mentions"),
     ];
     each(&moved(RegisterSource::None), &rows);
     // It is somebody's now.

@@ -163,7 +163,7 @@ fn delivery_to_nobody() {
         &[
             ("by IP", flow().dst(IP_A).output(A), "stale: delivers-to-nobody"),
             ("by MAC", flow().dst(MAC_A).output(A), "stale: delivers-to-nobody"),
-            ("anybody's address", flow().dst("10.9.9.9").output(A), "stale: delivers-to-nobody"),
+            ("a service's address", flow().dst("10.9.9.9").output(A), "kept: only-mentions"),
             (
                 "headers and registers edited",
                 flow().dst(IP_A).load(3, 7).output(A),
@@ -199,6 +199,25 @@ fn delivery_to_nobody() {
                 "kept: only-mentions",
             ),
             ("nothing is output", flow().dst(IP_A), "kept: has-live-owner"),
+        ],
+    );
+}
+
+/// A rule of a living pod's own policy for an address that somebody dead had: Neutron does not
+/// install the rules of `remote_ip_prefix` again for the address's next owner.
+#[test]
+fn what_the_living_send_to_a_dead_address_is_theirs() {
+    let case = node(LEARN).with(|c| c.live[0].register = LiveRegister::Is(4102));
+    let kept = "kept: belongs-to-a-live-pod";
+    each(
+        &case,
+        &[
+            ("by register", flow().reg(0, 4102).dst(IP_A).beyond(), kept),
+            ("by port", flow().from(B).dst(IP_A).beyond(), kept),
+            ("a policy's", flow().src(IP_B).dst(IP_A).beyond(), "stale: matches-address"),
+            ("by MAC", flow().src(MAC_B).dst(IP_A).beyond(), kept),
+            ("nobody's register", flow().reg(0, 9).dst(IP_A).beyond(), "stale: matches-address"),
+            ("to the living", flow().src(IP_A).dst(MAC_B).beyond(), "stale: matches-address"),
         ],
     );
 }
@@ -337,7 +356,8 @@ fn dangling() {
             case,
             &[
                 ("in_port", flow().from(99), word),
-                ("output", flow().output(99), "kept: dangling"),
+                ("output", flow().output(99), word),
+                ("more than output", flow().output(99).beyond(), "kept: dangling"),
                 ("output to somebody too", flow().output(99).output(B), "kept: nothing-dead"),
             ],
         );
