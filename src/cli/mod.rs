@@ -19,8 +19,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use serde_json::{Map, Value};
 
 use crate::clock::Deadline;
+use crate::config::Config;
 use crate::registry::{self, Registry};
 use crate::{config, logging};
 
@@ -227,15 +229,27 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// What `--settings` puts into the entry. It is read as ADD will read it, before anything is
+/// written: an entry that ADD refuses fails every pod of the node.
+fn entry(settings: &str) -> Result<conflist::Entry, Error> {
+    let settings: Map<String, Value> = serde_json::from_str(settings)
+        .map_err(|e| Error::Usage(format!("--settings is not a JSON object: {e}")))?;
+    let (_, problems) = Config::parse(&settings);
+    if problems.is_empty() {
+        return Ok(conflist::Entry(settings));
+    }
+    let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    Err(Error::Usage(format!(
+        "--settings: {}; every ADD would fail, so nothing is written",
+        texts.join("; ")
+    )))
+}
+
 fn edit(context: &Context, command: ConflistCommand) -> Result<Exit, Error> {
     let outcome = match command {
         ConflistCommand::Add { file, after, settings } => {
-            let settings = serde_json::from_str(&settings)
-                .map_err(|e| Error::Usage(format!("--settings is not a JSON object: {e}")))?;
-            conflist::add_file(
-                &file,
-                &conflist::Options { after, entry: conflist::Entry(settings) },
-            )?
+            let entry = entry(&settings)?;
+            conflist::add_file(&file, &conflist::Options { after, entry })?
         }
         ConflistCommand::Find { directory, ours } => {
             let found: Vec<PathBuf> = if ours {

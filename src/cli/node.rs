@@ -71,8 +71,7 @@ pub(super) struct Uninstall {
 
 /// This binary, the records of the pods that run, the entry.
 pub(super) fn install(context: &Context, options: &Install) -> Result<Exit, Error> {
-    let entry = serde_json::from_str(&options.settings)
-        .map_err(|e| Error::Usage(format!("--settings is not a JSON object: {e}")))?;
+    let entry = super::entry(&options.settings)?;
     let file = match &options.conflist {
         Some(file) => file.clone(),
         None => conflist::find_ovs(&options.net_dir)?.ok_or_else(|| {
@@ -92,7 +91,7 @@ pub(super) fn install(context: &Context, options: &Install) -> Result<Exit, Erro
         &options.places.cache_dir.join("results"),
     );
     adopt::run(context, &adopting)?;
-    let asked = conflist::Options { after: options.after.clone(), entry: conflist::Entry(entry) };
+    let asked = conflist::Options { after: options.after.clone(), entry };
     let outcome = conflist::add_file(&file, &asked)?;
     step(context, "conflist", &outcome.to_string())?;
     if outcome.change.is_change() {

@@ -12,6 +12,34 @@ fn bare(node: &Node, args: &[&str]) -> Outcome {
     node.run(node.plugin(GC).to_str().unwrap(), args)
 }
 
+/// An entry that ADD refuses fails every pod of the node.
+#[test]
+fn settings_that_add_refuses_are_not_written() {
+    let node = Setup::new().without_gc().datapath(Datapath::Dummy).up("cli_settings");
+    let file = node.conflist_path().display().to_string();
+    let before = fs::read_to_string(&file).unwrap();
+    let bin_dir = node.dir.join("host-bin").display().to_string();
+    fs::create_dir(&bin_dir).unwrap();
+    for (settings, words) in [
+        (r#"{"presett": "antrea"}"#, ["\"presett\"", "\"preset\""]),
+        (r#"{"lingerSeconds": "ten"}"#, ["\"lingerSeconds\"", "ten"]),
+        (r#"{"preset": "calico"}"#, ["\"preset\"", "antrea"]),
+        (r#"{"stateDir": "run/x", "modus": 1}"#, ["\"stateDir\"", "\"modus\""]),
+    ] {
+        let behind = ["--after", "ovs-test-cni", "--settings", settings];
+        let add = [&["conflist", "add", &file][..], &behind].concat();
+        let install = ["self-install", "--conflist", &file, "--bin-dir", &bin_dir];
+        for args in [add, [&install[..], &behind].concat()] {
+            let outcome = node.admin(&args);
+            assert_eq!(outcome.code, Some(2), "{outcome}");
+            assert!(words.iter().all(|word| outcome.stderr.contains(word)), "{outcome}");
+        }
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), before);
+    assert_eq!(fs::read_dir(&bin_dir).unwrap().count(), 0);
+    assert!(!node.state_dir.exists());
+}
+
 #[test]
 fn wrong_usage_is_2_and_says_how_it_is_right() {
     let node = Setup::new().datapath(Datapath::Dummy).up("cli_usage");
