@@ -91,8 +91,6 @@ pub struct Config {
     pub register: u8,
     /// The field within it.
     pub register_mask: u32,
-    /// Judge a bridge that ovn-controller runs, too.
-    pub force: bool,
     /// Which evidence counts.
     #[serde(rename = "match")]
     pub evidence: Evidence,
@@ -133,7 +131,6 @@ impl Default for Config {
             reg0: Reg0::Learn,
             register: 0,
             register_mask: u32::MAX,
-            force: false,
             evidence: Evidence { port: true, register: true, ip: true, mac: true },
             preset: None,
             ip_scope: IpScope::Node,
@@ -181,6 +178,12 @@ impl Config {
     #[must_use]
     pub fn parse(conf: &Map<String, Value>) -> (Self, Vec<Problem>) {
         parse::parse(conf)
+    }
+
+    /// Keys of older releases that do nothing now: to be warned of, never an error.
+    #[must_use]
+    pub fn retired(conf: &Map<String, Value>) -> Vec<Problem> {
+        parse::retired(conf)
     }
 
     /// `lingerSeconds`.

@@ -143,10 +143,7 @@ fn ovn_is_seen_in_both_kinds_of_snapshot() {
     let narrow = switch.client().find(&Wanted::default()).unwrap();
     for snapshot in [switch.snapshot(), narrow] {
         assert_eq!(snapshot.ovs_version.as_deref(), Some("3.1.0"));
-        assert_eq!(
-            snapshot.ovn,
-            Ovn { ovn_remote: Some("tcp:10.0.0.1:6642".to_owned()), ovn_bridge: None }
-        );
+        assert_eq!(snapshot.ovn, Ovn { bridges: ["br-int".to_owned()].into() });
         assert!(snapshot.is_ovn(snapshot.bridge("br-int").unwrap()));
         assert!(!snapshot.is_ovn(snapshot.bridge("br-ex").unwrap()));
     }

@@ -201,8 +201,8 @@ fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &mut Finding
             findings.add(
                 Level::Note,
                 "bridge",
-                format!("{} is run by ovn-controller: reported, never touched", bridge.name),
-                "\"force\": true if you know better",
+                format!("{} is run by ovn-controller: OVN's, not judged", bridge.name),
+                "",
             );
         }
         match open_bridge(&context.run_dir, &bridge.name, context.deadline()) {
@@ -278,7 +278,11 @@ fn chain(options: &Options, findings: &mut Findings) {
                 "",
             ),
         }
-        let (_, problems) = Config::parse(&networks::settings(&path));
+        let settings = networks::settings(&path);
+        for warning in Config::retired(&settings) {
+            findings.add(Level::Warning, what, format!("{name}: {warning}"), "take it out");
+        }
+        let (_, problems) = Config::parse(&settings);
         for problem in problems {
             findings.add(Level::Failure, what, format!("{name}: {problem}"), "ADD fails with this");
         }

@@ -28,6 +28,9 @@ struct Explanation<'a> {
     attachment: &'a Attachment,
     liveness: String,
     flows: Vec<FlowReport>,
+    /// Its bridges that ovn-controller runs: not judged.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ovn: Vec<String>,
 }
 
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
@@ -62,11 +65,16 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         let cause = if record.state == State::Active { Cause::Del } else { Cause::Tombstone };
         let attachment = orphans::died(record.clone(), now, &boot);
         let targets = [Target { attachment, cause }];
-        let mut flows = Vec::new();
+        let (mut flows, mut ovn) = (Vec::new(), Vec::new());
         for bridge in world.bridges_of(record) {
+            let found = world.ovs.bridges.get(bridge).filter(|b| world.ovs.is_ovn(b));
+            if let Some(found) = found {
+                ovn.push(found.name.clone());
+                continue;
+            }
             flows.extend(explain(context, &world, bridge, &targets)?);
         }
-        explanations.push(Explanation { attachment: record, liveness, flows });
+        explanations.push(Explanation { attachment: record, liveness, flows, ovn });
     }
     let text: Vec<String> = explanations.iter().map(text).collect();
     output::say(context, &explanations, &text.join("\n"))?;
@@ -123,8 +131,14 @@ fn text(explanation: &Explanation<'_>) -> String {
         };
         table.row(vec![verdict, flow.bridge.clone(), flow.flow.clone(), flow.text.clone()]);
     }
-    let flows =
-        if table.is_empty() { "no flow mentions it\n".to_owned() } else { table.to_string() };
+    let mut flows = match (table.is_empty(), explanation.ovn.is_empty()) {
+        (true, true) => "no flow mentions it\n".to_owned(),
+        (true, false) => String::new(),
+        (false, _) => table.to_string(),
+    };
+    for bridge in &explanation.ovn {
+        flows.push_str(&format!("bridge {}: OVN's, not judged\n", escape(bridge)));
+    }
     format!(
         "{} ({}), port {}, ofport {}, register {}, {}\n{}\n{flows}",
         escape(&record.title()),

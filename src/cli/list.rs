@@ -9,8 +9,9 @@ use serde::Serialize;
 use super::{Context, Error, Exit, Table, ago, output};
 use crate::attachment::Attachment;
 use crate::clock::Stamp;
-use crate::config::NetworkState;
+use crate::config::{NetworkState, database_socket};
 use crate::openflow::Filter;
+use crate::ovsdb::{Client, Ovn, Wanted};
 use crate::registry::Everything;
 use crate::stale::flow::{Address, Flow};
 use crate::sweep::{network_states, open_bridge};
@@ -30,6 +31,9 @@ struct Row<'a> {
     age_seconds: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     flows: Option<u64>,
+    /// ovn-controller runs its bridge: its flows are not judged.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    ovn: bool,
 }
 
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
@@ -39,10 +43,12 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     };
     let all: Vec<&Attachment> =
         everything.attachments.iter().chain(&everything.tombstones).collect();
+    let ovn = if options.no_flows || all.is_empty() { Ovn::default() } else { ovn(context) };
+    let is_ovn = |a: &Attachment| a.bridge.as_ref().is_some_and(|b| ovn.bridges.contains(b));
     let flows = if options.no_flows {
         vec![None; all.len()]
     } else {
-        count_flows(context, &all, &network_states(&everything))
+        count_flows(context, &all, &network_states(&everything), is_ovn)
     };
     let now = Stamp::now();
     let rows: Vec<Row<'_>> = all
@@ -52,6 +58,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             attachment,
             age_seconds: attachment.created.until(now).as_secs(),
             flows,
+            ovn: is_ovn(attachment),
         })
         .collect();
     let mut table = Table::new(&[
@@ -86,12 +93,29 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             join(a.macs.iter().map(ToString::to_string).collect()),
             a.state.to_string(),
             ago(a.created.until(now)),
-            row.flows.map_or_else(|| "?".to_owned(), |n| n.to_string()),
+            match (row.ovn, row.flows) {
+                (true, _) => "OVN's, not judged".to_owned(),
+                (false, None) => "?".to_owned(),
+                (false, Some(n)) => n.to_string(),
+            },
         ]);
     }
     let text = if table.is_empty() { "no attachments".to_owned() } else { table.to_string() };
     output::say(context, &rows, &text)?;
     Ok(if everything.corrupt.is_empty() { Exit::Done } else { Exit::Attention })
+}
+
+/// The bridges that ovn-controller runs; none if OVSDB does not say.
+fn ovn(context: &Context) -> Ovn {
+    let asked = Client::connect(&database_socket(&context.run_dir), context.deadline())
+        .and_then(|mut client| client.find(&Wanted::default()));
+    match asked {
+        Ok(snapshot) => snapshot.ovn,
+        Err(failed) => {
+            warn!("which bridges are OVN's is not known: {failed}");
+            Ovn::default()
+        }
+    }
 }
 
 /// Flows that match a token of each attachment, bridge by bridge. `None` where the switch
@@ -100,10 +124,11 @@ fn count_flows(
     context: &Context,
     all: &[&Attachment],
     networks: &std::collections::BTreeMap<crate::attachment::NetworkName, NetworkState>,
+    is_ovn: impl Fn(&Attachment) -> bool,
 ) -> Vec<Option<u64>> {
     let mut counts = vec![None; all.len()];
     let mut bridges: HashMap<&str, Vec<usize>> = HashMap::new();
-    for (index, attachment) in all.iter().enumerate() {
+    for (index, attachment) in all.iter().enumerate().filter(|(_, a)| !is_ovn(a)) {
         if let Some(bridge) = &attachment.bridge {
             bridges.entry(bridge).or_default().push(index);
         }

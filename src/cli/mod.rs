@@ -234,6 +234,9 @@ impl From<Exit> for ExitCode {
 fn entry(settings: &str) -> Result<conflist::Entry, Error> {
     let settings: Map<String, Value> = serde_json::from_str(settings)
         .map_err(|e| Error::Usage(format!("--settings is not a JSON object: {e}")))?;
+    for warning in Config::retired(&settings) {
+        output::complain(&warning.to_string());
+    }
     let (_, problems) = Config::parse(&settings);
     if problems.is_empty() {
         return Ok(conflist::Entry(settings));

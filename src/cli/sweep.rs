@@ -119,6 +119,7 @@ fn text(answer: &Answer<'_>) -> String {
         let kept: Vec<_> = target.kept.iter().map(|(why, n)| format!("{n} {why}")).collect();
         let state = match (&target.error, target.complete, target.waiting) {
             (Some(error), ..) => error.clone(),
+            (None, true, _) if target.ovn => "OVN's, not judged".to_owned(),
             (None, true, false) => "clean".to_owned(),
             (None, true, true) => "waits: will be looked at again".to_owned(),
             (None, false, _) => "not looked at".to_owned(),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::{Config, Evidence, IpScope, Mode, Problem, Reg0};
 
 /// Keys of ours that say what may be deleted.
-pub(super) const SCOPE: [&str; 12] = [
+pub(super) const SCOPE: [&str; 11] = [
     "bridge",
     "bridges",
     "tables",
@@ -15,7 +15,6 @@ pub(super) const SCOPE: [&str; 12] = [
     "reg0",
     "register",
     "registerMask",
-    "force",
     "match",
     "preset",
     "ipScope",
@@ -33,6 +32,11 @@ const OTHERS: [&str; 9] = [
     "logLevel",
     "logFile",
 ];
+
+/// Keys of older releases, and why they do nothing now. An old conflist that has one must not
+/// fail its pods, so they are warned of and no problem.
+const RETIRED: [(&str, &str); 1] =
+    [("force", "does nothing any more: what ovn-controller runs is never judged")];
 
 fn ours() -> impl Iterator<Item = &'static str> {
     SCOPE.into_iter().chain(OTHERS)
@@ -277,7 +281,6 @@ pub(super) fn parse(conf: &Map<String, Value>) -> (Config, Vec<Problem>) {
     reader.read("reg0", &mut config.reg0, |v| Reg0::try_from(text(v)?));
     reader.read("register", &mut config.register, register);
     reader.read("registerMask", &mut config.register_mask, mask);
-    reader.read("force", &mut config.force, boolean);
     reader.read("match", &mut config.evidence, evidence);
     reader.read("ipScope", &mut config.ip_scope, |v| {
         choice(v, &[("node", IpScope::Node), ("cluster", IpScope::Cluster)])
@@ -304,6 +307,7 @@ pub(super) fn parse(conf: &Map<String, Value>) -> (Config, Vec<Problem>) {
     }
     for key in conf.keys() {
         let known = ours().any(|ours| ours == key)
+            || RETIRED.iter().any(|(retired, _)| retired == key)
             || THEIRS.contains(&key.as_str())
             || key.starts_with("cni.dev/")
             || key.starts_with('_');
@@ -316,6 +320,13 @@ pub(super) fn parse(conf: &Map<String, Value>) -> (Config, Vec<Problem>) {
         }
     }
     (config, reader.problems)
+}
+
+pub(super) fn retired(conf: &Map<String, Value>) -> Vec<Problem> {
+    let there = RETIRED.iter().filter(|(key, _)| conf.contains_key(*key));
+    let problem =
+        |(key, text): &(&str, &str)| Problem { key: (*key).to_owned(), text: (*text).to_owned() };
+    there.map(problem).collect()
 }
 
 #[cfg(test)]
@@ -345,6 +356,21 @@ mod tests {
         let text = problem(r#"{"lingerSecond": 3}"#);
         assert!(text.contains("\"lingerSecond\"") && text.contains("\"lingerSeconds\""), "{text}");
         assert!(problem(r#"{"frobnicate": 3}"#).contains("known are"));
+    }
+
+    /// An old conflist must not fail its pods.
+    #[test]
+    fn a_key_of_an_older_release_is_a_warning() {
+        for conf in [r#"{"force": true}"#, r#"{"force": false}"#, r#"{"force": "yes"}"#] {
+            assert_eq!(of(conf), (Config::default(), vec![]), "{conf}");
+            let value: Value = serde_json::from_str(conf).unwrap();
+            let warnings = Config::retired(value.as_object().unwrap());
+            assert!(warnings.len() == 1 && warnings[0].to_string().contains("\"force\""));
+        }
+        assert!(Config::retired(&Map::new()).is_empty());
+        assert!(problem(r#"{"forced": true}"#).contains("is unknown"));
+        let recorded: Config = serde_json::from_str(r#"{"force": true}"#).unwrap();
+        assert_eq!(recorded, Config::default());
     }
 
     #[test]

@@ -297,10 +297,9 @@ fn encode(snapshot: &Snapshot) -> Value {
         map(ids.iter().map(|(k, v)| (k.as_str(), v.as_str())))
     };
     let mut switch = std::collections::BTreeMap::new();
-    for (key, value) in
-        [("ovn-remote", &snapshot.ovn.ovn_remote), ("ovn-bridge", &snapshot.ovn.ovn_bridge)]
-    {
-        switch.extend(value.clone().map(|value| (key.to_owned(), value)));
+    for (n, bridge) in snapshot.ovn.bridges.iter().enumerate() {
+        switch.insert("ovn-remote".to_owned(), "unix:/x".to_owned());
+        switch.insert(format!("ovn-bridge-{n}"), bridge.clone());
     }
     let bridge = |b: &Bridge| {
         json!({

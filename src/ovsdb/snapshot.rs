@@ -1,6 +1,6 @@
 //! Bridges with their ports and interfaces, as OVSDB had them at one moment.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::stale::case::RowId;
 use crate::stale::flow::MacAddr;
@@ -24,25 +24,52 @@ pub struct Snapshot {
     pub bridges: Vec<Bridge>,
 }
 
-/// What ovn-controller is told (ovn-controller(8), "Configuration").
+/// What ovn-controller is told (ovn-controller(8), "Configuration"). Several may run on a node,
+/// and each reads the keys with its chassis's name behind them first. That name may be given
+/// on its command line, so OVSDB alone does not tell which of the keys are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ovn {
-    /// `external_ids:ovn-remote`: it is there on a node that runs ovn-controller.
-    pub ovn_remote: Option<String>,
-    /// `external_ids:ovn-bridge`: the bridge that it runs, `br-int` if absent.
-    pub ovn_bridge: Option<String>,
+    /// Every bridge that an ovn-controller may run. Empty without a remote: none runs.
+    pub bridges: BTreeSet<String>,
 }
 
 impl Ovn {
-    /// From `Open_vSwitch.external_ids`. OVN 22.09 and later prefer a key with the
-    /// chassis's name (`system-id`) behind it.
+    /// From `Open_vSwitch.external_ids`.
     pub(super) fn read(ids: &BTreeMap<String, String>) -> Self {
-        let get = |key: &str| {
-            let own = ids.get("system-id").and_then(|id| ids.get(&format!("{key}-{id}")));
-            own.or_else(|| ids.get(key)).filter(|v| !v.is_empty()).cloned()
-        };
-        Self { ovn_remote: get("ovn-remote"), ovn_bridge: get("ovn-bridge") }
+        let remotes = by_chassis(ids, "ovn-remote", &["probe-interval"]);
+        let others = ["mappings", "datapath-type", "remote", "remote-probe-interval"];
+        let bridges = by_chassis(ids, "ovn-bridge", &others);
+        if remotes.is_empty() {
+            return Self::default();
+        }
+        let mut named: BTreeSet<String> = bridges.values().map(|b| (*b).to_owned()).collect();
+        // A chassis without a bridge of its own, and without one for all, runs the default.
+        let has_own = |chassis: &&str| chassis.is_empty() || bridges.contains_key(*chassis);
+        let all_have = bridges.contains_key("") || remotes.keys().all(has_own);
+        if named.is_empty() || !all_have {
+            named.insert("br-int".to_owned());
+        }
+        Self { bridges: named }
     }
+}
+
+/// The values of `key` and `key-CHASSIS`, by the chassis's name (empty for the plain key).
+/// `others` are keys of another meaning that begin like it; they have a chassis's name, too.
+fn by_chassis<'a>(
+    ids: &'a BTreeMap<String, String>,
+    key: &str,
+    others: &[&str],
+) -> BTreeMap<&'a str, &'a str> {
+    let is_other = |rest: &str| {
+        let mut after = others.iter().filter_map(|other| rest.strip_prefix(other));
+        after.any(|end| end.is_empty() || end.starts_with('-'))
+    };
+    let chassis = |full: &'a str| match full.strip_prefix(key)? {
+        "" => Some(""),
+        rest => rest.strip_prefix('-').filter(|rest| !is_other(rest)),
+    };
+    let filled = ids.iter().filter(|(_, value)| !value.is_empty());
+    filled.filter_map(|(full, value)| Some((chassis(full)?, value.as_str()))).collect()
 }
 
 /// A bridge.
@@ -186,8 +213,7 @@ impl Snapshot {
     /// Whether ovn-controller runs the bridge: its flows are not ours to judge.
     #[must_use]
     pub fn is_ovn(&self, bridge: &Bridge) -> bool {
-        self.ovn.ovn_remote.is_some()
-            && bridge.name == self.ovn.ovn_bridge.as_deref().unwrap_or("br-int")
+        self.ovn.bridges.contains(&bridge.name)
     }
 
     /// Bridges that a packet can get between through patch ports, as indices into
@@ -295,6 +321,36 @@ mod tests {
         assert!(!is(ids(&[remote, ("ovn-bridge", "br0")]), "br-int"));
         let chassis = [("system-id", "n1"), ("ovn-bridge-n1", "br9"), ("ovn-bridge", "br0")];
         assert!(is(ids(&[&[remote], &chassis[..]].concat()), "br9"));
+        for settings in ["ovn-bridge-mappings", "ovn-bridge-datapath-type-n1", "ovn-bridge-remote"]
+        {
+            let other = ids(&[remote, (settings, "br0")]);
+            assert!(is(other.clone(), "br-int") && !is(other, "br0"), "{settings}");
+        }
+    }
+
+    /// The name may come from `-n` or `system-id-override`: no row of OVSDB has it.
+    #[test]
+    fn every_bridge_under_a_chassis_name_is_ovns() {
+        let bridges = |pairs: &[(&str, &str)]| {
+            let ids = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            Ovn::read(&ids).bridges.into_iter().collect::<Vec<_>>()
+        };
+        let of = |name| (name, "unix:/run/ovn/sb.sock");
+        let (plain, hv1, hv2) = (of("ovn-remote"), of("ovn-remote-hv1"), of("ovn-remote-hv2"));
+        let id = ("system-id", "hv9");
+        assert_eq!(bridges(&[id, hv1, ("ovn-bridge-hv1", "br-ovn")]), ["br-ovn"]);
+        assert_eq!(bridges(&[id, hv1]), ["br-int"]);
+        assert_eq!(bridges(&[hv1, ("ovn-bridge", "br0")]), ["br0"]);
+        assert_eq!(bridges(&[plain, ("ovn-bridge-hv1", "br-ovn")]), ["br-ovn"]);
+        let both = [("ovn-bridge-hv1", "br-ovn"), ("ovn-bridge", "br0")];
+        assert_eq!(bridges(&[&[plain], &both[..]].concat()), ["br-ovn", "br0"]);
+        let two = [("ovn-bridge-hv1", "br-a"), ("ovn-bridge-hv2", "br-b")];
+        assert_eq!(bridges(&[&[hv1, hv2], &two[..]].concat()), ["br-a", "br-b"]);
+        // The second chassis runs the default.
+        assert_eq!(bridges(&[hv1, hv2, two[0]]), ["br-a", "br-int"]);
+        assert!(bridges(&two).is_empty());
+        let probe = ("ovn-remote-probe-interval-hv1", "5000");
+        assert!(bridges(&[probe, two[0]]).is_empty());
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub use failure::Failure;
 pub use request::{Request, SUPPORTED};
 
 use crate::clock::Stamp;
+use crate::config::Config;
 use crate::logging;
 
 /// The largest configuration we read, in bytes. libcni sends a few kilobytes; a GC list of
@@ -106,6 +107,9 @@ fn run(command: &str, called: Stamp) -> Ended {
     let version = request.version;
     if let Ok(level) = request.config.log_level.parse() {
         logging::init(level, request.config.log_file.as_deref());
+    }
+    for warning in Config::retired(&request.conf) {
+        warn!("{warning}");
     }
     for problem in &request.problems {
         match command {

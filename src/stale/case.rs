@@ -116,7 +116,7 @@ pub struct Case {
     pub ports: Ports,
     /// How long ago ovs-vswitchd started, where known.
     pub switch_up: Option<Duration>,
-    /// ovn-controller runs this bridge and no `force` is set: nothing here is stale.
+    /// ovn-controller runs this bridge: nothing here is stale.
     pub ovn: bool,
 }
 

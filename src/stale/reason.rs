@@ -338,7 +338,7 @@ impl fmt::Display for Reason {
             Self::Dangling { port } => {
                 write!(f, "names port {port}, which OVSDB does not have and no record explains")
             }
-            Self::Ovn => f.write_str("ovn-controller runs this bridge (see force)"),
+            Self::Ovn => f.write_str("ovn-controller runs this bridge: OVN's, not judged"),
             Self::Ambiguous => f.write_str("another entry of the dump looks the same"),
             Self::BelongsToLivePod { address, owner } => {
                 write!(f, "matches {address}, but is a living pod's own: it comes from {owner}")

@@ -151,11 +151,12 @@ pub(super) fn pass(
     let mut scene = Scene::build(world, bridge, targets, engine.newcomer.as_ref());
     scene.check_ports(world, bridge, &ports);
     if scene.case.ovn {
-        report.note(format!(
-            "bridge {}: ovn-controller runs it, so none of its entries was judged (the plugin's \
-             configuration key \"force\" would change that)",
-            out.bridge
-        ));
+        report.note(format!("bridge {}: ovn-controller runs it: OVN's, not judged", out.bridge));
+        for target in &scene.dead_of {
+            if let Some(target) = report.targets.get_mut(*target) {
+                target.ovn = true;
+            }
+        }
     }
     let look =
         look_at_tables(&mut connection, &scene, engine.thorough, since, &tables, open.guess)?;

@@ -103,6 +103,9 @@ pub struct TargetReport {
     pub kept: BTreeMap<&'static str, u64>,
     /// Every bridge that may have its entries was looked at.
     pub complete: bool,
+    /// ovn-controller runs a bridge of it: what is left there was not judged.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ovn: bool,
     /// Its bridges are gone, and every entry with them: nothing is left to watch for.
     #[serde(skip)]
     pub bridge_gone: bool,
@@ -157,6 +160,7 @@ impl TargetReport {
             deleted: 0,
             kept: BTreeMap::new(),
             complete: false,
+            ovn: false,
             bridge_gone: false,
             waiting: false,
             unsettled: false,

@@ -101,10 +101,7 @@ impl Scene {
             scene.case.live.push(witness);
             scene.live_of.push(None);
         }
-        scene.case.ovn = world.ovs.bridges.get(bridge).is_some_and(|b| world.ovs.is_ovn(b))
-            && !scene.dead_of.iter().all(|target| {
-                targets.get(*target).is_some_and(|t| world.config(&t.attachment.key.network).force)
-            });
+        scene.case.ovn = world.ovs.bridges.get(bridge).is_some_and(|b| world.ovs.is_ovn(b));
         scene
     }
 

@@ -300,7 +300,6 @@ fn wrong_values() -> Vec<(&'static str, Value)> {
         ("register", json!(0)),
         ("registerMask", json!("0x1ffffffff")),
         ("registerMask", json!("0xf0f0")),
-        ("force", json!("yes")),
         ("match", json!("ip")),
         ("match", json!(["vlan"])),
         ("preset", json!("calico")),

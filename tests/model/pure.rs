@@ -184,8 +184,7 @@ impl Sim {
             ports.push(port(&row.name, BTreeMap::from(marks), interface));
         }
         let ovn = if self.layout == Layout::Ovn {
-            let (remote, bridge) = ("unix:/run/ovn/ovnsb_db.sock".to_owned(), "br0".to_owned());
-            Ovn { ovn_remote: Some(remote), ovn_bridge: Some(bridge) }
+            Ovn { bridges: ["br0".to_owned()].into() }
         } else {
             Ovn::default()
         };
