@@ -305,7 +305,7 @@ impl<'c> Judge<'c> {
                 self.index.dead(*i).is_some_and(|(dead, network)| {
                     network.match_port
                         && in_scope(network, flow)
-                        && own_addresses(dead, flow).any(|m| m.side == Side::Destination)
+                        && is_for(dead, flow)
                         && self.index.port_state(dead, *port, None) == PortState::Dead
                 })
             })?;
@@ -351,6 +351,15 @@ pub(super) fn own_addresses<'f>(
         .addresses
         .iter()
         .filter(|m| !m.address.is_unusable() && dead.addresses.contains(&m.address))
+}
+
+/// Whether the flow is for packets to an address of the dead attachment. A DEL without a record
+/// may know no address (ovs-cni's marks have none): then any exact destination counts.
+fn is_for(dead: &Dead, flow: &Flow) -> bool {
+    let to = |m: &AddressMatch| m.side == Side::Destination && !m.address.is_unusable();
+    let unknown = !dead.recorded && dead.addresses.is_empty();
+    let any = || flow.matches.addresses.iter().any(to);
+    own_addresses(dead, flow).any(to) || unknown && any()
 }
 
 /// Whether the value is what the flow leaves in the register: the last write that touches

@@ -419,7 +419,12 @@ impl<'a, D: Driver> View<'a, D> {
         let from_living = |m: &AddressMatch| {
             m.side != Side::Destination && self.has_address(&m.address).next().is_some()
         };
-        let own = |d: &Dead<'_>, m: &AddressMatch| m.side == Side::Destination && d.has(&m.address);
+        let own = |d: &Dead<'_>, m: &AddressMatch| {
+            let unknown = d.record.unrecorded && d.record.addresses().is_empty();
+            m.side == Side::Destination
+                && !m.address.is_unusable()
+                && (d.has(&m.address) || unknown)
+        };
         let dead_port = |port: &u16| {
             let is_dead = |d: &Dead<'_>| {
                 d.had(*port)
