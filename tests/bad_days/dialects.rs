@@ -197,7 +197,7 @@ fn an_entry_that_nobody_dead_has_to_do_with_may_look_alike() {
             .collect();
         node.install("br0", &filler);
         for (priority, both) in [(777, true), (778, false)] {
-            let common = format!("priority={priority},ip,nw_dst=10.99.0.7");
+            let common = format!("priority={priority},ip,dl_dst={}", web.mac);
             let dead = format!("{common},vlan_tci=0x0000,actions=output:{}", web.ofport);
             add_in_1_0(&node, &dead);
             if both {
