@@ -48,7 +48,7 @@ impl Cni {
     fn mark(self, node: &Node, pod: &Attached) {
         let netns = pod.netns_path();
         let bare = netns.replace('/', "");
-        let both = format!("{},{}", pod.ip, "fd00::77");
+        let both = format!("{},{}", pod.ip, pod.ip6);
         let cidr = format!("{}/24", pod.ip);
         let logical = format!("default_{}", pod.name);
         let dotted = format!("{}.default", pod.name);

@@ -81,7 +81,28 @@ pub enum Address {
     Mac(MacAddr),
 }
 
+/// The kinds of addresses that a pod has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressKind {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+    /// Ethernet.
+    Mac,
+}
+
 impl Address {
+    /// Its kind.
+    #[must_use]
+    pub fn kind(self) -> AddressKind {
+        match self {
+            Self::Ip(IpAddr::V4(_)) => AddressKind::V4,
+            Self::Ip(IpAddr::V6(_)) => AddressKind::V6,
+            Self::Mac(_) => AddressKind::Mac,
+        }
+    }
+
     /// Unspecified, multicast, broadcast, loopback or all-zero: never a pod's own, and an
     /// empty match would match everything.
     #[must_use]

@@ -354,12 +354,15 @@ pub(super) fn own_addresses<'f>(
 }
 
 /// Whether the flow is for packets to an address of the dead attachment. A DEL without a record
-/// may know no address (ovs-cni's marks have none): then any exact destination counts.
+/// knows what the port's marks name: ovs-cni's name no address, openshift-sdn's one IPv4. Of a
+/// kind that they do not name, any exact destination counts.
 fn is_for(dead: &Dead, flow: &Flow) -> bool {
-    let to = |m: &AddressMatch| m.side == Side::Destination && !m.address.is_unusable();
-    let unknown = !dead.recorded && dead.addresses.is_empty();
-    let any = || flow.matches.addresses.iter().any(to);
-    own_addresses(dead, flow).any(to) || unknown && any()
+    let known = |address: Address| dead.addresses.iter().any(|own| own.kind() == address.kind());
+    let own = |m: &AddressMatch| {
+        dead.addresses.contains(&m.address) || !dead.recorded && !known(m.address)
+    };
+    let to = |m: &&AddressMatch| m.side == Side::Destination && !m.address.is_unusable();
+    flow.matches.addresses.iter().filter(to).any(own)
 }
 
 /// Whether the value is what the flow leaves in the register: the last write that touches

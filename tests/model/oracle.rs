@@ -420,7 +420,8 @@ impl<'a, D: Driver> View<'a, D> {
             m.side != Side::Destination && self.has_address(&m.address).next().is_some()
         };
         let own = |d: &Dead<'_>, m: &AddressMatch| {
-            let unknown = d.record.unrecorded && d.record.addresses().is_empty();
+            let known = |a: &Address| a.kind() == m.address.kind();
+            let unknown = d.record.unrecorded && !d.record.addresses().iter().any(known);
             m.side == Side::Destination
                 && !m.address.is_unusable()
                 && (d.has(&m.address) || unknown)

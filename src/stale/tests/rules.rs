@@ -141,6 +141,17 @@ fn without_a_record_addresses_are_no_evidence() {
             ("rule 1", flow().from(A), "stale: matches-port"),
             ("rule 3", flow().src(IP_A), "kept: no-record"),
             ("rule 4", flow().dst(IP_A).output(A), "stale: delivers-to-nobody"),
+            ("another IPv4", flow().dst("10.9.9.9").output(A), "kept: only-mentions"),
+        ],
+    );
+    // The port's marks name an IPv4 alone: its MAC and its IPv6 are not known.
+    let by_marks = case.with(|c| c.dead[0].addresses = vec![address(IP_A)]);
+    each(
+        &by_marks,
+        &[
+            ("its MAC", flow().dst(MAC_A).output(A), "stale: delivers-to-nobody"),
+            ("an IPv6", flow().dst("fd00::9").output(A), "stale: delivers-to-nobody"),
+            ("another IPv4", flow().dst("10.9.9.9").output(A), "kept: only-mentions"),
         ],
     );
     let cluster = plain().with(|c| c.dead[0].ip_evidence = false);
