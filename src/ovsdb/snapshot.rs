@@ -34,19 +34,19 @@ pub struct Ovn {
 }
 
 impl Ovn {
-    /// From `Open_vSwitch.external_ids`.
+    /// From `Open_vSwitch.external_ids`. A chassis may have any name, also `mappings` or
+    /// `probe-interval-n1`, so no key is told from a chassis's by how it ends. A value that is no
+    /// bridge's name hurts nobody.
     pub(super) fn read(ids: &BTreeMap<String, String>) -> Self {
-        let remotes = by_chassis(ids, "ovn-remote", &["probe-interval"]);
-        let others = ["mappings", "datapath-type", "remote", "remote-probe-interval"];
-        let bridges = by_chassis(ids, "ovn-bridge", &others);
+        let remotes = by_chassis(ids, "ovn-remote");
         if remotes.is_empty() {
             return Self::default();
         }
+        let bridges = by_chassis(ids, "ovn-bridge");
         let mut named: BTreeSet<String> = bridges.values().map(|b| (*b).to_owned()).collect();
         // A chassis without a bridge of its own, and without one for all, runs the default.
-        let has_own = |chassis: &&str| chassis.is_empty() || bridges.contains_key(*chassis);
-        let all_have = bridges.contains_key("") || remotes.keys().all(has_own);
-        if named.is_empty() || !all_have {
+        let for_all = bridges.contains_key("");
+        if !for_all && !remotes.keys().all(|chassis| bridges.contains_key(chassis)) {
             named.insert("br-int".to_owned());
         }
         Self { bridges: named }
@@ -54,19 +54,10 @@ impl Ovn {
 }
 
 /// The values of `key` and `key-CHASSIS`, by the chassis's name (empty for the plain key).
-/// `others` are keys of another meaning that begin like it; they have a chassis's name, too.
-fn by_chassis<'a>(
-    ids: &'a BTreeMap<String, String>,
-    key: &str,
-    others: &[&str],
-) -> BTreeMap<&'a str, &'a str> {
-    let is_other = |rest: &str| {
-        let mut after = others.iter().filter_map(|other| rest.strip_prefix(other));
-        after.any(|end| end.is_empty() || end.starts_with('-'))
-    };
+fn by_chassis<'a>(ids: &'a BTreeMap<String, String>, key: &str) -> BTreeMap<&'a str, &'a str> {
     let chassis = |full: &'a str| match full.strip_prefix(key)? {
         "" => Some(""),
-        rest => rest.strip_prefix('-').filter(|rest| !is_other(rest)),
+        rest => rest.strip_prefix('-'),
     };
     let filled = ids.iter().filter(|(_, value)| !value.is_empty());
     filled.filter_map(|(full, value)| Some((chassis(full)?, value.as_str()))).collect()
@@ -316,16 +307,18 @@ mod tests {
         assert!(!is(ids(&[remote]), "br0"));
         assert!(!is(ids(&[]), "br-int"));
         assert!(!is(ids(&[("ovn-remote", "")]), "br-int"));
-        assert!(!is(ids(&[("ovn-remote-probe-interval", "10000")]), "br-int"));
+        assert!(is(ids(&[("ovn-remote-probe-interval", "10000")]), "br-int"));
         assert!(is(ids(&[remote, ("ovn-bridge", "br0")]), "br0"));
         assert!(!is(ids(&[remote, ("ovn-bridge", "br0")]), "br-int"));
         let chassis = [("system-id", "n1"), ("ovn-bridge-n1", "br9"), ("ovn-bridge", "br0")];
         assert!(is(ids(&[&[remote], &chassis[..]].concat()), "br9"));
-        for settings in ["ovn-bridge-mappings", "ovn-bridge-datapath-type-n1", "ovn-bridge-remote"]
-        {
-            let other = ids(&[remote, (settings, "br0")]);
-            assert!(is(other.clone(), "br-int") && !is(other, "br0"), "{settings}");
+        // These may be settings, or the bridges of chassis with such names.
+        for key in ["ovn-bridge-mappings", "ovn-bridge-datapath-type-n1", "ovn-bridge-remote-1"] {
+            let both = ids(&[remote, (key, "br0")]);
+            assert!(is(both.clone(), "br-int") && is(both, "br0"), "{key}");
         }
+        let mappings = ids(&[remote, ("ovn-bridge-mappings", "physnet1:br-ex")]);
+        assert!(is(mappings.clone(), "br-int") && !is(mappings, "br-ex"));
     }
 
     /// The name may come from `-n` or `system-id-override`: no row of OVSDB has it.
@@ -341,7 +334,8 @@ mod tests {
         assert_eq!(bridges(&[id, hv1, ("ovn-bridge-hv1", "br-ovn")]), ["br-ovn"]);
         assert_eq!(bridges(&[id, hv1]), ["br-int"]);
         assert_eq!(bridges(&[hv1, ("ovn-bridge", "br0")]), ["br0"]);
-        assert_eq!(bridges(&[plain, ("ovn-bridge-hv1", "br-ovn")]), ["br-ovn"]);
+        // Nobody knows whether the plain remote is that chassis's or another's.
+        assert_eq!(bridges(&[plain, ("ovn-bridge-hv1", "br-ovn")]), ["br-int", "br-ovn"]);
         let both = [("ovn-bridge-hv1", "br-ovn"), ("ovn-bridge", "br0")];
         assert_eq!(bridges(&[&[plain], &both[..]].concat()), ["br-ovn", "br0"]);
         let two = [("ovn-bridge-hv1", "br-a"), ("ovn-bridge-hv2", "br-b")];
@@ -350,7 +344,11 @@ mod tests {
         assert_eq!(bridges(&[hv1, hv2, two[0]]), ["br-a", "br-int"]);
         assert!(bridges(&two).is_empty());
         let probe = ("ovn-remote-probe-interval-hv1", "5000");
-        assert!(bridges(&[probe, two[0]]).is_empty());
+        assert_eq!(bridges(&[probe, two[0]]), ["br-a", "br-int"]);
+        for name in ["remote-1", "mappings-x", "datapath-type", "probe-interval"] {
+            let (of, bridge) = (format!("ovn-remote-{name}"), format!("ovn-bridge-{name}"));
+            assert_eq!(bridges(&[(&of, "unix:/x"), (&bridge, "br-x")]), ["br-x"], "{name}");
+        }
     }
 
     #[test]
