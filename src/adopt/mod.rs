@@ -2,7 +2,8 @@
 //! addresses are not live tokens.
 //!
 //! Two witnesses: libcni's cached results (who is in which network, with its addresses) and
-//! the marks that OVS CNIs leave in OVSDB (which port is whose).
+//! the marks that OVS CNIs leave in OVSDB (which port is whose). A third one for pods that were
+//! taken for dead and live: their tombstones.
 
 mod cached;
 
@@ -18,6 +19,7 @@ use crate::attachment::{Attachment, ContainerId, IfName, Key, Netns, NetworkName
 use crate::clock::{Deadline, Stamp, boot_id};
 use crate::config::{Config, NetworkState, database_socket};
 use crate::liveness::netns::{self, CaptureError};
+use crate::liveness::{Life, Why};
 use crate::ovsdb::{
     Client, Interface, Marks, Ofport, Port, Snapshot, Wanted, find_port, marks, same_netns,
 };
@@ -43,6 +45,8 @@ pub enum Error {
 pub struct Adopted {
     /// Their records.
     pub adopted: Vec<Attachment>,
+    /// Of them, those that had a tombstone: they were taken for dead and live.
+    pub again: Vec<Key>,
     /// Who was not, and why.
     pub skipped: Vec<String>,
 }
@@ -71,6 +75,9 @@ pub struct Adoption<'a> {
     pub timeout: std::time::Duration,
     /// False: nothing is recorded.
     pub act: bool,
+    /// Record pods that have a tombstone, too, if they live. It takes a person's word: a DEL that
+    /// is under way has a tombstone and a namespace that is still there.
+    pub again: bool,
 }
 
 /// What is known of a pod before its port is looked up.
@@ -101,30 +108,46 @@ impl Adoption<'_> {
                 pending.push(cached);
             }
         }
+        if self.again {
+            from_tombstones(&everything.tombstones, &mut pending);
+        }
         let mut names = networks.keys();
         let only = names.next().filter(|_| names.next().is_none());
         from_marks(&snapshot, only, &mut pending, &mut adopted.skipped);
+        let mut retired = Vec::new();
         for pending in pending {
-            let known = everything.attachments.iter().chain(&everything.tombstones);
-            let same = |r: &Attachment| {
-                r.key.container == pending.key.container && r.key.ifname == pending.key.ifname
-            };
-            if known.into_iter().any(same) {
+            if everything.attachments.iter().any(|r| pending.is_of(r)) {
                 continue;
             }
             let Some(network) = networks.get(&pending.key.network) else { continue };
-            match describe(&snapshot, &network.state.config, pending, &boot) {
-                Ok(record) => adopted.adopted.push(record),
+            let dead: Vec<&Attachment> =
+                everything.tombstones.iter().filter(|t| pending.is_of(t)).collect();
+            let last = dead.iter().copied().max_by_key(|t| (t.boot_id == boot, t.created.boot_ms));
+            match last.map(|last| life(last, &boot)) {
+                None => {}
+                Some(Life::Alive) if self.again => {}
+                Some(Life::Unknown(why)) if self.again => {
+                    adopted.skipped.push(format!("{}: taken for dead, and {why}", pending.key));
+                    continue;
+                }
+                Some(_) => continue,
+            }
+            match describe(&snapshot, &network.state.config, pending, last, &boot) {
+                Ok(record) => {
+                    retired.extend(dead.into_iter().filter(|t| same_port(t, &record)));
+                    adopted.again.extend(last.map(|_| record.key.clone()));
+                    adopted.adopted.push(record);
+                }
                 Err(why) => adopted.skipped.push(why),
             }
         }
         if self.act {
-            self.write(&adopted.adopted)?;
+            self.write(&adopted.adopted, &retired)?;
         }
         Ok(adopted)
     }
 
-    fn write(&self, records: &[Attachment]) -> Result<(), Error> {
+    fn write(&self, records: &[Attachment], retired: &[&Attachment]) -> Result<(), Error> {
         let lock = self.registry.lock(Deadline::after(self.timeout))?;
         for (name, network) in self.networks {
             let recorded: Option<NetworkState> = lock.network_state(name)?;
@@ -140,10 +163,61 @@ impl Adoption<'_> {
             // An ADD may have come meanwhile: its record is the better one.
             if lock.get(&record.key)?.is_none() {
                 lock.put(record)?;
+                // Behind the record: whoever is killed between the two leaves both, and a live
+                // record's tokens win. A tombstone that stayed would wait for its entries.
+                for tombstone in retired.iter().filter(|t| is_of(&record.key, t)) {
+                    lock.remove_tombstone(tombstone)?;
+                }
             }
         }
         Ok(())
     }
+}
+
+impl Pending {
+    fn is_of(&self, record: &Attachment) -> bool {
+        is_of(&self.key, record)
+    }
+}
+
+/// Whether a record is of this interface of this sandbox, in whatever network.
+fn is_of(key: &Key, record: &Attachment) -> bool {
+    record.key.container == key.container && record.key.ifname == key.ifname
+}
+
+/// Pods that were taken for dead, where no cached result and no mark speaks of them.
+fn from_tombstones(tombstones: &[Attachment], pending: &mut Vec<Pending>) {
+    for tombstone in tombstones {
+        if !pending.iter().any(|p| p.is_of(tombstone)) {
+            pending.push(Pending {
+                key: tombstone.key.clone(),
+                pod: tombstone.pod.clone(),
+                netns: tombstone.netns.as_ref().map(|n| n.path.clone()),
+                result: serde_json::Value::Null,
+            });
+        }
+    }
+}
+
+/// Whether somebody who has a tombstone lives after all, by the namespace that it names.
+fn life(tombstone: &Attachment, boot: &str) -> Life {
+    if !tombstone.unrecorded {
+        return netns::judge(tombstone, boot);
+    }
+    // A DEL without a record noted the path alone: its age tells whether it is the same one.
+    let path = tombstone.netns.as_ref().map_or("", |n| n.path.as_str());
+    let born = netns::born(path, Stamp::now()).filter(|_| tombstone.boot_id == boot);
+    match born.is_some_and(|born| born.boot_ms <= tombstone.created.boot_ms) {
+        true => Life::Alive,
+        false => Life::Unknown(Why::NoNetns),
+    }
+}
+
+/// Whether a tombstone is of the port that an adopted pod has: its tokens are the living pod's.
+/// One of another port of the same key still has entries to clean up.
+fn same_port(tombstone: &Attachment, record: &Attachment) -> bool {
+    let unknown = tombstone.interface.is_none() && tombstone.port.is_none();
+    unknown || tombstone.interface == record.interface || tombstone.port == record.port
 }
 
 /// What the marks add to cached results, and ports whose marks name the container where
@@ -207,6 +281,7 @@ fn describe(
     snapshot: &Snapshot,
     config: &Config,
     pending: Pending,
+    tombstone: Option<&Attachment>,
     boot: &str,
 ) -> Result<Attachment, String> {
     let now = Stamp::now();
@@ -219,6 +294,9 @@ fn describe(
     record.macs = own.macs;
     let captured = netns::capture(&path);
     record.born = netns::born(&path, now);
+    if let Some(known) = tombstone {
+        remember(&mut record, known);
+    }
     let wanted = Wanted {
         container_id: record.key.container.as_str(),
         ifname: record.key.ifname.as_str(),
@@ -228,16 +306,23 @@ fn describe(
         macs: &record.macs,
         bridge: config.bridge.as_deref(),
     };
-    let Some(found) = find_port(snapshot, &wanted) else {
+    let found = find_port(snapshot, &wanted).map(|f| (f.bridge, f.port, f.interface));
+    // Nobody but this pod can have the row that it had, marked or not.
+    let known = || snapshot.interface(tombstone?.interface?);
+    let Some((bridge, port, interface)) = found.or_else(known) else {
         return Err(format!("{}: no port of it in OVSDB", record.key));
     };
-    record.bridge = Some(found.bridge.name.clone());
-    record.port = Some(found.interface.name.clone());
-    record.interface = Some(found.interface.id);
-    if let Ofport::Number(number) = found.interface.ofport {
+    record.bridge = Some(bridge.name.clone());
+    record.port = Some(interface.name.clone());
+    record.interface = Some(interface.id);
+    if let Ofport::Number(number) = interface.ofport {
         record.ofport = Some(number);
     }
-    if let Some(marks) = marks(found.port, found.interface) {
+    if let Some(before) = tombstone.filter(|t| t.bridge == record.bridge) {
+        let had = [before.ofport, before.ofport_before];
+        record.ofport_before = had.into_iter().flatten().find(|n| record.ofport != Some(*n));
+    }
+    if let Some(marks) = marks(port, interface) {
         if record.ips.is_empty() {
             record.ips = marks.ips;
         }
@@ -245,16 +330,30 @@ fn describe(
             record.macs = marks.mac.into_iter().collect();
         }
     }
-    record.register = register_of(config, &record, Some((found.port, found.interface)));
-    if is_over(&path, &captured, found.interface) {
+    let computed = register_of(config, &record, Some((port, interface)));
+    record.register = computed.or(record.register);
+    if is_over(&path, &captured, interface) {
         return Err(format!(
             "{}: dead (network namespace {path} and the device of port {} are gone); its \
              leftovers are not judged",
-            record.key, found.interface.name
+            record.key, interface.name
         ));
     }
     record.netns = captured.ok();
     Ok(record)
+}
+
+/// What a tombstone knows of a pod that lives, where nothing of now says it.
+fn remember(record: &mut Attachment, known: &Attachment) {
+    record.pod = record.pod.take().or_else(|| known.pod.clone());
+    record.born = record.born.or(known.born);
+    record.register = known.register;
+    if record.ips.is_empty() {
+        record.ips.clone_from(&known.ips);
+    }
+    if record.macs.is_empty() {
+        record.macs.clone_from(&known.macs);
+    }
 }
 
 /// Whether the pod is gone already. Two witnesses, because nobody recorded what the path

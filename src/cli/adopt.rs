@@ -26,6 +26,10 @@ pub(super) struct Options {
     /// Say what would be recorded, record nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Whether to record those again who were taken for dead and live: who installs means pods
+    /// that were there before.
+    #[arg(skip = true)]
+    again: bool,
 }
 
 impl Options {
@@ -36,6 +40,7 @@ impl Options {
             net_dir: net_dir.to_owned(),
             cache_dir: cache_dir.to_owned(),
             dry_run: false,
+            again: false,
         }
     }
 }
@@ -50,6 +55,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         cache_dir: &options.cache_dir,
         timeout: context.timeout,
         act: !options.dry_run,
+        again: options.again,
     };
     let adopted = adoption.run()?;
     output::say(context, &adopted, &text(&adopted, options.dry_run))?;
@@ -101,5 +107,9 @@ fn text(adopted: &Adopted, dry_run: bool) -> String {
     }
     let verb = if dry_run { "would be adopted" } else { "adopted" };
     text.push_str(&format!("{} pods {verb}", adopted.adopted.len()));
+    if !adopted.again.is_empty() {
+        let them = adopted.again.len();
+        text.push_str(&format!(", {them} of them again: they live and had been taken for dead"));
+    }
     text
 }

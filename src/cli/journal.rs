@@ -89,6 +89,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             "The next sweep judges them again: `ovs-flow-gc pause` first if they are to stay.\n",
         );
     }
+    text.push_str("If their pods live, `ovs-flow-gc adopt` records these again: then they stay.\n");
     output::say(context, &restored, &text)?;
     Ok(if attention { Exit::Attention } else { Exit::Done })
 }

@@ -68,6 +68,7 @@ impl Lost {
             cache_dir: &shared.options.cache_dir,
             timeout: sweeper::TIMEOUT,
             act: true,
+            again: false,
         };
         let found = adoption.run()?;
         for record in &found.adopted {

@@ -47,6 +47,13 @@ fn is_active(lock: &Lock<'_>, target: &Target) -> Result<bool, registry::Error> 
     Ok(lock.get(&target.attachment.key)?.is_some_and(|now| now.is_same(&target.attachment)))
 }
 
+/// Whether `adopt` has recorded its pod again meanwhile and taken the tombstone away.
+fn is_retired(lock: &Lock<'_>, target: &Target) -> Result<bool, registry::Error> {
+    let record = &target.attachment;
+    Ok(lock.get(&record.key)?.is_some_and(|now| now.adopted)
+        && lock.tombstone_of(record)?.is_none())
+}
+
 /// The switch may have used up the deadline; the record must still be written.
 fn lock_deadline(engine: &Engine<'_>) -> crate::clock::Deadline {
     let grace = std::time::Duration::from_millis(500);
@@ -66,6 +73,9 @@ fn settle_one(
 ) -> Result<(), registry::Error> {
     // Nobody buried it: it is judged again when the pause is over.
     if paused && matches!(target.cause, Cause::Orphan(_)) && is_active(lock, target)? {
+        return Ok(());
+    }
+    if target.cause == Cause::Tombstone && is_retired(lock, target)? {
         return Ok(());
     }
     let mut record = target.attachment.clone();

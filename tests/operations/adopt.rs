@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::rig::{Attached, Node, Outcome, Port, Setup, eventually, layouts};
-use crate::{deleted, records, sorted, stale, sweep};
+use crate::rig::{Attached, Node, Outcome, Port, Setup, Valid, eventually, layouts};
+use crate::{deleted, journals, records, sorted, stale, sweep};
 
 fn cache_dir(node: &Node) -> PathBuf {
     node.dir.join("var-lib/cni/results")
@@ -325,4 +325,112 @@ fn a_record_that_add_wrote_is_the_better_one() {
     let nowhere = node.admin(&["adopt", "--net-dir", &empty.display().to_string()]);
     assert_eq!(nowhere.code, Some(2), "{nowhere}");
     assert!(nowhere.stderr.contains("--conflist"), "{nowhere}");
+}
+
+/// Two pods that were taken for dead and live: by a runtime's wrong list, and by a wrong DEL.
+#[test]
+fn a_living_pod_with_a_tombstone_is_adopted_again() {
+    let node = Setup::new()
+        .cni_version("1.1.0")
+        .gc_conf(json!({"lingerSeconds": 600, "reg0": "pod"}))
+        .up("adopt_again");
+    let base = node.install("br0", &layouts::classifier_base());
+    let [web, db, gone] = ["web", "db", "gone"].map(|name| node.run_pod(name));
+    let [its, dbs, gones] = [(&web, 0x1001), (&db, 0x1002), (&gone, 0x1003)]
+        .map(|(pod, reg)| node.install("br0", &layouts::classifier(&pod.who(reg))));
+    assert_eq!(deleted(&sweep(&node, &[])), 0);
+    // libcni's cache speaks of one of them; the marks and the tombstone of the other.
+    cache(&node, &web);
+    cache(&node, &gone);
+
+    let conf = node.plugin_conf("ovs-flow-gc", Some(&db), Some(&db.result));
+    assert!(node.call_for(&conf, "DEL", &db).run().succeeded());
+    assert!(node.gc(Valid::Pods(&[])).is_empty());
+    assert_eq!(node.dump("br0"), base, "{its:#?} {dbs:#?} {gones:#?}");
+    node.vanish(&gone, Port::Stays);
+
+    node.admin(&["pause"]).ok();
+    for journal in journals(&node) {
+        let told = node.admin(&["undo", journal["id"].as_str().unwrap()]).ok();
+        assert!(told.contains("ovs-flow-gc adopt"), "{told}");
+    }
+    let text = try_adopt(&node, &["--dry-run"]).ok();
+    assert!(text.contains("2 pods would be adopted, 2 of them again"), "{text}");
+    let (names, skipped) = adopt(&node, &[]);
+    assert_eq!(names, ["db", "web"], "{skipped}");
+    let states = [("db", "active"), ("gone", "gone"), ("web", "active")];
+    assert_eq!(records(&node), states.map(|(pod, state)| (pod.to_owned(), state.to_owned())));
+    assert_eq!(adopt(&node, &[]).0, [""; 0], "once is enough");
+    node.admin(&["resume"]).ok();
+    let report = sweep(&node, &[]);
+    // An address's entries that `undo` made anew are as its next owner's would be.
+    let without_gone = || {
+        let mut now = node.dump("br0");
+        now.retain(|flow| !flow.contains(&gone.ip) && !flow.contains(&gone.ip6));
+        now
+    };
+    assert_eq!(without_gone(), sorted(&[&base, &its, &dbs]), "{report:#}");
+
+    // They are records like any other: their ends are noticed, and take what is theirs.
+    node.vanish(&web, Port::Stays);
+    sweep(&node, &[]);
+    node.del(&db);
+    assert_eq!(without_gone(), base);
+}
+
+/// A tombstone that a killed `adopt` left beside the record condemns nothing that is the pod's.
+#[test]
+fn a_tombstone_beside_an_adopted_record_takes_nothing() {
+    let node = Setup::new()
+        .gc_conf(json!({"lingerSeconds": 600, "reg0": "pod"}))
+        .up("adopt_tombstone_stays");
+    let web = node.run_pod("web");
+    let its = node.install("br0", &layouts::classifier(&web.who(0x1001)));
+    cache(&node, &web);
+    assert_eq!(deleted(&sweep(&node, &[])), 0);
+    let conf = node.plugin_conf("ovs-flow-gc", Some(&web), Some(&web.result));
+    assert!(node.call_for(&conf, "DEL", &web).run().succeeded());
+    let dead = node.state_dir.join("podnet/dead");
+    let tombstone = fs::read_dir(&dead).unwrap().next().unwrap().unwrap().path();
+    let bytes = fs::read(&tombstone).unwrap();
+    node.admin(&["undo"]).ok();
+    assert_eq!(adopt(&node, &[]).0, ["web"]);
+    assert!(!tombstone.exists());
+    fs::write(&tombstone, bytes).unwrap();
+    for _ in 0..2 {
+        let report = sweep(&node, &[]);
+        assert_eq!(deleted(&report), 0, "{report:#}");
+    }
+    assert_eq!(node.dump("br0"), its);
+}
+
+/// Its DEL found no record: the tombstone knows the namespace's path, no more.
+#[test]
+fn a_living_pod_whose_del_found_no_record_is_adopted() {
+    let node = Setup::new().gc_conf(json!({"lingerSeconds": 600, "reg0": "pod"})).up("adopt_bare");
+    let web = node.run_pod("web");
+    let its = node.install("br0", &layouts::classifier(&web.who(0x1001)));
+    cache(&node, &web);
+    fs::remove_file(node.state_dir.join(format!("podnet/{}:eth0.json", web.container))).unwrap();
+    let conf = node.plugin_conf("ovs-flow-gc", Some(&web), Some(&web.result));
+    assert!(node.call_for(&conf, "DEL", &web).run().succeeded());
+    assert!(node.dump("br0").len() < its.len());
+    node.admin(&["undo"]).ok();
+    assert_eq!(adopt(&node, &[]).0, ["web"]);
+    assert_eq!(records(&node), [("web".to_owned(), "active".to_owned())]);
+    assert_eq!(deleted(&sweep(&node, &[])), 0);
+    assert_eq!(node.dump("br0"), its);
+}
+
+/// An interface that was unplugged from a pod that goes on living.
+#[test]
+fn a_dead_interface_of_a_living_pod_is_not_adopted_again() {
+    let node = Setup::new().gc_conf(json!({"lingerSeconds": 600})).up("adopt_unplugged");
+    let web = node.run_pod("web");
+    cache(&node, &web);
+    node.try_del(&web).unwrap();
+    let (names, skipped) = adopt(&node, &[]);
+    assert_eq!(names, [""; 0]);
+    assert!(skipped.contains("no port of it in OVSDB"), "{skipped}");
+    assert_eq!(records(&node), [("web".to_owned(), "gone".to_owned())]);
 }
