@@ -95,14 +95,40 @@ naming_us() {
     done
 }
 
+# Whether a list in the directory above $1 has plugins in $1: a directory of its network's name.
+# (libcni 1.3 takes them in unless the list says loadOnlyInlinedPlugins.)
+takes_in() {
+    for list in "${1%/*}"/*.conflist; do
+        [ -f "$list" ] || continue
+        dense=$(tr -d ' \t\r\n' <"$list")
+        if printf '%s' "$dense" | grep -qF "\"name\":\"$(basename -- "$1")\"" &&
+            ! printf '%s' "$dense" | grep -qiE '"loadOnlyInlinedPlugins":"?true'; then
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Files of plugins in the directories of $1.
+drop_ins_naming_us() {
+    for inner in "$1"/*/; do
+        inner=${inner%/}
+        if [ -d "$inner" ] && takes_in "$inner"; then naming_us "$inner"/*.conf; fi
+    done
+}
+
 # Everything that may hold an entry: runtimes, distributions and multus have their own directories.
 all_naming_us() {
     for dir in "$net_dir" "$root/etc/kubernetes/cni/net.d" "$root/etc/cni/multus/net.d" \
         "$root/run/multus/cni/net.d" "$root/var/lib/rancher/k3s/agent/etc/cni/net.d"; do
         naming_us "$dir"/*.conf "$dir"/*.conflist "$dir"/*.json
+        drop_ins_naming_us "$dir"
     done
     # X.conf became X.conflist.
-    if [ -n "$conflist" ]; then naming_us "$conflist" "${conflist%.*}.conflist"; fi
+    if [ -n "$conflist" ]; then
+        naming_us "$conflist" "${conflist%.*}.conflist"
+        drop_ins_naming_us "$(dirname -- "$conflist")"
+    fi
 }
 
 # CRI-O and multus call DEL with the configuration that ADD had, from their cache. Prints how many

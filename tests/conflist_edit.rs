@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use ovs_flow_gc::cli::conflist::{
     Change, Entry, Error, FileError, Options, add_file, add_text, find_ours, find_ovs, inspect,
-    preset_for, remove_file, remove_text,
+    inspect_file, preset_for, remove_file, remove_text,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -526,6 +526,83 @@ fn the_first_file_with_an_ovs_plugin_is_found_in_the_runtimes_order() {
 }
 
 /// Two admins, one file: no temporary file is shared, nothing is lost.
+/// libcni 1.3: a list takes in `NETWORK/*.conf`, by name and behind its own plugins.
+#[test]
+fn plugins_in_files_of_their_own_belong_to_the_list() {
+    let list = r#"{"cniVersion":"1.0.0","name":"net"}"#;
+    let dir = NetD::with(&[("10-net.conflist", list)]);
+    fs::create_dir(dir.path("net")).unwrap();
+    let seen = || inspect_file(&dir.path("10-net.conflist"));
+    assert!(matches!(seen(), Err(FileError::Text { source: Error::NoPlugins, .. })));
+
+    dir.put("net/50-mine.conf", r#"{"type":"ovs-flow-gc","mode":"observe"}"#);
+    dir.put("net/10-ovs.conf", r#"{"type":"ovs","bridge":"br1"}"#);
+    dir.put("net/20-other.json", r#"{"type":"portmap"}"#);
+    fs::create_dir(dir.path("net/30-directory.conf")).unwrap();
+    let found = seen().unwrap();
+    assert_eq!(found.plugins, ["ovs", "ovs-flow-gc"]);
+    assert!(found.in_place());
+    assert_eq!(found.entry_file(&dir.path("10-net.conflist")), dir.path("net/50-mine.conf"));
+    assert_eq!(find_ovs(dir.0.path()).unwrap(), Some(dir.path("10-net.conflist")));
+    assert_eq!(find_ours(dir.0.path()).unwrap(), [dir.path("net/50-mine.conf")]);
+    // A second entry would run twice a call.
+    assert_eq!(dir.add("10-net.conflist").unwrap(), Change::AlreadyThere);
+    let other = add_file(&dir.path("10-net.conflist"), &with(json!({"mode": "enforce"})));
+    assert!(other.unwrap_err().to_string().contains("another `mode` (\"observe\""));
+    // Before the OVS plugin it is of no use there, either.
+    fs::rename(dir.path("net/50-mine.conf"), dir.path("net/05-mine.conf")).unwrap();
+    assert!(dir.add("10-net.conflist").unwrap_err().to_string().contains("but before ovs"));
+
+    // A file that libcni cannot read is the whole list's.
+    dir.put("net/60-bad.conf", r#"{"name":"net"}"#);
+    assert!(seen().unwrap_err().to_string().contains("net/60-bad.conf"));
+    fs::remove_file(dir.path("net/60-bad.conf")).unwrap();
+
+    for only in [r#"true"#, r#""True""#] {
+        let plugins = r#""plugins":[{"type":"bridge"}]"#;
+        let list = format!(
+            r#"{{"cniVersion":"1.0.0","name":"net","loadOnlyInlinedPlugins":{only},{plugins}}}"#
+        );
+        dir.put("10-net.conflist", &list);
+        assert_eq!(seen().unwrap().plugins, ["bridge"]);
+        assert!(find_ours(dir.0.path()).unwrap().is_empty());
+    }
+    // A single configuration takes in nothing.
+    dir.put("20-one.conf", r#"{"cniVersion":"1.0.0","name":"net","type":"bridge"}"#);
+    assert_eq!(inspect_file(&dir.path("20-one.conf")).unwrap().plugins, ["bridge"]);
+}
+
+#[test]
+fn behind_an_ovs_plugin_with_a_file_of_its_own_the_entry_has_one_too() {
+    let list = r#"{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"tuning"}]}"#;
+    let dir = NetD::with(&[("10-net.conflist", list)]);
+    fs::create_dir(dir.path("net")).unwrap();
+    dir.put("net/10-ovs.conf", r#"{"type":"ovs","bridge":"br1"}"#);
+    dir.put("net/20-last.conf", r#"{"type":"portmap"}"#);
+    let file = dir.path("net/10-ovs.ovs-flow-gc.conf");
+    let settings = with(json!({"mode": "observe"}));
+    let add = || add_file(&dir.path("10-net.conflist"), &settings).unwrap().change;
+    assert_eq!(add(), Change::DropInAdded { file: file.clone() });
+    assert_eq!(add(), Change::AlreadyThere);
+    assert_eq!(
+        inspect_file(&dir.path("10-net.conflist")).unwrap().plugins,
+        ["tuning", "ovs", "ovs-flow-gc", "portmap"]
+    );
+    let entry: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(entry, json!({"type": "ovs-flow-gc", "mode": "observe"}));
+
+    let gone = Change::DropInsRemoved { files: vec![file.clone()] };
+    assert_eq!(dir.remove("10-net.conflist").unwrap(), gone);
+    assert_eq!(dir.remove("10-net.conflist").unwrap(), Change::NotThere);
+    // The same by the name of its own file; others' files stay.
+    add();
+    assert_eq!(dir.remove("net/10-ovs.ovs-flow-gc.conf").unwrap(), gone);
+    assert_eq!(dir.remove("net/10-ovs.conf").unwrap(), Change::NotThere);
+    assert_eq!(dir.read("10-net.conflist"), list);
+    let left = fs::read_dir(dir.path("net")).unwrap().count();
+    assert_eq!(left, 2);
+}
+
 #[test]
 fn calls_at_the_same_time_do_not_tear_the_file() {
     let text = data("10-ovs.conflist");

@@ -481,6 +481,28 @@ fn an_entry_that_stays_keeps_the_binary() {
     assert!(text.contains("pods cannot end"), "{text}");
 }
 
+/// libcni 1.3 takes in `NETWORK/*.conf` with the list.
+#[test]
+fn an_entry_in_a_file_of_its_own_keeps_the_binary() {
+    let node = Node::new();
+    node.install();
+    // The stand-in edits other text than this.
+    let own = "root/etc/cni/net.d/net/50-own.conf";
+    node.put(own, r#"{"type":"ovs-flow-gc"}"#);
+    node.put("root/etc/cni/net.d/old/50-own.conf", r#"{"type":"ovs-flow-gc"}"#);
+    let (code, text) = node.uninstall();
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("net/50-own.conf") && !text.contains("old/50-own.conf"), "{text}");
+    assert!(node.binary().exists());
+    // The list says that it takes in nothing.
+    node.put(
+        "root/etc/cni/net.d/10-ovs.conflist",
+        &LIST.replace("\"name\"", "\"loadOnlyInlinedPlugins\": true, \"name\""),
+    );
+    assert_eq!(node.uninstall().0, 0);
+    assert!(!node.binary().exists() && node.at(own).exists());
+}
+
 /// CRI-O's DEL uses the configuration that ADD had, from libcni's cache.
 #[test]
 fn pods_that_will_still_call_it_keep_the_binary() {

@@ -66,12 +66,13 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
 fn networks(options: &Options) -> Result<BTreeMap<NetworkName, Network>, Error> {
     let mut networks = BTreeMap::new();
     for file in networks::read(&options.net_dir, &options.conflist)? {
-        let Ok(found) = file.inspection else { continue };
+        let Ok(found) = &file.inspection else { continue };
         if found.ours.is_none() && found.ovs.is_none() && options.conflist.is_empty() {
             continue;
         }
-        let Ok(name) = found.name.unwrap_or_default().parse::<NetworkName>() else { continue };
-        let (config, problems) = Config::parse(&networks::settings(&file.path));
+        let name = found.name.as_deref().unwrap_or_default().parse::<NetworkName>();
+        let Ok(name) = name else { continue };
+        let (config, problems) = Config::parse(&file.settings());
         for problem in problems {
             log::warn!("{}: {problem}", file.path.display());
         }

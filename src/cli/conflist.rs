@@ -12,9 +12,11 @@
 //! | `single` | a single `.conf` as a list |
 //! | `file` | the same on disk: temporary file, rename, `.conf` ↔ `.conflist` |
 //! | `directory` | which file of `/etc/cni/net.d` is the one |
+//! | `drop_in` | plugins of a list that have files of their own |
 
 mod directory;
 mod document;
+mod drop_in;
 mod edit;
 mod error;
 mod file;
@@ -24,6 +26,8 @@ pub use directory::{Candidate, candidates, find_ours, find_ovs, inspect_file};
 pub use edit::{Edit, add_text, remove_text};
 pub use error::{Error, FileError};
 pub use file::{Change, Outcome, add_file, remove_file};
+
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -79,6 +83,8 @@ pub struct Inspection {
     pub ours: Option<usize>,
     /// The OVS plugin.
     pub ovs: Option<usize>,
+    /// Where the last of the plugins are, if they have files of their own.
+    pub drop_ins: Vec<PathBuf>,
 }
 
 impl Inspection {
@@ -86,23 +92,35 @@ impl Inspection {
     pub fn in_place(&self) -> bool {
         matches!((self.ours, self.ovs), (Some(ours), Some(ovs)) if ovs < ours)
     }
+
+    /// The file that has our entry: the list, or one of its own.
+    pub fn entry_file<'a>(&'a self, list: &'a Path) -> &'a Path {
+        let inlined = self.plugins.len().saturating_sub(self.drop_ins.len());
+        let drop_in = self.ours.and_then(|ours| self.drop_ins.get(ours.checked_sub(inlined)?));
+        drop_in.map_or(list, PathBuf::as_path)
+    }
 }
 
-/// Reads a configuration; `doctor` and `find_ovs` ask this.
+/// Reads the text of a configuration, without plugins that have files of their own.
 ///
 /// # Errors
 /// The text is not a network configuration.
 pub fn inspect(text: &str) -> Result<Inspection, Error> {
-    let document = Document::parse(text)?;
-    let plugins: Vec<String> = document.plugins().map(|p| p.kind.clone()).collect();
-    Ok(Inspection {
+    Document::parse(text).map(|document| inspection(document, Vec::new()))
+}
+
+fn inspection(document: Document<'_>, drop_ins: Vec<drop_in::DropIn>) -> Inspection {
+    let own = drop_ins.iter().map(|drop_in| &drop_in.plugin);
+    let plugins: Vec<String> = document.plugins().chain(own).map(|p| p.kind.clone()).collect();
+    Inspection {
         ours: plugins.iter().position(|p| p == PLUGIN_TYPE),
         ovs: ovs_plugin(&plugins),
         list: matches!(document.body, Body::List { .. }),
         name: document.name,
         cni_version: document.cni_version,
         plugins,
-    })
+        drop_ins: drop_ins.into_iter().map(|drop_in| drop_in.path).collect(),
+    }
 }
 
 /// The preset for an OVS plugin of this `type`, where one is known to fit.

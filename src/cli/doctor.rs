@@ -234,7 +234,9 @@ fn chain(options: &Options, findings: &mut Findings) {
         return;
     };
     let mut ours = 0;
-    for networks::File { path, inspection } in files {
+    for file in files {
+        let settings = file.settings();
+        let networks::File { path, inspection } = file;
         let name = path.display();
         let found = match inspection {
             Ok(found) => found,
@@ -278,7 +280,7 @@ fn chain(options: &Options, findings: &mut Findings) {
                 "",
             ),
         }
-        let settings = networks::settings(&path);
+        let name = found.entry_file(&path).display();
         for warning in Config::retired(&settings) {
             findings.add(Level::Warning, what, format!("{name}: {warning}"), "take it out");
         }
@@ -305,7 +307,13 @@ fn chain(options: &Options, findings: &mut Findings) {
 /// Whoever can write what the runtime runs or reads is root at the next pod.
 fn access(options: &Options, findings: &mut Findings) {
     let files = networks::read(&options.net_dir, &[]).unwrap_or_default();
-    let files = files.into_iter().map(|file| file.path);
+    // A list's plugins may have files of their own, in a directory of the list's.
+    let all_of = |file: networks::File| {
+        let own = file.inspection.map(|found| found.drop_ins).unwrap_or_default();
+        let directory = own.first().and_then(|own| own.parent()).map(Path::to_owned);
+        [file.path].into_iter().chain(directory).chain(own)
+    };
+    let files = files.into_iter().flat_map(all_of);
     let binary = options.bin_dir.join("ovs-flow-gc");
     let all = [options.bin_dir.clone(), binary, options.net_dir.clone()].into_iter().chain(files);
     for path in all {

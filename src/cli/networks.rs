@@ -13,6 +13,16 @@ pub(super) struct File {
     pub(super) inspection: Result<Inspection, FileError>,
 }
 
+impl File {
+    /// The settings of our entry; none if there is no entry.
+    pub(super) fn settings(&self) -> Map<String, Value> {
+        match &self.inspection {
+            Ok(found) => settings(found.entry_file(&self.path)),
+            Err(_) => Map::new(),
+        }
+    }
+}
+
 /// The files named, else those of a directory in the runtimes' order.
 pub(super) fn read(directory: &Path, named: &[PathBuf]) -> Result<Vec<File>, FileError> {
     if named.is_empty() {
@@ -29,12 +39,13 @@ pub(super) fn read(directory: &Path, named: &[PathBuf]) -> Result<Vec<File>, Fil
     named.iter().map(inspect).collect()
 }
 
-/// The settings of our entry in a conflist that was read well; none if it has no entry.
-pub(super) fn settings(path: &Path) -> Map<String, Value> {
+/// Those of our entry in a file that was read well: a list, or the entry alone.
+fn settings(path: &Path) -> Map<String, Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let conflist: Value = serde_json::from_str(&text).unwrap_or_default();
-    let plugins = conflist.get("plugins").and_then(Value::as_array).cloned().unwrap_or_default();
+    let plugins = conflist.get("plugins").and_then(Value::as_array).cloned();
     plugins
+        .unwrap_or_else(|| vec![conflist])
         .into_iter()
         .find(|p| p.get("type").and_then(Value::as_str) == Some(PLUGIN_TYPE))
         .and_then(|p| p.as_object().cloned())

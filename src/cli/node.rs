@@ -113,6 +113,10 @@ pub(super) fn uninstall(context: &Context, options: &Uninstall) -> Result<Exit, 
     // blocks.
     let signals = options.wait.then(blocked_signals).transpose()?;
     for file in entries::naming_us(&options.net_dir)? {
+        // An entry in a file of its own is gone with that of its list.
+        if !file.exists() {
+            continue;
+        }
         // Not an error yet: what counts is what is left.
         match conflist::remove_file(&file) {
             Ok(outcome) => step(context, "conflist", &outcome.to_string())?,

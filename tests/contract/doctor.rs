@@ -121,6 +121,22 @@ fn the_chain_is_not_as_it_should_be() {
     node.set_conflist(without);
     finds(&node, "warning", "conflist", &["no entry", "conflist add"]);
 
+    // The entry has a file of its own: it is there, and a second one would run twice a call.
+    let own = node.conflist_path().with_file_name("podnet").join("50-ovs-flow-gc.conf");
+    fs::create_dir(own.parent().unwrap()).unwrap();
+    fs::write(&own, r#"{"type": "ovs-flow-gc"}"#).unwrap();
+    assert_eq!(doctor(&node, &[]).code, Some(0), "{}", doctor(&node, &[]));
+    let mut empty = good.clone();
+    empty.as_object_mut().unwrap().remove("plugins");
+    node.set_conflist(empty);
+    fs::write(own.with_file_name("10-ovs.conf"), r#"{"type": "ovs"}"#).unwrap();
+    assert_eq!(doctor(&node, &[]).code, Some(0), "{}", doctor(&node, &[]));
+    fs::write(&own, r#"{"type": "ovs-flow-gc", "lingerSecond": 3}"#).unwrap();
+    finds(&node, "failure", "conflist", &["50-ovs-flow-gc.conf", "lingerSeconds"]);
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o666)).unwrap();
+    finds(&node, "warning", "access", &["50-ovs-flow-gc.conf"]);
+    fs::remove_dir_all(own.parent().unwrap()).unwrap();
+
     // A missing binary blocks every DEL on the node.
     node.set_conflist(good);
     let nowhere = node.dir.join("calls").display().to_string();

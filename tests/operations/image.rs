@@ -148,6 +148,41 @@ fn whoever_is_still_called_stays() {
     assert!(!image.binary().exists());
 }
 
+/// libcni 1.3 takes in `NETWORK/*.conf` with the list: without the binary every ADD and DEL fails.
+#[test]
+fn an_entry_with_a_file_of_its_own_goes_before_the_binary() {
+    let image = Image::new("image_drop_in");
+    image.install().ok();
+    let network = image.node.conflist_path().with_file_name("podnet");
+    fs::create_dir(&network).unwrap();
+    let own = network.join("50-ovs-flow-gc.conf");
+    // Another plugin calls ours: no editor takes that out.
+    let nested = r#"{"type":"meta","delegates":[{"type":"ovs-flow-gc"}]}"#;
+    fs::write(&own, nested).unwrap();
+    let outcome = image.uninstall();
+    assert_eq!(outcome.code, Some(1), "{outcome}");
+    assert!(outcome.to_string().contains("50-ovs-flow-gc.conf"), "{outcome}");
+    assert!(image.binary().exists());
+
+    fs::write(&own, r#"{"type":"ovs-flow-gc"}"#).unwrap();
+    image.uninstall().ok();
+    assert!(!own.exists() && network.exists() && !image.binary().exists());
+
+    // Nobody takes in the files of a network that says so, nor those of no network.
+    image.install().ok();
+    let mut list: serde_json::Value = serde_json::from_str(&image.list()).unwrap();
+    list["loadOnlyInlinedPlugins"] = true.into();
+    fs::write(image.node.conflist_path(), list.to_string()).unwrap();
+    let old = network.with_file_name("old");
+    fs::create_dir(&old).unwrap();
+    for directory in [&network, &old] {
+        fs::write(directory.join("50.conf"), r#"{"type":"ovs-flow-gc"}"#).unwrap();
+    }
+    image.uninstall().ok();
+    assert!(network.join("50.conf").exists() && old.join("50.conf").exists());
+    assert!(!image.binary().exists());
+}
+
 /// In a container the state directory is a mount, and the process the first of its namespace.
 #[test]
 fn a_mounted_state_directory_is_emptied_and_the_end_is_waited_for() {

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::error::FileError;
+use super::document::Document;
+use super::error::{Error, FileError};
 use super::file::{io_error, read};
-use super::{Inspection, inspect};
+use super::{Inspection, drop_in, inspection};
 
 /// A file that a runtime would load, and what it says.
 #[derive(Debug)]
@@ -35,13 +36,17 @@ pub fn candidates(directory: &Path) -> Result<Vec<Candidate>, FileError> {
     Ok(paths.into_iter().map(look).collect())
 }
 
-/// Reads one configuration.
+/// Reads one configuration, with the plugins that have files of their own.
 ///
 /// # Errors
-/// The file cannot be read or is not a network configuration.
+/// One of the files cannot be read or is not what it should be: runtimes cannot load it either.
 pub fn inspect_file(path: &Path) -> Result<Inspection, FileError> {
     let text = read(path)?;
-    inspect(&text).map_err(|source| FileError::Text { path: path.to_owned(), source })
+    let error = |source| FileError::Text { path: path.to_owned(), source };
+    let document = Document::parse(&text).map_err(error)?;
+    let drop_ins = drop_in::of_list(path, &document)?;
+    let seen = inspection(document, drop_ins);
+    if seen.plugins.is_empty() { Err(error(Error::NoPlugins)) } else { Ok(seen) }
 }
 
 /// The first configuration with an OVS plugin.
@@ -53,13 +58,16 @@ pub fn find_ovs(directory: &Path) -> Result<Option<PathBuf>, FileError> {
     Ok(candidates(directory)?.into_iter().find(has_ovs).map(|c| c.path))
 }
 
-/// Every configuration with an entry of ours.
+/// Every file with an entry of ours.
 ///
 /// # Errors
 /// The directory cannot be read. Files that cannot be are passed over.
 pub fn find_ours(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
-    let has_ours = |c: &Candidate| c.inspection.as_ref().is_ok_and(|i| i.ours.is_some());
-    Ok(candidates(directory)?.into_iter().filter(has_ours).map(|c| c.path).collect())
+    let ours = |c: Candidate| {
+        let seen = c.inspection.ok().filter(|seen| seen.ours.is_some())?;
+        Some(seen.entry_file(&c.path).to_owned())
+    };
+    Ok(candidates(directory)?.into_iter().filter_map(ours).collect())
 }
 
 fn is_loadable(path: &Path) -> bool {

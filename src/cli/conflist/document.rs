@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::Range;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::error::Error;
@@ -52,6 +53,8 @@ pub(super) struct Document<'a> {
     pub(super) offered: Vec<String>,
     /// What a meta plugin calls by itself.
     pub(super) delegates: Vec<String>,
+    /// `loadOnlyInlinedPlugins`: the list has no plugins in files of their own.
+    pub(super) only_inlined: bool,
     pub(super) body: Body,
 }
 
@@ -62,11 +65,16 @@ impl<'a> Document<'a> {
         for key in ["name", "cniVersion", "plugins", "type"] {
             root.once(text, key, "")?;
         }
+        let only_inlined = root.says_yes(text, "loadOnlyInlinedPlugins");
         let body = match root.get("plugins") {
             Some(array) => List { text, span: array.value.clone() }.plugins()?,
             None if root.get("type").is_some() => {
                 let kind = kind_of(text, &root, "")?;
                 Body::Single(Plugin { kind, object: object(text, 0..text.len(), "")? })
+            }
+            // Its plugins are files of their own.
+            None if root.get("name").is_some() && !only_inlined => {
+                Body::List { plugins: Vec::new() }
             }
             None => return Err(Error::NotANetwork),
         };
@@ -76,8 +84,16 @@ impl<'a> Document<'a> {
             cni_version: root.string(text, "cniVersion")?,
             offered: root.strings(text, "cniVersions"),
             delegates: delegates(text, &root),
+            only_inlined,
             body,
         })
+    }
+
+    /// A plugin that has a file of its own: only its `type` counts.
+    pub(super) fn plugin(text: &str) -> Result<Plugin, Error> {
+        check_text(text)?;
+        let object = object(text, 0..text.len(), "")?;
+        Ok(Plugin { kind: kind_of(text, &object, "")?, object })
     }
 
     pub(super) fn plugins(&self) -> impl Iterator<Item = &Plugin> {
@@ -108,6 +124,16 @@ impl Object {
         match serde_json::from_str(slice(text, &member.value)) {
             Ok(string) => Ok(Some(string)),
             Err(_) => Err(wrong(text, key, "a string", member.value.start)),
+        }
+    }
+
+    /// As libcni reads a flag: `true` or a string that says so.
+    fn says_yes(&self, text: &str, key: &str) -> bool {
+        let value = self.get(key).and_then(|m| serde_json::from_str(slice(text, &m.value)).ok());
+        match value {
+            Some(Value::Bool(yes)) => yes,
+            Some(Value::String(word)) => word.eq_ignore_ascii_case("true"),
+            _ => false,
         }
     }
 
@@ -154,9 +180,8 @@ fn kind_of(text: &str, object: &Object, field: &str) -> Result<String, Error> {
 /// What stands in `delegates`, by name or type: for a message only, so nothing is an error.
 fn delegates(text: &str, root: &Object) -> Vec<String> {
     let Some(member) = root.get("delegates") else { return Vec::new() };
-    let items: Vec<serde_json::Value> =
-        serde_json::from_str(slice(text, &member.value)).unwrap_or_default();
-    let name = |item: &serde_json::Value| {
+    let items: Vec<Value> = serde_json::from_str(slice(text, &member.value)).unwrap_or_default();
+    let name = |item: &Value| {
         let field = item.get("name").or_else(|| item.get("type"))?;
         field.as_str().map(str::to_owned)
     };
@@ -179,7 +204,7 @@ fn check_text(text: &str) -> Result<(), Error> {
     if text.trim_ascii().is_empty() {
         return Err(Error::Empty);
     }
-    match serde_json::from_str::<serde_json::Value>(text) {
+    match serde_json::from_str::<Value>(text) {
         Ok(_) => Ok(()),
         Err(error) => {
             let full = error.to_string();
@@ -295,6 +320,8 @@ mod tests {
         assert_eq!(error("\u{feff}{}"), Error::ByteOrderMark);
         assert_eq!(error("{\n\0}"), Error::Nul { line: 2, column: 1 });
         assert_eq!(error("{}"), Error::NotANetwork);
+        let inlined = "{\"name\":\"n\",\"loadOnlyInlinedPlugins\":\"True\"}";
+        assert_eq!(error(inlined), Error::NotANetwork);
         assert!(matches!(error("{\"a\":1,}"), Error::Json { line: 1, .. }));
         assert!(matches!(error("{} x"), Error::Json { line: 1, column: 4, .. }));
         assert!(matches!(error("[1]"), Error::WrongType { field, .. } if field == "."));

@@ -99,23 +99,20 @@ pub fn remove_text(text: &str) -> Result<Edit, Error> {
     Ok(Edit { text: out, changed, converted: false })
 }
 
-fn indices(types: &[String]) -> Vec<usize> {
+pub(super) fn indices(types: &[String]) -> Vec<usize> {
     types.iter().enumerate().filter(|(_, t)| *t == PLUGIN_TYPE).map(|(i, _)| i).collect()
 }
 
-fn stand_behind(
+pub(super) fn stand_behind(
     document: &Document<'_>,
     types: &[String],
     options: &Options,
 ) -> Result<usize, Error> {
     let types = || types.to_vec();
     match &options.after {
-        Some(after) if after == PLUGIN_TYPE => {
-            Err(Error::NoSuchPlugin { after: after.clone(), types: types() })
-        }
-        Some(after) => document
-            .plugins()
-            .position(|p| p.kind == *after)
+        Some(after) => types()
+            .iter()
+            .position(|kind| kind == after && kind != PLUGIN_TYPE)
             .ok_or_else(|| Error::NoSuchPlugin { after: after.clone(), types: types() }),
         None => ovs_plugin(&types()).ok_or_else(|| {
             let meta = document.plugins().find(|p| p.kind.contains("multus"));
@@ -131,7 +128,7 @@ fn stand_behind(
 }
 
 /// Absent means 0.1.0 to every runtime; `cniVersions` is a choice of which libcni takes one.
-fn check_version(document: &Document<'_>) -> Result<(), Error> {
+pub(super) fn check_version(document: &Document<'_>) -> Result<(), Error> {
     let found = document.cni_version.as_deref();
     let mut offered = found.into_iter().chain(document.offered.iter().map(String::as_str));
     if offered.any(|v| CNI_VERSIONS.contains(&v)) {
@@ -141,7 +138,7 @@ fn check_version(document: &Document<'_>) -> Result<(), Error> {
 }
 
 /// What was asked for is there; settings that nobody asked about are the operator's own.
-fn same_settings(text: &str, plugin: &Plugin, asked: &Entry) -> Result<(), Error> {
+pub(super) fn same_settings(text: &str, plugin: &Plugin, asked: &Entry) -> Result<(), Error> {
     let there: Map<String, Value> =
         serde_json::from_str(slice(text, &plugin.object.span)).unwrap_or_default();
     match asked.0.iter().find(|(key, value)| there.get(*key) != Some(value)) {

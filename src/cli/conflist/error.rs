@@ -73,6 +73,9 @@ pub enum Error {
     /// Neither a list nor a plugin.
     #[error("neither `plugins` (a list) nor `type` (a single plugin) is in it")]
     NotANetwork,
+    /// Neither in the list nor beside it.
+    #[error("it has no plugins, neither in a `plugins` of its own nor as NETWORK/*.conf beside it")]
+    NoPlugins,
     /// A plugin that no runtime can start.
     #[error("line {line}, column {column}: `{field}` has no `type`")]
     NoType {
@@ -166,7 +169,9 @@ pub enum Error {
         key: String,
     },
     /// What would be left is not a configuration.
-    #[error("{PLUGIN_TYPE} is the only plugin in it: delete the file")]
+    #[error(
+        "{PLUGIN_TYPE} is the only plugin in it: delete the file, or its `plugins` if the other plugins have files of their own"
+    )]
     OnlyOurs,
 }
 

@@ -17,7 +17,7 @@ use super::directory;
 use super::document::{Body, Document, MAX_BYTES};
 use super::edit::{Edit, add_text, remove_text};
 use super::error::{Error, FileError};
-use super::{Options, single};
+use super::{Options, drop_in, single};
 
 /// Runtimes load `*.conf`, `*.conflist` and `*.json`, dot files too: the suffix hides a file.
 const ORIGINAL: &str = ".ovs-flow-gc-orig";
@@ -60,6 +60,16 @@ pub enum Change {
         /// Where the `.conf` is kept.
         original: PathBuf,
     },
+    /// The entry went in as a file of its own, because the OVS plugin has one.
+    DropInAdded {
+        /// The new file.
+        file: PathBuf,
+    },
+    /// The entry had files of its own, which are gone.
+    DropInsRemoved {
+        /// Those that are gone.
+        files: Vec<PathBuf>,
+    },
 }
 
 impl fmt::Display for Outcome {
@@ -83,6 +93,13 @@ impl fmt::Display for Outcome {
                 "{path}: removed ovs-flow-gc; it stays a list, because it was edited after it was made from {}",
                 original.display()
             ),
+            Change::DropInAdded { file } => {
+                write!(f, "{path}: added ovs-flow-gc behind the OVS plugin, as {}", file.display())
+            }
+            Change::DropInsRemoved { files } => {
+                let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+                write!(f, "{path}: removed ovs-flow-gc: {} is gone", files.join(", "))
+            }
         }
     }
 }
@@ -103,6 +120,18 @@ pub fn add_file(path: &Path, options: &Options) -> Result<Outcome, FileError> {
     let _lock = lock_directory(path)?;
     let path = &in_force(path);
     let source = Source::read(path)?;
+    let document = Document::parse(&source.text).map_err(|e| text_error(path, e))?;
+    match drop_in::place(path, &document, options)? {
+        drop_in::Place::List => {}
+        drop_in::Place::There(path) => return Ok(Outcome { path, change: Change::AlreadyThere }),
+        drop_in::Place::New(file) => {
+            if exists(&file) {
+                return Err(io_error(&file, "make it")(io::ErrorKind::AlreadyExists.into()));
+            }
+            source.write_to(&file, &drop_in::text(&options.entry))?;
+            return Ok(Outcome { path: path.clone(), change: Change::DropInAdded { file } });
+        }
+    }
     let edit = add_text(&source.text, options).map_err(|e| text_error(path, e))?;
     source.check_name(path)?;
     if edit.converted {
@@ -122,9 +151,18 @@ pub fn add_file(path: &Path, options: &Options) -> Result<Outcome, FileError> {
 /// See [`FileError`]; nothing has changed then.
 pub fn remove_file(path: &Path) -> Result<Outcome, FileError> {
     let _lock = lock_directory(path)?;
+    if let Some(list) = drop_in::list_of(path) {
+        unlink(path)?;
+        let change = Change::DropInsRemoved { files: vec![path.to_owned()] };
+        return Ok(Outcome { path: list, change });
+    }
     let path = &in_force(path);
     let source = Source::read(path)?;
+    let files = remove_drop_ins(path, &source)?;
     let edit = remove_text(&source.text).map_err(|e| text_error(path, e))?;
+    if !edit.changed && !files.is_empty() {
+        return Ok(Outcome { path: path.clone(), change: Change::DropInsRemoved { files } });
+    }
     if source.single()? {
         // Converted once: not finished, or somebody wrote the .conf anew.
         let list = path.with_extension("conflist");
@@ -160,6 +198,15 @@ pub fn remove_file(path: &Path) -> Result<Outcome, FileError> {
     }
     source.replace(&edit.text)?;
     Ok(Outcome { path: path.clone(), change: Change::Removed })
+}
+
+/// Entries of ours that the list takes in from files of their own.
+fn remove_drop_ins(path: &Path, list: &Source) -> Result<Vec<PathBuf>, FileError> {
+    let Ok(document) = Document::parse(&list.text) else { return Ok(Vec::new()) };
+    let drop_ins = drop_in::of_list(path, &document)?.into_iter();
+    let ours: Vec<PathBuf> = drop_ins.filter(|d| d.is_ours()).map(|d| d.path).collect();
+    ours.iter().try_for_each(|file| unlink(file))?;
+    Ok(ours)
 }
 
 /// The list first, then the `.conf` out of the way: there is no moment without a network.
@@ -293,7 +340,7 @@ fn lock_directory(path: &Path) -> Result<Flock<File>, FileError> {
     })
 }
 
-fn directory_of(path: &Path) -> PathBuf {
+pub(super) fn directory_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -14,33 +15,64 @@ const MOST: u64 = 4 << 20;
 
 /// Files of these directories that have an entry of ours at any depth (multus has lists within
 /// its own), and also if they cannot be parsed. By the text, not by what an editor understands.
+/// With them, those of a list's plugins that have files of their own (`NETWORK/*.conf`).
 ///
 /// # Errors
 /// A directory or file cannot be read, so nobody knows.
 pub(super) fn naming_us(directories: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     for directory in directories {
-        let entries = match fs::read_dir(directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(io_error(directory, "read it", error).into()),
-        };
-        for entry in entries {
-            let path = entry.map_err(|e| io_error(directory, "read it", e))?.path();
-            let loadable = path
-                .extension()
-                .is_some_and(|e| ["conf", "conflist", "json"].iter().any(|known| e == *known));
-            if !loadable || !path.is_file() {
-                continue;
+        let (mut lists, mut inner) = (Vec::new(), Vec::new());
+        for path in paths(directory)? {
+            let is = |ends: &[&str]| path.extension().is_some_and(|e| ends.iter().any(|k| e == *k));
+            if path.is_dir() {
+                inner.push(path);
+            } else if is(&["conf", "conflist", "json"]) && path.is_file() {
+                let text = dense(&read(&path).map_err(|e| io_error(&path, "read it", e))?);
+                if has_entry(&text) {
+                    found.push(path.clone());
+                }
+                if is(&["conflist"]) {
+                    lists.push(text);
+                }
             }
-            let text = read(&path).map_err(|e| io_error(&path, "read it", e))?;
-            if has_entry(&text) {
-                found.push(path);
+        }
+        inner.retain(|network| lists.iter().any(|list| takes_in(list, network)));
+        for network in inner {
+            let plugins = paths(&network)?.into_iter();
+            let is_plugin = |p: &PathBuf| p.as_os_str().as_bytes().ends_with(b".conf");
+            for path in plugins.filter(|p| is_plugin(p) && p.is_file()) {
+                if has_entry(&read(&path).map_err(|e| io_error(&path, "read it", e))?) {
+                    found.push(path);
+                }
             }
         }
     }
     found.sort();
     Ok(found)
+}
+
+/// Whether a list has plugins in this directory, because it is named as the list's network.
+fn takes_in(list: &[u8], directory: &Path) -> bool {
+    let Some(network) = directory.file_name() else { return false };
+    let has = |wanted: &[u8]| list.windows(wanted.len()).any(|w| w.eq_ignore_ascii_case(wanted));
+    let name = [b"\"name\":\"", network.as_bytes(), b"\""].concat();
+    let only_inlined = ["true", "\"true\""]
+        .iter()
+        .any(|yes| has(format!("\"loadOnlyInlinedPlugins\":{yes}").as_bytes()));
+    has(&name) && !only_inlined
+}
+
+/// What is in a directory; nothing if it is not there.
+fn paths(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|e| io_error(directory, "read it", e))?,
+    };
+    let path = |entry: io::Result<fs::DirEntry>| {
+        Ok(entry.map_err(|e| io_error(directory, "read it", e))?.path())
+    };
+    entries.map(path).collect()
 }
 
 /// How many pods CRI-O and multus would call us for: they call DEL with the configuration that
@@ -76,11 +108,14 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
+fn dense(text: &[u8]) -> Vec<u8> {
+    text.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect()
+}
+
 /// Whether JSON has an entry of ours, however it is laid out.
 fn has_entry(text: &[u8]) -> bool {
-    let dense: Vec<u8> = text.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
     let wanted = format!("\"type\":\"{PLUGIN_TYPE}\"");
-    dense.windows(wanted.len()).any(|window| window == wanted.as_bytes())
+    dense(text).windows(wanted.len()).any(|window| window == wanted.as_bytes())
 }
 
 /// RFC 4648 §4. `None` for a character that is not of the alphabet.

@@ -1,0 +1,147 @@
+//! Plugins that have files of their own. Since libcni 1.3 a list `DIR/X.conflist` of the network
+//! N takes in `DIR/N/*.conf`, by name and behind its own plugins, unless it says
+//! `loadOnlyInlinedPlugins`; it then needs no `plugins`. (libcni/conf.go, `NetworkConfFromFile`.)
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::document::{Document, Plugin};
+use super::edit::{check_version, indices, same_settings, stand_behind};
+use super::error::{Error, FileError};
+use super::file::{directory_of, io_error, read};
+use super::{Entry, Options, PLUGIN_TYPE};
+use crate::attachment::NetworkName;
+
+/// A plugin in a file of its own.
+pub(super) struct DropIn {
+    pub(super) path: PathBuf,
+    pub(super) plugin: Plugin,
+    text: String,
+}
+
+impl DropIn {
+    pub(super) fn is_ours(&self) -> bool {
+        self.plugin.kind == PLUGIN_TYPE
+    }
+}
+
+/// What is to be done to put our entry in.
+pub(super) enum Place {
+    /// Into the list itself.
+    List,
+    /// Nothing: it is in this file already.
+    There(PathBuf),
+    /// Into this new file, which the list takes in behind the OVS plugin.
+    New(PathBuf),
+}
+
+/// The plugins that `list` takes in, in their order.
+///
+/// # Errors
+/// One of them cannot be read. libcni does not load the list then.
+pub(super) fn of_list(list: &Path, document: &Document<'_>) -> Result<Vec<DropIn>, FileError> {
+    let is_list = list.extension().is_some_and(|e| e == "conflist");
+    let name = document.name.as_deref().and_then(|name| name.parse::<NetworkName>().ok());
+    let Some(name) = name.filter(|_| is_list && !document.only_inlined) else {
+        return Ok(Vec::new());
+    };
+    let directory = list.with_file_name(name.to_string());
+    let entries = match fs::read_dir(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io_error(&directory, "read it"))?,
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(io_error(&directory, "read it"))?;
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if !is_dir && entry.file_name().as_bytes().ends_with(b".conf") {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
+    paths.into_iter().map(read_one).collect()
+}
+
+fn read_one(path: PathBuf) -> Result<DropIn, FileError> {
+    let text = read(&path)?;
+    match Document::plugin(&text) {
+        Ok(plugin) => Ok(DropIn { path, plugin, text }),
+        Err(source) => Err(FileError::Text { path, source }),
+    }
+}
+
+/// The list that takes in `path`, if that is an entry of ours in a file of its own.
+pub(super) fn list_of(path: &Path) -> Option<PathBuf> {
+    let network = path.parent()?;
+    let lists = fs::read_dir(directory_of(network)).ok()?.flatten().map(|entry| entry.path());
+    let mut lists: Vec<PathBuf> =
+        lists.filter(|p| p.extension().is_some_and(|e| e == "conflist")).collect();
+    lists.sort();
+    let takes_in = |list: &PathBuf| {
+        let Ok(text) = read(list) else { return false };
+        let drop_ins = Document::parse(&text).ok().and_then(|d| of_list(list, &d).ok());
+        drop_ins.unwrap_or_default().iter().any(|d| d.is_ours() && is_same(&d.path, path))
+    };
+    lists.into_iter().find(takes_in)
+}
+
+/// Of the same directory's subdirectories, so the last two names tell.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let names = |path: &Path| {
+        let directory = path.parent().and_then(Path::file_name).map(ToOwned::to_owned);
+        (directory, path.file_name().map(ToOwned::to_owned))
+    };
+    names(one) == names(other)
+}
+
+/// Where our entry belongs in the network of `list`, or is already.
+///
+/// # Errors
+/// Of the list's text, as for an entry in the list itself.
+pub(super) fn place(
+    list: &Path,
+    document: &Document<'_>,
+    options: &Options,
+) -> Result<Place, FileError> {
+    let drop_ins = of_list(list, document)?;
+    if drop_ins.is_empty() {
+        return Ok(Place::List);
+    }
+    let error = |source| FileError::Text { path: list.to_owned(), source };
+    let inlined = document.plugins().count();
+    let own = drop_ins.iter().map(|drop_in| &drop_in.plugin);
+    let types: Vec<String> = document.plugins().chain(own).map(|p| p.kind.clone()).collect();
+    let ovs = stand_behind(document, &types, options).map_err(error)?;
+    let file = |at: usize| at.checked_sub(inlined).and_then(|at| drop_ins.get(at));
+    match *indices(&types) {
+        [ours] if ours < ovs => {
+            let kind = types.get(ovs).cloned().unwrap_or_default();
+            Err(error(Error::WrongPlace { ours, ovs_index: ovs, ovs: kind }))
+        }
+        [ours] => {
+            let Some(there) = file(ours) else { return Ok(Place::List) };
+            same_settings(&there.text, &there.plugin, &options.entry)
+                .map_err(|source| FileError::Text { path: there.path.clone(), source })?;
+            Ok(Place::There(there.path.clone()))
+        }
+        [] => {
+            let Some(behind) = file(ovs) else { return Ok(Place::List) };
+            check_version(document).map_err(error)?;
+            // `X.ovs-flow-gc.conf` sorts behind `X.conf`.
+            Ok(Place::New(behind.path.with_extension(format!("{PLUGIN_TYPE}.conf"))))
+        }
+        ref more => Err(error(Error::Repeated { count: more.len() })),
+    }
+}
+
+/// Our entry as a file of its own.
+pub(super) fn text(entry: &Entry) -> String {
+    let mut out = format!("{{\n  \"type\": \"{PLUGIN_TYPE}\"");
+    for (key, value) in &entry.0 {
+        out.push_str(&format!(",\n  {}: {value}", serde_json::Value::from(key.as_str())));
+    }
+    out.push_str("\n}\n");
+    out
+}
