@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Context, Error, Exit, Table, ago, output};
 use crate::attachment::Attachment;
-use crate::clock::Stamp;
+use crate::clock::{Deadline, Stamp};
 use crate::config::{NetworkState, database_socket};
 use crate::openflow::Filter;
 use crate::ovsdb::{Client, Ovn, Wanted};
@@ -34,6 +34,9 @@ struct Row<'a> {
     /// ovn-controller runs its bridge: its flows are not judged.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     ovn: bool,
+    /// OVSDB did not say whether it does.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    ovn_unknown: bool,
 }
 
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
@@ -43,12 +46,17 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     };
     let all: Vec<&Attachment> =
         everything.attachments.iter().chain(&everything.tombstones).collect();
-    let ovn = if options.no_flows || all.is_empty() { Ovn::default() } else { ovn(context) };
+    // One for OVSDB and all bridges: while either hangs, the records are printed all the same.
+    let deadline = context.deadline();
+    let nothing_to_ask = options.no_flows || all.is_empty();
+    let ovn = if nothing_to_ask { Some(Ovn::default()) } else { ovn(context) };
+    let ovn_unknown = ovn.is_none();
+    let ovn = ovn.unwrap_or_default();
     let is_ovn = |a: &Attachment| a.bridge.as_ref().is_some_and(|b| ovn.bridges.contains(b));
     let flows = if options.no_flows {
         vec![None; all.len()]
     } else {
-        count_flows(context, &all, &network_states(&everything), is_ovn)
+        count_flows(context, &all, &network_states(&everything), is_ovn, deadline)
     };
     let now = Stamp::now();
     let rows: Vec<Row<'_>> = all
@@ -59,6 +67,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             age_seconds: attachment.created.until(now).as_secs(),
             flows,
             ovn: is_ovn(attachment),
+            ovn_unknown,
         })
         .collect();
     let mut table = Table::new(&[
@@ -96,6 +105,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             match (row.ovn, row.flows) {
                 (true, _) => "OVN's, not judged".to_owned(),
                 (false, None) => "?".to_owned(),
+                (false, Some(n)) if row.ovn_unknown => format!("{n} (OVN's?)"),
                 (false, Some(n)) => n.to_string(),
             },
         ]);
@@ -105,17 +115,16 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     Ok(if everything.corrupt.is_empty() { Exit::Done } else { Exit::Attention })
 }
 
-/// The bridges that ovn-controller runs; none if OVSDB does not say.
-fn ovn(context: &Context) -> Ovn {
-    let asked = Client::connect(&database_socket(&context.run_dir), context.deadline())
+/// The bridges that ovn-controller runs; `None` if OVSDB does not say. A database that hangs
+/// leaves half of the time for the bridges.
+fn ovn(context: &Context) -> Option<Ovn> {
+    let deadline = Deadline::after(context.timeout / 2);
+    let asked = Client::connect(&database_socket(&context.run_dir), deadline)
         .and_then(|mut client| client.find(&Wanted::default()));
-    match asked {
-        Ok(snapshot) => snapshot.ovn,
-        Err(failed) => {
-            warn!("which bridges are OVN's is not known: {failed}");
-            Ovn::default()
-        }
-    }
+    asked
+        .map(|snapshot| snapshot.ovn)
+        .inspect_err(|failed| warn!("which bridges are OVN's is not known: {failed}"))
+        .ok()
 }
 
 /// Flows that match a token of each attachment, bridge by bridge. `None` where the switch
@@ -125,6 +134,7 @@ fn count_flows(
     all: &[&Attachment],
     networks: &std::collections::BTreeMap<crate::attachment::NetworkName, NetworkState>,
     is_ovn: impl Fn(&Attachment) -> bool,
+    deadline: Deadline,
 ) -> Vec<Option<u64>> {
     let mut counts = vec![None; all.len()];
     let mut bridges: HashMap<&str, Vec<usize>> = HashMap::new();
@@ -177,7 +187,7 @@ fn count_flows(
                 }
             }
         };
-        let looked = open_bridge(&context.run_dir, bridge, context.deadline()).and_then(|mut c| {
+        let looked = open_bridge(&context.run_dir, bridge, deadline).and_then(|mut c| {
             for (table, active) in c.tables()? {
                 if active > 0 {
                     c.dump(&Filter::table(table), &mut |_, flow| see(flow))?;

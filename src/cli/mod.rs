@@ -50,9 +50,9 @@ struct Common {
     /// Where the records are.
     #[arg(long, global = true, value_name = "DIR", default_value = config::STATE_DIR)]
     state_dir: PathBuf,
-    /// Seconds for everything done on the switch.
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60)]
-    timeout: u64,
+    /// Seconds for everything done on the switch [default: 60, for list 5]
+    #[arg(long, global = true, value_name = "SECONDS")]
+    timeout: Option<u64>,
     /// error, warn, info, debug or trace; on standard error.
     #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
     log_level: log::LevelFilter,
@@ -191,11 +191,14 @@ pub fn main() -> ExitCode {
         }
     };
     logging::init(line.common.log_level, None);
+    // Records are worth printing at once, whether or not the switch has something to add.
+    let usual = if matches!(line.command, Command::List(_)) { 5 } else { 60 };
+    let timeout = line.common.timeout.unwrap_or(usual).clamp(1, 86_400);
     let context = Context {
         json: line.common.json,
         state_dir: line.common.state_dir,
         run_dir: config::run_dir(),
-        timeout: Duration::from_secs(line.common.timeout.clamp(1, 86_400)),
+        timeout: Duration::from_secs(timeout),
     };
     let ended = match line.command {
         Command::Sweep(options) => sweep::run(&context, &options),

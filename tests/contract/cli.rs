@@ -110,6 +110,52 @@ fn what_fails_is_1_with_a_reason_on_standard_error() {
     assert!(format!("{}{}", swept.stdout, swept.stderr).contains("db.sock"), "{swept}");
 }
 
+/// What is written down does not wait for a switch: one deadline for all that is asked.
+#[test]
+fn list_says_what_it_could_not_ask() {
+    let node = Setup::new().up("cli_list_away");
+    pods(&node, &["web"]);
+    node.add_bridge("br1", None);
+    // A second bridge is not a second deadline.
+    let other = node.state_dir.join("podnet/other:eth0.json");
+    let mine = fs::read_dir(node.state_dir.join("podnet")).unwrap().flatten();
+    let mine = mine.map(|entry| entry.path()).find(|p| p.to_string_lossy().contains("eth0.json"));
+    let mut record: Value =
+        serde_json::from_str(&fs::read_to_string(mine.unwrap()).unwrap()).unwrap();
+    record["bridge"] = "br1".into();
+    record["containerID"] = "other".into();
+    fs::write(&other, record.to_string()).unwrap();
+    let cells = |outcome: &Outcome| -> Vec<String> {
+        let rows = outcome.stdout.lines().skip(1).filter(|line| line.contains("default/web"));
+        rows.map(|row| row.split("  ").last().unwrap().trim().to_owned()).collect()
+    };
+    let list = |usual: bool| {
+        let args: &[&str] = if usual { &["list"] } else { &["list", "--timeout", "2"] };
+        let outcome = node.admin(args);
+        let most = std::time::Duration::from_secs(if usual { 8 } else { 4 });
+        assert!(outcome.took < most, "{:?}: {outcome}", outcome.took);
+        assert!(outcome.stdout.contains("default/web"), "{outcome}");
+        outcome
+    };
+    let well = cells(&list(true));
+    assert!(well.len() == 2 && well[0].parse::<u64>().unwrap() > 0, "{well:?}");
+
+    node.ovsdb.pause();
+    let outcome = list(false);
+    let marked: Vec<String> = well.iter().map(|n| format!("{n} (OVN's?)")).collect();
+    assert_eq!(cells(&outcome), marked, "{outcome}");
+    assert!(outcome.stderr.contains("OVN's is not known"), "{outcome}");
+    let json = node.admin(&["list", "--json", "--timeout", "1"]).json();
+    assert_eq!(json[0]["ovnUnknown"], true, "{json}");
+    node.vswitchd.pause();
+    assert_eq!(cells(&list(true)), ["?", "?"]);
+    node.ovsdb.resume();
+    node.ovsdb.stop();
+    assert_eq!(cells(&list(true)), ["?", "?"]);
+    node.vswitchd.resume();
+    list(true);
+}
+
 #[test]
 fn json_is_one_valid_document_for_every_command() {
     let node = Setup::new().gc_conf(serde_json::json!({"lingerSeconds": 0})).up("cli_json");
