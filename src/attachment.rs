@@ -167,6 +167,17 @@ pub struct Netns {
     pub pid_namespace: Option<u64>,
 }
 
+/// The device behind a port, as OVSDB shows it. A port that is attached anew has another row and
+/// another number, and the same device: a veth keeps both of these for as long as it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its index in the switch's network namespace.
+    pub ifindex: u64,
+    /// Its own MAC, not the pod's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+}
+
 /// How a register value was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -247,6 +258,9 @@ pub struct Attachment {
     /// `ofport_request`): flows are not adapted by themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ofport_before: Option<u16>,
+    /// The device behind the port, once it was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<Device>,
     /// The register value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub register: Option<Register>,
@@ -299,6 +313,7 @@ impl Attachment {
             interface: None,
             ofport: None,
             ofport_before: None,
+            device: None,
             register: None,
             ips: Vec::new(),
             macs: Vec::new(),

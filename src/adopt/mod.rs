@@ -24,7 +24,7 @@ use crate::ovsdb::{
     Client, Interface, Marks, Ofport, Port, Snapshot, Wanted, find_port, marks, same_netns,
 };
 use crate::registry::{self, Registry, new_generation};
-use crate::sweep::register_of;
+use crate::sweep::{device_of, register_of};
 
 /// Why nobody can be adopted now.
 #[derive(Debug, thiserror::Error)]
@@ -315,6 +315,7 @@ fn describe(
     record.bridge = Some(bridge.name.clone());
     record.port = Some(interface.name.clone());
     record.interface = Some(interface.id);
+    record.device = device_of(interface);
     if let Ofport::Number(number) = interface.ofport {
         record.ofport = Some(number);
     }

@@ -11,7 +11,7 @@ use crate::config::{NetworkState, database_socket};
 use crate::liveness::{Life, Why, netns};
 use crate::ovsdb::{Client, Ofport, Wanted, find_port};
 use crate::registry::{self, Brief, Lock, Registry, new_generation};
-use crate::sweep::{Cause, Engine, Target, orphans, register_of};
+use crate::sweep::{Cause, Engine, Target, device_of, orphans, register_of};
 
 pub(super) fn run(request: &Request) -> Result<String, Failure> {
     let raw = request.prev_result.as_deref().ok_or(Failure::NoPrevResult)?;
@@ -92,6 +92,7 @@ fn locate(
     record.bridge = Some(found.bridge.name.clone());
     record.port = Some(found.interface.name.clone());
     record.interface = Some(found.interface.id);
+    record.device = device_of(found.interface);
     let number = match found.interface.ofport {
         Ofport::Unassigned => client
             .wait_ofport(found.interface.id, deadline)
@@ -141,6 +142,7 @@ fn write(
             record.port = record.port.or(old.port);
             record.interface = record.interface.or(old.interface);
             record.ofport = record.ofport.or(old.ofport);
+            record.device = record.device.or(old.device);
             if record.ips.is_empty() {
                 record.ips = old.ips;
             }

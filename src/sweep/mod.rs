@@ -36,6 +36,7 @@ pub use look::{Look, look_at};
 pub use once::{Free, Once, Roll};
 pub use report::{BridgeReport, FlowReport, Report, TargetReport};
 pub use scene::{Scene, in_question, register_of};
+pub(crate) use world::device_of;
 pub use world::{Error, World, network_states};
 
 use crate::attachment::{Attachment, Key, NetworkName};
@@ -118,9 +119,7 @@ impl Engine<'_> {
             }
         };
         unrecorded::refresh(self, &mut world);
-        for target in &mut targets {
-            unrecorded::resolve(&world, target);
-        }
+        unrecorded::resolve(&world, &mut targets);
         report.paused = self.is_paused();
         for bridge in self.bridges_to_look_at(&world, &targets, &mut report) {
             let early = early.take();

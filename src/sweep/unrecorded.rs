@@ -3,15 +3,63 @@
 //! openshift/origin and ovs-cni #304: state vanishes, and a DEL that trusts only its state
 //! quietly does nothing. A record has no port if OVSDB was away at ADD.
 
+use std::collections::HashSet;
+
 use log::{info, warn};
 
-use super::{Engine, Target, World};
-use crate::attachment::Attachment;
+use super::world::{Place, device_of};
+use super::{Cause, Engine, Target, World};
+use crate::attachment::{Attachment, Key};
 use crate::ovsdb::{Ofport, Wanted, find_for_delete, marks};
+use crate::stale::case::RowSet;
 
-/// Fills a target whose port nobody recorded from OVSDB.
-pub(super) fn resolve(world: &World, target: &mut Target) {
-    find(world, &mut target.attachment);
+/// Fills targets whose port nobody recorded from OVSDB, and those whose port was attached anew
+/// since it was recorded: their tombstones must know its row and its number when it is gone.
+pub(super) fn resolve(world: &World, targets: &mut [Target]) {
+    for target in targets.iter_mut() {
+        find(world, &mut target.attachment);
+    }
+    let another = |target: &Target| {
+        let record = &target.attachment;
+        let place = match target.cause {
+            Cause::Del => world.certain_place_of(record),
+            _ => world.own_place_of(record, &RowSet::default()),
+        };
+        place.filter(|place| record.interface != Some(place.interface.id))
+    };
+    if !targets.iter().any(|target| another(target).is_some()) {
+        return;
+    }
+    let claimed = claimed(world, targets);
+    for target in targets {
+        if let Some(place) = another(target).filter(|p| !claimed.contains(&p.interface.id)) {
+            renew(world, &mut target.attachment, place);
+        }
+    }
+}
+
+/// The rows that the living have.
+fn claimed(world: &World, targets: &[Target]) -> RowSet {
+    let dead: HashSet<(&Key, u64)> =
+        targets.iter().map(|t| (&t.attachment.key, t.attachment.generation)).collect();
+    let living = world.records.iter().filter(|r| !dead.contains(&(&r.key, r.generation)));
+    living.filter_map(|r| world.place_of(r)).map(|place| place.interface.id).collect()
+}
+
+/// Writes down where a port is now. A number that it had on this bridge stays known.
+fn renew(world: &World, record: &mut Attachment, place: Place<'_>) {
+    let bridge = world.ovs.bridges.get(place.bridge).map(|bridge| &bridge.name);
+    if record.bridge.as_ref() != bridge {
+        (record.ofport, record.ofport_before) = (None, None);
+    }
+    record.bridge = bridge.cloned();
+    record.interface = Some(place.interface.id);
+    record.device = device_of(place.interface).or(record.device);
+    let now = place.interface.ofport.number();
+    if now.is_some() && now != record.ofport {
+        record.ofport_before = record.ofport.or(record.ofport_before);
+        record.ofport = now;
+    }
 }
 
 /// By container id, or by namespace and interface; never a row that a record claims.
@@ -49,19 +97,17 @@ fn find(world: &World, record: &mut Attachment) {
     }
 }
 
-/// Keeps the records of the living as OVSDB has them now: a port that ADD could not see, and a
-/// number that the switch has changed since. An end that comes when the row is gone must know.
+/// Keeps the records of the living as OVSDB has them now: a port that ADD could not see, one that
+/// was attached anew, and a number that the switch has changed since. If the row is gone when the
+/// pod dies, the record must already have its number.
 pub(super) fn refresh(engine: &Engine<'_>, world: &mut World) {
     let (Some(registry), true) = (engine.registry, engine.act) else { return };
     let mut changed = Vec::new();
     for (index, old) in world.records.iter().enumerate() {
         let mut record = old.clone();
         find(world, &mut record);
-        let row = record.interface.and_then(|id| world.row(id));
-        let now = row.and_then(|place| place.interface.ofport.number());
-        if now.is_some() && now != record.ofport {
-            record.ofport_before = record.ofport.or(record.ofport_before);
-            record.ofport = now;
+        if let Some(place) = world.certain_place_of(&record) {
+            renew(world, &mut record, place);
         }
         if record != *old {
             changed.push((index, record));
@@ -78,6 +124,7 @@ pub(super) fn refresh(engine: &Engine<'_>, world: &mut World) {
                 record.interface = new.interface;
                 record.ofport = new.ofport;
                 record.ofport_before = new.ofport_before;
+                record.device = new.device;
             })?;
         }
         Ok(lock.succeeds(world.version))

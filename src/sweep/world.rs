@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::UNIX_EPOCH;
 
-use crate::attachment::{Attachment, NetworkName};
+use crate::attachment::{Attachment, Device, NetworkName};
 use crate::clock::{Stamp, boot_id};
 use crate::config::{Config, Mode, NetworkState};
 use crate::openflow;
-use crate::ovsdb::marks;
-use crate::ovsdb::{self, Arrived, Asked, Check, Client, Interface, Moment, Port, Snapshot};
+use crate::ovsdb::{self, Arrived, Asked, Check, Client, Interface, Marks, Moment, Port, Snapshot};
+use crate::ovsdb::{marks, same_netns};
 use crate::registry::{self, Registry, Version};
 use crate::stale::case::{RowId, RowMap, RowSet};
 
@@ -73,6 +73,16 @@ pub(super) struct Answered {
     everything: registry::Everything,
     arrived: Arrived,
     now: Stamp,
+}
+
+/// What a port was found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Row,
+    Marks,
+    Device,
+    /// Nothing else speaks for it, or against.
+    Name,
 }
 
 /// An interface with where it is.
@@ -194,19 +204,53 @@ impl World {
         self.by_name.get(name).and_then(|at| self.at(*at))
     }
 
-    /// A live attachment's interface now: its row, else the row that has its port's name
-    /// (del-port and add-port in one transaction give a new row).
-    pub(crate) fn place_of(&self, record: &Attachment) -> Option<Place<'_>> {
-        record.interface.and_then(|id| self.row(id)).or_else(|| self.named(record.port.as_deref()?))
+    /// Where an attachment's port is now: its row, else a row of its port's name (a port that is
+    /// attached anew has a new row). Names are given to the next pod, too: marks or a device
+    /// that contradict the record make it another's.
+    fn port_of(&self, record: &Attachment) -> Option<(Place<'_>, By)> {
+        if let Some(place) = record.interface.and_then(|id| self.row(id)) {
+            return Some((place, By::Row));
+        }
+        let place = self.named(record.port.as_deref()?)?;
+        let here = self.ovs.bridges.get(place.bridge).map(|b| &b.name) == record.bridge.as_ref();
+        match (marked_as(&place, record), self.has_device(&place, record)) {
+            (Some(its), _) => its.then_some((place, By::Marks)),
+            (None, Some(its)) => its.then_some((place, By::Device)),
+            (None, None) => here.then_some((place, By::Name)),
+        }
     }
 
-    /// A dead attachment's own interface, if it is still there and nobody alive has it: its
-    /// row, else a row of that name whose marks say that it is this container's.
+    /// Whether the device behind an interface is the one that an attachment had.
+    fn has_device(&self, place: &Place<'_>, record: &Attachment) -> Option<bool> {
+        let (was, is) = (record.device?, device_of(place.interface)?);
+        // Indexes begin anew with a boot, and with a node that is a container.
+        if record.boot_id != self.boot_id {
+            return None;
+        }
+        let same_mac = was.mac == is.mac || was.mac.is_none() || is.mac.is_none();
+        match was.ifindex == is.ifindex {
+            true => same_mac.then_some(true),
+            false => Some(false),
+        }
+    }
+
+    /// A live attachment's interface now. Where nothing but the name speaks for it, it is its
+    /// own as far as keeping goes: nothing of it is written down.
+    pub(crate) fn place_of(&self, record: &Attachment) -> Option<Place<'_>> {
+        self.port_of(record).map(|(place, _)| place)
+    }
+
+    /// The interface of an attachment that lives or whose DEL is under way, where it is certain.
+    pub(super) fn certain_place_of(&self, record: &Attachment) -> Option<Place<'_>> {
+        self.port_of(record).filter(|(_, by)| *by != By::Name).map(|(place, _)| place)
+    }
+
+    /// A dead attachment's own interface, if it is still there and nobody alive has it. Its device
+    /// is no evidence: another pod may have been given it. (While a DEL is under way it is the
+    /// dead pod's still: `unrecorded::resolve`.)
     pub(crate) fn own_place_of(&self, dead: &Attachment, claimed: &RowSet) -> Option<Place<'_>> {
-        let by_row = dead.interface.and_then(|id| self.row(id));
-        let own = by_row
-            .or_else(|| self.named(dead.port.as_deref()?).filter(|place| marked_as(place, dead)))?;
-        (!claimed.contains(&own.interface.id)).then_some(own)
+        let own = self.port_of(dead).filter(|(_, by)| matches!(by, By::Row | By::Marks));
+        own.map(|(place, _)| place).filter(|own| !claimed.contains(&own.interface.id))
     }
 
     /// Indexes of the bridges that an attachment may have entries on. Empty: they are all
@@ -263,13 +307,33 @@ impl Answered {
     }
 }
 
-/// Whether an interface's marks name this container or its namespace.
-fn marked_as(place: &Place<'_>, dead: &Attachment) -> bool {
-    marks(place.port, place.interface).is_some_and(|marks| {
-        let container = marks.container_id.as_deref() == Some(dead.key.container.as_str());
-        let netns = dead.netns.as_ref().map(|n| n.path.as_str());
-        container || (netns.is_some() && marks.netns.as_deref() == netns)
-    })
+/// Whether the marks of a port name this attachment. `None`: they do not say.
+fn marked_as(place: &Place<'_>, record: &Attachment) -> Option<bool> {
+    are_of(&marks(place.port, place.interface)?, record)
+}
+
+/// Whether marks name this attachment, if they name anybody by what no two pods have.
+fn are_of(marks: &Marks, record: &Attachment) -> Option<bool> {
+    let differ = |ours: &str, theirs: Option<&str>| {
+        !ours.is_empty() && theirs.is_some_and(|theirs| theirs != ours)
+    };
+    let uid = record.pod.as_ref().map_or("", |pod| pod.uid.as_str());
+    if differ(record.key.ifname.as_str(), marks.ifname.as_deref())
+        || differ(uid, marks.pod_uid.as_deref())
+    {
+        return Some(false);
+    }
+    if let Some(container) = marks.container_id.as_deref() {
+        return Some(container == record.key.container.as_str());
+    }
+    let path = record.netns.as_ref().map(|n| n.path.as_str()).filter(|path| !path.is_empty());
+    Some(same_netns(path?, marks.netns.as_deref()?))
+}
+
+/// The device behind an interface, if it is there.
+pub(crate) fn device_of(interface: &Interface) -> Option<Device> {
+    let ifindex = interface.ifindex.filter(|index| *index != 0)?;
+    Some(Device { ifindex, mac: interface.mac_in_use })
 }
 
 /// The pid file is written at start: its mtime is when ovs-vswitchd started.
@@ -300,4 +364,155 @@ pub fn network_states(everything: &registry::Everything) -> BTreeMap<NetworkName
         states.insert(network.name.clone(), state);
     }
     states
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attachment::{Key, Netns, Pod};
+    use crate::ovsdb::{Bridge, Ofport};
+
+    const BOOT: &str = "this-boot";
+
+    fn interface(id: u128, name: &str, ifindex: u64) -> Interface {
+        Interface {
+            id: RowId(id),
+            name: name.to_owned(),
+            kind: String::new(),
+            ofport: Ofport::Number(9),
+            external_ids: BTreeMap::new(),
+            mac_in_use: "0a:58:00:00:00:09".parse().ok(),
+            ifindex: Some(ifindex),
+            error: None,
+            patch_peer: None,
+        }
+    }
+
+    fn port(interface: Interface, marks: &[(&str, &str)]) -> Port {
+        Port {
+            id: interface.id,
+            name: interface.name.clone(),
+            external_ids: marks.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            mac: None,
+            interfaces: vec![interface],
+        }
+    }
+
+    fn world(ports: Vec<Port>) -> World {
+        let bridge = |n: u128, name: &str, ports| Bridge {
+            id: RowId(n),
+            name: name.to_owned(),
+            datapath_type: String::new(),
+            protocols: Vec::new(),
+            fail_mode: None,
+            ports,
+        };
+        let bridges = vec![bridge(100, "br0", ports), bridge(101, "br1", Vec::new())];
+        let ovs = Snapshot { complete: true, bridges, ..Snapshot::default() };
+        World::of(Stamp { boot_ms: 1_000, wall_ms: 1_000 }, BOOT.to_owned(), Arc::new(ovs))
+    }
+
+    /// Port `veth1` of br0 was row 1, device 7.
+    fn record() -> Attachment {
+        let key = Key {
+            network: "podnet".parse().unwrap(),
+            container: "c1".parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        };
+        let mut record = Attachment::new(key, 1, BOOT.to_owned(), Stamp { boot_ms: 1, wall_ms: 1 });
+        record.pod = Some(Pod { uid: "u1".to_owned(), ..Pod::default() });
+        record.netns = Some(Netns {
+            path: "/var/run/netns/n1".to_owned(),
+            device: 1,
+            inode: 1,
+            parent_device: 1,
+            parent_inode: 1,
+            pid_namespace: None,
+        });
+        record.bridge = Some("br0".to_owned());
+        record.port = Some("veth1".to_owned());
+        record.interface = Some(RowId(1));
+        record.device = Some(Device { ifindex: 7, mac: "0a:58:00:00:00:09".parse().ok() });
+        record
+    }
+
+    /// Where the living are taken to be, and where that is certain.
+    fn found(world: &World, record: &Attachment) -> (bool, bool) {
+        (world.place_of(record).is_some(), world.certain_place_of(record).is_some())
+    }
+
+    const ITS: (bool, bool) = (true, true);
+    const MAYBE: (bool, bool) = (true, false);
+    const NOT_ITS: (bool, bool) = (false, false);
+
+    #[test]
+    fn a_port_that_is_attached_anew_is_told_by_its_device() {
+        let at = |ifindex| world(vec![port(interface(2, "veth1", ifindex), &[])]);
+        assert_eq!(found(&at(7), &record()), ITS);
+        // Another veth that was given the name.
+        assert_eq!(found(&at(8), &record()), NOT_ITS);
+        // Its device is gone, or was never seen.
+        assert_eq!(found(&at(0), &record()), MAYBE);
+        let old = Attachment { device: None, ..record() };
+        assert_eq!(found(&at(7), &old), MAYBE);
+        // Indexes count from the beginning again.
+        let rebooted = Attachment { boot_id: "another".to_owned(), ..record() };
+        assert_eq!(found(&at(7), &rebooted), MAYBE);
+        let mut other_mac = interface(2, "veth1", 7);
+        other_mac.mac_in_use = "0a:58:00:00:00:0a".parse().ok();
+        assert_eq!(found(&world(vec![port(other_mac, &[])]), &record()), MAYBE);
+        // Only the name speaks, and on another bridge.
+        let moved = Attachment { bridge: Some("br1".to_owned()), device: None, ..record() };
+        assert_eq!(found(&at(7), &moved), NOT_ITS);
+        let elsewhere = world(vec![port(interface(2, "veth2", 7), &[])]);
+        assert_eq!(found(&elsewhere, &record()), NOT_ITS);
+        // Its row is there: whatever else has changed.
+        assert_eq!(found(&world(vec![port(interface(1, "veth1", 8), &[])]), &record()), ITS);
+    }
+
+    #[test]
+    fn marks_that_contradict_the_record_win() {
+        let ovs_cni = |netns, ifname, uid| {
+            vec![
+                ("owner", "ovs-cni.network.kubevirt.io"),
+                ("contNetns", netns),
+                ("contIface", ifname),
+                ("contPodUid", uid),
+            ]
+        };
+        let antrea = |id| vec![("antrea-type", "container"), ("container-id", id)];
+        let theirs = "/var/run/netns/n2";
+        for (marks, want) in [
+            (ovs_cni("/var/run/netns/n1", "eth0", "u1"), ITS),
+            (ovs_cni("/run/netns/n1", "eth0", ""), ITS),
+            (ovs_cni(theirs, "eth0", ""), NOT_ITS),
+            (ovs_cni("/var/run/netns/n1", "net1", "u1"), NOT_ITS),
+            (ovs_cni("/var/run/netns/n1", "eth0", "u2"), NOT_ITS),
+            (antrea("c1"), ITS),
+            (antrea("c2"), NOT_ITS),
+            // A name is given to a pod's successor.
+            (vec![("antrea-type", "container"), ("pod-name", "web")], ITS),
+        ] {
+            // The device is the one that was recorded; marks know better.
+            let world = world(vec![port(interface(2, "veth1", 7), &marks)]);
+            assert_eq!(found(&world, &record()), want, "{marks:?}");
+        }
+        // Another device, but the marks are its own.
+        let marks = antrea("c1");
+        let remade = world(vec![port(interface(2, "veth1", 8), &marks)]);
+        assert_eq!(found(&remade, &record()), ITS);
+    }
+
+    #[test]
+    fn a_row_that_somebody_alive_has_is_nobody_elses() {
+        let marks = [("antrea-type", "container"), ("container-id", "c1")];
+        let own = |marks: &[(&str, &str)], claimed: &[RowId]| {
+            let world = world(vec![port(interface(2, "veth1", 7), marks)]);
+            world.own_place_of(&record(), &claimed.iter().copied().collect()).is_some()
+        };
+        assert!(own(&marks, &[]));
+        assert!(!own(&marks, &[RowId(2)]));
+        // The device may be another pod's by now.
+        assert!(!own(&[], &[]));
+    }
 }
