@@ -146,6 +146,55 @@ impl Directory {
     }
 }
 
+/// The directories of namespaces that are seen here as ADD saw them: those in which a living
+/// attachment's namespace is. What is not in them is gone, also where nobody recorded it.
+#[derive(Default)]
+pub struct Directories(Vec<(String, Directory)>);
+
+impl Directories {
+    /// Those of these records.
+    #[must_use]
+    pub fn of(records: &[Attachment], boot_id: &str) -> Self {
+        let mut known: Vec<(String, Directory)> = Vec::new();
+        for record in records.iter().filter(|record| record.boot_id == boot_id) {
+            let Some(netns) = record.netns.as_ref().filter(|n| n.pid_namespace.is_none()) else {
+                continue;
+            };
+            let Some(path) = parent_of(&netns.path).to_str().map(run_path) else { continue };
+            if known.iter().any(|(other, _)| *other == path) {
+                continue;
+            }
+            let directory = Directory::open(parent_of(&netns.path));
+            let shown = directory.filter(|directory| directory.shows(netns, record.created));
+            known.extend(shown.map(|directory| (path, directory)));
+        }
+        Self(known)
+    }
+
+    /// Whether the namespace at a path, as a CNI marks its port with it, is gone for certain.
+    #[must_use]
+    pub fn lack(&self, path: &str) -> bool {
+        let path = run_path(path);
+        self.0.iter().any(|(directory, opened)| {
+            let name = if path.contains('/') {
+                path.strip_prefix(directory).and_then(|name| name.strip_prefix('/'))
+            } else {
+                // k-vswitch writes paths without slashes.
+                let bare = path.strip_prefix("var").unwrap_or(&path);
+                bare.strip_prefix(&directory.replace('/', ""))
+            };
+            let name = name.filter(|name| !name.is_empty() && !name.contains('/') && *name != "..");
+            let seen = |name| fstatat(&opened.file, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+            name.is_some_and(|name| matches!(seen(name), Err(Errno::ENOENT)))
+        })
+    }
+}
+
+/// `/var/run` is `/run`.
+fn run_path(path: &str) -> String {
+    path.strip_prefix("/var").filter(|rest| rest.starts_with("/run/")).unwrap_or(path).to_owned()
+}
+
 /// A namespace that is mounted on a file, such as `/run/netns/NAME`.
 fn pinned(netns: &Netns, recorded: Stamp) -> Life {
     let path = Path::new(&netns.path);
@@ -344,6 +393,57 @@ mod tests {
         let ours = i32::try_from(std::process::id()).unwrap();
         let (state, ticks) = state_and_start(ours).unwrap();
         assert!(matches!(state, b'R' | b'S') && ticks > 0);
+    }
+
+    #[test]
+    fn a_directory_that_shows_a_living_namespace_shows_who_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("netns");
+        std::fs::create_dir(&path).unwrap();
+        for name in ["cni-1", "cni-2"] {
+            std::fs::write(path.join(name), "").unwrap();
+        }
+        let at = |name: &str| path.join(name).to_str().unwrap().to_owned();
+        let meta = |path: &Path| std::fs::metadata(path).unwrap();
+        let (file, parent) = (meta(&path.join("cni-1")), meta(&path));
+        let key = crate::attachment::Key {
+            network: "podnet".parse().unwrap(),
+            container: "c1".parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        };
+        let mut record = Attachment::new(key, 1, "boot".to_owned(), Stamp::now());
+        record.netns = Some(Netns {
+            path: at("cni-1"),
+            device: file.dev(),
+            inode: file.ino(),
+            parent_device: parent.dev(),
+            parent_inode: parent.ino(),
+            pid_namespace: None,
+        });
+        let of = |record: &Attachment| Directories::of(std::slice::from_ref(record), "boot");
+        let bare = |name: &str| at(name).replace('/', "");
+        let known = of(&record);
+        assert!(known.lack(&at("cni-3")) && known.lack(&bare("cni-3")));
+        for there in [at("cni-1"), at("cni-2"), bare("cni-2")] {
+            assert!(!known.lack(&there), "{there}");
+        }
+        // Nothing is known of other directories, and of what is no name.
+        let beside = format!("{}-of-others/cni-3", path.display());
+        let below = at("below/cni-3");
+        for odd in [beside.as_str(), &below, &at(""), &at(".."), "/run/netns/cni-3", "cni-3", ""] {
+            assert!(!known.lack(odd), "{odd}");
+        }
+        // Nor from a place where this directory is another one, or its namespaces do not show.
+        let mut elsewhere = record.clone();
+        elsewhere.netns.as_mut().unwrap().parent_inode += 1;
+        let mut unseen = record.clone();
+        unseen.netns.as_mut().unwrap().inode += 1;
+        let before = Attachment { boot_id: "before".to_owned(), ..record };
+        for record in [elsewhere, unseen, before] {
+            assert!(!of(&record).lack(&at("cni-3")));
+        }
+        assert_eq!(run_path("/var/run/netns/x"), "/run/netns/x");
+        assert_eq!(run_path("/var/runs/x"), "/var/runs/x");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod report;
 mod scene;
 mod settle;
 mod twins;
+mod unowned_ports;
 mod unrecorded;
 mod window;
 mod world;
@@ -126,6 +127,7 @@ impl Engine<'_> {
             self.clean_bridge(&world, &mut client, early, bridge, &mut targets, &mut report);
         }
         apply::reap_ports(self, &world, &mut client, &targets, &mut report);
+        unowned_ports::reap(self, &world, &mut client, &mut report);
         settle::settle(self, Some(&world), &targets, &mut report);
         if let Some(database) = self.database {
             database.keep(client);

@@ -296,3 +296,57 @@ fn a_crash_leaves_a_row_without_a_number() {
     node.del(&cache);
     only(&node, &[&base, &db.flows, &next.flows]);
 }
+
+/// After a reboot there are no records, and the database has the rows of the pods of before.
+#[test]
+fn a_reboot_leaves_rows_of_nobodys() {
+    let node = Setup::new()
+        .gc_conf(json!({"lingerSeconds": 0, "reapPorts": true}))
+        .up("a_reboot_leaves_rows_of_nobodys");
+    let names = ["old", "unmarked", "elsewhere", "seen", "broken"];
+    let [old, unmarked, elsewhere, seen, broken] = names.map(|name| node.run_pod(name));
+    node.vswitchd.kill();
+    for pod in [&old, &unmarked, &elsewhere] {
+        node.vanish(pod, Port::Stays);
+    }
+    std::fs::remove_dir_all(&node.state_dir).unwrap();
+    // Two pods that live (one of them nobody recorded) have lost their devices.
+    for pod in [&seen, &broken] {
+        node.run("ip", &["link", "del", &pod.port]).ok();
+    }
+    node.ovs_vsctl(&["clear", "Port", &unmarked.port, "external_ids"]);
+    // Marked with a sandbox in a directory that nobody has looked into.
+    let mark = format!("external_ids:contNetns=\"/run/others/{}\"", elsewhere.netns);
+    node.ovs_vsctl(&["set", "Port", &elsewhere.port, &mark]);
+    node.restart_vswitchd(Flows::Lost);
+    let all = [&old, &unmarked, &elsewhere, &seen, &broken];
+    for pod in all {
+        eventually("the device cannot be opened", || ofport(&node, &pod.port) == "-1");
+    }
+    let ports = || node.ports("br0");
+
+    // Nobody lives whose sandbox would show that sandboxes can be seen.
+    sweep(&node);
+    assert_eq!(ports().len(), 5);
+    let next = node.run_pod("next");
+    let dry = node.admin(&["sweep", "--dry-run"]).ok();
+    assert!(dry.contains(&format!("would remove port {}", old.port)), "{dry}");
+    node.configure(json!({"reapPorts": false}));
+    let other = node.run_pod("other");
+    sweep(&node);
+    assert!(ports().contains(&old.port), "not without reapPorts");
+    node.configure(json!({"reapPorts": true}));
+    let third = node.run_pod("third");
+    node.admin(&["pause"]).ok();
+    sweep(&node);
+    assert!(ports().contains(&old.port), "not while paused");
+    node.admin(&["resume"]).ok();
+
+    let swept = sweep(&node);
+    assert!(swept["notes"].to_string().contains(&old.port), "{swept:#}");
+    let mut left: Vec<_> = [&unmarked, &elsewhere, &seen, &broken, &next, &other, &third]
+        .map(|p| p.port.clone())
+        .to_vec();
+    left.sort();
+    assert_eq!(ports(), left);
+}

@@ -1,0 +1,92 @@
+//! Rows of OVSDB that nobody has: a reboot takes every pod and every record away, and the
+//! database keeps their ports, each in error because its device is gone.
+//!
+//! Guarantee: a row goes only if two things show that its pod is gone: the switch says that the
+//! device is not there, and the sandbox that the row is marked with is not in a directory in
+//! which a living pod's sandbox is seen. Neither a record nor a tombstone may name it.
+
+use log::{info, warn};
+
+use super::world::Place;
+use super::{Engine, Report, World};
+use crate::attachment::NetworkName;
+use crate::config::Mode;
+use crate::liveness::netns::Directories;
+use crate::ovsdb::{Client, Ofport, marks};
+use crate::stale::case::RowSet;
+
+/// Removes such rows of the bridges whose networks want it (`reapPorts`).
+pub(super) fn reap(engine: &Engine<'_>, world: &World, client: &mut Client, report: &mut Report) {
+    if !engine.thorough || report.paused {
+        return;
+    }
+    let wanted: Vec<bool> = (0..world.ovs.bridges.len()).map(|b| is_wanted(world, b)).collect();
+    if !wanted.contains(&true) {
+        return;
+    }
+    let directories = Directories::of(&world.records, &world.boot_id);
+    let known = world.records.iter().chain(&world.tombstones);
+    let known: RowSet =
+        known.filter_map(|record| world.place_of(record)).map(|p| p.interface.id).collect();
+    for place in world.places() {
+        let Some(bridge) = world.ovs.bridges.get(place.bridge) else { continue };
+        if wanted.get(place.bridge) != Some(&true)
+            || known.contains(&place.interface.id)
+            || !has_lost_its_device(&place)
+        {
+            continue;
+        }
+        let marks = marks(place.port, place.interface);
+        let Some(netns) = marks.and_then(|marks| marks.netns) else { continue };
+        if !directories.lack(&netns) {
+            continue;
+        }
+        let (port, name) = (&place.port.name, &bridge.name);
+        if !engine.act {
+            report.note(format!("would remove port {port} from {name}: its sandbox is gone"));
+            continue;
+        }
+        match client.remove_port(bridge.id, place.port) {
+            Ok(()) => {
+                info!("{name}: removed port {port}: its sandbox ({netns}) and its device are gone");
+                report.note(format!("removed port {port} from {name}: its sandbox is gone"));
+            }
+            Err(failed) => {
+                warn!("{name}: port {port} stays: {failed}");
+                report.note(format!("port {port} stays: {failed}"));
+            }
+        }
+    }
+}
+
+/// Whether every network that is known to have pods on the bridge wants ports removed: nobody
+/// can tell whose a row was that no record names.
+fn is_wanted(world: &World, bridge: usize) -> bool {
+    let Some(of) = world.ovs.bridges.get(bridge).filter(|b| !world.ovs.is_ovn(b)) else {
+        return false;
+    };
+    let has_pods = |network: &NetworkName| {
+        let mut its = world.records.iter().filter(|record| record.key.network == *network);
+        its.any(|record| world.bridges_of(record).contains(&bridge))
+    };
+    let mut found = false;
+    for (network, state) in &world.networks {
+        let config = &state.config;
+        let named = config.bridge.as_ref() == Some(&of.name) || config.bridges.contains(&of.name);
+        if named || has_pods(network) {
+            if !config.reap_ports || config.mode != Mode::Enforce {
+                return false;
+            }
+            found = true;
+        }
+    }
+    found
+}
+
+/// Whether the switch says that there is no such device. Another error may pass.
+fn has_lost_its_device(place: &Place<'_>) -> bool {
+    let interface = place.interface;
+    let no_device = interface.error.as_ref().is_some_and(|error| error.contains("No such device"));
+    let alone = place.port.interfaces.len() == 1;
+    alone && no_device && interface.ofport == Ofport::Failed && interface.ifindex.unwrap_or(0) == 0
+}
