@@ -38,13 +38,13 @@ pub enum Reg0 {
     None,
 }
 
-/// What may stand for what the IPAM hands out.
+/// Where the owner of a pod's address (IP or MAC) may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum IpScope {
+pub enum AddressScope {
     /// An address stays on its node.
     Node,
-    /// IPAM may give it to another node.
+    /// On another node, too: IPAM of the whole cluster, fixed addresses, machines that migrate.
     Cluster,
 }
 
@@ -96,8 +96,9 @@ pub struct Config {
     pub evidence: Evidence,
     /// The preset that was applied.
     pub preset: Option<String>,
-    /// Whose addresses IPAM hands out.
-    pub ip_scope: IpScope,
+    /// Where an address's owner may be. Older releases wrote `ipScope`.
+    #[serde(alias = "ipScope")]
+    pub address_scope: AddressScope,
     /// Delete, or watch.
     pub mode: Mode,
     /// Flush conntrack entries of dead IPs.
@@ -133,7 +134,7 @@ impl Default for Config {
             register_mask: u32::MAX,
             evidence: Evidence { port: true, register: true, ip: true, mac: true },
             preset: None,
-            ip_scope: IpScope::Node,
+            address_scope: AddressScope::Node,
             mode: Mode::Enforce,
             conntrack: false,
             reap_dangling: false,

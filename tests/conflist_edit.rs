@@ -165,6 +165,39 @@ fn settings_go_into_the_entry() {
     assert_eq!(error, Error::NotASetting { key: "type".into() });
 }
 
+/// IPAM of the whole cluster may give a dead pod's address to another node.
+#[test]
+fn the_scope_of_addresses_follows_the_ipam() {
+    let entry = |ipam: Value, options: &Options| {
+        let ovs = json!({"type": "ovs", "bridge": "br0", "ipam": ipam});
+        let list = json!({"cniVersion": "1.0.0", "name": "n",
+            "plugins": [{"type": "x", "ipam": {"type": "dhcp"}}, ovs, {"type": "portmap"}]});
+        let edit = add_text(&list.to_string(), options).unwrap();
+        assert!(!add_text(&edit.text, options).unwrap().changed && edit.changed);
+        assert!(!add_text(&edit.text, &none()).unwrap().changed);
+        let value: Value = serde_json::from_str(&edit.text).unwrap();
+        let plugins = value["plugins"].as_array().unwrap();
+        plugins.iter().find(|p| p["type"] == "ovs-flow-gc").unwrap().clone()
+    };
+    let bare = json!({"type": "ovs-flow-gc"});
+    let cluster = json!({"type": "ovs-flow-gc", "addressScope": "cluster"});
+    for ipam in ["whereabouts", "static", "dhcp", "calico-ipam"] {
+        assert_eq!(entry(json!({"type": ipam}), &none()), cluster, "{ipam}");
+    }
+    let behind_portmap = Options { after: Some("portmap".into()), ..none() };
+    assert_eq!(entry(json!({"type": "whereabouts"}), &behind_portmap), cluster);
+    for ipam in [json!({"type": "host-local"}), json!({}), Value::Null] {
+        assert_eq!(entry(ipam, &none()), bare);
+    }
+    for key in ["addressScope", "ipScope"] {
+        let told = entry(json!({"type": "whereabouts"}), &with(json!({key: "node"})));
+        assert_eq!(told, json!({"type": "ovs-flow-gc", key: "node"}));
+    }
+    let single = r#"{"cniVersion":"0.4.0","name":"n","type":"ovs","ipam":{"type":"whereabouts"}}"#;
+    let value: Value = serde_json::from_str(&add(single)).unwrap();
+    assert_eq!(value["plugins"][1], cluster);
+}
+
 #[test]
 fn after_names_the_plugin_to_stand_behind() {
     let options = Options { after: Some("portmap".into()), ..none() };

@@ -96,6 +96,7 @@ prop_compose! {
         recorded in weighted(0.9, Just(())),
         holds_addresses in any::<bool>(),
         ip_evidence in weighted(0.9, Just(())),
+        mac_evidence in weighted(0.9, Just(())),
     ) -> Dead {
         Dead {
             network,
@@ -111,6 +112,8 @@ prop_compose! {
             recorded: recorded.is_some(),
             holds_addresses,
             ip_evidence: ip_evidence.is_some(),
+            mac_evidence: mac_evidence.is_some(),
+            roams: mac_evidence.is_none(),
         }
     }
 }
@@ -198,12 +201,18 @@ prop_compose! {
         conjunction in weighted(0.1, Just(())),
         group in weighted(0.05, Just(())),
         beyond in weighted(0.4, Just(())),
+        [spreads, controller, rewrites_destination] in [any::<bool>(), any::<bool>(), any::<bool>()],
     ) -> Actions {
+        let beyond = beyond.is_some();
         Actions {
             outputs,
             port_references,
             group: group.is_some(),
-            beyond: beyond.is_some() || group.is_some() || !output_registers.is_empty() || conjunction.is_some(),
+            // Whoever names no port does more than output.
+            spreads: beyond && spreads,
+            controller: beyond && controller,
+            rewrites_destination,
+            beyond: beyond || group.is_some() || !output_registers.is_empty() || conjunction.is_some(),
             output_registers: output_registers
                 .into_iter()
                 .map(|(index, mask)| RegisterRange { index, mask })
@@ -600,6 +609,7 @@ fn the_generators_reach_every_reason() {
         "loads-live-port",
         "sets-tunnel",
         "sends-to-a-group",
+        "may-reach-another-node",
         "belongs-to-a-live-pod",
         "arrives-elsewhere",
         "may-be-arriving",

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use super::{Config, Evidence, IpScope, Mode, Problem, Reg0};
+use super::{AddressScope, Config, Evidence, Mode, Problem, Reg0};
 
 /// Keys of ours that say what may be deleted.
-pub(super) const SCOPE: [&str; 11] = [
+pub(super) const SCOPE: [&str; 12] = [
     "bridge",
     "bridges",
     "tables",
@@ -17,6 +17,7 @@ pub(super) const SCOPE: [&str; 11] = [
     "registerMask",
     "match",
     "preset",
+    "addressScope",
     "ipScope",
     "mode",
 ];
@@ -282,9 +283,12 @@ pub(super) fn parse(conf: &Map<String, Value>) -> (Config, Vec<Problem>) {
     reader.read("register", &mut config.register, register);
     reader.read("registerMask", &mut config.register_mask, mask);
     reader.read("match", &mut config.evidence, evidence);
-    reader.read("ipScope", &mut config.ip_scope, |v| {
-        choice(v, &[("node", IpScope::Node), ("cluster", IpScope::Cluster)])
-    });
+    // The old name first: the new one wins.
+    for key in ["ipScope", "addressScope"] {
+        reader.read(key, &mut config.address_scope, |v| {
+            choice(v, &[("node", AddressScope::Node), ("cluster", AddressScope::Cluster)])
+        });
+    }
     reader.read("mode", &mut config.mode, |v| {
         choice(v, &[("enforce", Mode::Enforce), ("observe", Mode::Observe)])
     });
@@ -371,6 +375,22 @@ mod tests {
         assert!(problem(r#"{"forced": true}"#).contains("is unknown"));
         let recorded: Config = serde_json::from_str(r#"{"force": true}"#).unwrap();
         assert_eq!(recorded, Config::default());
+    }
+
+    #[test]
+    fn the_address_scope_has_an_old_name() {
+        let scope = |conf: &str| {
+            let (config, problems) = of(conf);
+            assert_eq!(problems, [], "{conf}");
+            config.address_scope
+        };
+        assert_eq!(scope("{}"), AddressScope::Node);
+        assert_eq!(scope(r#"{"addressScope": "cluster"}"#), AddressScope::Cluster);
+        assert_eq!(scope(r#"{"ipScope": "cluster"}"#), AddressScope::Cluster);
+        assert_eq!(scope(r#"{"ipScope": "cluster", "addressScope": "node"}"#), AddressScope::Node);
+        assert!(problem(r#"{"addressScope": "world"}"#).contains("\"addressScope\""));
+        let recorded: Config = serde_json::from_str(r#"{"ipScope": "cluster"}"#).unwrap();
+        assert_eq!(recorded.address_scope, AddressScope::Cluster);
     }
 
     #[test]

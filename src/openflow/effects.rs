@@ -6,8 +6,10 @@
 use super::actions::{Action, Instruction, Range, action, instruction};
 use super::error::Malformed;
 use super::learn::{Learn, Source, Target};
-use super::oxm::{FieldId, Oxm, bits, is_in_port, is_tunnel_target, registers, split};
-use super::port::{self, FIRST_RESERVED, LOCAL};
+use super::oxm::{
+    FieldId, Oxm, bits, is_destination, is_in_port, is_tunnel_target, registers, split,
+};
+use super::port::{self, CONTROLLER, FIRST_RESERVED, LOCAL, SPREADING};
 use super::wire::Reader;
 use crate::stale::flow::{Actions, RegisterRange, RegisterWrite};
 
@@ -41,6 +43,9 @@ fn clear(into: &mut Actions) {
     into.register_writes.clear();
     into.sets_tunnel = false;
     into.group = false;
+    into.spreads = false;
+    into.controller = false;
+    into.rewrites_destination = false;
     into.conjunction = false;
     into.beyond = false;
     into.unread = false;
@@ -112,7 +117,11 @@ fn actions(list: &[u8], scope: Scope, into: &mut Actions) -> Result<(), Malforme
                 into.beyond = true;
                 into.group = true;
             }
-            Action::Controller | Action::Meter(_) => into.beyond = true,
+            Action::Controller => {
+                into.beyond = true;
+                into.controller = true;
+            }
+            Action::Meter(_) => into.beyond = true,
             Action::StackPush(_) | Action::Nat(_) | Action::Note(_) | Action::Edit { .. } => {}
             Action::Unknown { .. } => unread(into),
         }
@@ -127,7 +136,11 @@ fn is_port(port: u16) -> bool {
 fn output(port: Option<u16>, into: &mut Actions) {
     match port.filter(|port| is_port(*port)) {
         Some(port) => into.outputs.push(port),
-        None => into.beyond = true,
+        None => {
+            into.beyond = true;
+            into.spreads |= port.is_some_and(|port| SPREADING.contains(&port));
+            into.controller |= port == Some(CONTROLLER);
+        }
     }
 }
 
@@ -155,6 +168,7 @@ fn output_register(range: Range, into: &mut Actions) {
 }
 
 fn set_field(oxm: &Oxm<'_>, scope: Scope, into: &mut Actions) {
+    into.rewrites_destination |= is_destination(oxm.id);
     match oxm.number() {
         Some((value, mask)) => write(oxm.id, value, mask, scope, into),
         None if registers(oxm.id).is_some() => unread(into),
@@ -163,6 +177,7 @@ fn set_field(oxm: &Oxm<'_>, scope: Scope, into: &mut Actions) {
 }
 
 fn load(dst: Range, value: u128, scope: Scope, into: &mut Actions) {
+    into.rewrites_destination |= is_destination(dst.id);
     let value = value.checked_shl(dst.offset).unwrap_or(0);
     write(dst.id, value, bits(dst.offset, dst.bits), scope, into);
 }
@@ -185,6 +200,7 @@ fn write(id: FieldId, value: u128, mask: u128, scope: Scope, into: &mut Actions)
 }
 
 fn write_unknown(dst: Range, scope: Scope, into: &mut Actions) {
+    into.rewrites_destination |= is_destination(dst.id);
     if let Some(at) = registers(dst.id) {
         let nested = scope.nested;
         let parts = split(at, 0, bits(dst.offset, dst.bits));

@@ -134,6 +134,11 @@ pub(super) fn is_tunnel_target(id: FieldId) -> bool {
     matches!((id.class, id.number), (BASIC, 38) | (NXM1, 16 | 32 | 110))
 }
 
+/// dl_dst, nw_dst, ipv6_dst: where a packet goes.
+pub(super) fn is_destination(id: FieldId) -> bool {
+    matches!((id.class, id.number), (BASIC, 3 | 12 | 27) | (NXM0, 1 | 8) | (NXM1, 20))
+}
+
 pub(super) fn is_in_port(id: FieldId) -> bool {
     matches!((id.class, id.number), (BASIC | NXM0, 0))
 }

@@ -2,6 +2,10 @@
 
 /// OFPP_LOCAL, the bridge's own port; OVSDB calls it 65534 too.
 pub(super) const LOCAL: u16 = 0xfffe;
+/// OFPP_NORMAL, OFPP_FLOOD and OFPP_ALL: to all, or to whoever is known to be there.
+pub(super) const SPREADING: [u16; 3] = [0xfffa, 0xfffb, 0xfffc];
+/// OFPP_CONTROLLER.
+pub(super) const CONTROLLER: u16 = 0xfffd;
 /// The first reserved number: real ports are 1 to 0xfeff.
 pub(super) const FIRST_RESERVED: u16 = 0xff00;
 /// OFPP_ANY as a filter.

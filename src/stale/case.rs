@@ -203,8 +203,13 @@ pub struct Dead {
     /// Its addresses cannot be anybody else's yet: its DEL is under way, and the IPAM plugin's
     /// comes behind ours.
     pub holds_addresses: bool,
-    /// IP-only evidence may be used (false in sweeps of an `ipScope: cluster` network).
+    /// IP-only evidence may be used: no other node can have its IPs now.
     pub ip_evidence: bool,
+    /// The same of its MACs.
+    pub mac_evidence: bool,
+    /// Its addresses may find, or have, an owner on another node (`addressScope: cluster`), and
+    /// nobody who knows says that they have none.
+    pub roams: bool,
 }
 
 impl Dead {
@@ -212,6 +217,15 @@ impl Dead {
     #[must_use]
     pub fn had(&self, port: u16) -> bool {
         self.ofport == Some(port) || self.former.contains(&port)
+    }
+
+    /// Whether an address of its own is evidence by itself: no other node can have it.
+    #[must_use]
+    pub fn is_evidence(&self, address: Address) -> bool {
+        match address {
+            Address::Ip(_) => self.ip_evidence,
+            Address::Mac(_) => self.mac_evidence,
+        }
     }
 }
 

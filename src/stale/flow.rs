@@ -210,6 +210,12 @@ pub struct Actions {
     pub sets_tunnel: bool,
     /// Sends to a group: whom its buckets reach is not in the flow.
     pub group: bool,
+    /// Outputs to NORMAL, FLOOD or ALL: whoever the switch believes to be there, on whatever node.
+    pub spreads: bool,
+    /// Hands packets to the controller, which may send them anywhere.
+    pub controller: bool,
+    /// Writes another destination into packets (dl_dst, nw_dst, ipv6_dst): a service or a router.
+    pub rewrites_destination: bool,
     /// Has a conjunction action: a member of a policy.
     pub conjunction: bool,
     /// Does more than edit headers or registers and output: goto, resubmit, ct, learn,

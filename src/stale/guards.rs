@@ -51,6 +51,9 @@ pub(super) fn guard(
     if flow.actions.group {
         return Some(Reason::SendsToGroup { address });
     }
+    if may_reach_elsewhere(dead, flow) {
+        return Some(Reason::MayReachElsewhere { address });
+    }
     // ct_nw_src and the like may be either side: both count.
     if let Some(port) = flow.matches.in_port
         && token.side != Side::Destination
@@ -110,6 +113,14 @@ fn ips(flow: &Flow) -> impl Iterator<Item = IpAddr> {
         Address::Ip(ip) => Some(ip),
         Address::Mac(_) => None,
     })
+}
+
+/// Whether packets for an address of the dead may reach its owner on another node: by NORMAL,
+/// FLOOD or ALL, or by the controller. Only addresses ask this, and only where they may live on
+/// another node: a port number and a register value are this bridge's own, and an address that
+/// stays on its node has no owner whom such an output could reach.
+fn may_reach_elsewhere(dead: &Dead, flow: &Flow) -> bool {
+    dead.roams && (flow.actions.spreads || flow.actions.controller)
 }
 
 /// A live port that the flow outputs to, or names in a resubmit.

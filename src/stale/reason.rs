@@ -156,6 +156,12 @@ pub enum Reason {
         /// The dead address it matches.
         address: Token,
     },
+    /// Guard: sends by NORMAL, FLOOD or ALL, or to the controller, and the address may live on
+    /// another node.
+    MayReachElsewhere {
+        /// The dead address it matches.
+        address: Token,
+    },
     /// Guard: for packets from a live port that was never the pod's.
     ArrivesElsewhere {
         /// The dead address it matches.
@@ -251,6 +257,7 @@ impl Reason {
             Self::LoadsLivePort { .. } => "loads-live-port",
             Self::SetsTunnel { .. } => "sets-tunnel",
             Self::SendsToGroup { .. } => "sends-to-a-group",
+            Self::MayReachElsewhere { .. } => "may-reach-another-node",
             Self::ArrivesElsewhere { .. } => "arrives-elsewhere",
             Self::MayBeArriving { .. } => "may-be-arriving",
             Self::PolicyWaits { .. } => "policy-waits",
@@ -284,6 +291,7 @@ impl Reason {
             | Self::LoadsLivePort { address, .. }
             | Self::SetsTunnel { address }
             | Self::SendsToGroup { address }
+            | Self::MayReachElsewhere { address }
             | Self::ArrivesElsewhere { address, .. }
             | Self::MayBeArriving { address }
             | Self::PolicyWaits { address }
@@ -361,6 +369,11 @@ impl fmt::Display for Reason {
                     "matches {address}, but sends to a group, which may lead to its next owner"
                 )
             }
+            Self::MayReachElsewhere { address } => write!(
+                f,
+                "matches {address}, which another node may have (addressScope cluster), and may \
+                 send there (NORMAL, FLOOD, ALL, controller)"
+            ),
             Self::ArrivesElsewhere { address, port } => write!(
                 f,
                 "matches {address}, but from live port {port}, which never was the dead pod's"
@@ -384,7 +397,10 @@ impl fmt::Display for Reason {
                 write!(f, "matches {address}, but without a record nobody knows when it was freed")
             }
             Self::MayLiveElsewhere { address } => {
-                write!(f, "matches {address}, which another node may have now (ipScope cluster)")
+                write!(
+                    f,
+                    "matches {address}, which another node may have now (addressScope cluster)"
+                )
             }
             Self::EvidenceOff { token } => {
                 write!(f, "names {token}, which this network's match does not count as evidence")

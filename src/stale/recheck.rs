@@ -156,6 +156,8 @@ mod tests {
             recorded: true,
             holds_addresses: false,
             ip_evidence: true,
+            mac_evidence: true,
+            roams: false,
         };
         Case { dead: vec![dead], ..Case::default() }
     }

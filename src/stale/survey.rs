@@ -363,7 +363,7 @@ impl<'c> Survey<'c> {
                 let elsewhere =
                     dead.ofport.is_some() && in_port.is_some_and(|port| !dead.had(port));
                 if dead.recorded && !elsewhere && !guards::created_after(index.case, dead, flow) {
-                    let own = dead.ip_evidence
+                    let own = dead.is_evidence(m.address)
                         && owners.live.is_empty()
                         && guards::guard(index, outputs, flow, dead, m).is_none();
                     claim_dead(*i, own);

@@ -236,9 +236,9 @@ impl<'c> Judge<'c> {
         let mut stale = None;
         for m in own_addresses(dead, flow) {
             let address = m.address.into();
-            let (counts, elsewhere) = match m.address {
-                Address::Ip(_) => (network.match_ip, !dead.ip_evidence),
-                Address::Mac(_) => (network.match_mac, false),
+            let counts = match m.address {
+                Address::Ip(_) => network.match_ip,
+                Address::Mac(_) => network.match_mac,
             };
             let reason = if !counts {
                 Reason::EvidenceOff { token: address }
@@ -246,7 +246,7 @@ impl<'c> Judge<'c> {
                 Reason::HasLiveOwner { token: address }
             } else if !dead.recorded {
                 Reason::NoRecord { address }
-            } else if elsewhere {
+            } else if !dead.is_evidence(m.address) {
                 Reason::MayLiveElsewhere { address }
             } else if let Some(guard) = guards::guard(&self.index, self.outputs(), flow, dead, m) {
                 guard
@@ -355,12 +355,12 @@ pub(super) fn own_addresses<'f>(
 
 /// Whether the flow is for packets to an address of the dead attachment. A DEL without a record
 /// knows what the port's marks name: ovs-cni's name no address, openshift-sdn's one IPv4. Of a
-/// kind that they do not name, any exact destination counts.
+/// kind that they do not name, any exact destination counts, unless the entry writes another one
+/// into the packets: then the destination may be a service's.
 fn is_for(dead: &Dead, flow: &Flow) -> bool {
     let known = |address: Address| dead.addresses.iter().any(|own| own.kind() == address.kind());
-    let own = |m: &AddressMatch| {
-        dead.addresses.contains(&m.address) || !dead.recorded && !known(m.address)
-    };
+    let any = !dead.recorded && !flow.actions.rewrites_destination;
+    let own = |m: &AddressMatch| dead.addresses.contains(&m.address) || any && !known(m.address);
     let to = |m: &&AddressMatch| m.side == Side::Destination && !m.address.is_unusable();
     flow.matches.addresses.iter().filter(to).any(own)
 }

@@ -11,7 +11,7 @@ use super::window::{Fate, Window};
 use super::world::Error;
 use super::{Cause, Early, Engine, PATIENCE, Scene, Target, World};
 use crate::clock::{Deadline, Stamp};
-use crate::config::{IpScope, Mode};
+use crate::config::Mode;
 use crate::openflow::{Connection, Entry, Filter, delete_strict_over};
 use crate::ovsdb::{Client, Ofport};
 use crate::registry::Version;
@@ -234,7 +234,9 @@ fn only_watched(doomed: &Doomed<'_>, scene: &Scene, out: &mut BridgeReport, repo
 fn may_change(reason: Reason, dead: usize, scene: &Scene, learned: &Learned, shared: bool) -> bool {
     match reason {
         // Until somebody elsewhere gives it back.
-        Reason::MayLiveElsewhere { .. } => scene.may_be_freed.get(dead) == Some(&true),
+        Reason::MayLiveElsewhere { .. } | Reason::MayReachElsewhere { .. } => {
+            scene.may_be_freed.get(dead) == Some(&true)
+        }
         // The other one may go, or have been a slip of the dump.
         Reason::Ambiguous
         | Reason::PolicyWaits { .. }
@@ -654,10 +656,10 @@ fn flush_conntrack(
     targets: &[Target],
     report: &mut Report,
 ) -> Result<(), Error> {
-    for target in scene.dead_of.iter().filter_map(|t| targets.get(*t)) {
+    for (dead, target) in scene.case.dead.iter().zip(&scene.dead_of) {
+        let Some(target) = targets.get(*target) else { continue };
         let config = world.config(&target.attachment.key.network);
-        let scoped = config.ip_scope == IpScope::Node || target.cause == Cause::Del;
-        if !config.conntrack || !scoped || config.mode == Mode::Observe {
+        if !config.conntrack || !dead.ip_evidence || config.mode == Mode::Observe {
             continue;
         }
         for ip in &target.attachment.ips {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::world::Place;
 use super::{Cause, Target, World};
 use crate::attachment::{Attachment, Key, NetworkName, Register, RegisterHow, State};
-use crate::config::{Config, IpScope, NetworkState, Reg0};
+use crate::config::{AddressScope, Config, NetworkState, Reg0};
 use crate::liveness::netns;
 use crate::ovsdb::{Interface, Marks, Ofport, Port, marks};
 use crate::stale::case::{
@@ -262,6 +262,7 @@ fn dead(
     let died = record.died.unwrap_or(world.now);
     let age = died.until(world.now);
     let (linger, addresses) = (config.linger(), record.addresses());
+    let (scope, free) = (scope_of(config, record), world.free.as_ref());
     let name = world.ovs.bridges.get(bridge).map(|b| b.name.as_str());
     let ofport = match own {
         Some(place) if place.bridge == bridge => number(place.interface).or(record.ofport),
@@ -290,21 +291,41 @@ fn dead(
             age
         },
         recorded: !record.unrecorded,
-        holds_addresses: target.cause == Cause::Del && record.seen_alive >= died,
-        ip_evidence: ip_evidence(config, target, world.free.as_ref()),
+        holds_addresses: target.cause == Cause::Del
+            && record.seen_alive >= died
+            && !is_virtual_machine(record),
+        ip_evidence: ip_evidence(config, target, free),
+        mac_evidence: scope == AddressScope::Node,
+        roams: scope == AddressScope::Cluster && !are_free(target, free),
     }
 }
 
-/// Whether a dead attachment's IPs alone say anything. In a network with `ipScope: "cluster"`
-/// IPAM may have given them to another node since: only at DEL they are still its own, and where
-/// nobody has any of them now.
+/// Whether it is KubeVirt's pod of a virtual machine: when the machine has migrated, this pod ends
+/// and the machine lives on, with its addresses, on another node.
+fn is_virtual_machine(record: &Attachment) -> bool {
+    record.pod.as_ref().is_some_and(|pod| pod.name.starts_with("virt-launcher-"))
+}
+
+/// Where a dead attachment's addresses may be now, whatever else its network has.
+fn scope_of(config: &Config, record: &Attachment) -> AddressScope {
+    if is_virtual_machine(record) { AddressScope::Cluster } else { config.address_scope }
+}
+
+/// Whether a dead attachment's IPs alone say anything. Where addresses are of the whole cluster,
+/// IPAM may have given them to another node since: only at DEL they are still its own, but for a
+/// machine's that may have moved, and where nobody has any of them now. (Of MACs nobody has a list.)
 fn ip_evidence(config: &Config, target: &Target, free: Option<&BTreeSet<IpAddr>>) -> bool {
+    let record = &target.attachment;
+    scope_of(config, record) == AddressScope::Node
+        || (target.cause == Cause::Del && !is_virtual_machine(record))
+        || are_free(target, free)
+}
+
+/// Whether the API server says that nobody in the cluster has any of its IPs.
+fn are_free(target: &Target, free: Option<&BTreeSet<IpAddr>>) -> bool {
     let ips = &target.attachment.ips;
-    config.ip_scope == IpScope::Node
-        || target.cause == Cause::Del
-        || (is_pod_ip(target)
-            && !ips.is_empty()
-            && ips.iter().all(|ip| free.is_some_and(|free| free.contains(ip))))
+    let is_free = |ip: &IpAddr| free.is_some_and(|free| free.contains(ip));
+    is_pod_ip(target) && !ips.is_empty() && ips.iter().all(is_free)
 }
 
 /// The API server knows the addresses of a pod's first interface, which every runtime calls
@@ -457,6 +478,7 @@ pub fn register_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attachment::Pod;
     use crate::clock::Stamp;
 
     fn target(network: &str, ifname: &str, ips: &[&str], cause: Cause) -> Target {
@@ -472,7 +494,7 @@ mod tests {
     }
 
     fn cluster() -> Config {
-        Config { ip_scope: IpScope::Cluster, ..Config::default() }
+        Config { address_scope: AddressScope::Cluster, ..Config::default() }
     }
 
     fn set(ips: &[&str]) -> BTreeSet<IpAddr> {
@@ -499,6 +521,26 @@ mod tests {
         // At DEL they are its own still, and node-wide ones nobody else's.
         assert!(evidence(&cluster(), "net1", &both, Cause::Del, &[]));
         assert!(evidence(&Config::default(), "net1", &both, orphan(), &[]));
+    }
+
+    #[test]
+    fn a_virtual_machine_is_judged_as_of_the_whole_cluster() {
+        let evidence = |name: &str, cause, free: &[&str]| {
+            let mut target = target("net", "eth0", &["10.0.0.5"], cause);
+            let (namespace, uid) = ("vms".to_owned(), String::new());
+            target.attachment.pod = Some(Pod { namespace, name: name.to_owned(), uid });
+            let (config, free) = (Config::default(), set(free));
+            let scope = scope_of(&config, &target.attachment);
+            (scope, ip_evidence(&config, &target, Some(&free)))
+        };
+        let launcher = "virt-launcher-db-x7x2k";
+        // It may have moved before its DEL.
+        for cause in [Cause::Del, Cause::Gc, Cause::Tombstone, Cause::Orphan("gone".to_owned())] {
+            assert_eq!(evidence(launcher, cause.clone(), &[]), (AddressScope::Cluster, false));
+            let free = evidence(launcher, cause.clone(), &["10.0.0.5"]);
+            assert_eq!(free, (AddressScope::Cluster, true));
+            assert_eq!(evidence("web-virt-launcher-1", cause, &[]), (AddressScope::Node, true));
+        }
     }
 
     #[test]

@@ -140,11 +140,14 @@ fn read_actions(list: &str) -> Actions {
                 all.register_writes.push(write);
             }
             all.sets_tunnel |= matches!(field, "tun_id" | "tun_dst");
+            all.rewrites_destination |= matches!(field, "eth_dst" | "ip_dst" | "ipv6_dst");
         } else if action.starts_with("conjunction(") {
             (all.beyond, all.conjunction) = (true, true);
         } else if !matches!(action, "drop" | "dec_ttl") {
             // goto_table, resubmit to a table, ct, NORMAL
             all.beyond = true;
+            all.spreads |= matches!(action, "NORMAL" | "FLOOD" | "ALL");
+            all.controller |= action.starts_with("CONTROLLER");
         }
     }
     all

@@ -10,7 +10,7 @@ use super::town::Town;
 /// address alone, for good. A DEL comes before the address is free.
 #[test]
 fn addresses_of_the_whole_cluster() {
-    let keys = json!({"ipScope": "cluster", "lingerSeconds": 0});
+    let keys = json!({"addressScope": "cluster", "lingerSeconds": 0});
     let town = Town::quick("of_the_whole_cluster", keys, &["web", "db", "cache"]);
     let by_address = |pod: usize| {
         let (ip, ip6) = (&town.pods[pod].ip, &town.pods[pod].ip6);
@@ -56,6 +56,39 @@ fn a_del_that_a_sweep_finishes() {
         town.flows[1].iter().filter(|flow| flow.contains("ct_nw_")).cloned().collect();
     sweep(&town.node, &[]);
     town.assert_left(&[0], &[by_address, connections].concat());
+}
+
+/// A virtual machine has moved to another node: the pod that it ran in here ends, and the entries
+/// that show the way to it by NORMAL, by a group or on through the pipeline are the only ones.
+#[test]
+fn a_virtual_machine_that_has_migrated() {
+    let names = ["virt-launcher-db-x7x2k", "web"];
+    let town = Town::quick("that_has_migrated", json!({"lingerSeconds": 0}), &names);
+    town.node.ofctl(&["add-group", "br0", "group_id=7,type=indirect,bucket=output:1"]);
+    let to = |pod: usize| {
+        let (mac, ip) = (&town.pods[pod].mac, &town.pods[pod].ip);
+        [
+            format!("table=50, priority=9,dl_dst={mac} actions=NORMAL"),
+            format!("table=51, priority=9,dl_dst={mac} actions=group:7"),
+            format!("table=52, priority=9,dl_dst={mac} actions=goto_table:60"),
+            format!("table=52, priority=9,ip,nw_dst={ip} actions=FLOOD"),
+        ]
+    };
+    let mut machines = town.node.install("br0", &to(0));
+    let of_web = town.node.install("br0", &to(1));
+    // Whatever is of its port here goes.
+    machines.extend(town.flows[0].iter().filter(|flow| flow.contains("ct_nw_")).cloned());
+    for _ in 0..2 {
+        town.node.try_del(&town.pods[0]).unwrap();
+        town.assert_left(&[1], &[machines.clone(), of_web.clone()].concat());
+    }
+    town.node.kill_sandbox(&town.pods[0]);
+    sweep(&town.node, &[]);
+    town.assert_left(&[1], &[machines.clone(), of_web.clone()].concat());
+    // A pod that is none leaves only what a group does with its address.
+    town.node.del(&town.pods[1]);
+    machines.extend(of_web.into_iter().filter(|flow| flow.contains("group")));
+    town.assert_left(&[], &machines);
 }
 
 /// A bridge that ovn-controller runs is not ours to judge. Its chassis may be named on its

@@ -1,4 +1,4 @@
-//! `ipScope: "cluster"`: has any running pod of the cluster this address?
+//! `addressScope: "cluster"`: has any running pod of the cluster this address?
 //!
 //! Guarantee: *nobody* is said only after a complete answer, of this moment (no version: the
 //! server reads etcd, not a cache that may lag behind).

@@ -42,7 +42,9 @@ fn outputs() {
         ("no port of OVS's", "00010005"),
     ] {
         let list = format!("00000010 {port} ffff0000 00000000");
-        assert_eq!(effects(&list), beyond(&[]), "{name}");
+        let spreads = matches!(name, "NORMAL" | "FLOOD" | "ALL");
+        let controller = name == "CONTROLLER";
+        assert_eq!(effects(&list), Actions { spreads, controller, ..beyond(&[]) }, "{name}");
     }
     assert_eq!(effects("ffff0010 00002320 00270005 00000064"), plain(&[5]));
     // Enqueue is set_queue, output, pop_queue.
@@ -76,7 +78,8 @@ fn what_goes_on_elsewhere_goes_beyond() {
         ("ct", "ffff0018 00002320 00230001 00000000 00050a00 00000000", vec![]),
     ] {
         let group = name.starts_with("group");
-        let wanted = Actions { port_references: references, group, ..beyond(&[]) };
+        let controller = name == "controller";
+        let wanted = Actions { port_references: references, group, controller, ..beyond(&[]) };
         assert_eq!(effects(list), wanted, "{name}");
     }
     let sample = "ffff0020 00002320 00260003 00000001 00000002 00000003 00050000 00000000";
@@ -238,6 +241,21 @@ fn values_that_are_not_constants() {
 }
 
 #[test]
+fn another_destination() {
+    let rewritten = Actions { rewrites_destination: true, ..plain(&[]) };
+    for (name, list) in [
+        ("set_field ip_dst", "00190010 80001804 0a000005 00000000"),
+        ("mod_nw_dst", "ffff0018 00002320 0007001f 00001004 000000000a000005"),
+        ("mod_dl_dst", "ffff0018 00002320 0007002f 00000206 00000a0000000005"),
+        ("ipv6_dst", "00190018 80003610 fd000000 00000000 00000000 00000005"),
+        ("move:eth_src->eth_dst", "ffff0018 00002320 00060030 00000000 00000406 00000206"),
+    ] {
+        assert_eq!(effects(list), rewritten, "{name}");
+    }
+    assert_eq!(effects("00190010 80001604 0a000005 00000000"), plain(&[]), "ip_src");
+}
+
+#[test]
 fn tunnels_and_in_port() {
     let tun_dst = "00190010 00014004 01020304 00000000";
     let tun_id = "00190010 80004c08 0000000000000005";
@@ -251,7 +269,7 @@ fn tunnels_and_in_port() {
     assert_eq!(effects("00190010 80000004 00000007 00000000").port_references, [7]);
     // in_port = 0 is the usual way to allow hairpins.
     let eth_dst = "00190010 80000606 aabbccddeeff 0000";
-    assert_eq!(effects(eth_dst), plain(&[]));
+    assert_eq!(effects(eth_dst), Actions { rewrites_destination: true, ..plain(&[]) });
 }
 
 #[test]

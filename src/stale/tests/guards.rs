@@ -28,6 +28,45 @@ fn another_owner_whom_we_cannot_see() {
     );
 }
 
+/// docs/promises.md, "NORMAL, FLOOD and CONTROLLER".
+#[test]
+fn what_may_reach_another_node() {
+    let registers = |c: &mut Case| {
+        c.networks[0].register.source = RegisterSource::Computed;
+        c.dead[0].register = Some(4101);
+        c.live[0].register = LiveRegister::Absent;
+    };
+    let rows = |case: &Case, ip: &str, mac: &str, mac_alone: &str| {
+        for to in [Flow::spread, Flow::controller] {
+            each(
+                case,
+                &[
+                    ("by its port", to(flow().from(A)), "stale: matches-port"),
+                    ("by its register", to(flow().reg(0, 4101)), "stale: matches-register"),
+                    ("by its IP", to(flow().dst(IP_A)), ip),
+                    ("from its IP", to(flow().src(IP_A)), ip),
+                    ("by its MAC", to(flow().dst(MAC_A)), mac),
+                ],
+            );
+        }
+        each(case, &[("and no further", flow().dst(MAC_A), mac_alone)]);
+    };
+    let stale = "stale: matches-address";
+    rows(&plain().with(registers), stale, stale, stale);
+    // At DEL its IPs are its own, but what sends them on may mean who gets them next.
+    let elsewhere = "kept: may-live-elsewhere";
+    let at_del = plain().with(registers).with(|c| {
+        (c.dead[0].mac_evidence, c.dead[0].roams) = (false, true);
+    });
+    rows(&at_del, "kept: may-reach-another-node", elsewhere, elsewhere);
+    each(&at_del, &[("an IP and no further", flow().dst(IP_A), stale)]);
+    let later = at_del.clone().with(|c| c.dead[0].ip_evidence = false);
+    rows(&later, elsewhere, elsewhere, elsewhere);
+    // Nobody has the IPs; of MACs nobody can say so.
+    let free = at_del.with(|c| c.dead[0].roams = false);
+    rows(&free, stale, elsewhere, elsewhere);
+}
+
 #[test]
 fn a_pod_that_is_being_added_may_have_the_address() {
     // Its port is there for 90 s, its record is not: the death was noticed 60 s ago.

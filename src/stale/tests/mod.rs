@@ -124,6 +124,22 @@ impl Flow {
         self.beyond()
     }
 
+    /// To NORMAL, FLOOD or ALL.
+    fn spread(mut self) -> Self {
+        self.actions.spreads = true;
+        self.beyond()
+    }
+
+    fn rewrite(mut self) -> Self {
+        self.actions.rewrites_destination = true;
+        self
+    }
+
+    fn controller(mut self) -> Self {
+        self.actions.controller = true;
+        self.beyond()
+    }
+
     fn tunnel(mut self) -> Self {
         self.actions.sets_tunnel = true;
         self
@@ -162,6 +178,8 @@ fn dead(port: u16, addresses: &[&str]) -> Dead {
         recorded: true,
         holds_addresses: false,
         ip_evidence: true,
+        mac_evidence: true,
+        roams: false,
     }
 }
 

@@ -154,12 +154,36 @@ fn without_a_record_addresses_are_no_evidence() {
             ("another IPv4", flow().dst("10.9.9.9").output(A), "kept: only-mentions"),
         ],
     );
-    let cluster = plain().with(|c| c.dead[0].ip_evidence = false);
+    // A service's address, or a router's, is rewritten to the pod's.
+    let unknown = by_marks.clone().with(|c| c.dead[0].addresses.clear());
+    let service = || flow().dst("10.96.0.10").rewrite().output(A);
+    each(
+        &unknown,
+        &[
+            ("a service's", service(), "kept: only-mentions"),
+            (
+                "a router's",
+                flow().dst("0a:58:0a:00:00:01").rewrite().output(A),
+                "kept: only-mentions",
+            ),
+            ("plain", flow().dst("10.9.9.9").output(A), "stale: delivers-to-nobody"),
+        ],
+    );
+    each(
+        &by_marks,
+        &[
+            ("a service's IPv6", flow().dst("fd00::9").rewrite().output(A), "kept: only-mentions"),
+            ("its own", flow().dst(IP_A).rewrite().output(A), "stale: delivers-to-nobody"),
+        ],
+    );
+    let cluster = plain().with(|c| {
+        (c.dead[0].ip_evidence, c.dead[0].mac_evidence) = (false, false);
+    });
     each(
         &cluster,
         &[
-            ("ip, ipScope cluster", flow().src(IP_A), "kept: may-live-elsewhere"),
-            ("mac, ipScope cluster", flow().src(MAC_A), "stale: matches-address"),
+            ("ip, cluster", flow().src(IP_A), "kept: may-live-elsewhere"),
+            ("mac, cluster", flow().src(MAC_A), "kept: may-live-elsewhere"),
         ],
     );
 }
