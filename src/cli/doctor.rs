@@ -3,17 +3,22 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
 
 use super::{Context, Error, Exit, Table, networks, output};
-use crate::attachment::State;
-use crate::clock::boot_id;
+use crate::attachment::{Attachment, Key, State};
+use crate::clock::{Stamp, boot_id};
 use crate::config::{Config, database_socket};
-use crate::ovsdb::Client;
+use crate::liveness::{Life, netns};
+use crate::ovsdb::{Client, Snapshot};
 use crate::registry::Registry;
-use crate::sweep::{open_bridge, orphans};
+use crate::sweep::{World, open_bridge, orphans};
+
+/// So many pods of one finding are named, not just counted.
+const MOST_NAMED: usize = 10;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -190,6 +195,8 @@ fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &mut Finding
         }
     };
     findings.ok("OVSDB", format!("{} answers", socket.display()));
+    let snapshot = Arc::new(snapshot);
+    unplugged(context, &snapshot, findings);
     for name in recorded {
         if !snapshot.bridges.iter().any(|b| b.name == *name) {
             let found = format!("records name {name}, which is not there");
@@ -222,6 +229,42 @@ fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &mut Finding
                 findings.add(level, "bridge", format!("{}: {error}", bridge.name), remedy);
             }
         }
+    }
+}
+
+/// Records of pods that live whose port is not in OVSDB any more: somebody unplugged it, and the
+/// DEL came with another container id than the ADD, or not at all.
+fn unplugged(context: &Context, snapshot: &Arc<Snapshot>, findings: &mut Findings) {
+    let read = context.registry().map(|registry| registry.map(|registry| registry.snapshot()));
+    // What cannot be read is another finding.
+    let Ok(Some(Ok(everything))) = read else { return };
+    let Ok(boot) = boot_id() else { return };
+    let world = World::of(Stamp::now(), boot.clone(), Arc::clone(snapshot));
+    let without_port = |record: &&Attachment| {
+        record.port.is_some()
+            && world.place_of(record).is_none()
+            && netns::judge(record, &boot) == Life::Alive
+    };
+    let found: Vec<&Attachment> = everything.attachments.iter().filter(without_port).collect();
+    for record in found.iter().take(MOST_NAMED) {
+        let Key { network, container, ifname } = &record.key;
+        let port = record.port.as_deref().unwrap_or_default();
+        let pod = record.title();
+        findings.add(
+            Level::Warning,
+            "records",
+            format!(
+                "{pod}, {ifname} in {network}, container {container}: its sandbox lives, its port \
+                 {port} is gone"
+            ),
+            "if it was unplugged: DEL with this container id (docs/promises.md, \"What it rests \
+             on\"); else its entries stay until the sandbox ends",
+        );
+    }
+    let more = found.len().saturating_sub(MOST_NAMED);
+    if more > 0 {
+        let found = format!("{more} more whose sandbox lives and whose port is gone");
+        findings.add(Level::Warning, "records", found, "was a bridge made anew without its ports?");
     }
 }
 

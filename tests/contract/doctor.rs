@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
-use crate::rig::{Node, Outcome, Port, Setup};
+use crate::rig::{Node, Outcome, Port, Setup, layouts};
 
 fn doctor(node: &Node, args: &[&str]) -> Outcome {
     let net_dir = node.conflist_path().parent().unwrap().display().to_string();
@@ -80,6 +80,30 @@ fn the_records_need_attention() {
     node.ovsdb.stop();
     crate::silent(crate::call(&node, "DEL", &db).run());
     finds(&node, "warning", "tombstones", &["1 dead", "db.sock", "sweep"]);
+}
+
+/// multus-dynamic-networks before its fix: a hot-unplug calls DEL with another container id than
+/// the hot-plug's ADD had. Nothing of ours matches; the OVS plugin's DEL takes the port.
+#[test]
+fn an_interface_was_unplugged_under_another_container_id() {
+    let node = Setup::new().gc_conf(json!({"lingerSeconds": 0, "reg0": "pod"})).up("doctor_unplug");
+    let (web, db) = (node.run_pod("web"), node.run_pod("db"));
+    node.install("br0", &layouts::classifier(&web.who(0x1001)));
+    let dbs = node.install("br0", &layouts::classifier(&db.who(0x1002)));
+    let mut other = web.pod.clone();
+    other.container = format!("f{}", &web.container[1..]);
+    let conf = node.plugin_conf("ovs-flow-gc", Some(&other), None);
+    assert!(node.call_for(&conf, "DEL", &other).env("CNI_NETNS", "").run().succeeded());
+    assert_eq!(doctor(&node, &[]).code, Some(0), "its port is there");
+    node.ovs_vsctl(&["del-port", &web.port]);
+    finds(&node, "warning", "records", &["default/web", "eth0", &web.container, &web.port]);
+
+    // What docs/promises.md says to do.
+    let conf = node.plugin_conf("ovs-flow-gc", None, None).to_string();
+    let del = node.call("ovs-flow-gc", "DEL").env("CNI_CONTAINERID", &web.container);
+    del.env("CNI_IFNAME", "eth0").env("CNI_NETNS", "").stdin(conf).run().ok();
+    assert_eq!(node.dump("br0"), dbs);
+    assert_eq!(doctor(&node, &[]).code, Some(0), "{}", doctor(&node, &[]));
 }
 
 #[test]
