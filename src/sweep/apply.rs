@@ -51,6 +51,8 @@ struct Watch<'a> {
     world: &'a World,
     /// What its records count as, after our own writing.
     version: Option<Version>,
+    /// When that was read: see [`look_at_tables`].
+    since: Instant,
     /// The world now, if it is another.
     fresh: Option<World>,
     /// The bridge's ports, as it describes them.
@@ -208,6 +210,7 @@ pub(super) fn pass(
             learned: &look.learned,
             world,
             version,
+            since,
             fresh: None,
             ports,
             recheck: None,
@@ -438,10 +441,15 @@ fn delete<'l>(
         } else if only {
             // Asks right behind the delete whether they are gone.
             asked = again(look, going());
-            let prints: HashSet<u64> = chunk.iter().map(|d| d.candidate.fingerprint()).collect();
+            let places: HashMap<u64, &Candidate> =
+                going().map(|candidate| (candidate.fingerprint(), candidate)).collect();
+            let since = watch.since.elapsed();
             connection.delete_strict_and_dump(&entries, &asked, &mut |raw| {
                 let print = fingerprint(raw.table(), raw.priority(), raw.match_bytes());
-                left.extend(prints.get(&print));
+                let there = places.get(&print);
+                left.extend(
+                    there.filter(|c| !c.is_older_than(raw.duration(), since)).map(|_| print),
+                );
             })?
         } else {
             delete_strict_over(connection, &mut lanes, &entries, || meanwhile(&mut ledger))?
@@ -469,26 +477,32 @@ fn delete<'l>(
     out.put_off += put_off.saturating_sub(put_back);
     let done = doomed;
     let stayed = if let Some(window) = &mut window {
-        stayed_untold(window, connection, look, &done, out)?
+        stayed_untold(window, connection, (look, watch.since), &done, out)?
     } else {
-        let gone = by_place(&done);
         let mut stayed: HashSet<usize> = if only {
-            left.iter().filter_map(|print| gone.get(print)).copied().collect()
+            let is_left = |(_, d): &(usize, &Doomed<'_>)| left.contains(&d.candidate.fingerprint());
+            done.iter().enumerate().filter(is_left).map(|(index, _)| index).collect()
         } else {
             asked = again(look, done.iter().map(|d| d.candidate));
-            still_there(connection, &asked, &gone)?
+            unchanged(still_there(connection, &asked, &done, watch.since)?)
         };
         if !stayed.is_empty() {
             let tried = stayed.iter().filter_map(|index| done.get(*index));
             let tried: Vec<Entry> = tried.map(|d| d.candidate.entry.clone()).collect();
             connection.delete_vlan_tci(&tried)?;
-            stayed = still_there(connection, &asked, &gone)?;
+            stayed = unchanged(still_there(connection, &asked, &done, watch.since)?);
         }
         stayed
     };
     let mut counts: BTreeMap<Option<usize>, BTreeMap<&'static str, u64>> = BTreeMap::new();
     for (index, doomed) in done.iter().enumerate() {
         let target = target_of(judged, &doomed.verdict);
+        // Another one is in its place: it is judged again soon.
+        if window.as_ref().is_some_and(|w| w.fate(doomed.candidate) == Fate::Again)
+            && let Some(of) = target.and_then(|t| report.targets.get_mut(t))
+        {
+            of.waiting = true;
+        }
         if stayed.contains(&index) {
             out.stayed += 1;
             warn!(
@@ -577,42 +591,45 @@ fn spare<'a, 'l: 'a>(
     }
 }
 
-/// Where the deleted entries were, and their indexes.
-fn by_place(done: &[Doomed<'_>]) -> HashMap<u64, usize> {
-    done.iter().enumerate().map(|(n, d)| (d.candidate.fingerprint(), n)).collect()
-}
-
 /// Which of the deleted entries (by index) are still there. The switch has told of those that
-/// are gone; the others are looked for.
+/// are gone; the others are looked for. `look`: with when the world was read.
 fn stayed_untold<'l>(
     window: &mut Window<'l>,
     connection: &mut Connection,
-    look: &'l Look,
+    (look, since): (&'l Look, Instant),
     done: &[Doomed<'l>],
     out: &mut BridgeReport,
 ) -> Result<HashSet<usize>, Error> {
     let unknown = |window: &Window<'_>, index: &usize| {
         done.get(*index).is_some_and(|d| window.fate(d.candidate) == Fate::Unknown)
     };
-    let untold: Vec<usize> = (0..done.len()).filter(|index| unknown(window, index)).collect();
-    if untold.is_empty() {
+    if !(0..done.len()).any(|index| unknown(window, &index)) {
         return Ok(HashSet::new());
     }
+    // What was put in a pause is told at its end.
+    window.listen(connection)?;
+    let untold: Vec<usize> = (0..done.len()).filter(|index| unknown(window, index)).collect();
     let candidates = |some: &mut dyn Iterator<Item = usize>| -> Vec<&'l Candidate> {
         some.filter_map(|index| done.get(index)).map(|d| d.candidate).collect()
     };
-    let gone = by_place(done);
     let asked = again(look, candidates(&mut untold.iter().copied()).into_iter());
-    let mut stayed = still_there(connection, &asked, &gone)?;
-    stayed.retain(|index| unknown(window, index));
+    let there = still_there(connection, &asked, done, since)?;
+    window.listen(connection)?;
+    let mut stayed = HashSet::new();
+    for (index, younger) in &there {
+        let Some(doomed) = done.get(*index) else { continue };
+        if unknown(window, index) && window.is_still(doomed.candidate, *younger) {
+            stayed.insert(*index);
+        }
+    }
     if !stayed.is_empty() && !window.was_deaf {
         window.delete_vlan_tci(connection, &candidates(&mut stayed.iter().copied()))?;
-        let there = still_there(connection, &asked, &gone)?;
+        let there = unchanged(still_there(connection, &asked, done, since)?);
         stayed.retain(|index| there.contains(index));
     }
     if window.was_deaf {
-        for index in untold.iter().filter(|index| !stayed.contains(index)) {
-            let Some(doomed) = done.get(*index) else { continue };
+        let gone = |index: &&usize| !there.contains_key(index) && unknown(window, index);
+        for doomed in untold.iter().filter(gone).filter_map(|index| done.get(*index)) {
             out.suspicions += 1;
             error!(
                 "bridge {}: deleted while the switch did not tell who else put it, check that \
@@ -624,18 +641,32 @@ fn stayed_untold<'l>(
     Ok(stayed)
 }
 
-/// Which of the deleted entries (by index) a fresh look still finds.
+/// In which places of the deleted entries (by index) a fresh look finds one, and whether that is
+/// younger than the one that was to go. Who puts an entry anew right behind its deletion has not
+/// kept us from deleting it.
 fn still_there(
     connection: &mut Connection,
     asked: &[Filter],
-    gone: &HashMap<u64, usize>,
-) -> Result<HashSet<usize>, Error> {
-    let mut stayed = HashSet::new();
+    done: &[Doomed<'_>],
+    since: Instant,
+) -> Result<HashMap<usize, bool>, Error> {
+    let places: HashMap<u64, usize> =
+        done.iter().enumerate().map(|(n, d)| (d.candidate.fingerprint(), n)).collect();
+    let (mut there, began) = (HashMap::new(), since.elapsed());
     connection.dump_raw(asked, &mut |raw| {
         let print = fingerprint(raw.table(), raw.priority(), raw.match_bytes());
-        stayed.extend(gone.get(&print));
+        let Some((index, doomed)) = places.get(&print).and_then(|n| Some((*n, done.get(*n)?)))
+        else {
+            return;
+        };
+        there.insert(index, doomed.candidate.is_older_than(raw.duration(), began));
     })?;
-    Ok(stayed)
+    Ok(there)
+}
+
+/// The places in which there is the entry that was to go.
+fn unchanged(there: HashMap<usize, bool>) -> HashSet<usize> {
+    there.into_iter().filter(|(_, younger)| !younger).map(|(index, _)| index).collect()
 }
 
 /// So many more connections to the same bridge, to delete over. Nothing is lost if there are

@@ -20,6 +20,9 @@ const SMALL_BRIDGE: u64 = 2_000;
 /// Above this many dead attachments one look at everything is cheaper.
 pub(super) const FEW_DEAD: usize = 4;
 
+/// Ages that differ by less may be one entry's.
+const SAME_AGE: Duration = Duration::from_millis(10);
+
 /// An entry that may be stale.
 #[derive(Debug)]
 pub struct Candidate {
@@ -66,6 +69,13 @@ impl Candidate {
     /// Where it is.
     pub(super) fn fingerprint(&self) -> u64 {
         fingerprint(self.entry.table(), self.entry.priority(), self.entry.match_bytes())
+    }
+
+    /// Whether an entry in its place, of this `age` in a dump that was asked for so long after the
+    /// world was read, is another one: this one is older by then.
+    pub(super) fn is_older_than(&self, age: Duration, asked: Duration) -> bool {
+        let grown = self.entry.raw().duration() + asked.saturating_sub(self.lag);
+        age + SAME_AGE < grown
     }
 
     /// What keeps it for each of the dead that it names.

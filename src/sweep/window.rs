@@ -68,6 +68,8 @@ enum State {
     Mending,
     Back,
     Lost,
+    /// A dump has found another one in its place.
+    Another,
 }
 
 #[derive(Debug)]
@@ -150,9 +152,22 @@ impl<'l> Window<'l> {
             // It may have been put once more, and deleted, and neither was told.
             State::Newer(_) if self.was_deaf => Fate::Unknown,
             State::Newer(_) => Fate::Newer,
+            State::Another => Fate::Again,
             State::Back => Fate::PutBack,
             State::Hit(_) | State::Mending | State::Lost => Fate::Lost,
         }
+    }
+
+    /// Takes in what a dump has found in the place of a deleted entry. Whether that is the entry
+    /// which was to go, and not one that somebody has put since: the switch has told of it, or
+    /// its age says so (what is put in a pause is told only when the pause is over).
+    pub(super) fn is_still(&mut self, candidate: &Candidate, younger: bool) -> bool {
+        let Some(place) = self.places.get_mut(&candidate.fingerprint()) else { return !younger };
+        let another = younger || matches!(place.state, State::Newer(_));
+        if another {
+            place.state = State::Another;
+        }
+        !another
     }
 
     /// Deletes these, over `lanes` if there are any, and puts back what should not have been

@@ -31,7 +31,11 @@ struct Shared {
     pause: AtomicBool,
     refused: Mutex<u64>,
     seen: Mutex<Seen>,
+    /// Done once, before the next commit's answer is passed on.
+    after: Mutex<Option<After>>,
 }
+
+type After = Box<dyn FnOnce() + Send>;
 
 pub(crate) struct Proxy {
     /// `OVS_RUNDIR` for who is to speak through it.
@@ -74,6 +78,11 @@ impl Proxy {
         self.shared.pause.store(pause, Ordering::SeqCst);
     }
 
+    /// What happens between the next commit and its answer.
+    pub(crate) fn after_commit(&self, after: impl FnOnce() + Send + 'static) {
+        *self.shared.after.lock().unwrap() = Some(Box::new(after));
+    }
+
     /// How often it has refused to.
     pub(crate) fn refused(&self) -> u64 {
         *self.shared.refused.lock().unwrap()
@@ -109,6 +118,9 @@ fn serve(client: UnixStream, switch: UnixStream, shared: &Arc<Shared>) {
                 || kind == 4 && message.len() == 24 && message[20..22] == [0, 5]
             {
                 seen.committed = Some(Instant::now());
+                if let Some(after) = told.after.lock().unwrap().take() {
+                    after();
+                }
                 if pause {
                     to.lock().unwrap().write_all(&PAUSED).unwrap();
                 }

@@ -223,6 +223,44 @@ fn what_happened_in_a_pause_is_not_known() {
     }
 }
 
+/// After a pause a dump looks for what may have stayed. What it finds may have been put since.
+#[test]
+fn what_was_put_anew_has_not_stayed() {
+    // The first is told of when the pause is over, the second's news are still to come.
+    let news: &[Say] = &[Paused, Resumed, Put(1, 50), Paused];
+    let mut scene = scene(3, &[&[], news]);
+    let mut window = Window::over(&scene.connection, "br0", scene.doomed.iter()).unwrap();
+    let chunk: Vec<&Candidate> = scene.doomed.iter().collect();
+    window.delete(&mut scene.connection, &mut [], &chunk, || {}).unwrap();
+    assert!(window.was_deaf);
+    assert!(chunk.iter().all(|candidate| window.fate(candidate) == Fate::Unknown));
+    let still = |window: &mut Window<'_>, n: usize, younger| window.is_still(chunk[n], younger);
+    assert!(!still(&mut window, 0, false), "the switch has told who put it");
+    assert!(!still(&mut window, 1, true), "its age tells that somebody has");
+    assert!(still(&mut window, 2, false), "it is what was to go");
+    let fates: Vec<Fate> = chunk.iter().map(|candidate| window.fate(candidate)).collect();
+    assert_eq!(fates, [Fate::Again, Fate::Again, Fate::Unknown]);
+}
+
+#[test]
+fn a_younger_entry_is_another_one() {
+    // Put when it was dumped, which was when the world was read.
+    let ms = Duration::from_millis;
+    let candidate = Candidate::seen(entry(1, 1), 0);
+    for (age, asked, another) in [
+        // As old as it has to be, or as the two clocks' ticks make it; a late answer adds to it.
+        (0, 0, false),
+        (500, 500, false),
+        (495, 500, false),
+        (900, 500, false),
+        // Put since.
+        (480, 500, true),
+        (0, 500, true),
+    ] {
+        assert_eq!(candidate.is_older_than(ms(age), ms(asked)), another, "{age} {asked}");
+    }
+}
+
 #[test]
 fn a_switch_that_does_not_tell_has_no_window() {
     let fake = Fake::new(Version::V14, |peer| while peer.next_if_any().is_some() {});
