@@ -610,7 +610,7 @@ fn behind_an_ovs_plugin_with_a_file_of_its_own_the_entry_has_one_too() {
     let list = r#"{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"tuning"}]}"#;
     let dir = NetD::with(&[("10-net.conflist", list)]);
     fs::create_dir(dir.path("net")).unwrap();
-    dir.put("net/10-ovs.conf", r#"{"type":"ovs","bridge":"br1"}"#);
+    dir.put("net/10-ovs.conf", r#"{"type":"ovs","bridge":"br1","ipam":{"type":"whereabouts"}}"#);
     dir.put("net/20-last.conf", r#"{"type":"portmap"}"#);
     let file = dir.path("net/10-ovs.ovs-flow-gc.conf");
     let settings = with(json!({"mode": "observe"}));
@@ -622,7 +622,8 @@ fn behind_an_ovs_plugin_with_a_file_of_its_own_the_entry_has_one_too() {
         ["tuning", "ovs", "ovs-flow-gc", "portmap"]
     );
     let entry: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
-    assert_eq!(entry, json!({"type": "ovs-flow-gc", "mode": "observe"}));
+    let cluster = json!({"type": "ovs-flow-gc", "mode": "observe", "addressScope": "cluster"});
+    assert_eq!(entry, cluster);
 
     let gone = Change::DropInsRemoved { files: vec![file.clone()] };
     assert_eq!(dir.remove("10-net.conflist").unwrap(), gone);

@@ -8,10 +8,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::document::{Document, Plugin};
-use super::edit::{check_version, indices, same_settings, stand_behind};
+use super::edit::{check_version, indices, same_settings, stand_behind, with_scope};
 use super::error::{Error, FileError};
 use super::file::{directory_of, io_error, read};
-use super::{Entry, Options, PLUGIN_TYPE};
+use super::{Entry, Options, PLUGIN_TYPE, ovs_plugin};
 use crate::attachment::NetworkName;
 
 /// A plugin in a file of its own.
@@ -34,7 +34,7 @@ pub(super) enum Place {
     /// Nothing: it is in this file already.
     There(PathBuf),
     /// Into this new file, which the list takes in behind the OVS plugin.
-    New(PathBuf),
+    New(PathBuf, Entry),
 }
 
 /// The plugins that `list` takes in, in their order.
@@ -130,7 +130,9 @@ pub(super) fn place(
             let Some(behind) = file(ovs) else { return Ok(Place::List) };
             check_version(document).map_err(error)?;
             // `X.ovs-flow-gc.conf` sorts behind `X.conf`.
-            Ok(Place::New(behind.path.with_extension(format!("{PLUGIN_TYPE}.conf"))))
+            let path = behind.path.with_extension(format!("{PLUGIN_TYPE}.conf"));
+            let attaches = ovs_plugin(&types).and_then(file).unwrap_or(behind);
+            Ok(Place::New(path, with_scope(&attaches.text, &options.entry)))
         }
         ref more => Err(error(Error::Repeated { count: more.len() })),
     }

@@ -33,7 +33,9 @@ pub fn add_text(text: &str, options: &Options) -> Result<Edit, Error> {
     let document = Document::parse(text)?;
     let types: Vec<String> = document.plugins().map(|p| p.kind.clone()).collect();
     let ovs = stand_behind(&document, &types, options)?;
-    let entry = || with_scope(&document, ovs_plugin(&types).unwrap_or(ovs), &options.entry);
+    let attaches = document.plugins().nth(ovs_plugin(&types).unwrap_or(ovs));
+    let conf = attaches.map_or("", |plugin| slice(text, &plugin.object.span));
+    let entry = || with_scope(conf, &options.entry);
     match &document.body {
         Body::Single(_) => {
             check_version(&document)?;
@@ -130,11 +132,10 @@ pub(super) fn stand_behind(
 
 /// The entry, with `addressScope: cluster` where the OVS plugin's IPAM is not host-local: it may
 /// give a dead pod's address to another node. What the operator says of it goes before.
-fn with_scope(document: &Document<'_>, ovs: usize, asked: &Entry) -> Entry {
+pub(super) fn with_scope(ovs: &str, asked: &Entry) -> Entry {
     let mut entry = asked.clone();
     let said = ["addressScope", "ipScope"].iter().any(|key| asked.0.contains_key(*key));
-    let conf = document.plugins().nth(ovs).map(|p| slice(document.text, &p.object.span));
-    let conf: Value = conf.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let conf: Value = serde_json::from_str(ovs).unwrap_or_default();
     let ipam = conf.pointer("/ipam/type").and_then(Value::as_str).unwrap_or_default();
     if !said && !matches!(ipam, "" | "host-local") {
         entry.0.insert("addressScope".to_owned(), "cluster".into());

@@ -124,11 +124,11 @@ pub fn add_file(path: &Path, options: &Options) -> Result<Outcome, FileError> {
     match drop_in::place(path, &document, options)? {
         drop_in::Place::List => {}
         drop_in::Place::There(path) => return Ok(Outcome { path, change: Change::AlreadyThere }),
-        drop_in::Place::New(file) => {
+        drop_in::Place::New(file, entry) => {
             if exists(&file) {
                 return Err(io_error(&file, "make it")(io::ErrorKind::AlreadyExists.into()));
             }
-            source.write_to(&file, &drop_in::text(&options.entry))?;
+            source.write_to(&file, &drop_in::text(&entry))?;
             return Ok(Outcome { path: path.clone(), change: Change::DropInAdded { file } });
         }
     }
