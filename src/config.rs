@@ -214,7 +214,9 @@ impl Config {
             Reg0::None => RegisterSource::None,
             Reg0::Learn => RegisterSource::Learn { distinct_seen, shared_seen },
             Reg0::Pod => RegisterSource::Pod,
-            Reg0::Ipv4 | Reg0::Ofport | Reg0::ExternalId(_) => RegisterSource::Computed,
+            Reg0::Ipv4 => RegisterSource::Ipv4,
+            Reg0::Ofport => RegisterSource::Ofport,
+            Reg0::ExternalId(_) => RegisterSource::ExternalId,
         };
         RegisterRule { index: self.register, mask: self.register_mask, source }
     }

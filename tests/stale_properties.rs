@@ -53,7 +53,9 @@ fn source() -> impl Strategy<Value = RegisterSource> {
             RegisterSource::Learn { distinct_seen, shared_seen: shared.is_some() }
         }),
         3 => Just(RegisterSource::Pod),
-        3 => Just(RegisterSource::Computed),
+        1 => Just(RegisterSource::Ofport),
+        1 => Just(RegisterSource::Ipv4),
+        2 => Just(RegisterSource::ExternalId),
     ]
 }
 
@@ -335,8 +337,12 @@ fn owns(case: &Case, learned: &Learned, i: usize, token: Token) -> bool {
         Token::Port(port) => dead.had(port),
         Token::Address(address) => dead.addresses.contains(&address),
         Token::Register(register) => {
-            register.value != 0
-                && learned.dead_registers[i].map(|v| v & register.mask) == Some(register.value)
+            // A number that its port had before, where values are numbers.
+            let number = u16::try_from(register.value >> register.mask.trailing_zeros());
+            let by_number = case.networks[dead.network].register.source == RegisterSource::Ofport;
+            let former = by_number && number.is_ok_and(|port| dead.former.contains(&port));
+            let known = learned.dead_registers[i].map(|v| v & register.mask);
+            register.value != 0 && (former || known == Some(register.value))
         }
     }
 }
@@ -542,7 +548,7 @@ proptest! {
         let mut case = case;
         for network in &mut case.networks {
             network.register.index = 0;
-            if network.register.source == RegisterSource::Computed {
+            if network.register.source.is_computed() {
                 network.register.source = RegisterSource::Pod;
             }
         }

@@ -167,8 +167,20 @@ pub enum RegisterSource {
     },
     /// Learned, and the operator vouches that values are per pod.
     Pod,
-    /// Computed from the record or OVSDB (ipv4, ofport, externalId).
-    Computed,
+    /// The port's number: dead exactly where that port is.
+    Ofport,
+    /// The pod's IPv4 address: dead exactly where that address is.
+    Ipv4,
+    /// An external id of the port, in OVSDB.
+    ExternalId,
+}
+
+impl RegisterSource {
+    /// Whether values come from the record or OVSDB, not from flows.
+    #[must_use]
+    pub fn is_computed(self) -> bool {
+        matches!(self, Self::Ofport | Self::Ipv4 | Self::ExternalId)
+    }
 }
 
 /// A dead attachment.

@@ -9,7 +9,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::case::{Case, Dead, Live, RegisterSource};
+use super::case::{Case, Dead, Live};
 use super::flow::{Address, AddressMatch, Flow, RegisterRange, RegisterWrite, Side};
 use super::reason::Reason;
 use super::tokens::{Field, Index, ROUNDING, is_older};
@@ -63,7 +63,7 @@ pub(super) fn guard(
         return Some(Reason::ArrivesElsewhere { address, port });
     }
     // A set-based controller would not install a member again, however old it is.
-    let policy = is_policy_member(dead, flow);
+    let policy = is_policy_member(dead, flow) || pairs_by_register(dead, flow, token);
     let may_be_own = |live: &Live| live.is_arriving() && (policy || !is_older(flow, live));
     if !dead.holds_addresses && index.case.live.iter().any(may_be_own) {
         return Some(Reason::MayBeArriving { address });
@@ -106,6 +106,12 @@ pub(super) fn looks_like_policy(flow: &Flow) -> bool {
 pub(super) fn is_policy_member(dead: &Dead, flow: &Flow) -> bool {
     let own = |ip: &IpAddr| dead.addresses.contains(&Address::Ip(*ip));
     flow.actions.conjunction || (ips(flow).any(|ip| own(&ip)) && ips(flow).any(|ip| !own(&ip)))
+}
+
+/// The same, if a register value stands for the dead attachment's address.
+fn pairs_by_register(dead: &Dead, flow: &Flow, token: &AddressMatch) -> bool {
+    let own = |ip: &IpAddr| dead.addresses.contains(&Address::Ip(*ip));
+    !flow.matches.addresses.contains(token) && ips(flow).any(|ip| !own(&ip))
 }
 
 fn ips(flow: &Flow) -> impl Iterator<Item = IpAddr> {
@@ -181,7 +187,7 @@ fn identity_register(index: &Index<'_>, write: &RegisterWrite) -> Identity {
     for network in &index.case.networks {
         let Some(field) = Field::of(&network.register) else { continue };
         if field.index == write.index && write.mask & !field.mask == 0 {
-            if network.register.source == RegisterSource::Computed {
+            if network.register.source.is_computed() {
                 return Identity::Computed;
             }
             found = Identity::Learned;

@@ -8,7 +8,7 @@ use super::case::{Case, Dead, LiveRegister, Network, NetworkIndex, RegisterSourc
 use super::flow::RegisterRange;
 use super::proof::{Evidence, Prover};
 use super::survey::{Claim, Claims, Owner, Seen};
-use super::tokens::{Field, Index, RegisterToken};
+use super::tokens::{Field, Index, RegisterToken, Token, is_its_own};
 
 /// What a network is seen to do with its register, to be remembered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +42,21 @@ impl Learned {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.complete
+    }
+
+    /// A dead attachment's (by index) register values that are computed from a token, and from
+    /// which.
+    pub(super) fn bases(&self, dead: usize) -> Vec<(RegisterToken, Token)> {
+        let Some(evidence) = self.evidence.get(dead) else { return Vec::new() };
+        let now = evidence.token.zip(evidence.basis);
+        let former = evidence.former.iter().map(|(value, port)| (*value, Token::Port(*port)));
+        now.into_iter().chain(former).collect()
+    }
+
+    /// The token that one of them is computed from.
+    pub(super) fn basis(&self, dead: usize, value: RegisterToken) -> Option<Token> {
+        let bases = self.bases(dead);
+        bases.into_iter().find(|(known, _)| *known == value).map(|(_, basis)| basis)
     }
 
     /// The live owners of a register value; `None`: somebody whom we do not know.
@@ -113,8 +128,10 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
             dead_registers.push(None);
             continue;
         };
-        let recorded = it.register.and_then(|v| field.token(v)).map(|t| t.value);
-        let learned = if source == RegisterSource::Computed { None } else { values.one() };
+        let recorded = it.register.and_then(|v| field.token(v));
+        let recorded = recorded.filter(|t| is_its_own(it, field.basis(source, *t)));
+        let recorded = recorded.map(|t| t.value);
+        let learned = if source.is_computed() { None } else { values.one() };
         dead_registers.push(recorded.or(learned));
         recorded.into_iter().for_each(|v| values.add(v, true));
     }

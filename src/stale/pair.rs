@@ -47,6 +47,7 @@ impl Judge<'_> {
             on(Side::Source)
                 .chain(register.map(Token::Register))
                 .filter(|with| self.is_unpaired(flow, dead, number, *with))
+                .filter(|with| self.basis_is_unpaired(flow, i, dead, *with))
                 .for_each(|with| first(&mut found, with));
         }
         // Beside anything but plain output the entry does more than deliver to that port.
@@ -57,6 +58,14 @@ impl Judge<'_> {
                 .for_each(|with| first(&mut found, with));
         }
         found.map(|with| Reason::NobodyHasBoth { port: Token::Port(number), with })
+    }
+
+    /// A computed value is the token that it is computed from: who may have that one may have the
+    /// value. (A port's number is no second token beside the port.)
+    fn basis_is_unpaired(&self, flow: &Flow, i: usize, dead: &Dead, with: Token) -> bool {
+        let Token::Register(value) = with else { return true };
+        let basis = self.learned.basis(i, value);
+        basis.zip(dead.ofport).is_none_or(|(basis, port)| self.is_unpaired(flow, dead, port, basis))
     }
 
     /// No live attachment can have both tokens, and none that has one is as old as the flow.

@@ -3,7 +3,8 @@
 //! Guarantee: a value is evidence only while no live attachment has it, is known to be
 //! given it, or may have it without our knowing.
 //! Assumption for `learn`: values are a pod's own if pods were seen with different ones
-//! and never with the same. For `pod` and computed values the operator vouches.
+//! and never with the same. For `pod` and computed values the operator vouches. A value that is
+//! computed from a port's number or an address is that token: its questions are asked, too.
 
 use std::collections::HashMap;
 
@@ -11,13 +12,18 @@ use super::case::{Dead, LiveRegister, RegisterSource};
 use super::learned::{NetworkFacts, registers_of};
 use super::reason::NotProven;
 use super::survey::{Claim, Claims, Owner, Seen};
-use super::tokens::{Field, Index, RegisterToken};
+use super::tokens::{Field, Index, RegisterToken, Token};
 
 /// What a dead attachment's register value is worth.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Evidence {
     /// `None`: it has no value.
     pub(super) token: Option<RegisterToken>,
+    /// The token that the value is computed from: the value is dead exactly where that one is.
+    /// `None`: it stands for itself.
+    pub(super) basis: Option<Token>,
+    /// Values that stand for the numbers which its port had before, and the numbers.
+    pub(super) former: Vec<(RegisterToken, u16)>,
     /// Why the value condemns nothing.
     pub(super) not_proven: Option<NotProven>,
     /// Newcomers that have the value: it condemns only what they do not cover.
@@ -47,14 +53,17 @@ impl Prover<'_, '_> {
             }
         }
         let evidence = |(i, token): (usize, &Option<RegisterToken>)| {
-            let Some(token) = *token else { return Evidence::default() };
+            let former = self.index.dead(i).map_or_else(Vec::new, |(dead, network)| {
+                dead.former_values(network.register).collect()
+            });
+            let Some(token) = *token else { return Evidence { former, ..Evidence::default() } };
             let together = |other: &usize| *other != i && self.lived_together(i, *other);
             // The distinct values are few, and fields that overlap fewer.
             let twin = holders.get(&token).is_some_and(|same| same.iter().any(together))
                 || (self.index.fields.len() > 1
                     && holders.keys().any(|other| *other != token && agree(*other, token)))
                 || self.seen.values.get(&token).is_some_and(|c| c.dead().any(|i| together(&i)));
-            self.evidence(i, token, twin)
+            Evidence { former, ..self.evidence(i, token, twin) }
         };
         tokens.iter().enumerate().map(evidence).collect()
     }
@@ -75,16 +84,20 @@ impl Prover<'_, '_> {
     }
 
     fn evidence(&self, i: usize, token: RegisterToken, twin: bool) -> Evidence {
-        let Some((dead, _, source)) = registers_of(self.index, i) else {
+        let Some((dead, field, source)) = registers_of(self.index, i) else {
             return Evidence::default();
         };
+        let basis = field.basis(source, token);
         let claims = self.seen.values.get(&token);
         let unknown = self.unknown_live(dead.network, source);
         let obscured = self.is_obscured(token, source);
         let foreign = claims.is_some_and(|c| c.foreign);
-        let learned = source != RegisterSource::Computed;
+        let learned = !source.is_computed();
 
         let mut holders: Vec<usize> = claims.into_iter().flat_map(Claims::live).collect();
+        if basis.is_some() {
+            holders.retain(|l| !self.is_known_otherwise(*l, dead.network, token));
+        }
         holders.extend(self.wider_owners(token));
         // A computed value is its owner's from birth on, as its address is: a newcomer has
         // it without having made the entries that use it.
@@ -130,7 +143,19 @@ impl Prover<'_, '_> {
             && !self.seen.overflow
             && (self.seen.complete || !learned)
             && self.wider_owners(token).next().is_none();
-        Evidence { token: Some(token), not_proven, newcomers, owners_known }
+        let former = Vec::new();
+        Evidence { token: Some(token), basis, former, not_proven, newcomers, owners_known }
+    }
+
+    /// Whether a live attachment's value is computed by the same rule, and is another one: that
+    /// its flows load this one for what they send to the dead does not make it its own.
+    fn is_known_otherwise(&self, live: usize, network: usize, token: RegisterToken) -> bool {
+        let rule = |n: usize| self.index.case.networks.get(n).map(|network| network.register);
+        self.index.live(live).is_some_and(|live| {
+            let has = |value: u32| value & token.mask == token.value;
+            live.network.is_some_and(|n| rule(n) == rule(network))
+                && matches!(live.register, LiveRegister::Is(value) if !has(value))
+        })
     }
 
     /// A live attachment of the network whose value is not known.
@@ -139,7 +164,7 @@ impl Prover<'_, '_> {
         let mut unknown = lives.filter(|(_, (live, known))| {
             live.network == Some(network)
                 && live.register == LiveRegister::Unknown
-                && (source == RegisterSource::Computed || !**known)
+                && (source.is_computed() || !**known)
         });
         unknown.next().map(|(l, _)| l)
     }

@@ -9,7 +9,7 @@ use super::case::{Case, Live, LiveRegister};
 use super::flow::Flow;
 use super::guards::looks_like_policy;
 use super::tokens::is_older;
-use super::{Learned, Reason, Token, Verdict};
+use super::{Learned, Reason, RegisterToken, Token, Verdict};
 
 /// What became of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Recheck {
     unassigned: bool,
     /// Per dead attachment: somebody new has, or may have, its register value.
     registers: Vec<bool>,
+    /// Per dead attachment: its register values, and the tokens that they are computed from.
+    bases: Vec<Vec<(RegisterToken, Token)>>,
     /// Who is arriving now and was not there before.
     arriving: Vec<Live>,
     /// Per dead attachment: whoever is arriving cannot have its addresses.
@@ -47,6 +49,7 @@ impl Recheck {
             disturbed: vec![false; before.dead.len()],
             registers: vec![false; before.dead.len()],
             holds: before.dead.iter().map(|dead| dead.holds_addresses).collect(),
+            bases: (0..before.dead.len()).map(|dead| learned.bases(dead)).collect(),
             unassigned: after.ports.unassigned && !before.ports.unassigned,
             ..Self::default()
         };
@@ -98,11 +101,28 @@ impl Recheck {
         }
     }
 
+    /// The token that the verdict's register value is computed from.
+    fn basis(&self, verdict: &Verdict) -> Option<Token> {
+        let value = match verdict.reason {
+            Reason::MatchesRegister { register } | Reason::SetsRegister { register } => register,
+            Reason::NobodyHasBoth { with, .. } => with,
+            _ => return None,
+        };
+        let bases = self.bases.get(verdict.dead?)?;
+        bases.iter().find(|(known, _)| Token::Register(*known) == value).map(|(_, basis)| *basis)
+    }
+
     /// Whether a verdict of the earlier case still holds.
     #[must_use]
     pub fn standing(&self, flow: &Flow, verdict: &Verdict) -> Standing {
+        let basis = self.basis(verdict);
+        let basis_port = basis.and_then(|basis| match basis {
+            Token::Port(port) => Some(port),
+            _ => None,
+        });
         let owner = verdict.dead.is_some_and(|d| self.disturbed.get(d).copied().unwrap_or(true))
             || flow.matches.in_port.is_some_and(|port| self.ports.contains(&port))
+            || basis_port.is_some_and(|port| self.ports.contains(&port))
             || flow.actions.outputs.iter().any(|port| self.ports.contains(port));
         if owner {
             return Standing::NewOwner;
@@ -115,7 +135,10 @@ impl Recheck {
             _ => (false, false),
         };
         let holds = verdict.dead.and_then(|d| self.holds.get(d)).copied().unwrap_or_default();
-        let by_address = matches!(verdict.reason, Reason::MatchesAddress { .. }) && !holds;
+        let by_port = by_port || basis_port.is_some();
+        let by_address = matches!(verdict.reason, Reason::MatchesAddress { .. })
+            || matches!(basis, Some(Token::Address(_)));
+        let by_address = by_address && !holds;
         let policy = looks_like_policy(flow);
         let may_be_own = |live: &Live| policy || !is_older(flow, live);
         let arriving = by_address && self.arriving.iter().any(may_be_own);
@@ -230,11 +253,7 @@ mod tests {
     #[test]
     fn a_register_value_counts_only_if_it_is_the_deads_or_unknown() {
         let reason = Reason::SetsRegister {
-            register: Token::Register(crate::stale::RegisterToken {
-                index: 0,
-                mask: u32::MAX,
-                value: 7,
-            }),
+            register: Token::Register(RegisterToken { index: 0, mask: u32::MAX, value: 7 }),
         };
         let (mut before, flow) = (case(), Flow::default());
         before.dead[0].register = Some(7);

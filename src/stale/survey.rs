@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::case::{Case, Dead, Live, LiveRegister, Network, RegisterSource};
+use super::case::{Case, Dead, Live, LiveRegister, Network};
 use super::flow::{AddressMatch, Flow, RegisterRange, Side};
 use super::guards::{self, OutputRegisters};
 use super::learned::{self, Learned};
@@ -139,15 +139,18 @@ impl<'c> Survey<'c> {
         for i in 0..case.dead.len() {
             let Some((dead, network)) = index.dead(i) else { continue };
             let Some(field) = Field::of(&network.register) else { continue };
+            for (token, _) in dead.former_values(network.register) {
+                recorded.entry(token).or_default().push(i);
+            }
             match dead.register.and_then(|value| field.token(value)) {
                 Some(token) => recorded.entry(token).or_default().push(i),
-                None if network.register.source != RegisterSource::Computed => {
+                None if !network.register.source.is_computed() => {
                     wanted.insert(field);
                 }
                 None => {}
             }
         }
-        let learned = |n: &&Network| n.register.source != RegisterSource::Computed;
+        let learned = |n: &&Network| !n.register.source.is_computed();
         let learning =
             case.networks.iter().filter(learned).filter_map(|n| Field::of(&n.register)).collect();
         let seen = Seen {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -106,6 +107,25 @@ impl Field {
     pub(super) fn matched(self, m: &RegisterMatch) -> Option<RegisterToken> {
         let whole = m.index == self.index && m.mask & self.mask == self.mask;
         if whole { self.token(m.value) } else { None }
+    }
+
+    /// The token that a value is computed from, if it is computed from one: the value is dead
+    /// exactly where that token is. `None`: the value stands for itself.
+    pub(super) fn basis(self, source: RegisterSource, token: RegisterToken) -> Option<Token> {
+        let value = token.value.checked_shr(self.mask.trailing_zeros())?;
+        match source {
+            RegisterSource::Ofport => u16::try_from(value).ok().map(Token::Port),
+            RegisterSource::Ipv4 => Some(Token::Address(Address::Ip(Ipv4Addr::from(value).into()))),
+            _ => None,
+        }
+    }
+
+    /// The value that stands for a port's number. One that does not fit the field is another's.
+    pub(super) fn of_port(self, port: u16) -> Option<RegisterToken> {
+        let shift = self.mask.trailing_zeros();
+        let port = u32::from(port);
+        let fits = port <= self.mask.checked_shr(shift)?;
+        if fits { self.token(port.checked_shl(shift)?) } else { None }
     }
 
     pub(super) fn written(self, write: &RegisterWrite) -> Written {
@@ -303,6 +323,28 @@ impl<'c> Index<'c> {
             || m.addresses
                 .iter()
                 .any(|a| self.address(a.address).is_some_and(|owners| has(&owners.dead)))
+    }
+}
+
+/// Whether the token that a register value is computed from is this attachment's. A number that
+/// its port has on another bridge is none of its tokens here.
+pub(super) fn is_its_own(dead: &Dead, basis: Option<Token>) -> bool {
+    match basis {
+        Some(Token::Port(port)) => dead.had(port),
+        Some(Token::Address(address)) => dead.addresses.contains(&address),
+        Some(Token::Register(_)) | None => true,
+    }
+}
+
+impl Dead {
+    /// The values that stand for numbers which its port had before, and the numbers.
+    pub(crate) fn former_values(
+        &self,
+        rule: RegisterRule,
+    ) -> impl Iterator<Item = (RegisterToken, u16)> {
+        let field = Field::of(&rule).filter(|_| rule.source == RegisterSource::Ofport);
+        let numbers = self.former.iter().filter(|port| is_pod_port(**port));
+        numbers.filter_map(move |port| Some((field?.of_port(*port)?, *port)))
     }
 }
 

@@ -16,6 +16,7 @@ use super::case::{Case, Dead, Network};
 use super::flow::{Address, AddressMatch, Flow, Side};
 use super::guards::{self, OutputRegisters};
 use super::learned::Learned;
+use super::proof::Evidence;
 use super::reason::{NotProven, Reason};
 use super::tokens::{
     Field, Index, PortState, RegisterToken, Token, Written, in_scope, is_pod_port, push_once,
@@ -52,8 +53,9 @@ impl<'c> Judge<'c> {
     pub fn new(case: &'c Case, learned: &'c Learned) -> Self {
         let mut by_value: HashMap<_, Vec<_>> = HashMap::new();
         for (i, evidence) in learned.evidence.iter().enumerate() {
-            if let Some(token) = evidence.token {
-                by_value.entry(token).or_default().push(i);
+            let former = evidence.former.iter().map(|(token, _)| *token);
+            for token in evidence.token.into_iter().chain(former) {
+                push_once(by_value.entry(token).or_default(), i);
             }
         }
         Self { index: Index::new(case), learned, by_value }
@@ -202,26 +204,77 @@ impl<'c> Judge<'c> {
         kept: &mut Option<Reason>,
     ) -> Option<Reason> {
         let evidence = self.learned.evidence.get(i)?;
-        let token = evidence.token?;
         Field::of(&network.register)?;
-        let register = token.into();
-        let matches = self.matched_registers(flow).any(|m| m == token);
-        if !matches && !self.written_registers(flow).any(|w| w == token) {
-            return None;
+        let former = evidence.former.iter().map(|(token, _)| *token);
+        let mut stale = None;
+        for token in evidence.token.into_iter().chain(former) {
+            let register = token.into();
+            let matches = self.matched_registers(flow).any(|m| m == token);
+            if !matches && !self.written_registers(flow).any(|w| w == token) {
+                continue;
+            }
+            let reason = if let Some(reason) = self.basis_lives(flow, i, dead, token) {
+                reason
+            } else if let Some(why) = self.not_proven(flow, evidence, dead, token) {
+                Reason::RegisterNotProven { register, why }
+            } else if matches {
+                first(&mut stale, Reason::MatchesRegister { register });
+                continue;
+            } else if sets(flow, token) {
+                first(&mut stale, Reason::SetsRegister { register });
+                continue;
+            } else {
+                Reason::OnlyMentions { token: register }
+            };
+            first(kept, reason);
         }
+        stale
+    }
+
+    /// Why the token that a register value is computed from is not dead, as far as this flow is
+    /// concerned. `None`: it is dead, or the value is not computed from one.
+    fn basis_lives(
+        &self,
+        flow: &Flow,
+        i: usize,
+        dead: &Dead,
+        value: RegisterToken,
+    ) -> Option<Reason> {
+        let register = value.into();
+        match self.learned.basis(i, value)? {
+            Token::Port(port) => match self.index.port_state(dead, port, Some(flow)) {
+                PortState::Reassigned => Some(Reason::HasLiveOwner { token: register }),
+                PortState::Unsettled => Some(Reason::PortUnsettled { port: register }),
+                PortState::Dead => self
+                    .live_source(flow, dead, Some(value))
+                    .map(|owner| Reason::BelongsToLivePod { address: register, owner }),
+            },
+            Token::Address(address) => {
+                let side = Side::Unknown;
+                self.address_lives(flow, dead, &AddressMatch { address, side }, Some(value))
+            }
+            Token::Register(_) => None,
+        }
+    }
+
+    /// Why a register value condemns nothing, whatever it is computed from: somebody alive may
+    /// mean something else by it.
+    fn not_proven(
+        &self,
+        flow: &Flow,
+        evidence: &Evidence,
+        dead: &Dead,
+        value: RegisterToken,
+    ) -> Option<NotProven> {
         let covered = |l: &usize| !self.index.is_leftover(flow, dead, *l);
-        let newcomer = evidence.newcomers.iter().copied().find(covered);
-        let why = evidence.not_proven.or(newcomer.map(NotProven::LiveHasIt));
-        if let Some(why) = why {
-            first(kept, Reason::RegisterNotProven { register, why });
-            None
-        } else if matches {
-            Some(Reason::MatchesRegister { register })
-        } else if sets(flow, token) {
-            Some(Reason::SetsRegister { register })
-        } else {
-            first(kept, Reason::OnlyMentions { token: register });
-            None
+        if evidence.token == Some(value) {
+            let newcomer = evidence.newcomers.iter().copied().find(covered);
+            return evidence.not_proven.or(newcomer.map(NotProven::LiveHasIt));
+        }
+        match self.learned.owners(value) {
+            None => Some(NotProven::OthersLoadIt),
+            Some(_) if self.learned.overflow => Some(NotProven::TooManyValues),
+            Some(owners) => owners.into_iter().find(covered).map(NotProven::LiveHasIt),
         }
     }
 
@@ -242,16 +295,8 @@ impl<'c> Judge<'c> {
             };
             let reason = if !counts {
                 Reason::EvidenceOff { token: address }
-            } else if self.index.is_live_address(m.address, dead, Some(flow)) {
-                Reason::HasLiveOwner { token: address }
-            } else if !dead.recorded {
-                Reason::NoRecord { address }
-            } else if !dead.is_evidence(m.address) {
-                Reason::MayLiveElsewhere { address }
-            } else if let Some(guard) = guards::guard(&self.index, self.outputs(), flow, dead, m) {
-                guard
-            } else if let Some(owner) = self.live_source(flow, dead) {
-                Reason::BelongsToLivePod { address, owner }
+            } else if let Some(reason) = self.address_lives(flow, dead, m, None) {
+                reason
             } else {
                 first(&mut stale, Reason::MatchesAddress { address });
                 continue;
@@ -261,11 +306,36 @@ impl<'c> Judge<'c> {
         stale
     }
 
+    /// Why an address of a dead attachment, or a register value that is computed from it, is not
+    /// dead as far as this flow is concerned.
+    fn address_lives(
+        &self,
+        flow: &Flow,
+        dead: &Dead,
+        m: &AddressMatch,
+        value: Option<RegisterToken>,
+    ) -> Option<Reason> {
+        let address = m.address.into();
+        if self.index.is_live_address(m.address, dead, Some(flow)) {
+            Some(Reason::HasLiveOwner { token: address })
+        } else if !dead.recorded {
+            Some(Reason::NoRecord { address })
+        } else if !dead.is_evidence(m.address) {
+            Some(Reason::MayLiveElsewhere { address })
+        } else {
+            guards::guard(&self.index, self.outputs(), flow, dead, m).or_else(|| {
+                let owner = self.live_source(flow, dead, value)?;
+                Some(Reason::BelongsToLivePod { address, owner })
+            })
+        }
+    }
+
     /// The token by which the flow is a live owner's own: its port, its register value or its
     /// address, matched as the source. Whatever else the flow names, the controller that made it
     /// for a living pod does not install it again. A pair of two ends' addresses is a policy's
-    /// member, not the sender's: once the linger time is over it goes with either end.
-    fn live_source(&self, flow: &Flow, dead: &Dead) -> Option<Token> {
+    /// member, not the sender's: once the linger time is over it goes with either end. The value
+    /// that is in question says nothing of itself.
+    fn live_source(&self, flow: &Flow, dead: &Dead, value: Option<RegisterToken>) -> Option<Token> {
         let m = &flow.matches;
         let port = m.in_port.filter(|p| self.index.is_pods_port(*p) && !dead.had(*p));
         let live = |m: &&AddressMatch| {
@@ -273,9 +343,20 @@ impl<'c> Judge<'c> {
                 && !guards::is_policy_member(dead, flow)
                 && self.index.is_live_address(m.address, dead, Some(flow))
         };
-        let register = || self.matched_registers(flow).find(|t| self.learned.is_live(*t));
+        let is_live_value = |t: &RegisterToken| self.is_live_value(flow, dead, *t);
+        let register =
+            || self.matched_registers(flow).filter(|t| value != Some(*t)).find(is_live_value);
         let address = || m.addresses.iter().find(live).map(|m| m.address.into());
         port.map(Token::Port).or_else(|| register().map(Token::Register)).or_else(address)
+    }
+
+    /// Whether somebody alive has a register value, as far as the flow is concerned: a newcomer
+    /// does not have what the dead one left behind.
+    fn is_live_value(&self, flow: &Flow, dead: &Dead, value: RegisterToken) -> bool {
+        let counts = |l: &usize| !self.index.is_leftover(flow, dead, *l);
+        self.learned.is_live(value)
+            && (self.learned.overflow
+                || self.learned.owners(value).is_none_or(|owners| owners.iter().any(counts)))
     }
 
     /// Rule 4: packets for an address of the dead go to dead ports and nowhere else, nothing

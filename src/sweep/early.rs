@@ -91,7 +91,11 @@ impl Early {
             Tokens {
                 ports: record.ofport.into_iter().collect(),
                 addresses: record.addresses(),
-                register: value.filter(|v| *v != 0).map(|v| (rule.index, v, rule.mask)),
+                registers: value
+                    .filter(|v| *v != 0)
+                    .map(|v| (rule.index, v, rule.mask))
+                    .into_iter()
+                    .collect(),
             }
         });
         let recorded: Vec<Tokens> = recorded.collect();

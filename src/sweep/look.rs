@@ -337,7 +337,7 @@ pub(super) struct Tokens {
     /// Its addresses.
     pub(super) addresses: Vec<Address>,
     /// Register, value, mask.
-    pub(super) register: Option<(u8, u32, u32)>,
+    pub(super) registers: Vec<(u8, u32, u32)>,
 }
 
 /// The dumps that find every entry with one of these.
@@ -347,7 +347,10 @@ pub(super) fn token_filters(dead: &[Tokens]) -> Vec<Filter> {
         filters.extend(tokens.ports.iter().copied().map(Filter::in_port));
         filters.extend(tokens.addresses.iter().flat_map(filters_for_address));
         filters.extend(
-            tokens.register.map(|(index, value, mask)| Filter::register(index, value, mask)),
+            tokens
+                .registers
+                .iter()
+                .map(|(index, value, mask)| Filter::register(*index, *value, *mask)),
         );
     }
     // The switch looks at every entry for these: last, so that what another filter finds is
@@ -364,10 +367,19 @@ fn by_token(
 ) -> Result<Look, Error> {
     let dead = case.dead.iter().map(|dead| {
         let rule = case.networks.get(dead.network).map(|network| network.register);
+        let mut registers: Vec<_> = dead
+            .register
+            .zip(rule)
+            .map(|(value, rule)| (rule.index, value, rule.mask))
+            .into_iter()
+            .collect();
+        for (value, _) in rule.into_iter().flat_map(|rule| dead.former_values(rule)) {
+            registers.push((value.index, value.value, value.mask));
+        }
         Tokens {
             ports: dead.ofport.iter().chain(&dead.former).copied().collect(),
             addresses: dead.addresses.clone(),
-            register: dead.register.zip(rule).map(|(value, rule)| (rule.index, value, rule.mask)),
+            registers,
         }
     });
     let filters = token_filters(&dead.collect::<Vec<_>>());

@@ -228,12 +228,12 @@ fn live(
         Ofport::Failed => record.ofport,
         known => known.number(),
     });
-    let register = match register_now(config, record, place.map(|p| (p.port, p.interface))) {
+    let register = register_now(config, record, place.map(|p| (p.port, p.interface)));
+    let register = match register.filter(|_| is_of_bridge(config, ofport)) {
         Some(register) => LiveRegister::Is(register.value),
-        None => match (config.register_rule(false, false).source, &config.reg0) {
-            (RegisterSource::Learn { .. } | RegisterSource::Pod, _) => LiveRegister::Unknown,
-            // Its number is yet to come.
-            (RegisterSource::Computed, Reg0::Ofport) => LiveRegister::Unknown,
+        None => match config.register_rule(false, false).source {
+            RegisterSource::Learn { .. } | RegisterSource::Pod => LiveRegister::Unknown,
+            // While an interface waits for its number no port is dead, and no number's value.
             _ => LiveRegister::Absent,
         },
     };
@@ -278,6 +278,7 @@ fn dead(
             && addresses.iter().all(|a| latest.get(a).is_none_or(|ago| *ago >= linger)),
         addresses,
         register: register_now(config, record, own.map(|p| (p.port, p.interface)))
+            .filter(|_| is_of_bridge(config, ofport))
             .map(|r| r.value)
             .filter(|v| *v != 0),
         born: record
@@ -298,6 +299,12 @@ fn dead(
         mac_evidence: scope == AddressScope::Node,
         roams: scope == AddressScope::Cluster && !are_free(target, free),
     }
+}
+
+/// Whether an attachment's register value means it on a bridge where its port has this number:
+/// one that is computed from the number means somebody else on every other bridge.
+fn is_of_bridge(config: &Config, ofport: Option<u16>) -> bool {
+    config.reg0 != Reg0::Ofport || ofport.is_some()
 }
 
 /// Whether it is KubeVirt's pod of a virtual machine: when the machine has migrated, this pod ends
@@ -342,10 +349,11 @@ pub fn in_question(
     targets: &[Target],
 ) -> BTreeSet<IpAddr> {
     let mut asked = BTreeSet::new();
+    let by_value = |config: &Config| config.evidence.register && config.reg0 == Reg0::Ipv4;
     for target in targets.iter().filter(|target| is_pod_ip(target)) {
         let Some(state) = networks.get(&target.attachment.key.network) else { continue };
         let config = &state.config;
-        if config.evidence.ip && !ip_evidence(config, target, None) {
+        if (config.evidence.ip || by_value(config)) && !ip_evidence(config, target, None) {
             asked.extend(&target.attachment.ips);
         }
     }

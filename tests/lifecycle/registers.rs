@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use serde_json::{Value, json};
 
 use super::crowd::{Crowd, register, sorted, states, sweep};
-use super::rig::{Attached, Datapath, Node, Setup, layouts};
+use super::rig::{Attached, Datapath, Node, Port, Setup, layouts};
 
 fn node(test: &str, keys: Value) -> Node {
     Setup::new().datapath(Datapath::Dummy).gc_conf(keys).up(test)
@@ -148,6 +148,52 @@ fn ipv4_is_the_value() {
 fn ofport_is_the_value() {
     let node = node("ofport_is_the_value", json!({"reg0": "ofport"}));
     a_computed_value(&node, "reg0", |pod| pod.ofport.into());
+}
+
+/// The dead pod's number goes to somebody who is not in our chain. What he installs with the
+/// number in a register is his, as what matches on the number itself is.
+#[test]
+fn ofport_is_the_value_of_whoever_has_the_number_now() {
+    let keys = json!({"reg0": "ofport", "register": "reg1", "lingerSeconds": 0});
+    let node = node("ofport_is_whoever_has_it", keys);
+    let (web, db) = (node.run_pod("web"), node.run_pod("db"));
+    let port = web.ofport;
+    let theirs = Identity::install(&node, &db, "reg1", db.ofport.into()).all();
+    node.vanish(&web, Port::Gone);
+    let request = format!("ofport_request={port}");
+    let add = ["add-port", "br0", "other0", "--", "set", "Interface", "other0", "type=internal"];
+    node.ovs_vsctl(&[&add[..], &[&request]].concat());
+    assert_eq!(node.ofport("other0"), port);
+    let heirs = [
+        format!(
+            "table=1, priority=200,dl_dst=0a:58:0a:f4:01:99 actions=set_field:{port:#x}->reg1,resubmit(,2)"
+        ),
+        format!("table=2, priority=200,reg1={port:#x} actions=output:NXM_NX_REG1[]"),
+    ];
+    let heirs = node.install("br0", &heirs);
+    sweep(&node, &[]);
+    assert_eq!(node.dump("br0"), sorted([theirs.clone(), heirs.clone()].concat()));
+}
+
+/// A number is one bridge's: what another bridge has in the register is its own port's.
+#[test]
+fn ofport_is_the_value_on_the_ports_own_bridge() {
+    let keys = json!({"reg0": "ofport", "register": "reg5", "bridges": ["br0", "br-phy"]});
+    let node = node("ofport_on_its_own_bridge", keys);
+    node.add_bridge("br-phy", None);
+    let (web, db) = (node.run_pod("web"), node.run_pod("db"));
+    let request = format!("ofport_request={}", web.ofport);
+    let add = ["add-port", "br-phy", "other0", "--", "set", "Interface", "other0", "type=internal"];
+    node.ovs_vsctl(&[&add[..], &[&request]].concat());
+    let of = [&web, &db].map(|pod| Identity::install(&node, pod, "reg5", pod.ofport.into()));
+    let elsewhere = [&web, &db].map(|pod| {
+        let value = pod.ofport;
+        format!("table=20, priority=100,reg5={value:#x} actions=resubmit(,30)")
+    });
+    let elsewhere = node.install("br-phy", &elsewhere);
+    node.del(&web);
+    assert_eq!(node.dump("br0"), sorted(of[1].all()));
+    assert_eq!(node.dump("br-phy"), sorted(elsewhere));
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn another_owner_whom_we_cannot_see() {
 #[test]
 fn what_may_reach_another_node() {
     let registers = |c: &mut Case| {
-        c.networks[0].register.source = RegisterSource::Computed;
+        c.networks[0].register.source = RegisterSource::ExternalId;
         c.dead[0].register = Some(4101);
         c.live[0].register = LiveRegister::Absent;
     };

@@ -13,6 +13,7 @@ use super::flow::{
 };
 use super::{Judge, Learned, Survey, Verdict};
 
+mod computed;
 mod guards;
 mod layouts;
 mod numbers;

@@ -295,7 +295,7 @@ fn a_field_of_the_register() {
 
 #[test]
 fn only_the_last_word_of_a_flow_sets_the_register() {
-    let case = node(RegisterSource::Computed).with(|c| {
+    let case = node(RegisterSource::ExternalId).with(|c| {
         c.dead[0].register = Some(ID_A);
         c.live[0].register = LiveRegister::Is(ID_B);
     });
@@ -314,7 +314,7 @@ fn only_the_last_word_of_a_flow_sets_the_register() {
 #[test]
 fn computed_values() {
     let case = || {
-        node(RegisterSource::Computed).with(|c| {
+        node(RegisterSource::ExternalId).with(|c| {
             c.dead[0].register = Some(ID_A);
             c.live[0].register = LiveRegister::Is(ID_B);
         })
@@ -328,7 +328,7 @@ fn computed_values() {
     assert_eq!(doubt(&case(), &[classifier(UPLINK, ID_A)]), Some(NotProven::OthersLoadIt));
     // A field that overlaps it, of another network.
     let wider = case().with(|c| {
-        let mut other = network(RegisterSource::Computed);
+        let mut other = network(RegisterSource::ExternalId);
         other.register.mask = 0xff;
         c.networks.push(other);
         c.live.push(Live {
@@ -344,7 +344,7 @@ fn computed_values() {
 #[test]
 fn a_newcomer_with_the_same_computed_value() {
     let newcomer = Live { newcomer: true, age: Some(secs(10)), ..live(A, &[IP_A]) };
-    let case = node(RegisterSource::Computed)
+    let case = node(RegisterSource::ExternalId)
         .with(|c| {
             c.dead[0].register = Some(ID_A);
             c.live.clear();
@@ -385,7 +385,7 @@ fn part_of_a_dump_proves_no_learned_value() {
     let live = case.clone().with(|c| c.live[0].register = LiveRegister::Is(ID_A));
     assert_eq!(part(&live, &[], &policy(ID_A)), (kept.clone(), false), "no dump can prove it");
     let computed = case.with(|c| {
-        c.networks[0].register.source = RegisterSource::Computed;
+        c.networks[0].register.source = RegisterSource::ExternalId;
         c.live[0].register = LiveRegister::Is(ID_B);
     });
     assert_eq!(

@@ -114,7 +114,7 @@ fn empty_identities_match_nothing() {
                 .map(address)
                 .to_vec();
         c.dead[0].register = Some(0);
-        c.networks[0].register.source = RegisterSource::Computed;
+        c.networks[0].register.source = RegisterSource::ExternalId;
     });
     each(
         &case,
