@@ -401,7 +401,7 @@ mod tests {
         let path = dir.path().join("netns");
         std::fs::create_dir(&path).unwrap();
         for name in ["cni-1", "cni-2"] {
-            std::fs::write(path.join(name), "").unwrap();
+            File::create(path.join(name)).unwrap();
         }
         let at = |name: &str| path.join(name).to_str().unwrap().to_owned();
         let meta = |path: &Path| std::fs::metadata(path).unwrap();
