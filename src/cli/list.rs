@@ -7,14 +7,14 @@ use log::warn;
 use serde::Serialize;
 
 use super::{Context, Error, Exit, Table, ago, output};
-use crate::attachment::Attachment;
+use crate::attachment::{Attachment, State};
 use crate::clock::{Deadline, Stamp};
 use crate::config::{NetworkState, database_socket};
 use crate::openflow::Filter;
 use crate::ovsdb::{Client, Ovn, Wanted};
 use crate::registry::Everything;
 use crate::stale::flow::{Address, Flow};
-use crate::sweep::{network_states, open_bridge};
+use crate::sweep::{lacks_value, network_states, open_bridge};
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -37,6 +37,9 @@ struct Row<'a> {
     /// OVSDB did not say whether it does.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     ovn_unknown: bool,
+    /// It is dead, and nobody ever saw its register value.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    value_unknown: bool,
 }
 
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
@@ -53,10 +56,15 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let ovn_unknown = ovn.is_none();
     let ovn = ovn.unwrap_or_default();
     let is_ovn = |a: &Attachment| a.bridge.as_ref().is_some_and(|b| ovn.bridges.contains(b));
+    let networks = network_states(&everything);
     let flows = if options.no_flows {
         vec![None; all.len()]
     } else {
-        count_flows(context, &all, &network_states(&everything), is_ovn, deadline)
+        count_flows(context, &all, &networks, is_ovn, deadline)
+    };
+    let value_unknown = |a: &Attachment| {
+        let state = networks.get(&a.key.network).filter(|_| a.state != State::Active);
+        state.is_some_and(|state| !is_ovn(a) && lacks_value(state, a, all.iter().copied()))
     };
     let now = Stamp::now();
     let rows: Vec<Row<'_>> = all
@@ -68,6 +76,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             flows,
             ovn: is_ovn(attachment),
             ovn_unknown,
+            value_unknown: value_unknown(attachment),
         })
         .collect();
     let mut table = Table::new(&[
@@ -97,7 +106,11 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             a.bridge.clone().unwrap_or_else(dash),
             a.port.clone().unwrap_or_else(dash),
             a.ofport.map_or_else(dash, |n| n.to_string()),
-            a.register.map_or_else(dash, |r| format!("{:#x}", r.value)),
+            match a.register {
+                Some(register) => format!("{:#x}", register.value),
+                None if row.value_unknown => "never known".to_owned(),
+                None => dash(),
+            },
             join(a.ips.iter().map(ToString::to_string).collect()),
             join(a.macs.iter().map(ToString::to_string).collect()),
             a.state.to_string(),

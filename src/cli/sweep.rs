@@ -120,6 +120,9 @@ fn text(answer: &Answer<'_>) -> String {
         let state = match (&target.error, target.complete, target.waiting) {
             (Some(error), ..) => error.clone(),
             (None, true, _) if target.ovn => "OVN's, not judged".to_owned(),
+            (None, true, false) if target.value_unknown => {
+                "clean, but its register value was never known".to_owned()
+            }
             (None, true, false) => "clean".to_owned(),
             (None, true, true) => "waits: will be looked at again".to_owned(),
             (None, false, _) => "not looked at".to_owned(),

@@ -62,6 +62,8 @@ pub struct Metrics {
     pub sweep_duration: Histogram,
     /// When one last went well.
     pub last_sweep: Seconds,
+    /// Tombstones that ended, and the register value was never seen.
+    pub values_never_known: Counter,
     /// Entries seen, by bridge.
     pub dump_flows: Family<Label, Gauge>,
     /// From death seen to last entry gone.
@@ -112,6 +114,7 @@ impl Metrics {
             sweeps: Family::default(),
             sweep_duration: Histogram::new(BUCKETS),
             last_sweep: Seconds::default(),
+            values_never_known: Counter::default(),
             dump_flows: Family::default(),
             cleanup_latency: Histogram::new(BUCKETS),
             ovs_up: Family::default(),
@@ -163,6 +166,11 @@ impl Metrics {
             "oldest_tombstone_age_seconds",
             "Time since the death of the one that is looked after longest",
             self.oldest_tombstone_age.clone(),
+        );
+        r.register(
+            "values_never_known",
+            "Dead pods of which nobody ever saw the register value: entries that only match on it stay",
+            self.values_never_known.clone(),
         );
         r.register(
             "corrupt_records",

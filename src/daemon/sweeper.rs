@@ -424,6 +424,7 @@ impl Sweeper<'_> {
             }
         }
         for target in &report.targets {
+            metrics.values_never_known.inc_by(u64::from(target.ended && target.value_unknown));
             if let Some(cleaned) = self.cleaned.get_mut(&target.life) {
                 cleaned.flows = cleaned.flows.saturating_add(target.deleted);
             }

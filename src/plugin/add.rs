@@ -5,13 +5,15 @@ use log::{debug, info, warn};
 use serde_json::Value;
 
 use super::{Failure, Request, result};
-use crate::attachment::{Attachment, State};
+use crate::attachment::{Attachment, Register, State};
 use crate::clock::{Deadline, Stamp, boot_id};
 use crate::config::{NetworkState, database_socket};
 use crate::liveness::{Life, Why, netns};
-use crate::ovsdb::{Client, Ofport, Wanted, find_port};
-use crate::registry::{self, Brief, Lock, Registry, new_generation};
-use crate::sweep::{Cause, Engine, Target, device_of, orphans, register_of};
+use crate::ovsdb::{Client, Ofport, Snapshot, Wanted, find_port};
+use crate::registry::{self, Brief, Everything, Lock, Registry, new_generation};
+use crate::sweep::{
+    AskedPortScan, Cause, Engine, PortScan, Target, device_of, orphans, register_of,
+};
 
 pub(super) fn run(request: &Request) -> Result<String, Failure> {
     let raw = request.prev_result.as_deref().ok_or(Failure::NoPrevResult)?;
@@ -26,14 +28,54 @@ pub(super) fn run(request: &Request) -> Result<String, Failure> {
     let now = Stamp::now();
     let mut record = Attachment::new(request.key()?, new_generation(), boot.clone(), now);
     describe(&mut record, request, &previous, now);
-    if let Err(failed) = locate(&mut record, request, &previous, deadline) {
+    let located = locate(&mut record, request, &previous, deadline);
+    let ovs = located.unwrap_or_else(|failed| {
         // A pod without a record would be worse than a record without a port: the next
         // sweep and DEL look the port up again.
         warn!("{}: {failed}; recorded without its port", record.title());
-    }
+        None
+    });
+    // While the switch says hello and looks, the record is written and the dead are looked for.
+    let scan = ovs.and_then(|ovs| {
+        let state = NetworkState { config: request.config.clone(), ..NetworkState::default() };
+        PortScan::begin(&record, &state, ovs, deadline)
+    });
     let record = write(&registry, record, request)?;
-    purge(&registry, &record, request, &boot, deadline);
+    let asked = scan.map(PortScan::ask);
+    if purge(&registry, &record, request, &boot, deadline) == Number::OwnAlone
+        && let Some(asked) = asked
+    {
+        match asked.and_then(AskedPortScan::value) {
+            Ok(Some(register)) => write_value(&registry, &record, register, deadline),
+            Ok(None) => {}
+            Err(failed) => debug!("{}: its classifier was not read: {failed}", record.key),
+        }
+    }
     Ok(raw.get().to_owned())
+}
+
+/// Whether entries under the new pod's port number may be somebody else's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Number {
+    /// Nobody dead had it.
+    OwnAlone,
+    /// Somebody dead had it, or nobody knows: the purge has written down what it could tell.
+    HadByTheDead,
+}
+
+/// The value that the pod's classifier loads: its number may go to another pod before a sweep
+/// or somebody's DEL sees it.
+fn write_value(registry: &Registry, record: &Attachment, register: Register, deadline: Deadline) {
+    if record.register == Some(register) {
+        return;
+    }
+    let written = registry
+        .lock(deadline)
+        .and_then(|lock| lock.update(record, |record| record.register = Some(register)));
+    match written {
+        Ok(_) => debug!("{}: its classifier loads {:#x}", record.key, register.value),
+        Err(failed) => warn!("{}: its register value is not recorded: {failed}", record.key),
+    }
 }
 
 /// What the request itself says.
@@ -59,13 +101,14 @@ fn describe(record: &mut Attachment, request: &Request, previous: &Value, now: S
     }
 }
 
-/// What OVSDB says: the port, and its number once it has one.
+/// What OVSDB says: the port, and its number once it has one. Returns what was read, if the
+/// number was there already.
 fn locate(
     record: &mut Attachment,
     request: &Request,
     previous: &Value,
     deadline: Deadline,
-) -> Result<(), String> {
+) -> Result<Option<Snapshot>, String> {
     let run_dir = request.config.ovs_run_dir();
     let own = result::own(
         previous,
@@ -107,7 +150,8 @@ fn locate(
         Ofport::Number(number) => {
             record.ofport = Some(number);
             debug!("{}: port {} is {number} ({:?})", record.key, interface.name, found.by);
-            Ok(())
+            let known = found.interface.ofport.number().is_some();
+            Ok(known.then_some(snapshot))
         }
         Ofport::Failed => {
             Err(format!("port {} has no number: the switch cannot open it", interface.name))
@@ -203,15 +247,58 @@ fn purge(
     request: &Request,
     boot: &str,
     deadline: Deadline,
-) {
+) -> Number {
     // Everybody who shares a token, dead or alive.
     let everything = match registry.snapshot_of(&|other| shares_a_token(other, record)) {
         Ok(everything) => everything,
-        Err(failed) => return warn!("cannot look for leftovers: {failed}"),
+        Err(failed) => {
+            warn!("cannot look for leftovers: {failed}");
+            return Number::HadByTheDead;
+        }
     };
     for failed in &everything.failures {
         warn!("{}: cannot look for leftovers everywhere: {failed}", record.title());
     }
+    let targets = leavers(registry, &everything, record, boot, deadline);
+    let had_it = |a: &Attachment| a.ofport == record.ofport && a.bridge == record.bridge;
+    let unread = !everything.failures.is_empty();
+    let number = if unread || targets.iter().any(|t| had_it(&t.attachment)) {
+        Number::HadByTheDead
+    } else {
+        Number::OwnAlone
+    };
+    if targets.is_empty() {
+        return number;
+    }
+    let engine = Engine {
+        registry: Some(registry),
+        run_dir: request.config.ovs_run_dir(),
+        deadline,
+        act: true,
+        verb: "ADD",
+        newcomer: Some(record.key.clone()),
+        overlay: Some((request.network.clone(), request.config.clone())),
+        thorough: false,
+        details: false,
+        free: None,
+        database: None,
+    };
+    let report = engine.clean(targets);
+    if let Some(failed) = report.error() {
+        warn!("{}: leftovers stay for the next sweep: {failed}", record.title());
+    }
+    number
+}
+
+/// The dead among those who share a token with the new pod: tombstones, and orphans, which are
+/// buried.
+fn leavers(
+    registry: &Registry,
+    everything: &Everything,
+    record: &Attachment,
+    boot: &str,
+    deadline: Deadline,
+) -> Vec<Target> {
     let now = Stamp::now();
     let mut targets: Vec<Target> = everything
         .tombstones
@@ -253,24 +340,5 @@ fn purge(
             Err(failed) => warn!("{}: cannot bury its record: {failed}", dead.key),
         }
     }
-    if targets.is_empty() {
-        return;
-    }
-    let engine = Engine {
-        registry: Some(registry),
-        run_dir: request.config.ovs_run_dir(),
-        deadline,
-        act: true,
-        verb: "ADD",
-        newcomer: Some(record.key.clone()),
-        overlay: Some((request.network.clone(), request.config.clone())),
-        thorough: false,
-        details: false,
-        free: None,
-        database: None,
-    };
-    let report = engine.clean(targets);
-    if let Some(failed) = report.error() {
-        warn!("{}: leftovers stay for the next sweep: {failed}", record.title());
-    }
+    targets
 }

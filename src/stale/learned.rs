@@ -132,6 +132,10 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
         let recorded = recorded.filter(|t| is_its_own(it, field.basis(source, *t)));
         let recorded = recorded.map(|t| t.value);
         let learned = if source.is_computed() { None } else { values.one() };
+        if index.holds_port(i) && learned.is_some() {
+            dead_registers.push(learned);
+            continue;
+        }
         dead_registers.push(recorded.or(learned));
         recorded.into_iter().for_each(|v| values.add(v, true));
     }

@@ -10,7 +10,9 @@ use super::case::{Case, Dead, Live, LiveRegister, Network};
 use super::flow::{AddressMatch, Flow, RegisterRange, Side};
 use super::guards::{self, OutputRegisters};
 use super::learned::{self, Learned};
-use super::tokens::{Field, Index, PortState, RegisterToken, Written, is_older, push_once};
+use super::tokens::{
+    Field, Index, PortState, ROUNDING, RegisterToken, Written, is_older, push_once,
+};
 
 /// More values than pods fit on a node: such a register carries something else.
 pub(super) const MOST_VALUES: usize = 1 << 15;
@@ -143,7 +145,13 @@ impl<'c> Survey<'c> {
                 recorded.entry(token).or_default().push(i);
             }
             match dead.register.and_then(|value| field.token(value)) {
-                Some(token) => recorded.entry(token).or_default().push(i),
+                Some(token) => {
+                    recorded.entry(token).or_default().push(i);
+                    // It may have been given another value since.
+                    if index.holds_port(i) && !network.register.source.is_computed() {
+                        wanted.insert(field);
+                    }
+                }
                 None if !network.register.source.is_computed() => {
                     wanted.insert(field);
                 }
@@ -345,7 +353,12 @@ impl<'c> Survey<'c> {
         let mut claim_dead = |i: usize, own: bool| {
             let Some((dead, network)) = index.dead(i) else { return };
             let recorded = dead.register.and_then(|value| field.token(value));
-            if Field::of(&network.register) == Some(field) && recorded.is_none_or(|t| t == token) {
+            let seen = dead.seen_alive.saturating_add(ROUNDING);
+            let in_its_life =
+                dead.born.is_none_or(|born| flow.duration <= born) && flow.duration > seen;
+            let another = in_its_life && index.holds_port(i);
+            let counts = recorded.is_none_or(|t| t == token || another);
+            if Field::of(&network.register) == Some(field) && counts {
                 claims.claim(Owner::Dead(i), own, Some(flow.duration));
             }
         };

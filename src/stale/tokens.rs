@@ -245,6 +245,21 @@ impl<'c> Index<'c> {
         former.is_some_and(|former| !former.is_empty())
     }
 
+    /// Whether a dead attachment's own row still has its only number, and no other dead one had it:
+    /// what its classifier loaded while it lived is its value, whatever was recorded before.
+    pub(super) fn holds_port(&self, i: usize) -> bool {
+        let Some(dead) = self.case.dead.get(i) else { return false };
+        let owners = dead.ofport.and_then(|port| self.port(port));
+        dead.former.is_empty()
+            && !self.case.ports.unassigned
+            && owners.is_some_and(|owners| {
+                owners.row.is_some()
+                    && owners.row == dead.interface
+                    && owners.live.is_empty()
+                    && owners.dead == [i]
+            })
+    }
+
     /// Somebody alive has this port, known to us or not. LOCAL always lives.
     pub(super) fn is_live_port(&self, port: u16) -> bool {
         port == LOCAL

@@ -425,10 +425,9 @@ fn register_flows_are_there(
     for (dead, value) in case.dead.iter().zip(&look.learned.dead_registers) {
         let Some(network) = case.networks.get(dead.network) else { continue };
         let rule = network.register;
-        if let (RegisterSource::Learn { .. } | RegisterSource::Pod, None, Some(value)) =
-            (rule.source, dead.register, value)
-        {
-            filters.push(Filter::register(rule.index, *value, rule.mask));
+        let learns = matches!(rule.source, RegisterSource::Learn { .. } | RegisterSource::Pod);
+        if let Some(value) = value.filter(|value| learns && dead.register != Some(*value)) {
+            filters.push(Filter::register(rule.index, value, rule.mask));
         }
     }
     let mut there = false;

@@ -16,6 +16,7 @@ mod remember;
 mod report;
 mod scene;
 mod settle;
+mod standing;
 mod twins;
 mod unowned_ports;
 mod unrecorded;
@@ -36,7 +37,9 @@ use early::Early;
 pub use look::{Look, look_at};
 pub use once::{Free, Once, Roll};
 pub use report::{BridgeReport, FlowReport, Report, TargetReport};
+pub(crate) use scene::lacks_value;
 pub use scene::{Scene, in_question, register_of};
+pub use standing::{AskedPortScan, PortScan};
 pub(crate) use world::device_of;
 pub use world::{Error, World, network_states};
 
@@ -128,6 +131,7 @@ impl Engine<'_> {
         }
         apply::reap_ports(self, &world, &mut client, &targets, &mut report);
         unowned_ports::reap(self, &world, &mut client, &mut report);
+        note_missing_values(&world, &targets, &mut report);
         settle::settle(self, Some(&world), &targets, &mut report);
         if let Some(database) = self.database {
             database.keep(client);
@@ -265,11 +269,22 @@ impl Engine<'_> {
     }
 }
 
+/// Says of whom nobody ever saw the register value.
+fn note_missing_values(world: &World, targets: &[Target], report: &mut Report) {
+    for (target, outcome) in targets.iter().zip(&mut report.targets) {
+        let record = &target.attachment;
+        let others = world.records.iter().chain(&world.tombstones);
+        outcome.value_unknown = !outcome.bridge_gone
+            && !outcome.ovn
+            && lacks_value(world.network(&record.key.network), record, others);
+    }
+}
+
 /// What a look taught of the dead counts for the next one: what showed it may be deleted.
 fn learned(targets: &mut [Target], report: &Report) {
     for (target, outcome) in targets.iter_mut().zip(&report.targets) {
         let register = &mut target.attachment.register;
-        *register = register.or(outcome.register);
+        *register = outcome.register.or(*register);
     }
 }
 

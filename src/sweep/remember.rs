@@ -10,9 +10,10 @@ use super::{Engine, Scene, Target, World};
 use crate::attachment::{Attachment, Key, Register, RegisterHow};
 use crate::config::NetworkState;
 use crate::liveness::{Life, netns};
+use crate::openflow::Filter;
 use crate::registry::{Lock, Version};
 use crate::stale::Learned;
-use crate::stale::case::RegisterSource;
+use crate::stale::case::{Live, RegisterSource};
 
 /// Per network: it shares register values, and that is no mistake. An orphan that nobody has
 /// noticed and the next pod that was given its value look as if both lived.
@@ -31,7 +32,8 @@ pub(super) fn shared_for_good(world: &World, scene: &Scene, learned: &Learned) -
 }
 
 /// Writes down what a look taught: of the dead, before the entries that show it are deleted;
-/// a whole one also of the network and the living. A register value that is not proven now
+/// a whole one also of the network, and of the living as far as it saw all of their ports'
+/// entries. A register value that is not proven now
 /// may be later, when nothing shows it any more. Returns what the world's records count as now,
 /// if nobody else wrote any.
 pub(super) fn remember(
@@ -67,7 +69,8 @@ pub(super) fn remember(
             }
         }
         let living = scene.live_of.iter().zip(&look.learned.live_registers);
-        for (live, value) in living.filter(|_| look.full) {
+        let living = living.zip(&scene.case.live).filter(|(_, live)| shows_all_of(look, live));
+        for ((live, value), _) in living {
             let record = live.and_then(|i| world.records.get(i)).filter(|r| learns(r));
             let (Some(record), Some(value)) = (record, *value) else { continue };
             if record.register.is_none_or(|r| r.value != value) {
@@ -78,7 +81,7 @@ pub(super) fn remember(
         for (target, value) in scene.dead_of.iter().zip(&look.learned.dead_registers) {
             let record = targets.get(*target).map(|t| &t.attachment).filter(|r| learns(r));
             let (Some(record), Some(value)) = (record, *value) else { continue };
-            if record.register.is_none() {
+            if record.register.is_none_or(|r| r.value != value) {
                 let register = Some(Register { value, how: RegisterHow::Learned });
                 records.set_register(record, register)?;
                 if let Some(of) = report.targets.get_mut(*target) {
@@ -92,6 +95,11 @@ pub(super) fn remember(
         warn!("could not write down what was learned: {failed}");
         None
     })
+}
+
+/// Whether a look saw every entry of a live port: one that it missed may load another value.
+fn shows_all_of(look: &Look, live: &Live) -> bool {
+    look.full || live.ofport.is_some_and(|port| look.asked.contains(&Filter::in_port(port)))
 }
 
 /// The records, to be changed. What the world says of them need not be read again if nobody

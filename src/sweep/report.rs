@@ -114,6 +114,13 @@ pub struct TargetReport {
     /// Some evidence is in flux: look again soon.
     #[serde(skip)]
     pub unsettled: bool,
+    /// Others of its network have register values, and nobody ever saw its own: entries that only
+    /// match on it are not found.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub value_unknown: bool,
+    /// Its tombstone ended with this clean-up.
+    #[serde(skip)]
+    pub ended: bool,
     /// Its register value, if a look at the switch taught it.
     #[serde(skip)]
     pub register: Option<Register>,
@@ -164,6 +171,8 @@ impl TargetReport {
             bridge_gone: false,
             waiting: false,
             unsettled: false,
+            value_unknown: false,
+            ended: false,
             register: None,
             error: None,
         }

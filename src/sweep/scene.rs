@@ -473,6 +473,32 @@ pub(crate) fn register_now(
     }
 }
 
+/// Whether register values of a network's pods are found in their classifiers.
+#[must_use]
+pub(crate) fn learns(config: &Config) -> bool {
+    let source = config.register_rule(false, false).source;
+    matches!(source, RegisterSource::Learn { .. } | RegisterSource::Pod)
+}
+
+/// Whether an attachment has no register value where others of its network have one: entries
+/// that only match on its value are not found then. `others`: records and tombstones.
+pub(crate) fn lacks_value<'a>(
+    state: &NetworkState,
+    record: &Attachment,
+    others: impl IntoIterator<Item = &'a Attachment>,
+) -> bool {
+    let has = |other: &Attachment| {
+        other.key.network == record.key.network
+            && other.register.is_some_and(|r| r.how == RegisterHow::Learned)
+    };
+    learns(&state.config)
+        && record.register.is_none()
+        && record.ofport.is_some()
+        && (state.config.reg0 == Reg0::Pod
+            || state.register_distinct
+            || others.into_iter().any(has))
+}
+
 /// What ADD can say about a register value at once: computed ones.
 #[must_use]
 pub fn register_of(

@@ -31,10 +31,24 @@ pub(super) fn settle(
     };
     let paused = registry.paused();
     for (index, target) in targets.iter().enumerate() {
-        let Some(outcome) = report.targets.get(index) else { continue };
-        if let Err(failed) = settle_one(&lock, paused, world, target, outcome) {
-            warn!("{}: could not settle it, the next sweep does: {failed}", target.attachment.key);
-            report.fail(index, &unsettled(&failed));
+        let Some(outcome) = report.targets.get_mut(index) else { continue };
+        match settle_one(&lock, paused, world, target, outcome) {
+            Ok(ended) => {
+                outcome.ended = ended;
+                if ended && outcome.value_unknown {
+                    warn!(
+                        "{} ({}): its register value was never known; entries that only match on \
+                         it, if there are any, stay",
+                        target.attachment.title(),
+                        target.attachment.key
+                    );
+                }
+            }
+            Err(failed) => {
+                let key = &target.attachment.key;
+                warn!("{key}: could not settle it, the next sweep does: {failed}");
+                report.fail(index, &unsettled(&failed));
+            }
         }
     }
 }
@@ -64,19 +78,20 @@ fn lock_deadline(engine: &Engine<'_>) -> crate::clock::Deadline {
     }
 }
 
+/// Whether the tombstone has ended.
 fn settle_one(
     lock: &Lock<'_>,
     paused: bool,
     world: Option<&World>,
     target: &Target,
     outcome: &TargetReport,
-) -> Result<(), registry::Error> {
+) -> Result<bool, registry::Error> {
     // Nobody buried it: it is judged again when the pause is over.
     if paused && matches!(target.cause, Cause::Orphan(_)) && is_active(lock, target)? {
-        return Ok(());
+        return Ok(false);
     }
     if target.cause == Cause::Tombstone && is_retired(lock, target)? {
-        return Ok(());
+        return Ok(false);
     }
     let mut record = target.attachment.clone();
     if record.register.is_none() {
@@ -92,7 +107,7 @@ fn settle_one(
                 .waiting
                 .then(|| "entries are kept for evidence that is still to come".to_owned())
         });
-        return lock.put_tombstone(&record);
+        return lock.put_tombstone(&record).map(|()| false);
     }
     let linger = world.map(|w| w.config(&record.key.network).linger()).unwrap_or_default();
     // As of when the world was read: the look behind it was later still.
@@ -104,9 +119,9 @@ fn settle_one(
     let nothing_known = record.unrecorded && record.interface.is_none();
     if lingered || nothing_known || outcome.bridge_gone {
         debug!("{}: nothing left to watch for", record.key);
-        return lock.remove_tombstone(&record);
+        return lock.remove_tombstone(&record).map(|()| true);
     }
     record.state = State::Gone;
     record.last_error = None;
-    lock.put_tombstone(&record)
+    lock.put_tombstone(&record).map(|()| false)
 }

@@ -140,6 +140,80 @@ fn the_ofport_of_an_orphan() {
     assert_purged(&node, &crowd, 1, &flows);
 }
 
+/// ADD wrote the value down, because the entry that loads it stood already. Nothing shows it any
+/// more when somebody looks: the next pod with the number has replaced that entry.
+#[test]
+fn a_register_value_that_add_saw() {
+    let node = node("a_value_that_add_saw", json!({"reg0": "pod"}));
+    let pod = node.pod("web").with_ip("10.244.1.66").with_mac("02:00:00:00:0a:66");
+    let (web, its) = add_with_flows(&node, &pod, 0x1001);
+    let rows = node.admin(&["list", "--json", "--no-flows"]).json();
+    assert_eq!(rows[0]["register"], json!({"value": 0x1001, "how": "learned"}), "{rows}");
+    node.vanish(&web, Port::Gone);
+    request_ofport(&node, web.ofport);
+    let next = node.pod("next").with_ip("10.244.1.77").with_mac(MAC);
+    let (next, flows) = add_with_flows(&node, &next, 0x2001);
+    assert_eq!(next.ofport, web.ofport);
+    assert!(its.iter().any(|flow| flow.contains("reg0=0x1001")));
+    assert_eq!(node.dump("br0"), sorted(flows));
+}
+
+/// The number was somebody's who is dead, so that an entry under it may be his: ADD leaves the
+/// value to those who see everything.
+#[test]
+fn an_old_classifier_is_not_the_new_pods() {
+    let node = node("an_old_classifier", json!({"reg0": "pod"}));
+    let free = node.run_pod("before");
+    node.install("br0", &layouts::classifier(&free.who(0x1001)));
+    // Not even a tombstone tells of it.
+    node.configure(json!({"mode": "observe", "lingerSeconds": 0}));
+    node.vanish(&free, Port::Gone);
+    fs::remove_dir_all(&node.state_dir).unwrap();
+    node.configure(json!({"mode": null}));
+    request_ofport(&node, free.ofport);
+    fs::write(node.dir.join("controller/next"), "").unwrap();
+    crate::rig::sleep_ms(50);
+    let next = node.run_pod("next");
+    assert_eq!(next.ofport, free.ofport);
+    let rows = node.admin(&["list", "--json", "--no-flows"]).json();
+    assert_eq!(rows[0]["register"], Value::Null, "it is older than the pod: {rows}");
+}
+
+/// A value that changed between ADD and DEL: the classifier that stands at DEL is right.
+#[test]
+fn a_register_value_that_changed_since() {
+    let node = node("a_value_that_changed", json!({"reg0": "pod"}));
+    let pod = node.pod("web").with_ip("10.244.1.66").with_mac("02:00:00:00:0a:66");
+    let (web, _) = add_with_flows(&node, &pod, 0x1001);
+    node.ofctl(&["del-flows", "br0"]);
+    node.install("br0", &layouts::classifier(&web.who(0x3001)));
+    let somebodys = node.install("br0", &["table=20, priority=7,reg0=0x1001 actions=drop"]);
+    node.del(&web);
+    assert_eq!(node.dump("br0"), somebodys);
+}
+
+/// What nobody ever saw is said, and not called clean.
+#[test]
+fn a_register_value_that_was_never_known() {
+    let node = node("a_value_never_known", json!({"reg0": "pod", "lingerSeconds": 1}));
+    let web = node.run_pod("web");
+    let its = node.install("br0", &["table=20, priority=100,reg0=0x1001 actions=drop"]);
+    node.vanish(&web, Port::Gone);
+    let text = sweep_text(&node);
+    assert!(text.contains("clean, but its register value was never known"), "{text}");
+    let listed = node.admin(&["list"]).ok();
+    assert!(listed.contains("never known"), "{listed}");
+    crate::rig::sleep_ms(1100);
+    let ended = node.admin(&["sweep"]);
+    assert!(ended.stderr.contains("its register value was never known"), "{ended}");
+    assert!(states(&node).is_empty());
+    assert_eq!(node.dump("br0"), its);
+}
+
+fn sweep_text(node: &Node) -> String {
+    node.admin(&["sweep"]).ok()
+}
+
 /// The entry that loaded the dead pod's register value matched its port alone, and the new
 /// pod's has replaced it. If nobody looked before, nobody can tell whose the value was: what
 /// matches it stays, and nothing else.

@@ -54,6 +54,31 @@ fn an_id_of_its_own_is_learned_and_condemns() {
     assert_eq!(learned.networks, [NetworkFacts { distinct_seen: true, shared_seen: false }]);
 }
 
+/// Between its record and its death it was given another value: what its own row's number loads
+/// counts, and nothing that was put after the death or before the birth.
+#[test]
+fn what_a_dead_pods_own_port_loads_now_beats_its_record() {
+    let case = |row: bool| {
+        node(RegisterSource::Pod).with(|c| {
+            (c.dead[0].register, c.dead[0].born) = (Some(ID_A), Some(secs(7300)));
+            if row {
+                c.ports.by_number.insert(A, c.dead[0].interface.unwrap());
+            }
+        })
+    };
+    let moved = |age: u64| [classifier(A, 77).aged(age), classifier(B, ID_B)];
+    assert_eq!(survey(&case(true), &moved(7200)).dead_registers, [Some(77)]);
+    let found = verdicts(&case(true), &[&moved(7200)[..], &[policy(77), policy(ID_A)]].concat());
+    assert_eq!(words(&found[2]), "stale: matches-register");
+    assert_eq!(words(&found[3]), "kept: nothing-dead", "it may be anybody's by now");
+    for age in [10, 7400] {
+        assert_eq!(survey(&case(true), &moved(age)).dead_registers, [Some(ID_A)], "{age} s");
+    }
+    assert_eq!(survey(&case(false), &moved(7200)).dead_registers, [Some(ID_A)], "no row");
+    let reused = case(true).and_live(live(A, &[]));
+    assert_eq!(survey(&reused, &moved(7200)).dead_registers, [Some(ID_A)], "another has it");
+}
+
 #[test]
 fn one_pod_alone_proves_nothing() {
     let alone = || node(LEARN_FIRST).with(|c| c.live.clear());
