@@ -10,6 +10,7 @@ mod database;
 mod early;
 mod ledger;
 mod look;
+mod merge;
 mod once;
 pub mod orphans;
 mod remember;
@@ -113,6 +114,8 @@ impl Engine<'_> {
     /// certain that nobody has written since.
     #[must_use]
     pub fn clean_knowing(&self, mut targets: Vec<Target>, known: Option<Everything>) -> Report {
+        let merged = merge::merge(self, &mut targets);
+        let known = known.filter(|_| !merged);
         let mut report = Report::new(&targets);
         let (mut world, mut client, mut early) = match self.world(&targets, known) {
             Ok(read) => read,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::merge::is_one_sandbox;
 use super::world::Place;
 use super::{Cause, Target, World};
 use crate::attachment::{Attachment, Key, NetworkName, Register, RegisterHow, State};
@@ -95,7 +96,10 @@ impl Scene {
         let others = world.tombstones.iter().filter(|t| {
             scene.networks.contains(&t.key.network)
                 && world.bridges_of(t).contains(&bridge)
-                && !targets.iter().any(|target| target.attachment.is_same(t))
+                // What is dead twice is one pod, and no other owner of its value.
+                && !targets.iter().any(|target| {
+                    target.attachment.is_same(t) || is_one_sandbox(&target.attachment, t)
+                })
         });
         for witness in others.filter_map(|t| witness(world, t)) {
             scene.case.live.push(witness);

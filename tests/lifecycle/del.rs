@@ -56,6 +56,53 @@ fn del_on_bridges_of_every_openflow_version() {
     }
 }
 
+/// A runtime whose calls are killed: ADD, DEL, ADD, DEL of one sandbox. What is dead twice is
+/// dead once: one tombstone, and no life of the pod keeps another's register value.
+#[test]
+fn calls_that_are_killed_do_not_pile_up() {
+    let keys = json!({"reg0": "pod", "lingerSeconds": 60});
+    let node = Setup::new().datapath(Datapath::Dummy).gc_conf(keys).up("killed_calls");
+    let crowd = Crowd::new(&node, &["web", "db"]);
+    let web = &crowd.pods[0];
+    let conf = node.plugin_conf("ovs-flow-gc", Some(web), Some(&web.result));
+    let directory = node.state_dir.join("podnet/dead");
+    let tombstones = || fs::read_dir(&directory).map_or(0, |dir| dir.flatten().count());
+    for round in 0..6 {
+        node.vswitchd.pause();
+        let del = node.call_for(&conf, "DEL", web).start();
+        let active = node.state_dir.join(format!("podnet/{}:eth0.json", web.container));
+        crate::rig::eventually("its record is buried", || !active.exists());
+        del.kill();
+        node.vswitchd.resume();
+        del.wait();
+        assert!(tombstones() <= 2, "round {round}: {}", tombstones());
+        // Its result never reaches the runtime.
+        node.call_for(&conf, "ADD", web).run().ok();
+    }
+    our_del(&node, web, |call| call);
+    assert_eq!(node.dump("br0"), crowd.without(&[0]));
+    assert_eq!(tombstones(), 1);
+    let listed = node.admin(&["list"]).ok();
+    assert_eq!(listed.matches("default/web").count(), 1, "{listed}");
+    let explained = node.admin(&["explain", "web"]).ok();
+    assert_eq!(explained.matches("default/web").count(), 1, "{explained}");
+
+    // What an older release piled up, a sweep merges.
+    let name = fs::read_dir(&directory).unwrap().flatten().next().unwrap().path();
+    let text = fs::read_to_string(&name).unwrap();
+    let mut record: Value = serde_json::from_str(&text).unwrap();
+    for generation in 1..=30 {
+        record["generation"] = json!(generation);
+        record["state"] = json!("deleting");
+        let other = directory.join(format!("{}:eth0.{generation}.json", web.container));
+        fs::write(other, record.to_string()).unwrap();
+    }
+    assert_eq!(tombstones(), 31);
+    sweep(&node, &[]);
+    assert_eq!(tombstones(), 1);
+    assert_eq!(states(&node)["web"], "gone");
+}
+
 #[test]
 fn del_comes_again_after_the_linger_time() {
     let node = Setup::new()
