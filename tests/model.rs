@@ -28,13 +28,13 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
-use model::controllers::{Layout, ODDITIES, member, odd};
+use model::controllers::{Layout, ODDITIES, member, odd, rule, service};
 use model::entries::Line;
 use model::examples;
 use model::node::Town;
 use model::oracle::{Exception, Tally};
 use model::pure::Sim;
-use model::run::{Ran, Walk, asked, run, seed_or, walk};
+use model::run::{Ran, Walk, Walks, asked, run, seed_or, walk};
 use model::steps::{Pause, Step, When};
 use model::switch::{self, Switch};
 use ovs_flow_gc::clock::Deadline;
@@ -61,9 +61,25 @@ fn pure() {
     let seeds = if std::env::var_os("OFG_SEED").is_some() { &[0] } else { &SEEDS[..] };
     let mut ran = Ran::default();
     for seed in seeds {
-        ran.add(&run("pure", seed_or(*seed), steps, 120, 3_000, take_pure));
+        ran.add(&run("pure", Walks::Plain, seed_or(*seed), steps, 120, 3_000, take_pure));
     }
     ran.tell("pure");
+    ran.must_have_met(&Exception::ALL, 1);
+}
+
+/// Seeds of wide walks, of which some once found something.
+const WIDE: [u64; 4] = [1, 2, 3, 5];
+
+/// With what others do on a node and in its pipelines.
+#[test]
+fn pure_wide() {
+    let steps = asked("OFG_MODEL_STEPS", PURE);
+    let seeds = if std::env::var_os("OFG_SEED").is_some() { &[0] } else { &WIDE[..] };
+    let mut ran = Ran::default();
+    for seed in seeds {
+        ran.add(&run("pure wide", Walks::Wide, seed_or(*seed), steps, 120, 3_000, take_pure));
+    }
+    ran.tell("pure wide");
     ran.must_have_met(&Exception::ALL, 1);
 }
 
@@ -150,6 +166,9 @@ fn lines_are_read_as_the_engine_reads_them() {
             lines.extend(layout.of_pod(pod));
             lines.extend((0..ODDITIES).map(|kind| odd(pod, kind)));
             lines.extend((0..3).map(|kind| member(&pod.ip, "10.244.1.9", kind)));
+            lines.push(service(u8::try_from(pod.ofport).unwrap(), pod));
+            let (ip, mac) = ("10.244.1.9", "0a:58:0a:f4:01:09");
+            lines.extend((0..8).map(|n| rule(pod, ip, mac, n, n < 4)));
         }
         let lines: BTreeSet<String> = lines.into_iter().collect();
         node.ofctl(&["del-flows", "br0"]);
@@ -199,7 +218,7 @@ fn switch() {
     let one = |n: u64| {
         let name = format!("switch {n}");
         let node = switch::node(&name);
-        run(&name, seed_or(11 + n), steps / nodes, 60, 60, |it| take_switch(&node, it))
+        run(&name, Walks::Wide, seed_or(11 + n), steps / nodes, 60, 60, |it| take_switch(&node, it))
     };
     let one = &one;
     let all: Vec<_> = thread::scope(|scope| {

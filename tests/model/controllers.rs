@@ -65,11 +65,13 @@ impl Layout {
 }
 
 /// More entries of a pod's, of the kinds that rules must tell apart.
-pub(crate) const ODDITIES: u8 = 8;
+pub(crate) const ODDITIES: u8 = 9;
+/// The group that every bridge has: it leads out of the node.
+pub(crate) const GROUP: u32 = 7;
 
 /// One of them.
 pub(crate) fn odd(who: &Who, kind: u8) -> String {
-    let Who { ofport, ip, .. } = who;
+    let Who { ofport, ip, mac, .. } = who;
     let (net, host) = ip.rsplit_once('.').unwrap();
     let even = host.parse::<u8>().unwrap() & !1;
     match kind % ODDITIES {
@@ -89,7 +91,34 @@ pub(crate) fn odd(who: &Who, kind: u8) -> String {
         6 => format!(
             "table=45, priority=67,tcp,nw_dst=172.30.7.{host},tp_dst=80 actions=set_field:{ip}->ip_dst,resubmit(,46)"
         ),
-        _ => format!("table=45, priority=68,in_port={ofport} actions=drop"),
+        7 => format!("table=45, priority=68,in_port={ofport} actions=drop"),
+        _ => format!("table=45, priority=69,dl_dst={mac} actions=group:{GROUP}"),
+    }
+}
+
+/// A service's entry: its address is rewritten to a pod's, whose port it is sent to. Its slot is
+/// the service's, whoever is behind it.
+pub(crate) fn service(n: u8, who: &Who) -> String {
+    let Who { ofport, ip, .. } = who;
+    let service = n % 3;
+    format!(
+        "table=48, priority=100,tcp,nw_dst=10.96.0.{service},tp_dst=53 actions=set_field:{ip}->ip_dst,output:{ofport}"
+    )
+}
+
+/// A pod's own rule for packets to another one's address; `by_value`: register values are pods'.
+pub(crate) fn rule(who: &Who, ip: &str, mac: &str, kind: u8, by_value: bool) -> String {
+    let Who { ofport, reg, mac: own, .. } = who;
+    match kind % 4 {
+        0 => format!(
+            "table=47, priority=70,ip,in_port={ofport},nw_dst={ip} actions=resubmit(,46)"
+        ),
+        1 if by_value => {
+            format!("table=47, priority=71,ip,reg0={reg:#x},nw_dst={ip} actions=resubmit(,46)")
+        }
+        1 => format!("table=47, priority=71,ip,in_port={ofport},nw_dst={ip} actions=drop"),
+        2 => format!("table=47, priority=72,ip,dl_src={own},nw_dst={ip} actions=resubmit(,46)"),
+        _ => format!("table=47, priority=73,in_port={ofport},dl_dst={mac} actions=resubmit(,46)"),
     }
 }
 

@@ -143,6 +143,8 @@ fn read_actions(list: &str) -> Actions {
             all.rewrites_destination |= matches!(field, "eth_dst" | "ip_dst" | "ipv6_dst");
         } else if action.starts_with("conjunction(") {
             (all.beyond, all.conjunction) = (true, true);
+        } else if action.starts_with("group:") {
+            (all.beyond, all.group) = (true, true);
         } else if !matches!(action, "drop" | "dec_ttl") {
             // goto_table, resubmit to a table, ct, NORMAL
             all.beyond = true;

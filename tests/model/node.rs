@@ -8,7 +8,7 @@ use ovs_flow_gc::attachment::Attachment;
 use ovs_flow_gc::config::NetworkState;
 use ovs_flow_gc::ovsdb::Ofport;
 
-use super::controllers::{Layout, UPLINK, member, odd};
+use super::controllers::{self, Layout, UPLINK, member, odd};
 use super::entries::{Line, Slot};
 use super::oracle::{Exception, Tally};
 use super::steps::{Pause, Step, When};
@@ -60,7 +60,8 @@ pub(crate) struct Pod {
     pub(crate) when: When,
     /// The number by which its controller has installed its entries.
     pub(crate) installed: Option<u16>,
-    pub(crate) oddities: Vec<u8>,
+    /// What it has beside its layout's.
+    pub(crate) extras: Vec<Extra>,
     /// A record was seen.
     pub(crate) recorded: bool,
     /// When its death was noticed, by its tombstone.
@@ -94,6 +95,28 @@ pub(crate) enum Owner {
     Pod(PodId, Option<u16>),
     /// A set's, for these addresses.
     Set(Vec<String>),
+    /// A service's, whichever pod is behind it.
+    Service,
+}
+
+/// An entry that a pod has beside its layout's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Extra {
+    /// One of [`odd`].
+    Odd(u8),
+    /// A rule for another pod's addresses.
+    Rule { kind: u8, ip: String, mac: String },
+}
+
+impl Extra {
+    fn of(&self, who: &Who, layout: Layout) -> String {
+        match self {
+            Self::Odd(kind) => odd(who, *kind),
+            Self::Rule { kind, ip, mac } => {
+                controllers::rule(who, ip, mac, *kind, layout == Layout::Classifier)
+            }
+        }
+    }
 }
 
 /// An entry of the table.
@@ -141,6 +164,8 @@ pub(crate) trait Driver {
     fn restart(&mut self, numbers: &[(&Pod, u16)], restored: &[Rc<Line>]);
     fn numbers(&mut self) -> BTreeMap<PodId, Ofport>;
     fn install(&mut self, lines: &[Rc<Line>]);
+    /// Other actions for an entry that is there, which stays as old as it is.
+    fn modify(&mut self, line: &Rc<Line>);
     fn add(&mut self, pod: &Pod, crash: u8) -> Self::Call;
     fn del(&mut self, pod: &Pod, crash: u8) -> Self::Call;
     fn sweep(&mut self, hasty: bool, crash: u8) -> Self::Call;
@@ -253,6 +278,8 @@ impl<D: Driver> Town<D> {
             Step::PutBack { pod, some } => Ok(self.put_back(*pod, *some)),
             Step::Member { pod, peer, kind } => Ok(self.member(*pod, *peer, *kind)),
             Step::Odd { pod, kind } => Ok(self.odd(*pod, *kind)),
+            Step::Service { service, pod } => Ok(self.service(*service, *pod)),
+            Step::Rule { pod, peer, kind } => Ok(self.rule(*pod, *peer, *kind)),
             Step::Renumber { pod, number } => Ok(self.renumber(*pod, *number)),
             Step::Numbers => {
                 let waiting = self.pods.iter().any(|pod| pod.row && pod.number.is_none());
@@ -311,7 +338,7 @@ impl<D: Driver> Town<D> {
             born: self.driver.now(),
             when,
             installed: None,
-            oddities: Vec::new(),
+            extras: Vec::new(),
             recorded: false,
             noticed: None,
         };
@@ -340,7 +367,7 @@ impl<D: Driver> Town<D> {
         let lines = |ofport: u16| {
             let who = Who { ofport, ..pod.who.clone() };
             let mut lines = self.layout.of_pod(&who);
-            lines.extend(pod.oddities.iter().map(|kind| odd(&who, *kind)));
+            lines.extend(pod.extras.iter().map(|extra| extra.of(&who, self.layout)));
             lines
         };
         let other = lines(0xfe00);
@@ -419,12 +446,46 @@ impl<D: Driver> Town<D> {
             p.is_living()
                 && p.installed.is_some()
                 && p.installed == p.number
-                && !p.oddities.contains(&kind)
+                && !p.extras.contains(&Extra::Odd(kind))
         };
         let Some(id) = self.pick(pod, may) else { return false };
-        self.pods[id].oddities.push(kind);
+        self.install_extra(id, Extra::Odd(kind));
+        true
+    }
+
+    fn install_extra(&mut self, id: PodId, extra: Extra) {
+        self.pods[id].extras.push(extra);
         let line = self.wanted(id).pop().unwrap();
         self.install(vec![line]);
+    }
+
+    fn rule(&mut self, pod: u8, peer: u8, kind: u8) -> bool {
+        let may = |p: &Pod| p.is_living() && p.installed.is_some() && p.installed == p.number;
+        let one = self.pick(pod, may);
+        let other = self.pick(peer, |p| p.is_living() && Some(p.id) != one);
+        let (Some(one), Some(other)) = (one, other) else { return false };
+        let Who { ip, mac, .. } = self.pods[other].who.clone();
+        let extra = Extra::Rule { kind: kind % 4, ip, mac };
+        if self.pods[one].extras.contains(&extra) || self.layout == Layout::Ovn {
+            return false;
+        }
+        self.install_extra(one, extra);
+        true
+    }
+
+    /// A service's controller sends to the next pod by a MODIFY, which adds nothing where nothing
+    /// is. It adds the entry only when it starts anew.
+    fn service(&mut self, service: u8, pod: u8) -> bool {
+        let may = |p: &Pod| p.is_living() && p.number.is_some();
+        let Some(id) = self.pick(pod, may) else { return false };
+        let who = Who { ofport: self.pods[id].number.unwrap(), ..self.pods[id].who.clone() };
+        let line = Line::of(&controllers::service(service, &who));
+        let Some(entry) = self.table.get_mut(&line.slot) else {
+            self.install(vec![(line, Owner::Service)]);
+            return true;
+        };
+        entry.line = Rc::clone(&line);
+        self.driver.modify(&line);
         true
     }
 
@@ -619,7 +680,7 @@ impl<D: Driver> Town<D> {
     /// Whether somebody needs the entry.
     pub(crate) fn is_live(&self, entry: &Entry) -> bool {
         match &entry.owner {
-            Owner::Base => true,
+            Owner::Base | Owner::Service => true,
             Owner::Pod(id, by) => {
                 let pod = &self.pods[*id];
                 pod.is_living() && by.is_none_or(|number| pod.number == Some(number))

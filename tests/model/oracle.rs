@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use ovs_flow_gc::attachment::{Attachment, Register, RegisterHow};
 use ovs_flow_gc::stale::flow::{Address, AddressMatch, Flow, Side};
 
-use super::controllers::Layout;
+use super::controllers::{Layout, UPLINK};
 use super::entries::Slot;
 use super::node::{Book, Broken, Driver, Entry, Owner, Phase, Pod, PodId, Town};
 
@@ -203,7 +203,7 @@ impl<'a, D: Driver> View<'a, D> {
     /// Its owner's DEL never came to us, and the sandbox is still there.
     fn seems_alive(&self, entry: &Entry) -> bool {
         self.living.iter().any(|(pod, _)| match &entry.owner {
-            Owner::Base => false,
+            Owner::Base | Owner::Service => false,
             Owner::Pod(id, _) => *id == pod.id,
             Owner::Set(ips) => ips.contains(&pod.who.ip),
         })
@@ -308,7 +308,7 @@ impl<'a, D: Driver> View<'a, D> {
         if self.town.in_part && self.may_load_a_live_port(flow) {
             return Err(Exception::LookedAtInPart);
         }
-        if flow.actions.sets_tunnel {
+        if flow.actions.sets_tunnel || flow.actions.group {
             return Err(Exception::LeavesTheNode);
         }
         let elsewhere = |port: u16| self.is_live_port(port) && !dead.had(port);
@@ -328,7 +328,31 @@ impl<'a, D: Driver> View<'a, D> {
         if policy && !(self.lingered(dead) && all_lingered) {
             return Err(Exception::PolicyWaits);
         }
+        if self.is_from_a_living_pod(flow, dead, policy) {
+            return Err(Exception::ArrivesElsewhere);
+        }
         Ok(())
+    }
+
+    /// Whether the entry is for packets of somebody alive: by his port, value or address.
+    fn is_from_a_living_pod(&self, flow: &Flow, dead: &Dead<'_>, policy: bool) -> bool {
+        let m = &flow.matches;
+        let port = |port: u16| port != UPLINK && self.is_live_port(port) && !dead.had(port);
+        let living = |value: u32| {
+            let mut pods = self.town.pods.iter();
+            self.town.layout == Layout::Classifier
+                && pods.any(|pod| pod.is_living() && pod.who.reg == value)
+        };
+        let seems = |value: u32| {
+            let known = |(_, r): &(&Pod, &Attachment)| r.register.is_some_and(|r| r.value == value);
+            living(value) || self.living.iter().any(known)
+        };
+        let source = |m: &AddressMatch| {
+            m.side == Side::Source && !policy && self.has_address(&m.address).next().is_some()
+        };
+        m.in_port.is_some_and(port)
+            || m.registers.iter().any(|r| r.index == 0 && r.mask == u32::MAX && seems(r.value))
+            || m.addresses.iter().any(source)
     }
 
     /// Whether the entry writes what is a living port's number, if any register may be one that
@@ -710,7 +734,7 @@ impl<D: Driver> Town<D> {
         }
         let flow = &entry.line.flow;
         let own = |pod: &Pod| match &entry.owner {
-            Owner::Base => false,
+            Owner::Base | Owner::Service => false,
             Owner::Pod(id, _) => *id == pod.id,
             Owner::Set(ips) => ips.contains(&pod.who.ip),
         };

@@ -634,6 +634,10 @@ impl Driver for Sim {
         }
     }
 
+    fn modify(&mut self, line: &Rc<Line>) {
+        self.table.get_mut(&line.slot).unwrap().0 = Rc::clone(line);
+    }
+
     /// `plugin::add`.
     fn add(&mut self, pod: &Pod, crash: u8) -> Call {
         if crash == stage::BEGUN {

@@ -11,7 +11,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner
 use super::controllers::Layout;
 use super::node::{Broken, Driver, Town};
 use super::oracle::{Exception, Tally};
-use super::steps::{Pause, Step, step};
+use super::steps::{Pause, Step, step, wide_step};
 
 /// A walk: a node, and what happens on it.
 #[derive(Clone, Debug)]
@@ -22,10 +22,22 @@ pub(crate) struct Walk {
     pub(crate) steps: Vec<Step>,
 }
 
-fn walks(most: usize) -> impl Strategy<Value = Walk> {
+/// What walks are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Walks {
+    /// Our chain alone. Seeds that once found something bring the same walks as then.
+    Plain,
+    /// And whatever else there is on nodes and in pipelines.
+    Wide,
+}
+
+fn walks(which: Walks, most: usize) -> impl Strategy<Value = Walk> {
     let mut layouts = Layout::ALL.to_vec();
     layouts.extend([Layout::Classifier; 3]);
-    let steps = vec(step(), 1..=most);
+    let steps = match which {
+        Walks::Plain => vec(step().boxed(), 1..=most),
+        Walks::Wide => vec(wide_step().boxed(), 1..=most),
+    };
     (select(layouts), any::<bool>(), any::<bool>(), steps)
         .prop_map(|(layout, small, kernel, steps)| Walk { layout, small, kernel, steps })
 }
@@ -67,6 +79,7 @@ pub(crate) fn seed_or(own: u64) -> u64 {
 /// Takes walks until there are so many steps. The same seed brings the same ones.
 pub(crate) fn run(
     name: &str,
+    which: Walks,
     seed: u64,
     steps: u64,
     most: usize,
@@ -86,7 +99,7 @@ pub(crate) fn run(
         max_shrink_time: 30_000,
         ..Config::default()
     };
-    let (strategy, mut batch) = (walks(most), 0_u64);
+    let (strategy, mut batch) = (walks(which, most), 0_u64);
     let ran = RefCell::new(Ran::default());
     while ran.borrow().steps < steps {
         bytes[8..16].copy_from_slice(&batch.to_be_bytes());

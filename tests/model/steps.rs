@@ -4,6 +4,8 @@
 
 use proptest::prelude::*;
 
+use super::controllers::ODDITIES;
+
 /// When a controller installs a pod's entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum When {
@@ -49,6 +51,10 @@ pub(crate) enum Step {
     Member { pod: u8, peer: u8, kind: u8 },
     /// An entry that names a pod in another way.
     Odd { pod: u8, kind: u8 },
+    /// A service's address is rewritten to a pod's: its entry is made, or modified.
+    Service { service: u8, pod: u8 },
+    /// A living pod has a rule of its own for another one's address.
+    Rule { pod: u8, peer: u8, kind: u8 },
     /// An interface is given another number; who has it gets the first one's.
     Renumber { pod: u8, number: u8 },
     /// The numbers that are waited for come.
@@ -63,6 +69,15 @@ pub(crate) enum Step {
 
 /// One step, and what happens while ours looks at the switch.
 pub(crate) fn step() -> impl Strategy<Value = Step> {
+    steps(|| plain().boxed())
+}
+
+/// The same with everything that can happen where others write the pipeline.
+pub(crate) fn wide_step() -> impl Strategy<Value = Step> {
+    steps(|| prop_oneof![5 => plain(), 2 => wide()].boxed())
+}
+
+fn steps(plain: impl Fn() -> BoxedStrategy<Step>) -> impl Strategy<Value = Step> {
     let crash = || prop_oneof![7 => Just(0u8), 1 => 1..=9u8];
     let meanwhile = || {
         let some = prop::collection::vec(plain(), 1..4);
@@ -76,6 +91,16 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(pod, crash, meanwhile)| Step::Del { pod, crash, meanwhile }),
         5 => (any::<bool>(), crash(), meanwhile())
             .prop_map(|(hasty, crash, meanwhile)| Step::Sweep { hasty, crash, meanwhile }),
+    ]
+}
+
+/// What only a wide walk has.
+fn wide() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (any::<u8>(), any::<u8>()).prop_map(|(service, pod)| Step::Service { service, pod }),
+        3 => (any::<u8>(), any::<u8>(), any::<u8>())
+            .prop_map(|(pod, peer, kind)| Step::Rule { pod, peer, kind }),
+        2 => (any::<u8>(), 8..ODDITIES).prop_map(|(pod, kind)| Step::Odd { pod, kind }),
     ]
 }
 

@@ -11,7 +11,7 @@ use ovs_flow_gc::config::database_socket;
 use ovs_flow_gc::ovsdb::{Client, Ofport};
 use serde_json::json;
 
-use super::controllers::{Layout, UPLINK};
+use super::controllers::{GROUP, Layout, UPLINK};
 use super::entries::{Line, Slot};
 use super::node::{Book, Driver, Pod, PodId, Table};
 use crate::crowd::{self, Member, add_ports, call, del_ports, end_sandboxes};
@@ -27,7 +27,13 @@ pub(crate) fn node(name: &str) -> Node {
     let node = crowd::node(name, json!({}));
     let request = format!("ofport_request={UPLINK}");
     node.ovs_vsctl(&["add-port", "br0", "uplink0", "--", "set", "Interface", "uplink0", &request]);
+    add_group(&node);
     node
+}
+
+fn add_group(node: &Node) {
+    let group = format!("group_id={GROUP},type=all,bucket=output:{UPLINK}");
+    node.ofctl(&["--may-create", "mod-group", "br0", &group]);
 }
 
 /// The switch of one walk.
@@ -166,6 +172,7 @@ impl Driver for Switch<'_> {
         for (pod, number) in numbers {
             eventually("it has its number", || self.number(pod) == Some(*number));
         }
+        add_group(self.node);
         self.install(restored);
     }
 
@@ -182,6 +189,10 @@ impl Driver for Switch<'_> {
             let lines: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
             self.node.add_flows("br0", &lines);
         }
+    }
+
+    fn modify(&mut self, line: &Rc<Line>) {
+        self.node.ofctl(&["--strict", "mod-flows", "br0", &line.text]);
     }
 
     fn add(&mut self, pod: &Pod, crash: u8) -> Call {
