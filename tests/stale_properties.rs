@@ -141,6 +141,7 @@ prop_compose! {
             former,
             addresses,
             addresses_known: addresses_known.is_some(),
+            is_pod: true,
             register,
             age,
             newcomer: newcomer.is_some(),

@@ -254,6 +254,8 @@ pub struct Live {
     pub addresses: Vec<Address>,
     /// Its IPs and MACs are all known: if not, it may have any.
     pub addresses_known: bool,
+    /// It is known to be a pod's or a machine's port, by a record or by marks: not an uplink.
+    pub is_pod: bool,
     /// Its register value.
     pub register: LiveRegister,
     /// How long it has existed at least ("no entry older than this was made for it");

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::case::{Case, Dead, Live};
-use super::flow::{Address, AddressMatch, Flow, RegisterRange, RegisterWrite, Side};
+use super::flow::{Address, AddressMatch, Flow, RegisterMatch, RegisterRange, RegisterWrite, Side};
 use super::reason::Reason;
 use super::tokens::{Field, Index, ROUNDING, is_older};
 
@@ -65,13 +65,22 @@ pub(super) fn guard(
     // A set-based controller would not install a member again, however old it is.
     let policy = is_policy_member(dead, flow) || pairs_by_register(dead, flow, token);
     let may_be_own = |live: &Live| live.is_arriving() && (policy || !is_older(flow, live));
-    if !dead.holds_addresses && index.case.live.iter().any(may_be_own) {
+    let held = dead.holds_addresses && !names_another_source(dead, flow);
+    if !held && index.case.live.iter().any(may_be_own) {
         return Some(Reason::MayBeArriving { address });
     }
     if policy && !all_lingered(index, dead, flow) {
         return Some(Reason::PolicyWaits { address });
     }
     None
+}
+
+/// Whether the flow is for packets of somebody else's, whoever that is: whose addresses and value
+/// nobody knows yet may have a rule for an address that the dead one still holds.
+pub(super) fn names_another_source(dead: &Dead, flow: &Flow) -> bool {
+    let another = |m: &AddressMatch| m.side == Side::Source && !dead.addresses.contains(&m.address);
+    let value = |m: &RegisterMatch| dead.register != Some(m.value);
+    flow.matches.registers.iter().any(value) || flow.matches.addresses.iter().any(another)
 }
 
 /// Whether the linger time has passed since the last of the dead whom a policy member names: who

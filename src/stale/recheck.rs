@@ -5,9 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use super::case::{Case, Live, LiveRegister};
+use super::case::{Case, Dead, Live, LiveRegister};
 use super::flow::Flow;
-use super::guards::looks_like_policy;
+use super::guards::{looks_like_policy, names_another_source};
 use super::tokens::is_older;
 use super::{Learned, Reason, RegisterToken, Token, Verdict};
 
@@ -37,8 +37,8 @@ pub struct Recheck {
     bases: Vec<Vec<(RegisterToken, Token)>>,
     /// Who is arriving now and was not there before.
     arriving: Vec<Live>,
-    /// Per dead attachment: whoever is arriving cannot have its addresses.
-    holds: Vec<bool>,
+    /// The dead who hold their addresses: whoever is arriving cannot have these.
+    holds: Vec<Option<Dead>>,
 }
 
 impl Recheck {
@@ -48,7 +48,11 @@ impl Recheck {
         let mut recheck = Self {
             disturbed: vec![false; before.dead.len()],
             registers: vec![false; before.dead.len()],
-            holds: before.dead.iter().map(|dead| dead.holds_addresses).collect(),
+            holds: before
+                .dead
+                .iter()
+                .map(|dead| dead.holds_addresses.then(|| dead.clone()))
+                .collect(),
             bases: (0..before.dead.len()).map(|dead| learned.bases(dead)).collect(),
             unassigned: after.ports.unassigned && !before.ports.unassigned,
             ..Self::default()
@@ -134,7 +138,8 @@ impl Recheck {
             Reason::NobodyHasBoth { with, .. } => (true, matches!(with, Token::Register(_))),
             _ => (false, false),
         };
-        let holds = verdict.dead.and_then(|d| self.holds.get(d)).copied().unwrap_or_default();
+        let holds = verdict.dead.and_then(|d| self.holds.get(d)?.as_ref());
+        let holds = holds.is_some_and(|dead| !names_another_source(dead, flow));
         let by_port = by_port || basis_port.is_some();
         let by_address = matches!(verdict.reason, Reason::MatchesAddress { .. })
             || matches!(basis, Some(Token::Address(_)));
@@ -156,7 +161,7 @@ impl Recheck {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stale::case::{Dead, RowId};
+    use crate::stale::case::RowId;
     use crate::stale::flow::Address;
     use std::time::Duration;
 
@@ -192,6 +197,7 @@ mod tests {
             former: Vec::new(),
             addresses,
             addresses_known: true,
+            is_pod: true,
             register,
             age: None,
             newcomer: false,
@@ -248,6 +254,27 @@ mod tests {
         let mut member = aged(52);
         member.actions.conjunction = true;
         assert_eq!(standing(&after, reason, &member), Standing::Unsettled);
+    }
+
+    /// Its rule for the address of who is being DELeted names another source: that may be its own.
+    #[test]
+    fn who_holds_an_address_does_not_hold_the_rules_of_others_for_it() {
+        let reason = Reason::MatchesAddress { address: Token::Address(address()) };
+        let mut before = case();
+        before.dead[0].holds_addresses = true;
+        let mut after = before.clone();
+        let age = Some(Duration::from_millis(50));
+        let known = newborn(9, vec![], LiveRegister::Absent);
+        after.live.push(Live { network: None, addresses_known: false, age, ..known });
+        let recheck = Recheck::between(&before, &Learned::default(), &after);
+        let verdict = Verdict { stale: true, reason, dead: Some(0) };
+        let mut flow = Flow::default();
+        assert_eq!(recheck.standing(&flow, &verdict), Standing::Holds);
+        let mac = Address::Mac(crate::stale::flow::MacAddr([2, 0, 0, 0, 0, 9]));
+        let source = crate::stale::flow::Side::Source;
+        flow.matches.addresses =
+            vec![crate::stale::flow::AddressMatch { address: mac, side: source }];
+        assert_eq!(recheck.standing(&flow, &verdict), Standing::Unsettled);
     }
 
     #[test]

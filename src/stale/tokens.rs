@@ -266,12 +266,10 @@ impl<'c> Index<'c> {
             || self.port(port).is_some_and(|owners| owners.foreign || !owners.live.is_empty())
     }
 
-    /// Somebody alive has this port who is known to be a pod or a machine: by a record, or by
-    /// marks that name its addresses. An uplink or a tunnel is nobody's source.
+    /// Somebody alive has this port who is known to be a pod or a machine: by a record, by marks
+    /// (also before its ADD), or by its addresses. An uplink or a tunnel is nobody's source.
     pub(super) fn is_pods_port(&self, port: u16) -> bool {
-        let is_pod = |l: &usize| {
-            self.live(*l).is_some_and(|live| live.network.is_some() || !live.addresses.is_empty())
-        };
+        let is_pod = |l: &usize| self.live(*l).is_some_and(|l| l.is_pod || !l.addresses.is_empty());
         port != LOCAL && self.port(port).is_some_and(|owners| owners.live.iter().any(is_pod))
     }
 

@@ -106,7 +106,7 @@ impl<'c> Judge<'c> {
 
     /// Whether a full dump may turn this verdict: the flow is kept now, and would be stale
     /// if a dead attachment's register value, which part of a dump cannot prove, were its
-    /// own.
+    /// own; or it is stale for its address, and matches a value that may be a living pod's.
     #[must_use]
     pub fn would_register_matter(&self, flow: &Flow) -> bool {
         let turns = |i: usize| {
@@ -118,7 +118,15 @@ impl<'c> Judge<'c> {
                     .token
                     .is_some_and(|t| self.matched_registers(flow).any(|m| m == t) || sets(flow, t))
         };
-        self.matched(flow).into_iter().any(turns) && !self.verdict(flow).stale
+        let verdict = self.verdict(flow);
+        if verdict.stale {
+            let by_address = matches!(verdict.reason, Reason::MatchesAddress { .. });
+            let unknown = |t: RegisterToken| !self.by_value.contains_key(&t);
+            return by_address
+                && !self.learned.complete
+                && self.matched_registers(flow).any(unknown);
+        }
+        self.matched(flow).into_iter().any(turns)
     }
 
     fn outputs(&self) -> OutputRegisters<'_> {

@@ -110,9 +110,7 @@ pub(crate) fn service(n: u8, who: &Who) -> String {
 pub(crate) fn rule(who: &Who, ip: &str, mac: &str, kind: u8, by_value: bool) -> String {
     let Who { ofport, reg, mac: own, .. } = who;
     match kind % 4 {
-        0 => format!(
-            "table=47, priority=70,ip,in_port={ofport},nw_dst={ip} actions=resubmit(,46)"
-        ),
+        0 => format!("table=47, priority=70,ip,in_port={ofport},nw_dst={ip} actions=resubmit(,46)"),
         1 if by_value => {
             format!("table=47, priority=71,ip,reg0={reg:#x},nw_dst={ip} actions=resubmit(,46)")
         }

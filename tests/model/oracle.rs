@@ -344,8 +344,19 @@ impl<'a, D: Driver> View<'a, D> {
                 && pods.any(|pod| pod.is_living() && pod.who.reg == value)
         };
         let seems = |value: u32| {
-            let known = |(_, r): &(&Pod, &Attachment)| r.register.is_some_and(|r| r.value == value);
-            living(value) || self.living.iter().any(known)
+            let known = |r: &Attachment| r.register.is_some_and(|r| r.value == value);
+            let buried = self.before.tombstones.iter().chain(&self.after.tombstones);
+            let mut others = buried.filter(|t| !t.is_same(dead.record));
+            // What the dead left under a number that somebody has now looks like his.
+            let left = |entry: &Entry| {
+                let Flow { matches, actions, .. } = &entry.line.flow;
+                matches.in_port.is_some_and(|port| self.is_live_port(port))
+                    && actions.register_writes.iter().any(|w| w.value == Some(value))
+            };
+            living(value)
+                || self.living.iter().any(|(_, record)| known(record))
+                || others.any(known)
+                || self.town.table.values().chain(&self.town.taken).any(left)
         };
         let source = |m: &AddressMatch| {
             m.side == Side::Source && !policy && self.has_address(&m.address).next().is_some()
@@ -446,9 +457,10 @@ impl<'a, D: Driver> View<'a, D> {
         let own = |d: &Dead<'_>, m: &AddressMatch| {
             let known = |a: &Address| a.kind() == m.address.kind();
             let unknown = d.record.unrecorded && !d.record.addresses().iter().any(known);
+            let rewritten = flow.actions.rewrites_destination;
             m.side == Side::Destination
                 && !m.address.is_unusable()
-                && (d.has(&m.address) || unknown)
+                && (d.has(&m.address) || unknown && !rewritten)
         };
         let dead_port = |port: &u16| {
             let is_dead = |d: &Dead<'_>| {

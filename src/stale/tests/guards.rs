@@ -88,7 +88,17 @@ fn a_pod_that_is_being_added_may_have_the_address() {
     let held = plain()
         .with(|c| c.dead[0].holds_addresses = true)
         .and_live(Live { age: Some(secs(90)), ..unexplained.clone() });
-    each(&held, &[("its DEL is under way", either(90), "stale: matches-address")]);
+    let to_it = || flow().aged(90).dst(IP_A).beyond();
+    each(
+        &held,
+        &[
+            ("its DEL is under way", either(90), "stale: matches-address"),
+            // The rules of who is arriving for the address: by its port, MAC, value.
+            ("by port", to_it().from(14), "kept: belongs-to-a-live-pod"),
+            ("by MAC", to_it().src("0a:00:00:00:00:14"), "kept: may-be-arriving"),
+            ("by value", to_it().reg(0, 4199), "kept: may-be-arriving"),
+        ],
+    );
     let there_for_long = Live { age: None, ..unexplained };
     each(&plain().and_live(there_for_long), &[("old", either(90), "stale: matches-address")]);
     // A restored entry's age proves nothing after a death, but there is nobody to have it.

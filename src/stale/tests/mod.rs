@@ -191,6 +191,7 @@ fn live(port: u16, addresses: &[&str]) -> Live {
         former: Vec::new(),
         addresses: addresses.iter().map(|a| address(a)).collect(),
         addresses_known: true,
+        is_pod: true,
         register: LiveRegister::Unknown,
         age: Some(secs(86_400)),
         newcomer: false,

@@ -407,6 +407,9 @@ fn part_of_a_dump_proves_no_learned_value() {
     assert!(part(&case, &[], &own).1, "rule 2 would condemn it");
     let other = flow().from(A).load(0, ID_A);
     assert_eq!(part(&case, &[], &other), ("stale: matches-port".into(), false), "stale anyway");
+    // A rule of somebody's whose classifier is not in this part of the dump.
+    let rule = flow().reg(0, 4199).dst(IP_A).beyond();
+    assert_eq!(part(&case, &[], &rule), ("stale: matches-address".into(), true), "may be b's");
     let live = case.clone().with(|c| c.live[0].register = LiveRegister::Is(ID_A));
     assert_eq!(part(&live, &[], &policy(ID_A)), (kept.clone(), false), "no dump can prove it");
     let computed = case.with(|c| {
