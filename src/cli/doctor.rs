@@ -12,10 +12,10 @@ use super::{Context, Error, Exit, Table, networks, output};
 use crate::attachment::{Attachment, Key, State};
 use crate::clock::{Stamp, boot_id};
 use crate::config::{Config, database_socket};
-use crate::liveness::{Life, netns};
+use crate::liveness::{Life, brake, netns};
 use crate::ovsdb::{Client, Snapshot};
 use crate::registry::Registry;
-use crate::sweep::{World, open_bridge, orphans};
+use crate::sweep::{World, open_bridge, orphans, pulled_brake};
 
 /// So many pods of one finding are named, not just counted.
 const MOST_NAMED: usize = 10;
@@ -161,6 +161,18 @@ fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
     if let Ok(boot) = boot_id() {
         let orphans = orphans::find(&everything, &boot);
         findings.ok("records", format!("{} attachments", orphans.total));
+        if let Some((source, swept)) = pulled_brake(&registry, &everything, &orphans, &boot) {
+            let found = format!(
+                "{} of {} attachments seem dead at once on the word of {source} alone{}: nothing of \
+                 theirs is deleted",
+                orphans.dead.iter().filter(|orphan| orphan.alone().is_some()).count(),
+                orphans.total,
+                brake::swept_before(swept)
+            );
+            let remedy = "is the netns directory mounted? If they are dead indeed: ovs-flow-gc \
+                          sweep --yes";
+            findings.add(Level::Warning, "brake", found, remedy);
+        }
         if !orphans.dead.is_empty() {
             let found = format!("{} died without a DEL", orphans.dead.len());
             findings.add(

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Context, Error, Exit, Table, output};
-use crate::liveness::Why;
+use crate::liveness::{Why, brake};
 use crate::registry::Registry;
 use crate::sweep::{Once, Report, Roll};
 
@@ -33,6 +33,10 @@ struct Answer<'a> {
     dry_run: bool,
     paused: bool,
     braked: bool,
+    /// The dead whom the brake keeps.
+    held_back: usize,
+    /// Of the same burst of deaths, before the brake was pulled.
+    swept_before: usize,
     attachments: usize,
     dead: usize,
     corrupt: Vec<String>,
@@ -55,7 +59,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         run_dir: &context.run_dir,
         timeout: context.timeout,
         witnesses: &[],
-        recent: &[],
+        held: false,
         free: None,
         database: None,
         act,
@@ -63,9 +67,10 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         thorough: !options.only_dead,
         details: options.details || options.dry_run,
     };
-    let mut roll = once.roll_call()?;
+    let mut roll = once.roll_call_after_burst()?;
     let report = once.clean(&roll, |_| true)?;
     once.sighted(&mut roll);
+    let (held_back, swept_before) = (roll.held_back().count(), roll.swept_before);
     let Roll { everything, orphans, braked, paused, corrupt, .. } = roll;
     let mut unjudged: Vec<String> = everything.failures.iter().map(ToString::to_string).collect();
     for (record, why) in orphans.unknown.iter().filter(|(_, why)| *why == Why::Failed) {
@@ -77,6 +82,8 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         dry_run: options.dry_run,
         paused,
         braked,
+        held_back,
+        swept_before: if braked { swept_before } else { 0 },
         attachments,
         dead,
         corrupt,
@@ -164,9 +171,12 @@ fn text(answer: &Answer<'_>) -> String {
     if answer.braked {
         let _ = writeln!(
             text,
-            "brake: {} of {} attachments seem dead at once, so none was swept. Is the netns \
-             directory mounted? If they are dead indeed: ovs-flow-gc sweep --yes",
-            answer.dead, answer.attachments
+            "brake: {} of {} attachments seem dead at once{}, so nothing of theirs is \
+             deleted. Is the netns directory mounted? If they are dead indeed: ovs-flow-gc sweep \
+             --yes",
+            answer.held_back,
+            answer.attachments,
+            brake::swept_before(answer.swept_before)
         );
     }
     if answer.paused {

@@ -1,7 +1,7 @@
 //! The thread that sweeps: whenever the bell rings, with the engine that the one-shot sweep
 //! has, too.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::rc::Rc;
@@ -20,15 +20,13 @@ use super::triggers::{Outcome, Reason, Reasons};
 use super::{Shared, Thread, systemd};
 use crate::attachment::State;
 use crate::clock::{Deadline, Stamp};
-use crate::liveness::{Source, Witness};
+use crate::liveness::{Source, Witness, brake};
 use crate::openflow::Connection;
 use crate::registry::{DaemonLock, Everything, Registry};
 use crate::sweep::{Database, Error, Once, Report, Roll};
 
 /// For everything that one stage of a sweep does on the switch.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
-/// Deaths that a source tells of within this time count as one for the brake.
-const AT_ONCE: Duration = Duration::from_secs(10);
 /// A look at whole bridges every so many intervals …
 const THOROUGH_EVERY: u32 = 10;
 /// … and for this part of the time at most: it stalls the switch for 2 µs a flow.
@@ -50,7 +48,6 @@ pub(super) fn start(shared: Arc<Shared>, sources: Sources) -> Result<Thread, sup
             cleaned: HashMap::new(),
             lock: None,
             lost: Lost::default(),
-            recent: VecDeque::new(),
             thorough_at: Duration::ZERO,
             thorough_done: false,
             brake: Brake::default(),
@@ -83,8 +80,6 @@ struct Sweeper<'s> {
     lock: Option<DaemonLock>,
     lost: Lost,
     book: Book,
-    /// Who was buried lately on the word of one source.
-    recent: VecDeque<(Duration, Source, usize)>,
     thorough_at: Duration,
     thorough_done: bool,
     brake: Brake,
@@ -227,15 +222,11 @@ impl Sweeper<'_> {
             return Outcome { failed: true, ..Outcome::default() };
         }
         let (now, stamp) = (shared.bell.now(), Stamp::now());
-        while self.recent.front().is_some_and(|(at, ..)| now.saturating_sub(*at) > AT_ONCE) {
-            self.recent.pop_front();
-        }
         if reasons.wakes_all() || now >= self.thorough_at {
             // As with the records: nothing is believed for ever.
             self.database = Rc::default();
         }
         let database = Rc::clone(&self.database);
-        let recent: Vec<(Source, usize)> = self.recent.iter().map(|(_, s, n)| (*s, *n)).collect();
         let sources = Arc::clone(&self.sources);
         let free = |addresses: &BTreeSet<IpAddr>| sources.free(addresses);
         let witnesses: Vec<&dyn Witness> = sources.witnesses.iter().map(AsRef::as_ref).collect();
@@ -244,7 +235,7 @@ impl Sweeper<'_> {
             run_dir: &shared.run_dir,
             timeout: TIMEOUT,
             witnesses: &witnesses,
-            recent: &recent,
+            held: self.brake.engaged.is_some(),
             free: sources.knows_addresses().then_some(&free),
             database: Some(&database),
             act: true,
@@ -268,10 +259,10 @@ impl Sweeper<'_> {
         let called = shared.bell.now();
         shared.wanted.of_records(roll.everything.attachments.iter());
         self.called(&roll, stamp);
-        let dead = if roll.braked.is_some() { 0 } else { roll.orphans.dead.len() };
-        let nobody_waits = dead == 0 || roll.paused;
+        let dead = roll.condemned().len();
+        let nobody_waits = dead == 0 && roll.waits.is_none() || roll.paused;
         once.thorough = nobody_waits && (now >= self.thorough_at || reasons.has(Reason::Hangup));
-        self.note_orphans(&roll, now);
+        self.note_orphans(&roll);
 
         let (book, urgent) = (&mut self.book, !nobody_waits);
         let report = match once.clean(&roll, |record| book.is_due(record, reasons, urgent, now)) {
@@ -300,6 +291,7 @@ impl Sweeper<'_> {
             self.thorough_done |= report.error().is_none();
         }
         self.done(&report, &roll, reasons, ended, stamp);
+        let (roll_waits, held_back) = (roll.waits, roll.held_back().count());
         if roll.braked.is_some() && ended >= self.brake.count_at {
             self.count_braked(once, &mut roll);
         }
@@ -307,10 +299,12 @@ impl Sweeper<'_> {
         self.gauges();
         let failed = self.failed(&report, &shared.run_dir, once.thorough, reasons);
         let waiting = [self.book.next(ended), self.lost.next(ended)];
-        let mut look_again = waiting.into_iter().flatten().min();
+        let mut look_again = waiting.into_iter().flatten().chain(roll_waits).min();
         if dead > 0 && now >= self.thorough_at {
             look_again = Some(look_again.map_or(SOON, |after| after.min(SOON)));
         }
+        // Those of a burst that wait are its pace, too.
+        let dead = dead.saturating_add(if roll_waits.is_some() { held_back } else { 0 });
         Outcome { dead, failed, look_again, took: Duration::ZERO }
     }
 
@@ -347,7 +341,7 @@ impl Sweeper<'_> {
         self.book.only(&lives);
         self.cleaned.retain(|life, _| lives.contains(life));
 
-        let (dead, total) = (orphans.dead.len(), orphans.total);
+        let (dead, total) = (roll.held_back().count(), orphans.total);
         let before = self.brake.engaged;
         self.brake.engaged = roll.braked.map(|source| (source, dead));
         metrics.brake_engaged.set(i64::from(roll.braked.is_some()));
@@ -357,8 +351,9 @@ impl Sweeper<'_> {
                 self.brake.count_at = Duration::ZERO;
                 error!(
                     "brake: {dead} of {total} attachments seem dead at once on the word of {source} \
-                     alone, so nothing of theirs is deleted. Is the netns directory mounted? If \
-                     they are dead indeed: ovs-flow-gc sweep --yes"
+                     alone{}, so nothing of theirs is deleted. Is the netns directory mounted? If \
+                     they are dead indeed: ovs-flow-gc sweep --yes",
+                    brake::swept_before(roll.swept_before)
                 );
             }
             (Some((_, n)), Some((source, _))) if n != dead => {
@@ -372,12 +367,9 @@ impl Sweeper<'_> {
         }
     }
 
-    /// Counts orphans that are found for the first time.
-    fn note_orphans(&mut self, roll: &Roll, now: Duration) {
-        if roll.braked.is_some() {
-            return;
-        }
-        for orphan in &roll.orphans.dead {
+    /// Counts orphans that are swept for the first time.
+    fn note_orphans(&mut self, roll: &Roll) {
+        for orphan in roll.condemned().iter() {
             let life = (orphan.record.key.clone(), orphan.record.generation);
             if self.book.knows(&life) {
                 continue;
@@ -389,9 +381,6 @@ impl Sweeper<'_> {
             {
                 let by = orphan.by.first().copied();
                 self.cleaned.insert(life, Cleaned { pod, flows: 0, by });
-            }
-            if let [source] = orphan.by[..] {
-                self.recent.push_back((now, source, 1));
             }
         }
     }
@@ -458,8 +447,12 @@ impl Sweeper<'_> {
         let interval = self.shared.options.interval;
         self.brake.count_at = self.shared.bell.now().saturating_add(interval * THOROUGH_EVERY);
         let dry = Once { act: false, thorough: false, ..once };
+        let held: HashSet<Life> =
+            roll.held_back().map(|o| (o.record.key.clone(), o.record.generation)).collect();
         roll.braked = None;
-        match dry.clean(roll, |record| record.state == State::Active) {
+        match dry.clean(roll, |a| {
+            a.state == State::Active && held.contains(&(a.key.clone(), a.generation))
+        }) {
             Ok(report) => self.brake.left = report.targets.iter().map(|t| t.stale).sum(),
             Err(failed) => debug!("cannot count what the brake keeps: {failed}"),
         }

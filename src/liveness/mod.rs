@@ -17,11 +17,14 @@ pub mod observations;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::attachment::Attachment;
 use crate::clock::Stamp;
 
 /// Who says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Source {
     /// The network namespace, as ADD recorded it.
     Netns,

@@ -9,11 +9,13 @@
 //! sandbox. Caveat: the kernel re-uses namespace numbers, so a re-created namespace with the
 //! same number is not called dead, only unknown.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
@@ -115,6 +117,18 @@ pub fn judge_all(records: &[Attachment], boot_id: &str) -> Vec<Life> {
         lives.push(if unchanged { Life::Alive } else { judge(record, boot_id) });
     }
     lives
+}
+
+/// How long nothing has changed in the directories that these records' namespaces were in.
+/// `None`: there is no such directory.
+#[must_use]
+pub fn quiet_for<'a>(records: impl Iterator<Item = &'a Attachment>) -> Option<Duration> {
+    let pinned = records.filter_map(|record| record.netns.as_ref());
+    let pinned = pinned.filter(|netns| netns.pid_namespace.is_none() && !netns.path.is_empty());
+    let directories: BTreeSet<&Path> = pinned.map(|netns| parent_of(&netns.path)).collect();
+    let changed = directories.into_iter().filter_map(|path| path.metadata().ok()?.modified().ok());
+    // The wall clock may have been set back since: then it counts as changed now.
+    changed.map(|at| at.elapsed().unwrap_or_default()).min()
 }
 
 /// A directory of namespaces.

@@ -5,6 +5,7 @@
 //!   lock                                 flock, held for moments
 //!   daemon.lock                          flock, held by the daemon for as long as it runs
 //!   paused                               if it is there, nothing on this node is deleted
+//!   deaths.json                          who seemed dead lately, for the mass-death guard
 //!   journal/<operation>.jsonl            what was deleted; .pending while it is written
 //!   <network>/config.json                the effective config and what was learned
 //!   <network>/<containerID>:<ifname>.json              0600, one attachment
@@ -24,6 +25,7 @@ pub(super) const LOCK: &str = "lock";
 pub(super) const DAEMON: &str = "daemon.lock";
 pub(super) const PROBE: &str = "probe";
 pub(super) const PAUSED: &str = "paused";
+pub(super) const DEATHS: &str = "deaths.json";
 pub(super) const JOURNAL: &str = "journal";
 pub(super) const DEAD: &str = "dead";
 pub(super) const CONFIG: &str = "config.json";
@@ -34,7 +36,7 @@ pub(super) const ASIDE: &str = ".corrupt";
 /// no network name can start with.
 pub(super) fn network(root: &Path, name: &NetworkName) -> PathBuf {
     match name.as_str() {
-        LOCK | DAEMON | PAUSED | JOURNAL => root.join(format!("_{name}")),
+        LOCK | DAEMON | PAUSED | DEATHS | JOURNAL => root.join(format!("_{name}")),
         name => root.join(name),
     }
 }
@@ -42,9 +44,9 @@ pub(super) fn network(root: &Path, name: &NetworkName) -> PathBuf {
 /// The network whose directory is called so; `None` for what is not a network's.
 pub(super) fn network_of(directory: &str) -> Option<NetworkName> {
     match directory.strip_prefix('_') {
-        Some(name @ (LOCK | DAEMON | PAUSED | JOURNAL)) => name.parse().ok(),
+        Some(name @ (LOCK | DAEMON | PAUSED | DEATHS | JOURNAL)) => name.parse().ok(),
         Some(_) => None,
-        None if matches!(directory, LOCK | DAEMON | PAUSED | JOURNAL) => None,
+        None if matches!(directory, LOCK | DAEMON | PAUSED | DEATHS | JOURNAL) => None,
         None => directory.parse().ok(),
     }
 }
@@ -104,7 +106,7 @@ pub(super) mod tests {
     #[test]
     fn networks_called_like_our_own_files_do_not_meet_them() {
         let root = Path::new("/r");
-        for name in ["lock", "daemon.lock", "paused", "journal"] {
+        for name in ["lock", "daemon.lock", "paused", "deaths.json", "journal"] {
             let network: NetworkName = name.parse().unwrap();
             let path = super::network(root, &network);
             assert_ne!(path, root.join(name));

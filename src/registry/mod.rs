@@ -17,6 +17,7 @@ mod error;
 mod file;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod guard;
 mod journal;
 mod layout;
 mod lock;
@@ -35,6 +36,7 @@ use serde::de::DeserializeOwned;
 pub use daemon::{DaemonLock, Directories};
 pub use error::{Corrupt, CorruptWhy, Error, Slot};
 pub use file::{new_generation, replace};
+pub use guard::GuardLock;
 pub use journal::{
     BadJournalId, Deleted, Header, JOURNAL_BYTES, JournalId, Operation, Subject, Writer,
 };

@@ -1,6 +1,7 @@
 //! One sweep from its beginning to its end, for the admin command and for the daemon: the
 //! roll call (who is there, who is dead), then the clean-up of the dead.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
@@ -8,10 +9,11 @@ use std::time::Duration;
 
 use log::warn;
 
-use super::orphans::{self, Doomed, Orphans};
-use super::{Database, Engine, Error, Report, Target, in_question, network_states};
+use super::orphans::{self, Doomed, Orphan, Orphans};
+use super::{Database, Engine, Error, Report, Target, in_question, mass_death, network_states};
 use crate::attachment::Attachment;
 use crate::clock::{Deadline, boot_id};
+use crate::liveness::brake::Decision;
 use crate::liveness::{Source, Witness};
 use crate::registry::{Everything, Registry};
 
@@ -29,8 +31,8 @@ pub struct Once<'a> {
     pub timeout: Duration,
     /// Who is asked beside the network namespaces.
     pub witnesses: &'a [&'a dyn Witness],
-    /// How many each source alone has had buried a moment ago: they count for the brake.
-    pub recent: &'a [(Source, usize)],
+    /// This process saw the brake pulled: a guard's file that is missing proves nothing.
+    pub held: bool,
     /// Who knows which of these addresses nobody in the cluster has now; none: nobody knows.
     pub free: Option<&'a Free<'a>>,
     /// A connection to the database that is kept; none: there is one for this sweep alone.
@@ -52,13 +54,45 @@ pub struct Roll {
     pub everything: Everything,
     /// What liveness says.
     pub orphans: Orphans,
-    /// Nothing is deleted on the word of this source alone: too many at once.
+    /// Nothing is deleted on the word of one source alone: too many at once by this one's.
     pub braked: Option<Source>,
+    /// More may be dying at this moment: those of one source's word wait so long, and are counted
+    /// again.
+    pub waits: Option<Duration>,
+    /// How many of the same burst were swept before.
+    pub swept_before: usize,
     /// An operator said that nothing is deleted.
     pub paused: bool,
     /// Files that should be records and are not.
     pub corrupt: Vec<String>,
     boot_id: String,
+}
+
+/// How long one sweep waits for the end of a burst of deaths, at most: longer than the guard does.
+const LONGEST_BURST: Duration = Duration::from_secs(4);
+
+impl Roll {
+    /// Whether those who are dead on the word of one source alone are left alone for now.
+    fn holds_back(&self) -> bool {
+        self.braked.is_some() || self.waits.is_some()
+    }
+
+    /// Those whom this sweep buries.
+    #[must_use]
+    pub fn condemned(&self) -> Cow<'_, [Orphan]> {
+        if self.holds_back() {
+            let sure = self.orphans.dead.iter().filter(|orphan| orphan.alone().is_none());
+            Cow::Owned(sure.cloned().collect())
+        } else {
+            Cow::Borrowed(&self.orphans.dead)
+        }
+    }
+
+    /// Those whom it does not, because one source alone calls them dead.
+    pub fn held_back(&self) -> impl Iterator<Item = &Orphan> {
+        let holds_back = self.holds_back();
+        self.orphans.dead.iter().filter(move |orphan| holds_back && orphan.alone().is_some())
+    }
 }
 
 impl Once<'_> {
@@ -95,10 +129,31 @@ impl Once<'_> {
             }
         }
         let boot_id = boot_id().map_err(Error::BootId)?;
-        let orphans = orphans::find_with(&everything, &boot_id, self.witnesses, self.recent);
-        let braked = orphans.braked.filter(|_| !self.yes);
+        let orphans = orphans::find_with(&everything, &boot_id, self.witnesses);
         let paused = self.registry.is_some_and(Registry::paused);
-        Ok(Roll { everything, orphans, braked, paused, corrupt, boot_id })
+        let (decision, swept_before) =
+            mass_death::consult(self, &everything, &orphans, paused, &boot_id);
+        let (braked, waits) = match decision {
+            Decision::Sweep => (None, None),
+            Decision::Wait(left) => (None, Some(left)),
+            Decision::Hold(source) => (Some(source), None),
+        };
+        Ok(Roll { everything, orphans, braked, waits, swept_before, paused, corrupt, boot_id })
+    }
+
+    /// [`roll_call`](Self::roll_call), again and again until a burst of deaths has come to its end.
+    ///
+    /// # Errors
+    /// As [`roll_call`](Self::roll_call).
+    pub fn roll_call_after_burst(&self) -> Result<Roll, Error> {
+        let until = Deadline::after(LONGEST_BURST);
+        loop {
+            let roll = self.roll_call()?;
+            match roll.waits {
+                Some(left) if !until.passed() => std::thread::sleep(left),
+                _ => return Ok(roll),
+            }
+        }
     }
 
     /// Cleans up behind the dead of a roll call, and behind those earlier dead that `pick`
@@ -112,13 +167,13 @@ impl Once<'_> {
         roll: &Roll,
         pick: impl FnMut(&Attachment) -> bool,
     ) -> Result<Report, Error> {
-        let Roll { everything, orphans, boot_id, .. } = roll;
+        let Roll { everything, boot_id, .. } = roll;
         let Doomed { targets, unburied, records } = match self.registry {
             Some(registry) => {
-                let dead = if roll.braked.is_some() { &[] } else { orphans.dead.as_slice() };
+                let dead = roll.condemned();
                 let act = self.act && !roll.paused;
                 let deadline = Deadline::after(self.timeout);
-                orphans::targets(registry, everything, dead, boot_id, act, deadline, pick)?
+                orphans::targets(registry, everything, &dead, boot_id, act, deadline, pick)?
             }
             None => Doomed::default(),
         };
@@ -190,7 +245,7 @@ mod tests {
             run_dir: Path::new("/nonexistent"),
             timeout: Duration::from_secs(5),
             witnesses: &[],
-            recent: &[],
+            held: false,
             free: None,
             database: None,
             act: true,

@@ -7,7 +7,7 @@ use log::{info, warn};
 use super::{Cause, Target};
 use crate::attachment::{Attachment, State};
 use crate::clock::{Deadline, Stamp};
-use crate::liveness::brake::brake;
+use crate::liveness::brake::{Deaths, life};
 use crate::liveness::{Life, Source, Why, Witness, combine, netns};
 use crate::registry::{self, Burial, Everything, Lock, Registry};
 
@@ -32,6 +32,16 @@ impl Orphan {
     pub fn source(&self) -> &'static str {
         self.by.first().map_or("boot", |source| source.as_str())
     }
+
+    /// The one source on whose word alone it is dead. Another boot needs no second witness:
+    /// nothing of it can be alive.
+    #[must_use]
+    pub fn alone(&self) -> Option<Source> {
+        match self.by[..] {
+            [source] => Some(source),
+            _ => None,
+        }
+    }
 }
 
 /// What liveness says of the node.
@@ -45,28 +55,41 @@ pub struct Orphans {
     pub unknown: Vec<(Attachment, Why)>,
     /// Active records in all.
     pub total: usize,
-    /// The brake is pulled: too many at once on the word of this one source.
-    pub braked: Option<Source>,
+    /// Who was asked.
+    pub asked: Vec<Source>,
+}
+
+impl Orphans {
+    /// What the mass-death guard must know of them.
+    #[must_use]
+    pub fn deaths(&self, everything: &Everything) -> Deaths {
+        let alone = || self.dead.iter().filter(|orphan| orphan.alone().is_some());
+        let records = self.alive.iter().filter_map(|index| everything.attachments.get(*index));
+        let records = records.chain(self.unknown.iter().map(|(record, _)| record));
+        let by_namespace = alone().filter(|orphan| orphan.alone() == Some(Source::Netns));
+        let records_of = by_namespace.map(|orphan| &orphan.record);
+        Deaths {
+            alone: alone().filter_map(|o| Some((life(&o.record), o.alone()?))).collect(),
+            living: records.map(life).collect(),
+            total: self.total,
+            asked: self.asked.clone(),
+            quiet_for: netns::quiet_for(records_of),
+        }
+    }
 }
 
 /// Judges every active record by its namespace.
 #[must_use]
 pub fn find(everything: &Everything, boot_id: &str) -> Orphans {
-    find_with(everything, boot_id, &[], &[])
+    find_with(everything, boot_id, &[])
 }
 
-/// Judges every active record by its namespace and by what these witnesses say. `recent`:
-/// how many each source alone has had buried a moment ago. A source that is ill tells of one
-/// death after the other; they count as one for the brake.
+/// Judges every active record by its namespace and by what these witnesses say.
 #[must_use]
-pub fn find_with(
-    everything: &Everything,
-    boot_id: &str,
-    witnesses: &[&dyn Witness],
-    recent: &[(Source, usize)],
-) -> Orphans {
+pub fn find_with(everything: &Everything, boot_id: &str, witnesses: &[&dyn Witness]) -> Orphans {
     let mut orphans = Orphans { total: everything.attachments.len(), ..Orphans::default() };
-    let mut alone: Vec<(Source, usize)> = recent.to_vec();
+    orphans.asked.push(Source::Netns);
+    orphans.asked.extend(witnesses.iter().map(|witness| witness.source()));
     let now = Stamp::now();
     let namespaces = netns::judge_all(&everything.attachments, boot_id);
     if namespaces.iter().any(|life| life.is_dead()) {
@@ -81,21 +104,11 @@ pub fn find_with(
         match judged.life {
             Life::Alive => orphans.alive.push(index),
             Life::Dead(why) => {
-                // Another boot needs no second witness: nothing of it can be alive.
-                if let [source] = judged.dead_by[..] {
-                    alone.push((source, 1));
-                }
                 orphans.dead.push(Orphan { record: record.clone(), why, by: judged.dead_by });
             }
             Life::Unknown(why) => orphans.unknown.push((record.clone(), why)),
         }
     }
-    let buried = recent.iter().fold(0usize, |sum, (_, count)| sum.saturating_add(*count));
-    orphans.braked = if orphans.dead.is_empty() {
-        None
-    } else {
-        brake(orphans.total.saturating_add(buried), &alone)
-    };
     orphans
 }
 

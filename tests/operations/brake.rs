@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::rig::{Port, Setup, layouts};
+use crate::rig::{Datapath, Port, Setup, layouts};
 use crate::{deleted, sorted, sweep};
 
 #[test]
@@ -50,6 +50,48 @@ fn ten_may_always_die_at_once() {
     let report = sweep(&node, &[]);
     assert_eq!(report["braked"], false);
     assert_eq!(node.dump("br0"), [""; 0], "{report}");
+}
+
+/// One sweep after the other (a timer's, a person's) deletes those of ten at most.
+#[test]
+fn the_brake_counts_what_other_sweeps_have_done() {
+    let node = Setup::new()
+        .datapath(Datapath::Dummy)
+        .gc_conf(json!({"lingerSeconds": 0}))
+        .up("the_brake_counts_sweeps");
+    let pods: Vec<_> = (0..14).map(|n| node.run_pod(&format!("p{n}"))).collect();
+    for (pod, reg) in pods.iter().zip(0x1001..) {
+        node.install("br0", &layouts::classifier(&pod.who(reg)));
+    }
+    pods[..7].iter().for_each(|pod| node.vanish(pod, Port::Stays));
+    let report = sweep(&node, &["--only-dead"]);
+    assert_eq!((report["braked"].as_bool(), deleted(&report)), (Some(false), 7 * 15));
+    let left = node.dump("br0");
+    pods[7..].iter().for_each(|pod| node.vanish(pod, Port::Stays));
+    for _ in 0..2 {
+        let braked = node.admin(&["sweep", "--only-dead"]);
+        assert_eq!(braked.code, Some(3), "{braked}");
+        assert!(braked.stdout.contains("brake: 7 of 7 attachments"), "{braked}");
+        assert!(braked.stdout.contains("7 more were swept before"), "{braked}");
+        assert_eq!(node.dump("br0"), left);
+    }
+    let doctor = node.admin(&["doctor"]).stdout;
+    assert!(doctor.contains("7 of 7 attachments seem dead at once"), "{doctor}");
+
+    // A file that cannot be read may have said so, too.
+    std::fs::write(node.state_dir.join("deaths.json"), "{\"bootId\": ").unwrap();
+    let report = sweep(&node, &[]);
+    assert_eq!((report["braked"].as_bool(), deleted(&report)), (Some(true), 0));
+    assert_eq!(node.dump("br0"), left);
+
+    let report = sweep(&node, &["--yes"]);
+    assert_eq!(deleted(&report), 7 * 15);
+    assert_eq!(node.dump("br0"), [""; 0]);
+    // It is over: who dies now is nobody's mass death.
+    let pod = node.run_pod("later");
+    node.install("br0", &layouts::classifier(&pod.who(0x2001)));
+    node.vanish(&pod, Port::Stays);
+    assert_eq!(deleted(&sweep(&node, &[])), 15);
 }
 
 #[test]
