@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use clap::Args;
+use log::info;
 use serde::Serialize;
 
 use super::{Context, Error, Exit, Table, output};
@@ -69,6 +70,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     };
     let mut roll = once.roll_call_after_burst()?;
     let report = once.clean(&roll, |_| true)?;
+    report.withheld().for_each(|withheld| info!("{withheld}"));
     once.sighted(&mut roll);
     let (held_back, swept_before) = (roll.held_back().count(), roll.swept_before);
     let Roll { everything, orphans, braked, paused, corrupt, .. } = roll;

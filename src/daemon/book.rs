@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::triggers::{Reason, Reasons, back_off};
 use crate::attachment::{Attachment, Key, State};
-use crate::sweep::{Report, TargetReport};
+use crate::sweep::{Report, TargetReport, Withheld};
 
 /// One life of a key.
 pub(super) type Life = (Key, u64);
@@ -43,6 +43,8 @@ struct Entry {
 pub(super) struct Book {
     interval: Duration,
     entries: HashMap<Life, Entry>,
+    /// What a pause or observe mode kept when it was last said, by bridge and pod: why, how many.
+    said: HashMap<(String, Option<Life>), (&'static str, u64)>,
 }
 
 fn life(record: &Attachment) -> Life {
@@ -51,7 +53,7 @@ fn life(record: &Attachment) -> Life {
 
 impl Book {
     pub(super) fn new(interval: Duration) -> Self {
-        Self { interval, entries: HashMap::new() }
+        Self { interval, entries: HashMap::new(), said: HashMap::new() }
     }
 
     /// Whether a sweep for these reasons looks at this dead one. When it is urgent (somebody
@@ -108,6 +110,30 @@ impl Book {
     /// Forgets everybody else.
     pub(super) fn only(&mut self, those: &HashSet<Life>) {
         self.entries.retain(|life, _| those.contains(life));
+        self.said.retain(|(_, life), _| life.as_ref().is_none_or(|life| those.contains(life)));
+    }
+
+    /// What a pause or observe mode keeps, where that has changed since it was last said. Each
+    /// sweep finds the same entries again.
+    pub(super) fn to_say<'r>(&mut self, report: &'r Report) -> Vec<Withheld<'r>> {
+        let place = |w: &Withheld<'_>| (w.bridge.to_owned(), w.of.map(|of| of.life.clone()));
+        let withheld: Vec<Withheld<'_>> = report.withheld().collect();
+        let now: HashSet<_> = withheld.iter().map(place).collect();
+        let looked: HashSet<&Life> = report.targets.iter().map(|target| &target.life).collect();
+        let bridges = report.bridges.iter().filter(|b| b.error.is_none());
+        let full: HashSet<&str> = bridges.filter(|b| b.full).map(|b| b.bridge.as_str()).collect();
+        self.said.retain(|at, _| {
+            let looked = match &at.1 {
+                Some(life) => looked.contains(life),
+                None => full.contains(at.0.as_str()),
+            };
+            !looked || now.contains(at)
+        });
+        let changed = |w: &Withheld<'_>| {
+            let what = (w.why, w.count);
+            self.said.insert(place(w), what) != Some(what)
+        };
+        withheld.into_iter().filter(changed).collect()
     }
 
     /// Writes down what came of a look. Returns those that are clean now and were not before,
@@ -203,6 +229,7 @@ mod tests {
     use super::*;
     use crate::clock::Stamp;
     use crate::daemon::triggers::Triggers;
+    use crate::sweep::{BridgeReport, Cause, Target};
 
     fn record(generation: u64, state: State, attempts: u32) -> Attachment {
         let key = Key {
@@ -227,6 +254,46 @@ mod tests {
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn what_is_only_watched_is_said_when_it_changes() {
+        let target = |generation| Target {
+            attachment: record(generation, State::Deleting, 0),
+            cause: Cause::Tombstone,
+        };
+        let report = |of: &[(u64, u64)], paused: bool| {
+            let targets = of.iter().map(|(generation, _)| TargetReport::new(&target(*generation)));
+            let withheld = of.iter().enumerate().filter(|(_, (_, count))| *count > 0);
+            let withheld = withheld.map(|(index, (_, count))| (Some(index), *count)).collect();
+            let bridge =
+                BridgeReport { bridge: "br0".to_owned(), withheld, ..BridgeReport::default() };
+            let targets = targets.collect();
+            Report { paused, targets, bridges: vec![bridge], ..Report::default() }
+        };
+        let mut book = Book::new(at(30));
+        let mut said = |of: &[(u64, u64)], paused| {
+            let report = report(of, paused);
+            book.to_say(&report).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let line = |why: &str, count: u64| {
+            let pod = "podnet/c1:eth0 (container c1)";
+            vec![format!("bridge br0: {why}, not deleted: {count} stale entries of {pod}")]
+        };
+        assert_eq!(said(&[(1, 2_008)], false), line("mode observe", 2_008));
+        for _ in 0..10 {
+            assert_eq!(said(&[(1, 2_008)], false), [""; 0]);
+            assert_eq!(said(&[], false), [""; 0], "it was not looked at");
+        }
+        assert_eq!(said(&[(1, 2_007), (2, 5)], false).len(), 2);
+        assert_eq!(
+            said(&[(1, 2_007), (2, 5)], true),
+            [line("paused", 2_007), line("paused", 5)].concat()
+        );
+        assert_eq!(said(&[(1, 0), (2, 5)], true), [""; 0]);
+        assert_eq!(said(&[(1, 2_007), (2, 5)], true), line("paused", 2_007));
+        book.only(&HashSet::new());
+        assert!(book.said.is_empty());
     }
 
     #[test]

@@ -54,6 +54,7 @@ pub(super) fn start(shared: Arc<Shared>, sources: Sources) -> Result<Thread, sup
             dumps: BTreeMap::new(),
             dangling: BTreeMap::new(),
             corrupt: Vec::new(),
+            notes: Vec::new(),
             complaint: None,
             known: None,
             database: Rc::default(),
@@ -88,6 +89,8 @@ struct Sweeper<'s> {
     dangling: BTreeMap<String, u64>,
     /// Files that were not records at the last roll call.
     corrupt: Vec<String>,
+    /// What the last sweep had to say: the next one need not say it again.
+    notes: Vec<String>,
     /// What was last complained of: once is enough.
     complaint: Option<String>,
     /// The records at the last roll call, or as the last sweep left them: the next death need
@@ -395,8 +398,14 @@ impl Sweeper<'_> {
         then: Stamp,
     ) {
         let metrics = &self.shared.metrics;
-        for note in &report.notes {
+        for note in report.notes.iter().filter(|note| !self.notes.contains(*note)) {
             info!("{note}");
+        }
+        if !report.bridges.is_empty() {
+            self.notes.clone_from(&report.notes);
+        }
+        for withheld in self.book.to_say(report) {
+            info!("{withheld}");
         }
         for bridge in &report.bridges {
             for (reason, n) in &bridge.deleted_by {

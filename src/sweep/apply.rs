@@ -20,7 +20,7 @@ use crate::stale::flow::Address;
 use crate::stale::{
     Judge, Learned, NotProven, Reason, Recheck, RegisterToken, Standing, Token, Verdict,
 };
-use log::{error, info, warn};
+use log::{debug, error, info, warn};
 
 /// How many entries are deleted on one look at the world: at 20 µs each the window between
 /// that look and the last delete stays under 100 ms.
@@ -198,7 +198,8 @@ pub(super) fn pass(
     let why = if report.paused { "paused" } else { "mode observe" };
     for doomed in &watched {
         let Doomed { candidate: Candidate { entry, .. }, verdict, .. } = doomed;
-        info!("bridge {}: {why}, not deleted: {entry} ({})", out.bridge, verdict.reason);
+        // How many there are of each pod is said when that changes: a sweep finds them each time.
+        debug!("bridge {}: {why}, not deleted: {entry} ({})", out.bridge, verdict.reason);
         only_watched(doomed, &scene, out, report);
     }
     if !doomed.is_empty() {
@@ -228,6 +229,7 @@ fn only_watched(doomed: &Doomed<'_>, scene: &Scene, out: &mut BridgeReport, repo
     report.observed = true;
     out.observed += 1;
     let target = target_of(scene, &doomed.verdict);
+    *out.withheld.entry(target).or_default() += 1;
     if let Some(of) = target.and_then(|t| report.targets.get_mut(t)) {
         of.waiting = true;
     }

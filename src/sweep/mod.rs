@@ -30,7 +30,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use log::debug;
+use log::{debug, info};
 use serde::Serialize;
 
 pub use apply::{SWEEP_TIMEOUT, wait_together};
@@ -39,7 +39,7 @@ use early::Early;
 pub use look::{Look, look_at};
 pub use mass_death::pulled_brake;
 pub use once::{Free, Once, Roll};
-pub use report::{BridgeReport, FlowReport, Report, TargetReport};
+pub use report::{BridgeReport, FlowReport, Report, TargetReport, Withheld};
 pub(crate) use scene::lacks_value;
 pub use scene::{Scene, in_question, register_of};
 pub use standing::{AskedPortScan, PortScan};
@@ -109,11 +109,14 @@ impl Engine<'_> {
     /// Deletes the targets' entries and settles their records.
     #[must_use]
     pub fn clean(&self, targets: Vec<Target>) -> Report {
-        self.clean_knowing(targets, None)
+        let report = self.clean_knowing(targets, None);
+        report.withheld().for_each(|withheld| info!("{withheld}"));
+        report
     }
 
     /// The same for who has read the records a moment ago: they are not read again if it is
-    /// certain that nobody has written since.
+    /// certain that nobody has written since. What was [withheld](Report::withheld) is the
+    /// caller's to say.
     #[must_use]
     pub fn clean_knowing(&self, mut targets: Vec<Target>, known: Option<Everything>) -> Report {
         let merged = merge::merge(self, &mut targets);
@@ -173,6 +176,7 @@ impl Engine<'_> {
             learned(targets, report);
             report.look_again();
             pass.kept.clear();
+            pass.withheld.clear();
             (pass.stale, pass.observed) = (pass.deleted, 0);
             done = apply::pass(self, &fresh, client, None, bridge, targets, &mut pass, report);
         }

@@ -1,6 +1,7 @@
 //! What was done, for people and machines.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Serialize;
 
@@ -54,6 +55,9 @@ pub struct BridgeReport {
     pub put_back: u64,
     /// Stale entries that only pause or observe mode keeps.
     pub observed: u64,
+    /// The same by target; `None`: a port that is nobody's.
+    #[serde(skip)]
+    pub withheld: BTreeMap<Option<usize>, u64>,
     /// Entries that name a port which is nobody's.
     pub dangling: u64,
     /// Everything was seen, not just what has a dead token.
@@ -129,6 +133,31 @@ pub struct TargetReport {
     pub error: Option<String>,
 }
 
+/// Stale entries of one pod on one bridge that only a pause or observe mode keeps; displayed as a
+/// line of the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Withheld<'r> {
+    /// The bridge.
+    pub bridge: &'r str,
+    /// `paused` or `mode observe`.
+    pub why: &'static str,
+    /// How many.
+    pub count: u64,
+    /// Whose; `None`: a port's that is nobody's.
+    pub of: Option<&'r TargetReport>,
+}
+
+impl fmt::Display for Withheld<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bridge, why, count, of } = self;
+        write!(f, "bridge {bridge}: {why}, not deleted: {count} stale entries of ")?;
+        match of {
+            Some(of) => write!(f, "{} (container {})", of.pod, of.container),
+            None => f.write_str("nobody's port"),
+        }
+    }
+}
+
 /// What was done.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -154,7 +183,7 @@ pub struct Report {
 }
 
 impl TargetReport {
-    fn new(t: &Target) -> Self {
+    pub(crate) fn new(t: &Target) -> Self {
         Self {
             pod: t.attachment.title(),
             network: t.attachment.key.network.to_string(),
@@ -234,6 +263,19 @@ impl Report {
     #[must_use]
     pub fn observed(&self) -> u64 {
         self.bridges.iter().map(|b| b.observed).sum()
+    }
+
+    /// Pod by pod what only a pause or observe mode keeps.
+    pub fn withheld(&self) -> impl Iterator<Item = Withheld<'_>> {
+        let why = if self.paused { "paused" } else { "mode observe" };
+        self.bridges.iter().flat_map(move |bridge| {
+            bridge.withheld.iter().map(move |(target, count)| Withheld {
+                bridge: &bridge.bridge,
+                why,
+                count: *count,
+                of: target.and_then(|target| self.targets.get(target)),
+            })
+        })
     }
 
     /// Entries found stale on all bridges.

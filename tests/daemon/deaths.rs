@@ -140,6 +140,43 @@ fn a_pause_stops_it_and_its_end_lets_it_go_on() {
     daemon.no_harm();
 }
 
+/// Each sweep finds the same entries again, and the log may be on a disk that is full.
+#[test]
+fn what_is_only_watched_is_said_once() {
+    let node = Setup::new().gc_conf(json!({"mode": "observe"})).up("daemon_says_once");
+    let pods = Pods::new(&node, 2);
+    let daemon = Daemon::start(&node);
+    let said = || {
+        let log = daemon.log();
+        let lines = log.lines().filter(|line| line.contains("not deleted"));
+        lines.filter(|line| !line.to_lowercase().contains("debug")).map(str::to_owned).collect()
+    };
+    let look_again = || {
+        for _ in 0..5 {
+            let sweeps = daemon.sum("sweeps_total");
+            daemon.signal(nix::sys::signal::Signal::SIGHUP);
+            eventually("it sweeps", || daemon.sum("sweeps_total") > sweeps);
+        }
+    };
+    node.vanish(&pods.pods[0], Port::Stays);
+    let left = |why: &str| daemon.metric(&format!("stale_flows_left{{reason=\"{why}\"}}"));
+    eventually("it is counted", || left("observe") == 15.0);
+    look_again();
+    let lines: Vec<String> = said();
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert!(
+        lines[0].contains("mode observe, not deleted: 15 stale entries of default/p0"),
+        "{lines:?}"
+    );
+    node.admin(&["pause"]).ok();
+    eventually("it is paused", || left("paused") == 15.0);
+    look_again();
+    let lines: Vec<String> = said();
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    assert!(lines[1].contains("paused, not deleted: 15 stale entries of default/p0"), "{lines:?}");
+    assert_eq!(node.dump("br0"), pods.without(&[]));
+}
+
 #[test]
 fn most_of_a_node_at_once_needs_a_persons_word() {
     let node = Setup::new().gc_conf(json!({"lingerSeconds": 0})).up("daemon_brake");

@@ -114,7 +114,7 @@ fn a_watching_del_says_what_it_would_do() {
     for paused in [false, true] {
         let mode = if paused { json!(null) } else { json!("observe") };
         let node = Setup::new()
-            .gc_conf(json!({"mode": mode, "logLevel": "info"}))
+            .gc_conf(json!({"mode": mode, "logLevel": "debug"}))
             .up("a_watching_del_says_what_it_would_do");
         node.install("br0", &layouts::classifier_base());
         let web = node.run_pod("web");
@@ -128,6 +128,8 @@ fn a_watching_del_says_what_it_would_do() {
         assert!(del.succeeded() && said("not deleted"), "{del}");
         assert!(said(if paused { "paused" } else { "mode observe" }), "{del}");
         assert!(said(&format!("nw_dst={}", web.ip)) && said("actions="), "{del}");
+        let counted = del.stderr.lines().filter(|line| line.contains("stale entries of")).count();
+        assert_eq!(counted, 1, "{del}");
         assert_eq!(node.admin(&["undo"]).code, Some(1), "nothing was done");
     }
 }
