@@ -38,6 +38,22 @@ struct Entry {
     left: BTreeMap<&'static str, u64>,
 }
 
+impl Entry {
+    /// A tombstone that somebody else wrote: clean, or left to whoever is at work on it.
+    fn met(state: State, now: Duration) -> Self {
+        let clean = state == State::Gone;
+        let wait = if clean { LINGER_LOOK } else { THEIR_TURN };
+        Self {
+            next: now.saturating_add(wait),
+            step: 1,
+            clean,
+            theirs: !clean,
+            kept: BTreeMap::new(),
+            left: BTreeMap::new(),
+        }
+    }
+}
+
 /// The book.
 #[derive(Debug)]
 pub(super) struct Book {
@@ -68,30 +84,25 @@ impl Book {
         let all = reasons.wakes_all();
         let entry = self.entries.get(&life(record));
         let theirs = entry.is_none_or(|entry| entry.theirs) && record.state != State::Active;
+        // Somebody else has cleaned up, perhaps before this daemon started: no latency of ours.
+        if theirs && record.state == State::Gone {
+            self.entries.insert(life(record), Entry::met(record.state, now));
+            return all;
+        }
         // A try that did not finish is counted in the record.
         if all || theirs && record.state == State::Deleting && record.attempts > 0 {
             return true;
         }
         match entry {
-            Some(entry) if !(theirs && record.state == State::Gone) => {
+            Some(entry) => {
                 let settling = reasons.has(Reason::Interface) && !entry.clean && !entry.theirs;
                 let patient = if urgent && entry.clean { PATIENT } else { Duration::ZERO };
                 entry.next.saturating_add(patient) <= now || settling && entry.step < IN_FLUX
             }
             None if !theirs => true,
-            // Just buried by a DEL that is still at it, or that has just done its work.
-            _ => {
-                let clean = record.state == State::Gone;
-                let wait = if clean { LINGER_LOOK } else { THEIR_TURN };
-                let entry = Entry {
-                    next: now.saturating_add(wait),
-                    step: 1,
-                    clean,
-                    theirs: !clean,
-                    kept: BTreeMap::new(),
-                    left: BTreeMap::new(),
-                };
-                self.entries.insert(life(record), entry);
+            // Just buried by a DEL that is still at it.
+            None => {
+                self.entries.insert(life(record), Entry::met(record.state, now));
                 false
             }
         }
@@ -252,6 +263,14 @@ mod tests {
         triggers.begin(Duration::ZERO)
     }
 
+    /// What comes of a look that finds nothing left of it.
+    fn clean(record: &Attachment) -> Report {
+        let mut target =
+            TargetReport::new(&Target { attachment: record.clone(), cause: Cause::Tombstone });
+        target.complete = true;
+        Report { targets: vec![target], ..Report::default() }
+    }
+
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
@@ -321,5 +340,26 @@ mod tests {
         ));
         // Nobody buries an orphan while the node is paused.
         assert!(book.is_due(&record(4, State::Active, 0), &told, false, at(11)));
+    }
+
+    /// Who was clean before we met them has no latency that we could know, whatever wakes us.
+    #[test]
+    fn a_del_that_was_finished_by_itself_is_no_sample() {
+        let told = reasons(&[Reason::Tombstone]);
+        for all in [reasons(&[Reason::Switch]), reasons(&[Reason::Start])] {
+            let mut book = Book::new(at(30));
+            let before = record(1, State::Gone, 0);
+            book.is_due(&before, &all, false, at(10));
+            assert_eq!(book.looked(&clean(&before), false, at(10), 0.5), [0_usize; 0]);
+            // One whose DEL was at work when we met it, and has ended it.
+            assert!(!book.is_due(&record(2, State::Deleting, 0), &told, false, at(10)));
+            let ended = record(2, State::Gone, 0);
+            book.is_due(&ended, &all, false, at(11));
+            assert_eq!(book.looked(&clean(&ended), false, at(11), 0.5), [0_usize; 0]);
+            // One that we clean up.
+            let ours = record(3, State::Deleting, 1);
+            assert!(book.is_due(&ours, &all, false, at(11)));
+            assert_eq!(book.looked(&clean(&ours), false, at(11), 0.5), [0]);
+        }
     }
 }

@@ -54,6 +54,8 @@ pub struct Metrics {
     pub tombstones: Gauge,
     /// Of the oldest of them.
     pub oldest_tombstone_age: Seconds,
+    /// Of the oldest whose clean-up is not finished.
+    pub oldest_unfinished_age: Seconds,
     /// Records that cannot be read.
     pub corrupt_records: Gauge,
     /// By trigger and result.
@@ -110,6 +112,7 @@ impl Metrics {
             dangling_flows: Gauge::default(),
             tombstones: Gauge::default(),
             oldest_tombstone_age: Seconds::default(),
+            oldest_unfinished_age: Seconds::default(),
             corrupt_records: Gauge::default(),
             sweeps: Family::default(),
             sweep_duration: Histogram::new(BUCKETS),
@@ -171,6 +174,11 @@ impl Metrics {
             "values_never_known",
             "Dead pods of which nobody ever saw the register value: entries that only match on it stay",
             self.values_never_known.clone(),
+        );
+        r.register(
+            "oldest_unfinished_tombstone_age_seconds",
+            "Age of the oldest dead attachment whose clean-up is not finished",
+            self.oldest_unfinished_age.clone(),
         );
         r.register(
             "corrupt_records",

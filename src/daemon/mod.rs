@@ -101,6 +101,14 @@ pub(crate) struct Shared {
     pub(crate) database: Poke,
 }
 
+impl Shared {
+    /// Whether one of OVS's daemons answers: a metric, and part of being ready.
+    fn server(&self, server: metrics::Server, up: bool) {
+        self.metrics.server(server, up);
+        self.progress.server(server, up);
+    }
+}
+
 /// A sleep that can be ended.
 #[derive(Debug, Default)]
 pub(crate) struct Poke {

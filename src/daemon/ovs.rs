@@ -30,7 +30,7 @@ fn watch(shared: &Shared) {
         let failed = match connect(shared) {
             Ok(watcher) => {
                 info!("ovsdb-server answers");
-                shared.metrics.server(Server::Ovsdb, true);
+                shared.server(Server::Ovsdb, true);
                 if before || failures > 0 {
                     // What happened meanwhile, nobody told us.
                     shared.bell.ring(Reason::Database);
@@ -40,7 +40,7 @@ fn watch(shared: &Shared) {
             }
             Err(failed) => failed,
         };
-        shared.metrics.server(Server::Ovsdb, false);
+        shared.server(Server::Ovsdb, false);
         failures += 1;
         if failures == 1 {
             warn!("{failed}; trying again");

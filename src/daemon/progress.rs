@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::metrics::Server;
+
 /// What is known of the sweeper.
 #[derive(Debug)]
 pub struct Progress {
@@ -12,7 +14,11 @@ pub struct Progress {
     allowance: Duration,
     tried: AtomicBool,
     swept: AtomicBool,
-    switch_answered: AtomicBool,
+    /// Whether OVS's daemons answered when they were last asked.
+    ovsdb: AtomicBool,
+    vswitchd: AtomicBool,
+    /// No network is recorded: there is nothing to do on a switch.
+    idle: AtomicBool,
     waits: AtomicBool,
 }
 
@@ -25,7 +31,9 @@ impl Progress {
             allowance,
             tried: AtomicBool::new(false),
             swept: AtomicBool::new(false),
-            switch_answered: AtomicBool::new(false),
+            ovsdb: AtomicBool::new(false),
+            vswitchd: AtomicBool::new(false),
+            idle: AtomicBool::new(false),
             waits: AtomicBool::new(false),
         }
     }
@@ -53,9 +61,18 @@ impl Progress {
         self.swept.store(true, Ordering::Relaxed);
     }
 
-    /// OVS answered.
-    pub fn switch_answered(&self) {
-        self.switch_answered.store(true, Ordering::Relaxed);
+    /// Whether one of OVS's daemons answers.
+    pub fn server(&self, server: Server, up: bool) {
+        let flag = match server {
+            Server::Ovsdb => &self.ovsdb,
+            Server::Vswitchd => &self.vswitchd,
+        };
+        flag.store(up, Ordering::Relaxed);
+    }
+
+    /// The records were read, and whether they are of no network at all.
+    pub fn idle(&self, idle: bool) {
+        self.idle.store(idle, Ordering::Relaxed);
     }
 
     /// Another daemon has this state directory; whether that is new.
@@ -76,7 +93,8 @@ impl Progress {
         Err(format!("the sweeper was last seen at work {} s ago", ago.as_secs()))
     }
 
-    /// Whether it has swept and OVS has answered.
+    /// Whether it can do its work now: it has swept, and OVS answers. A node whose pods are not
+    /// on a switch needs none: a rollout does not wait there for an OVS that may never come.
     ///
     /// # Errors
     /// What is missing.
@@ -84,8 +102,12 @@ impl Progress {
         let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
         let missing = if is(&self.waits) {
             "another daemon has the state directory: this one waits for it to end"
-        } else if !is(&self.switch_answered) {
-            "OVS has not answered yet"
+        } else if is(&self.idle) {
+            return Ok(());
+        } else if !is(&self.ovsdb) {
+            "OVS has not answered: ovsdb-server"
+        } else if !is(&self.vswitchd) {
+            "OVS has not answered: ovs-vswitchd"
         } else if !is(&self.swept) {
             "no sweep has gone well yet"
         } else {
@@ -112,14 +134,25 @@ mod tests {
     #[test]
     fn ready_says_what_is_missing() {
         let progress = Progress::new(Duration::from_secs(10));
-        assert!(progress.ready().unwrap_err().contains("OVS has not answered"));
-        progress.switch_answered();
+        assert!(progress.ready().unwrap_err().contains("ovsdb-server"));
+        progress.server(Server::Ovsdb, true);
+        assert!(progress.ready().unwrap_err().contains("ovs-vswitchd"));
+        progress.server(Server::Vswitchd, true);
         assert!(progress.ready().unwrap_err().contains("no sweep"));
         progress.swept();
         assert!(!progress.started());
         progress.tried();
         assert!(progress.started());
         assert_eq!(progress.ready(), Ok(()));
+        // OVS may go away later, and come back.
+        for server in [Server::Ovsdb, Server::Vswitchd] {
+            progress.server(server, false);
+            assert!(progress.ready().unwrap_err().contains("OVS has not answered"));
+            progress.idle(true);
+            assert_eq!(progress.ready(), Ok(()), "nobody is on the switch");
+            progress.idle(false);
+            progress.server(server, true);
+        }
         assert!(progress.waits(true) && !progress.waits(true));
         assert!(progress.ready().unwrap_err().contains("another daemon"));
     }

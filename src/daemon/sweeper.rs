@@ -300,7 +300,7 @@ impl Sweeper<'_> {
         }
         self.known = Some(roll.everything);
         self.gauges();
-        let failed = self.failed(&report, &shared.run_dir, once.thorough, reasons);
+        let failed = self.failed(&report, &shared.run_dir, reasons);
         let waiting = [self.book.next(ended), self.lost.next(ended)];
         let mut look_again = waiting.into_iter().flatten().chain(roll_waits).min();
         if dead > 0 && now >= self.thorough_at {
@@ -329,6 +329,10 @@ impl Sweeper<'_> {
         let died = everything.tombstones.iter().filter_map(|t| t.died);
         let oldest = died.map(|died| died.until(now)).max().unwrap_or_default();
         metrics.oldest_tombstone_age.set(oldest.as_secs_f64());
+        let unfinished = everything.tombstones.iter().filter(|t| t.state == State::Deleting);
+        let oldest = unfinished.filter_map(|t| t.died).map(|died| died.until(now)).max();
+        metrics.oldest_unfinished_age.set(oldest.unwrap_or_default().as_secs_f64());
+        self.shared.progress.idle(everything.networks.is_empty());
         metrics.corrupt_records.set(count(corrupt.len().saturating_add(everything.aside.len())));
         let unreadable = everything.failures.iter().map(ToString::to_string);
         let odd: Vec<String> = corrupt.iter().cloned().chain(unreadable).collect();
@@ -482,26 +486,16 @@ impl Sweeper<'_> {
     }
 
     /// Whether the sweep failed; says so, and whether OVS is there.
-    fn failed(
-        &mut self,
-        report: &Report,
-        run_dir: &Path,
-        thorough: bool,
-        reasons: &Reasons,
-    ) -> bool {
+    fn failed(&mut self, report: &Report, run_dir: &Path, reasons: &Reasons) -> bool {
         let shared = self.shared;
-        let looked = thorough || !report.targets.is_empty();
         let bridges = report.bridges.iter();
         let mut errors = bridges.filter_map(|bridge| bridge.error.as_deref());
         let failed = report.failed.as_deref().or_else(|| errors.next());
-        if looked && report.failed.is_none() {
-            shared.progress.switch_answered();
-        }
         let answered = report.bridges.iter().any(|bridge| bridge.error.is_none());
         if answered && failed.is_none() {
-            shared.metrics.server(Server::Vswitchd, true);
+            shared.server(Server::Vswitchd, true);
         } else if failed.is_some() || reasons.has(Reason::Interval) || reasons.wakes_all() {
-            shared.metrics.server(Server::Vswitchd, answers(run_dir));
+            shared.server(Server::Vswitchd, answers(run_dir));
         }
         match failed {
             Some(failed) => {

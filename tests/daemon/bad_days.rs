@@ -68,11 +68,25 @@ fn ovsdb_server_restarted() {
     node.kill_sandbox(&pods[1]);
     settle();
     assert_eq!(daemon.get("/healthz").0, 200);
+    let (status, why) = daemon.get("/readyz");
+    assert_eq!((status, why.contains("ovsdb-server")), (503, true), "{why}");
     assert!(daemon.sum("sweeps_total") > 0.0);
+    // A DEL of that time is done as far as the runtime is concerned: its age is told.
+    let age = "oldest_unfinished_tombstone_age_seconds";
+    assert_eq!(daemon.metric(age), 0.0);
+    node.call("ovs-flow-gc", "DEL")
+        .pod(&pods[1])
+        .conf(&node.plugin_conf("ovs-flow-gc", Some(&pods[1]), Some(&pods[1].result)))
+        .start()
+        .wait()
+        .ok();
+    eventually("it waits", || daemon.metric(age) > 0.0);
     node.ovsdb.start();
     until(&node, &web);
+    eventually("it has ended", || daemon.metric(age) == 0.0);
     // The sweep has a connection of its own, and is ahead of the watch.
     eventually("it is up", || daemon.metric(up) == 1.0);
+    eventually("it is ready again", || daemon.get("/readyz").0 == 200);
     daemon.no_harm();
 }
 
@@ -90,6 +104,33 @@ fn ovs_is_not_there_at_the_start() {
     node.ovsdb.start();
     until(&node, &web);
     eventually("it is ready", || daemon.get("/readyz").0 == 200);
+    daemon.no_harm();
+}
+
+/// A rollout does not wait for an OVS that the node's pods do not use.
+#[test]
+fn a_node_without_a_network_needs_no_ovs() {
+    let node = Setup::new().up("daemon_idle");
+    node.ovsdb.kill();
+    node.vswitchd.kill();
+    let daemon = Daemon::start(&node);
+    assert_eq!(daemon.metric("ovs_up{server=\"ovsdb-server\"}"), 0.0);
+    daemon.no_harm();
+}
+
+/// A DEL that the plugin finished is no clean-up of the daemon's, and has no latency.
+#[test]
+fn a_del_before_the_start_is_no_sample() {
+    let node = Setup::new().up("daemon_sample");
+    let (pods, [web, _]) = two_pods(&node);
+    node.del(&pods[1]);
+    assert_eq!(node.dump("br0"), web);
+    let daemon = Daemon::start_with(&node, &["--interval=1s"], None);
+    eventually("it is ready", || daemon.get("/readyz").0 == 200);
+    eventually("it has looked", || daemon.sum("sweeps_total") >= 4.0);
+    assert_eq!(daemon.metric("cleanup_latency_seconds_count"), 0.0);
+    node.vanish(&pods[0], Port::Stays);
+    eventually("its own is one", || daemon.metric("cleanup_latency_seconds_count") == 1.0);
     daemon.no_harm();
 }
 

@@ -83,6 +83,7 @@ fn metrics_are_valid_in_both_formats() {
         "flows_deleted_total{reason=\"matches-port\"}",
         "tombstones",
         "oldest_tombstone_age_seconds",
+        "oldest_unfinished_tombstone_age_seconds",
         "corrupt_records",
         "sweeps_total{trigger=\"netns\",result=\"ok\"}",
         "sweep_duration_seconds_bucket",
