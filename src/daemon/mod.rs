@@ -19,6 +19,7 @@
 
 pub mod bell;
 mod book;
+mod complaints;
 pub mod events;
 mod files;
 mod http;

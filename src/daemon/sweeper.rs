@@ -12,6 +12,7 @@ use log::{debug, error, info, warn};
 
 use super::bell::chance;
 use super::book::{Book, Life};
+use super::complaints::{Complaints, PODS};
 use super::events::Cleaned;
 use super::lost::Lost;
 use super::metrics::{Server, replace};
@@ -23,7 +24,7 @@ use crate::clock::{Deadline, Stamp};
 use crate::liveness::{Source, Witness, brake};
 use crate::openflow::Connection;
 use crate::registry::{DaemonLock, Everything, Registry};
-use crate::sweep::{Database, Error, Once, Report, Roll};
+use crate::sweep::{Database, Error, Once, Report, Roll, object};
 
 /// For everything that one stage of a sweep does on the switch.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
@@ -55,7 +56,7 @@ pub(super) fn start(shared: Arc<Shared>, sources: Sources) -> Result<Thread, sup
             dangling: BTreeMap::new(),
             corrupt: Vec::new(),
             notes: Vec::new(),
-            complaint: None,
+            complaints: Complaints::default(),
             known: None,
             database: Rc::default(),
         }
@@ -91,8 +92,8 @@ struct Sweeper<'s> {
     corrupt: Vec<String>,
     /// What the last sweep had to say: the next one need not say it again.
     notes: Vec<String>,
-    /// What was last complained of: once is enough.
-    complaint: Option<String>,
+    /// What does not work: said once.
+    complaints: Complaints,
     /// The records at the last roll call, or as the last sweep left them: the next death need
     /// not wait until they are read.
     known: Option<Everything>,
@@ -120,7 +121,7 @@ impl Sweeper<'_> {
                     continue;
                 }
                 Err(failed) => {
-                    self.complain(&failed.to_string());
+                    self.complain(failed.object(), &failed.to_string());
                     self.count(&reasons, false);
                     self.shared.progress.tried();
                     self.shared.bell.done(&Outcome { failed: true, ..Outcome::default() });
@@ -156,15 +157,26 @@ impl Sweeper<'_> {
         self.shared.metrics.sweeps.get_or_create(&[("trigger", trigger), ("result", result)]).inc();
     }
 
-    /// Says it once, until something else is to be said.
-    fn complain(&mut self, what: &str) {
-        if self.complaint.as_deref() == Some(what) {
-            debug!("still: {what}");
-        } else {
+    /// Says it once, until something else is to be said of this object.
+    fn complain(&mut self, object: &str, what: &str) {
+        if self.complaints.add(object, what) {
             warn!("{what}; trying again");
-            self.complaint = Some(what.to_owned());
             systemd::status(what);
+        } else {
+            debug!("still: {what}");
         }
+    }
+
+    /// An object has answered: what was said of it is over.
+    fn answered(&mut self, object: &str) {
+        if self.complaints.answered(object) {
+            self.works_again(object);
+        }
+    }
+
+    fn works_again(&self, object: &str) {
+        info!("{object}: works again");
+        systemd::status(self.complaints.first().unwrap_or("sweeping"));
     }
 
     /// The state directory, made if it is not there, with no other daemon in it.
@@ -221,8 +233,12 @@ impl Sweeper<'_> {
         let shared = self.shared;
         // No sweep before it is known who is there.
         if let Err(failed) = self.lost.find(registry, shared) {
-            self.complain(&format!("cannot record the pods that run: {failed}"));
+            self.complain(PODS, &format!("cannot record the pods that run: {failed}"));
             return Outcome { failed: true, ..Outcome::default() };
+        }
+        self.answered(PODS);
+        if reasons.has(Reason::Database) {
+            self.answered(object::OVSDB);
         }
         let (now, stamp) = (shared.bell.now(), Stamp::now());
         if reasons.wakes_all() || now >= self.thorough_at {
@@ -253,10 +269,11 @@ impl Sweeper<'_> {
         let mut roll = match once.roll_call_knowing(known) {
             Ok(roll) => roll,
             Err(failed) => {
-                self.complain(&failed.to_string());
+                self.complain(failed.object(), &failed.to_string());
                 return Outcome { failed: true, ..Outcome::default() };
             }
         };
+        self.answered(object::KERNEL);
         self.beat();
         self.lost.remember(&roll.everything);
         let called = shared.bell.now();
@@ -271,10 +288,16 @@ impl Sweeper<'_> {
         let report = match once.clean(&roll, |record| book.is_due(record, reasons, urgent, now)) {
             Ok(report) => report,
             Err(failed) => {
-                self.complain(&failed.to_string());
+                self.complain(failed.object(), &failed.to_string());
                 return Outcome { failed: true, ..Outcome::default() };
             }
         };
+        // A sweep that buries nobody did not need the lock.
+        if self.complaints.is_about(object::STATE_DIRECTORY)
+            && registry.lock(Deadline::after(PROBE)).is_ok()
+        {
+            self.answered(object::STATE_DIRECTORY);
+        }
         once.sighted(&mut roll);
         self.beat();
         let ended = shared.bell.now();
@@ -300,6 +323,7 @@ impl Sweeper<'_> {
         }
         self.known = Some(roll.everything);
         self.gauges();
+        self.complain_of(&report, once.thorough);
         let failed = self.failed(&report, &shared.run_dir, reasons);
         let waiting = [self.book.next(ended), self.lost.next(ended)];
         let mut look_again = waiting.into_iter().flatten().chain(roll_waits).min();
@@ -485,7 +509,19 @@ impl Sweeper<'_> {
         metrics.dangling_flows.set(i64::try_from(dangling).unwrap_or(i64::MAX));
     }
 
-    /// Whether the sweep failed; says so, and whether OVS is there.
+    /// Says what has stopped to work, and what works again.
+    fn complain_of(&mut self, report: &Report, thorough: bool) {
+        let (news, again) = self.complaints.seen(report, thorough);
+        for what in &news {
+            warn!("{what}; trying again");
+            systemd::status(what);
+        }
+        for object in &again {
+            self.works_again(object);
+        }
+    }
+
+    /// Whether the sweep failed, and whether OVS is there.
     fn failed(&mut self, report: &Report, run_dir: &Path, reasons: &Reasons) -> bool {
         let shared = self.shared;
         let bridges = report.bridges.iter();
@@ -497,22 +533,12 @@ impl Sweeper<'_> {
         } else if failed.is_some() || reasons.has(Reason::Interval) || reasons.wakes_all() {
             shared.server(Server::Vswitchd, answers(run_dir));
         }
-        match failed {
-            Some(failed) => {
-                self.complain(failed);
-                true
-            }
-            None => {
-                if self.complaint.take().is_some() {
-                    info!("works again");
-                    systemd::status("sweeping");
-                }
-                let seconds = Duration::from_millis(Stamp::now().wall_ms).as_secs_f64();
-                shared.metrics.last_sweep.set(seconds);
-                shared.progress.swept();
-                false
-            }
+        if failed.is_none() {
+            let seconds = Duration::from_millis(Stamp::now().wall_ms).as_secs_f64();
+            shared.metrics.last_sweep.set(seconds);
+            shared.progress.swept();
         }
+        failed.is_some()
     }
 }
 

@@ -44,7 +44,7 @@ pub(crate) use scene::lacks_value;
 pub use scene::{Scene, in_question, register_of};
 pub use standing::{AskedPortScan, PortScan};
 pub(crate) use world::device_of;
-pub use world::{Error, World, network_states};
+pub use world::{Error, World, network_states, object};
 
 use crate::attachment::{Attachment, Key, NetworkName};
 use crate::clock::{Deadline, Stamp};
@@ -125,7 +125,7 @@ impl Engine<'_> {
         let (mut world, mut client, mut early) = match self.world(&targets, known) {
             Ok(read) => read,
             Err(error) => {
-                report.fail_all(&error.to_string());
+                report.fail_all(&error);
                 settle::settle(self, None, &targets, &mut report);
                 return report;
             }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Cause, Target};
+use super::{Cause, Error, Target};
 use crate::attachment::{Key, Register};
 use crate::clock::Stamp;
 
@@ -170,6 +170,9 @@ pub struct Report {
     /// Why nothing could be looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
+    /// What that was about: one of [`object`](super::object).
+    #[serde(skip)]
+    pub failed_in: Option<&'static str>,
     /// Bridge by bridge.
     pub bridges: Vec<BridgeReport>,
     /// One per target, in order; then who could not be buried.
@@ -240,11 +243,13 @@ impl Report {
         self.targets.push(failed);
     }
 
-    pub(super) fn fail_all(&mut self, text: &str) {
+    pub(super) fn fail_all(&mut self, error: &Error) {
+        let text = error.to_string();
         for target in 0..self.targets.len() {
-            self.fail(target, text);
+            self.fail(target, &text);
         }
-        self.failed = Some(text.to_owned());
+        self.failed = Some(text);
+        self.failed_in = Some(error.object());
     }
 
     /// Entries deleted on all bridges.

@@ -32,6 +32,31 @@ pub enum Error {
     BootId(std::io::Error),
 }
 
+/// What an error is about.
+pub mod object {
+    /// The database.
+    pub const OVSDB: &str = "OVSDB";
+    /// ovs-vswitchd.
+    pub const SWITCH: &str = "ovs-vswitchd";
+    /// The state directory.
+    pub const STATE_DIRECTORY: &str = "the state directory";
+    /// The kernel.
+    pub const KERNEL: &str = "the kernel";
+}
+
+impl Error {
+    /// What it is about: one of [`object`].
+    #[must_use]
+    pub fn object(&self) -> &'static str {
+        match self {
+            Self::Ovsdb(_) => object::OVSDB,
+            Self::OpenFlow(_) => object::SWITCH,
+            Self::Registry(_) => object::STATE_DIRECTORY,
+            Self::BootId(_) => object::KERNEL,
+        }
+    }
+}
+
 /// Records and OVSDB, each read completely.
 #[derive(Debug)]
 pub struct World {

@@ -90,6 +90,43 @@ fn ovsdb_server_restarted() {
     daemon.no_harm();
 }
 
+/// A sweep that has nothing to do asks nobody: whoever is away is not back because of it.
+#[test]
+fn works_again_is_said_once_and_when_it_is_true() {
+    let node = Setup::new().up("daemon_works_again");
+    let (pods, [web, _]) = two_pods(&node);
+    let daemon = Daemon::start(&node);
+    let up = "ovs_up{server=\"ovsdb-server\"}";
+    node.ovsdb.kill();
+    eventually("it is down", || daemon.metric(up) == 0.0);
+    node.kill_sandbox(&pods[1]);
+    let failed = || {
+        let metrics = daemon.metrics();
+        let failed = |name: &&String| name.starts_with("sweeps_total") && name.contains("failed");
+        metrics.keys().filter(failed).map(|name| metrics[name]).sum::<f64>()
+    };
+    eventually("it has failed", || failed() >= 1.0);
+    // Sweeps for nobody's death, between those that try again.
+    let idle = daemon.sum("sweeps_total") - failed();
+    eventually("some sweeps have nothing to do", || {
+        // Tries are ever further apart: events come in between.
+        for _ in 0..10 {
+            let other = format!("/run/netns/ofg-nobody-{}", std::process::id());
+            fs::write(&other, "").unwrap();
+            fs::remove_file(&other).unwrap();
+            crate::rig::sleep_ms(50);
+        }
+        daemon.sum("sweeps_total") - failed() >= idle + 3.0
+    });
+    assert!(!daemon.log().contains("works again"), "{}", daemon.log());
+    node.ovsdb.start();
+    until(&node, &web);
+    eventually("it says so", || daemon.log().contains("OVSDB: works again"));
+    settle();
+    assert_eq!(daemon.log().matches("OVSDB: works again").count(), 1, "{}", daemon.log());
+    daemon.no_harm();
+}
+
 #[test]
 fn ovs_is_not_there_at_the_start() {
     let node = Setup::new().up("daemon_no_ovs");
