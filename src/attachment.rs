@@ -178,6 +178,16 @@ pub struct Device {
     pub mac: Option<MacAddr>,
 }
 
+impl Netns {
+    /// One of which only the path is known, as OVS CNIs mark their ports with it: it is never
+    /// judged.
+    #[must_use]
+    pub fn of_path(path: String) -> Self {
+        let (device, inode, parent_device, parent_inode, pid_namespace) = (0, 0, 0, 0, None);
+        Self { path, device, inode, parent_device, parent_inode, pid_namespace }
+    }
+}
+
 /// How a register value was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -15,7 +15,7 @@ use crate::config::{Config, database_socket};
 use crate::liveness::{Life, brake, netns};
 use crate::ovsdb::{Client, Snapshot};
 use crate::registry::Registry;
-use crate::sweep::{World, open_bridge, orphans, pulled_brake};
+use crate::sweep::{World, open_bridge, orphans, pulled_brake, unrecorded_ports};
 
 /// So many pods of one finding are named, not just counted.
 const MOST_NAMED: usize = 10;
@@ -193,9 +193,10 @@ fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
 
 fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &mut Findings) {
     let socket = database_socket(&context.run_dir);
-    let read = Client::connect(&socket, context.deadline()).and_then(|mut c| c.snapshot());
-    let snapshot = match read {
-        Ok(snapshot) => snapshot,
+    let read = Client::connect(&socket, context.deadline())
+        .and_then(|mut client| client.snapshot().map(|snapshot| (snapshot, client)));
+    let (snapshot, mut client) = match read {
+        Ok(read) => read,
         Err(error) => {
             findings.add(
                 Level::Failure,
@@ -209,6 +210,7 @@ fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &mut Finding
     findings.ok("OVSDB", format!("{} answers", socket.display()));
     let snapshot = Arc::new(snapshot);
     unplugged(context, &snapshot, findings);
+    unrecorded(context, &mut client, findings);
     for name in recorded {
         if !snapshot.bridges.iter().any(|b| b.name == *name) {
             let found = format!("records name {name}, which is not there");
@@ -277,6 +279,27 @@ fn unplugged(context: &Context, snapshot: &Arc<Snapshot>, findings: &mut Finding
     if more > 0 {
         let found = format!("{more} more whose sandbox lives and whose port is gone");
         findings.add(Level::Warning, "records", found, "was a bridge made anew without its ports?");
+    }
+}
+
+/// Ports that an OVS CNI has marked and that nobody recorded: a runtime was killed in an ADD.
+fn unrecorded(context: &Context, client: &mut Client, findings: &mut Findings) {
+    let Ok(registry) = context.registry() else { return };
+    // What cannot be read is another finding.
+    let read = World::read(registry.as_ref(), &context.run_dir, client, Stamp::now());
+    let found = read.map(|world| unrecorded_ports(&world)).unwrap_or_default();
+    for port in found.iter().take(MOST_NAMED) {
+        let remedy = if port.gone {
+            "ovs-flow-gc sweep deletes its entries; ovs-vsctl del-port removes the port"
+        } else {
+            "ovs-flow-gc adopt, if its pod runs"
+        };
+        findings.add(Level::Warning, "unrecorded port", port.sentence(), remedy);
+    }
+    let more = found.len().saturating_sub(MOST_NAMED);
+    if more > 0 {
+        let found = format!("{more} more ports that a CNI marked and nobody recorded");
+        findings.add(Level::Warning, "unrecorded port", found, "ovs-flow-gc adopt");
     }
 }
 

@@ -167,6 +167,9 @@ fn text(answer: &Answer<'_>) -> String {
     for note in report.notes.iter().chain(&answer.corrupt) {
         let _ = writeln!(text, "{note}");
     }
+    for unrecorded in &report.unrecorded_ports {
+        let _ = writeln!(text, "{}", unrecorded.sentence());
+    }
     for what in &answer.unjudged {
         let _ = writeln!(text, "not judged: {what}");
     }

@@ -66,6 +66,8 @@ pub struct Metrics {
     pub last_sweep: Seconds,
     /// Tombstones that ended, and the register value was never seen.
     pub values_never_known: Counter,
+    /// Ports that an OVS CNI has marked and nobody recorded.
+    pub unrecorded_ports: Gauge,
     /// Entries seen, by bridge.
     pub dump_flows: Family<Label, Gauge>,
     /// From death seen to last entry gone.
@@ -118,6 +120,7 @@ impl Metrics {
             sweep_duration: Histogram::new(BUCKETS),
             last_sweep: Seconds::default(),
             values_never_known: Counter::default(),
+            unrecorded_ports: Gauge::default(),
             dump_flows: Family::default(),
             cleanup_latency: Histogram::new(BUCKETS),
             ovs_up: Family::default(),
@@ -179,6 +182,11 @@ impl Metrics {
             "oldest_unfinished_tombstone_age_seconds",
             "Age of the oldest dead attachment whose clean-up is not finished",
             self.oldest_unfinished_age.clone(),
+        );
+        r.register(
+            "unrecorded_ports",
+            "Ports that an OVS CNI has marked and nobody recorded, at the last look at everything",
+            self.unrecorded_ports.clone(),
         );
         r.register(
             "corrupt_records",

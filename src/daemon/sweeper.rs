@@ -308,6 +308,10 @@ impl Sweeper<'_> {
             report.targets.len()
         );
         if once.thorough {
+            if report.failed.is_none() {
+                let unrecorded = i64::try_from(report.unrecorded_ports.len());
+                shared.metrics.unrecorded_ports.set(unrecorded.unwrap_or(i64::MAX));
+            }
             let took = ended.saturating_sub(now);
             let pause = shared.options.interval * THOROUGH_EVERY;
             self.thorough_at = ended.saturating_add(pause.max(took * THOROUGH_SHARE));

@@ -22,6 +22,7 @@ mod standing;
 mod twins;
 mod unowned_ports;
 mod unrecorded;
+mod unrecorded_ports;
 mod window;
 mod world;
 
@@ -43,6 +44,7 @@ pub use report::{BridgeReport, FlowReport, Report, TargetReport, Withheld};
 pub(crate) use scene::lacks_value;
 pub use scene::{Scene, in_question, register_of};
 pub use standing::{AskedPortScan, PortScan};
+pub use unrecorded_ports::{UnrecordedPort, unrecorded_ports};
 pub(crate) use world::device_of;
 pub use world::{Error, World, network_states, object};
 
@@ -133,6 +135,7 @@ impl Engine<'_> {
         unrecorded::refresh(self, &mut world);
         unrecorded::resolve(&world, &mut targets);
         report.paused = self.is_paused();
+        unrecorded_ports::adopt(self, &mut world, &mut targets, &mut report);
         for bridge in self.bridges_to_look_at(&world, &targets, &mut report) {
             let early = early.take();
             self.clean_bridge(&world, &mut client, early, bridge, &mut targets, &mut report);

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Cause, Error, Target};
+use super::{Cause, Error, Target, UnrecordedPort};
 use crate::attachment::{Key, Register};
 use crate::clock::Stamp;
 
@@ -179,6 +179,8 @@ pub struct Report {
     pub targets: Vec<TargetReport>,
     /// Stale and (with details) kept entries.
     pub flows: Vec<FlowReport>,
+    /// Ports that an OVS CNI has marked and that nobody recorded, if whole bridges were looked at.
+    pub unrecorded_ports: Vec<UnrecordedPort>,
     /// What a person should know.
     pub notes: Vec<String>,
     /// The journal's ids, one a bridge, for `undo`.
@@ -234,6 +236,11 @@ impl Report {
         if let Some(target) = self.targets.get_mut(target) {
             target.error.get_or_insert_with(|| text.to_owned());
         }
+    }
+
+    /// One more of the dead.
+    pub(super) fn add(&mut self, target: &Target) {
+        self.targets.push(TargetReport::new(target));
     }
 
     /// One more of the dead, of whom nothing could be deleted.

@@ -412,7 +412,7 @@ fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &W
 
 /// How old the sandbox is that a port is marked with, if it is so young that its ADD may still
 /// be under way.
-fn arriving(marks: &Marks, world: &World) -> Option<Duration> {
+pub(super) fn arriving(marks: &Marks, world: &World) -> Option<Duration> {
     let born = netns::born(marks.netns.as_deref()?, world.now)?;
     Some(born.until(world.now)).filter(|age| *age <= ADD_TAKES)
 }

@@ -62,25 +62,28 @@ pub(super) fn reap(engine: &Engine<'_>, world: &World, client: &mut Client, repo
 /// Whether every network that is known to have pods on the bridge wants ports removed: nobody
 /// can tell whose a row was that no record names.
 fn is_wanted(world: &World, bridge: usize) -> bool {
-    let Some(of) = world.ovs.bridges.get(bridge).filter(|b| !world.ovs.is_ovn(b)) else {
-        return false;
+    let ovn = world.ovs.bridges.get(bridge).is_none_or(|b| world.ovs.is_ovn(b));
+    let networks = networks_on(world, bridge);
+    let wants = |network: &&NetworkName| {
+        let config = world.config(network);
+        config.reap_ports && config.mode == Mode::Enforce
     };
+    !ovn && !networks.is_empty() && networks.iter().all(wants)
+}
+
+/// The networks that are known to have pods on the bridge, by configuration or record.
+pub(super) fn networks_on(world: &World, bridge: usize) -> Vec<&NetworkName> {
+    let Some(of) = world.ovs.bridges.get(bridge) else { return Vec::new() };
     let has_pods = |network: &NetworkName| {
         let mut its = world.records.iter().filter(|record| record.key.network == *network);
         its.any(|record| world.bridges_of(record).contains(&bridge))
     };
-    let mut found = false;
-    for (network, state) in &world.networks {
-        let config = &state.config;
+    let is_on = |network: &&NetworkName| {
+        let config = world.config(network);
         let named = config.bridge.as_ref() == Some(&of.name) || config.bridges.contains(&of.name);
-        if named || has_pods(network) {
-            if !config.reap_ports || config.mode != Mode::Enforce {
-                return false;
-            }
-            found = true;
-        }
-    }
-    found
+        named || has_pods(network)
+    };
+    world.networks.keys().filter(is_on).collect()
 }
 
 /// Whether the switch says that there is no such device. Another error may pass.

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
-use crate::rig::{Node, Outcome, Port, Setup, layouts};
+use crate::rig::{Node, Outcome, Port, Setup, eventually, layouts};
 
 fn doctor(node: &Node, args: &[&str]) -> Outcome {
     let net_dir = node.conflist_path().parent().unwrap().display().to_string();
@@ -184,4 +184,24 @@ fn everybody_may_write_what_the_runtime_runs() {
         set(safe);
         assert_eq!(doctor(&node, &[]).code, Some(0));
     }
+}
+
+/// CRI-O was killed during its ADD: the OVS plugin had made the port, and our ADD never came.
+#[test]
+fn a_port_that_nobody_recorded() {
+    let node = Setup::new().up("doctor_unrecorded");
+    node.run_pod("web");
+    let lost = node.run_pod("lost");
+    fs::remove_file(node.state_dir.join(format!("podnet/{}:eth0.json", lost.container))).unwrap();
+    assert_eq!(doctor(&node, &[]).code, Some(0), "so young, its ADD may be under way");
+    node.kill_sandbox(&lost);
+    eventually("the switch has seen it", || {
+        node.ovs_vsctl(&["get", "Interface", &lost.port, "ifindex"]) == "0"
+    });
+    finds(&node, "warning", "unrecorded port", &[&lost.port, "ovs-cni", "its pod is gone"]);
+    // An older ovs-cni writes other marks, which tell nobody how old the sandbox is.
+    node.ovs_vsctl(&["remove", "Port", &lost.port, "external_ids", "contNetns"]);
+    let owner = "external_ids:owner=ovs-cni.network.kubevirt.io";
+    node.ovs_vsctl(&["set", "Port", &lost.port, owner]);
+    finds(&node, "warning", "unrecorded port", &[&lost.port, "its pod may live"]);
 }

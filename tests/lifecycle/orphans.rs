@@ -2,11 +2,12 @@
 //! entries, and only those; a dry run only says so.
 
 use std::collections::BTreeSet;
+use std::fs;
 
 use serde_json::{Value, json};
 
-use super::crowd::{Crowd, states, sweep, tree};
-use super::rig::{Datapath, Node, Port, Setup, eventually};
+use super::crowd::{Crowd, sorted, states, sweep, tree};
+use super::rig::{Attached, Datapath, Node, Port, Setup, eventually};
 
 fn dummy(test: &str) -> Node {
     Setup::new().datapath(Datapath::Dummy).up(test)
@@ -266,4 +267,51 @@ fn a_tombstone_has_its_time() {
         !states(&node).contains_key("web")
     });
     assert_eq!(node.dump("br0"), crowd.without(&[0]));
+}
+
+/// CRI-O was killed during its ADD: the OVS plugin had made the port, a controller had installed
+/// entries, and our ADD never came. No DEL comes for it either.
+#[test]
+fn a_port_that_nobody_recorded() {
+    let node = Setup::new().gc_conf(json!({"reg0": "pod", "lingerSeconds": 0})).up("unrecorded");
+    let [web, lost, quiet] = ["web", "lost", "quiet"].map(|name| node.run_pod(name));
+    let forget = |pod: &Attached| {
+        let record = format!("podnet/{}:eth0.json", pod.container);
+        fs::remove_file(node.state_dir.join(record)).unwrap();
+    };
+    let its = |pod: &Attached, value: u32| {
+        let (port, ip, mac) = (pod.ofport, &pod.ip, &pod.mac);
+        node.install(
+            "br0",
+            &[
+                format!("table=0, priority=9,in_port={port} actions=set_field:{value:#x}->reg0,resubmit(,10)"),
+                format!("table=10, priority=9,ip,in_port={port},nw_src={ip} actions=resubmit(,20)"),
+                format!("table=10, priority=8,in_port={port} actions=drop"),
+                format!("table=20, priority=9,reg0={value:#x} actions=resubmit(,40)"),
+                format!("table=40, priority=9,ip,nw_dst={ip} actions=output:{port}"),
+                format!("table=40, priority=9,arp,arp_tpa={ip} actions=output:{port}"),
+                format!("table=40, priority=8,dl_dst={mac} actions=output:{port}"),
+            ],
+        )
+    };
+    let living = [its(&web, 0x1001), its(&quiet, 0x1003)].concat();
+    let dead = its(&lost, 0x1002);
+    forget(&lost);
+    forget(&quiet);
+    sweep(&node, &[]);
+    assert_eq!(node.dump("br0"), sorted([living.clone(), dead].concat()), "all of them live");
+
+    node.vanish(&lost, Port::Stays);
+    eventually("the switch has seen it", || {
+        node.ovs_vsctl(&["get", "Interface", &lost.port, "ifindex"]) == "0"
+    });
+    assert_eq!(sweep(&node, &["--dry-run"])["bridges"][0]["stale"], 7);
+    assert_eq!(states(&node).len(), 1, "a dry run writes no tombstone");
+    let answer = sweep(&node, &[]);
+    assert_eq!(node.dump("br0"), sorted(living.clone()), "{answer:#}");
+    // The row is left for whoever made it, and is not found dead again and again.
+    let answer = sweep(&node, &[]);
+    assert_eq!(answer["unrecordedPorts"][0]["port"], lost.port.as_str(), "{answer:#}");
+    assert!(answer["targets"].as_array().unwrap().is_empty(), "{answer:#}");
+    assert_eq!(node.dump("br0"), sorted(living));
 }

@@ -1,7 +1,7 @@
 //! The names of all metrics: what dashboard and alerts may ask for, and what the daemon serves.
 
 /// What `/metrics` has, as Prometheus stores it (`up` is Prometheus' own).
-pub(crate) const METRICS: [&str; 26] = [
+pub(crate) const METRICS: [&str; 27] = [
     "ovs_flow_gc_build_info",
     "ovs_flow_gc_attachments",
     "ovs_flow_gc_orphans_total",
@@ -13,6 +13,7 @@ pub(crate) const METRICS: [&str; 26] = [
     "ovs_flow_gc_oldest_tombstone_age_seconds",
     "ovs_flow_gc_values_never_known_total",
     "ovs_flow_gc_oldest_unfinished_tombstone_age_seconds",
+    "ovs_flow_gc_unrecorded_ports",
     "ovs_flow_gc_corrupt_records",
     "ovs_flow_gc_sweeps_total",
     "ovs_flow_gc_sweep_duration_seconds_bucket",
