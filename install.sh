@@ -131,23 +131,44 @@ all_naming_us() {
     fi
 }
 
-# CRI-O and multus call DEL with the configuration that ADD had, from their cache. Prints how many
-# such pods are left. (containerd uses the file of now.)
+# Whether neither the network namespace $2 nor CRI-O's sandbox $1 is there any more: a cache keeps
+# what no DEL took out. What cannot be seen is taken to be there.
+is_over() {
+    [ -n "$1" ] && [ -n "$2" ] || return 1
+    [ -d "$root$(dirname -- "$2")" ] && [ ! -e "$root$2" ] || return 1
+    seen=no
+    for dir in "$root"/var/lib/containers/storage/*-containers; do
+        [ -d "$dir" ] || continue
+        seen=yes
+        [ ! -e "$dir/$1" ] || return 1
+    done
+    [ "$seen" = yes ]
+}
+
+# The string after $1 in libcni's cached result $2.
+cached() { sed -n "s|.*$1\"\([^\"]*\)\".*|\1|p" "$2" | head -n 1; }
+
+# CRI-O and multus call DEL with the configuration that ADD had, from their cache. Prints such pods
+# as are left, one a line. (containerd uses the file of now.)
 still_called_for() {
-    count=0
     if [ -S "$root/run/crio/crio.sock" ] || [ -S "$root/var/run/crio/crio.sock" ]; then
         for file in "$root"/var/lib/cni/results/*; do
             [ -f "$file" ] || continue
-            if sed -n 's/.*"config":"\([A-Za-z0-9+/=]*\)".*/\1/p' "$file" |
-                base64 -d 2>/dev/null | has_entry; then
-                count=$((count + 1))
+            if cached '"config":' "$file" | base64 -d 2>/dev/null | has_entry; then
+                id=$(cached '"containerId":' "$file")
+                is_over "$id" "$(cached '"netns":' "$file")" && continue
+                pod=$(cached '"K8S_POD_NAME",' "$file")
+                if [ -n "$pod" ]; then
+                    printf '%s/%s\n' "$(cached '"K8S_POD_NAMESPACE",' "$file")" "$pod"
+                else
+                    printf 'container %s\n' "$id"
+                fi
             fi
         done
     fi
     for file in "$root"/var/lib/cni/multus/*; do
-        if [ -f "$file" ] && has_entry <"$file"; then count=$((count + 1)); fi
+        if [ -f "$file" ] && has_entry <"$file"; then basename -- "$file"; fi
     done
-    printf '%s\n' "$count"
 }
 
 # Builds $1, with the options $2 of cargo's, as the user who called sudo: root need not have a
@@ -383,8 +404,8 @@ do_uninstall() {
     remove_timer
     remove_daemon
     left=$(still_called_for)
-    if [ "$left" -gt 0 ] && [ "$force" = no ]; then
-        warn "binary: kept, and the state with it: $left pods were started with it, and CRI-O or multus calls it again when they end. Run uninstall again when they are gone, or with --force"
+    if [ -n "$left" ] && [ "$force" = no ]; then
+        warn "binary: kept, and the state with it: $(printf '%s\n' "$left" | wc -l) pods were started with it, and CRI-O or multus calls it again when they end: $(printf '%s' "$left" | tr '\n' ' '). Run uninstall again when they are gone, or with --force"
         return
     fi
     remove_state

@@ -520,10 +520,23 @@ fn pods_that_will_still_call_it_keep_the_binary() {
     let (code, text) = node.uninstall();
     assert_eq!(code, 3, "{text}");
     assert!(text.contains("binary: kept") && text.contains(": 1 pods"), "{text}");
+    assert!(text.contains("container c"), "{text}");
     assert!(node.binary().exists());
     assert_eq!(node.list(), LIST, "the entry is out all the same");
 
-    fs::remove_file(node.at("root/var/lib/cni/results/net-c-eth0")).unwrap();
+    // Neither its namespace nor its sandbox is there: nobody calls DEL for it.
+    let args = r#""cniArgs":[["K8S_POD_NAMESPACE","default"],["K8S_POD_NAME","web"]]"#;
+    let more = format!(r#","netns":"/var/run/netns/n1",{args},"result":{{}}}}"#);
+    let named = cached.strip_suffix('}').unwrap().to_owned() + &more;
+    node.put("root/var/lib/cni/results/net-c-eth0", &named);
+    node.put("root/var/run/netns/other", "");
+    node.put("root/var/lib/containers/storage/overlay-containers/c/userdata/config.json", "");
+    let (code, text) = node.uninstall();
+    assert!(code == 3 && text.contains("default/web"), "{text}");
+    fs::remove_dir_all(node.at("root/var/lib/containers/storage/overlay-containers/c")).unwrap();
+    node.put("root/var/run/netns/n1", "");
+    assert_eq!(node.uninstall().0, 3);
+    fs::remove_file(node.at("root/var/run/netns/n1")).unwrap();
     assert_eq!(node.uninstall().0, 0);
     assert!(!node.binary().exists());
 }

@@ -61,6 +61,9 @@ pub(super) struct Uninstall {
     /// CRI-O's socket. If it is there, its pods' configurations are in --cache-dir.
     #[arg(long, value_name = "FILE", default_value = "/run/crio/crio.sock")]
     crio_socket: PathBuf,
+    /// Where CRI-O has its sandboxes: pods that ended without a DEL are not waited for.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/containers/storage")]
+    crio_storage: PathBuf,
     /// Remove the binary although a runtime may still call it.
     #[arg(long)]
     force: bool,
@@ -132,12 +135,19 @@ pub(super) fn uninstall(context: &Context, options: &Uninstall) -> Result<Exit, 
             left.join(", ")
         )));
     }
-    let remembered = entries::remembered(&options.places.cache_dir, &options.crio_socket);
-    if remembered > 0 && !options.force {
+    let caches = entries::Caches {
+        directory: &options.places.cache_dir,
+        crio_socket: &options.crio_socket,
+        crio_storage: &options.crio_storage,
+    };
+    let remembered = caches.remembered();
+    if !remembered.is_empty() && !options.force {
         output::complain(&format!(
-            "binary and state are kept: {remembered} pods were started with the plugin, and CRI-O \
-             or multus calls it again when they end. Run this again when they are gone, or with \
-             --force"
+            "binary and state are kept: {} pods were started with the plugin, and CRI-O \
+             or multus calls it again when they end: {}. Run this again when they are gone, or \
+             with --force",
+            remembered.len(),
+            remembered.join(", ")
         ));
         return Ok(Exit::Attention);
     }

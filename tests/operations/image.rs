@@ -45,6 +45,7 @@ impl Image {
     fn uninstalling(&self) -> Vec<String> {
         let words = ["self-uninstall", "--bin-dir", "host-bin", "--net-dir", "etc/cni/net.d"];
         let more = ["--cache-dir", "var-lib/cni", "--crio-socket", "crio.sock"];
+        let more = [&more[..], &["--crio-storage", "storage"]].concat();
         let place = |word: &&str| {
             if word.starts_with("--") || *word == "self-uninstall" {
                 (*word).to_owned()
@@ -125,6 +126,16 @@ fn whoever_is_still_called_stays() {
     fs::create_dir_all(&results).unwrap();
     fs::write(results.join("net-c-eth0"), json!({ "config": config }).to_string()).unwrap();
     fs::write(results.join("net-d-eth0"), "").unwrap();
+    // Two whose namespaces are gone; the sandbox of one is there, and it gets a DEL.
+    let netns = image.node.dir.join("netns");
+    fs::create_dir(&netns).unwrap();
+    fs::create_dir_all(image.node.dir.join("storage/overlay-containers/known")).unwrap();
+    for id in ["known", "over"] {
+        let args = [["K8S_POD_NAMESPACE", "default"], ["K8S_POD_NAME", id]];
+        let cached = json!({ "containerId": id, "netns": netns.join(id), "cniArgs": args,
+            "config": config });
+        fs::write(results.join(format!("net-{id}-eth0")), cached.to_string()).unwrap();
+    }
     let multus = image.node.dir.join("etc/cni/net.d/00-multus.conf");
     fs::write(&multus, r#"{"type":"multus","delegates":[{"plugins":[{"type":"ovs-flow-gc"}]}]}"#)
         .unwrap();
@@ -138,10 +149,22 @@ fn whoever_is_still_called_stays() {
 
     let outcome = image.uninstall();
     assert_eq!(outcome.code, Some(3), "{outcome}");
-    assert!(outcome.to_string().contains("1 pods were started with the plugin"), "{outcome}");
+    let text = outcome.to_string();
+    assert!(text.contains("2 pods were started with the plugin"), "{outcome}");
+    assert!(text.contains("default/known") && text.contains("net-c-eth0"), "{outcome}");
+    assert!(!text.contains("default/over"), "{outcome}");
     assert!(image.binary().exists() && image.node.state_dir.exists());
     assert_eq!(image.list(), list, "the entry is out all the same");
 
+    // Those whose end nobody told the cache of are not waited for.
+    for file in ["net-c-eth0", "net-known-eth0"] {
+        fs::remove_file(results.join(file)).unwrap();
+    }
+    fs::write(netns.join("over"), "").unwrap();
+    assert_eq!(image.uninstall().code, Some(3), "its namespace is there");
+    fs::remove_file(netns.join("over")).unwrap();
+    fs::remove_dir_all(image.node.dir.join("storage")).unwrap();
+    assert_eq!(image.uninstall().code, Some(3), "nobody sees its sandbox");
     // With containerd the cache says nothing: it calls what the file of now names.
     fs::remove_file(image.node.dir.join("crio.sock")).unwrap();
     image.uninstall().ok();

@@ -7,8 +7,10 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{Error, PLUGIN_TYPE, io_error};
+use crate::attachment::ContainerId;
 
 /// The largest file we look into, in bytes.
 const MOST: u64 = 4 << 20;
@@ -75,14 +77,85 @@ fn paths(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     entries.map(path).collect()
 }
 
-/// How many pods CRI-O and multus would call us for: they call DEL with the configuration that
-/// ADD had, from their caches. (containerd, which fills the same cache, uses the file of now.)
-pub(super) fn remembered(cache_dir: &Path, crio_socket: &Path) -> usize {
-    let crio = fs::metadata(crio_socket).is_ok_and(|meta| meta.file_type().is_socket());
-    let results = if crio { texts(&cache_dir.join("results")) } else { Vec::new() };
-    let cached = results.iter().filter_map(|text| cached_config(text));
-    cached.filter(|config| has_entry(config)).count()
-        + texts(&cache_dir.join("multus")).iter().filter(|text| has_entry(text)).count()
+/// Who remembers a configuration that names us, and where it can be seen who of them lives.
+pub(super) struct Caches<'a> {
+    /// libcni's (`results` in it) and multus's.
+    pub(super) directory: &'a Path,
+    pub(super) crio_socket: &'a Path,
+    /// Where CRI-O has its sandboxes (`overlay-containers` in it).
+    pub(super) crio_storage: &'a Path,
+}
+
+impl Caches<'_> {
+    /// The pods that CRI-O and multus would call us for: they call DEL with the configuration that
+    /// ADD had, from their caches. (containerd, which fills the same cache, uses the file of now.)
+    pub(super) fn remembered(&self) -> Vec<String> {
+        let crio = fs::metadata(self.crio_socket).is_ok_and(|meta| meta.file_type().is_socket());
+        let results = if crio { texts(&self.directory.join("results")) } else { Vec::new() };
+        let names_us = |text: &[u8]| cached_config(text).is_some_and(|config| has_entry(&config));
+        let cached = results.into_iter().filter(|(_, text)| names_us(text));
+        let living = cached.filter_map(|(file, text)| {
+            let cached = serde_json::from_slice(&text).unwrap_or_default();
+            (!self.is_over(&cached)).then(|| title(&cached).unwrap_or(file))
+        });
+        let multus = texts(&self.directory.join("multus")).into_iter();
+        let multus = multus.filter(|(_, text)| has_entry(text)).map(|(file, _)| file);
+        let mut all: Vec<String> = living.chain(multus).collect();
+        all.sort();
+        all
+    }
+
+    /// Whether neither the network namespace nor the sandbox is there any more: a cache keeps what
+    /// no DEL took out. What cannot be seen from here is taken to be there.
+    fn is_over(&self, cached: &Value) -> bool {
+        let text = |key: &str| cached.get(key).and_then(Value::as_str).filter(|t| !t.is_empty());
+        let id = text("containerId").and_then(|id| id.parse::<ContainerId>().ok());
+        let interfaces = cached.pointer("/result/interfaces").and_then(Value::as_array);
+        let mut sandboxes = interfaces.into_iter().flatten().filter_map(|i| i.get("sandbox"));
+        let sandbox = || sandboxes.find_map(Value::as_str).filter(|path| !path.is_empty());
+        let netns = text("netns").or_else(sandbox);
+        let Some((id, netns)) = id.zip(netns) else { return false };
+        is_gone(Path::new(netns)) && self.has_no_sandbox(id.as_str())
+    }
+
+    fn has_no_sandbox(&self, id: &str) -> bool {
+        let Ok(entries) = fs::read_dir(self.crio_storage) else { return false };
+        let drivers: Vec<PathBuf> = entries
+            .flatten()
+            .filter(|entry| entry.file_name().as_bytes().ends_with(b"-containers"))
+            .map(|entry| entry.path())
+            .collect();
+        let gone = |path: PathBuf| matches!(path.try_exists(), Ok(false));
+        !drivers.is_empty() && drivers.iter().all(|driver| gone(driver.join(id)))
+    }
+}
+
+/// Whether a namespace's file is not in its directory. A container has the directory as /run/netns.
+fn is_gone(netns: &Path) -> bool {
+    let run = netns.strip_prefix("/var/run").map(|rest| Path::new("/run").join(rest));
+    let paths = [Some(netns.to_owned()), run.ok()];
+    let mut paths = paths.into_iter().flatten().filter(|p| p.parent().is_some_and(Path::is_dir));
+    let mut seen = false;
+    let gone = paths.all(|path| {
+        seen = true;
+        path.is_absolute() && matches!(path.try_exists(), Ok(false))
+    });
+    seen && gone
+}
+
+/// The pod's name, else its container's.
+fn title(cached: &Value) -> Option<String> {
+    let args = cached.get("cniArgs").and_then(Value::as_array);
+    let arg = |name: &str| {
+        let mut pairs = args.into_iter().flatten();
+        let pair = pairs.find(|pair| pair.get(0).and_then(Value::as_str) == Some(name));
+        pair.and_then(|pair| pair.get(1)).and_then(Value::as_str)
+    };
+    let container = cached.get("containerId").and_then(Value::as_str);
+    match (arg("K8S_POD_NAMESPACE"), arg("K8S_POD_NAME")) {
+        (Some(namespace), Some(name)) => Some(format!("{namespace}/{name}")),
+        _ => container.map(|id| format!("container {id}")),
+    }
 }
 
 /// libcni's cache entry, of which we want the configuration (a `[]byte` of Go: base64).
@@ -95,11 +168,15 @@ fn cached_config(text: &[u8]) -> Option<Vec<u8>> {
     base64(&serde_json::from_slice::<Cached>(text).ok()?.config)
 }
 
-/// Every file of a directory that can be read; none if it is not there.
-fn texts(directory: &Path) -> Vec<Vec<u8>> {
+/// Every file of a directory that can be read, with its name; none if it is not there.
+fn texts(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let paths = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file());
-    paths.filter_map(|path| read(&path).ok()).collect()
+    let files = entries.flatten().filter(|entry| entry.path().is_file());
+    let text = |entry: fs::DirEntry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        read(&entry.path()).ok().map(|text| (name, text))
+    };
+    files.filter_map(text).collect()
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
