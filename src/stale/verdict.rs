@@ -345,7 +345,11 @@ impl<'c> Judge<'c> {
     /// that is in question says nothing of itself.
     fn live_source(&self, flow: &Flow, dead: &Dead, value: Option<RegisterToken>) -> Option<Token> {
         let m = &flow.matches;
-        let port = m.in_port.filter(|p| self.index.is_pods_port(*p) && !dead.had(*p));
+        // What it once sent under a number is not its heir's; what is sent to it there is.
+        let sends =
+            value.is_some() || own_addresses(dead, flow).any(|m| m.side != Side::Destination);
+        let heirs = |p: u16| !(sends && dead.had(p));
+        let port = m.in_port.filter(|p| self.index.is_pods_port(*p) && heirs(*p));
         let live = |m: &&AddressMatch| {
             m.side == Side::Source
                 && !guards::is_policy_member(dead, flow)

@@ -86,6 +86,7 @@ impl Scene {
             scene.dead_of.push(index);
             scene.may_be_freed.push(world.free.is_some() && is_pod_ip(target));
         }
+        scene.heed_machines(world, targets);
         // Whoever else is on the switch is alive as far as we know.
         for place in world.places() {
             if joined.contains(&place.bridge) && !claimed.contains(&place.interface.id) {
@@ -107,6 +108,33 @@ impl Scene {
         }
         scene.case.ovn = world.ovs.bridges.get(bridge).is_some_and(|b| world.ovs.is_ovn(b));
         scene
+    }
+
+    /// A machine that has moved to another node keeps the addresses that somebody else had here
+    /// before it, whenever that one's death is noticed.
+    fn heed_machines(&mut self, world: &World, targets: &[Target]) {
+        let mut since: HashMap<Address, u64> = HashMap::new();
+        let known = targets.iter().map(|target| &target.attachment).chain(&world.tombstones);
+        let may_live = |record: &&Attachment| {
+            let is_free = |ip| world.free.as_ref().is_some_and(|free| free.contains(ip));
+            scope_of(world.config(&record.key.network), record) == AddressScope::Cluster
+                && !record.ips.iter().all(is_free)
+        };
+        for record in known.filter(may_live) {
+            let born = record.born.map_or(u64::MAX, |born| born.boot_ms);
+            for address in record.addresses() {
+                let of = since.entry(address).or_insert(born);
+                *of = born.max(*of);
+            }
+        }
+        for (dead, target) in self.case.dead.iter_mut().zip(&self.dead_of) {
+            let born = targets.get(*target).and_then(|target| target.attachment.born);
+            let born = born.map_or(0, |born| born.boot_ms);
+            let later = |address: &Address| since.get(address).is_some_and(|s| *s > born);
+            if !dead.roams && dead.addresses.iter().any(later) {
+                (dead.ip_evidence, dead.mac_evidence, dead.roams) = (false, false, true);
+            }
+        }
     }
 
     fn network(&mut self, world: &World, name: &NetworkName) -> NetworkIndex {
@@ -521,6 +549,7 @@ mod tests {
     use super::*;
     use crate::attachment::Pod;
     use crate::clock::Stamp;
+    use crate::ovsdb::{Bridge, Snapshot};
 
     fn target(network: &str, ifname: &str, ips: &[&str], cause: Cause) -> Target {
         let key = Key {
@@ -582,6 +611,40 @@ mod tests {
             assert_eq!(free, (AddressScope::Cluster, true));
             assert_eq!(evidence("web-virt-launcher-1", cause, &[]), (AddressScope::Node, true));
         }
+    }
+
+    /// A pod that nobody noticed to be dead, and a machine that had its address after it.
+    #[test]
+    fn who_had_a_machines_address_before_it_does_not_speak_for_it() {
+        let bridge = Bridge {
+            id: RowId(1),
+            name: "br0".to_owned(),
+            datapath_type: String::new(),
+            protocols: Vec::new(),
+            fail_mode: None,
+            ports: Vec::new(),
+        };
+        let ovs = Snapshot { complete: true, bridges: vec![bridge], ..Snapshot::default() };
+        let at = |boot_ms| Stamp { boot_ms, wall_ms: boot_ms };
+        let world = World::of(at(900), "boot".to_owned(), ovs.into());
+        let one = |name: &str, born| {
+            let cause = Cause::Orphan("gone".to_owned());
+            let mut target = target("net", "eth0", &["10.0.0.5"], cause);
+            let (namespace, uid) = ("vms".to_owned(), String::new());
+            target.attachment.pod = Some(Pod { namespace, name: name.to_owned(), uid });
+            (target.attachment.born, target.attachment.generation) = (Some(at(born)), born);
+            target
+        };
+        let evidence = |targets: &[Target]| {
+            let scene = Scene::build(&world, 0, targets, None);
+            let of = |dead: &Dead| (dead.ip_evidence, dead.mac_evidence, dead.roams);
+            scene.case.dead.iter().map(of).collect::<Vec<_>>()
+        };
+        let (pod, machine) = (|born| one("web-1", born), one("virt-launcher-db-x7x2k", 200));
+        let (moved, node) = ((false, false, true), (true, true, false));
+        assert_eq!(evidence(&[pod(100), machine.clone()]), [moved, moved]);
+        assert_eq!(evidence(&[pod(300), machine]), [node, moved], "it came after the machine");
+        assert_eq!(evidence(&[pod(100)]), [node]);
     }
 
     #[test]

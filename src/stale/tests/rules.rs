@@ -255,6 +255,15 @@ fn what_the_living_send_to_a_dead_address_is_theirs() {
             ("to the living", flow().src(IP_A).dst(MAC_B).beyond(), "stale: matches-address"),
         ],
     );
+    // B was given the number that the dead one had.
+    let heir = case.with(|c| c.dead[0].former = vec![B]);
+    each(
+        &heir,
+        &[
+            ("the heir's", flow().from(B).dst(IP_A).beyond(), kept),
+            ("a leftover", flow().from(B).src(IP_A).beyond(), "stale: matches-address"),
+        ],
+    );
 }
 
 #[test]
