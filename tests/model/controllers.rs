@@ -21,6 +21,10 @@ pub(crate) enum Layout {
     KVswitch,
     /// ovn-controller runs the bridge.
     Ovn,
+    /// A value in reg0 that is the port's number.
+    Ofport,
+    /// A value in reg0 that is the pod's IPv4.
+    Ipv4,
 }
 
 impl Layout {
@@ -28,10 +32,42 @@ impl Layout {
     pub(crate) const ALL: [Self; 5] =
         [Self::Classifier, Self::OpenshiftSdn, Self::Antrea, Self::KVswitch, Self::Ovn];
 
+    /// Those of walks in which more happens.
+    pub(crate) const WIDE: [Self; 7] = [
+        Self::Classifier,
+        Self::OpenshiftSdn,
+        Self::Antrea,
+        Self::KVswitch,
+        Self::Ovn,
+        Self::Ofport,
+        Self::Ipv4,
+    ];
+
+    /// Whether a register value stands for a pod.
+    pub(crate) fn is_by_value(self) -> bool {
+        self == Self::Classifier || self.is_computed()
+    }
+
+    /// Whether the value is computed.
+    pub(crate) fn is_computed(self) -> bool {
+        matches!(self, Self::Ofport | Self::Ipv4)
+    }
+
+    /// What stands for a pod in a register.
+    pub(crate) fn value(self, who: &Who) -> u32 {
+        match self {
+            Self::Ofport => who.ofport.into(),
+            Self::Ipv4 => who.ip.parse::<std::net::Ipv4Addr>().unwrap().into(),
+            _ => who.reg,
+        }
+    }
+
     /// The plugin's configuration.
     pub(crate) fn conf(self) -> Value {
         let preset = match self {
             Self::Classifier => return json!({}),
+            Self::Ofport => return json!({"reg0": "ofport"}),
+            Self::Ipv4 => return json!({"reg0": "ipv4"}),
             Self::OpenshiftSdn => "openshift-sdn",
             Self::Antrea => "antrea",
             Self::KVswitch => "k-vswitch",
@@ -43,7 +79,7 @@ impl Layout {
     /// Entries that are there before any pod is.
     pub(crate) fn base(self) -> Vec<String> {
         let mut base = match self {
-            Self::Classifier => layouts::classifier_base(),
+            Self::Classifier | Self::Ofport | Self::Ipv4 => layouts::classifier_base(),
             Self::OpenshiftSdn => (1..=2).flat_map(layouts::openshift_namespace).collect(),
             Self::Antrea => layouts::antrea_base(),
             Self::KVswitch | Self::Ovn => Vec::new(),
@@ -56,6 +92,9 @@ impl Layout {
     pub(crate) fn of_pod(self, who: &Who) -> Vec<String> {
         match self {
             Self::Classifier => layouts::classifier(who),
+            Self::Ofport | Self::Ipv4 => {
+                layouts::classifier(&Who { reg: self.value(who), ..who.clone() })
+            }
             Self::OpenshiftSdn => layouts::openshift(who),
             Self::Antrea => layouts::antrea(who),
             Self::KVswitch => layouts::k_vswitch(who),
@@ -118,6 +157,20 @@ pub(crate) fn rule(who: &Who, ip: &str, mac: &str, kind: u8, by_value: bool) -> 
         2 => format!("table=47, priority=72,ip,dl_src={own},nw_dst={ip} actions=resubmit(,46)"),
         _ => format!("table=47, priority=73,in_port={ofport},dl_dst={mac} actions=resubmit(,46)"),
     }
+}
+
+/// What a controller has for a machine that is on another node, after its migration.
+pub(crate) fn machine(ip: &str, mac: &str) -> [String; 6] {
+    [
+        format!("table=49, priority=50,dl_dst={mac} actions=NORMAL"),
+        format!("table=49, priority=51,dl_dst={mac} actions=group:{GROUP}"),
+        format!("table=49, priority=52,ip,nw_dst={ip} actions=NORMAL"),
+        format!("table=49, priority=53,ip,nw_src={ip} actions=resubmit(,46)"),
+        format!("table=49, priority=54,dl_src={mac} actions=resubmit(,46)"),
+        format!(
+            "table=49, priority=55,ip,nw_dst={ip} actions=set_field:0x7->tun_id,output:{UPLINK}"
+        ),
+    ]
 }
 
 /// A member of a policy: what a controller that thinks in sets installs once.

@@ -39,12 +39,30 @@ pub(crate) enum Phase {
     Leaving,
     /// Dead, and the sandbox gone.
     Gone,
+    /// It lives, and our ADD will never come.
+    Outside,
+}
+
+/// What a pod is to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// In our chain.
+    Ours,
+    /// The pod of a virtual machine, in our chain.
+    Machine,
+    /// Its port has a CNI's marks, with its addresses.
+    Marked,
+    /// Its port has no marks.
+    Unmarked,
 }
 
 /// A pod.
 #[derive(Clone, Debug)]
 pub(crate) struct Pod {
     pub(crate) id: PodId,
+    pub(crate) kind: Kind,
+    /// How often its port was attached.
+    pub(crate) attached: u32,
     /// Its tokens; `ofport` is what was asked for.
     pub(crate) who: Who,
     pub(crate) phase: Phase,
@@ -70,7 +88,7 @@ pub(crate) struct Pod {
 
 impl Pod {
     pub(crate) fn is_living(&self) -> bool {
-        matches!(self.phase, Phase::Arriving | Phase::Live)
+        matches!(self.phase, Phase::Arriving | Phase::Live | Phase::Outside)
     }
 
     fn may_be_renumbered(&self) -> bool {
@@ -97,6 +115,8 @@ pub(crate) enum Owner {
     Set(Vec<String>),
     /// A service's, whichever pod is behind it.
     Service,
+    /// A machine's that is on another node, by its address.
+    Machine(String),
 }
 
 /// An entry that a pod has beside its layout's.
@@ -113,7 +133,7 @@ impl Extra {
         match self {
             Self::Odd(kind) => odd(who, *kind),
             Self::Rule { kind, ip, mac } => {
-                controllers::rule(who, ip, mac, *kind, layout == Layout::Classifier)
+                controllers::rule(who, ip, mac, *kind, layout.is_by_value())
             }
         }
     }
@@ -160,6 +180,8 @@ pub(crate) trait Driver {
     fn end_sandbox(&mut self, pod: &Pod);
     fn unplug(&mut self, pod: &Pod);
     fn renumber(&mut self, pod: &Pod, number: u16, other: Option<&Pod>);
+    /// The port anew; `pod.attached` is one more than before.
+    fn reattach(&mut self, pod: &Pod, number: u16);
     fn settle_numbers(&mut self);
     fn restart(&mut self, numbers: &[(&Pod, u16)], restored: &[Rc<Line>]);
     fn numbers(&mut self) -> BTreeMap<PodId, Ofport>;
@@ -198,6 +220,8 @@ pub(crate) struct Town<D: Driver> {
     pub(crate) table: Table,
     /// Members that the set-based controllers believe to be there.
     believed: BTreeMap<Slot, Membership>,
+    /// Machines on other nodes that were here, by address.
+    pub(crate) machines: BTreeSet<String>,
     /// When ovs-vswitchd started.
     pub(crate) started: u64,
     /// The last call may have looked at a part of the bridge only.
@@ -225,6 +249,7 @@ impl<D: Driver> Town<D> {
             pods: Vec::new(),
             table: Table::new(),
             believed: BTreeMap::new(),
+            machines: BTreeSet::new(),
             started: 0,
             in_part: false,
             taken: Vec::new(),
@@ -258,7 +283,28 @@ impl<D: Driver> Town<D> {
     fn perform(&mut self, step: &Step) -> Result<bool, Broken> {
         match step {
             Step::Plug { number, address, value, when, slow } => {
-                Ok(self.plug([*number, *address, *value], *when, *slow))
+                Ok(self.plug(Kind::Ours, [*number, *address, *value], *when, *slow))
+            }
+            Step::Machine { number, address, value, when } => {
+                Ok(self.plug(Kind::Machine, [*number, *address, *value], *when, false))
+            }
+            Step::Stranger { number, address, value, marked } => {
+                let kind = if *marked { Kind::Marked } else { Kind::Unmarked };
+                Ok(self.plug(kind, [*number, *address, *value], When::Quick, false))
+            }
+            Step::Leave { pod } => {
+                let outside = |pod: &Pod| pod.phase == Phase::Outside;
+                let Some(id) = self.pick(*pod, outside) else { return Ok(false) };
+                self.remove_row(id);
+                self.vanish(id, true);
+                Ok(true)
+            }
+            Step::Reattach { pod, number } => Ok(self.reattach(*pod, *number)),
+            Step::Migrate { pod, kinds } => Ok(self.migrate(*pod, *kinds)),
+            Step::MachineEnds { machine } => {
+                let n = usize::from(*machine) % self.machines.len().max(1);
+                let Some(ip) = self.machines.iter().nth(n).cloned() else { return Ok(false) };
+                Ok(self.machines.remove(&ip))
             }
             Step::Add { pod, crash, meanwhile } => self.add(*pod, *crash, meanwhile),
             Step::Install { pod } => Ok(self.catch_up(*pod)),
@@ -302,7 +348,7 @@ impl<D: Driver> Town<D> {
         (!meant.is_empty()).then(|| meant[usize::from(n) % meant.len()])
     }
 
-    fn plug(&mut self, picks: [u8; 3], when: When, slow: bool) -> bool {
+    fn plug(&mut self, kind: Kind, picks: [u8; 3], when: When, slow: bool) -> bool {
         let sandboxes = self.pods.iter().filter(|pod| pod.phase != Phase::Gone);
         if sandboxes.clone().count() >= CROWD || self.pods.iter().filter(|p| p.row).count() >= ROWS
         {
@@ -317,20 +363,34 @@ impl<D: Driver> Town<D> {
             values = vec![1, 2];
         }
         let mut addresses = Vec::from_iter(ADDRESSES);
-        addresses.retain(|a| !taken.contains(&format!("10.244.1.{a}")));
+        addresses.retain(|a| {
+            let ip = format!("10.244.1.{a}");
+            !taken.contains(&ip) && !self.machines.contains(&ip)
+        });
+        if kind == Kind::Unmarked {
+            // Nothing says that it has an address: see docs/promises.md, "What it rests on".
+            addresses = vec![100 + u8::try_from(self.pods.len() % 100).unwrap()];
+        }
+        if addresses.is_empty() {
+            return false;
+        }
         let [number, address, value] = picks.map(usize::from);
         let address = addresses[address % addresses.len()];
-        let who = Who {
+        let mut who = Who {
             ofport: numbers[number % numbers.len()],
             reg: values[value % values.len()],
             ip: format!("10.244.1.{address}"),
             ip6: format!("fd00:10:244:1::{address:x}"),
             mac: format!("0a:58:0a:f4:01:{address:02x}"),
         };
+        who.reg = self.layout.value(&who);
+        let outside = matches!(kind, Kind::Marked | Kind::Unmarked);
         let pod = Pod {
             id: self.pods.len(),
+            kind,
+            attached: 0,
             who,
-            phase: Phase::Arriving,
+            phase: if outside { Phase::Outside } else { Phase::Arriving },
             row: true,
             number: None,
             numbers: BTreeSet::new(),
@@ -365,7 +425,8 @@ impl<D: Driver> Town<D> {
         let pod = &self.pods[id];
         let Some(number) = pod.number else { return Vec::new() };
         let lines = |ofport: u16| {
-            let who = Who { ofport, ..pod.who.clone() };
+            let mut who = Who { ofport, ..pod.who.clone() };
+            who.reg = self.layout.value(&who);
             let mut lines = self.layout.of_pod(&who);
             lines.extend(pod.extras.iter().map(|extra| extra.of(&who, self.layout)));
             lines
@@ -460,7 +521,9 @@ impl<D: Driver> Town<D> {
     }
 
     fn rule(&mut self, pod: u8, peer: u8, kind: u8) -> bool {
-        let may = |p: &Pod| p.is_living() && p.installed.is_some() && p.installed == p.number;
+        // A port without marks may be an uplink: docs/promises.md, "What it rests on".
+        let installed = |p: &Pod| p.installed.is_some() && p.installed == p.number;
+        let may = |p: &Pod| p.is_living() && installed(p) && p.kind != Kind::Unmarked;
         let one = self.pick(pod, may);
         let other = self.pick(peer, |p| p.is_living() && Some(p.id) != one);
         let (Some(one), Some(other)) = (one, other) else { return false };
@@ -549,6 +612,37 @@ impl<D: Driver> Town<D> {
         true
     }
 
+    fn reattach(&mut self, pod: u8, number: u8) -> bool {
+        let may = |p: &Pod| p.phase == Phase::Live && !self.busy.contains(&p.id);
+        let Some(id) = self.pick(pod, |p| may(p) && p.may_be_renumbered()) else { return false };
+        let number = NUMBERS.start() + u16::from(number) % 8;
+        let has = |p: &Pod| p.row && p.number.unwrap_or(p.who.ofport) == number;
+        if self.pods.iter().any(|p| has(p) && p.id != id) {
+            return false;
+        }
+        self.pods[id].attached += 1;
+        self.driver.reattach(&self.pods[id], number);
+        self.take_numbers();
+        true
+    }
+
+    /// The machine lives on, with its addresses; what names them is its own from now on.
+    fn migrate(&mut self, pod: u8, kinds: u8) -> bool {
+        let may = |p: &Pod| p.kind == Kind::Machine && p.phase == Phase::Live;
+        let machines = &self.machines;
+        let Some(id) = self.pick(pod, |p| may(p) && !machines.contains(&p.who.ip)) else {
+            return false;
+        };
+        let Who { ip, mac, .. } = self.pods[id].who.clone();
+        let lines = controllers::machine(&ip, &mac).into_iter().enumerate();
+        let wanted = lines.filter(|(n, _)| kinds >> n & 1 == 1);
+        let owner = || Owner::Machine(ip.clone());
+        let lines = wanted.map(|(_, line)| (Line::of(&line), owner())).collect();
+        self.machines.insert(ip.clone());
+        self.install(lines);
+        true
+    }
+
     fn restart(&mut self, restored: bool, turn: u8) -> bool {
         let rows: Vec<&Pod> = self.pods.iter().filter(|p| p.may_be_renumbered()).collect();
         let numbered = rows.iter().enumerate().map(|(n, pod)| {
@@ -625,7 +719,8 @@ impl<D: Driver> Town<D> {
     }
 
     fn del(&mut self, pod: u8, crash: u8, meanwhile: &[Step]) -> Result<bool, Broken> {
-        let may = |p: &Pod| p.phase != Phase::Gone && !self.busy.contains(&p.id);
+        let called = |p: &Pod| !matches!(p.phase, Phase::Gone | Phase::Outside);
+        let may = |p: &Pod| called(p) && !self.busy.contains(&p.id);
         let Some(id) = self.pick(pod, may) else { return Ok(false) };
         self.pods[id].phase = Phase::Leaving;
         self.in_part = !self.driver.is_small();
@@ -686,6 +781,7 @@ impl<D: Driver> Town<D> {
                 pod.is_living() && by.is_none_or(|number| pod.number == Some(number))
             }
             Owner::Set(_) => self.believed.contains_key(&entry.line.slot),
+            Owner::Machine(ip) => self.machines.contains(ip),
         }
     }
 
@@ -721,6 +817,15 @@ impl<D: Driver> Town<D> {
     /// before it has put it back.
     fn is_in_the_window(&self, entry: &Entry, at: u64) -> bool {
         !D::MAKE_BELIEVE && entry.from >= at
+            // A death that is noticed when nobody remembers the machine any more.
+            || matches!(&entry.owner, Owner::Machine(ip) if {
+                let had = self.pods.iter().filter(|pod| pod.who.ip == *ip);
+                let linger = self.driver.linger();
+                let noticed = |pod: &Pod| pod.noticed.unwrap_or(u64::MAX);
+                let forgotten = had.clone().filter(|pod| pod.kind == Kind::Machine);
+                let forgotten = forgotten.map(|pod| noticed(pod).saturating_add(linger)).min();
+                had.clone().any(|pod| pod.kind != Kind::Machine && Some(noticed(pod)) > forgotten)
+            })
             // The linger time of an address counts from a death that somebody can know of.
             || matches!(&entry.owner, Owner::Set(ips) if ips.iter().any(|ip| {
                 let last = self.pods.iter().rfind(|pod| pod.who.ip == *ip);

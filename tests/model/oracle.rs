@@ -9,7 +9,8 @@ use ovs_flow_gc::stale::flow::{Address, AddressMatch, Flow, Side};
 
 use super::controllers::{Layout, UPLINK};
 use super::entries::Slot;
-use super::node::{Book, Broken, Driver, Entry, Owner, Phase, Pod, PodId, Town};
+use super::node::{Book, Broken, Driver, Entry, Kind, Owner, Phase, Pod, PodId, Town};
+use crate::rig::Who;
 
 /// Why a stale entry is still there. In this order: of several the last counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -167,6 +168,15 @@ enum State {
     Unsettled,
 }
 
+/// Whether it is one of these addresses.
+fn has(who: &Who, address: &Address) -> bool {
+    let text = match address {
+        Address::Ip(ip) => ip.to_string(),
+        Address::Mac(mac) => mac.to_string(),
+    };
+    [&who.ip, &who.ip6, &who.mac].contains(&&text)
+}
+
 fn ours(live: &Attachment, book: &[Attachment]) -> bool {
     book.iter().any(|record| record.is_same(live))
 }
@@ -206,6 +216,7 @@ impl<'a, D: Driver> View<'a, D> {
             Owner::Base | Owner::Service => false,
             Owner::Pod(id, _) => *id == pod.id,
             Owner::Set(ips) => ips.contains(&pod.who.ip),
+            Owner::Machine(ip) => *ip == pod.who.ip,
         })
     }
 
@@ -253,7 +264,10 @@ impl<'a, D: Driver> View<'a, D> {
     fn has_address(&self, address: &Address) -> impl Iterator<Item = &'a Pod> {
         let address = *address;
         let owners = self.living.iter().filter(move |(_, r)| r.addresses().contains(&address));
-        owners.map(|(pod, _)| *pod)
+        // Marks name addresses until the port's row is gone.
+        let outside = self.town.pods.iter().filter(|pod| pod.kind == Kind::Marked && pod.row);
+        let marked = outside.filter(move |pod| has(&pod.who, &address));
+        owners.map(|(pod, _)| *pod).chain(marked)
     }
 
     /// Whether a pod that may be getting any address is there, and so old that the entry may be
@@ -269,6 +283,7 @@ impl<'a, D: Driver> View<'a, D> {
         let known: Vec<PodId> = known.map(|record| self.town.pod_of(record)).collect();
         self.town.pods.iter().any(|pod| {
             pod.row
+                && pod.kind != Kind::Unmarked
                 && pod.phase != Phase::Gone
                 && !known.contains(&pod.id)
                 && self.at <= pod.born + ARRIVING + TICK
@@ -290,6 +305,14 @@ impl<'a, D: Driver> View<'a, D> {
         }
         if dead.record.unrecorded {
             return Err(Exception::NeverRecorded);
+        }
+        // A machine may have moved.
+        let moved = |pod: &Pod| {
+            let later = pod.id >= dead.pod.id && pod.noticed.is_some();
+            pod.kind == Kind::Machine && later && has(&pod.who, &m.address)
+        };
+        if self.town.pods.iter().any(moved) || dead.pod.kind == Kind::Machine {
+            return Err(Exception::LeavesTheNode);
         }
         if self.created_after(entry, dead) {
             return Err(Exception::MadeAfterDeath);
@@ -318,7 +341,9 @@ impl<'a, D: Driver> View<'a, D> {
         let ips = || flow.matches.addresses.iter().filter(|m| matches!(m.address, Address::Ip(_)));
         let own = |m: &&AddressMatch| dead.has(&m.address);
         let pair = ips().any(|m| own(&m)) && ips().any(|m| !own(&m));
-        let policy = flow.actions.conjunction || pair;
+        // A value may stand for the dead one's address.
+        let by_value = !flow.matches.addresses.contains(m) && ips().any(|m| !own(&m));
+        let policy = flow.actions.conjunction || pair || by_value;
         if self.may_be_arriving(entry, policy) {
             return Err(Exception::MayBeArriving);
         }
@@ -337,11 +362,14 @@ impl<'a, D: Driver> View<'a, D> {
     /// Whether the entry is for packets of somebody alive: by his port, value or address.
     fn is_from_a_living_pod(&self, flow: &Flow, dead: &Dead<'_>, policy: bool) -> bool {
         let m = &flow.matches;
-        let port = |port: u16| port != UPLINK && self.is_live_port(port) && !dead.had(port);
+        let sends = |m: &AddressMatch| m.side != Side::Destination && dead.has(&m.address);
+        let sends = m.addresses.iter().any(sends);
+        let heirs = |port: u16| !(sends && dead.had(port));
+        let port = |port: u16| port != UPLINK && self.is_live_port(port) && heirs(port);
         let living = |value: u32| {
             let mut pods = self.town.pods.iter();
-            self.town.layout == Layout::Classifier
-                && pods.any(|pod| pod.is_living() && pod.who.reg == value)
+            self.town.layout.is_by_value()
+                && pods.any(|pod| pod.is_living() && self.value_of(pod) == value)
         };
         let seems = |value: u32| {
             let known = |r: &Attachment| r.register.is_some_and(|r| r.value == value);
@@ -364,6 +392,57 @@ impl<'a, D: Driver> View<'a, D> {
         m.in_port.is_some_and(port)
             || m.registers.iter().any(|r| r.index == 0 && r.mask == u32::MAX && seems(r.value))
             || m.addresses.iter().any(source)
+    }
+
+    /// What stands for a pod in a register now.
+    fn value_of(&self, pod: &Pod) -> u32 {
+        let ofport = pod.number.unwrap_or(pod.who.ofport);
+        self.town.layout.value(&Who { ofport, ..pod.who.clone() })
+    }
+
+    /// What stood for a dead one, as far as anybody can know.
+    fn values_of(&self, dead: &Dead<'_>) -> Vec<u32> {
+        match self.town.layout {
+            Layout::Classifier | Layout::Ipv4 => vec![dead.pod.who.reg],
+            Layout::Ofport => {
+                let known = [dead.current, dead.record.ofport, dead.record.ofport_before];
+                known.into_iter().flatten().map(u32::from).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// What keeps an entry that uses a value that is computed from a token of the dead pod's.
+    fn computed(&self, entry: &Entry, dead: &Dead<'_>, value: u32) -> Result<(), Exception> {
+        let flow = &entry.line.flow;
+        if self.town.layout == Layout::Ofport {
+            match self.port(dead, u16::try_from(value).unwrap()) {
+                State::Dead => {}
+                State::Reused => return Err(Exception::TokenReused),
+                State::Unsettled => return Err(Exception::PortWaits),
+            }
+            if self.living.iter().any(|(pod, record)| pod.number.or(record.ofport).is_none()) {
+                return Err(Exception::ValueUnproven);
+            }
+        } else {
+            let address = Address::Ip(dead.pod.who.ip.parse().unwrap());
+            self.address(entry, dead, &AddressMatch { address, side: Side::Unknown })?;
+        }
+        let others = Flow { matches: flow.matches.clone(), ..Flow::default() };
+        let mut others = others;
+        others.matches.registers.retain(|m| m.value != value);
+        if self.is_from_a_living_pod(&others, dead, false) {
+            return Err(Exception::ArrivesElsewhere);
+        }
+        let loads = |entry: &Entry| {
+            let Flow { matches, actions, .. } = &entry.line.flow;
+            actions.register_writes.iter().any(|w| w.index == 0 && w.value == Some(value))
+                && matches.in_port.is_some_and(|port| self.is_live_port(port) || !dead.had(port))
+        };
+        if self.town.table.values().chain(&self.town.taken).any(loads) {
+            return Err(Exception::ValueUnproven);
+        }
+        Ok(())
     }
 
     /// Whether the entry writes what is a living port's number, if any register may be one that
@@ -445,8 +524,7 @@ impl<'a, D: Driver> View<'a, D> {
             .iter()
             .any(|m| m.index == 0 && m.mask == u32::MAX && m.value == value);
         let last = flow.actions.register_writes.iter().rev().find(|w| w.index == 0);
-        self.town.layout == Layout::Classifier
-            && (matched || last.is_some_and(|w| w.value == Some(value)))
+        self.town.layout.is_by_value() && (matched || last.is_some_and(|w| w.value == Some(value)))
     }
 
     /// Rule 4: it delivers to dead ports and does nothing else.
@@ -498,7 +576,8 @@ impl<'a, D: Driver> View<'a, D> {
             Some(None) => false,
             None => true,
         };
-        let younger = |pod: &Pod| entry.until + TICK < pod.born;
+        // The age of who is not in our chain is not known.
+        let younger = |pod: &Pod| pod.kind != Kind::Marked && entry.until + TICK < pod.born;
         let has = |(pod, record): &&(&Pod, &Attachment)| {
             pod.number.or(record.ofport.filter(|_| pod.row)) == Some(number)
         };
@@ -524,8 +603,9 @@ impl<'a, D: Driver> View<'a, D> {
     /// it is not about this one.
     fn promise(&self, entry: &Entry, dead: &Dead<'_>) -> Option<Result<(), Exception>> {
         let flow = &entry.line.flow;
-        let value = dead.pod.who.reg;
-        if !(Self::names(flow, dead) || self.uses(flow, value)) {
+        let mut values = self.values_of(dead);
+        values.retain(|value| self.uses(flow, *value));
+        if !Self::names(flow, dead) && values.is_empty() {
             return None;
         }
         if self.town.layout == Layout::Ovn {
@@ -539,8 +619,9 @@ impl<'a, D: Driver> View<'a, D> {
                 State::Unsettled => kept.push(Exception::PortWaits),
             }
         }
-        if self.uses(flow, value) {
-            match self.value(dead) {
+        for value in values {
+            let computed = self.town.layout.is_computed();
+            match if computed { self.computed(entry, dead, value) } else { self.value(dead) } {
                 Ok(()) => return Some(Ok(())),
                 Err(why) => kept.push(why),
             }
@@ -744,25 +825,25 @@ impl<D: Driver> Town<D> {
         if self.layout == Layout::Ovn {
             return Some(Exception::OvnBridge);
         }
+        // Nobody who is remembered knows that the machine is not there any more.
+        if matches!(entry.owner, Owner::Machine(_)) {
+            return Some(Exception::LeavesTheNode);
+        }
         let flow = &entry.line.flow;
         let own = |pod: &Pod| match &entry.owner {
             Owner::Base | Owner::Service => false,
             Owner::Pod(id, _) => *id == pod.id,
             Owner::Set(ips) => ips.contains(&pod.who.ip),
+            Owner::Machine(ip) => *ip == pod.who.ip,
         };
         let owners = || self.pods.iter().filter(|pod| own(pod));
-        let [ip, ip6, mac] =
-            [|p: &Pod| p.who.ip.clone(), |p: &Pod| p.who.ip6.clone(), |p: &Pod| p.who.mac.clone()];
         let names = |pod: &Pod| {
-            let texts = [ip(pod), ip6(pod), mac(pod)];
-            let matched = |m: &AddressMatch| {
-                let text = match m.address {
-                    Address::Ip(ip) => ip.to_string(),
-                    Address::Mac(mac) => mac.to_string(),
-                };
-                texts.contains(&text)
+            let matched = |m: &AddressMatch| has(&pod.who, &m.address);
+            let value = |v: u32| match self.layout {
+                Layout::Classifier | Layout::Ipv4 => v == pod.who.reg,
+                Layout::Ofport => u16::try_from(v).is_ok_and(|v| pod.numbers.contains(&v)),
+                _ => false,
             };
-            let value = |v: u32| self.layout == Layout::Classifier && v == pod.who.reg;
             flow.matches.in_port.is_some_and(|port| pod.numbers.contains(&port))
                 || flow.actions.outputs.iter().any(|port| pod.numbers.contains(port))
                 || flow.matches.addresses.iter().any(matched)

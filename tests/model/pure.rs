@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use ovs_flow_gc::attachment::{Attachment, Key, Netns, Register, RegisterHow, State};
+use ovs_flow_gc::attachment::{self, Attachment, Key, Netns, Register, RegisterHow, State};
 use ovs_flow_gc::clock::Stamp;
 use ovs_flow_gc::config::{Config, NetworkState};
 use ovs_flow_gc::ovsdb::{
     Bridge, Interface, Ofport, Ovn, Port, Snapshot, Wanted, find_for_delete, find_port,
 };
 use ovs_flow_gc::stale::case::{Case, RegisterSource, RowId};
-use ovs_flow_gc::stale::flow::Flow;
+use ovs_flow_gc::stale::flow::{Flow, RegisterMatch};
 use ovs_flow_gc::stale::{Judge, Learned, Recheck, Standing, Survey, Verdict};
 use ovs_flow_gc::sweep::orphans::died;
 use ovs_flow_gc::sweep::{Cause, Scene, Target, World, register_of, wait_together};
@@ -22,7 +22,8 @@ use std::time::Duration;
 
 use super::controllers::{Layout, UPLINK};
 use super::entries::{Line, Slot};
-use super::node::{Book, Driver, Pod, PodId, Table};
+use super::node::{Book, Driver, Kind, Pod, PodId, Table};
+use crate::rig::Who;
 
 /// `lingerSeconds`.
 const LINGER: u64 = 30_000;
@@ -38,12 +39,35 @@ fn stamp(ms: u64) -> Stamp {
 
 #[derive(Clone, Debug)]
 struct Row {
+    id: RowId,
+    kind: Kind,
     name: String,
     container: String,
+    who: Who,
     ofport: Ofport,
     born: u64,
     sandbox: bool,
     wanted: u16,
+}
+
+impl Row {
+    /// `external_ids` of its port.
+    fn marks(&self) -> BTreeMap<String, String> {
+        let mut marks = vec![
+            ("antrea-type", "container".to_owned()),
+            ("container-id", self.container.clone()),
+            ("net-ns", Sim::path(&self.container)),
+        ];
+        let Who { ip, ip6, mac, .. } = &self.who;
+        match self.kind {
+            Kind::Ours | Kind::Machine => {}
+            Kind::Marked => {
+                marks.extend([("ip-address", format!("{ip},{ip6}")), ("attached-mac", mac.clone())])
+            }
+            Kind::Unmarked => marks.clear(),
+        }
+        marks.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
 }
 
 /// The made-up node.
@@ -143,8 +167,8 @@ impl Sim {
         format!("/run/netns/{container}")
     }
 
-    fn row_id(id: PodId) -> RowId {
-        RowId(1_000 + id as u128)
+    fn row_id(pod: &Pod) -> RowId {
+        RowId(1_000 + pod.id as u128 * 100 + u128::from(pod.attached))
     }
 
     fn interface(id: RowId, name: &str, kind: &str, ofport: Ofport) -> Interface {
@@ -173,15 +197,9 @@ impl Sim {
         let uplink = Self::interface(RowId(2), "uplink0", "", Ofport::Number(UPLINK));
         let mut ports =
             vec![port("br0", BTreeMap::new(), local), port("uplink0", BTreeMap::new(), uplink)];
-        for (id, row) in &self.rows {
-            let marks = [
-                ("antrea-type", "container".to_owned()),
-                ("container-id", row.container.clone()),
-                ("net-ns", Self::path(&row.container)),
-            ];
-            let marks = marks.map(|(key, value)| (key.to_owned(), value));
-            let interface = Self::interface(Self::row_id(*id), &row.name, "", row.ofport);
-            ports.push(port(&row.name, BTreeMap::from(marks), interface));
+        for row in self.rows.values() {
+            let interface = Self::interface(row.id, &row.name, "", row.ofport);
+            ports.push(port(&row.name, row.marks(), interface));
         }
         let ovn = if self.layout == Layout::Ovn {
             Ovn { bridges: ["br0".to_owned()].into() }
@@ -226,10 +244,10 @@ impl Sim {
         // A target's port is the dead's own, even if its tombstone does not say so yet.
         let dead = self.tombstones.iter().chain(targets.iter().map(|t| &t.attachment));
         let leaving: BTreeSet<RowId> = dead.filter_map(|t| t.interface).collect();
-        let leaving = |id: PodId| leaving.contains(&Self::row_id(id));
         let mut arriving: BTreeMap<Option<u16>, Duration> = BTreeMap::new();
-        for (id, row) in self.rows.iter().filter(|(id, row)| row.sandbox && !leaving(**id)) {
-            let recorded = |r: &Attachment| r.interface == Some(Self::row_id(*id));
+        let marked = |row: &&Row| row.sandbox && row.kind != Kind::Unmarked;
+        for row in self.rows.values().filter(|row| marked(row) && !leaving.contains(&row.id)) {
+            let recorded = |r: &Attachment| r.interface == Some(row.id);
             if self.records.iter().any(recorded) {
                 continue;
             }
@@ -256,7 +274,13 @@ impl Sim {
         case.dead.iter().any(|dead| {
             let rule = case.networks[dead.network].register;
             let m = &flow.matches;
+            let former = |r: &RegisterMatch| {
+                rule.source == RegisterSource::Ofport
+                    && r.index == rule.index
+                    && dead.former.iter().any(|port| u32::from(*port) == r.value)
+            };
             m.in_port.is_some_and(|port| dead.had(port))
+                || m.registers.iter().any(former)
                 || m.addresses.iter().any(|m| dead.addresses.contains(&m.address))
                 || flow.actions.outputs.iter().any(|port| dead.had(*port))
                 || dead.register.is_some_and(|value| {
@@ -320,17 +344,37 @@ impl Sim {
     /// `sweep::unrecorded::refresh`.
     fn refresh(&mut self) {
         for record in &mut self.records {
-            let row = self.rows.iter().find(|(id, _)| record.interface == Some(Self::row_id(**id)));
-            let now = row.and_then(|(_, row)| row.ofport.number());
-            if now.is_some() && now != record.ofport {
-                record.ofport_before = record.ofport.or(record.ofport_before);
-                record.ofport = now;
+            if let Some(row) = Self::certain(&self.rows, record) {
+                Self::renew(record, row);
             }
+        }
+    }
+
+    /// `World::certain_place_of`.
+    fn certain<'r>(rows: &'r BTreeMap<PodId, Row>, record: &Attachment) -> Option<&'r Row> {
+        let id = record.interface?;
+        let container = record.key.container.as_str();
+        let own = |row: &&Row| row.id == id;
+        let marked = |row: &&Row| row.container == container && row.kind != Kind::Unmarked;
+        rows.values().find(own).or_else(|| rows.values().find(marked))
+    }
+
+    fn renew(record: &mut Attachment, row: &Row) {
+        record.interface = Some(row.id);
+        let now = row.ofport.number();
+        if now.is_some() && now != record.ofport {
+            record.ofport_before = record.ofport.or(record.ofport_before);
+            record.ofport = now;
         }
     }
 
     /// `sweep::unrecorded::resolve`.
     fn resolve(&self, world: &World, record: &mut Attachment) {
+        if let Some(row) = Self::certain(&self.rows, record)
+            && record.interface != Some(row.id)
+        {
+            Self::renew(record, row);
+        }
         if record.interface.is_some() || record.port.is_some() {
             return;
         }
@@ -581,8 +625,10 @@ impl Driver for Sim {
         let ofport = if slow { Ofport::Unassigned } else { Ofport::Number(wanted) };
         let (name, container) = (pod.port(), pod.container());
         self.sandboxes.insert(container.clone());
-        self.rows
-            .insert(pod.id, Row { name, container, ofport, born: pod.born, sandbox: true, wanted });
+        let (id, kind, who) = (Self::row_id(pod), pod.kind, pod.who.clone());
+        let (born, sandbox) = (pod.born, true);
+        let row = Row { id, kind, name, container, who, ofport, born, sandbox, wanted };
+        self.rows.insert(pod.id, row);
         self.now += 5;
     }
 
@@ -603,6 +649,11 @@ impl Driver for Sim {
             self.rows.get_mut(&other.id).unwrap().ofport = was;
         }
         self.rows.get_mut(&pod.id).unwrap().ofport = Ofport::Number(number);
+    }
+
+    fn reattach(&mut self, pod: &Pod, number: u16) {
+        let row = self.rows.get_mut(&pod.id).unwrap();
+        (row.id, row.ofport) = (Self::row_id(pod), Ofport::Number(number));
     }
 
     fn settle_numbers(&mut self) {
@@ -649,6 +700,11 @@ impl Driver for Sim {
         record.ips = vec![who.ip.parse().unwrap(), who.ip6.parse().unwrap()];
         record.macs = vec![who.mac.parse().unwrap()];
         record.born = Some(stamp(pod.born - TICK));
+        if pod.kind == Kind::Machine {
+            let name = format!("virt-launcher-vm{}-x7x2k", pod.id);
+            record.pod =
+                Some(attachment::Pod { namespace: "vms".into(), name, uid: String::new() });
+        }
         let snapshot = self.snapshot();
         let wanted = Wanted {
             container_id: record.key.container.as_str(),

@@ -32,7 +32,10 @@ pub(crate) enum Walks {
 }
 
 fn walks(which: Walks, most: usize) -> impl Strategy<Value = Walk> {
-    let mut layouts = Layout::ALL.to_vec();
+    let mut layouts = match which {
+        Walks::Plain => Layout::ALL.to_vec(),
+        Walks::Wide => Layout::WIDE.to_vec(),
+    };
     layouts.extend([Layout::Classifier; 3]);
     let steps = match which {
         Walks::Plain => vec(step().boxed(), 1..=most),

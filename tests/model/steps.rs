@@ -55,6 +55,18 @@ pub(crate) enum Step {
     Service { service: u8, pod: u8 },
     /// A living pod has a rule of its own for another one's address.
     Rule { pod: u8, peer: u8, kind: u8 },
+    /// A port of somebody's outside our chain, marked by its CNI or not. It has its entries at once.
+    Stranger { number: u8, address: u8, value: u8, marked: bool },
+    /// It goes, with its port.
+    Leave { pod: u8 },
+    /// A living pod's port is deleted and added anew, with another row and number.
+    Reattach { pod: u8, number: u8 },
+    /// The pod of a virtual machine.
+    Machine { number: u8, address: u8, value: u8, when: When },
+    /// The machine is on another node now; its pod here is to end.
+    Migrate { pod: u8, kinds: u8 },
+    /// The machine ends there.
+    MachineEnds { machine: u8 },
     /// An interface is given another number; who has it gets the first one's.
     Renumber { pod: u8, number: u8 },
     /// The numbers that are waited for come.
@@ -101,6 +113,16 @@ fn wide() -> impl Strategy<Value = Step> {
         3 => (any::<u8>(), any::<u8>(), any::<u8>())
             .prop_map(|(pod, peer, kind)| Step::Rule { pod, peer, kind }),
         2 => (any::<u8>(), 8..ODDITIES).prop_map(|(pod, kind)| Step::Odd { pod, kind }),
+        3 => (any::<u8>(), any::<u8>(), any::<u8>(), any::<bool>()).prop_map(
+            |(number, address, value, marked)| Step::Stranger { number, address, value, marked }
+        ),
+        2 => any::<u8>().prop_map(|pod| Step::Leave { pod }),
+        2 => (any::<u8>(), any::<u8>()).prop_map(|(pod, number)| Step::Reattach { pod, number }),
+        2 => (any::<u8>(), any::<u8>(), any::<u8>()).prop_map(|(number, address, value)| {
+            Step::Machine { number, address, value, when: When::Usual }
+        }),
+        2 => (any::<u8>(), any::<u8>()).prop_map(|(pod, kinds)| Step::Migrate { pod, kinds }),
+        1 => any::<u8>().prop_map(|machine| Step::MachineEnds { machine }),
     ]
 }
 

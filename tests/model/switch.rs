@@ -13,9 +13,9 @@ use serde_json::json;
 
 use super::controllers::{GROUP, Layout, UPLINK};
 use super::entries::{Line, Slot};
-use super::node::{Book, Driver, Pod, PodId, Table};
+use super::node::{Book, Driver, Kind, Pod, PodId, Table};
 use crate::crowd::{self, Member, add_ports, call, del_ports, end_sandboxes};
-use crate::rig::{Flows, Node, Running, eventually, sleep_ms};
+use crate::rig::{Flows, Node, Running, Who, eventually, sleep_ms};
 
 /// `lingerSeconds`.
 const LINGER_MS: u64 = 1000;
@@ -138,11 +138,25 @@ impl Driver for Switch<'_> {
         // File clocks tick: else it seems to be as old as what was just installed.
         sleep_ms(15);
         let name = format!("p{}", pod.id);
+        let machine = format!("virt-launcher-vm{}-x7x2k", pod.id);
+        let name = if pod.kind == Kind::Machine { machine } else { name };
         let mut sandbox = self.node.pod(&name);
         sandbox.container = pod.container();
         let member = Member { pod: sandbox, port: pod.port(), who: pod.who.clone() };
         self.sandboxes.insert(pod.id);
         add_ports(self.node, [&member]);
+        let Who { ip, ip6, mac, .. } = &pod.who;
+        match pod.kind {
+            Kind::Ours | Kind::Machine => {}
+            Kind::Marked => {
+                let ips = format!("external_ids:ip-address=\"{ip},{ip6}\"");
+                let mac = format!("external_ids:attached-mac=\"{mac}\"");
+                self.node.ovs_vsctl(&["set", "Port", &member.port, &ips, &mac]);
+            }
+            Kind::Unmarked => {
+                self.node.ovs_vsctl(&["clear", "Port", &member.port, "external_ids"]);
+            }
+        }
         self.members.insert(pod.id, member);
     }
 
@@ -158,6 +172,14 @@ impl Driver for Switch<'_> {
 
     fn renumber(&mut self, pod: &Pod, number: u16, _other: Option<&Pod>) {
         self.request(pod, number);
+        eventually("it has its number", || self.number(pod) == Some(number));
+    }
+
+    fn reattach(&mut self, pod: &Pod, number: u16) {
+        let mut member = self.member(pod).clone();
+        member.who.ofport = number;
+        del_ports(self.node, [member.port.as_str()]);
+        add_ports(self.node, [&member]);
         eventually("it has its number", || self.number(pod) == Some(number));
     }
 
