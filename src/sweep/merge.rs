@@ -75,6 +75,7 @@ fn add(kept: &mut Target, other: Target) -> Attachment {
     record.bridge = record.bridge.take().or_else(|| other.bridge.clone());
     record.port = record.port.take().or_else(|| other.port.clone());
     record.interface = record.interface.or(other.interface);
+    record.device = record.device.or(other.device);
     record.register = record.register.or(other.register);
     record.pod = record.pod.take().or_else(|| other.pod.clone());
     record.born = record.born.or(other.born);
