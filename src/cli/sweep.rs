@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Context, Error, Exit, Table, output};
 use crate::liveness::{Why, brake};
 use crate::registry::Registry;
-use crate::sweep::{Once, Report, Roll};
+use crate::sweep::{Once, Report, Roll, TargetReport};
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -70,7 +70,9 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     };
     let mut roll = once.roll_call_after_burst()?;
     let report = once.clean(&roll, |_| true)?;
-    report.withheld().for_each(|withheld| info!("{withheld}"));
+    if act {
+        report.withheld().for_each(|withheld| info!("{withheld}"));
+    }
     once.sighted(&mut roll);
     let (held_back, swept_before) = (roll.held_back().count(), roll.swept_before);
     let Roll { everything, orphans, braked, paused, corrupt, .. } = roll;
@@ -106,6 +108,30 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     })
 }
 
+/// What became of a dead pod or, in a dry run, what the next sweep does about it.
+fn state(answer: &Answer<'_>, target: &TargetReport) -> String {
+    if let Some(error) = &target.error {
+        return error.clone();
+    }
+    let is_its = |of: &TargetReport| std::ptr::eq(of, target);
+    let mut withheld = answer.report.withheld().filter(|_| answer.dry_run);
+    let stays = withheld.find(|withheld| withheld.of.is_some_and(is_its));
+    let clean = if answer.dry_run && target.stale > 0 { "would be clean" } else { "clean" };
+    match (target.complete, target.waiting, stays) {
+        (true, ..) if target.ovn => "OVN's, not judged".to_owned(),
+        (true, _, Some(stays)) => format!("would stay: {}", stays.why),
+        (true, false, None) if target.value_unknown => {
+            format!("{clean}, but its register value was never known")
+        }
+        (true, false, None) => clean.to_owned(),
+        (true, true, None) if answer.dry_run && target.stale > 0 => {
+            "would go, the rest waits: will be looked at again".to_owned()
+        }
+        (true, true, None) => "waits: will be looked at again".to_owned(),
+        (false, ..) => "not looked at".to_owned(),
+    }
+}
+
 fn text(answer: &Answer<'_>) -> String {
     let report = answer.report;
     let mut text = String::new();
@@ -126,23 +152,13 @@ fn text(answer: &Answer<'_>) -> String {
     let mut pods = Table::new(&["DEAD POD", "CONTAINER", "STALE", "DELETED", "KEPT", "STATE"]);
     for target in &report.targets {
         let kept: Vec<_> = target.kept.iter().map(|(why, n)| format!("{n} {why}")).collect();
-        let state = match (&target.error, target.complete, target.waiting) {
-            (Some(error), ..) => error.clone(),
-            (None, true, _) if target.ovn => "OVN's, not judged".to_owned(),
-            (None, true, false) if target.value_unknown => {
-                "clean, but its register value was never known".to_owned()
-            }
-            (None, true, false) => "clean".to_owned(),
-            (None, true, true) => "waits: will be looked at again".to_owned(),
-            (None, false, _) => "not looked at".to_owned(),
-        };
         pods.row(vec![
             target.pod.clone(),
             target.container.chars().take(13).collect(),
             target.stale.to_string(),
             target.deleted.to_string(),
             if kept.is_empty() { "-".to_owned() } else { kept.join(", ") },
-            state,
+            state(answer, target),
         ]);
     }
     if !pods.is_empty() {
@@ -195,15 +211,13 @@ fn text(answer: &Answer<'_>) -> String {
             report.observed()
         );
     }
-    let verb = if answer.dry_run { "would be deleted" } else { "stale" };
-    let _ = write!(
-        text,
-        "{} attachments, {} dead; {} entries {verb}",
-        answer.attachments,
-        report.targets.len(),
-        report.stale()
-    );
-    if !answer.dry_run {
+    let (attachments, dead) = (answer.attachments, report.targets.len());
+    let _ = write!(text, "{attachments} attachments, {dead} dead; ");
+    if answer.dry_run {
+        let go = report.stale().saturating_sub(report.observed());
+        let _ = write!(text, "{go} entries would be deleted");
+    } else {
+        let _ = write!(text, "{} entries stale", report.stale());
         let _ = write!(text, ", {} deleted", report.deleted());
         if report.put_back() > 0 {
             let _ = write!(text, ", {} put back: somebody had put them anew", report.put_back());

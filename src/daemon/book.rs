@@ -126,7 +126,7 @@ impl Book {
 
     /// What a pause or observe mode keeps, where that has changed since it was last said. Each
     /// sweep finds the same entries again.
-    pub(super) fn to_say<'r>(&mut self, report: &'r Report) -> Vec<Withheld<'r>> {
+    pub(super) fn unsaid<'r>(&mut self, report: &'r Report) -> Vec<Withheld<'r>> {
         let place = |w: &Withheld<'_>| (w.bridge.to_owned(), w.of.map(|of| of.life.clone()));
         let withheld: Vec<Withheld<'_>> = report.withheld().collect();
         let now: HashSet<_> = withheld.iter().map(place).collect();
@@ -293,7 +293,7 @@ mod tests {
         let mut book = Book::new(at(30));
         let mut said = |of: &[(u64, u64)], paused| {
             let report = report(of, paused);
-            book.to_say(&report).iter().map(ToString::to_string).collect::<Vec<_>>()
+            book.unsaid(&report).iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let line = |why: &str, count: u64| {
             let pod = "podnet/c1:eth0 (container c1)";

@@ -436,7 +436,7 @@ impl Sweeper<'_> {
         if !report.bridges.is_empty() {
             self.notes.clone_from(&report.notes);
         }
-        for withheld in self.book.to_say(report) {
+        for withheld in self.book.unsaid(report) {
             info!("{withheld}");
         }
         for bridge in &report.bridges {

@@ -185,15 +185,12 @@ pub(super) fn pass(
         };
         world.config(network).mode == Mode::Observe
     };
-    let mut watched = Vec::new();
-    if engine.act {
-        let paused = report.paused;
-        let stays = |d: &mut Doomed<'_>| paused || observing(target_of(&scene, &d.verdict));
-        watched.extend(doomed.extract_if(.., stays));
-    } else {
+    let paused = report.paused;
+    let stays = |d: &mut Doomed<'_>| paused || observing(target_of(&scene, &d.verdict));
+    let watched: Vec<Doomed<'_>> = doomed.extract_if(.., stays).collect();
+    if !engine.act {
         report.observed |= !doomed.is_empty();
         doomed.clear();
-        report.targets.iter_mut().filter(|t| t.stale > 0).for_each(|t| t.waiting = true);
     }
     let why = if report.paused { "paused" } else { "mode observe" };
     for doomed in &watched {

@@ -155,6 +155,46 @@ fn a_dry_run_changes_nothing() {
     assert_eq!(deleted(&sweep(&node, &[])), 15);
 }
 
+/// The STATE of a dry run is what the next sweep does.
+#[test]
+fn a_dry_run_says_what_would_happen() {
+    let node = Setup::new().gc_conf(json!({"lingerSeconds": 0})).up("a_dry_run_says");
+    node.install("br0", &layouts::classifier_base());
+    let web = node.run_pod("web");
+    node.install("br0", &layouts::classifier(&web.who(0x1001)));
+    let dry_run = |state: &str, count: &str| {
+        let text = node.admin(&["sweep", "--dry-run"]).stdout;
+        let row = text.lines().find(|line| line.starts_with("default/web"));
+        assert!(row.is_some_and(|row| row.trim_end().ends_with(state)), "{state}: {text}");
+        assert!(text.contains(&format!("{count} entries would be deleted")), "{text}");
+    };
+    node.vanish(&web, Port::Stays);
+    // Its value is not proven while there is no other.
+    dry_run("would go, the rest waits: will be looked at again", "13");
+    let other = node.run_pod("other");
+    node.install("br0", &layouts::classifier(&other.who(0x1002)));
+    dry_run("would be clean", "15");
+    let plan = sweep(&node, &["--dry-run"]);
+    assert_eq!(plan["targets"][0]["waiting"], false, "{plan}");
+    node.admin(&["pause"]).ok();
+    dry_run("would stay: paused", " 0");
+    node.admin(&["resume"]).ok();
+
+    // The network's next ADD brings the new mode.
+    node.configure(json!({"mode": "observe"}));
+    let db = node.run_pod("db");
+    node.install("br0", &layouts::classifier(&db.who(0x2001)));
+    dry_run("would stay: mode observe", " 0");
+    node.configure(json!({"mode": null}));
+    let cache = node.run_pod("cache");
+    node.install("br0", &layouts::classifier(&cache.who(0x3001)));
+    dry_run("would be clean", "15");
+    let done = node.admin(&["sweep"]).stdout;
+    let row = done.lines().find(|line| line.starts_with("default/web"));
+    assert!(row.is_some_and(|row| row.trim_end().ends_with("clean")), "{done}");
+    assert!(!done.contains("would"), "{done}");
+}
+
 impl Node {
     /// The pod's record is there, and CHECK is content.
     #[track_caller]
