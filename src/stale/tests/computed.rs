@@ -151,7 +151,8 @@ fn the_value_of_an_address() {
     // Somebody who is arriving may have it.
     let arriving = Live { age: Some(secs(8000)), addresses: Vec::new(), ..marked };
     each(&dead().and_live(arriving), &[("policy", policy(), "kept: may-be-arriving")]);
-    let table: [(&str, fn(&mut Case), Flow, &str); 6] = [
+    type Edit = fn(&mut Case);
+    let table: [(&str, Edit, Flow, &str); 6] = [
         ("no record", |c| c.dead[0].recorded = false, policy(), "kept: no-record"),
         ("elsewhere", |c| c.dead[0].ip_evidence = false, policy(), "kept: may-live-elsewhere"),
         ("put after the death", |_| (), policy().aged(50), "kept: created-after-death"),
