@@ -271,6 +271,9 @@ pub struct Attachment {
     /// The device behind the port, once it was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<Device>,
+    /// The VLANs that its port was in: tag and trunks, of now and before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vlans: Vec<u16>,
     /// The register value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub register: Option<Register>,
@@ -324,6 +327,7 @@ impl Attachment {
             ofport: None,
             ofport_before: None,
             device: None,
+            vlans: Vec::new(),
             register: None,
             ips: Vec::new(),
             macs: Vec::new(),
@@ -336,6 +340,16 @@ impl Attachment {
             last_error: None,
             unrecorded: false,
             adopted: false,
+        }
+    }
+
+    /// Remembers the VLANs that its port is in. One that it was in before stays known: flows are
+    /// not adapted by themselves.
+    pub fn see_vlans(&mut self, vlans: &[u16]) {
+        for vlan in vlans {
+            if !self.vlans.contains(vlan) {
+                self.vlans.push(*vlan);
+            }
         }
     }
 

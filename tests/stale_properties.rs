@@ -90,6 +90,7 @@ prop_compose! {
         former in vec(port(), 0..2),
         interface in of((0..6u128).prop_map(RowId)),
         addresses in vec(address(), 0..3),
+        vlans in prop_oneof![3 => Just(Vec::new()), 1 => vec(1..3u16, 1..2)],
         register in weighted(0.6, 0..5u32),
         died in seconds(),
         seen_before in seconds(),
@@ -106,6 +107,7 @@ prop_compose! {
             former,
             interface,
             addresses,
+            vlans,
             register,
             born: born_before.map(|before| died + seen_before + before),
             died,
@@ -126,6 +128,7 @@ prop_compose! {
         ofport in weighted(0.8, port()),
         former in vec(port(), 0..2),
         addresses in vec(address(), 0..3),
+        vlans in prop_oneof![3 => Just(Vec::new()), 1 => vec(1..3u16, 1..2)],
         addresses_known in weighted(0.8, Just(())),
         register in prop_oneof![
             3 => (1..5u32).prop_map(LiveRegister::Is),
@@ -140,6 +143,7 @@ prop_compose! {
             ofport,
             former,
             addresses,
+            vlans,
             addresses_known: addresses_known.is_some(),
             is_pod: true,
             register,
@@ -179,9 +183,11 @@ prop_compose! {
         in_port in weighted(0.5, port()),
         registers in vec((0..2u8, 0..5u32, mask()), 0..2),
         addresses in vec((address(), side()), 0..3),
+        vlan in weighted(0.1, 1..3u16),
     ) -> Match {
         Match {
             in_port,
+            vlan,
             registers: registers
                 .into_iter()
                 .map(|(index, value, mask)| RegisterMatch { index, value: value & mask, mask })
@@ -200,6 +206,7 @@ prop_compose! {
         port_references in prop_oneof![9 => Just(Vec::new()), 1 => vec(port(), 1..2)],
         output_registers in prop_oneof![9 => Just(Vec::new()), 1 => vec((0..2u8, mask()), 1..2)],
         writes in vec((0..2u8, mask(), weighted(0.9, 0..5u32), weighted(0.15, Just(()))), 0..3),
+        vlans in prop_oneof![5 => Just(Vec::new()), 1 => vec(1..3u16, 1..2)],
         sets_tunnel in weighted(0.1, Just(())),
         conjunction in weighted(0.1, Just(())),
         group in weighted(0.05, Just(())),
@@ -229,6 +236,7 @@ prop_compose! {
                     nested: nested.is_some(),
                 })
                 .collect(),
+            vlans,
             sets_tunnel: sets_tunnel.is_some(),
             conjunction: conjunction.is_some(),
             unread: false,
@@ -617,6 +625,7 @@ fn the_generators_reach_every_reason() {
         "sets-tunnel",
         "sends-to-a-group",
         "may-reach-another-node",
+        "another-vlan",
         "belongs-to-a-live-pod",
         "arrives-elsewhere",
         "may-be-arriving",

@@ -7,7 +7,8 @@ use super::actions::{Action, Instruction, Range, action, instruction};
 use super::error::Malformed;
 use super::learn::{Learn, Source, Target};
 use super::oxm::{
-    FieldId, Oxm, bits, is_destination, is_in_port, is_tunnel_target, registers, split,
+    FieldId, Oxm, bits, is_destination, is_in_port, is_tunnel_target, is_vlan, registers, split,
+    vlan,
 };
 use super::port::{self, CONTROLLER, FIRST_RESERVED, LOCAL, SPREADING};
 use super::wire::Reader;
@@ -41,6 +42,7 @@ fn clear(into: &mut Actions) {
     into.port_references.clear();
     into.output_registers.clear();
     into.register_writes.clear();
+    into.vlans.clear();
     into.sets_tunnel = false;
     into.group = false;
     into.spreads = false;
@@ -183,6 +185,9 @@ fn load(dst: Range, value: u128, scope: Scope, into: &mut Actions) {
 }
 
 fn write(id: FieldId, value: u128, mask: u128, scope: Scope, into: &mut Actions) {
+    if is_vlan(id) {
+        into.vlans.extend(vlan(value, mask));
+    }
     if let Some(at) = registers(id) {
         let nested = scope.nested;
         let parts = split(at, value, mask);

@@ -134,6 +134,17 @@ pub(super) fn is_tunnel_target(id: FieldId) -> bool {
     matches!((id.class, id.number), (BASIC, 38) | (NXM1, 16 | 32 | 110))
 }
 
+/// vlan_vid, or vlan_tci, whose low bits are the same.
+pub(super) fn is_vlan(id: FieldId) -> bool {
+    matches!((id.class, id.number), (BASIC, 6) | (NXM0, 4))
+}
+
+/// The VLAN in such a field, if these bits say which. Zero is that of untagged packets.
+pub(super) fn vlan(value: u128, mask: u128) -> Option<u16> {
+    let id = u16::try_from(value & 0xfff).ok().filter(|id| *id != 0);
+    id.filter(|_| mask & 0xfff == 0xfff)
+}
+
 /// dl_dst, nw_dst, ipv6_dst: where a packet goes.
 pub(super) fn is_destination(id: FieldId) -> bool {
     matches!((id.class, id.number), (BASIC, 3 | 12 | 27) | (NXM0, 1 | 8) | (NXM1, 20))
@@ -191,6 +202,7 @@ fn meaning(oxm: &Oxm<'_>) -> Option<Meaning> {
 /// is then condemned by what we do know, or not at all.
 pub(super) fn decode(tlvs: &[u8], into: &mut Match) -> Result<(), Malformed> {
     into.in_port = None;
+    into.vlan = None;
     into.registers.clear();
     into.addresses.clear();
     let mut icmp6_type = None;
@@ -209,6 +221,9 @@ pub(super) fn decode(tlvs: &[u8], into: &mut Match) -> Result<(), Malformed> {
                 }));
             }
             continue;
+        }
+        if let Some((value, mask)) = oxm.number().filter(|_| is_vlan(oxm.id)) {
+            into.vlan = vlan(value, mask);
         }
         match meaning(&oxm) {
             Some(Meaning::InPort(port)) => into.in_port = Some(port),
@@ -304,6 +319,23 @@ mod tests {
         assert_eq!(matches("80000004 fffffffe").in_port, Some(port::LOCAL));
         assert_eq!(matches("00000002 0005").in_port, Some(5));
         assert_eq!(matches("80000004 0001ffff").in_port, None);
+    }
+
+    #[test]
+    fn vlans() {
+        assert_eq!(matches("80000c02 10c8").vlan, Some(200), "dl_vlan=200");
+        assert_eq!(matches("80000d04 10c8 1fff").vlan, Some(200));
+        assert_eq!(matches("00000904 10c8 1fff").vlan, Some(200), "vlan_tci");
+        assert_eq!(matches("00000802 60c8").vlan, Some(200), "vlan_tci with a priority");
+        for (name, none) in [
+            ("untagged", "80000c02 0000"),
+            ("tagged", "80000d04 1000 1000"),
+            ("some", "80000d04 1080 1f80"),
+            ("vlan_tci=0", "00000802 0000"),
+            ("no VLAN", "80000004 00000005"),
+        ] {
+            assert_eq!(matches(none).vlan, None, "{name}");
+        }
     }
 
     #[test]

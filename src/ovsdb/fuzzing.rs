@@ -234,6 +234,7 @@ fn a_port() -> (RowId, Port) {
         name: "veth1".to_owned(),
         external_ids: [].into(),
         mac: None,
+        vlans: Vec::new(),
         interfaces: vec![interface],
     };
     (RowId(9), port)

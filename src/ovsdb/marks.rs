@@ -9,6 +9,7 @@
 //! | ovn-kubernetes | Interface | `sandbox`, `iface-id`=`ns_pod`, `iface-id-ver`=UID, `attached_mac`, `ip_addresses`, `k8s.ovn.org/nad` |
 //! | openshift-sdn | Interface | `sandbox`, `ip` |
 //! | k-vswitch | both | `netns` without slashes, `k8s_pod_namespace`, `k8s_pod_name`; `Port.mac` |
+//! | Neutron, libvirt | Interface | `iface-id`, `attached-mac`: a virtual machine's |
 //! | ovs-docker | Interface | `container_id`, `container_iface` |
 
 use std::collections::BTreeMap;
@@ -90,6 +91,7 @@ pub fn marks(port: &Port, interface: &Interface) -> Option<Marks> {
         .or_else(|| sandbox(i))
         .or_else(|| k_vswitch(port, p, i))
         .or_else(|| ovs_docker(i))
+        .or_else(|| neutron(i))
 }
 
 fn ovs_cni(p: Ids<'_>) -> Option<Marks> {
@@ -191,6 +193,13 @@ fn ovs_docker(i: Ids<'_>) -> Option<Marks> {
     let container_id = Some(i.owned("container_id")?);
     let ifname = i.owned("container_iface");
     Some(Marks { cni: "ovs-docker", container_id, ifname, ..Marks::default() })
+}
+
+/// A virtual machine's, by Neutron's agents or libvirt: nobody's pod, but the owner of its MAC.
+fn neutron(i: Ids<'_>) -> Option<Marks> {
+    i.get("iface-id")?;
+    let mac = Some(i.mac("attached-mac")?);
+    Some(Marks { cni: "neutron", mac, ..Marks::default() })
 }
 
 #[cfg(test)]
@@ -335,6 +344,22 @@ mod tests {
             });
             assert_eq!(marks, None, "{own}");
         }
+    }
+
+    #[test]
+    fn a_virtual_machine_of_neutrons() {
+        let machine = |iface_id: &str, mac: &str| {
+            edited("docker", |_, i| {
+                i.external_ids = [("iface-id", iface_id), ("attached-mac", mac)]
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .into();
+            })
+        };
+        let mac = Some(MacAddr([0xfa, 0x16, 0x3e, 0, 0, 1]));
+        let of_it = Marks { cni: "neutron", mac, ..Marks::default() };
+        assert_eq!(machine("0d4b2e5a", "fa:16:3e:00:00:01"), Some(of_it));
+        assert_eq!(machine("", "fa:16:3e:00:00:01"), None);
+        assert_eq!(machine("0d4b2e5a", "ff:ff:ff:ff:ff:ff"), None);
     }
 
     #[test]

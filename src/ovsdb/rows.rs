@@ -18,7 +18,8 @@ pub(super) const SWITCH: &[&str] = &["external_ids", "ovs_version"];
 pub(super) const BRIDGE: &[&str] = &["_uuid", "name", "datapath_type", "protocols", "fail_mode"];
 pub(super) const BRIDGE_WHOLE: &[&str] =
     &["_uuid", "name", "datapath_type", "protocols", "fail_mode", "ports"];
-pub(super) const PORT: &[&str] = &["_uuid", "name", "interfaces", "external_ids", "mac"];
+pub(super) const PORT: &[&str] =
+    &["_uuid", "name", "interfaces", "external_ids", "mac", "tag", "trunks"];
 pub(super) const INTERFACE: &[&str] = &[
     "_uuid",
     "name",
@@ -63,6 +64,10 @@ struct PortRow {
     interfaces: Datum,
     external_ids: Datum,
     mac: Datum,
+    #[serde(default)]
+    tag: Option<Datum>,
+    #[serde(default)]
+    trunks: Option<Datum>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -160,6 +165,11 @@ impl BridgeRow {
 }
 
 impl PortRow {
+    fn vlans(&self) -> Vec<u16> {
+        let both = self.tag.iter().chain(&self.trunks).flat_map(Datum::integers);
+        both.filter_map(|id| u16::try_from(id).ok()).filter(|id| (1..=4095).contains(id)).collect()
+    }
+
     fn read(&self, id: RowId) -> Result<(Port, Vec<RowId>), Error> {
         let interfaces = must("Port", "interfaces", self.interfaces.rows())?;
         let port = Port {
@@ -167,6 +177,7 @@ impl PortRow {
             name: must("Port", "name", self.name.text())?,
             external_ids: must("Port", "external_ids", self.external_ids.text_map())?,
             mac: self.mac.text().and_then(|m| m.parse().ok()),
+            vlans: self.vlans(),
             interfaces: Vec::new(),
         };
         Ok((port, interfaces))

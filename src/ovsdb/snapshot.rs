@@ -91,6 +91,8 @@ pub struct Port {
     pub external_ids: BTreeMap<String, String>,
     /// `mac`, where somebody configured one.
     pub mac: Option<MacAddr>,
+    /// `tag` and `trunks`. Empty: the port carries every VLAN.
+    pub vlans: Vec<u16>,
     /// Its interfaces.
     pub interfaces: Vec<Interface>,
 }
@@ -255,6 +257,7 @@ mod tests {
                 name: (*name).to_owned(),
                 external_ids: BTreeMap::new(),
                 mac: None,
+                vlans: Vec::new(),
                 interfaces: vec![Interface {
                     id: RowId(n),
                     name: (*name).to_owned(),

@@ -63,6 +63,14 @@ impl Datum {
         }
     }
 
+    /// Every integer in it.
+    pub(super) fn integers(&self) -> impl Iterator<Item = i64> {
+        self.atoms().iter().filter_map(|atom| match atom {
+            Atom::Integer(integer) => Some(*integer),
+            _ => None,
+        })
+    }
+
     /// The row, if this is exactly one.
     pub(super) fn row(&self) -> Option<RowId> {
         match self.only() {

@@ -196,6 +196,8 @@ pub struct Dead {
     pub interface: Option<RowId>,
     /// Its own IPs and MACs.
     pub addresses: Vec<Address>,
+    /// The VLANs that its port is known to be in: its tag, its trunks. Empty: nobody knows.
+    pub vlans: Vec<u16>,
     /// Its register value, computed or learned while it lived (unmasked position, i.e.
     /// `value & !mask == 0`).
     pub register: Option<u32>,
@@ -252,6 +254,8 @@ pub struct Live {
     pub former: Vec<u16>,
     /// Its addresses.
     pub addresses: Vec<Address>,
+    /// The VLANs of its port, by OVSDB. Empty: it may be in any.
+    pub vlans: Vec<u16>,
     /// Its IPs and MACs are all known: if not, it may have any.
     pub addresses_known: bool,
     /// It is known to be a pod's or a machine's port, by a record or by marks: not an uplink.

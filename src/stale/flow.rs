@@ -164,6 +164,8 @@ pub struct RegisterMatch {
 pub struct Match {
     /// in_port, as OVS numbers it inside (16 bits).
     pub in_port: Option<u16>,
+    /// The VLAN, if it says one (dl_vlan, vlan_vid, vlan_tci).
+    pub vlan: Option<u16>,
     /// Registers, one entry each at most.
     pub registers: Vec<RegisterMatch>,
     /// Exact addresses.
@@ -206,6 +208,8 @@ pub struct Actions {
     pub output_registers: Vec<RegisterRange>,
     /// Writes into registers, in order, xreg and xxreg split.
     pub register_writes: Vec<RegisterWrite>,
+    /// VLANs that it puts packets into.
+    pub vlans: Vec<u16>,
     /// Sets tun_dst, tun_ipv6_dst or tun_id: what it delivers goes to another node.
     pub sets_tunnel: bool,
     /// Sends to a group: whom its buckets reach is not in the flow.

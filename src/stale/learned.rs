@@ -9,6 +9,7 @@ use super::flow::RegisterRange;
 use super::proof::{Evidence, Prover};
 use super::survey::{Claim, Claims, Owner, Seen};
 use super::tokens::{Field, Index, RegisterToken, Token, is_its_own};
+use super::vlans::Vlans;
 
 /// What a network is seen to do with its register, to be remembered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +34,7 @@ pub struct Learned {
     /// Every flow of the bridge was seen.
     pub(super) complete: bool,
     pub(super) overflow: bool,
+    pub(super) vlans: Vlans,
     pub(super) evidence: Vec<Evidence>,
     pub(super) values: HashMap<RegisterToken, Claims>,
 }
@@ -159,6 +161,7 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
         live_registers,
         networks,
         output_registers: seen.outputs,
+        vlans: seen.vlans,
         complete: seen.complete,
         overflow: seen.overflow,
         evidence,

@@ -11,6 +11,7 @@
 //! | `tokens` | who owns a port, an address, a register value |
 //! | `survey`, `learned` | what a dump shows of registers |
 //! | `proof` | whether a register value is a dead attachment's own |
+//! | `vlans` | in which VLAN an address is |
 //! | `guards` | when an address has an owner whom we cannot see |
 //! | `verdict`, `pair` | the rules of design §4; rule 5 |
 //! | `recheck` | whether a verdict still holds when it is carried out |
@@ -28,6 +29,7 @@ mod recheck;
 mod survey;
 mod tokens;
 mod verdict;
+mod vlans;
 
 pub use learned::{Learned, NetworkFacts};
 pub use reason::{NotProven, Reason};

@@ -9,6 +9,7 @@ use super::flow::{Address, Flow, Side};
 use super::reason::Reason;
 use super::tokens::{PortState, RegisterToken, Token, is_older, is_pod_port};
 use super::verdict::{Judge, first, own_addresses, sets};
+use super::vlans::Relation;
 
 impl Judge<'_> {
     /// Rule 5: the dead attachment's port together with another of its tokens, on one side
@@ -28,9 +29,10 @@ impl Judge<'_> {
             Address::Ip(_) => network.match_ip,
             Address::Mac(_) => network.match_mac,
         };
+        let in_vlan = self.learned.vlans.relation(i, dead, flow) == Relation::Own;
         let on = |side: Side| {
             own_addresses(dead, flow)
-                .filter(move |m| m.side == side && counts(&m.address))
+                .filter(move |m| in_vlan && m.side == side && counts(&m.address))
                 .map(|m| Token::Address(m.address))
         };
         let mut found = None;

@@ -179,6 +179,11 @@ pub enum Reason {
         /// The dead address it matches.
         address: Token,
     },
+    /// The flow is about another VLAN than the dead attachment's.
+    OtherVlan {
+        /// The dead address it matches.
+        address: Token,
+    },
     /// The register value proves nothing.
     RegisterNotProven {
         /// The value.
@@ -261,6 +266,7 @@ impl Reason {
             Self::ArrivesElsewhere { .. } => "arrives-elsewhere",
             Self::MayBeArriving { .. } => "may-be-arriving",
             Self::PolicyWaits { .. } => "policy-waits",
+            Self::OtherVlan { .. } => "another-vlan",
             Self::RegisterNotProven { .. } => "register-not-proven",
             Self::HasLiveOwner { .. } => "has-live-owner",
             Self::PortUnsettled { .. } => "port-unsettled",
@@ -295,6 +301,7 @@ impl Reason {
             | Self::ArrivesElsewhere { address, .. }
             | Self::MayBeArriving { address }
             | Self::PolicyWaits { address }
+            | Self::OtherVlan { address }
             | Self::NoRecord { address }
             | Self::MayLiveElsewhere { address } => Some(address),
             Self::HasLiveOwner { token }
@@ -385,6 +392,9 @@ impl fmt::Display for Reason {
                 f,
                 "matches {address} as a policy member: waits for the linger time and a new owner"
             ),
+            Self::OtherVlan { address } => {
+                write!(f, "matches {address} in a VLAN that is not known to be the dead pod's")
+            }
             Self::RegisterNotProven { register, why } => {
                 write!(f, "uses {register}, which is not proven to be the dead pod's own: {why}")
             }

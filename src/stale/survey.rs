@@ -13,6 +13,7 @@ use super::learned::{self, Learned};
 use super::tokens::{
     Field, Index, PortState, ROUNDING, RegisterToken, Written, is_older, push_once,
 };
+use super::vlans::{self, Vlans};
 
 /// More values than pods fit on a node: such a register carries something else.
 pub(super) const MOST_VALUES: usize = 1 << 15;
@@ -87,6 +88,7 @@ pub(super) struct Seen {
     /// Fields that some flow changes to what cannot be read as a value.
     pub(super) obscured: Vec<Field>,
     pub(super) overflow: bool,
+    pub(super) vlans: Vlans,
     /// What flows under a number that somebody dead had, too, load for his heir, and the age of
     /// the oldest: own claims of the heir, if some flow names him beside the number.
     inherited: HashMap<(usize, u16, RegisterToken), Duration>,
@@ -167,6 +169,7 @@ impl<'c> Survey<'c> {
             values: recorded_live(&index),
             obscured: Vec::new(),
             overflow: false,
+            vlans: Vlans::start(case, complete),
             inherited: HashMap::new(),
             named: HashSet::new(),
         };
@@ -183,6 +186,7 @@ impl<'c> Survey<'c> {
             push_once(&mut self.seen.outputs, *range);
         }
         self.see_heir(flow);
+        self.seen.vlans.see(&self.index, flow);
         if flow.actions.unread {
             // An action that we cannot read may write anything anywhere.
             self.index.fields.iter().for_each(|f| push_once(&mut self.seen.obscured, *f));
@@ -380,6 +384,7 @@ impl<'c> Survey<'c> {
                     dead.ofport.is_some() && in_port.is_some_and(|port| !dead.had(port));
                 if dead.recorded && !elsewhere && !guards::created_after(index.case, dead, flow) {
                     let own = dead.is_evidence(m.address)
+                        && !vlans::is_elsewhere(dead, flow)
                         && owners.live.is_empty()
                         && guards::guard(index, outputs, flow, dead, m).is_none();
                     claim_dead(*i, own);

@@ -11,6 +11,7 @@ use super::case::{Case, Dead, Live, Network, RegisterRule, RegisterSource, RowId
 use super::flow::{Address, Flow, RegisterMatch, RegisterWrite};
 use super::guards;
 use super::survey::Owner;
+use super::vlans;
 
 /// The bridge's own port; never a pod's.
 pub(super) const LOCAL: u16 = 65534;
@@ -313,7 +314,11 @@ impl<'c> Index<'c> {
         dead: &Dead,
         flow: Option<&Flow>,
     ) -> bool {
-        let counts = |l: &usize| !flow.is_some_and(|flow| self.is_leftover(flow, dead, *l));
+        let is_other = |l: usize, flow: &Flow| {
+            self.is_leftover(flow, dead, l)
+                || self.live(l).is_some_and(|live| vlans::is_other_owners(dead, live, flow))
+        };
+        let counts = |l: &usize| !flow.is_some_and(|flow| is_other(*l, flow));
         self.address(address).is_some_and(|owners| owners.live.iter().any(counts))
     }
 

@@ -21,6 +21,7 @@ use super::reason::{NotProven, Reason};
 use super::tokens::{
     Field, Index, PortState, RegisterToken, Token, Written, in_scope, is_pod_port, push_once,
 };
+use super::vlans::Relation;
 
 /// What is to become of one flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -174,7 +175,7 @@ impl<'c> Judge<'c> {
         let stale = self
             .matches_port(flow, dead, network, &mut kept)
             .or_else(|| self.uses_register(flow, i, dead, network, &mut kept))
-            .or_else(|| self.matches_address(flow, dead, network, &mut kept))
+            .or_else(|| self.matches_address(flow, i, dead, network, &mut kept))
             .or_else(|| self.nobody_has_both(flow, i, dead, network));
         match (stale, kept) {
             (Some(reason), _) => Opinion::Stale(reason),
@@ -257,6 +258,9 @@ impl<'c> Judge<'c> {
                     .live_source(flow, dead, Some(value))
                     .map(|owner| Reason::BelongsToLivePod { address: register, owner }),
             },
+            Token::Address(_) if self.learned.vlans.relation(i, dead, flow) != Relation::Own => {
+                Some(Reason::OtherVlan { address: register })
+            }
             Token::Address(address) => {
                 let side = Side::Unknown;
                 self.address_lives(flow, dead, &AddressMatch { address, side }, Some(value))
@@ -290,11 +294,13 @@ impl<'c> Judge<'c> {
     fn matches_address(
         &self,
         flow: &Flow,
+        i: usize,
         dead: &Dead,
         network: &Network,
         kept: &mut Option<Reason>,
     ) -> Option<Reason> {
         let mut stale = None;
+        let in_vlan = self.learned.vlans.relation(i, dead, flow) == Relation::Own;
         for m in own_addresses(dead, flow) {
             let address = m.address.into();
             let counts = match m.address {
@@ -303,6 +309,8 @@ impl<'c> Judge<'c> {
             };
             let reason = if !counts {
                 Reason::EvidenceOff { token: address }
+            } else if !in_vlan {
+                Reason::OtherVlan { address }
             } else if let Some(reason) = self.address_lives(flow, dead, m, None) {
                 reason
             } else {

@@ -244,6 +244,8 @@ fn may_change(reason: Reason, dead: usize, scene: &Scene, learned: &Learned, sha
         | Reason::PolicyWaits { .. }
         | Reason::MayBeArriving { .. }
         | Reason::PortUnsettled { .. } => true,
+        // A look at everything shows which VLANs there are.
+        Reason::OtherVlan { .. } => !learned.is_complete(),
         // A look at everything shows which registers are output to.
         Reason::LoadsLivePort { .. } => !learned.is_complete(),
         Reason::RegisterNotProven { why: NotProven::Shared, .. } => !shared,

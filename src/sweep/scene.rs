@@ -273,6 +273,7 @@ fn live(
         network: Some(network),
         ofport,
         former: former(world, record, bridge, ofport),
+        vlans: live_vlans(record, place),
         addresses: record.addresses(),
         addresses_known: !record.ips.is_empty() && !record.macs.is_empty(),
         is_pod: true,
@@ -306,6 +307,7 @@ fn dead(
         network,
         ofport: ofport.filter(|n| (1..=0xfeff).contains(n)),
         former: former(world, record, bridge, ofport),
+        vlans: dead_vlans(record, own),
         interface: own.map(|p| p.interface.id).or(record.interface),
         lingered: age >= linger
             && addresses.iter().all(|a| latest.get(a).is_none_or(|ago| *ago >= linger)),
@@ -393,6 +395,19 @@ pub fn in_question(
     asked
 }
 
+/// The VLANs that a live attachment's port is in, now or before. A port without a tag, or one that
+/// is not there, may be in any.
+fn live_vlans(record: &Attachment, place: Option<Place<'_>>) -> Vec<u16> {
+    let now = place.map(|place| place.port.vlans.clone()).unwrap_or_default();
+    if now.is_empty() { now } else { [now, record.vlans.clone()].concat() }
+}
+
+/// The VLANs that a dead attachment's port is known to have been in.
+fn dead_vlans(record: &Attachment, own: Option<Place<'_>>) -> Vec<u16> {
+    let now = own.map(|place| place.port.vlans.as_slice()).unwrap_or_default();
+    [now, &record.vlans].concat()
+}
+
 /// The numbers that an attachment had on a bridge, by its record, and has not now.
 fn former(world: &World, record: &Attachment, bridge: usize, now: Option<u16>) -> Vec<u16> {
     let name = world.ovs.bridges.get(bridge).map(|b| b.name.as_str());
@@ -429,6 +444,7 @@ fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &W
         network: None,
         ofport: (place.bridge == bridge).then(|| number(place.interface)).flatten(),
         former: Vec::new(),
+        vlans: place.port.vlans.clone(),
         addresses,
         addresses_known: false,
         is_pod: marks.is_some(),
@@ -455,6 +471,7 @@ fn witness(world: &World, dead: &Attachment) -> Option<Live> {
         network: None,
         ofport: None,
         former: Vec::new(),
+        vlans: Vec::new(),
         addresses: Vec::new(),
         addresses_known: true,
         is_pod: false,

@@ -54,6 +54,7 @@ fn renew(world: &World, record: &mut Attachment, place: Place<'_>) {
     }
     record.bridge = bridge.cloned();
     record.interface = Some(place.interface.id);
+    record.see_vlans(&place.port.vlans);
     record.device = device_of(place.interface).or(record.device);
     let now = place.interface.ofport.number();
     if now.is_some() && now != record.ofport {
@@ -87,6 +88,7 @@ fn find(world: &World, record: &mut Attachment) {
     record.bridge = Some(found.bridge.name.clone());
     record.port = Some(found.interface.name.clone());
     record.interface = Some(found.interface.id);
+    record.see_vlans(&found.port.vlans);
     record.ofport = match found.interface.ofport {
         Ofport::Number(number) => Some(number),
         Ofport::Unassigned | Ofport::Failed => None,
@@ -122,6 +124,7 @@ pub(super) fn refresh(engine: &Engine<'_>, world: &mut World) {
                 record.bridge.clone_from(&new.bridge);
                 record.port.clone_from(&new.port);
                 record.interface = new.interface;
+                record.see_vlans(&new.vlans);
                 record.ofport = new.ofport;
                 record.ofport_before = new.ofport_before;
                 record.device = new.device;

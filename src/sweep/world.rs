@@ -419,6 +419,7 @@ mod tests {
             name: interface.name.clone(),
             external_ids: marks.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             mac: None,
+            vlans: Vec::new(),
             interfaces: vec![interface],
         }
     }

@@ -191,6 +191,7 @@ impl Sim {
             name: name.to_owned(),
             external_ids,
             mac: None,
+            vlans: Vec::new(),
             interfaces: vec![interface],
         };
         let local = Self::interface(RowId(1), "br0", "internal", Ofport::Number(65534));

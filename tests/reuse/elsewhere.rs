@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::crowd::{sorted, sweep};
-use super::rig::{Attached, Node, Port, Setup};
+use super::rig::{Attached, Datapath, Node, Port, Setup};
 use super::town::Town;
 
 /// The tunnel to the other nodes.
@@ -188,4 +188,47 @@ fn the_same_address_in_a_network_without_us() {
     flows.retain(|flow| !in_vlan(&red2, 100).contains(flow));
     assert_eq!(node.dump("br0"), sorted(flows));
     node.must_reach(&vm2, &vm.ip);
+}
+
+/// A virtual machine that no record knows has the pod's address in another VLAN. Its flows say the
+/// VLAN, and its port's tag does.
+#[test]
+fn the_same_address_in_the_vlan_of_a_machine() {
+    let node = Setup::new()
+        .datapath(Datapath::Dummy)
+        .ovs_conf(json!({"vlan": 100}))
+        .gc_conf(json!({"lingerSeconds": 0}))
+        .up("the_vlan_of_a_machine");
+    let (red, gone) = (node.run_pod("red"), node.run_pod("gone"));
+    let machine = node.plug(&node.pod("vm"), "br0", "tap1", &format!("{}/24", red.ip));
+    node.ovs_vsctl(&["set", "Port", "tap1", "tag=200"]);
+    let in_vlan = |vlan: u16, ip: &str| {
+        [
+            format!("table=50, priority=9,ip,dl_vlan={vlan},nw_src={ip} actions=goto_table:60"),
+            format!("table=50, priority=9,arp,dl_vlan={vlan},arp_tpa={ip} actions=drop"),
+        ]
+    };
+    let mut machines = node.install("br0", &in_vlan(200, &red.ip));
+    node.install("br0", &in_vlan(100, &red.ip));
+    let of_gone = node.install("br0", &in_vlan(200, &gone.ip));
+    node.install("br0", &in_vlan(100, &gone.ip));
+    node.del(&red);
+    // The row is gone before anybody looks: the record knows the VLAN.
+    node.vanish(&gone, Port::Gone);
+    sweep(&node, &[]);
+    machines.extend(of_gone);
+    assert_eq!(node.dump("br0"), sorted(machines.clone()));
+
+    // Neutron marks the machine's port: it owns its MAC, whoever had it before.
+    for id in ["iface-id=0d4b2e5a", &format!("attached-mac=\"{}\"", machine.mac)] {
+        node.ovs_vsctl(&["set", "Interface", "tap1", &format!("external_ids:{id}")]);
+    }
+    let before = node.add(&node.pod("before").with_mac(&machine.mac));
+    assert_eq!(before.mac, machine.mac);
+    machines.extend(node.install(
+        "br0",
+        &[format!("table=50, priority=9,dl_dst={} actions=goto_table:60", machine.mac)],
+    ));
+    node.del(&before);
+    assert_eq!(node.dump("br0"), sorted(machines));
 }

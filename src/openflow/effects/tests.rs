@@ -241,6 +241,17 @@ fn values_that_are_not_constants() {
 }
 
 #[test]
+fn into_a_vlan() {
+    for (name, list) in [
+        ("set_field vlan_vid", "00190010 80000c02 1064 000000000000"),
+        ("load vlan_tci[0..11]", "ffff0018 00002320 0007000b 00000802 0000000000000064"),
+    ] {
+        assert_eq!(effects(list), Actions { vlans: vec![100], ..plain(&[]) }, "{name}");
+    }
+    assert_eq!(effects("00190010 80000c02 1000 000000000000"), plain(&[]));
+}
+
+#[test]
 fn another_destination() {
     let rewritten = Actions { rewrites_destination: true, ..plain(&[]) };
     for (name, list) in [

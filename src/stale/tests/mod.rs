@@ -136,6 +136,16 @@ impl Flow {
         self
     }
 
+    fn vlan(mut self, vlan: u16) -> Self {
+        self.matches.vlan = Some(vlan);
+        self
+    }
+
+    fn into_vlan(mut self, vlan: u16) -> Self {
+        self.actions.vlans.push(vlan);
+        self.beyond()
+    }
+
     fn controller(mut self) -> Self {
         self.actions.controller = true;
         self.beyond()
@@ -171,6 +181,7 @@ fn dead(port: u16, addresses: &[&str]) -> Dead {
         former: Vec::new(),
         interface: Some(RowId(u128::from(port) + 1000)),
         addresses: addresses.iter().map(|a| address(a)).collect(),
+        vlans: Vec::new(),
         register: None,
         born: None,
         died: secs(60),
@@ -190,6 +201,7 @@ fn live(port: u16, addresses: &[&str]) -> Live {
         ofport: Some(port),
         former: Vec::new(),
         addresses: addresses.iter().map(|a| address(a)).collect(),
+        vlans: Vec::new(),
         addresses_known: true,
         is_pod: true,
         register: LiveRegister::Unknown,

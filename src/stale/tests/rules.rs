@@ -189,6 +189,80 @@ fn without_a_record_addresses_are_no_evidence() {
 }
 
 #[test]
+fn an_address_is_an_address_within_its_vlan() {
+    let (stale, other) = ("stale: matches-address", "kept: another-vlan");
+    let tagged = |vlans: &[u16]| plain().with(|c| c.dead[0].vlans = vlans.to_vec());
+    let mine = |vlan| flow().vlan(vlan).src(IP_A);
+    each(
+        &tagged(&[100]),
+        &[
+            ("its own", mine(100), stale),
+            ("another's", mine(200), other),
+            ("another's, to it", flow().vlan(200).dst(IP_A), other),
+            ("another's MAC", flow().vlan(200).dst(MAC_A).beyond(), other),
+            ("no VLAN", flow().src(IP_A), stale),
+            ("by its port", mine(200).from(A), "stale: matches-port"),
+            ("to its port", flow().vlan(200).dst(IP_A).output(A), "stale: delivers-to-nobody"),
+        ],
+    );
+    each(&tagged(&[100, 200]), &[("a trunk", mine(200), stale), ("beside it", mine(300), other)]);
+    // A port without a tag may be in any VLAN, unless it is shown to be somebody else's.
+    each(&plain(), &[("nobody is in it", mine(200), stale)]);
+    let strange = || Live { network: None, addresses_known: false, age: None, ..live(14, &[]) };
+    let beside = plain().and_live(Live { vlans: vec![200], ..strange() });
+    each(&beside, &[("a machine is", mine(200), other), ("nobody is", mine(100), stale)]);
+    dump(
+        &plain().and_live(strange()),
+        &[
+            ("a machine's classifier", flow().from(14).into_vlan(200), "kept: nothing-dead"),
+            ("its own classifier", flow().from(A).into_vlan(100), "stale: matches-port"),
+            ("an uplink's", flow().from(UPLINK).vlan(300).beyond(), "kept: nothing-dead"),
+            ("a machine's", mine(200), other),
+            ("its own", mine(100), stale),
+            ("from the uplink", mine(300), other),
+        ],
+    );
+}
+
+#[test]
+fn one_address_in_two_vlans_has_two_owners() {
+    let in_vlan = |vlans: &[u16]| Live { vlans: vlans.to_vec(), ..live(14, &[IP_A]) };
+    let tagged = || plain().with(|c| c.dead[0].vlans = vec![100]);
+    let mine = |vlan| flow().vlan(vlan).src(IP_A);
+    each(
+        &tagged().and_live(in_vlan(&[200])),
+        &[
+            ("the dead one's", mine(100), "stale: matches-address"),
+            ("the living one's", mine(200), "kept: another-vlan"),
+            ("of either", flow().src(IP_A), "kept: has-live-owner"),
+        ],
+    );
+    for vlans in [&[][..], &[100], &[100, 200]] {
+        let case = tagged().and_live(in_vlan(vlans));
+        each(&case, &[("in the same", mine(100), "kept: has-live-owner")]);
+    }
+    let untagged = plain().and_live(in_vlan(&[200]));
+    each(&untagged, &[("nobody knows", mine(100), "kept: has-live-owner")]);
+}
+
+/// Part of a dump does not show who else is in a VLAN.
+#[test]
+fn a_vlan_that_nothing_in_part_of_a_dump_shows() {
+    let case = plain();
+    let mine = flow().vlan(200).src(IP_A);
+    let mut survey = Survey::partial(&case);
+    survey.see(&mine);
+    let learned = survey.finish();
+    let verdict = Judge::new(&case, &learned).verdict(&mine);
+    assert_eq!(words(&verdict), "kept: another-vlan");
+    let tagged = plain().with(|c| c.dead[0].vlans = vec![200]);
+    let mut survey = Survey::partial(&tagged);
+    survey.see(&mine);
+    let learned = survey.finish();
+    assert!(Judge::new(&tagged, &learned).verdict(&mine).stale);
+}
+
+#[test]
 fn delivery_to_nobody() {
     // The address lives on behind another port; what delivers it to the dead port does not.
     // The new owner may be as old as anything, so rule 5 has no say.
