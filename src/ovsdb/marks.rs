@@ -46,6 +46,17 @@ pub struct Marks {
     pub mac: Option<MacAddr>,
 }
 
+impl Marks {
+    /// A virtual machine's: no CNI plugin is called for it.
+    #[must_use]
+    pub fn is_machine(&self) -> bool {
+        self.cni == MACHINE
+    }
+}
+
+/// [`Marks::cni`] of a virtual machine.
+const MACHINE: &str = "neutron";
+
 /// external_ids, with none for an empty value and for one that is no name: no id, path or name
 /// of a CNI's has control characters.
 #[derive(Clone, Copy)]
@@ -199,7 +210,7 @@ fn ovs_docker(i: Ids<'_>) -> Option<Marks> {
 fn neutron(i: Ids<'_>) -> Option<Marks> {
     i.get("iface-id")?;
     let mac = Some(i.mac("attached-mac")?);
-    Some(Marks { cni: "neutron", mac, ..Marks::default() })
+    Some(Marks { cni: MACHINE, mac, ..Marks::default() })
 }
 
 #[cfg(test)]
@@ -357,6 +368,7 @@ mod tests {
         };
         let mac = Some(MacAddr([0xfa, 0x16, 0x3e, 0, 0, 1]));
         let of_it = Marks { cni: "neutron", mac, ..Marks::default() };
+        assert!(of_it.is_machine() && !marks_of("docker").unwrap().is_machine());
         assert_eq!(machine("0d4b2e5a", "fa:16:3e:00:00:01"), Some(of_it));
         assert_eq!(machine("", "fa:16:3e:00:00:01"), None);
         assert_eq!(machine("0d4b2e5a", "ff:ff:ff:ff:ff:ff"), None);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use super::connections::owned_by;
 use super::ledger::Ledger;
 use super::look::{Candidate, Look, again, fingerprint, look_at_tables};
 use super::remember::{remember, shared_for_good};
@@ -16,7 +17,6 @@ use crate::openflow::{Connection, Entry, Filter, delete_strict_over};
 use crate::ovsdb::{Client, Ofport};
 use crate::registry::Version;
 use crate::stale::case::LiveRegister;
-use crate::stale::flow::Address;
 use crate::stale::{
     Judge, Learned, NotProven, Reason, Recheck, RegisterToken, Standing, Token, Verdict,
 };
@@ -215,9 +215,6 @@ pub(super) fn pass(
         };
         delete(watch, client, &look, doomed, &mut connection, out, report)?;
     }
-    if engine.act && !report.paused {
-        flush_conntrack(&mut connection, (world, bridge), &scene, targets, report)?;
-    }
     Ok(())
 }
 
@@ -345,6 +342,7 @@ fn judge<'l>(
             kept.retain(|other| other.dead != verdict.dead);
             kept.push(verdict);
             for verdict in &kept {
+                report.owned.extend(owned_by(&verdict.reason));
                 waits.extend(wait_together(scene, &look.learned, shared, verdict));
             }
             for target in waits.into_iter().filter_map(|dead| scene.dead_of.get(dead)) {
@@ -677,40 +675,6 @@ fn open_lanes(connection: &Connection, deadline: Deadline, count: usize) -> Vec<
         (0..count).map_while(|_| Connection::begin(connection.path(), deadline).ok()).collect();
     let open = begun.into_iter().filter_map(|opening| opening.finish().ok());
     open.filter(|lane| lane.version() == connection.version()).collect()
-}
-
-/// Flushes the dead IPs' connections where the network wants it. The next sweep does if the
-/// switch was not heard to the end.
-fn flush_conntrack(
-    connection: &mut Connection,
-    (world, bridge): (&World, usize),
-    scene: &Scene,
-    targets: &[Target],
-    report: &mut Report,
-) -> Result<(), Error> {
-    for (dead, target) in scene.case.dead.iter().zip(&scene.dead_of) {
-        let Some(target) = targets.get(*target) else { continue };
-        let config = world.config(&target.attachment.key.network);
-        if !config.conntrack || !dead.ip_evidence || config.mode == Mode::Observe {
-            continue;
-        }
-        for ip in &target.attachment.ips {
-            let taken = scene.case.live.iter().any(|l| l.addresses.contains(&Address::Ip(*ip)));
-            if taken || Address::Ip(*ip).is_unusable() {
-                continue;
-            }
-            let Err(failed) = connection.flush_conntrack(*ip) else { continue };
-            let stay = format!("conntrack entries of {ip} stay: {failed}");
-            warn!("bridge {}: {stay}", world.ovs.bridges.get(bridge).map_or("?", |b| &b.name));
-            if !failed.is_refusal() {
-                return Err(failed.into());
-            }
-            // It would say the same the next time.
-            report.note(stay);
-            return Ok(());
-        }
-    }
-    Ok(())
 }
 
 /// Removes orphans' OVSDB ports whose netdev is gone, where the network wants it.

@@ -6,6 +6,7 @@
 //! ([`orphans`], a DEL, a GC list); what dies is decided by [`crate::stale`].
 
 mod apply;
+mod connections;
 mod database;
 mod early;
 mod ledger;
@@ -140,6 +141,7 @@ impl Engine<'_> {
             let early = early.take();
             self.clean_bridge(&world, &mut client, early, bridge, &mut targets, &mut report);
         }
+        connections::flush(self, &world, &mut client, &targets, &mut report);
         apply::reap_ports(self, &world, &mut client, &targets, &mut report);
         unowned_ports::reap(self, &world, &mut client, &mut report);
         note_missing_values(&world, &targets, &mut report);

@@ -1,7 +1,8 @@
 //! What was done, for people and machines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::Serialize;
 
@@ -167,6 +168,9 @@ pub struct Report {
     /// It was a pause: before the first deletion, or in the middle.
     #[serde(skip)]
     pub paused: bool,
+    /// IPs that kept entries show to have another owner: their connections are not the dead's.
+    #[serde(skip)]
+    pub owned: BTreeSet<IpAddr>,
     /// Why nothing could be looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,

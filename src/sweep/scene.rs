@@ -184,7 +184,7 @@ impl Scene {
 
 /// This bridge and those that patch ports or a network's `bridges` join to it: one address
 /// space.
-fn joined_with(world: &World, bridge: usize) -> BTreeSet<usize> {
+pub(super) fn joined_with(world: &World, bridge: usize) -> BTreeSet<usize> {
     let mut joined = BTreeSet::from([bridge]);
     for group in world.ovs.joined() {
         if group.contains(&bridge) {

@@ -76,7 +76,7 @@ fn find(world: &World) -> Vec<Found<'_>> {
             continue;
         }
         let Some(marks) = marks(place.port, place.interface) else { continue };
-        if arriving(&marks, world).is_some() {
+        if marks.is_machine() || arriving(&marks, world).is_some() {
             continue;
         }
         let no_device = place.interface.ofport == Ofport::Failed

@@ -168,6 +168,41 @@ fn connections_of_a_new_owner_stay() {
     assert!(mention(&connections(&node), &next) >= 1);
 }
 
+/// A flush hits the whole datapath: an address that somebody has on a bridge that nothing joins to
+/// ours, and one whose entry stays because it lives behind a tunnel, keep their connections.
+#[test]
+fn connections_of_the_datapaths_other_owners_stay() {
+    let node = Setup::new().gc_conf(json!({"conntrack": true})).up("connections_of_other_owners");
+    let crowd = connect(&node);
+    let [far, moved] = [&crowd.pods[1], &crowd.pods[3]];
+    node.ovs_vsctl(&["add-br", "br9", "--", "set", "Bridge", "br9", "datapath_type=netdev"]);
+    node.ovs_vsctl(&["add-port", "br9", "own9", "--", "set", "Interface", "own9", "type=internal"]);
+    for id in ["sandbox=elsewhere", &format!("ip=\"{}\"", far.ip)] {
+        node.ovs_vsctl(&["set", "Interface", "own9", &format!("external_ids:{id}")]);
+    }
+    let tunnel = [format!(
+        "table=50, priority=9,ip,nw_dst={} actions=set_field:0x7->tun_id,goto_table:60",
+        moved.ip
+    )];
+    node.install("br0", &tunnel);
+    let of = |pod: &Attached| {
+        let lines = connections(&node).into_iter();
+        lines.filter(|line| line.contains(&format!("={},", pod.ip))).count()
+    };
+    assert!(of(far) >= 1 && of(moved) >= 1);
+    node.vanish(far, Port::Stays);
+    node.del(moved);
+    sweep(&node, &[]);
+    assert!(node.dump("br0").contains(&tunnel[0]));
+    assert!(of(far) >= 1, "another network has the address");
+    assert!(of(moved) >= 1, "the address lives on another node");
+    // When nobody else has them, they go.
+    node.ovs_vsctl(&["del-port", "br9", "own9"]);
+    node.ofctl(&["del-flows", "br0", "table=50"]);
+    sweep(&node, &[]);
+    assert_eq!((of(far), of(moved)), (0, 0));
+}
+
 /// Tables outside the list are somebody else's.
 #[test]
 fn tables_in_scope() {

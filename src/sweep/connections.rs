@@ -1,0 +1,278 @@
+//! Flushing the connections of the dead (`conntrack: true`).
+//!
+//! A flush hits every connection of an address in all zones of a datapath, which bridges and
+//! networks share. So the questions that are asked before a delete are asked here over all bridges
+//! of the datapath, when every bridge has been judged: what one of them keeps for an address's
+//! other owner, another one's flush must not hit.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use log::warn;
+
+use super::scene::joined_with;
+use super::{Engine, Report, Scene, Target, World, open_bridge};
+use crate::config::Mode;
+use crate::openflow::Error;
+use crate::ovsdb::Client;
+use crate::stale::case::{Dead, Live, Network};
+use crate::stale::flow::Address;
+use crate::stale::{Reason, Token};
+
+/// Who may have an address on the datapath.
+#[derive(Default)]
+struct Others {
+    /// On the dead attachment's bridge, and on those that are joined to it.
+    near: Vec<Live>,
+    /// On the others.
+    far: Vec<Live>,
+}
+
+/// Flushes the dead IPs' connections where the network wants it. The next sweep does if the switch
+/// was not heard to the end.
+pub(super) fn flush(
+    engine: &Engine<'_>,
+    before: &World,
+    client: &mut Client,
+    targets: &[Target],
+    report: &mut Report,
+) {
+    let wants = |target: &Target| {
+        let config = before.config(&target.attachment.key.network);
+        config.conntrack && config.mode == Mode::Enforce
+    };
+    if !engine.act || report.paused || !targets.iter().any(wants) {
+        return;
+    }
+    // Somebody may have been given an address since the bridges were judged.
+    let world = match engine.world_again(client, before.now) {
+        Ok(world) => world,
+        Err(failed) => return report.note(format!("connections are not flushed: {failed}")),
+    };
+    for (index, target) in targets.iter().enumerate() {
+        let judged =
+            report.targets.get(index).is_some_and(|t| t.complete && !t.ovn && t.error.is_none());
+        if !judged || !wants(target) {
+            continue;
+        }
+        let mut flushed: Vec<&str> = Vec::new();
+        for bridge in world.bridges_of(&target.attachment) {
+            let Some(row) = world.ovs.bridges.get(bridge) else { continue };
+            if flushed.contains(&datapath(&row.datapath_type)) {
+                continue;
+            }
+            flushed.push(datapath(&row.datapath_type));
+            let ips = free_ips(engine, &world, (bridge, index), targets, report);
+            if let Err(failed) = flush_over(engine, &row.name, &ips) {
+                let stay = format!("connections of {} stay: {failed}", target.attachment.title());
+                warn!("bridge {}: {stay}", row.name);
+                if failed.is_refusal() {
+                    // It would say the same the next time.
+                    report.note(stay);
+                } else {
+                    report.fail(index, &format!("bridge {}: {failed}", row.name));
+                }
+            }
+        }
+    }
+}
+
+fn flush_over(engine: &Engine<'_>, bridge: &str, ips: &[IpAddr]) -> Result<(), Error> {
+    if ips.is_empty() {
+        return Ok(());
+    }
+    let mut connection = open_bridge(&engine.run_dir, bridge, engine.deadline)?;
+    ips.iter().try_for_each(|ip| connection.flush_conntrack(*ip))
+}
+
+/// Bridges of one type share one datapath; no type is the kernel's.
+fn datapath(kind: &str) -> &str {
+    if kind.is_empty() { "system" } else { kind }
+}
+
+/// The IPs of a dead attachment whose connections are nobody else's.
+fn free_ips(
+    engine: &Engine<'_>,
+    world: &World,
+    (bridge, index): (usize, usize),
+    targets: &[Target],
+    report: &Report,
+) -> Vec<IpAddr> {
+    let build = |bridge| Scene::build(world, bridge, targets, engine.newcomer.as_ref());
+    let scene = build(bridge);
+    let kind = |bridge: usize| world.ovs.bridges.get(bridge).map(|b| datapath(&b.datapath_type));
+    let joined = joined_with(world, bridge);
+    let far = (0..world.ovs.bridges.len())
+        .filter(|other| !joined.contains(other) && kind(*other) == kind(bridge))
+        .flat_map(|other| build(other).case.live);
+    let others = Others { far: far.collect(), near: scene.case.live };
+    let mut found = scene.dead_of.iter().zip(&scene.case.dead);
+    let Some((_, dead)) = found.find(|(target, _)| **target == index) else { return Vec::new() };
+    let Some(network) = scene.case.networks.get(dead.network) else { return Vec::new() };
+    let may = |ip: &IpAddr| may_be_flushed(*ip, dead, network, &others, &report.owned);
+    let ips = targets.get(index).map(|target| target.attachment.ips.clone()).unwrap_or_default();
+    ips.into_iter().filter(may).collect()
+}
+
+/// Whether the connections of a dead attachment's IP are nobody else's: the questions of a delete
+/// by address. `owned`: the addresses that kept entries show to have an owner.
+fn may_be_flushed(
+    ip: IpAddr,
+    dead: &Dead,
+    network: &Network,
+    others: &Others,
+    owned: &BTreeSet<IpAddr>,
+) -> bool {
+    let address = Address::Ip(ip);
+    let is_evidence = network.match_ip && dead.recorded && dead.is_evidence(address);
+    let mut all = others.near.iter().chain(&others.far);
+    let is_live = all.any(|live| live.addresses.contains(&address));
+    // Its IPAM has not freed it while its DEL is under way. Another network has its own IPAM.
+    let near = others.near.iter().filter(|_| !dead.holds_addresses);
+    let may_arrive = near.chain(&others.far).any(Live::is_arriving);
+    is_evidence && !address.is_unusable() && !is_live && !may_arrive && !owned.contains(&ip)
+}
+
+/// The IP that a kept entry shows to have, or perhaps to have, another owner.
+pub(super) fn owned_by(reason: &Reason) -> Option<IpAddr> {
+    let shows = matches!(
+        reason,
+        Reason::CreatedAfterDeath { .. }
+            | Reason::OutputsToLivePort { .. }
+            | Reason::LoadsLivePort { .. }
+            | Reason::SetsTunnel { .. }
+            | Reason::SendsToGroup { .. }
+            | Reason::MayReachElsewhere { .. }
+            | Reason::ArrivesElsewhere { .. }
+            | Reason::MayBeArriving { .. }
+            | Reason::HasLiveOwner { .. }
+            | Reason::MayLiveElsewhere { .. }
+            | Reason::OtherVlan { .. }
+    );
+    match reason.token().filter(|_| shows)? {
+        Token::Address(Address::Ip(ip)) => Some(ip),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::stale::case::{LiveRegister, RegisterRule, RegisterSource};
+
+    const IP: &str = "10.0.0.5";
+
+    fn network() -> Network {
+        Network {
+            tables: None,
+            cookie: 0,
+            cookie_mask: 0,
+            match_port: true,
+            match_ip: true,
+            match_mac: true,
+            register: RegisterRule { index: 0, mask: u32::MAX, source: RegisterSource::None },
+            reap_dangling: false,
+        }
+    }
+
+    fn dead() -> Dead {
+        Dead {
+            network: 0,
+            ofport: Some(5),
+            former: Vec::new(),
+            interface: None,
+            addresses: vec![Address::Ip(IP.parse().unwrap())],
+            vlans: Vec::new(),
+            register: None,
+            born: None,
+            died: Duration::from_secs(1),
+            seen_alive: Duration::from_secs(1),
+            lingered: false,
+            recorded: true,
+            holds_addresses: false,
+            ip_evidence: true,
+            mac_evidence: true,
+            roams: false,
+        }
+    }
+
+    fn live(ip: &str) -> Live {
+        Live {
+            network: None,
+            ofport: Some(9),
+            former: Vec::new(),
+            addresses: vec![Address::Ip(ip.parse().unwrap())],
+            vlans: Vec::new(),
+            addresses_known: false,
+            register: LiveRegister::Absent,
+            age: None,
+            newcomer: false,
+            is_pod: true,
+        }
+    }
+
+    fn may(dead: &Dead, network: &Network, others: &Others, owned: &[&str]) -> bool {
+        let owned = owned.iter().map(|ip| ip.parse().unwrap()).collect();
+        may_be_flushed(IP.parse().unwrap(), dead, network, others, &owned)
+    }
+
+    fn beside(near: Vec<Live>, far: Vec<Live>) -> Others {
+        Others { near, far }
+    }
+
+    #[test]
+    fn an_address_that_anybody_on_the_datapath_has_is_left_alone() {
+        let (dead, network) = (dead(), network());
+        let ask = |near, far| may(&dead, &network, &beside(near, far), &[]);
+        assert!(ask(vec![live("10.0.0.6")], vec![live("10.0.0.7")]));
+        assert!(!ask(vec![live(IP)], vec![]));
+        assert!(!ask(vec![], vec![live(IP)]), "in another network, on another bridge");
+    }
+
+    #[test]
+    fn whoever_is_arriving_may_have_any_address() {
+        let arriving = || Live { age: Some(Duration::from_secs(3)), ..live("10.0.0.6") };
+        let network = network();
+        let held = Dead { holds_addresses: true, ..dead() };
+        let ask = |dead: &Dead, near, far| may(dead, &network, &beside(near, far), &[]);
+        assert!(!ask(&dead(), vec![arriving()], vec![]));
+        assert!(ask(&held, vec![arriving()], vec![]), "its IPAM has not freed it");
+        assert!(!ask(&held, vec![], vec![arriving()]), "another network has its own IPAM");
+    }
+
+    #[test]
+    fn what_is_no_evidence_for_a_delete_flushes_nothing() {
+        let others = Others::default();
+        let ask = |dead: &Dead| may(dead, &network(), &others, &[]);
+        assert!(ask(&dead()));
+        assert!(!ask(&Dead { ip_evidence: false, ..dead() }), "another node may have it");
+        assert!(!ask(&Dead { recorded: false, ..dead() }));
+        let no_ip = Network { match_ip: false, ..network() };
+        assert!(!may(&dead(), &no_ip, &others, &[]));
+    }
+
+    #[test]
+    fn what_a_kept_entry_shows_to_have_an_owner_is_left_alone() {
+        let address = Token::Address(Address::Ip(IP.parse().unwrap()));
+        for reason in [
+            Reason::SetsTunnel { address },
+            Reason::SendsToGroup { address },
+            Reason::CreatedAfterDeath { address },
+            Reason::HasLiveOwner { token: address },
+            Reason::OtherVlan { address },
+        ] {
+            assert_eq!(owned_by(&reason), Some(IP.parse().unwrap()), "{reason}");
+        }
+        for reason in [
+            Reason::PolicyWaits { address },
+            Reason::HasLiveOwner { token: Token::Port(5) },
+            Reason::OnlyMentions { token: Token::Port(5) },
+        ] {
+            assert_eq!(owned_by(&reason), None, "{reason}");
+        }
+        assert!(!may(&dead(), &network(), &Others::default(), &[IP]));
+        assert!(may(&dead(), &network(), &Others::default(), &["10.0.0.6"]));
+    }
+}
