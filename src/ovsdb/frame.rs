@@ -215,7 +215,7 @@ mod tests {
         let began = std::time::Instant::now();
         assert_eq!(split(&pieces).unwrap().len(), 1);
         // Scanning the whole buffer after each piece would be 8 GB.
-        assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
     }
 
     proptest! {
