@@ -139,6 +139,8 @@ fn unrecorded(request: &Request, key: Key, now: Stamp, boot: &str) -> Target {
         parent_inode: 0,
         pid_namespace: None,
     });
+    // What was there long before the sandbox was not made for it.
+    record.born = request.netns.as_deref().and_then(|path| netns::born(path, now));
     Target { attachment: orphans::died(record, now, boot), cause: Cause::Del }
 }
 

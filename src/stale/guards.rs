@@ -64,15 +64,24 @@ pub(super) fn guard(
     }
     // A set-based controller would not install a member again, however old it is.
     let policy = is_policy_member(dead, flow) || pairs_by_register(dead, flow, token);
-    let may_be_own = |live: &Live| live.is_arriving() && (policy || !is_older(flow, live));
     let held = dead.holds_addresses && !names_another_source(dead, flow);
-    if !held && index.case.live.iter().any(may_be_own) {
+    let may_be_own = |live: &Live| {
+        live.is_arriving()
+            && (!held || is_in_another_vlan(dead, live))
+            && (policy || !is_older(flow, live))
+    };
+    if index.case.live.iter().any(may_be_own) {
         return Some(Reason::MayBeArriving { address });
     }
     if policy && !all_lingered(index, dead, flow) {
         return Some(Reason::PolicyWaits { address });
     }
     None
+}
+
+/// Whether a port is in another VLAN than the dead attachment's, where its address is another one.
+pub(super) fn is_in_another_vlan(dead: &Dead, live: &Live) -> bool {
+    !live.vlans.is_empty() && !live.vlans.iter().any(|vlan| dead.vlans.contains(vlan))
 }
 
 /// Whether the flow is for packets of somebody else's, whoever that is: whose addresses and value

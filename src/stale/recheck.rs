@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::case::{Case, Dead, Live, LiveRegister};
 use super::flow::Flow;
-use super::guards::{looks_like_policy, names_another_source};
+use super::guards::{is_in_another_vlan, looks_like_policy, names_another_source};
 use super::tokens::is_older;
 use super::{Learned, Reason, RegisterToken, Token, Verdict};
 
@@ -139,13 +139,13 @@ impl Recheck {
             _ => (false, false),
         };
         let holds = verdict.dead.and_then(|d| self.holds.get(d)?.as_ref());
-        let holds = holds.is_some_and(|dead| !names_another_source(dead, flow));
+        let holds = holds.filter(|dead| !names_another_source(dead, flow));
         let by_port = by_port || basis_port.is_some();
         let by_address = matches!(verdict.reason, Reason::MatchesAddress { .. })
             || matches!(basis, Some(Token::Address(_)));
-        let by_address = by_address && !holds;
         let policy = looks_like_policy(flow);
-        let may_be_own = |live: &Live| policy || !is_older(flow, live);
+        let free = |live: &Live| holds.is_none_or(|dead| is_in_another_vlan(dead, live));
+        let may_be_own = |live: &Live| free(live) && (policy || !is_older(flow, live));
         let arriving = by_address && self.arriving.iter().any(may_be_own);
         let shared = |dead: usize| self.registers.get(dead).copied().unwrap_or(true);
         if arriving

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::case::{Case, Dead, Network};
+use super::case::{Case, Dead, Network, RegisterSource};
 use super::flow::{Address, AddressMatch, Flow, Side};
 use super::guards::{self, OutputRegisters};
 use super::learned::Learned;
@@ -374,9 +374,26 @@ impl<'c> Judge<'c> {
     /// does not have what the dead one left behind.
     fn is_live_value(&self, flow: &Flow, dead: &Dead, value: RegisterToken) -> bool {
         let counts = |l: &usize| !self.index.is_leftover(flow, dead, *l);
-        self.learned.is_live(value)
+        let claimed = self.learned.is_live(value)
             && (self.learned.overflow
-                || self.learned.owners(value).is_none_or(|owners| owners.iter().any(counts)))
+                || self.learned.owners(value).is_none_or(|owners| owners.iter().any(counts)));
+        claimed || self.is_computed_of_live(flow, dead, value)
+    }
+
+    /// Whether a value is computed from a token of somebody alive, with a record or without.
+    fn is_computed_of_live(&self, flow: &Flow, dead: &Dead, value: RegisterToken) -> bool {
+        let field = Field { index: value.index, mask: value.mask };
+        let number = value.value.checked_shr(value.mask.trailing_zeros()).unwrap_or(0);
+        let rules = self.index.case.networks.iter().map(|n| n.register);
+        rules.filter(|rule| Field::of(rule) == Some(field)).any(|rule| match rule.source {
+            RegisterSource::Ofport => u16::try_from(number)
+                .is_ok_and(|port| self.index.is_pods_port(port) && !dead.had(port)),
+            RegisterSource::Ipv4 => {
+                let address = Address::Ip(std::net::Ipv4Addr::from(number).into());
+                self.index.is_live_address(address, dead, Some(flow))
+            }
+            _ => false,
+        })
     }
 
     /// Rule 4: packets for an address of the dead go to dead ports and nowhere else, nothing

@@ -238,3 +238,23 @@ fn a_verdict_ends_with_its_token() {
     assert_eq!(standing(&by_address(), policy(), &arriving), Standing::Unsettled);
     assert_eq!(standing(&by_address(), policy(), &given), Standing::Holds);
 }
+
+/// Nobody recorded it and part of a dump shows no claim of its: its port, or its address, is
+/// alive, so the value is.
+#[test]
+fn a_rule_of_a_strangers_by_its_value() {
+    let stranger = Live { network: None, register: LiveRegister::Absent, ..live(14, &[HEIR]) };
+    let rule = |index, value| flow().reg(index, value).dst(IP_A).beyond();
+    let kept = "kept: belongs-to-a-live-pod";
+    each(
+        &by_port().and_live(stranger.clone()),
+        &[("its number", rule(1, 14), kept), ("nobody's", rule(1, 15), "stale: matches-address")],
+    );
+    each(
+        &by_address().and_live(stranger),
+        &[
+            ("its address", rule(0, 0x0a00_0007), kept),
+            ("nobody's", rule(0, 0x0a00_0009), "stale: matches-address"),
+        ],
+    );
+}

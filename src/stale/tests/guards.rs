@@ -99,6 +99,12 @@ fn a_pod_that_is_being_added_may_have_the_address() {
             ("by value", to_it().reg(0, 4199), "kept: may-be-arriving"),
         ],
     );
+    // In another VLAN the address is another one, which nobody holds.
+    let elsewhere = held.clone().with(|c| {
+        c.dead[0].vlans = vec![100];
+        c.live.last_mut().unwrap().vlans = vec![200];
+    });
+    each(&elsewhere, &[("in another VLAN", either(90), "kept: may-be-arriving")]);
     let there_for_long = Live { age: None, ..unexplained };
     each(&plain().and_live(there_for_long), &[("old", either(90), "stale: matches-address")]);
     // A restored entry's age proves nothing after a death, but there is nobody to have it.
