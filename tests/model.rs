@@ -28,7 +28,7 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
-use model::controllers::{Layout, ODDITIES, member, odd, rule, service};
+use model::controllers::{Layout, ODDITIES, machine, member, odd, operator, rule, service};
 use model::entries::Line;
 use model::examples;
 use model::node::Town;
@@ -160,8 +160,9 @@ fn lines_are_read_as_the_engine_reads_them() {
         mac: format!("0a:58:0a:f4:01:{:02x}", 2 + n),
     };
     let (mut compared, pods) = (0, [who(0), who(1)]);
-    for layout in Layout::ALL {
+    for layout in Layout::WIDE {
         let mut lines = layout.base();
+        lines.extend(operator());
         for pod in &pods {
             lines.extend(layout.of_pod(pod));
             lines.extend((0..ODDITIES).map(|kind| odd(pod, kind)));
@@ -169,6 +170,7 @@ fn lines_are_read_as_the_engine_reads_them() {
             lines.push(service(u8::try_from(pod.ofport).unwrap(), pod));
             let (ip, mac) = ("10.244.1.9", "0a:58:0a:f4:01:09");
             lines.extend((0..8).map(|n| rule(pod, ip, mac, n, n < 4)));
+            lines.extend(machine(&pod.ip, &pod.mac));
         }
         let lines: BTreeSet<String> = lines.into_iter().collect();
         node.ofctl(&["del-flows", "br0"]);

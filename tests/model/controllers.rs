@@ -25,6 +25,10 @@ pub(crate) enum Layout {
     Ofport,
     /// A value in reg0 that is the pod's IPv4.
     Ipv4,
+    /// reg0 is a tenant's, and each tenant has one pod.
+    Tenants,
+    /// Addresses are a VLAN's: two pods may have the same in two VLANs.
+    Vlans,
 }
 
 impl Layout {
@@ -33,7 +37,7 @@ impl Layout {
         [Self::Classifier, Self::OpenshiftSdn, Self::Antrea, Self::KVswitch, Self::Ovn];
 
     /// Those of walks in which more happens.
-    pub(crate) const WIDE: [Self; 7] = [
+    pub(crate) const WIDE: [Self; 8] = [
         Self::Classifier,
         Self::OpenshiftSdn,
         Self::Antrea,
@@ -41,11 +45,24 @@ impl Layout {
         Self::Ovn,
         Self::Ofport,
         Self::Ipv4,
+        Self::Vlans,
     ];
 
     /// Whether a register value stands for a pod.
     pub(crate) fn is_by_value(self) -> bool {
         self == Self::Classifier || self.is_computed()
+    }
+
+    /// The VLAN of a pod, which its value says here.
+    pub(crate) fn vlan(self, value: u32) -> Option<u16> {
+        let vlan = if value.is_multiple_of(2) { 100 } else { 200 };
+        (self == Self::Vlans).then_some(vlan)
+    }
+
+    /// Whether nobody else's entries are beside it: they would be ovn-controller's, or be of no
+    /// VLAN.
+    pub(crate) fn is_alone(self) -> bool {
+        matches!(self, Self::Ovn | Self::Vlans)
     }
 
     /// Whether the value is computed.
@@ -65,7 +82,7 @@ impl Layout {
     /// The plugin's configuration.
     pub(crate) fn conf(self) -> Value {
         let preset = match self {
-            Self::Classifier => return json!({}),
+            Self::Classifier | Self::Tenants | Self::Vlans => return json!({}),
             Self::Ofport => return json!({"reg0": "ofport"}),
             Self::Ipv4 => return json!({"reg0": "ipv4"}),
             Self::OpenshiftSdn => "openshift-sdn",
@@ -79,7 +96,10 @@ impl Layout {
     /// Entries that are there before any pod is.
     pub(crate) fn base(self) -> Vec<String> {
         let mut base = match self {
-            Self::Classifier | Self::Ofport | Self::Ipv4 => layouts::classifier_base(),
+            Self::Classifier | Self::Ofport | Self::Ipv4 | Self::Vlans => {
+                layouts::classifier_base()
+            }
+            Self::Tenants => layouts::classifier_base().into_iter().chain(tenants()).collect(),
             Self::OpenshiftSdn => (1..=2).flat_map(layouts::openshift_namespace).collect(),
             Self::Antrea => layouts::antrea_base(),
             Self::KVswitch | Self::Ovn => Vec::new(),
@@ -92,6 +112,15 @@ impl Layout {
     pub(crate) fn of_pod(self, who: &Who) -> Vec<String> {
         match self {
             Self::Classifier => layouts::classifier(who),
+            Self::Vlans => {
+                let by_port = |line: &String| line.contains("in_port=");
+                let own = layouts::classifier(who).into_iter().filter(by_port);
+                own.chain(in_vlan(who)).collect()
+            }
+            Self::Tenants => {
+                let own = |line: &String| !line.contains(&format!("reg0={:#x}", who.reg));
+                layouts::classifier(who).into_iter().filter(own).collect()
+            }
             Self::Ofport | Self::Ipv4 => {
                 layouts::classifier(&Who { reg: self.value(who), ..who.clone() })
             }
@@ -157,6 +186,47 @@ pub(crate) fn rule(who: &Who, ip: &str, mac: &str, kind: u8, by_value: bool) -> 
         2 => format!("table=47, priority=72,ip,dl_src={own},nw_dst={ip} actions=resubmit(,46)"),
         _ => format!("table=47, priority=73,in_port={ofport},dl_dst={mac} actions=resubmit(,46)"),
     }
+}
+
+/// The number and the last byte of the address that the operator's rules are for.
+pub(crate) const SLOT: (u16, u8) = (20, 50);
+
+/// The operator's rules for a slot, whoever is in it.
+pub(crate) fn operator() -> [String; 3] {
+    let (number, address) = SLOT;
+    [
+        format!("table=47, priority=80,udp,in_port={number},tp_dst=161 actions=drop"),
+        format!("table=47, priority=81,tcp,nw_src=10.244.1.{address},tp_dst=22 actions=drop"),
+        format!("table=47, priority=82,dl_dst=0a:58:0a:f4:01:{address:02x} actions=resubmit(,46)"),
+    ]
+}
+
+/// A pod's entries in its VLAN.
+fn in_vlan(who: &Who) -> [String; 4] {
+    let Who { ofport, ip, mac, .. } = who;
+    let vlan = Layout::Vlans.vlan(who.reg).unwrap();
+    [
+        format!("table=41, priority=60,ip,dl_vlan={vlan},nw_src={ip} actions=resubmit(,46)"),
+        format!("table=41, priority=61,ip,dl_vlan={vlan},nw_dst={ip} actions=output:{ofport}"),
+        format!("table=41, priority=62,dl_vlan={vlan},dl_src={mac} actions=resubmit(,46)"),
+        format!("table=41, priority=63,dl_vlan={vlan},dl_dst={mac} actions=output:{ofport}"),
+    ]
+}
+
+/// The tenants' values.
+pub(crate) const TENANTS: std::ops::RangeInclusive<u32> = 0x2001..=0x2003;
+
+/// The tenants' entries: they are there as long as the tenant is, whoever of its pods is here.
+fn tenants() -> Vec<String> {
+    let of = |value: u32| {
+        [
+            format!("table=20, priority=100,reg0={value:#x} actions=resubmit(,30)"),
+            format!(
+                "table=20, priority=105,ip,reg0={value:#x} actions=set_field:{value:#x}->tun_id,output:{UPLINK}"
+            ),
+        ]
+    };
+    TENANTS.flat_map(of).collect()
 }
 
 /// What a controller has for a machine that is on another node, after its migration.

@@ -76,7 +76,7 @@ fn read_match(head: &str, flow: &mut Flow) {
         Some("136") => Side::Source,
         _ => Side::Unknown,
     };
-    let Match { in_port, registers, addresses, .. } = &mut flow.matches;
+    let Match { in_port, registers, addresses, vlan } = &mut flow.matches;
     for (key, text) in words().filter_map(|word| word.split_once('=')) {
         if let Some(index) = register(key) {
             let (value, mask) = masked(text);
@@ -84,6 +84,10 @@ fn read_match(head: &str, flow: &mut Flow) {
             continue;
         }
         let side = match key {
+            "dl_vlan" => {
+                *vlan = Some(text.parse().expect(text));
+                continue;
+            }
             "in_port" => {
                 *in_port = Some(text.parse().expect(text));
                 continue;

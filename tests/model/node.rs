@@ -8,7 +8,7 @@ use ovs_flow_gc::attachment::Attachment;
 use ovs_flow_gc::config::NetworkState;
 use ovs_flow_gc::ovsdb::Ofport;
 
-use super::controllers::{self, Layout, UPLINK, member, odd};
+use super::controllers::{self, Layout, SLOT, TENANTS, UPLINK, member, odd};
 use super::entries::{Line, Slot};
 use super::oracle::{Exception, Tally};
 use super::steps::{Pause, Step, When};
@@ -25,6 +25,10 @@ const CROWD: usize = 5;
 const ROWS: usize = 7;
 /// An ADD that takes longer has failed.
 const ADD_TAKES_MS: u64 = 100_000;
+/// Whether the rules keep what was there long before a pod.
+const SLOTS_ARE_KEPT: bool = false;
+/// What is older than a pod by so much was not made for it.
+const SLOT_IS_OLD_MS: u64 = 65_000;
 
 pub(crate) type PodId = usize;
 
@@ -50,6 +54,8 @@ pub(crate) enum Kind {
     Ours,
     /// The pod of a virtual machine, in our chain.
     Machine,
+    /// In our chain; it asks for a number and an address that the operator has rules for.
+    Slot,
     /// Its port has a CNI's marks, with its addresses.
     Marked,
     /// Its port has no marks.
@@ -92,7 +98,24 @@ impl Pod {
     }
 
     fn may_be_renumbered(&self) -> bool {
-        self.row && self.number.is_some() && self.recorded
+        self.row && self.number.is_some() && self.recorded && self.kind != Kind::Slot
+    }
+
+    /// Its namespace and name. A tenant has a namespace; all that is not a machine is of one
+    /// workload.
+    pub(crate) fn name(&self, layout: Layout) -> (String, String) {
+        let letters: String = format!("{:05}", self.id)
+            .bytes()
+            .map(|digit| char::from(b"bcdfghjklm"[usize::from(digit - b'0')]))
+            .collect();
+        match self.kind {
+            Kind::Machine => ("vms".to_owned(), format!("virt-launcher-vm-{letters}")),
+            _ if layout == Layout::Tenants => (
+                format!("tenant-{:x}", self.who.reg),
+                format!("web{:x}-7c5d8f9b64-{letters}", self.who.reg),
+            ),
+            _ => ("shop".to_owned(), format!("web-7c5d8f9b64-{letters}")),
+        }
     }
 
     pub(crate) fn container(&self) -> String {
@@ -115,6 +138,8 @@ pub(crate) enum Owner {
     Set(Vec<String>),
     /// A service's, whichever pod is behind it.
     Service,
+    /// The operator's, for a slot.
+    Operator,
     /// A machine's that is on another node, by its address.
     Machine(String),
 }
@@ -292,6 +317,8 @@ impl<D: Driver> Town<D> {
                 let kind = if *marked { Kind::Marked } else { Kind::Unmarked };
                 Ok(self.plug(kind, [*number, *address, *value], When::Quick, false))
             }
+            Step::Operator { kinds } => Ok(self.operator(*kinds)),
+            Step::Slot { value, when } => Ok(self.slot(*value, *when)),
             Step::Leave { pod } => {
                 let outside = |pod: &Pod| pod.phase == Phase::Outside;
                 let Some(id) = self.pick(*pod, outside) else { return Ok(false) };
@@ -354,19 +381,30 @@ impl<D: Driver> Town<D> {
         {
             return false;
         }
-        let taken: BTreeSet<String> = sandboxes.map(|pod| pod.who.ip.clone()).collect();
-        let (mut numbers, mut values) = (Vec::from_iter(NUMBERS), Vec::from_iter(VALUES));
+        let values = if self.layout == Layout::Tenants { TENANTS } else { VALUES };
+        let (mut numbers, mut values) = (Vec::from_iter(NUMBERS), Vec::from_iter(values));
         numbers
             .retain(|n| !self.pods.iter().any(|p| p.row && p.number.unwrap_or(p.who.ofport) == *n));
         values.retain(|v| !self.pods.iter().any(|p| p.is_living() && p.who.reg == *v));
         if self.layout == Layout::OpenshiftSdn {
             values = vec![1, 2];
         }
+        if values.is_empty() {
+            return false;
+        }
+        let [number, address, value] = picks.map(usize::from);
+        let reg = values[value % values.len()];
+        let here = |pod: &&Pod| self.layout.vlan(pod.who.reg) == self.layout.vlan(reg);
+        let taken: BTreeSet<String> =
+            sandboxes.filter(here).map(|pod| pod.who.ip.clone()).collect();
         let mut addresses = Vec::from_iter(ADDRESSES);
         addresses.retain(|a| {
             let ip = format!("10.244.1.{a}");
             !taken.contains(&ip) && !self.machines.contains(&ip)
         });
+        if kind == Kind::Slot {
+            (numbers, addresses) = (vec![SLOT.0], vec![SLOT.1]);
+        }
         if kind == Kind::Unmarked {
             // Nothing says that it has an address: see docs/promises.md, "What it rests on".
             addresses = vec![100 + u8::try_from(self.pods.len() % 100).unwrap()];
@@ -374,11 +412,10 @@ impl<D: Driver> Town<D> {
         if addresses.is_empty() {
             return false;
         }
-        let [number, address, value] = picks.map(usize::from);
         let address = addresses[address % addresses.len()];
         let mut who = Who {
             ofport: numbers[number % numbers.len()],
-            reg: values[value % values.len()],
+            reg,
             ip: format!("10.244.1.{address}"),
             ip6: format!("fd00:10:244:1::{address:x}"),
             mac: format!("0a:58:0a:f4:01:{address:02x}"),
@@ -410,6 +447,33 @@ impl<D: Driver> Town<D> {
             self.install_pod(self.pods.len() - 1);
         }
         true
+    }
+
+    /// Rules that are there once, before any pod asks for the slot.
+    fn operator(&mut self, kinds: u8) -> bool {
+        let taken = self.pods.iter().any(|pod| pod.kind == Kind::Slot);
+        if !SLOTS_ARE_KEPT || !D::MAKE_BELIEVE || taken {
+            return false;
+        }
+        let lines = controllers::operator().into_iter().enumerate();
+        let wanted = lines.filter(|(n, _)| kinds >> n & 1 == 1);
+        let lines: Vec<_> = wanted.map(|(_, line)| (Line::of(&line), Owner::Operator)).collect();
+        let any = !lines.is_empty();
+        self.install(lines);
+        any
+    }
+
+    fn slot(&mut self, value: u8, when: When) -> bool {
+        let has = |pod: &Pod| pod.kind == Kind::Slot && (pod.row || pod.phase != Phase::Gone);
+        if self.pods.iter().any(has) {
+            return false;
+        }
+        let now = self.driver.now();
+        let young = |e: &Entry| e.owner == Owner::Operator && e.until + SLOT_IS_OLD_MS > now;
+        if self.table.values().any(young) {
+            self.wait(Pause::Long);
+        }
+        self.plug(Kind::Slot, [0, 0, value], when, false)
     }
 
     fn take_numbers(&mut self) {
@@ -492,7 +556,7 @@ impl<D: Driver> Town<D> {
         let (Some(one), Some(other)) = (one, other) else { return false };
         let [ip, peer] = [one, other].map(|id| self.pods[id].who.ip.clone());
         let line = Line::of(&member(&ip, &peer, kind));
-        if self.believed.contains_key(&line.slot) || self.layout == Layout::Ovn {
+        if self.believed.contains_key(&line.slot) || self.layout.is_alone() {
             return false;
         }
         let ips = if kind % 3 == 2 { vec![ip, peer] } else { vec![ip] };
@@ -510,6 +574,9 @@ impl<D: Driver> Town<D> {
                 && !p.extras.contains(&Extra::Odd(kind))
         };
         let Some(id) = self.pick(pod, may) else { return false };
+        if self.layout == Layout::Vlans {
+            return false;
+        }
         self.install_extra(id, Extra::Odd(kind));
         true
     }
@@ -529,7 +596,7 @@ impl<D: Driver> Town<D> {
         let (Some(one), Some(other)) = (one, other) else { return false };
         let Who { ip, mac, .. } = self.pods[other].who.clone();
         let extra = Extra::Rule { kind: kind % 4, ip, mac };
-        if self.pods[one].extras.contains(&extra) || self.layout == Layout::Ovn {
+        if self.pods[one].extras.contains(&extra) || self.layout.is_alone() {
             return false;
         }
         self.install_extra(one, extra);
@@ -628,7 +695,8 @@ impl<D: Driver> Town<D> {
 
     /// The machine lives on, with its addresses; what names them is its own from now on.
     fn migrate(&mut self, pod: u8, kinds: u8) -> bool {
-        let may = |p: &Pod| p.kind == Kind::Machine && p.phase == Phase::Live;
+        let here = self.layout != Layout::Vlans;
+        let may = |p: &Pod| here && p.kind == Kind::Machine && p.phase == Phase::Live;
         let machines = &self.machines;
         let Some(id) = self.pick(pod, |p| may(p) && !machines.contains(&p.who.ip)) else {
             return false;
@@ -775,7 +843,7 @@ impl<D: Driver> Town<D> {
     /// Whether somebody needs the entry.
     pub(crate) fn is_live(&self, entry: &Entry) -> bool {
         match &entry.owner {
-            Owner::Base | Owner::Service => true,
+            Owner::Base | Owner::Service | Owner::Operator => true,
             Owner::Pod(id, by) => {
                 let pod = &self.pods[*id];
                 pod.is_living() && by.is_none_or(|number| pod.number == Some(number))
@@ -817,6 +885,12 @@ impl<D: Driver> Town<D> {
     /// before it has put it back.
     fn is_in_the_window(&self, entry: &Entry, at: u64) -> bool {
         !D::MAKE_BELIEVE && entry.from >= at
+            // Restored rules look as young as the restore: its pods may be older.
+            || entry.owner == Owner::Operator
+                && self.pods.iter().any(|pod| {
+                    let restored = pod.born < entry.until + SLOT_IS_OLD_MS;
+                    pod.kind == Kind::Slot && !pod.is_living() && restored
+                })
             // A death that is noticed when nobody remembers the machine any more.
             || matches!(&entry.owner, Owner::Machine(ip) if {
                 let had = self.pods.iter().filter(|pod| pod.who.ip == *ip);

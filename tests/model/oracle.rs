@@ -213,7 +213,7 @@ impl<'a, D: Driver> View<'a, D> {
     /// Its owner's DEL never came to us, and the sandbox is still there.
     fn seems_alive(&self, entry: &Entry) -> bool {
         self.living.iter().any(|(pod, _)| match &entry.owner {
-            Owner::Base | Owner::Service => false,
+            Owner::Base | Owner::Service | Owner::Operator => false,
             Owner::Pod(id, _) => *id == pod.id,
             Owner::Set(ips) => ips.contains(&pod.who.ip),
             Owner::Machine(ip) => *ip == pod.who.ip,
@@ -528,7 +528,8 @@ impl<'a, D: Driver> View<'a, D> {
     }
 
     /// Rule 4: it delivers to dead ports and does nothing else.
-    fn delivers_to_nobody(&self, flow: &Flow) -> bool {
+    fn delivers_to_nobody(&self, entry: &Entry) -> bool {
+        let flow = &entry.line.flow;
         let from_living = |m: &AddressMatch| {
             m.side != Side::Destination && self.has_address(&m.address).next().is_some()
         };
@@ -543,6 +544,7 @@ impl<'a, D: Driver> View<'a, D> {
         let dead_port = |port: &u16| {
             let is_dead = |d: &Dead<'_>| {
                 d.had(*port)
+                    && Self::is_in_vlan(flow, d)
                     && matches!(self.port(d, *port), State::Dead)
                     && flow.matches.addresses.iter().any(|m| own(d, m))
             };
@@ -593,6 +595,10 @@ impl<'a, D: Driver> View<'a, D> {
             })
     }
 
+    fn is_in_vlan(flow: &Flow, dead: &Dead<'_>) -> bool {
+        flow.matches.vlan.is_none_or(|vlan| dead.record.vlans.contains(&vlan))
+    }
+
     fn names(flow: &Flow, dead: &Dead<'_>) -> bool {
         flow.matches.in_port.is_some_and(|port| dead.had(port))
             || flow.actions.outputs.iter().any(|port| dead.had(*port))
@@ -603,6 +609,14 @@ impl<'a, D: Driver> View<'a, D> {
     /// it is not about this one.
     fn promise(&self, entry: &Entry, dead: &Dead<'_>) -> Option<Result<(), Exception>> {
         let flow = &entry.line.flow;
+        let vlan = self.town.layout.vlan(dead.pod.who.reg);
+        if flow.matches.vlan.is_some_and(|said| Some(said) != vlan) {
+            return None;
+        }
+        // A record that never saw its port does not know the VLAN.
+        if !Self::is_in_vlan(flow, dead) {
+            return Self::names(flow, dead).then_some(Err(Exception::OnlyMentions));
+        }
         let mut values = self.values_of(dead);
         values.retain(|value| self.uses(flow, *value));
         if !Self::names(flow, dead) && values.is_empty() {
@@ -632,7 +646,7 @@ impl<'a, D: Driver> View<'a, D> {
                 Err(why) => kept.push(why),
             }
         }
-        if self.delivers_to_nobody(flow) || self.nobody_has_both(entry, dead) {
+        if self.delivers_to_nobody(entry) || self.nobody_has_both(entry, dead) {
             return Some(Ok(()));
         }
         let kept = kept.into_iter().max();
@@ -831,7 +845,7 @@ impl<D: Driver> Town<D> {
         }
         let flow = &entry.line.flow;
         let own = |pod: &Pod| match &entry.owner {
-            Owner::Base | Owner::Service => false,
+            Owner::Base | Owner::Service | Owner::Operator => false,
             Owner::Pod(id, _) => *id == pod.id,
             Owner::Set(ips) => ips.contains(&pod.who.ip),
             Owner::Machine(ip) => *ip == pod.who.ip,

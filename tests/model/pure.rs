@@ -60,7 +60,7 @@ impl Row {
         ];
         let Who { ip, ip6, mac, .. } = &self.who;
         match self.kind {
-            Kind::Ours | Kind::Machine => {}
+            Kind::Ours | Kind::Machine | Kind::Slot => {}
             Kind::Marked => {
                 marks.extend([("ip-address", format!("{ip},{ip6}")), ("attached-mac", mac.clone())])
             }
@@ -200,7 +200,9 @@ impl Sim {
             vec![port("br0", BTreeMap::new(), local), port("uplink0", BTreeMap::new(), uplink)];
         for row in self.rows.values() {
             let interface = Self::interface(row.id, &row.name, "", row.ofport);
-            ports.push(port(&row.name, row.marks(), interface));
+            let mut port = port(&row.name, row.marks(), interface);
+            port.vlans = self.layout.vlan(row.who.reg).into_iter().collect();
+            ports.push(port);
         }
         let ovn = if self.layout == Layout::Ovn {
             Ovn { bridges: ["br0".to_owned()].into() }
@@ -391,6 +393,7 @@ impl Sim {
         };
         let found = find_for_delete(&world.ovs, &wanted, |i| claimed.contains(&i.id));
         let Some(found) = found else { return };
+        record.see_vlans(&found.port.vlans);
         let (bridge, port) = (found.bridge.name.clone(), found.interface.name.clone());
         let (id, ofport) = (found.interface.id, found.interface.ofport.number());
         (record.bridge, record.port) = (Some(bridge), Some(port));
@@ -701,11 +704,8 @@ impl Driver for Sim {
         record.ips = vec![who.ip.parse().unwrap(), who.ip6.parse().unwrap()];
         record.macs = vec![who.mac.parse().unwrap()];
         record.born = Some(stamp(pod.born - TICK));
-        if pod.kind == Kind::Machine {
-            let name = format!("virt-launcher-vm{}-x7x2k", pod.id);
-            record.pod =
-                Some(attachment::Pod { namespace: "vms".into(), name, uid: String::new() });
-        }
+        let ((namespace, name), uid) = (pod.name(self.layout), String::new());
+        record.pod = Some(attachment::Pod { namespace, name, uid });
         let snapshot = self.snapshot();
         let wanted = Wanted {
             container_id: record.key.container.as_str(),
@@ -721,6 +721,7 @@ impl Driver for Sim {
             let (id, ofport) = (found.interface.id, found.interface.ofport.number());
             (record.bridge, record.port) = (Some(bridge), Some(port));
             (record.interface, record.ofport) = (Some(id), ofport);
+            record.see_vlans(&found.port.vlans);
             record.register =
                 register_of(&self.config, &record, Some((found.port, found.interface)));
         }
@@ -776,6 +777,8 @@ impl Driver for Sim {
         if targets.is_empty() {
             let mut record = self.new_record(key, &pod.container(), now);
             record.unrecorded = true;
+            let there = self.sandboxes.contains(&pod.container());
+            record.born = there.then(|| stamp(pod.born - TICK));
             let record = Self::dead(&record, now);
             self.tombstones.push(record.clone());
             targets.push(Target { attachment: record, cause: Cause::Del });

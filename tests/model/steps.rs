@@ -57,6 +57,10 @@ pub(crate) enum Step {
     Rule { pod: u8, peer: u8, kind: u8 },
     /// A port of somebody's outside our chain, marked by its CNI or not. It has its entries at once.
     Stranger { number: u8, address: u8, value: u8, marked: bool },
+    /// The operator's own rules for a port number and an address that only some pods ask for.
+    Operator { kinds: u8 },
+    /// A pod that asks for them, a long time after.
+    Slot { value: u8, when: When },
     /// It goes, with its port.
     Leave { pod: u8 },
     /// A living pod's port is deleted and added anew, with another row and number.
@@ -117,6 +121,8 @@ fn wide() -> impl Strategy<Value = Step> {
             |(number, address, value, marked)| Step::Stranger { number, address, value, marked }
         ),
         2 => any::<u8>().prop_map(|pod| Step::Leave { pod }),
+        1 => any::<u8>().prop_map(|kinds| Step::Operator { kinds }),
+        2 => any::<u8>().prop_map(|value| Step::Slot { value, when: When::Usual }),
         2 => (any::<u8>(), any::<u8>()).prop_map(|(pod, number)| Step::Reattach { pod, number }),
         2 => (any::<u8>(), any::<u8>(), any::<u8>()).prop_map(|(number, address, value)| {
             Step::Machine { number, address, value, when: When::Usual }

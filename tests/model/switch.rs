@@ -41,6 +41,7 @@ pub(crate) struct Switch<'n> {
     node: &'n Node,
     members: BTreeMap<PodId, Member>,
     sandboxes: BTreeSet<PodId>,
+    layout: Layout,
 }
 
 /// A call on its way.
@@ -60,7 +61,7 @@ impl<'n> Switch<'n> {
         if node.state_dir.exists() {
             fs::remove_dir_all(&node.state_dir).unwrap();
         }
-        let mut keys = json!({"preset": null, "bridge": null, "lingerSeconds": LINGER_MS / 1000});
+        let mut keys = json!({"preset": null, "bridge": null, "reg0": null, "lingerSeconds": LINGER_MS / 1000});
         let conf = layout.conf();
         for (key, value) in conf.as_object().unwrap() {
             keys[key] = value.clone();
@@ -91,11 +92,17 @@ impl<'n> Switch<'n> {
         } else {
             node.ovs_vsctl(&none)
         };
-        Self { node, members: BTreeMap::new(), sandboxes: BTreeSet::new() }
+        Self { node, members: BTreeMap::new(), sandboxes: BTreeSet::new(), layout }
     }
 
     fn member(&self, pod: &Pod) -> &Member {
         &self.members[&pod.id]
+    }
+
+    fn tag(&self, pod: &Pod, port: &str) {
+        if let Some(vlan) = self.layout.vlan(pod.who.reg) {
+            self.node.ovs_vsctl(&["set", "Port", port, &format!("tag={vlan}")]);
+        }
     }
 
     fn request(&self, pod: &Pod, number: u16) {
@@ -137,17 +144,16 @@ impl Driver for Switch<'_> {
     fn plug(&mut self, pod: &Pod, _slow: bool) {
         // File clocks tick: else it seems to be as old as what was just installed.
         sleep_ms(15);
-        let name = format!("p{}", pod.id);
-        let machine = format!("virt-launcher-vm{}-x7x2k", pod.id);
-        let name = if pod.kind == Kind::Machine { machine } else { name };
+        let (_, name) = pod.name(self.layout);
         let mut sandbox = self.node.pod(&name);
         sandbox.container = pod.container();
         let member = Member { pod: sandbox, port: pod.port(), who: pod.who.clone() };
         self.sandboxes.insert(pod.id);
         add_ports(self.node, [&member]);
         let Who { ip, ip6, mac, .. } = &pod.who;
+        self.tag(pod, &member.port);
         match pod.kind {
-            Kind::Ours | Kind::Machine => {}
+            Kind::Ours | Kind::Machine | Kind::Slot => {}
             Kind::Marked => {
                 let ips = format!("external_ids:ip-address=\"{ip},{ip6}\"");
                 let mac = format!("external_ids:attached-mac=\"{mac}\"");
@@ -180,6 +186,7 @@ impl Driver for Switch<'_> {
         member.who.ofport = number;
         del_ports(self.node, [member.port.as_str()]);
         add_ports(self.node, [&member]);
+        self.tag(pod, &member.port);
         eventually("it has its number", || self.number(pod) == Some(number));
     }
 
