@@ -4,6 +4,7 @@
 //! [`Problem`], DEL and GC warn and go on with what could be read, because a rolled-back
 //! conflist must not block pods from ending.
 
+mod facts;
 mod parse;
 
 use std::fmt;
@@ -14,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::stale::case::{RegisterRule, RegisterSource};
+
+pub use facts::{RegisterFacts, SharedValue, Sharer, ShownValue};
 
 /// Where state lives unless configured: tmpfs, so that a full disk cannot stop us.
 pub const STATE_DIR: &str = "/run/ovs-flow-gc";
@@ -292,9 +295,7 @@ impl TryFrom<String> for Reg0 {
 pub struct NetworkState {
     /// As the last ADD had it.
     pub config: Config,
-    /// Two attachments of this network once had different register values.
-    pub register_distinct: bool,
-    /// Two live attachments of this network once had the same one: the register is a
-    /// namespace's or a mark, not a pod's, also when only one pod is left.
-    pub register_shared: bool,
+    /// What was learned of register values.
+    #[serde(flatten)]
+    pub register: RegisterFacts,
 }

@@ -271,7 +271,7 @@ impl Range {
     fn must_be_clean(&mut self) {
         let networks = records(&self.node).networks;
         let state = networks.iter().find_map(|n| n.state::<NetworkState>().unwrap());
-        let shared = state.is_some_and(|state| state.register_shared);
+        let shared = state.is_some_and(|state| state.register.register_shared);
         assert!(!shared, "no two had one value while both lived: {}", self.log.join("\n"));
         let mut wanted = self.base.clone();
         wanted.extend(self.bystanders.iter().flat_map(Member::lines));

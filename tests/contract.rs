@@ -27,7 +27,7 @@ mod versions;
 
 use std::path::Path;
 
-use rig::{Attached, Call, Node, Outcome, Pod, layouts};
+use rig::{Attached, Call, Node, Outcome, Pod, called, layouts};
 use serde_json::Value;
 
 const GC: &str = "ovs-flow-gc";
@@ -112,7 +112,7 @@ fn records(node: &Node) -> Vec<(String, String)> {
         .as_array()
         .unwrap()
         .iter()
-        .map(|row| (text(&row["pod"]["name"]), text(&row["state"])))
+        .map(|row| (called(&text(&row["pod"]["name"])), text(&row["state"])))
         .collect();
     rows.sort();
     rows

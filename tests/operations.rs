@@ -26,7 +26,7 @@ mod undo;
 #[path = "operations/watch.rs"]
 mod watch;
 
-use rig::Node;
+use rig::{Node, called};
 use serde_json::Value;
 
 /// A sweep, and what it says.
@@ -63,7 +63,7 @@ fn records(node: &Node) -> Vec<(String, String)> {
     let rows = list.json().as_array().unwrap().clone();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut rows: Vec<_> =
-        rows.iter().map(|row| (text(&row["pod"]["name"]), text(&row["state"]))).collect();
+        rows.iter().map(|row| (called(&text(&row["pod"]["name"])), text(&row["state"]))).collect();
     rows.sort();
     rows
 }

@@ -18,5 +18,7 @@ mod rig;
 mod crowd;
 #[path = "sharing/marks.rs"]
 mod marks;
+#[path = "sharing/tenants.rs"]
+mod tenants;
 #[path = "sharing/vnid.rs"]
 mod vnid;

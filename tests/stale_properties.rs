@@ -16,6 +16,7 @@ use ovs_flow_gc::stale::flow::{
     Actions, Address, AddressMatch, Flow, MacAddr, Match, RegisterMatch, RegisterRange,
     RegisterWrite, Side,
 };
+use ovs_flow_gc::stale::workload::Member;
 use ovs_flow_gc::stale::{Judge, Learned, Reason, Survey, Token, Verdict};
 use proptest::collection::{btree_map, vec};
 use proptest::option::{of, weighted};
@@ -83,6 +84,12 @@ prop_compose! {
     }
 }
 
+fn member() -> impl Strategy<Value = Option<Member>> {
+    let member =
+        |(workload, pod): (u8, u8)| Member { workload: workload.to_string(), pod: pod.to_string() };
+    of((0..2u8, 0..5u8).prop_map(member))
+}
+
 prop_compose! {
     fn dead(networks: usize)(
         network in 0..networks,
@@ -100,6 +107,7 @@ prop_compose! {
         holds_addresses in any::<bool>(),
         ip_evidence in weighted(0.9, Just(())),
         mac_evidence in weighted(0.9, Just(())),
+        member in member(),
     ) -> Dead {
         Dead {
             network,
@@ -118,6 +126,7 @@ prop_compose! {
             ip_evidence: ip_evidence.is_some(),
             mac_evidence: mac_evidence.is_some(),
             roams: mac_evidence.is_none(),
+            member,
         }
     }
 }
@@ -137,6 +146,7 @@ prop_compose! {
         ],
         age in weighted(0.8, seconds()),
         newcomer in weighted(0.3, Just(())),
+        member in member(),
     ) -> Live {
         Live {
             network,
@@ -149,6 +159,7 @@ prop_compose! {
             register,
             age,
             newcomer: newcomer.is_some(),
+            member,
         }
     }
 }
@@ -468,8 +479,8 @@ proptest! {
 
     /// More life, fewer deletes. The new one brings its own port row: a record for a port
     /// that nobody explained so far takes doubt away, which is something else. So is a
-    /// second attachment's different register value, which is the proof that `learn` waits
-    /// for: that fact is given to both.
+    /// another pod's different register value, if both are of one workload, which is the proof
+    /// that `learn` waits for: that fact is given to both.
     #[test]
     fn one_more_live_attachment_never_condemns(
         case in case(), flows in flows(), new in live(1),

@@ -13,7 +13,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::del::{entries_over, install};
-use super::rig::{Call, Node, layouts};
+use super::rig::{Call, Node, layouts, pod_name};
 
 /// Ports are numbered from here.
 const FIRST_PORT: usize = 10;
@@ -131,7 +131,7 @@ impl<'a> Crowd<'a> {
         let path = self.netns.join(n.to_string()).display().to_string();
         let args = format!(
             "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={};K8S_POD_UID={}",
-            name(n),
+            pod_name(&name(n)),
             uid(n)
         );
         let call = self.node.call("ovs-flow-gc", verb).conf(&self.conf(n, &path));

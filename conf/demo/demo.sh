@@ -78,11 +78,13 @@ gc_conf='{"cniVersion":"1.0.0","name":"podnet","type":"ovs-flow-gc","stateDir":"
 
 call() { # VERB POD PLUGIN CONF
     CNI_COMMAND=$1 CNI_CONTAINERID=$2 CNI_NETNS=/var/run/netns/$2 CNI_IFNAME=eth0 \
-        CNI_PATH=$dir/bin CNI_ARGS="IgnoreUnknown=1;K8S_POD_NAMESPACE=demo;K8S_POD_NAME=${2##*-}" \
+        CNI_PATH=$dir/bin CNI_ARGS="IgnoreUnknown=1;K8S_POD_NAMESPACE=demo;K8S_POD_NAME=${name[${2##*-}]}" \
         in_node "$dir/bin/$3" <<<"$4"
 }
 chained() { local conf=${gc_conf%\}}; printf '%s,"prevResult":%s}' "$conf" "$1"; }
 
+# Replicas of one Deployment: that their identities differ shows that these are pods' own.
+declare -A name=([client]=shop-7d4f8b9c6f-c2l6k [web]=shop-7d4f8b9c6f-w4b4b [api]=shop-7d4f8b9c6f-6p4x5)
 declare -A ip port id
 add() { # POD REG0
     local pod=$node-$1 result
@@ -101,7 +103,7 @@ table=0,priority=100,in_port=${port[$1]},actions=load:$2->NXM_NX_REG0[],resubmit
 table=20,priority=100,ip,nw_dst=${ip[$1]},actions=output:${port[$1]}
 table=20,priority=100,arp,arp_tpa=${ip[$1]},actions=output:${port[$1]}
 FLOWS
-    echo "pod $1: ${ip[$1]}, port ${port[$1]}, reg0 $2"
+    echo "pod $1 (${name[$1]}): ${ip[$1]}, port ${port[$1]}, reg0 $2"
 }
 ping_from() { # POD ADDRESS
     # A neighbour entry with the old pod's MAC would hide what the switch does.
@@ -144,8 +146,8 @@ add api 4103
 if ping_from client "${ip[api]}"; then echo "demo: expected a blackhole" >&2; exit 1; fi
 
 title "Why"
-show "ovs-flow-gc explain web"
-gc explain web
+show "ovs-flow-gc explain ${name[web]}"
+gc explain "${name[web]}"
 show "ovs-flow-gc sweep --dry-run"
 gc sweep --dry-run || [[ $? == 3 ]]
 

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, Error, Exit, Table, networks, output};
+use super::{Context, Error, Exit, Table, networks, output, registers};
 use crate::attachment::{Attachment, Key, State};
 use crate::clock::{Stamp, boot_id};
 use crate::config::{Config, database_socket};
 use crate::liveness::{Life, brake, netns};
 use crate::ovsdb::{Client, Snapshot};
-use crate::registry::Registry;
-use crate::sweep::{World, open_bridge, orphans, pulled_brake, unrecorded_ports};
+use crate::registry::{Everything, Registry};
+use crate::sweep::{World, network_states, open_bridge, orphans, pulled_brake, unrecorded_ports};
 
 /// So many pods of one finding are named, not just counted.
 const MOST_NAMED: usize = 10;
@@ -158,6 +158,7 @@ fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
             "ovs-flow-gc sweep; is the timer on?",
         );
     }
+    register_values(&everything, findings);
     if let Ok(boot) = boot_id() {
         let orphans = orphans::find(&everything, &boot);
         findings.ok("records", format!("{} attachments", orphans.total));
@@ -189,6 +190,19 @@ fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
     }
     let records = everything.attachments.iter().chain(&everything.tombstones);
     records.filter_map(|r| r.bridge.clone()).collect()
+}
+
+/// Whether register values are evidence, where they are learned.
+fn register_values(everything: &Everything, findings: &mut Findings) {
+    for (network, state) in network_states(everything) {
+        let records = everything.attachments.iter().chain(&everything.tombstones);
+        let of = records.filter(|record| record.key.network == network);
+        if let Some(proof) = registers::proof(&state, of) {
+            let level = if proof.holds { Level::Ok } else { Level::Note };
+            let found = format!("network {network}: {}", proof.found);
+            findings.add(level, "registers", found, proof.remedy);
+        }
+    }
 }
 
 fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &mut Findings) {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Context, Error, Exit, Table, output};
+use super::{Context, Error, Exit, Table, output, registers};
 use crate::attachment::{Attachment, State};
 use crate::clock::{Stamp, boot_id};
 use crate::config::database_socket;
@@ -28,6 +28,9 @@ struct Explanation<'a> {
     attachment: &'a Attachment,
     liveness: String,
     flows: Vec<FlowReport>,
+    /// What is missing for its register value to be evidence.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    register: String,
     /// Its bridges that ovn-controller runs: not judged.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ovn: Vec<String>,
@@ -74,7 +77,11 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             }
             flows.extend(explain(context, &world, bridge, &targets)?);
         }
-        explanations.push(Explanation { attachment: record, liveness, flows, ovn });
+        let state = world.network(&record.key.network);
+        let of = |r: &&Attachment| r.key.network == record.key.network;
+        let records = world.records.iter().chain(&world.tombstones).filter(of);
+        let register = registers::line(state, records);
+        explanations.push(Explanation { attachment: record, liveness, flows, register, ovn });
     }
     let text: Vec<String> = explanations.iter().map(text).collect();
     output::say(context, &explanations, &text.join("\n"))?;
@@ -138,6 +145,9 @@ fn text(explanation: &Explanation<'_>) -> String {
     };
     for bridge in &explanation.ovn {
         flows.push_str(&format!("bridge {}: OVN's, not judged\n", escape(bridge)));
+    }
+    if !explanation.register.is_empty() {
+        flows.push_str(&format!("{}\n", explanation.register));
     }
     format!(
         "{} ({}), port {}, ofport {}, register {}, {}\n{}\n{flows}",

@@ -12,6 +12,7 @@ mod networks;
 mod node;
 mod output;
 mod pause;
+mod registers;
 mod sweep;
 
 use std::path::PathBuf;

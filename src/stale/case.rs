@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::flow::Address;
+use super::workload::Member;
 
 /// The UUID of an OVSDB row.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -157,8 +158,8 @@ pub struct RegisterRule {
 pub enum RegisterSource {
     /// Registers are no evidence.
     None,
-    /// Learned from the dump; `distinct_seen`: the network once had two attachments with
-    /// different values; `shared_seen`: once two live ones with the same.
+    /// Learned from the dump; `distinct_seen`: two pods of one workload once had different
+    /// values in the network; `shared_seen`: once two live attachments had the same.
     Learn {
         /// See above.
         distinct_seen: bool,
@@ -224,6 +225,8 @@ pub struct Dead {
     /// Its addresses may find, or have, an owner on another node (`addressScope: cluster`), and
     /// nobody who knows says that they have none.
     pub roams: bool,
+    /// Its workload, if its pod is known to be one of several that are made alike.
+    pub member: Option<Member>,
 }
 
 impl Dead {
@@ -244,7 +247,7 @@ impl Dead {
 }
 
 /// A live owner of tokens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Live {
     /// Its network, if it is an attachment of ours.
     pub network: Option<NetworkIndex>,
@@ -269,7 +272,28 @@ pub struct Live {
     /// It is being ADDed right now: its claims on tokens do not protect flows that are
     /// older than it *and* than the dead attachment's death (leftovers that ADD purges).
     pub newcomer: bool,
+    /// Its workload, if its pod is known to be one of several that are made alike.
+    pub member: Option<Member>,
 }
+
+/// By what it has. Its workload tells nothing of that, and is asked for only until the network's
+/// pods have been told apart.
+impl PartialEq for Live {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { network, ofport, former, addresses, addresses_known, .. } = self;
+        let Self { register, age, newcomer, member: _, .. } = self;
+        *network == other.network
+            && *ofport == other.ofport
+            && *former == other.former
+            && *addresses == other.addresses
+            && *addresses_known == other.addresses_known
+            && *register == other.register
+            && *age == other.age
+            && *newcomer == other.newcomer
+    }
+}
+
+impl Eq for Live {}
 
 impl Live {
     /// Whether it is a port that no record explains yet: a pod whose ADD may be under way, with

@@ -10,14 +10,36 @@ use super::proof::{Evidence, Prover};
 use super::survey::{Claim, Claims, Owner, Seen};
 use super::tokens::{Field, Index, RegisterToken, Token, is_its_own};
 use super::vlans::Vlans;
+use super::workload::Member;
 
 /// What a network is seen to do with its register, to be remembered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NetworkFacts {
-    /// Two attachments had different values.
+    /// Two pods of one workload had different values.
     pub distinct_seen: bool,
     /// Two attachments had the same value while both lived.
     pub shared_seen: bool,
+}
+
+/// What a pod of a workload showed, while the network still waits for two that differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// In which network.
+    pub network: NetworkIndex,
+    /// Which pod.
+    pub member: Member,
+    /// Its register value. `None`: its own flows show another than its record, so the value has
+    /// moved while the pod lived (with a label, say), which a pod's own does not.
+    pub value: Option<u32>,
+}
+
+/// Two attachments that had one value while both were alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sharers {
+    /// The value.
+    pub value: u32,
+    /// The two.
+    pub owners: [Owner; 2],
 }
 
 /// What phase 1 found out.
@@ -29,6 +51,8 @@ pub struct Learned {
     pub live_registers: Vec<Option<u32>>,
     /// Per index of `Case::networks`: what was remembered, and what this dump adds.
     pub networks: Vec<NetworkFacts>,
+    /// What pods of workloads showed, in networks that wait for that.
+    pub shown: Vec<Shown>,
     /// Registers that outputs take their port from.
     pub output_registers: Vec<RegisterRange>,
     /// Every flow of the bridge was seen.
@@ -75,7 +99,19 @@ impl Learned {
     #[must_use]
     pub fn shared_without(&self, case: &Case, network: NetworkIndex, ghosts: &[usize]) -> bool {
         case.networks.get(network).is_some_and(|n| remembered(n).shared_seen)
-            || shared(case, network, &self.values, ghosts)
+            || self.sharers(case, network, ghosts).is_some()
+    }
+
+    /// Two attachments of a network, none of them among `without` (indexes of the living), that
+    /// had one value while both were alive.
+    #[must_use]
+    pub fn sharers(
+        &self,
+        case: &Case,
+        network: NetworkIndex,
+        without: &[usize],
+    ) -> Option<Sharers> {
+        sharers(case, network, &self.values, without)
     }
 
     /// Whether somebody alive is known to have a register value.
@@ -121,7 +157,7 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
     }
     seen.settle();
     let (mut dead, mut live) = loaded_values(index, &seen);
-    let live_registers = live.iter().map(|v| v.one()).collect();
+    let live_registers: Vec<Option<u32>> = live.iter().map(|v| v.one()).collect();
 
     // Records say what the dump may no longer show.
     let mut dead_registers = Vec::new();
@@ -152,7 +188,7 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
         }
     }
 
-    let networks = facts(index, &seen, &dead, &live);
+    let (networks, shown) = facts(index, &seen, &dead, &live);
     let prover =
         Prover { index, seen: &seen, networks: &networks, known: &known, dead: &dead_registers };
     let evidence = prover.all();
@@ -160,6 +196,7 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
         dead_registers,
         live_registers,
         networks,
+        shown,
         output_registers: seen.outputs,
         vlans: seen.vlans,
         complete: seen.complete,
@@ -206,43 +243,75 @@ fn network_of(case: &Case, owner: Owner) -> Option<(usize, &Network)> {
     Some((n, case.networks.get(n)?))
 }
 
-fn facts(index: &Index<'_>, seen: &Seen, dead: &[Values], live: &[Values]) -> Vec<NetworkFacts> {
+fn facts(
+    index: &Index<'_>,
+    seen: &Seen,
+    dead: &[Values],
+    live: &[Values],
+) -> (Vec<NetworkFacts>, Vec<Shown>) {
     let case = index.case;
     let mut facts: Vec<NetworkFacts> = case.networks.iter().map(remembered).collect();
-
-    let mut first: Vec<Option<u32>> = vec![None; case.networks.len()];
-    let dead = dead.iter().enumerate().map(|(i, v)| (Owner::Dead(i), v));
-    let live = live.iter().enumerate().map(|(i, v)| (Owner::Live(i), v));
-    for (owner, values) in dead.chain(live) {
-        let (Some(value), Some((n, _))) = (values.one(), network_of(case, owner)) else { continue };
-        if let (Some(first), Some(facts)) = (first.get_mut(n), facts.get_mut(n)) {
-            facts.distinct_seen |= first.is_some_and(|v| v != value);
-            first.get_or_insert(value);
-        }
+    let shown = shown(case, dead, live);
+    let mut first: HashMap<(NetworkIndex, &str), (&str, u32)> = HashMap::new();
+    for Shown { network, member, value } in &shown {
+        let (Some(facts), Some(value)) = (facts.get_mut(*network), *value) else { continue };
+        let (pod, other) =
+            *first.entry((*network, &member.workload)).or_insert((&member.pod, value));
+        facts.distinct_seen |= pod != member.pod && other != value;
     }
-
     for (n, facts) in facts.iter_mut().enumerate() {
-        facts.shared_seen |= shared(case, n, &seen.values, &[]);
+        facts.shared_seen |= sharers(case, n, &seen.values, &[]).is_some();
     }
-    facts
+    (facts, shown)
 }
 
-/// Whether two attachments of a network, none of them among `without` (live indexes), had
-/// one value at the same time.
-fn shared(
+/// What pods of workloads show, in networks where no two are known to differ yet.
+fn shown(case: &Case, dead: &[Values], live: &[Values]) -> Vec<Shown> {
+    let waits = |n: NetworkIndex| {
+        case.networks.get(n).is_some_and(|network| {
+            matches!(network.register.source, RegisterSource::Learn { distinct_seen: false, .. })
+        })
+    };
+    let mut shown = Vec::new();
+    for (dead, values) in case.dead.iter().zip(dead).filter(|(dead, _)| waits(dead.network)) {
+        // Flows under a number of the dead that somebody else has now are not theirs.
+        if let (Some(member), Some(value)) = (&dead.member, values.one()) {
+            let (network, member) = (dead.network, member.clone());
+            shown.push(Shown { network, member, value: Some(value) });
+        }
+    }
+    for (live, values) in case.live.iter().zip(live) {
+        let Some(network) = live.network.filter(|n| waits(*n)) else { continue };
+        let value = match (values, live.register) {
+            (Values::Several, LiveRegister::Is(_)) => None,
+            (values, _) => match values.one() {
+                Some(value) => Some(value),
+                None => continue,
+            },
+        };
+        if let Some(member) = live.member.clone() {
+            shown.push(Shown { network, member, value });
+        }
+    }
+    shown
+}
+
+/// See [`Learned::sharers`].
+fn sharers(
     case: &Case,
     n: NetworkIndex,
     values: &HashMap<RegisterToken, Claims>,
     without: &[usize],
-) -> bool {
-    let Some(field) = case.networks.get(n).and_then(|n| Field::of(&n.register)) else {
-        return false;
-    };
+) -> Option<Sharers> {
+    let field = case.networks.get(n).and_then(|n| Field::of(&n.register))?;
     let of_field = values.iter().filter(|(t, _)| (t.index, t.mask) == (field.index, field.mask));
     let counts = |c: &&Claim| !matches!(c.owner, Owner::Live(l) if without.contains(&l));
-    of_field
-        .map(|(t, claims)| (*t, claims.claims.iter().filter(counts).cloned().collect::<Vec<_>>()))
-        .any(|(token, claims)| overlap(case, n, token, &claims))
+    let pairs = of_field.filter_map(|(token, claims)| {
+        let claims: Vec<Claim> = claims.claims.iter().filter(counts).cloned().collect();
+        let owners = overlap(case, n, *token, &claims)?;
+        Some(Sharers { value: token.value, owners })
+    });
+    pairs.min()
 }
 
 fn remembered(network: &Network) -> NetworkFacts {
@@ -254,31 +323,39 @@ fn remembered(network: &Network) -> NetworkFacts {
     }
 }
 
-/// Whether two attachments of a network had the value at the same time. Each had it from
-/// its oldest flow that loads it until it was last seen alive.
-fn overlap(case: &Case, network: usize, token: RegisterToken, claims: &[Claim]) -> bool {
-    let mut spans: Vec<(Duration, Duration)> = claims
+/// Two attachments of a network that had the value at the same time. Each had it from its
+/// oldest flow that loads it until it was last seen alive.
+fn overlap(
+    case: &Case,
+    network: usize,
+    token: RegisterToken,
+    claims: &[Claim],
+) -> Option<[Owner; 2]> {
+    let mut spans: Vec<(Duration, Duration, Owner)> = claims
         .iter()
         .filter(|c| network_of(case, c.owner).is_some_and(|(n, _)| n == network))
         .filter_map(|c| match c.owner {
             Owner::Dead(i) => {
                 let dead = case.dead.get(i)?;
-                Some((dead.seen_alive, c.oldest?))
+                Some((dead.seen_alive, c.oldest?, c.owner))
             }
             Owner::Live(i) => {
                 // A flow older than itself only protects; a record says that it has it now.
                 let recorded = matches!(case.live.get(i)?.register,
                     LiveRegister::Is(value) if value & token.mask == token.value);
-                Some((Duration::ZERO, c.oldest.or(recorded.then_some(Duration::ZERO))?))
+                let from = c.oldest.or(recorded.then_some(Duration::ZERO))?;
+                Some((Duration::ZERO, from, c.owner))
             }
         })
-        .filter(|(until, from)| until <= from)
+        .filter(|(until, from, _)| until <= from)
         .collect();
     spans.sort_unstable();
-    let mut longest: Option<Duration> = None;
-    spans.into_iter().any(|(until, from)| {
-        let overlaps = longest.is_some_and(|longest| until <= longest);
-        longest = longest.max(Some(from));
-        overlaps
-    })
+    let mut longest: Option<(Duration, Owner)> = None;
+    for (until, from, owner) in spans {
+        match longest {
+            Some((longest, other)) if until <= longest => return Some([other, owner]),
+            _ => longest = longest.max(Some((from, owner))),
+        }
+    }
+    None
 }

@@ -14,11 +14,13 @@
 //! | `vlans` | in which VLAN an address is |
 //! | `guards` | when an address has an owner whom we cannot see |
 //! | `verdict`, `pair` | the rules of design §4; rule 5 |
+//! | [`workload`] | which pods are made from one template |
 //! | `recheck` | whether a verdict still holds when it is carried out |
 //! | `reason` | each way to be stale or kept, as a sentence |
 
 pub mod case;
 pub mod flow;
+pub mod workload;
 
 mod guards;
 mod learned;
@@ -31,10 +33,10 @@ mod tokens;
 mod verdict;
 mod vlans;
 
-pub use learned::{Learned, NetworkFacts};
+pub use learned::{Learned, NetworkFacts, Sharers, Shown};
 pub use reason::{NotProven, Reason};
 pub use recheck::{Recheck, Standing};
-pub use survey::Survey;
+pub use survey::{Owner, Survey};
 pub use tokens::{RegisterToken, Token};
 pub use verdict::{Judge, Verdict};
 

@@ -2,9 +2,12 @@
 //!
 //! Guarantee: a value is evidence only while no live attachment has it, is known to be
 //! given it, or may have it without our knowing.
-//! Assumption for `learn`: values are a pod's own if pods were seen with different ones
-//! and never with the same. For `pod` and computed values the operator vouches. A value that is
-//! computed from a port's number or an address is that token: its questions are asked, too.
+//! Assumption for `learn`: values are pods' own if two pods of one workload were seen with
+//! different ones, and no two attachments with the same while both lived. Pods of different
+//! workloads prove nothing: where each tenant has one pod, a tenant's value looks like a pod's.
+//! For `pod` and computed values the operator vouches.
+//! A value that is computed from a port's number or an address is that token: its questions are
+//! asked, too.
 
 use std::collections::HashMap;
 

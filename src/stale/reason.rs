@@ -26,7 +26,7 @@ pub enum NotProven {
     PartialDump,
     /// A live attachment's value is not known (index in `Case::live`).
     LiveUnknown(usize),
-    /// The network never had two attachments with different values.
+    /// No two pods of one workload were seen with different values in the network.
     NeedsSecondAttachment,
 }
 
@@ -54,7 +54,10 @@ impl fmt::Display for NotProven {
             Self::LiveHasIt(_) => "a live attachment has the value",
             Self::OthersLoadIt => "a flow that is not this pod's loads it too",
             Self::OtherDeadHasIt => "another dead pod had the same value",
-            Self::Shared => "attachments of this network share register values",
+            Self::Shared => {
+                "two pods of this network had one register value while both lived \
+                 (set reg0 to \"none\" or a preset, or to \"pod\" if they did not)"
+            }
             Self::Obscured => {
                 "other flows move or mark bits of this register \
                  (see the configuration's registerMask and reg0)"
@@ -62,7 +65,11 @@ impl fmt::Display for NotProven {
             Self::TooManyValues => "flows load more values into it than there can be pods",
             Self::PartialDump => "only part of the bridge was looked at",
             Self::LiveUnknown(_) => "a live attachment's value is not known yet",
-            Self::NeedsSecondAttachment => "the network never had two pods with different values",
+            Self::NeedsSecondAttachment => {
+                "no two pods of one workload were seen with different values, so it may be a \
+                 namespace's or a tenant's (set reg0 to \"pod\" if each pod has its own, to \
+                 \"none\" or a preset if not)"
+            }
         })
     }
 }

@@ -187,6 +187,7 @@ mod tests {
             ip_evidence: true,
             mac_evidence: true,
             roams: false,
+            member: None,
         };
         Case { dead: vec![dead], ..Case::default() }
     }
@@ -203,6 +204,7 @@ mod tests {
             register,
             age: None,
             newcomer: false,
+            member: None,
         }
     }
 
@@ -221,6 +223,20 @@ mod tests {
     fn nothing_new_and_it_holds() {
         let (reason, flow) = by_port();
         assert_eq!(standing(&case(), reason, &flow), Standing::Holds);
+    }
+
+    /// What a look wrote of its own must not look like somebody new.
+    #[test]
+    fn workloads_that_are_not_asked_for_any_more_change_nothing() {
+        let member = crate::stale::workload::Member::by_name("ns", "web-7d4f8b9c6f-x2k9z");
+        assert!(member.is_some());
+        let (mut before, mut after) = (case(), case());
+        before.live.push(Live { member, ..newborn(5, vec![address()], LiveRegister::Unknown) });
+        after.live.push(newborn(5, vec![address()], LiveRegister::Unknown));
+        let (reason, flow) = by_port();
+        let verdict = Verdict { stale: true, reason, dead: Some(0) };
+        let recheck = Recheck::between(&before, &Learned::default(), &after);
+        assert_eq!(recheck.standing(&flow, &verdict), Standing::Holds);
     }
 
     #[test]

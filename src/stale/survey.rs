@@ -19,9 +19,11 @@ use super::vlans::{self, Vlans};
 pub(super) const MOST_VALUES: usize = 1 << 15;
 
 /// Who has a register value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Owner {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Owner {
+    /// Index in `Case::dead`.
     Dead(usize),
+    /// Index in `Case::live`.
     Live(usize),
 }
 

@@ -168,7 +168,7 @@ pub(super) fn pass(
     let mut version = world.version;
     if engine.act {
         // What was learned is in the look already: it changes nothing for its verdicts.
-        version = remember(engine, world, targets, &scene, &look, &shared, report);
+        version = remember(engine, world, targets, &scene, &look, report);
     }
 
     let mut doomed = judge(engine, &scene, &look, &shared, targets, out, report);

@@ -179,6 +179,7 @@ mod tests {
 
     fn dead() -> Dead {
         Dead {
+            member: None,
             network: 0,
             ofport: Some(5),
             former: Vec::new(),
@@ -200,6 +201,7 @@ mod tests {
 
     fn live(ip: &str) -> Live {
         Live {
+            member: None,
             network: None,
             ofport: Some(9),
             former: Vec::new(),

@@ -85,7 +85,8 @@ impl Early {
             {
                 state.config = config.clone();
             }
-            let rule = state.config.register_rule(state.register_distinct, state.register_shared);
+            let facts = &state.register;
+            let rule = state.config.register_rule(facts.register_told_apart, facts.register_shared);
             proof |= expects_proof(rule.source);
             let value = register_now(&state.config, record, None).map(|r| r.value);
             Tokens {

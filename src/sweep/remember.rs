@@ -8,27 +8,80 @@ use super::look::Look;
 use super::report::Report;
 use super::{Engine, Scene, Target, World};
 use crate::attachment::{Attachment, Key, Register, RegisterHow};
-use crate::config::NetworkState;
+use crate::config::{NetworkState, RegisterFacts, SharedValue, Sharer};
 use crate::liveness::{Life, netns};
 use crate::openflow::Filter;
 use crate::registry::{Lock, Version};
-use crate::stale::Learned;
 use crate::stale::case::{Live, RegisterSource};
+use crate::stale::{Learned, Owner, Sharers};
 
-/// Per network: it shares register values, and that is no mistake. An orphan that nobody has
-/// noticed and the next pod that was given its value look as if both lived.
+/// Per network: it shares register values, and that is no mistake.
 pub(super) fn shared_for_good(world: &World, scene: &Scene, learned: &Learned) -> Vec<bool> {
-    let seen = |n: usize| learned.networks.get(n).is_some_and(|facts| facts.shared_seen);
-    if !(0..scene.networks.len()).any(seen) {
+    if !shares(learned) {
         return vec![false; scene.networks.len()];
     }
+    let ghosts = ghosts(world, scene);
+    (0..scene.networks.len()).map(|n| learned.shared_without(&scene.case, n, &ghosts)).collect()
+}
+
+fn shares(learned: &Learned) -> bool {
+    learned.networks.iter().any(|facts| facts.shared_seen)
+}
+
+/// Indexes of the living that are dead and not noticed yet: an orphan and the next pod that was
+/// given its value look as if both lived.
+fn ghosts(world: &World, scene: &Scene) -> Vec<usize> {
     let is_ghost = |record: &Option<usize>| {
         let record = record.and_then(|i| world.records.get(i));
         record.is_some_and(|r| matches!(netns::judge(r, &world.boot_id), Life::Dead(_)))
     };
     let living = scene.live_of.iter().enumerate();
-    let ghosts: Vec<usize> = living.filter(|(_, r)| is_ghost(r)).map(|(l, _)| l).collect();
-    (0..scene.networks.len()).map(|n| learned.shared_without(&scene.case, n, &ghosts)).collect()
+    living.filter(|(_, r)| is_ghost(r)).map(|(l, _)| l).collect()
+}
+
+/// What a whole look taught of a network (by its index in the scene).
+pub(super) fn learn_facts(
+    facts: &mut RegisterFacts,
+    (world, targets): (&World, &[Target]),
+    scene: &Scene,
+    learned: &Learned,
+    network: usize,
+) {
+    let dying = targets.iter().map(|target| &target.attachment);
+    facts.reconsider(dying.chain(&world.records).chain(&world.tombstones));
+    let shared = || learned.sharers(&scene.case, network, &ghosts(world, scene));
+    if let Some(Sharers { value, owners }) = shares(learned).then(shared).flatten() {
+        let record = |owner| match owner {
+            Owner::Dead(i) => {
+                scene.dead_of.get(i).and_then(|t| targets.get(*t)).map(|t| &t.attachment)
+            }
+            Owner::Live(l) => {
+                scene.live_of.get(l).copied().flatten().and_then(|r| world.records.get(r))
+            }
+        };
+        let [one, other] = owners.map(|owner| record(owner).map(Sharer::of));
+        match one.zip(other) {
+            Some((one, other)) => facts.share(SharedValue { value, by: [one, other] }),
+            None => facts.register_shared = true,
+        }
+    }
+    if learned.networks.get(network).is_some_and(|facts| facts.distinct_seen) {
+        facts.told_apart();
+    }
+    learn_shown(facts, learned, network, |_| true);
+}
+
+/// What pods of workloads showed, of these values.
+fn learn_shown(
+    facts: &mut RegisterFacts,
+    learned: &Learned,
+    network: usize,
+    counts: impl Fn(Option<u32>) -> bool,
+) {
+    let shown = learned.shown.iter().filter(|shown| shown.network == network);
+    for shown in shown.filter(|shown| counts(shown.value)) {
+        facts.show(&shown.member, shown.value);
+    }
 }
 
 /// Writes down what a look taught: of the dead, before the entries that show it are deleted;
@@ -42,7 +95,6 @@ pub(super) fn remember(
     targets: &[Target],
     scene: &Scene,
     look: &Look,
-    shared: &[bool],
     report: &mut Report,
 ) -> Option<Version> {
     let registry = engine.registry?;
@@ -55,15 +107,21 @@ pub(super) fn remember(
     let mut write = || -> Result<Option<Version>, crate::registry::Error> {
         let lock = registry.lock(engine.deadline)?;
         let records = Records::new(&lock, world);
-        for (index, name) in scene.networks.iter().enumerate().filter(|_| look.full) {
-            let Some(facts) = look.learned.networks.get(index) else { continue };
+        // A value that moved may be seen by a part of a look, too; the record forgets what it was.
+        let moved =
+            |n: usize| look.learned.shown.iter().any(|s| s.network == n && s.value.is_none());
+        let learning = scene.networks.iter().enumerate().filter(|(n, _)| look.full || moved(*n));
+        for (index, name) in learning {
             // As it is now: since the world was read, an ADD may have changed the
             // configuration, or another look may have learned the other fact.
             let recorded: Option<NetworkState> = lock.network_state(name)?;
             let mut state = recorded.unwrap_or_else(|| world.network(name).clone());
             let before = state.clone();
-            state.register_distinct |= facts.distinct_seen;
-            state.register_shared |= shared.get(index).copied().unwrap_or(facts.shared_seen);
+            if look.full {
+                learn_facts(&mut state.register, (world, targets), scene, &look.learned, index);
+            } else {
+                learn_shown(&mut state.register, &look.learned, index, |shown| shown.is_none());
+            }
             if state != before {
                 lock.set_network_state(name, &state)?;
             }

@@ -15,6 +15,7 @@ use crate::stale::case::{
     Case, Dead, Live, LiveRegister, Network, NetworkIndex, Ports, RegisterSource, RowId,
 };
 use crate::stale::flow::Address;
+use crate::stale::workload::Member;
 
 /// How long after a sandbox came to be its ADD may still be under way: the kubelet's
 /// `runtimeRequestTimeout`, after which it starts another one.
@@ -150,7 +151,8 @@ impl Scene {
             match_port: config.evidence.port,
             match_ip: config.evidence.ip,
             match_mac: config.evidence.mac,
-            register: config.register_rule(state.register_distinct, state.register_shared),
+            register: config
+                .register_rule(state.register.register_told_apart, state.register.register_shared),
             reap_dangling: config.reap_dangling,
         });
         self.networks.push(name.clone());
@@ -280,6 +282,7 @@ fn live(
         register,
         age: record.born.map(|born| born.until(world.now)),
         newcomer,
+        member: member(world, record),
     }
 }
 
@@ -333,7 +336,16 @@ fn dead(
         ip_evidence: ip_evidence(config, target, free),
         mac_evidence: scope == AddressScope::Node,
         roams: scope == AddressScope::Cluster && !are_free(target, free),
+        member: member(world, record),
     }
+}
+
+/// Its workload, while the network still waits for two pods of one that differ.
+fn member(world: &World, record: &Attachment) -> Option<Member> {
+    let state = world.network(&record.key.network);
+    let waits = state.config.reg0 == Reg0::Learn && !state.register.register_told_apart;
+    let member = record.member().filter(|_| waits)?;
+    state.register.may_tell_apart(&member.workload).then_some(member)
 }
 
 /// Whether an attachment's register value means it on a bridge where its port has this number:
@@ -451,6 +463,7 @@ fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &W
         register: register.map_or(LiveRegister::Absent, |r| LiveRegister::Is(r.value)),
         age: marks.filter(|_| !is_leaving).and_then(|marks| arriving(&marks, world)),
         newcomer: false,
+        member: None,
     }
 }
 
@@ -478,6 +491,7 @@ fn witness(world: &World, dead: &Attachment) -> Option<Live> {
         register: LiveRegister::Is(learned.value),
         age: None,
         newcomer: false,
+        member: None,
     })
 }
 
@@ -547,7 +561,7 @@ pub(crate) fn lacks_value<'a>(
         && record.register.is_none()
         && record.ofport.is_some()
         && (state.config.reg0 == Reg0::Pod
-            || state.register_distinct
+            || state.register.register_told_apart
             || others.into_iter().any(has))
 }
 

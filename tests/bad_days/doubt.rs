@@ -1,6 +1,6 @@
 //! Deaths that are none, deaths that are too many, and names that are used twice.
 
-use super::rig::{Attached, Datapath, Node, Outcome, Port, Setup};
+use super::rig::{Attached, Datapath, Node, Outcome, Port, Setup, pod_name};
 use super::{
     Tenant, hasty_node, list, must_have, only, our_del, record_of, settle, still_there, sweep,
     sweep_finishes, tenant, tombstones,
@@ -145,7 +145,11 @@ fn del_of_a_failed_add_while_a_sibling_sandbox_lives() {
     let everything: [&[String]; 3] = [&base, &db.flows, &web.flows];
 
     let records = list(&node);
-    assert_eq!(records.iter().filter(|r| r["pod"]["name"] == "web").count(), 2, "{records:#?}");
+    assert_eq!(
+        records.iter().filter(|r| r["pod"]["name"] == pod_name("web").as_str()).count(),
+        2,
+        "{records:#?}"
+    );
     for netns in [true, false] {
         let conf = node.plugin_conf("ovs-flow-gc", Some(&first), None);
         let call = node.call_for(&conf, "DEL", &first);

@@ -369,7 +369,7 @@ impl Town {
         self.must(lost.is_empty(), &format!("live entries are missing {when}"), &lost);
         let networks = records(&self.node).networks;
         let state = networks.iter().find_map(|n| n.state::<NetworkState>().unwrap());
-        let shared = state.is_some_and(|s| s.register_shared);
+        let shared = state.is_some_and(|s| s.register.register_shared);
         self.must(
             !shared,
             &format!("no two had one value at once, but so it is learned {when}"),

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::rig::{Datapath, Node, Outcome, Port, Setup, layouts};
+use crate::rig::{Datapath, Node, Outcome, Port, Setup, layouts, pod_name};
 use crate::{GC, pods};
 
 /// Without `--state-dir`, which the rig adds.
@@ -126,7 +126,7 @@ fn list_says_what_it_could_not_ask() {
     record["containerID"] = "other".into();
     fs::write(&other, record.to_string()).unwrap();
     let cells = |outcome: &Outcome| -> Vec<String> {
-        let rows = outcome.stdout.lines().skip(1).filter(|line| line.contains("default/web"));
+        let rows = outcome.stdout.lines().skip(1).filter(|line| line.contains(&pod_name("web")));
         rows.map(|row| row.split("  ").last().unwrap().trim().to_owned()).collect()
     };
     let list = |usual: bool| {
@@ -134,7 +134,7 @@ fn list_says_what_it_could_not_ask() {
         let outcome = node.admin(args);
         let most = std::time::Duration::from_secs(if usual { 8 } else { 4 });
         assert!(outcome.took < most, "{:?}: {outcome}", outcome.took);
-        assert!(outcome.stdout.contains("default/web"), "{outcome}");
+        assert!(outcome.stdout.contains(&pod_name("web")), "{outcome}");
         outcome
     };
     let well = cells(&list(true));
@@ -168,8 +168,8 @@ fn json_is_one_valid_document_for_every_command() {
     for (args, codes) in [
         (&["list"][..], &[0][..]),
         (&["list", "--no-flows"], &[0]),
-        (&["explain", "web"], &[0]),
-        (&["explain", "dead"], &[0]),
+        (&["explain", &pods[0].name], &[0]),
+        (&["explain", &pods[3].name], &[0]),
         (&["sweep", "--dry-run"], &[0]),
         (&["pause"], &[0]),
         (&["sweep"], &[0, 3]),
@@ -235,7 +235,7 @@ fn list_is_a_table_for_eyes() {
     assert_eq!(
         row,
         [
-            "default/web",
+            &format!("default/{}", web.name),
             &web.container[..13],
             "eth0",
             "podnet",
@@ -251,7 +251,7 @@ fn list_is_a_table_for_eyes() {
         ]
     );
     assert!(age.ends_with('s'), "{age}");
-    assert!(lines[2].contains("default/db") && lines[2].contains("gone"), "{table}");
+    assert!(lines[2].contains(&db.name) && lines[2].contains("gone"), "{table}");
     // Columns stand under their heads.
     for column in ["STATE", "OFPORT", "MAC"] {
         let at = lines[0].find(column).unwrap();
@@ -273,11 +273,11 @@ fn explain_finds_a_pod_by_name_or_container_and_says_who_is_unknown() {
     let (pods, _) = pods(&node, &["live", "dead"]);
     node.vanish(&pods[1], Port::Gone);
     let before = node.dump("br0");
-    let live = node.admin(&["explain", "default/live"]).ok();
+    let live = node.admin(&["explain", &format!("default/{}", pods[0].name)]).ok();
     assert!(live.contains("alive") && live.contains(&pods[0].ip), "{live}");
     let dead = node.admin(&["explain", &pods[1].container]).ok();
     assert!(dead.contains("dead") && dead.contains("delete (rule 1)"), "{dead}");
-    for nobody in ["web-7", "other/live", "liv", &"f".repeat(64), "", "../live"] {
+    for nobody in ["web-7", "other/live", &pods[0].name[..16], &"f".repeat(64), "", "../live"] {
         let unknown = node.admin(&["explain", nobody]);
         assert_eq!(unknown.code, Some(1), "{unknown}");
         assert!(unknown.stderr.contains("no attachment matches"), "{unknown}");

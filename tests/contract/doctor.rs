@@ -96,7 +96,7 @@ fn an_interface_was_unplugged_under_another_container_id() {
     assert!(node.call_for(&conf, "DEL", &other).env("CNI_NETNS", "").run().succeeded());
     assert_eq!(doctor(&node, &[]).code, Some(0), "its port is there");
     node.ovs_vsctl(&["del-port", &web.port]);
-    finds(&node, "warning", "records", &["default/web", "eth0", &web.container, &web.port]);
+    finds(&node, "warning", "records", &[&web.name, "eth0", &web.container, &web.port]);
 
     // What docs/promises.md says to do.
     let conf = node.plugin_conf("ovs-flow-gc", None, None).to_string();

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::rig::{Attached, Node, Who, layouts};
+use super::rig::{Attached, Node, Who, called, layouts};
 
 /// Several pods, and which line of a dump belongs to whom.
 pub(super) struct Crowd {
@@ -102,14 +102,14 @@ fn nobodys(ports: &[u16]) -> Vec<String> {
     .to_vec()
 }
 
-/// What `list --json` says: per pod (`default/NAME`) its state.
+/// What `list --json` says: per pod, as the test calls it, its state.
 pub(super) fn states(node: &Node) -> BTreeMap<String, String> {
     let list = node.admin(&["list", "--json", "--no-flows"]).ok();
     let list: Value = serde_json::from_str(&list).unwrap();
     let rows = list.as_array().or_else(|| list["attachments"].as_array());
     let rows = rows.unwrap_or_else(|| panic!("a list of attachments: {list:#}"));
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    rows.iter().map(|row| (text(&row["pod"]["name"]), text(&row["state"]))).collect()
+    rows.iter().map(|row| (called(&text(&row["pod"]["name"])), text(&row["state"]))).collect()
 }
 
 /// `sweep`, which must be content. Returns its answer.

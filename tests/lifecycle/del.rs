@@ -83,9 +83,9 @@ fn calls_that_are_killed_do_not_pile_up() {
     assert_eq!(node.dump("br0"), crowd.without(&[0]));
     assert_eq!(tombstones(), 1);
     let listed = node.admin(&["list"]).ok();
-    assert_eq!(listed.matches("default/web").count(), 1, "{listed}");
-    let explained = node.admin(&["explain", "web"]).ok();
-    assert_eq!(explained.matches("default/web").count(), 1, "{explained}");
+    assert_eq!(listed.matches(&web.name).count(), 1, "{listed}");
+    let explained = node.admin(&["explain", &web.name]).ok();
+    assert_eq!(explained.matches(&format!("default/{}", web.name)).count(), 1, "{explained}");
 
     // What an older release piled up, a sweep merges.
     let name = fs::read_dir(&directory).unwrap().flatten().next().unwrap().path();
@@ -324,5 +324,5 @@ fn nothing_is_left_in_the_state_directory() {
     assert_eq!(files, ["lock", "podnet/", "podnet/config.json", "podnet/dead/"]);
     let config = fs::read(node.state_dir.join("podnet/config.json")).unwrap();
     let config: Value = serde_json::from_slice(&config).unwrap();
-    assert_eq!(config["registerDistinct"], true, "learned facts outlive the pods");
+    assert_eq!(config["registerToldApart"], true, "learned facts outlive the pods");
 }

@@ -7,7 +7,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::crowd::{Crowd, sorted, states, sweep, tree};
-use super::rig::{Attached, Datapath, Node, Port, Setup, eventually};
+use super::rig::{Attached, Datapath, Node, Port, Setup, eventually, pod_name};
 
 fn dummy(test: &str) -> Node {
     Setup::new().datapath(Datapath::Dummy).up(test)
@@ -28,7 +28,11 @@ fn database(node: &Node) -> String {
 
 fn target<'a>(answer: &'a Value, pod: &str) -> &'a Value {
     let targets = answer["targets"].as_array().unwrap();
-    targets.iter().find(|t| t["pod"] == pod).unwrap_or_else(|| panic!("{pod} in {answer:#}"))
+    let name = format!("default/{}", pod_name(pod));
+    targets
+        .iter()
+        .find(|t| t["pod"] == name.as_str())
+        .unwrap_or_else(|| panic!("{pod} in {answer:#}"))
 }
 
 #[test]
@@ -43,7 +47,7 @@ fn the_port_row_is_still_there() {
 
     assert_eq!(node.dump("br0"), crowd.without(&[1]));
     assert!(node.ports("br0").contains(&db.port), "the row is the OVS plugin's");
-    let gone = target(&answer, "default/db");
+    let gone = target(&answer, "db");
     assert!(gone["cause"]["orphan"].is_string(), "{gone:#}");
     assert_eq!(gone["deleted"], crowd.flows[1].len());
     assert_eq!(states(&node)["db"], "gone");
@@ -133,7 +137,7 @@ fn a_dry_run_changes_nothing() {
     assert_eq!(answer["dead"], 2);
     assert_eq!(answer["journals"], json!([]));
     let stale = [crowd.flows[0].len(), crowd.flows[1].len()];
-    for (pod, count) in ["default/web", "default/db"].iter().zip(stale) {
+    for (pod, count) in ["web", "db"].iter().zip(stale) {
         assert_eq!(target(&answer, pod)["stale"], count);
         assert_eq!(target(&answer, pod)["deleted"], 0);
     }
@@ -142,14 +146,15 @@ fn a_dry_run_changes_nothing() {
     let named: Vec<&Value> = flows.iter().filter(|flow| flow["stale"] == true).collect();
     assert_eq!(named.len(), stale[0] + stale[1]);
     for flow in named {
-        assert!(["default/web", "default/db"].map(Value::from).contains(&flow["pod"]), "{flow}");
+        let names = ["web", "db"].map(|pod| Value::from(format!("default/{}", pod_name(pod))));
+        assert!(names.contains(&flow["pod"]), "{flow}");
         assert!((1..=5).contains(&flow["rule"].as_u64().unwrap()), "{flow}");
         assert!(flow["text"].as_str().unwrap().len() > 10, "{flow}");
     }
 
     // For people, too; and what it said is what a sweep then does.
     let text = node.admin(&["sweep", "--dry-run"]).ok();
-    assert!(text.contains("default/web") && text.contains("would be deleted"), "{text}");
+    assert!(text.contains(&pod_name("web")) && text.contains("would be deleted"), "{text}");
     assert_eq!(node.dump("br0"), crowd.everything());
     sweep(&node, &[]);
     assert_eq!(node.dump("br0"), crowd.without(&[0, 1]));
@@ -195,7 +200,7 @@ fn a_sweep_as_json() {
     ] {
         assert_eq!(answer[key], value, "{key}");
     }
-    let gone = target(&answer, "default/web");
+    let gone = target(&answer, "web");
     assert_eq!(gone["network"], "podnet");
     assert_eq!(gone["containerID"], web.container);
     assert_eq!(gone["ifname"], "eth0");

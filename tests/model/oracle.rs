@@ -466,7 +466,7 @@ impl<'a, D: Driver> View<'a, D> {
         let Some(register) = dead.record.register.filter(own) else {
             return Err(Exception::UnknownValue);
         };
-        if self.after.state.register_shared {
+        if self.after.state.register.register_shared {
             return Err(Exception::ValuesLookShared);
         }
         let same = |record: &Attachment| {
@@ -497,7 +497,7 @@ impl<'a, D: Driver> View<'a, D> {
         let shared = shared || self.town.pods.iter().any(together);
         // A number that changed hands shows one value for two.
         let moved = self.living.iter().any(|(_, record)| record.ofport_before.is_some());
-        if shared || unknown || moved || !self.after.state.register_distinct {
+        if shared || unknown || moved || !self.after.state.register.register_told_apart {
             return Err(Exception::ValueUnproven);
         }
         // Flows of somebody else's loaded it, too, when the call looked.

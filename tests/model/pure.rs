@@ -414,8 +414,8 @@ impl Sim {
             matches!(self.config.register_rule(false, false).source, RegisterSource::Learn { .. });
         if let (true, Some(facts), Some(state)) = (full, learned.networks.first(), &mut self.state)
         {
-            state.register_distinct |= facts.distinct_seen;
-            state.register_shared |= shared[0];
+            state.register.register_told_apart |= facts.distinct_seen;
+            state.register.register_shared |= shared[0];
         }
         let found = |value: &u32| Register { value: *value, how: RegisterHow::Learned };
         for (live, value) in scene.live_of.iter().zip(&learned.live_registers) {
@@ -596,6 +596,11 @@ impl Sim {
     fn new_record(&mut self, key: Key, container: &str, now: u64) -> Attachment {
         self.generation += 1;
         let mut record = Attachment::new(key, self.generation, BOOT.to_owned(), stamp(now));
+        record.pod = Some(attachment::Pod {
+            namespace: "default".to_owned(),
+            name: crate::rig::pod_name(container),
+            uid: String::new(),
+        });
         record.netns = Some(Netns {
             path: Self::path(container),
             device: 1,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::rig::{Attached, Node, Outcome, Port, Setup, Valid, eventually, layouts};
+use crate::rig::{Attached, Node, Outcome, Port, Setup, Valid, called, eventually, layouts};
 use crate::{deleted, journals, records, sorted, stale, sweep};
 
 fn cache_dir(node: &Node) -> PathBuf {
@@ -66,7 +66,7 @@ fn adopt(node: &Node, args: &[&str]) -> (Vec<String>, String) {
     let outcome = try_adopt(node, &[&["--json"], args].concat());
     assert_eq!(outcome.code, Some(0), "{outcome}");
     let answer = outcome.json();
-    let name = |record: &Value| record["pod"]["name"].as_str().unwrap_or("-").to_owned();
+    let name = |record: &Value| called(record["pod"]["name"].as_str().unwrap_or("-"));
     let mut names: Vec<_> = answer["adopted"].as_array().unwrap().iter().map(name).collect();
     names.sort();
     (names, answer["skipped"].to_string())

@@ -109,7 +109,7 @@ fn explain_says_why_for_the_living_and_the_dead() {
     node.add_flows("br0", &[policy]);
     let before = node.dump("br0");
 
-    for who in ["web", "default/web", &web.container[..20]] {
+    for who in [&web.name, &format!("default/{}", web.name), &web.container[..20]] {
         let told = node.admin(&["explain", who, "--json"]);
         assert_eq!(told.code, Some(0), "{told}");
         let told = told.json();
@@ -122,14 +122,14 @@ fn explain_says_why_for_the_living_and_the_dead() {
         assert_eq!(kept[0]["reason"], "policy-waits", "{told}");
         assert!(flows.iter().all(|f| f["stale"] == false || f["rule"].is_u64()), "{told}");
     }
-    let text = node.admin(&["explain", "web"]).ok();
+    let text = node.admin(&["explain", &web.name]).ok();
     assert!(text.contains("delete (rule 1)") && text.contains("keep"), "{text}");
     assert!(text.contains(&web.ip) && text.contains(&web.port), "{text}");
 
     node.vanish(&web, Port::Stays);
-    assert!(node.admin(&["explain", "web"]).ok().contains("dead, to be swept"));
+    assert!(node.admin(&["explain", &web.name]).ok().contains("dead, to be swept"));
     node.del(&db);
-    let text = node.admin(&["explain", "db"]).ok();
+    let text = node.admin(&["explain", &db.name]).ok();
     assert!(text.contains("dead, its tombstone"), "{text}");
 
     let nobody = node.admin(&["explain", "nobody"]);

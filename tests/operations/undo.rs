@@ -179,7 +179,7 @@ fn undo_lists_and_takes_one_by_its_id() {
     assert_eq!(of("entries"), [15, 15]);
     assert_eq!(of("state"), ["whole", "whole"]);
     let text = node.admin(&["undo", "--list"]).ok();
-    assert!(text.contains("default/web") && text.contains("default/db"), "{text}");
+    assert!(text.contains(&web.name) && text.contains(&db.name), "{text}");
 
     let del = listed[1]["id"].as_str().unwrap();
     let told = node.admin(&["undo", del]).ok();

@@ -107,7 +107,7 @@ fn a_bridge_that_ovn_controller_runs() {
     let notes = answer["notes"].to_string();
     assert!(notes.contains("br0") && notes.contains("ovn-controller"), "{notes}");
     assert_eq!(answer["targets"][0]["ovn"], true, "{answer:#}");
-    for command in [&["sweep"][..], &["list"], &["explain", "cache"]] {
+    for command in [&["sweep"][..], &["list"], &["explain", &town.pods[2].name]] {
         let text = town.node.admin(command).stdout;
         assert!(text.contains("OVN's, not judged"), "{command:?}: {text}");
         assert!(!text.contains("clean") && !text.contains("no flow mentions"), "{text}");

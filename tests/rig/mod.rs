@@ -47,5 +47,5 @@ pub use cri::{Runtime, Sandbox};
 pub use layouts::Who;
 pub use node::{Node, Setup};
 pub use ovs::{Datapath, Flows};
-pub use pod::{Attached, Pod, Port};
+pub use pod::{Attached, Pod, Port, called, pod_name};
 pub use run::{Outcome, Running, eventually, sleep_ms, within};

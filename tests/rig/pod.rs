@@ -1,7 +1,9 @@
 //! Pods: sandboxes, who they are on the switch, how they die, what they reach.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Deref;
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
@@ -11,10 +13,37 @@ use super::layouts::Who;
 use super::node::Node;
 use super::run::{eventually, run};
 
+/// The name that Kubernetes gives the pod that a test calls `name`. All of them are of one
+/// ReplicaSet, so two of them with different register values prove that values are pods' own.
+/// A name with a dash is one already.
+pub fn pod_name(name: &str) -> String {
+    if name.contains('-') {
+        return name.to_owned();
+    }
+    const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+    let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let mut rest = name.bytes().fold(0xcbf2_9ce4_8422_2325, hash);
+    let random = |_| {
+        let letter = ALPHABET[usize::try_from(rest % 27).unwrap()];
+        rest /= 27;
+        char::from(letter)
+    };
+    let full = format!("rig-7d4f8b9c6f-{}", (0..5).map(random).collect::<String>());
+    NAMES.lock().unwrap().insert(full.clone(), name.to_owned());
+    full
+}
+
+static NAMES: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+
+/// What a test calls the pod of this name: the other way round.
+pub fn called(name: &str) -> String {
+    NAMES.lock().unwrap().get(name).map_or(name, String::as_str).to_owned()
+}
+
 /// A pod's sandbox: a network namespace and the names that a runtime passes on.
 #[derive(Clone, Debug)]
 pub struct Pod {
-    /// Its name; the namespace is `default`.
+    /// Its name ([`pod_name`] of what the test calls it); the namespace is `default`.
     pub name: String,
     /// `K8S_POD_UID`.
     pub uid: String,
@@ -55,6 +84,12 @@ impl Pod {
     /// Asks for this MAC.
     pub fn with_mac(mut self, mac: &str) -> Self {
         self.wanted_mac = Some(mac.to_owned());
+        self
+    }
+
+    /// The name is this and no other.
+    pub fn with_name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
         self
     }
 
@@ -125,7 +160,7 @@ impl Node {
         let netns = format!("{}-{number}-{name}", self.name);
         make_netns(&netns);
         Pod {
-            name: name.to_owned(),
+            name: pod_name(name),
             uid: format!("{process:08x}-0000-4000-8000-{node:04x}{number:08x}"),
             container: format!("{number:016x}{node:016x}{process:032x}"),
             netns,

@@ -49,6 +49,8 @@ fn the_namespaces_entries_survive_its_first_second_and_last_pod() {
         let case = node(RegisterSource::Learn { distinct_seen: facts.0, shared_seen: facts.1 });
         // A DEL: the namespace is still there.
         let case = case.with(|c| c.dead[0].seen_alive = secs(0));
+        // b is another namespace's.
+        let case = case.with(|c| c.live[0].member = member("other", B));
         let case =
             others[..left].iter().fold(case, |case, (port, ip)| case.and_live(live(*port, &[ip])));
         let mut pods = vec![(A, IP_A)];
@@ -59,7 +61,7 @@ fn the_namespaces_entries_survive_its_first_second_and_last_pod() {
         let learned = survey(&case, &flows);
         facts = (learned.networks[0].distinct_seen, learned.networks[0].shared_seen);
     }
-    assert_eq!(facts, (true, true));
+    assert_eq!(facts, (false, true));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::case::{
 use super::flow::{
     Address, AddressMatch, Flow, MacAddr, RegisterMatch, RegisterRange, RegisterWrite, Side,
 };
+use super::workload::Member;
 use super::{Judge, Learned, Survey, Verdict};
 
 mod computed;
@@ -174,6 +175,11 @@ const LEARN: RegisterSource = RegisterSource::Learn { distinct_seen: true, share
 const LEARN_FIRST: RegisterSource =
     RegisterSource::Learn { distinct_seen: false, shared_seen: false };
 
+/// A pod of a workload. Those of the cast are all of one.
+fn member(workload: &str, pod: u16) -> Option<Member> {
+    Some(Member { workload: workload.to_owned(), pod: pod.to_string() })
+}
+
 fn dead(port: u16, addresses: &[&str]) -> Dead {
     Dead {
         network: 0,
@@ -192,6 +198,7 @@ fn dead(port: u16, addresses: &[&str]) -> Dead {
         ip_evidence: true,
         mac_evidence: true,
         roams: false,
+        member: member("w", port),
     }
 }
 
@@ -207,6 +214,7 @@ fn live(port: u16, addresses: &[&str]) -> Live {
         register: LiveRegister::Unknown,
         age: Some(secs(86_400)),
         newcomer: false,
+        member: member("w", port),
     }
 }
 

@@ -35,7 +35,7 @@ fn two() -> Vec<Flow> {
 
 #[test]
 fn an_id_of_its_own_is_learned_and_condemns() {
-    // Shown in this very dump: two attachments, two values.
+    // Shown in this very dump: two pods of one workload, two values.
     dump(
         &node(LEARN_FIRST),
         &[
@@ -90,6 +90,105 @@ fn one_pod_alone_proves_nothing() {
     assert_eq!(doubt(&vouched, &flows), None);
     let none = alone().with(|c| c.networks[0].register.source = RegisterSource::None);
     assert_eq!(words(&verdicts(&none, &[policy(ID_A)])[0]), "kept: nothing-dead");
+}
+
+#[test]
+fn pods_of_different_workloads_prove_nothing() {
+    let of = |a: Option<Member>, b: Option<Member>| {
+        node(LEARN_FIRST).with(|c| (c.dead[0].member, c.live[0].member) = (a, b))
+    };
+    let why = Some(NotProven::NeedsSecondAttachment);
+    let by_name = |namespace, name| Member::by_name(namespace, name);
+    for (what, a, b) in [
+        ("nothing is known", None, None),
+        ("of one", member("w", A), None),
+        ("two workloads", member("w", A), member("v", B)),
+        ("one pod", member("w", A), member("w", A)),
+        ("a StatefulSet", by_name("ns", "db-0"), by_name("ns", "db-1")),
+        ("two bare pods", by_name("ns", "web"), by_name("ns", "db")),
+        ("a DaemonSet", by_name("ns", "proxy-x2k9z"), by_name("ns", "proxy-bqxpl")),
+        (
+            "two ReplicaSets of one Deployment",
+            by_name("ns", "web-7d4f8b9c6f-x2k9z"),
+            by_name("ns", "web-558bd4d5db-bqxpl"),
+        ),
+        (
+            "two namespaces",
+            by_name("red", "web-7d4f8b9c6f-x2k9z"),
+            by_name("blue", "web-7d4f8b9c6f-bqxpl"),
+        ),
+    ] {
+        assert_eq!(doubt(&of(a.clone(), b.clone()), &two()), why, "{what}");
+        let remembered = of(a, b).with(|c| c.networks[0].register.source = LEARN);
+        assert_eq!(doubt(&remembered, &two()), None, "{what}, but others were told apart");
+    }
+    let (a, b) = ("web-7d4f8b9c6f-x2k9z", "web-7d4f8b9c6f-bqxpl");
+    assert_eq!(doubt(&of(by_name("ns", a), by_name("ns", b)), &two()), None);
+}
+
+/// Each tenant has one pod, and its value is what packets that come for it over the tunnel are
+/// told by.
+#[test]
+fn a_tenants_value_with_one_pod_stays() {
+    let way_back = |id: u32| flow().table(70).reg(0, id).tunnel().output(TUNNEL);
+    let forward = |id: u32, port| flow().table(80).output(port).mark(5, id, u32::MAX);
+    let names = ["red-0", "blue", "green-7d4f8b9c6f-x2k9z"];
+    let pod = |n: usize| Member::by_name("ns", names[n]);
+    for source in [LEARN_FIRST, RegisterSource::Learn { distinct_seen: false, shared_seen: true }] {
+        let case = node(source).and_live(live(14, &["10.0.0.7"])).with(|c| {
+            c.dead[0].member = pod(0);
+            c.live[0].member = pod(1);
+            c.live[1].member = pod(2);
+        });
+        let flows = [
+            ("red's classifier", classifier(A, ID_A), "stale: matches-port"),
+            ("blue's classifier", classifier(B, ID_B), "kept: nothing-dead"),
+            ("green's classifier", classifier(14, 4103), "kept: nothing-dead"),
+            ("red's way back", way_back(ID_A), "kept: register-not-proven"),
+            ("blue's way back", way_back(ID_B), "kept: nothing-dead"),
+            ("green's way back", way_back(4103), "kept: nothing-dead"),
+            ("to green", forward(4103, 14), "kept: nothing-dead"),
+        ];
+        dump(&case, &flows);
+        assert!(!survey(&case, &flows.map(|(_, flow, _)| flow)).networks[0].distinct_seen);
+    }
+}
+
+/// An endpoint group's value: its pods, of one workload or of several, share it. One of another
+/// group does not tell them apart.
+#[test]
+fn an_endpoint_group_with_many_pods_is_no_proof() {
+    let case = |left: u16| {
+        let case = node(LEARN_FIRST).with(|c| {
+            c.dead[0].seen_alive = secs(0);
+            c.live[0].member = member("other", B);
+        });
+        (0..left).fold(case, |case, n| case.and_live(live(20 + n, &[])))
+    };
+    for left in [3, 1] {
+        let case = case(left);
+        let mut flows = two();
+        flows.extend((0..left).map(|n| classifier(20 + n, ID_A)));
+        assert_eq!(doubt(&case, &flows), Some(NotProven::LiveHasIt(1)));
+        let facts = survey(&case, &flows).networks[0];
+        assert_eq!(facts, NetworkFacts { distinct_seen: false, shared_seen: true });
+    }
+    // The last one, also where nobody remembers the others.
+    assert_eq!(doubt(&case(0), &two()), Some(NotProven::NeedsSecondAttachment));
+}
+
+/// A label is changed, and the pod is given another group's value while it lives.
+#[test]
+fn a_value_that_moved_within_a_pods_life_shows_nothing() {
+    let moved = node(LEARN_FIRST).with(|c| c.live[0].register = LiveRegister::Is(7));
+    let learned = survey(&moved, &two());
+    assert!(!learned.networks[0].distinct_seen);
+    let of =
+        |pod, value| crate::stale::Shown { network: 0, member: member("w", pod).unwrap(), value };
+    assert_eq!(learned.shown, [of(A, Some(ID_A)), of(B, None)]);
+    assert_eq!(doubt(&moved, &two()), Some(NotProven::NeedsSecondAttachment));
+    let same = node(LEARN_FIRST).with(|c| c.live[0].register = LiveRegister::Is(ID_B));
+    assert!(survey(&same, &two()).networks[0].distinct_seen);
 }
 
 #[test]
