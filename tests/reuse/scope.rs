@@ -63,7 +63,12 @@ fn a_del_that_a_sweep_finishes() {
 #[test]
 fn a_virtual_machine_that_has_migrated() {
     let names = ["virt-launcher-db-x7x2k", "web"];
-    let town = Town::quick("that_has_migrated", json!({"lingerSeconds": 0}), &names);
+    let town = Town::quick(
+        "that_has_migrated",
+        // The machine's pod is of no ReplicaSet.
+        json!({"lingerSeconds": 0, "reg0": "pod"}),
+        &names,
+    );
     town.node.ofctl(&["add-group", "br0", "group_id=7,type=indirect,bucket=output:1"]);
     let to = |pod: usize| {
         let (mac, ip) = (&town.pods[pod].mac, &town.pods[pod].ip);
