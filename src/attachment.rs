@@ -272,6 +272,10 @@ pub struct Attachment {
     /// `ofport_request`): flows are not adapted by themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ofport_before: Option<u16>,
+    /// When it has had its number at the latest, if it was given another one: the start of
+    /// ovs-vswitchd since the number before was known, else when the change was noticed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ofport_since: Option<Stamp>,
     /// The device behind the port, once it was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<Device>,
@@ -331,6 +335,7 @@ impl Attachment {
             interface: None,
             ofport: None,
             ofport_before: None,
+            ofport_since: None,
             device: None,
             vlans: Vec::new(),
             register: None,

@@ -94,7 +94,7 @@ prop_compose! {
     fn dead(networks: usize)(
         network in 0..networks,
         ofport in weighted(0.8, port()),
-        former in vec(port(), 0..2),
+        (former, number_since) in (vec(port(), 0..2), of(seconds())),
         interface in of((0..6u128).prop_map(RowId)),
         addresses in vec(address(), 0..3),
         vlans in prop_oneof![3 => Just(Vec::new()), 1 => vec(1..3u16, 1..2)],
@@ -113,6 +113,7 @@ prop_compose! {
             network,
             ofport,
             former,
+            number_since,
             interface,
             addresses,
             vlans,
@@ -135,7 +136,7 @@ prop_compose! {
     fn live(networks: usize)(
         network in weighted(0.8, 0..networks),
         ofport in weighted(0.8, port()),
-        former in vec(port(), 0..2),
+        (former, number_since) in (vec(port(), 0..2), of(seconds())),
         addresses in vec(address(), 0..3),
         vlans in prop_oneof![3 => Just(Vec::new()), 1 => vec(1..3u16, 1..2)],
         addresses_known in weighted(0.8, Just(())),
@@ -152,6 +153,7 @@ prop_compose! {
             network,
             ofport,
             former,
+            number_since,
             addresses,
             vlans,
             addresses_known: addresses_known.is_some(),

@@ -193,6 +193,9 @@ pub struct Dead {
     pub ofport: Option<u16>,
     /// Numbers that it had here before, by its record: flows may still mean it by them.
     pub former: Vec<u16>,
+    /// How long it has had its number at least, if it had another before; `None`: unknown. A
+    /// start of ovs-vswitchd gives numbers before anybody puts entries, restored ones too.
+    pub number_since: Option<Duration>,
     /// Its OVSDB Interface row.
     pub interface: Option<RowId>,
     /// Its own IPs and MACs.
@@ -255,6 +258,8 @@ pub struct Live {
     pub ofport: Option<u16>,
     /// Numbers that it had here before, by its record: flows may still mean it by them.
     pub former: Vec<u16>,
+    /// As [`Dead::number_since`].
+    pub number_since: Option<Duration>,
     /// Its addresses.
     pub addresses: Vec<Address>,
     /// The VLANs of its port, by OVSDB. Empty: it may be in any.

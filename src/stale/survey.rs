@@ -11,12 +11,16 @@ use super::flow::{AddressMatch, Flow, RegisterRange, Side};
 use super::guards::{self, OutputRegisters};
 use super::learned::{self, Learned};
 use super::tokens::{
-    Field, Index, PortState, ROUNDING, RegisterToken, Written, is_older, push_once,
+    Field, Index, PortState, ROUNDING, RegisterToken, Written, is_older, is_younger, push_once,
 };
 use super::vlans::{self, Vlans};
 
 /// More values than pods fit on a node: such a register carries something else.
 pub(super) const MOST_VALUES: usize = 1 << 15;
+
+/// How long after the first of a pod's entries its controller puts the others, at most, for them
+/// to vouch for each other.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// Who has a register value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,6 +100,9 @@ pub(super) struct Seen {
     inherited: HashMap<(usize, u16, RegisterToken), Duration>,
     /// Heirs that are named beside their number.
     named: HashSet<(usize, u16)>,
+    /// Owners of a number that is new to them who are named beside it, and the age of the oldest
+    /// flow that does.
+    renamed: HashMap<(Owner, u16), Duration>,
 }
 
 impl Seen {
@@ -121,6 +128,9 @@ pub struct Survey<'c> {
     wanted: HashSet<Field>,
     /// Fields whose values are learned at all. Of the others only `recorded` ones count.
     learning: HashSet<Field>,
+    /// Flows that load a value under a number that is new to its owner. They may be restored ones,
+    /// which mean whoever had the number before; the rest of the dump tells.
+    doubtful: Vec<(Flow, RegisterToken)>,
 }
 
 impl<'c> Survey<'c> {
@@ -174,8 +184,9 @@ impl<'c> Survey<'c> {
             vlans: Vlans::start(case, complete),
             inherited: HashMap::new(),
             named: HashSet::new(),
+            renamed: HashMap::new(),
         };
-        Self { index, seen, recorded, wanted, learning }
+        Self { index, seen, recorded, wanted, learning, doubtful: Vec::new() }
     }
 
     /// Takes one flow in. True if it may be stale or names somebody dead: its entry is
@@ -189,6 +200,7 @@ impl<'c> Survey<'c> {
         }
         self.see_heir(flow);
         self.seen.vlans.see(&self.index, flow);
+        self.see_renamed(flow);
         if flow.actions.unread {
             // An action that we cannot read may write anything anywhere.
             self.index.fields.iter().for_each(|f| push_once(&mut self.seen.obscured, *f));
@@ -201,7 +213,11 @@ impl<'c> Survey<'c> {
 
     /// Ends the pass.
     #[must_use]
-    pub fn finish(self) -> Learned {
+    pub fn finish(mut self) -> Learned {
+        for (flow, token) in std::mem::take(&mut self.doubtful) {
+            let shown = self.is_shown(&flow);
+            self.learn_value(&flow, token, false, shown);
+        }
         learned::conclude(&self.index, self.seen)
     }
 
@@ -221,6 +237,33 @@ impl<'c> Survey<'c> {
                 seen.named.insert((*l, port));
             }
         }
+    }
+
+    /// Restored flows name a number's owner of before. One that names the owner of now, by an
+    /// address that nobody else has or had, was made for him.
+    fn see_renamed(&mut self, flow: &Flow) {
+        let Self { index, seen, .. } = self;
+        let Some(port) = flow.matches.in_port else { return };
+        let Some((owner, since)) = index.renumbered(port) else { return };
+        let names = |m: &AddressMatch| {
+            let owners = index.address(m.address).filter(|_| m.side == Side::Source);
+            owners.is_some_and(|owners| match owner {
+                Owner::Dead(i) => owners.dead == [i] && owners.live.is_empty(),
+                Owner::Live(l) => owners.live == [l] && owners.dead.is_empty(),
+            })
+        };
+        if is_younger(flow, since) && flow.matches.addresses.iter().any(names) {
+            let oldest = seen.renamed.entry((owner, port)).or_default();
+            *oldest = flow.duration.max(*oldest);
+        }
+    }
+
+    /// Whether a flow under a number that is new to its owner comes with one that names him.
+    fn is_shown(&self, flow: &Flow) -> bool {
+        let Some(port) = flow.matches.in_port else { return false };
+        let owner = self.index.renumbered(port).map(|(owner, _)| owner);
+        let named = owner.and_then(|owner| self.seen.renamed.get(&(owner, port)));
+        named.is_some_and(|named| flow.duration <= named.saturating_add(TOGETHER))
     }
 
     fn is_wanted(&self, flow: &Flow) -> bool {
@@ -279,7 +322,7 @@ impl<'c> Survey<'c> {
                     Written::Obscure => push_once(&mut self.seen.obscured, field),
                     Written::Value(value) => {
                         if let Some(token) = field.token(value) {
-                            self.learn_value(flow, token, write.nested);
+                            self.learn_or_wait(flow, token, write.nested);
                         }
                     }
                 }
@@ -287,7 +330,26 @@ impl<'c> Survey<'c> {
         }
     }
 
-    fn learn_value(&mut self, flow: &Flow, token: RegisterToken, nested: bool) {
+    fn learn_or_wait(&mut self, flow: &Flow, token: RegisterToken, nested: bool) {
+        let renumbered = flow.matches.in_port.and_then(|port| self.index.renumbered(port));
+        let since = renumbered.map(|(_, since)| since).filter(|since| is_younger(flow, *since));
+        let (Some(since), false) = (since, nested) else {
+            return self.learn_value(flow, token, nested, false);
+        };
+        let case = self.index.case;
+        // Restored entries come after the numbers that a start of ovs-vswitchd gives.
+        let is_of_start = case.switch_up.is_some_and(|up| since >= up);
+        if !is_of_start && !guards::was_restored(case, flow) {
+            self.learn_value(flow, token, nested, true);
+        } else if self.doubtful.len() < MOST_VALUES {
+            self.doubtful.push((flow.clone(), token));
+        } else {
+            self.seen.overflow = true;
+        }
+    }
+
+    /// `shown`: the flow was made when its number was its present owner's, who had another before.
+    fn learn_value(&mut self, flow: &Flow, token: RegisterToken, nested: bool, shown: bool) {
         let Self { index, seen, recorded, learning, .. } = self;
         let field = Field { index: token.index, mask: token.mask };
         if seen.overflow || !(learning.contains(&field) || recorded.contains_key(&token)) {
@@ -323,7 +385,8 @@ impl<'c> Survey<'c> {
                 continue;
             }
             let owner = Owner::Live(*l);
-            let moved = in_port.is_some() && index.has_moved(owner);
+            let shown = shown && live_port.contains(l);
+            let moved = in_port.is_some() && index.has_moved(owner) && !shown;
             if nested {
                 claims.foreign = true;
             } else if older || moved {
@@ -341,7 +404,7 @@ impl<'c> Survey<'c> {
         let settled = |l: &usize| {
             index.live(*l).is_some_and(|live| live.former.is_empty() && !is_older(flow, live))
         };
-        if !nested && !live_port.iter().any(settled) {
+        if !nested && !shown && !live_port.iter().any(settled) {
             let before = port_owners.map_or(&[][..], |o| &o.live_before);
             for l in before.iter().filter(|l| may_load(index, Owner::Live(**l), token)) {
                 claims.claim(Owner::Live(*l), false, None);
@@ -370,12 +433,13 @@ impl<'c> Survey<'c> {
         };
         for i in port_owners.map_or(&[][..], |o| &o.dead) {
             let Some((dead, _)) = index.dead(*i) else { continue };
-            if is_of_successor(index, flow, *i) {
+            if is_of_successor(index, flow, *i) || (shown && dead.ofport != in_port) {
                 continue;
             }
             // What it left behind under a newcomer's number still shows its value.
             let dead = |port| index.port_state(dead, port, Some(flow)) == PortState::Dead;
-            let own = in_port.is_some_and(dead) && !index.has_moved(Owner::Dead(*i));
+            let moved = index.has_moved(Owner::Dead(*i)) && !shown;
+            let own = in_port.is_some_and(dead) && !moved;
             claim_dead(*i, own);
         }
         for m in sources().filter(|m| m.side == Side::Source) {

@@ -261,6 +261,27 @@ impl<'c> Index<'c> {
             })
     }
 
+    /// Who has a number that is another than before, if it is certain, and for how long at least.
+    pub(super) fn renumbered(&self, port: u16) -> Option<(Owner, Duration)> {
+        let owners = self.port(port)?;
+        let mut dead = owners.dead.iter().copied().filter(|i| {
+            self.case.dead.get(*i).is_some_and(|dead| {
+                dead.ofport == Some(port) && (owners.row.is_none() || dead.interface == owners.row)
+            })
+        });
+        let mut live = owners.live.iter().copied();
+        let (owner, since) = match (dead.next(), dead.next(), live.next(), live.next()) {
+            (Some(i), None, None, None) => {
+                (Owner::Dead(i), self.case.dead.get(i).and_then(|dead| dead.number_since))
+            }
+            (None, None, Some(l), None) => {
+                (Owner::Live(l), self.live(l).and_then(|live| live.number_since))
+            }
+            _ => return None,
+        };
+        since.filter(|_| self.has_moved(owner)).map(|since| (owner, since))
+    }
+
     /// Somebody alive has this port, known to us or not. LOCAL always lives.
     pub(super) fn is_live_port(&self, port: u16) -> bool {
         port == LOCAL
@@ -369,6 +390,11 @@ impl Dead {
 /// Certainly older than this live owner: not made for it.
 pub(super) fn is_older(flow: &Flow, live: &Live) -> bool {
     live.age.is_some_and(|age| flow.duration > age.saturating_add(ROUNDING))
+}
+
+/// Certainly younger than that.
+pub(super) fn is_younger(flow: &Flow, than: Duration) -> bool {
+    flow.duration.saturating_add(ROUNDING) < than
 }
 
 /// Whether a network's rules look at this flow at all.

@@ -276,6 +276,7 @@ fn live(
         ofport,
         former: former(world, record, bridge, ofport),
         vlans: live_vlans(record, place),
+        number_since: number_since(world, record, ofport),
         addresses: record.addresses(),
         addresses_known: !record.ips.is_empty() && !record.macs.is_empty(),
         is_pod: true,
@@ -311,6 +312,7 @@ fn dead(
         ofport: ofport.filter(|n| (1..=0xfeff).contains(n)),
         former: former(world, record, bridge, ofport),
         vlans: dead_vlans(record, own),
+        number_since: number_since(world, record, ofport),
         interface: own.map(|p| p.interface.id).or(record.interface),
         lingered: age >= linger
             && addresses.iter().all(|a| latest.get(a).is_none_or(|ago| *ago >= linger)),
@@ -429,6 +431,15 @@ fn former(world: &World, record: &Attachment, bridge: usize, now: Option<u16>) -
     if record.bridge.as_deref() == name { former } else { Vec::new() }
 }
 
+/// How long an attachment has had its number of now, at least.
+fn number_since(world: &World, record: &Attachment, now: Option<u16>) -> Option<Duration> {
+    let since = match record.ofport {
+        same if same == now => record.ofport_since?,
+        _ => world.number_changed(record),
+    };
+    Some(since.until(world.now))
+}
+
 /// An interface that no record explains.
 fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &World) -> Live {
     let marks = marks(place.port, place.interface);
@@ -457,6 +468,7 @@ fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &W
         ofport: (place.bridge == bridge).then(|| number(place.interface)).flatten(),
         former: Vec::new(),
         vlans: place.port.vlans.clone(),
+        number_since: None,
         addresses,
         addresses_known: false,
         is_pod: marks.is_some(),
@@ -485,6 +497,7 @@ fn witness(world: &World, dead: &Attachment) -> Option<Live> {
         ofport: None,
         former: Vec::new(),
         vlans: Vec::new(),
+        number_since: None,
         addresses: Vec::new(),
         addresses_known: true,
         is_pod: false,

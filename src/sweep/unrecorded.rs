@@ -51,6 +51,7 @@ fn renew(world: &World, record: &mut Attachment, place: Place<'_>) {
     let bridge = world.ovs.bridges.get(place.bridge).map(|bridge| &bridge.name);
     if record.bridge.as_ref() != bridge {
         (record.ofport, record.ofport_before) = (None, None);
+        record.ofport_since = None;
     }
     record.bridge = bridge.cloned();
     record.interface = Some(place.interface.id);
@@ -58,6 +59,7 @@ fn renew(world: &World, record: &mut Attachment, place: Place<'_>) {
     record.device = device_of(place.interface).or(record.device);
     let now = place.interface.ofport.number();
     if now.is_some() && now != record.ofport {
+        record.ofport_since = Some(world.number_changed(record));
         record.ofport_before = record.ofport.or(record.ofport_before);
         record.ofport = now;
     }
@@ -127,6 +129,7 @@ pub(super) fn refresh(engine: &Engine<'_>, world: &mut World) {
                 record.see_vlans(&new.vlans);
                 record.ofport = new.ofport;
                 record.ofport_before = new.ofport_before;
+                record.ofport_since = new.ofport_since;
                 record.device = new.device;
             })?;
         }

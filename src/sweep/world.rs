@@ -297,6 +297,14 @@ impl World {
             None => (0..self.ovs.bridges.len()).collect(),
         }
     }
+
+    /// When an attachment was given the number that it has now and its record does not know yet,
+    /// at the latest. Every start of ovs-vswitchd gives numbers anew.
+    #[must_use]
+    pub fn number_changed(&self, record: &Attachment) -> Stamp {
+        let known = record.ofport_since.map_or(record.created, |since| since.max(record.created));
+        self.switch_started.filter(|start| start.boot_ms > known.boot_ms).unwrap_or(self.now)
+    }
 }
 
 impl Reading {

@@ -345,10 +345,10 @@ impl Sim {
     }
 
     /// `sweep::unrecorded::refresh`.
-    fn refresh(&mut self) {
+    fn refresh(&mut self, world: &World) {
         for record in &mut self.records {
             if let Some(row) = Self::certain(&self.rows, record) {
-                Self::renew(record, row);
+                Self::renew(world, record, row);
             }
         }
     }
@@ -362,10 +362,11 @@ impl Sim {
         rows.values().find(own).or_else(|| rows.values().find(marked))
     }
 
-    fn renew(record: &mut Attachment, row: &Row) {
+    fn renew(world: &World, record: &mut Attachment, row: &Row) {
         record.interface = Some(row.id);
         let now = row.ofport.number();
         if now.is_some() && now != record.ofport {
+            record.ofport_since = Some(world.number_changed(record));
             record.ofport_before = record.ofport.or(record.ofport_before);
             record.ofport = now;
         }
@@ -376,7 +377,7 @@ impl Sim {
         if let Some(row) = Self::certain(&self.rows, record)
             && record.interface != Some(row.id)
         {
-            Self::renew(record, row);
+            Self::renew(world, record, row);
         }
         if record.interface.is_some() || record.port.is_some() {
             return;
@@ -451,7 +452,8 @@ impl Sim {
             return Call::Over { ended: true };
         }
         let now = self.now;
-        self.refresh();
+        let world = self.world(now);
+        self.refresh(&world);
         let world = self.world(now);
         for target in &mut targets {
             self.resolve(&world, &mut target.attachment);
