@@ -17,6 +17,10 @@ use crate::stale::workload::Member;
 /// The version of the record's layout.
 pub const SCHEMA: u32 = 1;
 
+/// How long after a sandbox came to be its ADD may still be under way: the kubelet's
+/// `runtimeRequestTimeout`, after which it starts another one.
+pub const ADD_TAKES_MS: u64 = 120_000;
+
 /// Why a string from outside cannot be part of a key.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{what} {value:?} {why}")]
@@ -295,6 +299,10 @@ pub struct Attachment {
     /// namespaces that are pinned to a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub born: Option<Stamp>,
+    /// When the first of those came to be who had one of its tokens before it and left entries
+    /// under it: they go with this one at the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inherits: Option<Stamp>,
     /// When ADD recorded it.
     pub created: Stamp,
     /// When it was last seen alive.
@@ -342,6 +350,7 @@ impl Attachment {
             ips: Vec::new(),
             macs: Vec::new(),
             born: None,
+            inherits: None,
             created: now,
             seen_alive: now,
             died: None,
@@ -361,6 +370,20 @@ impl Attachment {
                 self.vlans.push(*vlan);
             }
         }
+    }
+
+    /// No entry older than this was made for it, or for those whose entries it inherits. Where its
+    /// sandbox does not tell its age, an ADD of the longest kind may have been under way before its
+    /// record; when a pod came to be that was recorded later nobody knows.
+    #[must_use]
+    pub fn earliest(&self) -> Option<Stamp> {
+        let before_add = Stamp {
+            boot_ms: self.created.boot_ms.saturating_sub(ADD_TAKES_MS),
+            wall_ms: self.created.wall_ms.saturating_sub(ADD_TAKES_MS),
+        };
+        let added = Some(before_add).filter(|_| !self.adopted && !self.unrecorded);
+        let own = self.born.or(added)?;
+        Some(self.inherits.map_or(own, |first| first.min(own)))
     }
 
     /// Its IPs and MACs.

@@ -207,6 +207,10 @@ pub struct Dead {
     pub register: Option<u32>,
     /// How long ago it came to be, at most; `None`: unknown.
     pub born: Option<Duration>,
+    /// Its oldest entry can be this old. An older one was there before the pod, made for a slot:
+    /// for a port number that is asked for, a fixed address. (One that was restored in bulk is
+    /// older still than it looks.) `None`: unknown.
+    pub oldest: Option<Duration>,
     /// How long ago its death was noticed.
     pub died: Duration,
     /// How long ago it was last seen alive; zero for a DEL whose namespace is still there,
@@ -233,6 +237,13 @@ pub struct Dead {
 }
 
 impl Dead {
+    /// Whether an entry of this age was there before the attachment, for others than those whose
+    /// entries it may have been left.
+    #[must_use]
+    pub fn is_younger_than(&self, age: Duration) -> bool {
+        self.oldest.is_some_and(|oldest| age > oldest)
+    }
+
     /// Whether the number was its own, now or before.
     #[must_use]
     pub fn had(&self, port: u16) -> bool {

@@ -198,6 +198,11 @@ pub enum Reason {
         /// Why.
         why: NotProven,
     },
+    /// Was there long before the pod: made for a slot, not for it.
+    MadeBeforeBirth {
+        /// The pod's token that it names.
+        token: Token,
+    },
     /// Somebody alive has the token now.
     HasLiveOwner {
         /// The token.
@@ -275,6 +280,7 @@ impl Reason {
             Self::PolicyWaits { .. } => "policy-waits",
             Self::OtherVlan { .. } => "another-vlan",
             Self::RegisterNotProven { .. } => "register-not-proven",
+            Self::MadeBeforeBirth { .. } => "made-before-birth",
             Self::HasLiveOwner { .. } => "has-live-owner",
             Self::PortUnsettled { .. } => "port-unsettled",
             Self::NoRecord { .. } => "no-record",
@@ -313,6 +319,7 @@ impl Reason {
             | Self::MayLiveElsewhere { address } => Some(address),
             Self::HasLiveOwner { token }
             | Self::EvidenceOff { token }
+            | Self::MadeBeforeBirth { token }
             | Self::OnlyMentions { token } => Some(token),
             Self::Dangling { .. }
             | Self::Ovn
@@ -404,6 +411,9 @@ impl fmt::Display for Reason {
             }
             Self::RegisterNotProven { register, why } => {
                 write!(f, "uses {register}, which is not proven to be the dead pod's own: {why}")
+            }
+            Self::MadeBeforeBirth { token } => {
+                write!(f, "names {token}, but was there long before the pod: made for a slot")
             }
             Self::HasLiveOwner { token } => write!(f, "{token} has a live owner now"),
             Self::PortUnsettled { port } => write!(

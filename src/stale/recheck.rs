@@ -180,6 +180,7 @@ mod tests {
             vlans: Vec::new(),
             register: None,
             born: None,
+            oldest: None,
             died: Duration::from_secs(1),
             seen_alive: Duration::from_secs(1),
             lingered: false,

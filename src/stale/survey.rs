@@ -427,6 +427,8 @@ impl<'c> Survey<'c> {
                 dead.born.is_none_or(|born| flow.duration <= born) && flow.duration > seen;
             let another = in_its_life && index.holds_port(i);
             let counts = recorded.is_none_or(|t| t == token || another);
+            // What was there before it shows nothing of it.
+            let own = own && !dead.is_younger_than(flow.duration);
             if Field::of(&network.register) == Some(field) && counts {
                 claims.claim(Owner::Dead(i), own, Some(flow.duration));
             }

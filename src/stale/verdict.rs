@@ -171,6 +171,12 @@ impl<'c> Judge<'c> {
         if !in_scope(network, flow) {
             return Opinion::Kept(Reason::OutOfScope);
         }
+        if dead.is_younger_than(flow.duration) {
+            let named = self.own_token(flow, i, dead);
+            return Opinion::Kept(
+                named.map_or(Reason::NothingDead, |token| Reason::MadeBeforeBirth { token }),
+            );
+        }
         let mut kept = None;
         let stale = self
             .matches_port(flow, dead, network, &mut kept)
@@ -182,6 +188,17 @@ impl<'c> Judge<'c> {
             (None, Some(reason)) => Opinion::Kept(reason),
             (None, None) => Opinion::Kept(Reason::NothingDead),
         }
+    }
+
+    /// The first token of a dead attachment's that the flow matches, or whose value it sets.
+    fn own_token(&self, flow: &Flow, i: usize, dead: &Dead) -> Option<Token> {
+        let port = flow.matches.in_port.filter(|port| dead.had(*port)).map(Token::Port);
+        let own = |value: &RegisterToken| {
+            self.by_value.get(value).is_some_and(|owners| owners.contains(&i))
+        };
+        let mut values = self.matched_registers(flow).chain(self.written_registers(flow));
+        port.or_else(|| values.find(own).map(Token::Register))
+            .or_else(|| own_addresses(dead, flow).next().map(|m| Token::Address(m.address)))
     }
 
     /// Rule 1, ports.
@@ -423,6 +440,7 @@ impl<'c> Judge<'c> {
                 self.index.dead(*i).is_some_and(|(dead, network)| {
                     network.match_port
                         && in_scope(network, flow)
+                        && !dead.is_younger_than(flow.duration)
                         && is_for(dead, flow)
                         && self.index.port_state(dead, *port, None) == PortState::Dead
                 })

@@ -45,6 +45,7 @@ pub use report::{BridgeReport, FlowReport, Report, TargetReport, Withheld};
 pub(crate) use scene::lacks_value;
 pub use scene::{Scene, in_question, register_of};
 pub use standing::{AskedPortScan, PortScan};
+pub use unrecorded::Heritage;
 pub use unrecorded_ports::{UnrecordedPort, unrecorded_ports};
 pub(crate) use world::device_of;
 pub use world::{Error, World, network_states, object};
@@ -133,7 +134,7 @@ impl Engine<'_> {
                 return report;
             }
         };
-        unrecorded::refresh(self, &mut world);
+        unrecorded::refresh(self, &mut world, &targets);
         unrecorded::resolve(&world, &mut targets);
         report.paused = self.is_paused();
         unrecorded_ports::adopt(self, &mut world, &mut targets, &mut report);

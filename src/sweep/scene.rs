@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::merge::is_one_sandbox;
 use super::world::Place;
 use super::{Cause, Target, World};
-use crate::attachment::{Attachment, Key, NetworkName, Register, RegisterHow, State};
+use crate::attachment::{ADD_TAKES_MS, Attachment, Key, NetworkName, Register, RegisterHow, State};
 use crate::config::{AddressScope, Config, NetworkState, Reg0};
 use crate::liveness::netns;
 use crate::ovsdb::{Interface, Marks, Ofport, Port, marks};
@@ -17,9 +17,12 @@ use crate::stale::case::{
 use crate::stale::flow::Address;
 use crate::stale::workload::Member;
 
-/// How long after a sandbox came to be its ADD may still be under way: the kubelet's
-/// `runtimeRequestTimeout`, after which it starts another one.
-const ADD_TAKES: Duration = Duration::from_secs(120);
+/// See [`ADD_TAKES_MS`].
+const ADD_TAKES: Duration = Duration::from_millis(ADD_TAKES_MS);
+
+/// How long before a sandbox entries for its pod may be made: a controller that knows of the pod
+/// need not wait for it.
+const AHEAD: Duration = Duration::from_secs(60);
 
 /// The row of a port that OpenFlow knows and OVSDB does not (yet, or any more).
 const UNKNOWN_ROW: RowId = RowId(0);
@@ -325,6 +328,10 @@ fn dead(
             .born
             .filter(|_| record.boot_id == world.boot_id)
             .map(|born| born.until(world.now)),
+        oldest: record
+            .earliest()
+            .filter(|_| record.boot_id == world.boot_id)
+            .map(|earliest| earliest.until(world.now).saturating_add(AHEAD)),
         died: age,
         seen_alive: if record.boot_id == world.boot_id {
             record.seen_alive.until(world.now)

@@ -3,15 +3,17 @@
 //! openshift/origin and ovs-cni #304: state vanishes, and a DEL that trusts only its state
 //! quietly does nothing. A record has no port if OVSDB was away at ADD.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use log::{info, warn};
 
 use super::world::{Place, device_of};
 use super::{Cause, Engine, Target, World};
 use crate::attachment::{Attachment, Key};
+use crate::clock::Stamp;
 use crate::ovsdb::{Ofport, Wanted, find_for_delete, marks};
 use crate::stale::case::RowSet;
+use crate::stale::flow::Address;
 
 /// Fills targets whose port nobody recorded from OVSDB, and those whose port was attached anew
 /// since it was recorded: their tombstones must know its row and its number when it is gone.
@@ -101,17 +103,71 @@ fn find(world: &World, record: &mut Attachment) {
     }
 }
 
+/// What the dead may have left to those who have a token of theirs now. While somebody alive has
+/// the token nothing of it is deleted, and the dead one's tombstone does not last as long: the
+/// entries go with the heir, though they are older than he is.
+#[derive(Debug, Default)]
+pub struct Heritage {
+    /// Per bridge and number: when the first came to be who had it.
+    ports: HashMap<(String, u16), Stamp>,
+    addresses: HashMap<Address, Stamp>,
+    dead: Vec<(Key, u64)>,
+}
+
+impl Heritage {
+    /// Of these dead.
+    #[must_use]
+    pub fn of(world: &World, targets: &[Target]) -> Self {
+        let mut heritage = Self::default();
+        let dead = targets.iter().map(|target| &target.attachment);
+        for dead in dead.filter(|dead| dead.boot_id == world.boot_id) {
+            heritage.dead.push((dead.key.clone(), dead.generation));
+            let Some(first) = dead.earliest() else { continue };
+            let earlier = |known: &mut Stamp| *known = first.min(*known);
+            for port in dead.ofport.into_iter().chain(dead.ofport_before) {
+                let Some(bridge) = dead.bridge.clone() else { continue };
+                heritage.ports.entry((bridge, port)).and_modify(earlier).or_insert(first);
+            }
+            for address in dead.addresses() {
+                heritage.addresses.entry(address).and_modify(earlier).or_insert(first);
+            }
+        }
+        heritage
+    }
+
+    /// When the first of them came to be who had one of this living attachment's tokens, if that
+    /// was before itself.
+    #[must_use]
+    pub fn first(&self, live: &Attachment) -> Option<Stamp> {
+        if self.ports.is_empty() && self.addresses.is_empty() {
+            return None;
+        }
+        let own = live.earliest()?;
+        let is_dead =
+            |(key, generation): &(Key, u64)| (key, generation) == (&live.key, &live.generation);
+        let port = live.bridge.clone().zip(live.ofport).and_then(|port| self.ports.get(&port));
+        let addresses = live.addresses();
+        let addresses = addresses.iter().filter_map(|address| self.addresses.get(address));
+        let first = port.into_iter().chain(addresses).min().copied()?;
+        Some(first).filter(|first| *first < own && !self.dead.iter().any(is_dead))
+    }
+}
+
 /// Keeps the records of the living as OVSDB has them now: a port that ADD could not see, one that
 /// was attached anew, and a number that the switch has changed since. If the row is gone when the
 /// pod dies, the record must already have its number.
-pub(super) fn refresh(engine: &Engine<'_>, world: &mut World) {
+pub(super) fn refresh(engine: &Engine<'_>, world: &mut World, targets: &[Target]) {
     let (Some(registry), true) = (engine.registry, engine.act) else { return };
+    let heritage = Heritage::of(world, targets);
     let mut changed = Vec::new();
     for (index, old) in world.records.iter().enumerate() {
         let mut record = old.clone();
         find(world, &mut record);
         if let Some(place) = world.certain_place_of(&record) {
             renew(world, &mut record, place);
+        }
+        if let Some(first) = heritage.first(&record) {
+            record.inherits = Some(first);
         }
         if record != *old {
             changed.push((index, record));
@@ -131,6 +187,7 @@ pub(super) fn refresh(engine: &Engine<'_>, world: &mut World) {
                 record.ofport_before = new.ofport_before;
                 record.ofport_since = new.ofport_since;
                 record.device = new.device;
+                record.inherits = new.inherits;
             })?;
         }
         Ok(lock.succeeds(world.version))

@@ -3,6 +3,8 @@
 //! plugin and us, stays. And ADD's result is prevResult, to the byte.
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -344,6 +346,29 @@ fn the_ip_that_is_the_register_value() {
     let next = node.add(&node.pod("next").with_ip(&web.ip));
     assert_eq!(next.ip, web.ip);
     assert_eq!(node.dump("br0"), [""; 0]);
+}
+
+/// What an operator put for a slot, a minute and more before a pod has its number and address, is
+/// there after the pod. What an earlier pod left under them is not.
+#[test]
+fn what_was_there_long_before_the_pod() {
+    let node = node("there_long_before", json!({"reg0": "pod", "lingerSeconds": 0}));
+    let slot = [
+        "table=60, priority=200,udp,in_port=150,tp_dst=161 actions=drop",
+        "table=60, priority=210,tcp,nw_src=10.244.1.50,tp_dst=22 actions=drop",
+    ];
+    let slot = node.install("br0", &slot);
+    thread::sleep(Duration::from_secs(61));
+    request_ofport(&node, 150);
+    let pod = |name| node.pod(name).with_ip("10.244.1.50").with_mac(MAC);
+    let (web, _) = add_with_flows(&node, &pod("web"), 0x2001);
+    assert_eq!(web.ofport, 150);
+    node.vanish(&web, Port::Gone);
+    forget_leases(&node, &web);
+    let (next, flows) = add_with_flows(&node, &pod("next"), 0x2002);
+    assert_eq!(node.dump("br0"), sorted([slot.clone(), flows].concat()));
+    node.del(&next);
+    assert_eq!(node.dump("br0"), sorted(slot));
 }
 
 /// A live pod is nobody's orphan, whatever a new one is said to have.

@@ -117,6 +117,20 @@ pub(crate) fn of(exception: Exception) -> (Layout, Vec<Step>, &'static str) {
             ),
             "table=35, priority=100,ct_state=+est+trk,ct_nw_src=10.244.1.2,ip actions=resubmit(,40)",
         ),
+        Exception::MadeBeforeBirth => classifier(
+            vec![
+                plug(2, 2, 1, When::Quick),
+                Step::Vanish { pod: 0, row: false },
+                Step::Wait { pause: Pause::Long },
+                plug(2, 3, 2, When::Usual),
+                add(0),
+                del(0),
+                Step::Unplug { pod: 0 },
+                SWEEP,
+            ],
+            "table=10, priority=100,ip,in_port=2,dl_src=0a:58:0a:f4:01:02,nw_src=10.244.1.2 \
+             actions=resubmit(,20)",
+        ),
         Exception::ReachesALivePort => {
             classifier(odd(1), "table=45, priority=61,ip,nw_src=10.244.1.2 actions=output:1")
         }

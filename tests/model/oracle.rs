@@ -24,6 +24,7 @@ pub(crate) enum Exception {
     ValuesLookShared,
     TokenReused,
     MadeAfterDeath,
+    MadeBeforeBirth,
     ReachesALivePort,
     LeavesTheNode,
     ArrivesElsewhere,
@@ -36,7 +37,7 @@ pub(crate) enum Exception {
 }
 
 impl Exception {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::NamesNobody,
         Self::OnlyMentions,
         Self::NeverRecorded,
@@ -46,6 +47,7 @@ impl Exception {
         Self::ValuesLookShared,
         Self::TokenReused,
         Self::MadeAfterDeath,
+        Self::MadeBeforeBirth,
         Self::ReachesALivePort,
         Self::LeavesTheNode,
         Self::ArrivesElsewhere,
@@ -115,6 +117,8 @@ const TICK: u64 = 15;
 const ARRIVING: u64 = 120_000;
 /// Entries that came so soon after the switch may have been put back.
 const RESTORE: u64 = 30_000;
+/// An entry may be made so long before its pod's sandbox.
+const AHEAD: u64 = 60_000;
 /// A tombstone waits no longer.
 const PATIENCE: u64 = 3_600_000;
 
@@ -605,6 +609,13 @@ impl<'a, D: Driver> View<'a, D> {
             || flow.matches.addresses.iter().any(|m| dead.has(&m.address))
     }
 
+    /// Whether the entry may be older than the pod, and than those whose entries it inherits, by
+    /// more than a minute.
+    fn was_there_before(entry: &Entry, dead: &Dead<'_>) -> bool {
+        let earliest = dead.record.earliest();
+        earliest.is_some_and(|earliest| entry.from + AHEAD < earliest.boot_ms + TICK)
+    }
+
     /// Whether the rules promise that this one's call takes the entry, or what keeps it. `None`:
     /// it is not about this one.
     fn promise(&self, entry: &Entry, dead: &Dead<'_>) -> Option<Result<(), Exception>> {
@@ -624,6 +635,9 @@ impl<'a, D: Driver> View<'a, D> {
         }
         if self.town.layout == Layout::Ovn {
             return Some(Err(Exception::OvnBridge));
+        }
+        if Self::was_there_before(entry, dead) {
+            return Some(Err(Exception::MadeBeforeBirth));
         }
         let mut kept = Vec::new();
         if let Some(number) = flow.matches.in_port.filter(|port| dead.had(*port)) {

@@ -16,7 +16,7 @@ use ovs_flow_gc::stale::case::{Case, RegisterSource, RowId};
 use ovs_flow_gc::stale::flow::{Flow, RegisterMatch};
 use ovs_flow_gc::stale::{Judge, Learned, Recheck, Standing, Survey, Verdict};
 use ovs_flow_gc::sweep::orphans::died;
-use ovs_flow_gc::sweep::{Cause, Scene, Target, World, register_of, wait_together};
+use ovs_flow_gc::sweep::{Cause, Heritage, Scene, Target, World, register_of, wait_together};
 use serde_json::json;
 use std::time::Duration;
 
@@ -345,11 +345,13 @@ impl Sim {
     }
 
     /// `sweep::unrecorded::refresh`.
-    fn refresh(&mut self, world: &World) {
+    fn refresh(&mut self, world: &World, targets: &[Target]) {
+        let heritage = Heritage::of(world, targets);
         for record in &mut self.records {
             if let Some(row) = Self::certain(&self.rows, record) {
                 Self::renew(world, record, row);
             }
+            record.inherits = heritage.first(record).or(record.inherits);
         }
     }
 
@@ -453,7 +455,7 @@ impl Sim {
         }
         let now = self.now;
         let world = self.world(now);
-        self.refresh(&world);
+        self.refresh(&world, &targets);
         let world = self.world(now);
         for target in &mut targets {
             self.resolve(&world, &mut target.attachment);

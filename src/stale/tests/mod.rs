@@ -191,6 +191,7 @@ fn dead(port: u16, addresses: &[&str]) -> Dead {
         vlans: Vec::new(),
         register: None,
         born: None,
+        oldest: None,
         died: secs(60),
         seen_alive: secs(60),
         lingered: true,

@@ -215,3 +215,34 @@ fn a_start_of_the_switch_may_be_followed_by_restored_entries() {
     let later = [classifier(A, ID_B).aged(60), classifier(B, ID_A).aged(60)];
     assert_eq!(learned(&later), (None, None));
 }
+
+/// An operator's rules for a slot are older than the pod that has its number and its address.
+#[test]
+fn what_was_there_before_the_pod_is_not_its_own() {
+    let case = node(RegisterSource::Pod).with(|c| {
+        c.dead[0].oldest = Some(secs(7000));
+        c.dead[0].register = Some(ID_A);
+        c.live[0].register = LiveRegister::Is(ID_B);
+    });
+    let kept = "kept: made-before-birth";
+    each(
+        &case,
+        &[
+            ("port", flow().from(A), kept),
+            ("address", flow().src(IP_A), kept),
+            ("register", flow().reg(0, ID_A), kept),
+            ("sets it", flow().src("10.9.9.9").load(0, ID_A), kept),
+            ("delivery", flow().dst(IP_A).output(A), kept),
+            ("pair", flow().from(A).src(IP_A), kept),
+            ("its own", flow().from(A).aged(6999), "stale: matches-port"),
+            ("its own delivery", flow().dst(IP_A).output(A).aged(6999), "stale: matches-address"),
+        ],
+    );
+    // A classifier of the slot shows nothing of the pod.
+    let slot = node(LEARN).with(|c| c.dead[0].oldest = Some(secs(7000)));
+    assert_eq!(survey(&slot, &[classifier(A, ID_A)]).dead_registers, [None]);
+    // Who had the number before, and whose end nobody noticed, answers for what he left.
+    let before = Dead { oldest: Some(secs(9000)), ..dead(A, &["10.0.0.9"]) };
+    let both = case.with(|c| c.dead.push(before));
+    each(&both, &[("the earlier one's", flow().from(A), "stale: matches-port")]);
+}
