@@ -25,8 +25,6 @@ const CROWD: usize = 5;
 const ROWS: usize = 7;
 /// An ADD that takes longer has failed.
 const ADD_TAKES_MS: u64 = 100_000;
-/// Whether the rules keep what was there long before a pod.
-const SLOTS_ARE_KEPT: bool = false;
 /// What is older than a pod by so much was not made for it.
 const SLOT_IS_OLD_MS: u64 = 65_000;
 
@@ -451,8 +449,7 @@ impl<D: Driver> Town<D> {
 
     /// Rules that are there once, before any pod asks for the slot.
     fn operator(&mut self, kinds: u8) -> bool {
-        let taken = self.pods.iter().any(|pod| pod.kind == Kind::Slot);
-        if !SLOTS_ARE_KEPT || !D::MAKE_BELIEVE || taken {
+        if !D::MAKE_BELIEVE || self.pods.iter().any(|pod| pod.kind == Kind::Slot) {
             return false;
         }
         let lines = controllers::operator().into_iter().enumerate();

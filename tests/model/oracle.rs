@@ -549,6 +549,7 @@ impl<'a, D: Driver> View<'a, D> {
             let is_dead = |d: &Dead<'_>| {
                 d.had(*port)
                     && Self::is_in_vlan(flow, d)
+                    && !Self::was_there_before(entry, d)
                     && matches!(self.port(d, *port), State::Dead)
                     && flow.matches.addresses.iter().any(|m| own(d, m))
             };
