@@ -1,6 +1,6 @@
 //! After the clean-up: what becomes of each target's record.
 
-use log::{debug, warn};
+use log::{debug, info, warn};
 
 use super::report::{Report, TargetReport};
 use super::{Cause, Engine, Target, World};
@@ -36,7 +36,7 @@ pub(super) fn settle(
             Ok(ended) => {
                 outcome.ended = ended;
                 if ended && outcome.value_unknown {
-                    warn!(
+                    info!(
                         "{} ({}): its register value was never known; entries that only match on \
                          it, if there are any, stay",
                         target.attachment.title(),

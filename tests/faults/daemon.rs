@@ -25,8 +25,8 @@ fn the_daemon_gets_over_every_message_that_goes_wrong_once() {
     let mut summary = Summary::new("daemon messages", names);
 
     let seen = {
-        let (end, _) = sweep(&mut stage, &proxy, None);
-        assert_eq!(end, Ok(End::AsIfNothing));
+        let (end, log) = sweep(&mut stage, &proxy, None);
+        assert_eq!(end, Ok(End::AsIfNothing), "{log}");
         proxy.seen()
     };
     assert!(seen.len() > 40, "{seen:?}");

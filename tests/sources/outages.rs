@@ -84,7 +84,8 @@ fn the_api_server_is_away_from_the_start() {
 
 #[test]
 fn ovs_vswitchd_restarted_ten_times_in_a_minute() {
-    let node = Setup::new().gc_conf(json!({"lingerSeconds": 60})).up("sources_restarts");
+    let node =
+        Setup::new().gc_conf(json!({"lingerSeconds": 60, "reg0": "pod"})).up("sources_restarts");
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
     let (mut flows, [(web, _), (cache, who), ..]) =
         pods(&node, &runtime, &api, ["web", "cache", "one", "two"]);
@@ -150,7 +151,7 @@ fn a_second_daemon_waits_with_its_sources_and_takes_over() {
 /// All sources are on, and none but the namespaces has anything to say: neither hinders.
 #[test]
 fn servers_that_never_come() {
-    let node = Setup::new().gc_conf(json!({"lingerSeconds": 0})).up("sources_never");
+    let node = Setup::new().gc_conf(json!({"lingerSeconds": 0, "reg0": "pod"})).up("sources_never");
     let api = ApiServer::start();
     api.down(true);
     let mut flows = Flows::new(&node);

@@ -52,7 +52,7 @@ fn one_on_the_pod_and_a_burst_on_the_node() {
     let (target, event) = events(&api).remove(0);
     assert!(target.starts_with("/api/v1/namespaces/default/events"), "{target}");
     let object = &event["involvedObject"];
-    assert_eq!((&object["kind"], &object["name"]), (&json!("Pod"), &json!("p0")));
+    assert_eq!((&object["kind"], &object["name"]), (&json!("Pod"), &json!(alone.name)));
     assert_eq!(object["uid"], json!(alone.uid));
     assert_eq!(event["reason"], "StaleFlowsDeleted");
     let message = event["message"].as_str().unwrap();

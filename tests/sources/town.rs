@@ -60,7 +60,8 @@ impl Flows {
     /// Whose death is expected from now on: the lines.
     #[track_caller]
     pub(crate) fn forget(&mut self, name: &str) -> Vec<String> {
-        self.0.remove(name).unwrap_or_else(|| panic!("nobody is called {name}"))
+        let name = crate::rig::called(name);
+        self.0.remove(&name).unwrap_or_else(|| panic!("nobody is called {name}"))
     }
 
     /// The whole dump, if only these are left.
