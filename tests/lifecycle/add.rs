@@ -205,6 +205,8 @@ fn a_register_value_that_was_never_known() {
     assert!(text.contains("clean, but its register value was never known"), "{text}");
     let listed = node.admin(&["list"]).ok();
     assert!(listed.contains("never known"), "{listed}");
+    crate::rig::sleep_ms(1100);
+    node.admin(&["sweep"]).ok();
     assert!(states(&node).is_empty());
     assert_eq!(node.dump("br0"), its);
 }
