@@ -597,16 +597,13 @@ impl Sim {
         died(record.clone(), stamp(now), BOOT)
     }
 
-    fn new_record(&mut self, key: Key, container: &str, now: u64) -> Attachment {
+    fn new_record(&mut self, key: Key, pod: &Pod, now: u64) -> Attachment {
         self.generation += 1;
+        let ((namespace, name), uid) = (pod.name(self.layout), String::new());
         let mut record = Attachment::new(key, self.generation, BOOT.to_owned(), stamp(now));
-        record.pod = Some(attachment::Pod {
-            namespace: "default".to_owned(),
-            name: crate::rig::pod_name(container),
-            uid: String::new(),
-        });
+        record.pod = Some(attachment::Pod { namespace, name, uid });
         record.netns = Some(Netns {
-            path: Self::path(container),
+            path: Self::path(&pod.container()),
             device: 1,
             inode: self.generation,
             parent_device: 1,
@@ -708,13 +705,11 @@ impl Driver for Sim {
             return Call::Over { ended: false };
         }
         let key = Self::key(&pod.container());
-        let mut record = self.new_record(key.clone(), &pod.container(), self.now);
+        let mut record = self.new_record(key.clone(), pod, self.now);
         let who = &pod.who;
         record.ips = vec![who.ip.parse().unwrap(), who.ip6.parse().unwrap()];
         record.macs = vec![who.mac.parse().unwrap()];
         record.born = Some(stamp(pod.born - TICK));
-        let ((namespace, name), uid) = (pod.name(self.layout), String::new());
-        record.pod = Some(attachment::Pod { namespace, name, uid });
         let snapshot = self.snapshot();
         let wanted = Wanted {
             container_id: record.key.container.as_str(),
@@ -784,7 +779,7 @@ impl Driver for Sim {
             targets.push(Target { attachment, cause: Cause::Tombstone });
         }
         if targets.is_empty() {
-            let mut record = self.new_record(key, &pod.container(), now);
+            let mut record = self.new_record(key, pod, now);
             record.unrecorded = true;
             let there = self.sandboxes.contains(&pod.container());
             record.born = there.then(|| stamp(pod.born - TICK));
