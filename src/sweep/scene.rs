@@ -316,7 +316,7 @@ fn dead(
         former: former(world, record, bridge, ofport),
         vlans: dead_vlans(record, own),
         number_since: number_since(world, record, ofport),
-        interface: own.map(|p| p.interface.id).or(record.interface),
+        interface: own.map(|p| p.interface.id).or_else(|| world.former_row_of(record)),
         lingered: age >= linger
             && addresses.iter().all(|a| latest.get(a).is_none_or(|ago| *ago >= linger)),
         addresses,
@@ -451,7 +451,9 @@ fn number_since(world: &World, record: &Attachment, now: Option<u16>) -> Option<
 fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &World) -> Live {
     let marks = marks(place.port, place.interface);
     // Our DEL is done, the OVS plugin's is not.
-    let is_leaving = world.tombstones.iter().any(|t| t.interface == Some(place.interface.id));
+    let id = Some(place.interface.id);
+    let is_its = |dead: &Attachment| dead.interface == id && world.former_row_of(dead) == id;
+    let is_leaving = world.tombstones.iter().any(is_its);
     let mut addresses: Vec<Address> = Vec::new();
     if let Some(marks) = &marks {
         addresses.extend(marks.ips.iter().copied().map(Address::Ip));
@@ -696,6 +698,78 @@ mod tests {
         assert_eq!(evidence(&[pod(100), machine.clone()]), [moved, moved]);
         assert_eq!(evidence(&[pod(300), machine]), [node, moved], "it came after the machine");
         assert_eq!(evidence(&[pod(100)]), [node]);
+    }
+
+    /// A bridge with one port, row 5 and number 5, marked with a namespace.
+    fn one_port(netns: &str) -> World {
+        let interface = Interface {
+            id: RowId(5),
+            name: "rep0".to_owned(),
+            kind: String::new(),
+            ofport: Ofport::Number(5),
+            external_ids: BTreeMap::new(),
+            mac_in_use: None,
+            ifindex: Some(7),
+            error: None,
+            patch_peer: None,
+        };
+        let port = Port {
+            id: RowId(6),
+            name: "rep0".to_owned(),
+            external_ids: BTreeMap::from([("contNetns".to_owned(), netns.to_owned())]),
+            mac: None,
+            vlans: Vec::new(),
+            interfaces: vec![interface],
+        };
+        let bridge = Bridge {
+            id: RowId(1),
+            name: "br0".to_owned(),
+            datapath_type: String::new(),
+            protocols: Vec::new(),
+            fail_mode: None,
+            ports: vec![port],
+        };
+        let ovs = Snapshot { complete: true, bridges: vec![bridge], ..Snapshot::default() };
+        World::of(Stamp { boot_ms: 900, wall_ms: 900 }, "boot".to_owned(), ovs.into())
+    }
+
+    #[test]
+    fn a_dead_pods_row_that_was_given_away_is_a_living_strangers() {
+        let mut dead = target("net", "eth0", &["10.0.0.5"], Cause::Tombstone);
+        dead.attachment.netns = Some(crate::attachment::Netns::of_path("/run/netns/old".into()));
+        dead.attachment.bridge = Some("br0".to_owned());
+        dead.attachment.port = Some("rep0".to_owned());
+        (dead.attachment.interface, dead.attachment.ofport) = (Some(RowId(5)), Some(5));
+        let seen = |netns: &str| {
+            let mut world = one_port(netns);
+            world.tombstones.push(dead.attachment.clone());
+            Scene::build(&world, 0, std::slice::from_ref(&dead), None).case
+        };
+        let (own, taken) = (seen("/var/run/netns/old"), seen("/run/netns/new"));
+        assert_eq!((own.dead[0].interface, own.dead[0].ofport), (Some(RowId(5)), Some(5)));
+        assert!(own.live.is_empty());
+        assert_eq!((taken.dead[0].interface, taken.dead[0].ofport), (None, Some(5)));
+        assert_eq!((taken.live.len(), taken.live[0].ofport), (1, Some(5)));
+
+        // A living pod's row that still has its predecessor's marks is the living one's.
+        let mut world = one_port("/run/netns/old");
+        let mut heir = dead.attachment.clone();
+        heir.key.container = "c2".parse().unwrap();
+        heir.netns = Some(crate::attachment::Netns::of_path("/run/netns/new".into()));
+        world.records.push(heir);
+        let heirs = Scene::build(&world, 0, std::slice::from_ref(&dead), None).case;
+        assert_eq!((heirs.live.len(), heirs.live[0].ofport), (1, Some(5)));
+
+        // It is given away between the look and the commit.
+        let mut flow = crate::stale::flow::Flow::default();
+        flow.matches.in_port = Some(5);
+        let reason = crate::stale::Reason::MatchesPort { port: crate::stale::Token::Port(5) };
+        let verdict = crate::stale::Verdict { stale: true, reason, dead: Some(0) };
+        let learned = crate::stale::Learned::default();
+        let standing =
+            |after| crate::stale::Recheck::between(&own, &learned, after).standing(&flow, &verdict);
+        assert_eq!(standing(&own), crate::stale::Standing::Holds);
+        assert_eq!(standing(&taken), crate::stale::Standing::NewOwner);
     }
 
     #[test]

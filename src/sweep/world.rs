@@ -104,6 +104,9 @@ pub(super) struct Answered {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     Row,
+    /// Its row, which is another's by its marks or its device: the next pod's, or its own that
+    /// keeps a predecessor's marks. Who lives keeps it, who is dead does not have it.
+    ReusedRow,
     Marks,
     Device,
     /// Nothing else speaks for it, or against.
@@ -230,11 +233,12 @@ impl World {
     }
 
     /// Where an attachment's port is now: its row, else a row of its port's name (a port that is
-    /// attached anew has a new row). Names are given to the next pod, too: marks or a device
-    /// that contradict the record make it another's.
+    /// attached anew has a new row). Names and rows are given to the next pod, too: marks or a
+    /// device that contradict the record make it another's.
     fn port_of(&self, record: &Attachment) -> Option<(Place<'_>, By)> {
         if let Some(place) = record.interface.and_then(|id| self.row(id)) {
-            return Some((place, By::Row));
+            let by = if self.is_anothers(&place, record) { By::ReusedRow } else { By::Row };
+            return Some((place, by));
         }
         let place = self.named(record.port.as_deref()?)?;
         let here = self.ovs.bridges.get(place.bridge).map(|b| &b.name) == record.bridge.as_ref();
@@ -243,6 +247,20 @@ impl World {
             (None, Some(its)) => its.then_some((place, By::Device)),
             (None, None) => here.then_some((place, By::Name)),
         }
+    }
+
+    /// Whether an interface is somebody else's by its marks, or by its device if they do not say.
+    fn is_anothers(&self, place: &Place<'_>, record: &Attachment) -> bool {
+        let its = marked_as(place, record).or_else(|| self.has_device(place, record));
+        its == Some(false)
+    }
+
+    /// The row that an attachment had, if it was not given to somebody else since (a
+    /// representor's, or `--may-exist add-port`). One that is gone is nobody else's.
+    pub(super) fn former_row_of(&self, record: &Attachment) -> Option<RowId> {
+        let id = record.interface?;
+        let reused = self.row(id).is_some_and(|place| self.is_anothers(&place, record));
+        (!reused).then_some(id)
     }
 
     /// Whether the device behind an interface is the one that an attachment had.
@@ -259,15 +277,16 @@ impl World {
         }
     }
 
-    /// A live attachment's interface now. Where nothing but the name speaks for it, it is its
-    /// own as far as keeping goes: nothing of it is written down.
+    /// A live attachment's interface now. Where nothing but the name speaks for it, or its row
+    /// seems to be another's, it is its own as far as keeping goes: nothing of it is written down.
     pub(crate) fn place_of(&self, record: &Attachment) -> Option<Place<'_>> {
         self.port_of(record).map(|(place, _)| place)
     }
 
     /// The interface of an attachment that lives or whose DEL is under way, where it is certain.
     pub(super) fn certain_place_of(&self, record: &Attachment) -> Option<Place<'_>> {
-        self.port_of(record).filter(|(_, by)| *by != By::Name).map(|(place, _)| place)
+        let certain = |by: &By| matches!(by, By::Row | By::Marks | By::Device);
+        self.port_of(record).filter(|(_, by)| certain(by)).map(|(place, _)| place)
     }
 
     /// A dead attachment's own interface, if it is still there and nobody alive has it. Its device
@@ -500,8 +519,43 @@ mod tests {
         assert_eq!(found(&at(7), &moved), NOT_ITS);
         let elsewhere = world(vec![port(interface(2, "veth2", 7), &[])]);
         assert_eq!(found(&elsewhere, &record()), NOT_ITS);
-        // Its row is there: whatever else has changed.
-        assert_eq!(found(&world(vec![port(interface(1, "veth1", 8), &[])]), &record()), ITS);
+    }
+
+    #[test]
+    fn a_row_that_was_given_to_another_pod_is_not_the_records() {
+        let antrea = |id| vec![("antrea-type", "container"), ("container-id", id)];
+        let ovs_cni = |netns| vec![("contNetns", netns), ("contIface", "eth0")];
+        let none = Vec::new();
+        let old = Attachment { device: None, ..record() };
+        let rebooted = Attachment { boot_id: "another".to_owned(), ..record() };
+        for (record, ifindex, marks, its) in [
+            // A row that says nothing, or what the record says.
+            (record(), 7, none.clone(), true),
+            (record(), 0, none.clone(), true),
+            (record(), 7, ovs_cni("/run/netns/n1"), true),
+            (record(), 7, vec![("contIface", "eth0")], true),
+            (record(), 7, vec![("antrea-type", "container"), ("pod-name", "next")], true),
+            // Its own CNI has made the device anew.
+            (record(), 8, antrea("c1"), true),
+            // The representor stays, the marks are another's.
+            (record(), 7, antrea("c2"), false),
+            (record(), 7, ovs_cni("/run/netns/n2"), false),
+            (record(), 0, antrea("c2"), false),
+            (old.clone(), 7, antrea("c2"), false),
+            // Nobody marks it, and there is another veth of the name.
+            (record(), 8, none.clone(), false),
+            (old, 8, none.clone(), true),
+            (rebooted, 8, none, true),
+        ] {
+            let world = world(vec![port(interface(1, "veth1", ifindex), &marks)]);
+            // As long as it lives, it keeps what is there.
+            let want = if its { ITS } else { MAYBE };
+            assert_eq!(found(&world, &record), want, "{ifindex} {marks:?}");
+            assert_eq!(world.own_place_of(&record, &RowSet::default()).is_some(), its);
+            assert_eq!(world.former_row_of(&record), its.then_some(RowId(1)));
+        }
+        // A row that is gone was not given to anybody.
+        assert_eq!(world(Vec::new()).former_row_of(&record()), Some(RowId(1)));
     }
 
     #[test]

@@ -200,6 +200,72 @@ fn a_port_name_that_another_pod_has_now() {
     only(&node, &[&base, &db.flows, &its]);
 }
 
+/// A dead pod's row is another pod's by now, whose ADD has not come to us: a representor that
+/// stays and is marked anew, or `--may-exist add-port` of another veth with the name.
+fn give_row_away(node: &Node, web: &Tenant, representor: bool) {
+    let next = node.pod("next");
+    let ifindex = || node.ovs_vsctl(&["get", "Interface", &web.port, "ifindex"]);
+    let before = ifindex();
+    if representor {
+        node.run("ip", &["-n", &web.netns, "link", "set", "eth0", "netns", &next.netns]).ok();
+    }
+    node.vanish(web, Port::Stays);
+    let netns = next.netns_path();
+    let marks = if representor {
+        format!("external_ids={{contNetns=\"{netns}\",contIface=eth0}}")
+    } else {
+        let peer = ["type", "veth", "peer", "name", "eth0", "netns", &next.netns];
+        node.run("ip", &[&["link", "add", web.port.as_str()], &peer[..]].concat()).ok();
+        "external_ids={}".to_owned()
+    };
+    node.run("ip", &["link", "set", &web.port, "up"]).ok();
+    let number = format!("ofport_request={}", web.ofport);
+    let (add, port) = (["--may-exist", "add-port", "br0"], web.port.as_str());
+    let set = ["--", "set", "Port", port, &marks, "--", "set", "Interface", port, &number];
+    node.ovs_vsctl(&[&add[..], &[port], &set[..]].concat());
+    eventually("the row has its device", || {
+        let same = ifindex() == before;
+        ofport(node, port) == web.ofport.to_string() && same == representor && ifindex() != "0"
+    });
+}
+
+#[test]
+fn a_row_that_another_pod_has_now() {
+    for (representor, swept) in [(true, true), (true, false), (false, true), (false, false)] {
+        let node = hasty_node("a_row_that_another_pod_has_now", 5000);
+        let (base, [web, db]) = settle(&node, ["web", "db"]);
+        sweep(&node);
+        let had = row(&node, &web.port);
+        give_row_away(&node, &web, representor);
+        assert_eq!(row(&node, &web.port), had);
+        let its = Who {
+            ofport: web.ofport,
+            reg: 0x1077,
+            ip: "10.244.1.77".to_owned(),
+            ip6: "fd00::77".to_owned(),
+            mac: "0a:58:00:00:77:77".to_owned(),
+        };
+        // One of them takes the place of the dead pod's.
+        let its = layouts::classifier(&its);
+        node.add_flows("br0", &its);
+        let all_there = |when: &str| {
+            let now = node.dump("br0");
+            let live = [&base[..], &db.flows, &its].concat();
+            let gone: Vec<_> = live.iter().filter(|flow| !now.contains(flow)).collect();
+            assert!(gone.is_empty(), "{when}, representor: {representor}: {gone:#?}");
+        };
+        if !swept {
+            our_del(&node, &web).ok();
+            all_there("a late DEL");
+        }
+        sweep(&node);
+        all_there("a sweep");
+        sweep(&node);
+        all_there("another sweep");
+        assert!(node.ports("br0").contains(&web.port));
+    }
+}
+
 /// openshift/origin #18634: del-br and add-br in one transaction keep the flows.
 #[test]
 fn a_bridge_replaced_in_one_transaction_keeps_its_flows() {
