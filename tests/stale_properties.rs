@@ -617,7 +617,7 @@ fn shuffled(n: usize, mut seed: u64) -> Vec<usize> {
 fn the_generators_reach_every_reason() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut reached = std::collections::BTreeMap::new();
-    for _ in 0..40_000 {
+    for _ in 0..60_000 {
         let case = case().new_tree(&mut runner).unwrap().current();
         let flows = flows().new_tree(&mut runner).unwrap().current();
         for verdict in judge(&case, &flows) {
