@@ -162,9 +162,10 @@ fn a_dry_run_says_what_would_happen() {
     node.install("br0", &layouts::classifier_base());
     let web = node.run_pod("web");
     node.install("br0", &layouts::classifier(&web.who(0x1001)));
+    let dead = format!("default/{} ", web.name);
     let dry_run = |state: &str, count: &str| {
         let text = node.admin(&["sweep", "--dry-run"]).stdout;
-        let row = text.lines().find(|line| line.starts_with("default/web"));
+        let row = text.lines().find(|line| line.starts_with(&dead));
         assert!(row.is_some_and(|row| row.trim_end().ends_with(state)), "{state}: {text}");
         assert!(text.contains(&format!("{count} entries would be deleted")), "{text}");
     };
@@ -190,7 +191,7 @@ fn a_dry_run_says_what_would_happen() {
     node.install("br0", &layouts::classifier(&cache.who(0x3001)));
     dry_run("would be clean", "15");
     let done = node.admin(&["sweep"]).stdout;
-    let row = done.lines().find(|line| line.starts_with("default/web"));
+    let row = done.lines().find(|line| line.starts_with(&dead));
     assert!(row.is_some_and(|row| row.trim_end().ends_with("clean")), "{done}");
     assert!(!done.contains("would"), "{done}");
 }
