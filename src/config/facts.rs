@@ -1,4 +1,4 @@
-//! What a network was seen to do with its register, as it is written down (design §4, "reg0").
+//! What a network was seen to do with its register, as it is written down.
 
 use std::collections::BTreeMap;
 

@@ -292,17 +292,32 @@ pub struct Live {
     pub member: Option<Member>,
 }
 
-/// By what it has. Its workload tells nothing of that, and is asked for only until the network's
-/// pods have been told apart.
+/// By what it has. Two things tell nothing of that: its workload, which is asked for only until the
+/// network's pods have been told apart, and since when it has its number.
 impl PartialEq for Live {
     fn eq(&self, other: &Self) -> bool {
-        let Self { network, ofport, former, addresses, addresses_known, .. } = self;
-        let Self { register, age, newcomer, member: _, .. } = self;
+        // Every field is named, so that a new one is decided here.
+        let Self {
+            network,
+            ofport,
+            former,
+            number_since: _,
+            addresses,
+            vlans,
+            addresses_known,
+            is_pod,
+            register,
+            age,
+            newcomer,
+            member: _,
+        } = self;
         *network == other.network
             && *ofport == other.ofport
             && *former == other.former
             && *addresses == other.addresses
+            && *vlans == other.vlans
             && *addresses_known == other.addresses_known
+            && *is_pod == other.is_pod
             && *register == other.register
             && *age == other.age
             && *newcomer == other.newcomer

@@ -242,6 +242,28 @@ mod tests {
         assert_eq!(recheck.standing(&flow, &verdict), Standing::Holds);
     }
 
+    /// In another VLAN, or shown to be a pod's port, it may have what it could not have before.
+    #[test]
+    fn a_vlan_that_changed_and_a_port_that_is_a_pods_by_now_end_it() {
+        let reason = Reason::MatchesAddress { address: Token::Address(address()) };
+        let live = newborn(9, vec![address()], LiveRegister::Absent);
+        let before = || {
+            let elsewhere = Live { vlans: vec![200], is_pod: false, ..live.clone() };
+            Case { live: vec![elsewhere], ..case() }
+        };
+        let verdict = Verdict { stale: true, reason, dead: Some(0) };
+        let standing = |change: &dyn Fn(&mut Live)| {
+            let mut after = before();
+            change(&mut after.live[0]);
+            let recheck = Recheck::between(&before(), &Learned::default(), &after);
+            recheck.standing(&Flow::default(), &verdict)
+        };
+        assert_eq!(standing(&|_| {}), Standing::Holds);
+        assert_eq!(standing(&|live| live.vlans = vec![100]), Standing::NewOwner);
+        assert_eq!(standing(&|live| live.is_pod = true), Standing::NewOwner);
+        assert_eq!(standing(&|live| live.number_since = Some(Duration::ZERO)), Standing::Holds);
+    }
+
     #[test]
     fn a_number_given_to_somebody_else_ends_it() {
         let (reason, flow) = by_port();
