@@ -254,9 +254,6 @@ pub struct Attachment {
     /// The pod, where the runtime said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Pod>,
-    /// The pod's owner and its revision, where the API server said; empty: it has none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workload: Option<String>,
     /// Its namespace, where the runtime said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<Netns>,
@@ -336,7 +333,6 @@ impl Attachment {
             generation,
             boot_id,
             pod: None,
-            workload: None,
             netns: None,
             bridge: None,
             port: None,
@@ -395,17 +391,11 @@ impl Attachment {
             .collect()
     }
 
-    /// The pod as one of a workload's: by the API server's word, else by its name.
+    /// The pod as one of a workload's, by its name.
     #[must_use]
     pub fn member(&self) -> Option<Member> {
         let Pod { namespace, name, .. } = self.pod.as_ref()?;
-        match self.workload.as_deref() {
-            Some("") => None,
-            Some(workload) => {
-                Some(Member { workload: workload.to_owned(), pod: format!("{namespace}/{name}") })
-            }
-            None => Member::by_name(namespace, name),
-        }
+        Member::by_name(namespace, name)
     }
 
     /// Whether another record is of the same life of the same key.

@@ -272,17 +272,9 @@ fn purge(
         return number;
     }
     let engine = Engine {
-        registry: Some(registry),
-        run_dir: request.config.ovs_run_dir(),
-        deadline,
-        act: true,
-        verb: "ADD",
         newcomer: Some(record.key.clone()),
         overlay: Some((request.network.clone(), request.config.clone())),
-        thorough: false,
-        details: false,
-        free: None,
-        database: None,
+        ..Engine::of_call(Some(registry), request.config.ovs_run_dir(), deadline, "ADD")
     };
     let report = engine.clean(targets);
     if let Some(failed) = report.error() {

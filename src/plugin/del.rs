@@ -42,19 +42,8 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
         targets.push(unrecorded(request, key.clone(), now, &boot));
         remember(registry.as_ref(), &targets, deadline);
     }
-    let engine = Engine {
-        registry: registry.as_ref(),
-        run_dir: request.config.ovs_run_dir(),
-        deadline,
-        act: true,
-        verb: "DEL",
-        newcomer: None,
-        overlay,
-        thorough: false,
-        details: false,
-        free: None,
-        database: None,
-    };
+    let run_dir = request.config.ovs_run_dir();
+    let engine = Engine { overlay, ..Engine::of_call(registry.as_ref(), run_dir, deadline, "DEL") };
     let report = engine.clean(targets);
     if let Some(failed) = report.error() {
         warn!("clean-up unfinished, the next sweep goes on: {failed}");
@@ -131,14 +120,7 @@ fn unrecorded(request: &Request, key: Key, now: Stamp, boot: &str) -> Target {
     record.unrecorded = true;
     record.pod.clone_from(&request.pod);
     // Only the path counts: it is what OVS CNIs mark their ports with.
-    record.netns = request.netns.clone().map(|path| Netns {
-        path,
-        device: 0,
-        inode: 0,
-        parent_device: 0,
-        parent_inode: 0,
-        pid_namespace: None,
-    });
+    record.netns = request.netns.clone().map(Netns::of_path);
     // What was there long before the sandbox was not made for it.
     record.born = request.netns.as_deref().and_then(|path| netns::born(path, now));
     Target { attachment: orphans::died(record, now, boot), cause: Cause::Del }

@@ -62,17 +62,8 @@ pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
     }
     let of = targets.len().saturating_add(left.len());
     let engine = Engine {
-        registry: Some(&registry),
-        run_dir: request.config.ovs_run_dir(),
-        deadline,
-        act: true,
-        verb: "GC",
-        newcomer: None,
         overlay: request.overlay(matches!(state, Ok(Some(_)))),
-        thorough: false,
-        details: false,
-        free: None,
-        database: None,
+        ..Engine::of_call(Some(&registry), request.config.ovs_run_dir(), deadline, "GC")
     };
     let report = engine.clean(targets);
     left.extend(report.targets.iter().filter_map(|t| {

@@ -177,6 +177,12 @@ pub enum RegisterSource {
 }
 
 impl RegisterSource {
+    /// Whether values are found in flows: what a pod's classifiers load.
+    #[must_use]
+    pub fn is_learned(self) -> bool {
+        matches!(self, Self::Learn { .. } | Self::Pod)
+    }
+
     /// Whether values come from the record or OVSDB, not from flows.
     #[must_use]
     pub fn is_computed(self) -> bool {

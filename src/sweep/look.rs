@@ -425,7 +425,7 @@ fn register_flows_are_there(
     for (dead, value) in case.dead.iter().zip(&look.learned.dead_registers) {
         let Some(network) = case.networks.get(dead.network) else { continue };
         let rule = network.register;
-        let learns = matches!(rule.source, RegisterSource::Learn { .. } | RegisterSource::Pod);
+        let learns = rule.source.is_learned();
         if let Some(value) = value.filter(|value| learns && dead.register != Some(*value)) {
             filters.push(Filter::register(rule.index, value, rule.mask));
         }

@@ -156,19 +156,9 @@ mod tests {
     }
 
     fn merged(mut targets: Vec<Target>) -> Vec<Target> {
-        let engine = Engine {
-            registry: None,
-            run_dir: "/nonexistent".into(),
-            deadline: crate::clock::Deadline::after(std::time::Duration::from_secs(1)),
-            act: false,
-            verb: "sweep",
-            newcomer: None,
-            overlay: None,
-            thorough: false,
-            details: false,
-            free: None,
-            database: None,
-        };
+        let deadline = crate::clock::Deadline::after(std::time::Duration::from_secs(1));
+        let engine = Engine::of_call(None, "/nonexistent".into(), deadline, "sweep");
+        let engine = Engine { act: false, ..engine };
         merge(&engine, &mut targets);
         targets
     }

@@ -109,6 +109,31 @@ pub struct Engine<'a> {
     pub database: Option<&'a Database>,
 }
 
+impl<'a> Engine<'a> {
+    /// How a call cleans that a runtime waits for: the bridges of its own dead, and no more.
+    #[must_use]
+    pub fn of_call(
+        registry: Option<&'a Registry>,
+        run_dir: PathBuf,
+        deadline: Deadline,
+        verb: &'static str,
+    ) -> Self {
+        Self {
+            registry,
+            run_dir,
+            deadline,
+            act: true,
+            verb,
+            newcomer: None,
+            overlay: None,
+            thorough: false,
+            details: false,
+            free: None,
+            database: None,
+        }
+    }
+}
+
 impl Engine<'_> {
     /// Deletes the targets' entries and settles their records.
     #[must_use]

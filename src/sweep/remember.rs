@@ -12,7 +12,7 @@ use crate::config::{NetworkState, RegisterFacts, SharedValue, Sharer};
 use crate::liveness::{Life, netns};
 use crate::openflow::Filter;
 use crate::registry::{Lock, Version};
-use crate::stale::case::{Live, RegisterSource};
+use crate::stale::case::Live;
 use crate::stale::{Learned, Owner, Sharers};
 
 /// Per network: it shares register values, and that is no mistake.
@@ -100,9 +100,9 @@ pub(super) fn remember(
     let registry = engine.registry?;
     let learns = |record: &Attachment| {
         let network = scene.networks.iter().position(|n| *n == record.key.network);
-        network.and_then(|n| scene.case.networks.get(n)).is_some_and(|n| {
-            matches!(n.register.source, RegisterSource::Learn { .. } | RegisterSource::Pod)
-        })
+        network
+            .and_then(|n| scene.case.networks.get(n))
+            .is_some_and(|n| n.register.source.is_learned())
     };
     let mut write = || -> Result<Option<Version>, crate::registry::Error> {
         let lock = registry.lock(engine.deadline)?;

@@ -11,9 +11,7 @@ use crate::attachment::{ADD_TAKES_MS, Attachment, Key, NetworkName, Register, Re
 use crate::config::{AddressScope, Config, NetworkState, Reg0};
 use crate::liveness::netns;
 use crate::ovsdb::{Interface, Marks, Ofport, Port, marks};
-use crate::stale::case::{
-    Case, Dead, Live, LiveRegister, Network, NetworkIndex, Ports, RegisterSource, RowId,
-};
+use crate::stale::case::{Case, Dead, Live, LiveRegister, Network, NetworkIndex, Ports, RowId};
 use crate::stale::flow::Address;
 use crate::stale::workload::Member;
 
@@ -268,11 +266,9 @@ fn live(
     let register = register_now(config, record, place.map(|p| (p.port, p.interface)));
     let register = match register.filter(|_| is_of_bridge(config, ofport)) {
         Some(register) => LiveRegister::Is(register.value),
-        None => match config.register_rule(false, false).source {
-            RegisterSource::Learn { .. } | RegisterSource::Pod => LiveRegister::Unknown,
-            // While an interface waits for its number no port is dead, and no number's value.
-            _ => LiveRegister::Absent,
-        },
+        None if learns(config) => LiveRegister::Unknown,
+        // While an interface waits for its number no port is dead, and no number's value.
+        None => LiveRegister::Absent,
     };
     Live {
         network: Some(network),
@@ -564,8 +560,7 @@ pub(crate) fn register_now(
 /// Whether register values of a network's pods are found in their classifiers.
 #[must_use]
 pub(crate) fn learns(config: &Config) -> bool {
-    let source = config.register_rule(false, false).source;
-    matches!(source, RegisterSource::Learn { .. } | RegisterSource::Pod)
+    config.register_rule(false, false).source.is_learned()
 }
 
 /// Whether an attachment has no register value where others of its network have one: entries
@@ -669,17 +664,8 @@ mod tests {
     /// A pod that nobody noticed to be dead, and a machine that had its address after it.
     #[test]
     fn who_had_a_machines_address_before_it_does_not_speak_for_it() {
-        let bridge = Bridge {
-            id: RowId(1),
-            name: "br0".to_owned(),
-            datapath_type: String::new(),
-            protocols: Vec::new(),
-            fail_mode: None,
-            ports: Vec::new(),
-        };
-        let ovs = Snapshot { complete: true, bridges: vec![bridge], ..Snapshot::default() };
         let at = |boot_ms| Stamp { boot_ms, wall_ms: boot_ms };
-        let world = World::of(at(900), "boot".to_owned(), ovs.into());
+        let world = one_bridge(Vec::new());
         let one = |name: &str, born| {
             let cause = Cause::Orphan("gone".to_owned());
             let mut target = target("net", "eth0", &["10.0.0.5"], cause);
@@ -698,6 +684,20 @@ mod tests {
         assert_eq!(evidence(&[pod(100), machine.clone()]), [moved, moved]);
         assert_eq!(evidence(&[pod(300), machine]), [node, moved], "it came after the machine");
         assert_eq!(evidence(&[pod(100)]), [node]);
+    }
+
+    /// A bridge with these ports.
+    fn one_bridge(ports: Vec<Port>) -> World {
+        let bridge = Bridge {
+            id: RowId(1),
+            name: "br0".to_owned(),
+            datapath_type: String::new(),
+            protocols: Vec::new(),
+            fail_mode: None,
+            ports,
+        };
+        let ovs = Snapshot { complete: true, bridges: vec![bridge], ..Snapshot::default() };
+        World::of(Stamp { boot_ms: 900, wall_ms: 900 }, "boot".to_owned(), ovs.into())
     }
 
     /// A bridge with one port, row 5 and number 5, marked with a namespace.
@@ -721,16 +721,7 @@ mod tests {
             vlans: Vec::new(),
             interfaces: vec![interface],
         };
-        let bridge = Bridge {
-            id: RowId(1),
-            name: "br0".to_owned(),
-            datapath_type: String::new(),
-            protocols: Vec::new(),
-            fail_mode: None,
-            ports: vec![port],
-        };
-        let ovs = Snapshot { complete: true, bridges: vec![bridge], ..Snapshot::default() };
-        World::of(Stamp { boot_ms: 900, wall_ms: 900 }, "boot".to_owned(), ovs.into())
+        one_bridge(vec![port])
     }
 
     #[test]

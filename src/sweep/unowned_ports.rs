@@ -13,7 +13,6 @@ use crate::attachment::NetworkName;
 use crate::config::Mode;
 use crate::liveness::netns::Directories;
 use crate::ovsdb::{Client, Ofport, marks};
-use crate::stale::case::RowSet;
 
 /// Removes such rows of the bridges whose networks want it (`reapPorts`).
 pub(super) fn reap(engine: &Engine<'_>, world: &World, client: &mut Client, report: &mut Report) {
@@ -25,9 +24,7 @@ pub(super) fn reap(engine: &Engine<'_>, world: &World, client: &mut Client, repo
         return;
     }
     let directories = Directories::of(&world.records, &world.boot_id);
-    let known = world.records.iter().chain(&world.tombstones);
-    let known: RowSet =
-        known.filter_map(|record| world.place_of(record)).map(|p| p.interface.id).collect();
+    let known = world.recorded_rows();
     for place in world.places() {
         let Some(bridge) = world.ovs.bridges.get(place.bridge) else { continue };
         if wanted.get(place.bridge) != Some(&true)

@@ -16,7 +16,6 @@ use crate::liveness::netns::Directories;
 use crate::openflow::{self, Filter};
 use crate::ovsdb::{Marks, Ofport, marks};
 use crate::registry::{self, new_generation};
-use crate::stale::case::RowSet;
 
 /// A port that an OVS CNI has marked, and that neither a record nor a tombstone explains.
 #[derive(Clone, Debug, Serialize)]
@@ -65,9 +64,7 @@ impl Found<'_> {
 }
 
 fn find(world: &World) -> Vec<Found<'_>> {
-    let known = world.records.iter().chain(&world.tombstones);
-    let known: RowSet =
-        known.filter_map(|record| world.place_of(record)).map(|p| p.interface.id).collect();
+    let known = world.recorded_rows();
     let mut found = Vec::new();
     let mut directories = None;
     for place in world.places().filter(|p| p.port.interfaces.len() == 1) {

@@ -249,6 +249,12 @@ impl World {
         }
     }
 
+    /// The rows that a record or a tombstone explains.
+    pub(super) fn recorded_rows(&self) -> RowSet {
+        let records = self.records.iter().chain(&self.tombstones);
+        records.filter_map(|record| self.place_of(record)).map(|p| p.interface.id).collect()
+    }
+
     /// Whether an interface is somebody else's by its marks, or by its device if they do not say.
     fn is_anothers(&self, place: &Place<'_>, record: &Attachment) -> bool {
         let its = marked_as(place, record).or_else(|| self.has_device(place, record));

@@ -102,19 +102,8 @@ impl Ground {
             attachment.died = Some(now);
             Target { attachment, cause: Cause::Del }
         };
-        let engine = Engine {
-            registry: Some(&self.registry),
-            run_dir: if via { self.proxy.run_dir.clone() } else { self.run_dir() },
-            deadline: soon(),
-            act: true,
-            verb: "DEL",
-            newcomer: None,
-            overlay: None,
-            thorough: false,
-            details: false,
-            free: None,
-            database: None,
-        };
+        let run_dir = if via { self.proxy.run_dir.clone() } else { self.run_dir() };
+        let engine = Engine::of_call(Some(&self.registry), run_dir, soon(), "DEL");
         let report = engine.clean(dead.iter().map(target).collect());
         // Who is not told takes what was put anew behind the deletes for what they left.
         let left = |error: &str| error.contains("still there after their deletion");
