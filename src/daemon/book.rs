@@ -118,6 +118,15 @@ impl Book {
         self.entries.get(life).is_none_or(|entry| entry.theirs)
     }
 
+    /// Something has happened that is worth another try for everybody: the looks that follow
+    /// are close together again. After a restart of the switch a controller puts back what it
+    /// knows, seconds later.
+    pub(super) fn begin_anew(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.step = 0;
+        }
+    }
+
     /// Forgets everybody else.
     pub(super) fn only(&mut self, those: &HashSet<Life>) {
         self.entries.retain(|life, _| those.contains(life));
@@ -340,6 +349,23 @@ mod tests {
         ));
         // Nobody buries an orphan while the node is paused.
         assert!(book.is_due(&record(4, State::Active, 0), &told, false, at(11)));
+    }
+
+    #[test]
+    fn restarts_of_the_switch_do_not_put_off_the_next_look() {
+        let (mut book, gone) = (Book::new(at(600)), record(1, State::Gone, 0));
+        let next = |book: &mut Book, woken: bool| {
+            if woken {
+                book.begin_anew();
+            }
+            book.looked(&clean(&gone), false, at(10), 0.5);
+            book.next(at(10)).unwrap()
+        };
+        let looks: Vec<Duration> = (0..4).map(|_| next(&mut book, false)).collect();
+        assert_eq!(looks, [2, 4, 8, 16].map(at));
+        let restarts: Vec<Duration> = (0..20).map(|_| next(&mut book, true)).collect();
+        assert_eq!(restarts, [at(2); 20]);
+        assert_eq!(next(&mut book, false), at(4));
     }
 
     /// Who was clean before we met them has no latency that we could know, whatever wakes us.

@@ -241,6 +241,9 @@ impl Sweeper<'_> {
             self.answered(object::OVSDB);
         }
         let (now, stamp) = (shared.bell.now(), Stamp::now());
+        if reasons.wakes_all() {
+            self.book.begin_anew();
+        }
         if reasons.wakes_all() || now >= self.thorough_at {
             // As with the records: nothing is believed for ever.
             self.database = Rc::default();
