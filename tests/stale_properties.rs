@@ -18,7 +18,7 @@ use ovs_flow_gc::stale::flow::{
 };
 use ovs_flow_gc::stale::workload::Member;
 use ovs_flow_gc::stale::{Judge, Learned, Reason, Survey, Token, Verdict};
-use proptest::collection::{btree_map, vec};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option::{of, weighted};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -173,18 +173,20 @@ fn case() -> impl Strategy<Value = Case> {
         (
             vec(dead(n), 0..4),
             vec(live(n), 0..5),
-            btree_map(port(), (0..9u128).prop_map(RowId), 0..6),
+            (btree_map(port(), (0..9u128).prop_map(RowId), 0..6), btree_set(port(), 0..3)),
             weighted(0.1, Just(())),
             weighted(0.2, seconds()),
         )
-            .prop_map(move |(dead, live, by_number, unassigned, switch_up)| Case {
-                networks: networks.clone(),
-                dead,
-                live,
-                ports: Ports { by_number, unassigned: unassigned.is_some() },
-                switch_up,
-                ovn: false,
-            })
+            .prop_map(
+                move |(dead, live, (by_number, requested), unassigned, switch_up)| Case {
+                    networks: networks.clone(),
+                    dead,
+                    live,
+                    ports: Ports { by_number, requested, unassigned: unassigned.is_some() },
+                    switch_up,
+                    ovn: false,
+                },
+            )
     })
 }
 

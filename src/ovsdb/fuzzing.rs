@@ -223,6 +223,7 @@ fn a_port() -> (RowId, Port) {
         name: "veth1".to_owned(),
         kind: String::new(),
         ofport: Ofport::Number(5),
+        ofport_request: Some(5),
         external_ids: [("sandbox".to_owned(), "aaaa01".to_owned())].into(),
         mac_in_use: None,
         ifindex: Some(3),
@@ -324,6 +325,7 @@ fn encode(snapshot: &Snapshot) -> Value {
         };
         json!({
             "_uuid": row(i.id), "name": i.name, "type": i.kind, "ofport": ofport,
+            "ofport_request": set(i.ofport_request.map(|n| json!(n))),
             "external_ids": ids(&i.external_ids),
             "mac_in_use": text(&i.mac_in_use.map(|mac| mac.to_string())),
             "ifindex": set(i.ifindex.map(|i| json!(i))), "error": text(&i.error),

@@ -25,6 +25,7 @@ pub(super) const INTERFACE: &[&str] = &[
     "name",
     "type",
     "ofport",
+    "ofport_request",
     "external_ids",
     "mac_in_use",
     "ifindex",
@@ -78,6 +79,8 @@ struct InterfaceRow {
     #[serde(rename = "type")]
     kind: Datum,
     ofport: Datum,
+    #[serde(default)]
+    ofport_request: Option<Datum>,
     external_ids: Datum,
     mac_in_use: Datum,
     ifindex: Datum,
@@ -187,11 +190,13 @@ impl PortRow {
 impl InterfaceRow {
     fn read(&self, id: RowId) -> Result<Interface, Error> {
         let options = must("Interface", "options", self.options.text_map())?;
+        let request = self.ofport_request.as_ref().and_then(Datum::integer);
         Ok(Interface {
             id,
             name: must("Interface", "name", self.name.text())?,
             kind: self.kind.text().unwrap_or_default(),
             ofport: Ofport::read(self.ofport.integer()),
+            ofport_request: Ofport::read(request).number(),
             external_ids: must("Interface", "external_ids", self.external_ids.text_map())?,
             mac_in_use: self.mac_in_use.text().and_then(|m| m.parse().ok()),
             ifindex: self.ifindex.integer().and_then(|i| u64::try_from(i).ok()),

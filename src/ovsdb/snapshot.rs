@@ -109,6 +109,8 @@ pub struct Interface {
     pub kind: String,
     /// Its port number.
     pub ofport: Ofport,
+    /// `ofport_request`: the number that it is to have, whether or not it has it now.
+    pub ofport_request: Option<u16>,
     /// `external_ids`.
     pub external_ids: BTreeMap<String, String>,
     /// The netdev's MAC (the host's end of a veth, not the pod's).
@@ -263,6 +265,7 @@ mod tests {
                     name: (*name).to_owned(),
                     kind: "patch".to_owned(),
                     ofport: Ofport::Unassigned,
+                    ofport_request: None,
                     external_ids: BTreeMap::new(),
                     mac_in_use: None,
                     ifindex: None,

@@ -1,7 +1,7 @@
 //! What the core is told about one bridge: who is dead, who is alive, which ports there are.
 //! All times are durations before the *end* of the dump that is judged (no clock in here).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::str::FromStr;
@@ -357,6 +357,9 @@ pub enum LiveRegister {
 pub struct Ports {
     /// Port number to Interface row. LOCAL (65534) is in it.
     pub by_number: BTreeMap<u16, RowId>,
+    /// Numbers that a row of the bridge asks for (`ofport_request`). Its owner may be without a
+    /// number for the moment, because its device is missing, and come back to this one.
+    pub requested: BTreeSet<u16>,
     /// Some interface of the bridge has no number yet: it may be given any, so no port
     /// number is dead.
     pub unassigned: bool,

@@ -27,7 +27,7 @@ pub enum Standing {
 pub struct Recheck {
     /// Per dead attachment: an address has a new owner, or it is not what it was.
     disturbed: Vec<bool>,
-    /// Port numbers that are new or have another owner.
+    /// Port numbers that are new, have another owner, or are asked for by a row that did not.
     ports: BTreeSet<u16>,
     /// An interface waits for its number, and none did before.
     unassigned: bool,
@@ -71,6 +71,7 @@ impl Recheck {
                 recheck.ports.insert(*number);
             }
         }
+        recheck.ports.extend(after.ports.requested.difference(&before.ports.requested));
         if before.live != after.live {
             for live in after.live.iter().filter(|live| !before.live.contains(live)) {
                 recheck.registers(before, learned, live.register);
@@ -339,6 +340,18 @@ mod tests {
             let recheck = Recheck::between(&before, &Learned::default(), &after);
             assert_eq!(recheck.standing(&flow, &verdict), want, "{register:?}");
         }
+    }
+
+    /// Nobody had the number, and by now a row asks for it.
+    #[test]
+    fn a_number_that_is_asked_for_is_not_nobodys() {
+        let flow = by_port().1;
+        let reason = Reason::Dangling { port: 5 };
+        let mut after = case();
+        after.ports.requested.insert(6);
+        assert_eq!(standing(&after, reason, &flow), Standing::Holds);
+        after.ports.requested.insert(5);
+        assert_eq!(standing(&after, reason, &flow), Standing::NewOwner);
     }
 
     #[test]

@@ -297,11 +297,13 @@ impl<'c> Index<'c> {
 
     /// OVSDB does not have this port and nobody explains it. A list of ports without even
     /// LOCAL is no answer, and an interface that waits for its number may be given this one.
+    /// A number that a row asks for is that row's, also while its device is missing.
     pub(super) fn is_dangling(&self, port: u16) -> bool {
         let ports = &self.case.ports;
         is_pod_port(port)
             && !ports.unassigned
             && !ports.by_number.is_empty()
+            && !ports.requested.contains(&port)
             && self.port(port).is_none()
     }
 

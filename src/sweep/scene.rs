@@ -214,6 +214,7 @@ pub(super) fn joined_with(world: &World, bridge: usize) -> BTreeSet<usize> {
 fn ports(world: &World, bridge: usize) -> Ports {
     let mut ports = Ports::default();
     for place in world.places().filter(|p| p.bridge == bridge) {
+        ports.requested.extend(place.interface.ofport_request);
         match place.interface.ofport {
             Ofport::Number(number) => {
                 ports.by_number.insert(number, place.interface.id);
@@ -707,6 +708,7 @@ mod tests {
             name: "rep0".to_owned(),
             kind: String::new(),
             ofport: Ofport::Number(5),
+            ofport_request: None,
             external_ids: BTreeMap::new(),
             mac_in_use: None,
             ifindex: Some(7),

@@ -438,6 +438,7 @@ mod tests {
             name: name.to_owned(),
             kind: String::new(),
             ofport: Ofport::Number(9),
+            ofport_request: None,
             external_ids: BTreeMap::new(),
             mac_in_use: "0a:58:00:00:00:09".parse().ok(),
             ifindex: Some(ifindex),

@@ -177,6 +177,7 @@ impl Sim {
             name: name.to_owned(),
             kind: kind.to_owned(),
             ofport,
+            ofport_request: None,
             external_ids: BTreeMap::new(),
             mac_in_use: None,
             ifindex: Some(1),

@@ -195,6 +195,30 @@ fn dangling_entries_are_deleted_on_request() {
     town.assert_left(&[0], &kept);
 }
 
+/// An uplink whose device is missing for a moment has no number, and asks for its own again.
+#[test]
+fn what_a_row_asks_for_does_not_dangle() {
+    let keys = json!({"reapDangling": true, "lingerSeconds": 0});
+    let town = Town::new("a_row_asks", keys, &["web"]);
+    let uplink = ["--", "set", "Interface", "gone9", "ofport_request=777"];
+    town.node.ovs_vsctl(&[&["add-port", "br0", "gone9"], &uplink[..]].concat());
+    assert_eq!(town.node.ovs_vsctl(&["get", "Interface", "gone9", "ofport"]), "-1");
+    let flows = |port: u16| {
+        [
+            format!("table=50, priority=9,in_port={port} actions=goto_table:60"),
+            format!("table=50, priority=9,ip,nw_dst=192.0.2.{} actions=output:{port}", port % 100),
+        ]
+    };
+    let its = town.node.install("br0", &flows(777));
+    town.node.install("br0", &flows(778));
+    let answer = sweep(&town.node, &[]);
+    assert_eq!(dangling(&answer), 2);
+    town.assert_left(&[0], &its);
+    town.node.ovs_vsctl(&["del-port", "br0", "gone9"]);
+    assert_eq!(dangling(&sweep(&town.node, &[])), 2);
+    town.assert_left(&[0], &[]);
+}
+
 /// A port that waits for its number may be given any: nothing dangles meanwhile.
 #[test]
 fn nothing_dangles_while_a_port_waits_for_its_number() {

@@ -230,7 +230,7 @@ fn node(source: RegisterSource) -> Case {
         live: vec![live(B, &[IP_B, MAC_B])],
         ports: Ports {
             by_number: ports.into_iter().map(|p| (p, RowId(p.into()))).collect(),
-            unassigned: false,
+            ..Ports::default()
         },
         switch_up: None,
         ovn: false,
