@@ -23,8 +23,8 @@ use crate::liveness::{Life, Why};
 use crate::ovsdb::{
     Client, Interface, Marks, Ofport, Port, Snapshot, Wanted, find_port, marks, same_netns,
 };
-use crate::registry::{self, Registry, new_generation};
-use crate::sweep::{device_of, register_of};
+use crate::registry::{self, Everything, Registry, new_generation};
+use crate::sweep::{device_of, is_anothers, register_of};
 
 /// Why nobody can be adopted now.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +132,8 @@ impl Adoption<'_> {
                 }
                 Some(_) => continue,
             }
-            match describe(&snapshot, &network.state.config, pending, last, &boot) {
+            let described = describe(&snapshot, &network.state.config, pending, last, &boot);
+            match described.and_then(|record| unclaimed(&snapshot, record, &everything, &boot)) {
                 Ok(record) => {
                     retired.extend(dead.into_iter().filter(|t| same_port(t, &record)));
                     adopted.again.extend(last.map(|_| record.key.clone()));
@@ -141,6 +142,7 @@ impl Adoption<'_> {
                 Err(why) => adopted.skipped.push(why),
             }
         }
+        adopted.leave_doubtful();
         if self.act {
             self.write(&adopted.adopted, &retired)?;
         }
@@ -171,6 +173,31 @@ impl Adoption<'_> {
             }
         }
         Ok(())
+    }
+}
+
+impl Adopted {
+    /// Of several pods that would be recorded with one row only that one is, whose namespace is
+    /// there: the row was given from one to the other, and nothing else tells to whom.
+    fn leave_doubtful(&mut self) {
+        let all = std::mem::take(&mut self.adopted);
+        let rivals = |record: &Attachment, lives: bool| {
+            let rival = |other: &&Attachment| {
+                other.interface == record.interface
+                    && !is_of(&other.key, record)
+                    && (!lives || other.netns.is_some())
+            };
+            all.iter().any(|other| rival(&other))
+        };
+        for record in &all {
+            if rivals(record, record.netns.is_some()) {
+                let port = record.port.as_deref().unwrap_or_default();
+                self.skipped.push(format!("{}: port {port} may be another pod's", record.key));
+                self.again.retain(|key| *key != record.key);
+            } else {
+                self.adopted.push(record.clone());
+            }
+        }
     }
 }
 
@@ -307,11 +334,15 @@ fn describe(
         bridge: config.bridge.as_deref(),
     };
     let found = find_port(snapshot, &wanted).map(|f| (f.bridge, f.port, f.interface));
-    // Nobody but this pod can have the row that it had, marked or not.
     let known = || snapshot.interface(tombstone?.interface?);
     let Some((bridge, port, interface)) = found.or_else(known) else {
         return Err(format!("{}: no port of it in OVSDB", record.key));
     };
+    // A row stays when its name is given to the next pod (a representor, `--may-exist add-port`).
+    record.netns = Some(Netns::of_path(path.clone())).filter(|_| !path.is_empty());
+    if [Some(&record), tombstone].iter().flatten().any(|r| is_anothers(port, interface, r, boot)) {
+        return Err(format!("{}: port {} is another pod's by now", record.key, interface.name));
+    }
     record.bridge = Some(bridge.name.clone());
     record.port = Some(interface.name.clone());
     record.interface = Some(interface.id);
@@ -345,6 +376,26 @@ fn describe(
     Ok(record)
 }
 
+/// A pod's record, unless somebody who has a record has its row, and neither marks nor the device
+/// contradict that.
+fn unclaimed(
+    snapshot: &Snapshot,
+    record: Attachment,
+    everything: &Everything,
+    boot: &str,
+) -> Result<Attachment, String> {
+    let Some((_, port, interface)) = record.interface.and_then(|id| snapshot.interface(id)) else {
+        return Ok(record);
+    };
+    let mut others = everything.attachments.iter().filter(|r| r.interface == record.interface);
+    match others.find(|r| !is_anothers(port, interface, r, boot)) {
+        Some(other) => {
+            Err(format!("{}: port {} is recorded as {}'s", record.key, port.name, other.key))
+        }
+        None => Ok(record),
+    }
+}
+
 /// What a tombstone knows of a pod that lives, where nothing of now says it.
 fn remember(record: &mut Attachment, known: &Attachment) {
     record.pod = record.pod.take().or_else(|| known.pod.clone());
@@ -372,4 +423,136 @@ fn is_over(path: &str, captured: &Result<Netns, CaptureError>, interface: &Inter
     let device_gone =
         interface.ofport == Ofport::Failed || interface.ifindex.unwrap_or_default() == 0;
     path_gone && device_gone
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::attachment::Device;
+    use crate::ovsdb::Bridge;
+    use crate::stale::case::RowId;
+
+    const BOOT: &str = "this-boot";
+
+    /// A bridge with one port, `rep0`, whose device has index 7.
+    fn switch(marks: &[(&str, &str)]) -> Snapshot {
+        let interface = Interface {
+            id: RowId(5),
+            name: "rep0".to_owned(),
+            kind: String::new(),
+            ofport: Ofport::Number(5),
+            ofport_request: None,
+            external_ids: BTreeMap::new(),
+            mac_in_use: None,
+            ifindex: Some(7),
+            error: None,
+            patch_peer: None,
+        };
+        let port = Port {
+            id: RowId(6),
+            name: "rep0".to_owned(),
+            external_ids: marks.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            mac: None,
+            vlans: Vec::new(),
+            interfaces: vec![interface],
+        };
+        let bridge = Bridge {
+            id: RowId(1),
+            name: "br0".to_owned(),
+            datapath_type: String::new(),
+            protocols: Vec::new(),
+            fail_mode: None,
+            ports: vec![port],
+        };
+        Snapshot { complete: true, bridges: vec![bridge], ..Snapshot::default() }
+    }
+
+    fn key(container: &str) -> Key {
+        let (network, ifname) = ("podnet".parse().unwrap(), "eth0".parse().unwrap());
+        Key { network, container: container.parse().unwrap(), ifname }
+    }
+
+    /// What libcni remembers of `c1`: that its host's end is `rep0`.
+    fn described(
+        snapshot: &Snapshot,
+        tombstone: Option<&Attachment>,
+    ) -> Result<Attachment, String> {
+        let host = serde_json::json!({"interfaces": [{"name": "rep0"}]});
+        let result = if tombstone.is_some() { serde_json::Value::Null } else { host };
+        let netns = Some("/no/such/netns/n1".to_owned());
+        let pending = Pending { key: key("c1"), pod: None, netns, result };
+        describe(snapshot, &Config::default(), pending, tombstone, BOOT)
+    }
+
+    #[test]
+    fn a_row_that_was_given_away_is_not_adopted() {
+        let antrea = |id| [("antrea-type", "container"), ("container-id", id)];
+        let ovs_cni = |netns| [("contNetns", netns), ("contIface", "eth0")];
+        let (own, next) = ("/no/such/netns/n1", "/run/netns/n2");
+        // By the name that libcni remembers.
+        assert!(described(&switch(&[]), None).is_ok());
+        assert!(described(&switch(&ovs_cni(own)), None).is_ok());
+        assert!(described(&switch(&antrea("c2")), None).is_err());
+        let given = described(&switch(&ovs_cni(next)), None);
+        assert_eq!(given.unwrap_err(), "podnet/c1:eth0: port rep0 is another pod's by now");
+        // By the row that its tombstone knows.
+        let now = Stamp { boot_ms: 1, wall_ms: 1 };
+        let dead = |ifindex| {
+            let mut dead = Attachment::new(key("c1"), 1, BOOT.to_owned(), now);
+            dead.netns = Some(Netns::of_path(own.to_owned()));
+            dead.interface = Some(RowId(5));
+            dead.device = Some(Device { ifindex, mac: None });
+            dead
+        };
+        let again = |marks: &[_], ifindex| described(&switch(marks), Some(&dead(ifindex))).is_ok();
+        assert!(again(&[], 7) && again(&ovs_cni(own), 7) && again(&antrea("c1"), 8));
+        assert!(!again(&[], 8), "another veth of the name");
+        assert!(!again(&ovs_cni(next), 7) && !again(&antrea("c2"), 7), "the marks are another's");
+        let elsewhen = Attachment { boot_id: "another".to_owned(), ..dead(8) };
+        assert!(described(&switch(&[]), Some(&elsewhen)).is_ok(), "indexes begin anew");
+    }
+
+    #[test]
+    fn a_row_that_somebody_recorded_has_is_not_adopted() {
+        let record = described(&switch(&[]), None).unwrap();
+        let mut everything = Everything::default();
+        let ask = |switch: &Snapshot, everything: &Everything| {
+            unclaimed(switch, record.clone(), everything, BOOT).is_ok()
+        };
+        assert!(ask(&switch(&[]), &everything));
+        let other = Attachment { key: key("c2"), netns: None, ..record.clone() };
+        everything.attachments.push(Attachment { interface: Some(RowId(9)), ..other.clone() });
+        assert!(ask(&switch(&[]), &everything), "it has another row");
+        everything.attachments.push(other);
+        assert!(!ask(&switch(&[]), &everything));
+        // It was the other one's before this pod was marked on it.
+        assert!(ask(&switch(&[("container-id", "c1")]), &everything));
+        for record in &mut everything.attachments {
+            record.device = Some(Device { ifindex: 8, mac: None });
+        }
+        assert!(ask(&switch(&[]), &everything), "the other one's device is gone");
+    }
+
+    #[test]
+    fn of_two_pods_with_one_row_the_one_whose_namespace_is_there_is_adopted() {
+        let one = described(&switch(&[]), None).unwrap();
+        let netns = Some(Netns::of_path("/run/netns/n".to_owned()));
+        let [dead, lives, lives_too] = [("c1", None), ("c2", netns.clone()), ("c3", netns)]
+            .map(|(id, netns)| Attachment { key: key(id), netns, ..one.clone() });
+        let elsewhere = Attachment { key: key("c4"), interface: Some(RowId(9)), ..dead.clone() };
+        let adopted = |records: &[&Attachment]| {
+            let (all, again) = records.iter().map(|r| ((*r).clone(), r.key.clone())).unzip();
+            let mut adopted = Adopted { adopted: all, again, ..Adopted::default() };
+            adopted.leave_doubtful();
+            let keys: Vec<Key> = adopted.adopted.iter().map(|record| record.key.clone()).collect();
+            assert_eq!(keys, adopted.again);
+            keys
+        };
+        assert_eq!(adopted(&[&dead, &elsewhere]), [key("c1"), key("c4")]);
+        assert_eq!(adopted(&[&dead, &lives, &elsewhere]), [key("c2"), key("c4")]);
+        assert_eq!(adopted(&[&dead, &lives, &lives_too]), []);
+        assert_eq!(adopted(&[&dead, &Attachment { key: key("c5"), ..dead.clone() }]), []);
+    }
 }

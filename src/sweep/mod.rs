@@ -47,8 +47,8 @@ pub use scene::{Scene, in_question, register_of};
 pub use standing::{AskedPortScan, PortScan};
 pub use unrecorded::Heritage;
 pub use unrecorded_ports::{UnrecordedPort, unrecorded_ports};
-pub(crate) use world::device_of;
 pub use world::{Error, World, network_states, object};
+pub(crate) use world::{device_of, is_anothers};
 
 use crate::attachment::{Attachment, Key, NetworkName};
 use crate::clock::{Deadline, Stamp};

@@ -242,7 +242,8 @@ impl World {
         }
         let place = self.named(record.port.as_deref()?)?;
         let here = self.ovs.bridges.get(place.bridge).map(|b| &b.name) == record.bridge.as_ref();
-        match (marked_as(&place, record), self.has_device(&place, record)) {
+        let marked = marked_as(place.port, place.interface, record);
+        match (marked, has_device(place.interface, record, &self.boot_id)) {
             (Some(its), _) => its.then_some((place, By::Marks)),
             (None, Some(its)) => its.then_some((place, By::Device)),
             (None, None) => here.then_some((place, By::Name)),
@@ -257,8 +258,7 @@ impl World {
 
     /// Whether an interface is somebody else's by its marks, or by its device if they do not say.
     fn is_anothers(&self, place: &Place<'_>, record: &Attachment) -> bool {
-        let its = marked_as(place, record).or_else(|| self.has_device(place, record));
-        its == Some(false)
+        is_anothers(place.port, place.interface, record, &self.boot_id)
     }
 
     /// The row that an attachment had, if it was not given to somebody else since (a
@@ -267,20 +267,6 @@ impl World {
         let id = record.interface?;
         let reused = self.row(id).is_some_and(|place| self.is_anothers(&place, record));
         (!reused).then_some(id)
-    }
-
-    /// Whether the device behind an interface is the one that an attachment had.
-    fn has_device(&self, place: &Place<'_>, record: &Attachment) -> Option<bool> {
-        let (was, is) = (record.device?, device_of(place.interface)?);
-        // Indexes begin anew with a boot, and with a node that is a container.
-        if record.boot_id != self.boot_id {
-            return None;
-        }
-        let same_mac = was.mac == is.mac || was.mac.is_none() || is.mac.is_none();
-        match was.ifindex == is.ifindex {
-            true => same_mac.then_some(true),
-            false => Some(false),
-        }
     }
 
     /// A live attachment's interface now. Where nothing but the name speaks for it, or its row
@@ -365,9 +351,34 @@ impl Answered {
     }
 }
 
+/// Whether a row is somebody else's by its marks, or by its device if they do not say.
+pub(crate) fn is_anothers(
+    port: &Port,
+    interface: &Interface,
+    record: &Attachment,
+    boot: &str,
+) -> bool {
+    let its = marked_as(port, interface, record).or_else(|| has_device(interface, record, boot));
+    its == Some(false)
+}
+
+/// Whether the device behind an interface is the one that an attachment had.
+fn has_device(interface: &Interface, record: &Attachment, boot: &str) -> Option<bool> {
+    let (was, is) = (record.device?, device_of(interface)?);
+    // Indexes begin anew with a boot, and with a node that is a container.
+    if record.boot_id != boot {
+        return None;
+    }
+    let same_mac = was.mac == is.mac || was.mac.is_none() || is.mac.is_none();
+    match was.ifindex == is.ifindex {
+        true => same_mac.then_some(true),
+        false => Some(false),
+    }
+}
+
 /// Whether the marks of a port name this attachment. `None`: they do not say.
-fn marked_as(place: &Place<'_>, record: &Attachment) -> Option<bool> {
-    are_of(&marks(place.port, place.interface)?, record)
+fn marked_as(port: &Port, interface: &Interface, record: &Attachment) -> Option<bool> {
+    are_of(&marks(port, interface)?, record)
 }
 
 /// Whether marks name this attachment, if they name anybody by what no two pods have.

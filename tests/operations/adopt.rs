@@ -144,13 +144,44 @@ fn the_dead_are_not_adopted() {
     assert!(skipped.contains("no port of it in OVSDB"), "{skipped}");
 }
 
+/// A representor stays when its pod has ended, and is marked for the next one. What libcni remembers
+/// of the pod of before names it, too.
+#[test]
+fn a_row_that_another_pod_has_by_now_is_not_adopted() {
+    let node = before_us("adopt_given_away");
+    let (old, other, next) = (node.run_pod("old"), node.run_pod("other"), node.pod("next"));
+    cache(&node, &old);
+    cache(&node, &other);
+    node.vanish(&old, Port::Stays);
+    let peer = ["type", "veth", "peer", "name", "eth0", "netns", &next.netns];
+    node.run("ip", &[&["link", "add", old.port.as_str()], &peer[..]].concat()).ok();
+    let mark = format!("external_ids:contNetns=\"{}\"", next.netns_path());
+    node.ovs_vsctl(&["set", "Port", &old.port, &mark]);
+    eventually("the row has a device again", || {
+        node.ovs_vsctl(&["get", "Interface", &old.port, "ofport"]) == old.ofport.to_string()
+            && node.ovs_vsctl(&["get", "Interface", &old.port, "ifindex"]) != "0"
+    });
+    let (port, ofport) = (&old.port, old.ofport);
+    let its = node.install("br0", &[format!("table=0, priority=5,in_port={ofport} actions=drop")]);
+    arrive(&node, json!({}));
+    let (adopted, skipped) = adopt(&node, &[]);
+    assert_eq!(adopted, ["other"], "{skipped}");
+    assert!(skipped.contains(&format!("port {port} is another pod's by now")), "{skipped}");
+    let conf = node.plugin_conf("ovs-flow-gc", Some(&old), Some(&old.result));
+    assert!(node.call_for(&conf, "DEL", &old).run().succeeded());
+    sweep(&node, &[]);
+    assert_eq!(node.dump("br0"), its);
+}
+
 #[test]
 fn one_witness_is_not_enough_to_call_a_pod_dead() {
     let node = before_us("adopt_one_witness");
     let old = node.run_pod("old");
     // Seen from here the namespace's path is gone (no mount propagation), the device is not.
     let mut result = old.result.clone();
-    result["interfaces"][1]["sandbox"] = json!(format!("{}-elsewhere", old.netns_path()));
+    let path = format!("{}-elsewhere", old.netns_path());
+    result["interfaces"][1]["sandbox"] = json!(path);
+    node.ovs_vsctl(&["set", "Port", &old.port, &format!("external_ids:contNetns=\"{path}\"")]);
     cache_as(&node, &old, "podnet", &result);
     arrive(&node, json!({}));
     assert_eq!(adopt(&node, &[]).0, ["old"]);
