@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Stamp;
-use crate::stale::case::RowId;
+use crate::stale::case::{RowId, UNTAGGED};
 use crate::stale::flow::{Address, MacAddr};
 use crate::stale::workload::Member;
 
@@ -280,7 +280,8 @@ pub struct Attachment {
     /// The device behind the port, once it was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<Device>,
-    /// The VLANs that its port was in: tag and trunks, of now and before.
+    /// The VLANs that its port was in: tag and trunks, of now and before; [`UNTAGGED`] if it had
+    /// none. Of the dead also those that their own flows showed. Empty: nobody knows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub vlans: Vec<u16>,
     /// The register value.
@@ -358,8 +359,13 @@ impl Attachment {
         }
     }
 
-    /// Remembers the VLANs that its port is in. One that it was in before stays known: flows are
-    /// not adapted by themselves.
+    /// Remembers the VLANs that its port is in by OVSDB, or that it has none. Whoever has no port
+    /// row any more when it dies is judged by what it had.
+    pub fn see_port_vlans(&mut self, vlans: &[u16]) {
+        self.see_vlans(if vlans.is_empty() { &[UNTAGGED] } else { vlans });
+    }
+
+    /// Remembers VLANs. One that it was in before stays known: flows are not adapted by themselves.
     pub fn see_vlans(&mut self, vlans: &[u16]) {
         for vlan in vlans {
             if !self.vlans.contains(vlan) {

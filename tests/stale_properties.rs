@@ -97,7 +97,7 @@ prop_compose! {
         (former, number_since) in (vec(port(), 0..2), of(seconds())),
         interface in of((0..6u128).prop_map(RowId)),
         addresses in vec(address(), 0..3),
-        vlans in prop_oneof![3 => Just(Vec::new()), 1 => vec(1..3u16, 1..2)],
+        vlans in prop_oneof![3 => Just(Vec::new()), 1 => vec(0..3u16, 1..2)],
         register in weighted(0.6, 0..5u32),
         died in seconds(),
         seen_before in seconds(),
@@ -253,6 +253,7 @@ prop_compose! {
                 })
                 .collect(),
             vlans,
+            any_vlan: false,
             sets_tunnel: sets_tunnel.is_some(),
             conjunction: conjunction.is_some(),
             unread: false,

@@ -346,7 +346,7 @@ fn describe(
     record.bridge = Some(bridge.name.clone());
     record.port = Some(interface.name.clone());
     record.interface = Some(interface.id);
-    record.see_vlans(&port.vlans);
+    record.see_port_vlans(&port.vlans);
     record.device = device_of(interface);
     if let Ofport::Number(number) = interface.ofport {
         record.ofport = Some(number);

@@ -43,6 +43,7 @@ fn clear(into: &mut Actions) {
     into.output_registers.clear();
     into.register_writes.clear();
     into.vlans.clear();
+    into.any_vlan = false;
     into.sets_tunnel = false;
     into.group = false;
     into.spreads = false;
@@ -206,6 +207,7 @@ fn write(id: FieldId, value: u128, mask: u128, scope: Scope, into: &mut Actions)
 
 fn write_unknown(dst: Range, scope: Scope, into: &mut Actions) {
     into.rewrites_destination |= is_destination(dst.id);
+    into.any_vlan |= is_vlan(dst.id);
     if let Some(at) = registers(dst.id) {
         let nested = scope.nested;
         let parts = split(at, 0, bits(dst.offset, dst.bits));

@@ -135,7 +135,7 @@ fn locate(
     record.bridge = Some(found.bridge.name.clone());
     record.port = Some(found.interface.name.clone());
     record.interface = Some(found.interface.id);
-    record.see_vlans(&found.port.vlans);
+    record.see_port_vlans(&found.port.vlans);
     record.device = device_of(found.interface);
     let number = match found.interface.ofport {
         Ofport::Unassigned => client

@@ -100,6 +100,9 @@ impl From<RowId> for String {
     }
 }
 
+/// Among a port's VLANs: it had no tag and no trunks. (OpenFlow's `OFPVID_NONE`, too.)
+pub const UNTAGGED: u16 = 0;
+
 /// Index into [`Case::networks`].
 pub type NetworkIndex = usize;
 
@@ -206,7 +209,8 @@ pub struct Dead {
     pub interface: Option<RowId>,
     /// Its own IPs and MACs.
     pub addresses: Vec<Address>,
-    /// The VLANs that its port is known to be in: its tag, its trunks. Empty: nobody knows.
+    /// The VLANs that its port is known to have been in: tag, trunks, those that its own flows
+    /// showed; [`UNTAGGED`] if it had no tag. Empty: nobody knows.
     pub vlans: Vec<u16>,
     /// Its register value, computed or learned while it lived (unmasked position, i.e.
     /// `value & !mask == 0`).

@@ -210,6 +210,8 @@ pub struct Actions {
     pub register_writes: Vec<RegisterWrite>,
     /// VLANs that it puts packets into.
     pub vlans: Vec<u16>,
+    /// Puts packets into a VLAN that cannot be read: from a register, say.
+    pub any_vlan: bool,
     /// Sets tun_dst, tun_ipv6_dst or tun_id: what it delivers goes to another node.
     pub sets_tunnel: bool,
     /// Sends to a group: whom its buckets reach is not in the flow.

@@ -70,6 +70,12 @@ impl Learned {
         self.complete
     }
 
+    /// The VLANs that a dead attachment's (by index) own flows show.
+    #[must_use]
+    pub fn shown_vlans(&self, dead: usize) -> &[u16] {
+        self.vlans.shown(dead)
+    }
+
     /// A dead attachment's (by index) register values that are computed from a token, and from
     /// which.
     pub(super) fn bases(&self, dead: usize) -> Vec<(RegisterToken, Token)> {

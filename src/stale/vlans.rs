@@ -1,12 +1,13 @@
 //! In which VLAN an address is: 10.0.0.5 in VLAN 100 and in VLAN 200 are two addresses.
 //!
 //! A port's VLANs are its tag and its trunks, as OVSDB has them, and those that the flows of its
-//! number match or set. A port without a tag may send in any VLAN, so of such a port nothing is
-//! known until a flow shows it. Whoever is in doubt keeps the entry.
+//! number match or set. A port without a tag is in the VLANs that flows put its packets into.
+//! While nobody knows whether it had a tag, nothing is known until a flow shows it. Whoever is in
+//! doubt keeps the entry.
 
 use std::collections::{HashMap, HashSet};
 
-use super::case::{Case, Dead, Live};
+use super::case::{Case, Dead, Live, UNTAGGED};
 use super::flow::Flow;
 use super::tokens::{Index, PortState, push_once};
 
@@ -28,17 +29,25 @@ pub(super) struct Vlans {
     shown: HashMap<usize, Vec<u16>>,
     /// Those of everybody else's ports.
     others: HashSet<u16>,
+    /// Those that flows put packets into, whichever port these came from.
+    put_into: HashSet<u16>,
+    /// Such a flow puts them into one that cannot be read.
+    put_into_any: bool,
     complete: bool,
 }
 
 impl Vlans {
     pub(super) fn start(case: &Case, complete: bool) -> Self {
         let others = case.live.iter().flat_map(|live| &live.vlans).copied().collect();
-        Self { shown: HashMap::new(), others, complete }
+        Self { others, complete, ..Self::default() }
     }
 
     pub(super) fn see(&mut self, index: &Index<'_>, flow: &Flow) {
-        let Some(port) = flow.matches.in_port else { return };
+        let Some(port) = flow.matches.in_port else {
+            self.put_into.extend(&flow.actions.vlans);
+            self.put_into_any |= flow.actions.any_vlan || flow.actions.unread;
+            return;
+        };
         for vlan in flow.matches.vlan.iter().chain(&flow.actions.vlans) {
             let owners = index.port(port).map_or(&[][..], |owners| &owners.dead);
             let is_own = |i: &&usize| {
@@ -56,19 +65,36 @@ impl Vlans {
         }
     }
 
+    /// What the flows of a dead attachment's port show.
+    pub(super) fn shown(&self, i: usize) -> &[u16] {
+        self.shown.get(&i).map_or(&[], Vec::as_slice)
+    }
+
     pub(super) fn relation(&self, i: usize, dead: &Dead, flow: &Flow) -> Relation {
         let Some(vlan) = flow.matches.vlan else { return Relation::Own };
-        let shown = self.shown.get(&i).map_or(&[][..], Vec::as_slice);
+        let shown = self.shown(i);
         if dead.vlans.contains(&vlan) || shown.contains(&vlan) {
             Relation::Own
-        } else if !dead.vlans.is_empty() || !shown.is_empty() || self.others.contains(&vlan) {
+        } else if is_tagged(dead) || !shown.is_empty() || self.others.contains(&vlan) {
             Relation::Other
-        } else if self.complete {
-            Relation::Own
-        } else {
+        } else if !self.complete {
             Relation::Unknown
+        } else if dead.vlans.contains(&UNTAGGED) && !self.may_put_into(vlan) {
+            Relation::Other
+        } else {
+            Relation::Own
         }
     }
+
+    /// Whether a packet from any port may come into the VLAN.
+    fn may_put_into(&self, vlan: u16) -> bool {
+        self.put_into_any || self.put_into.contains(&vlan)
+    }
+}
+
+/// Whether a dead attachment's VLANs are known.
+fn is_tagged(dead: &Dead) -> bool {
+    dead.vlans.iter().any(|vlan| *vlan != UNTAGGED)
 }
 
 /// Whether the flow is about the dead attachment's VLAN and certainly not about a live owner's of
@@ -81,6 +107,6 @@ pub(super) fn is_other_owners(dead: &Dead, live: &Live, flow: &Flow) -> bool {
 
 /// Whether OVSDB says that the flow is about another VLAN than the dead attachment's.
 pub(super) fn is_elsewhere(dead: &Dead, flow: &Flow) -> bool {
-    let outside = |vlan: u16| !dead.vlans.is_empty() && !dead.vlans.contains(&vlan);
+    let outside = |vlan: u16| is_tagged(dead) && !dead.vlans.contains(&vlan);
     flow.matches.vlan.is_some_and(outside)
 }

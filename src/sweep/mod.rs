@@ -325,6 +325,7 @@ fn learned(targets: &mut [Target], report: &Report) {
     for (target, outcome) in targets.iter_mut().zip(&report.targets) {
         let register = &mut target.attachment.register;
         *register = outcome.register.or(*register);
+        target.attachment.see_vlans(&outcome.vlans);
     }
 }
 

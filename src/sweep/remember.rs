@@ -133,17 +133,27 @@ pub(super) fn remember(
             let (Some(record), Some(value)) = (record, *value) else { continue };
             if record.register.is_none_or(|r| r.value != value) {
                 let register = Some(Register { value, how: RegisterHow::Learned });
-                records.set_register(record, register)?;
+                records.set(record, |known| known.register = register)?;
             }
         }
-        for (target, value) in scene.dead_of.iter().zip(&look.learned.dead_registers) {
-            let record = targets.get(*target).map(|t| &t.attachment).filter(|r| learns(r));
-            let (Some(record), Some(value)) = (record, *value) else { continue };
-            if record.register.is_none_or(|r| r.value != value) {
-                let register = Some(Register { value, how: RegisterHow::Learned });
-                records.set_register(record, register)?;
+        for (dead, (target, value)) in
+            scene.dead_of.iter().zip(&look.learned.dead_registers).enumerate()
+        {
+            let Some(record) = targets.get(*target).map(|t| &t.attachment) else { continue };
+            let mut new = record.clone();
+            if let Some(value) = value.filter(|_| learns(record))
+                && record.register.is_none_or(|r| r.value != value)
+            {
+                new.register = Some(Register { value, how: RegisterHow::Learned });
+            }
+            new.see_vlans(look.learned.shown_vlans(dead));
+            if new != *record {
+                records.set(record, |known| {
+                    known.register = new.register;
+                    known.see_vlans(&new.vlans);
+                })?;
                 if let Some(of) = report.targets.get_mut(*target) {
-                    of.register = register;
+                    (of.register, of.vlans) = (new.register, new.vlans);
                 }
             }
         }
@@ -179,15 +189,16 @@ impl<'a> Records<'a> {
         Self { lock, known }
     }
 
-    fn set_register(
+    fn set(
         &self,
         of: &Attachment,
-        register: Option<Register>,
+        change: impl FnOnce(&mut Attachment),
     ) -> Result<(), crate::registry::Error> {
         let Some((written, dead)) = self.known.get(&(&of.key, of.generation)) else {
-            return self.lock.update(of, |record| record.register = register).map(drop);
+            return self.lock.update(of, change).map(drop);
         };
-        let record = Attachment { register, ..(*written).clone() };
+        let mut record = (*written).clone();
+        change(&mut record);
         if *dead { self.lock.put_tombstone(&record) } else { self.lock.put(&record) }
     }
 }

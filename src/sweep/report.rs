@@ -129,6 +129,9 @@ pub struct TargetReport {
     /// Its register value, if a look at the switch taught it.
     #[serde(skip)]
     pub register: Option<Register>,
+    /// Its VLANs, if a look at the switch taught one.
+    #[serde(skip)]
+    pub vlans: Vec<u16>,
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -212,6 +215,7 @@ impl TargetReport {
             value_unknown: false,
             ended: false,
             register: None,
+            vlans: Vec::new(),
             error: None,
         }
     }

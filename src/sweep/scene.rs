@@ -11,7 +11,9 @@ use crate::attachment::{ADD_TAKES_MS, Attachment, Key, NetworkName, Register, Re
 use crate::config::{AddressScope, Config, NetworkState, Reg0};
 use crate::liveness::netns;
 use crate::ovsdb::{Interface, Marks, Ofport, Port, marks};
-use crate::stale::case::{Case, Dead, Live, LiveRegister, Network, NetworkIndex, Ports, RowId};
+use crate::stale::case::{
+    Case, Dead, Live, LiveRegister, Network, NetworkIndex, Ports, RowId, UNTAGGED,
+};
 use crate::stale::flow::Address;
 use crate::stale::workload::Member;
 
@@ -422,8 +424,10 @@ fn live_vlans(record: &Attachment, place: Option<Place<'_>>) -> Vec<u16> {
 
 /// The VLANs that a dead attachment's port is known to have been in.
 fn dead_vlans(record: &Attachment, own: Option<Place<'_>>) -> Vec<u16> {
-    let now = own.map(|place| place.port.vlans.as_slice()).unwrap_or_default();
-    [now, &record.vlans].concat()
+    let now = own.map(|place| place.port.vlans.as_slice());
+    let untagged = now.is_some_and(<[u16]>::is_empty).then_some(UNTAGGED);
+    let now = now.unwrap_or_default().iter().copied();
+    now.chain(untagged).chain(record.vlans.iter().copied()).collect()
 }
 
 /// The numbers that an attachment had on a bridge, by its record, and has not now.

@@ -16,19 +16,23 @@ use crate::stale::case::RowSet;
 use crate::stale::flow::Address;
 
 /// Fills targets whose port nobody recorded from OVSDB, and those whose port was attached anew
-/// since it was recorded: their tombstones must know its row and its number when it is gone.
+/// since it was recorded: their tombstones must know its row, its number and its VLANs when it is
+/// gone.
 pub(super) fn resolve(world: &World, targets: &mut [Target]) {
     for target in targets.iter_mut() {
         find(world, &mut target.attachment);
     }
-    let another = |target: &Target| {
-        let record = &target.attachment;
-        let place = match target.cause {
-            Cause::Del => world.certain_place_of(record),
-            _ => world.own_place_of(record, &RowSet::default()),
-        };
-        place.filter(|place| record.interface != Some(place.interface.id))
+    let place_of = |target: &Target| match target.cause {
+        Cause::Del => world.certain_place_of(&target.attachment),
+        _ => world.own_place_of(&target.attachment, &RowSet::default()),
     };
+    let is_recorded = |t: &Target, p: &Place<'_>| t.attachment.interface == Some(p.interface.id);
+    for target in targets.iter_mut() {
+        if let Some(place) = place_of(target).filter(|place| is_recorded(target, place)) {
+            target.attachment.see_port_vlans(&place.port.vlans);
+        }
+    }
+    let another = |target: &Target| place_of(target).filter(|place| !is_recorded(target, place));
     if !targets.iter().any(|target| another(target).is_some()) {
         return;
     }
@@ -57,7 +61,7 @@ fn renew(world: &World, record: &mut Attachment, place: Place<'_>) {
     }
     record.bridge = bridge.cloned();
     record.interface = Some(place.interface.id);
-    record.see_vlans(&place.port.vlans);
+    record.see_port_vlans(&place.port.vlans);
     record.device = device_of(place.interface).or(record.device);
     let now = place.interface.ofport.number();
     if now.is_some() && now != record.ofport {
@@ -92,7 +96,7 @@ fn find(world: &World, record: &mut Attachment) {
     record.bridge = Some(found.bridge.name.clone());
     record.port = Some(found.interface.name.clone());
     record.interface = Some(found.interface.id);
-    record.see_vlans(&found.port.vlans);
+    record.see_port_vlans(&found.port.vlans);
     record.ofport = match found.interface.ofport {
         Ofport::Number(number) => Some(number),
         Ofport::Unassigned | Ofport::Failed => None,

@@ -397,7 +397,7 @@ impl Sim {
         };
         let found = find_for_delete(&world.ovs, &wanted, |i| claimed.contains(&i.id));
         let Some(found) = found else { return };
-        record.see_vlans(&found.port.vlans);
+        record.see_port_vlans(&found.port.vlans);
         let (bridge, port) = (found.bridge.name.clone(), found.interface.name.clone());
         let (id, ofport) = (found.interface.id, found.interface.ofport.number());
         (record.bridge, record.port) = (Some(bridge), Some(port));
@@ -726,7 +726,7 @@ impl Driver for Sim {
             let (id, ofport) = (found.interface.id, found.interface.ofport.number());
             (record.bridge, record.port) = (Some(bridge), Some(port));
             (record.interface, record.ofport) = (Some(id), ofport);
-            record.see_vlans(&found.port.vlans);
+            record.see_port_vlans(&found.port.vlans);
             record.register =
                 register_of(&self.config, &record, Some((found.port, found.interface)));
         }

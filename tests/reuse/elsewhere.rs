@@ -232,3 +232,38 @@ fn the_same_address_in_the_vlan_of_a_machine() {
     node.del(&before);
     assert_eq!(node.dump("br0"), sorted(machines));
 }
+
+/// A pod's flows say in which VLAN it is, and go at its DEL. Whoever looks later still knows it, and
+/// that another pod's port had no tag and was put into no VLAN.
+#[test]
+fn the_vlan_of_a_port_that_is_gone() {
+    let node = Setup::new().datapath(Datapath::Dummy).up("the_vlan_of_the_gone");
+    let (red, plain) = (node.run_pod("red"), node.run_pod("plain"));
+    let mut others = Vec::new();
+    for pod in [&red, &plain] {
+        let ip = &pod.ip;
+        others.extend(node.install(
+            "br0",
+            &[
+                format!("table=50, priority=9,ip,dl_vlan=300,nw_src={ip} actions=goto_table:60"),
+                format!("table=50, priority=9,arp,dl_vlan=300,arp_tpa={ip} actions=drop"),
+            ],
+        ));
+    }
+    let into = format!(
+        "table=0, priority=9000,in_port={},vlan_tci=0x0000/0x1fff \
+         actions=push_vlan:0x8100,set_field:4196->vlan_vid,goto_table:1",
+        red.ofport
+    );
+    let own =
+        format!("table=50, priority=9,ip,dl_vlan=100,nw_src={} actions=goto_table:60", red.ip);
+    node.install("br0", &[into, own]);
+
+    node.del(&red);
+    node.del(&plain);
+    for _ in 0..2 {
+        assert_eq!(node.dump("br0"), sorted(others.clone()));
+        sweep(&node, &[]);
+    }
+    assert_eq!(node.dump("br0"), sorted(others));
+}

@@ -249,6 +249,8 @@ fn into_a_vlan() {
         assert_eq!(effects(list), Actions { vlans: vec![100], ..plain(&[]) }, "{name}");
     }
     assert_eq!(effects("00190010 80000c02 1000 000000000000"), plain(&[]));
+    let from_a_register = "ffff0018 00002320 0006000c 00000000 00010a04 00000802";
+    assert_eq!(effects(from_a_register), Actions { any_vlan: true, ..plain(&[]) });
 }
 
 #[test]

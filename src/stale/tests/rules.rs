@@ -224,6 +224,40 @@ fn an_address_is_an_address_within_its_vlan() {
     );
 }
 
+/// A port without a tag is in the VLANs that flows put its packets into, and in no other. Whether
+/// it had a tag is known of it longer than its row is there.
+#[test]
+fn an_untagged_port_is_in_no_vlan_that_nothing_puts_it_into() {
+    let (stale, other) = ("stale: matches-address", "kept: another-vlan");
+    let untagged = |vlans: &[u16]| plain().with(|c| c.dead[0].vlans = [&[0], vlans].concat());
+    let mine = |vlan| flow().vlan(vlan).src(IP_A);
+    each(&untagged(&[]), &[("another's", mine(200), other), ("no VLAN", flow().src(IP_A), stale)]);
+    // What its flows showed before they were deleted, or a tag that came later.
+    each(&untagged(&[100]), &[("its own", mine(100), stale), ("another's", mine(200), other)]);
+    let anybody = flow().reg(0, 7).into_vlan(200);
+    let pipeline = ("pipeline", anybody.clone(), "kept: nothing-dead");
+    dump(&untagged(&[]), &[pipeline, ("may be its own", mine(200), stale)]);
+    let pipeline = ("pipeline", anybody, "kept: nothing-dead");
+    dump(&untagged(&[]), &[pipeline, ("cannot be its own", mine(300), other)]);
+    let mut unread = flow().reg(0, 7).beyond();
+    unread.actions.any_vlan = true;
+    dump(
+        &untagged(&[]),
+        &[("from a register", unread, "kept: nothing-dead"), ("any", mine(200), stale)],
+    );
+    let uplink = flow().from(UPLINK).into_vlan(200);
+    dump(&untagged(&[]), &[("uplink", uplink, "kept: nothing-dead"), ("its", mine(200), other)]);
+}
+
+#[test]
+fn what_a_dead_ports_flows_show_of_vlans_is_told() {
+    let case = plain();
+    let learned = survey(&case, &[flow().from(A).into_vlan(100), flow().from(B).vlan(200)]);
+    assert_eq!(learned.shown_vlans(0), [100]);
+    let taken = plain().and_live(live(A, &[]));
+    assert!(survey(&taken, &[flow().from(A).into_vlan(100)]).shown_vlans(0).is_empty());
+}
+
 #[test]
 fn one_address_in_two_vlans_has_two_owners() {
     let in_vlan = |vlans: &[u16]| Live { vlans: vlans.to_vec(), ..live(14, &[IP_A]) };
