@@ -299,3 +299,15 @@ pub struct NetworkState {
     #[serde(flatten)]
     pub register: RegisterFacts,
 }
+
+impl NetworkState {
+    /// Takes a configuration in. What was learned of another register field says nothing of this
+    /// one.
+    pub fn configure(&mut self, config: Config) {
+        let field = |config: &Config| (config.register, config.register_mask);
+        if field(&self.config) != field(&config) {
+            self.register = RegisterFacts::default();
+        }
+        self.config = config;
+    }
+}

@@ -17,7 +17,7 @@ use ovs_flow_gc::stale::flow::{
     RegisterWrite, Side,
 };
 use ovs_flow_gc::stale::workload::Member;
-use ovs_flow_gc::stale::{Judge, Learned, Reason, Survey, Token, Verdict};
+use ovs_flow_gc::stale::{Basis, BasisFacts, Judge, Learned, Reason, Survey, Token, Verdict};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option::{of, weighted};
 use proptest::prelude::*;
@@ -60,6 +60,16 @@ fn source() -> impl Strategy<Value = RegisterSource> {
     ]
 }
 
+/// What is remembered of whether values are addresses or port numbers.
+fn basis() -> impl Strategy<Value = BasisFacts> {
+    let fact = || weighted(0.2, Just(()));
+    let facts = [fact(), fact(), fact(), fact()];
+    facts.prop_map(|facts| {
+        let [ipv4, not_ipv4, renumbered, not_ofport] = facts.map(|fact| fact.is_some());
+        BasisFacts { ipv4, not_ipv4, ports: Vec::new(), renumbered, not_ofport }
+    })
+}
+
 prop_compose! {
     fn network()(
         tables in weighted(0.15, vec(0..3u8, 0..3)),
@@ -68,6 +78,7 @@ prop_compose! {
         index in prop_oneof![5 => Just(0u8), 1 => Just(1u8)],
         mask in mask(),
         source in source(),
+        basis in basis(),
         reap_dangling in any::<bool>(),
     ) -> Network {
         let [match_port, match_ip, match_mac] = on.map(|off| off.is_none());
@@ -79,6 +90,7 @@ prop_compose! {
             match_ip,
             match_mac,
             register: RegisterRule { index, mask, source },
+            basis,
             reap_dangling,
         }
     }
@@ -363,14 +375,23 @@ fn owns(case: &Case, learned: &Learned, i: usize, token: Token) -> bool {
         Token::Port(port) => dead.had(port),
         Token::Address(address) => dead.addresses.contains(&address),
         Token::Register(register) => {
-            // A number that its port had before, where values are numbers.
-            let number = u16::try_from(register.value >> register.mask.trailing_zeros());
-            let by_number = case.networks[dead.network].register.source == RegisterSource::Ofport;
-            let former = by_number && number.is_ok_and(|port| dead.former.contains(&port));
+            // A number that its port has or had, or its address, where values are computed.
+            let number = register.value >> register.mask.trailing_zeros();
+            let found = learned.basis_facts[dead.network].found();
+            let configured = case.networks[dead.network].register.source;
+            let by_number = configured == RegisterSource::Ofport || found == Some(Basis::Ofport);
+            let computed = match found {
+                Some(Basis::Ipv4) => dead.addresses.contains(&Address::Ip(ipv4(number))),
+                _ => by_number && u16::try_from(number).is_ok_and(|port| dead.had(port)),
+            };
             let known = learned.dead_registers[i].map(|v| v & register.mask);
-            register.value != 0 && (former || known == Some(register.value))
+            register.value != 0 && (computed || known == Some(register.value))
         }
     }
+}
+
+fn ipv4(number: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from(number))
 }
 
 fn names(flow: &Flow, token: Token) -> bool {
@@ -486,7 +507,8 @@ proptest! {
     /// More life, fewer deletes. The new one brings its own port row: a record for a port
     /// that nobody explained so far takes doubt away, which is something else. So is a
     /// another pod's different register value, if both are of one workload, which is the proof
-    /// that `learn` waits for: that fact is given to both.
+    /// that `learn` waits for, and so is what it shows of addresses and numbers: these facts are given
+    /// to both.
     #[test]
     fn one_more_live_attachment_never_condemns(
         case in case(), flows in flows(), new in live(1),
@@ -504,6 +526,9 @@ proptest! {
         more.live.push(new);
         let learned = learn(&more, &flows);
         let mut case = case;
+        for (network, facts) in case.networks.iter_mut().zip(&learned.basis_facts) {
+            network.basis = facts.clone();
+        }
         for (network, facts) in case.networks.iter_mut().zip(&learned.networks) {
             if let RegisterSource::Learn { distinct_seen, .. } = &mut network.register.source {
                 *distinct_seen |= facts.distinct_seen;

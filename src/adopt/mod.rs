@@ -157,7 +157,7 @@ impl Adoption<'_> {
             let config = &network.state.config;
             if recorded.as_ref().is_none_or(|state| network.ours && state.config != *config) {
                 let mut state = recorded.unwrap_or_else(|| network.state.clone());
-                state.config = config.clone();
+                state.configure(config.clone());
                 lock.set_network_state(name, &state)?;
             }
         }

@@ -4,6 +4,7 @@
 use crate::attachment::Attachment;
 use crate::config::{NetworkState, Reg0, SharedValue};
 use crate::logging::escape;
+use crate::stale::{Basis, BasisFacts, ENOUGH_PORTS};
 
 /// What to set. Only an operator knows what a controller means by its values.
 const SET: &str = "set reg0: \"pod\" if each pod has a value of its own, \"none\" or a preset if \
@@ -29,6 +30,16 @@ pub(super) fn proof<'r>(
         return None;
     }
     let shown = records.into_iter().any(|record| record.register.is_some());
+    let computed = |what: &str| Proof {
+        holds: true,
+        found: format!("values are computed: each is its pod's {what}"),
+        remedy: "",
+    };
+    match facts.register_basis.found() {
+        Some(Basis::Ipv4) => return Some(computed("own IPv4 address")),
+        Some(Basis::Ofport) => return Some(computed("port number")),
+        None => {}
+    }
     if facts.register_shared {
         let found = match facts.register_sharers.first() {
             Some(SharedValue { value, by: [one, other] }) => format!(
@@ -45,9 +56,21 @@ pub(super) fn proof<'r>(
         let found = "values are pods' own: two pods of one workload had different ones".to_owned();
         return Some(Proof { holds: true, found, remedy: "" });
     }
-    let found = "no two pods of one workload had different values yet: a value may be a \
-                 namespace's or a tenant's, and is no evidence";
-    shown.then(|| Proof { holds: false, found: found.to_owned(), remedy: SET })
+    let found = format!(
+        "no two pods of one workload had different values yet{}: a value may be a namespace's or a \
+         tenant's, and is no evidence",
+        by_port(&facts.register_basis)
+    );
+    shown.then_some(Proof { holds: false, found, remedy: SET })
+}
+
+/// How far it is shown that values are port numbers; empty: not at all.
+fn by_port(basis: &BasisFacts) -> String {
+    let ports = basis.ports.len();
+    if ports == 0 || basis.not_ofport {
+        return String::new();
+    }
+    format!(", and a value was its port's number for {ports} of the {ENOUGH_PORTS} that it takes")
 }
 
 /// The same, as a line below a table of flows; empty if nothing is missing.

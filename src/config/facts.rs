@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attachment::{Attachment, Key};
 use crate::clock::Stamp;
+use crate::stale::BasisFacts;
 use crate::stale::workload::Member;
 
 /// More workloads than a node has pods.
@@ -32,6 +33,9 @@ pub struct RegisterFacts {
     /// after the other.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub register_shown: BTreeMap<String, ShownValue>,
+    /// Whether values are computed from a token of their pods.
+    #[serde(skip_serializing_if = "BasisFacts::is_empty")]
+    pub register_basis: BasisFacts,
 }
 
 /// What a workload's pod showed.

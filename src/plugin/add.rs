@@ -171,7 +171,7 @@ fn write(
     let recorded: Option<NetworkState> =
         mended(&lock, lock.network_state(&record.key.network))?.flatten();
     let mut state = recorded.clone().unwrap_or_default();
-    state.config = request.config.clone();
+    state.configure(request.config.clone());
     if recorded.as_ref() != Some(&state) {
         lock.set_network_state(&record.key.network, &state)?;
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::basis::BasisFacts;
 use super::flow::Address;
 use super::workload::Member;
 
@@ -141,6 +142,8 @@ pub struct Network {
     pub match_mac: bool,
     /// The register field and what makes its value a pod's own.
     pub register: RegisterRule,
+    /// What is remembered of which token its learned values are computed from.
+    pub basis: BasisFacts,
     /// Dangling flows (a port that is nobody's) are stale too.
     pub reap_dangling: bool,
 }

@@ -9,6 +9,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::basis::Basis;
 use super::case::{Case, Dead, Live};
 use super::flow::{Address, AddressMatch, Flow, RegisterMatch, RegisterRange, RegisterWrite, Side};
 use super::reason::Reason;
@@ -205,7 +206,8 @@ fn identity_register(index: &Index<'_>, write: &RegisterWrite) -> Identity {
     for network in &index.case.networks {
         let Some(field) = Field::of(&network.register) else { continue };
         if field.index == write.index && write.mask & !field.mask == 0 {
-            if network.register.source.is_computed() {
+            let ports = network.basis.found() == Some(Basis::Ofport);
+            if network.register.source.is_computed() || ports {
                 return Identity::Computed;
             }
             found = Identity::Learned;

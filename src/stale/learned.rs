@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::basis::{self, Basis, BasisFacts};
 use super::case::{Case, Dead, LiveRegister, Network, NetworkIndex, RegisterSource};
 use super::flow::RegisterRange;
 use super::proof::{Evidence, Prover};
@@ -51,6 +52,8 @@ pub struct Learned {
     pub live_registers: Vec<Option<u32>>,
     /// Per index of `Case::networks`: what was remembered, and what this dump adds.
     pub networks: Vec<NetworkFacts>,
+    /// The same of which token values are computed from.
+    pub basis_facts: Vec<BasisFacts>,
     /// What pods of workloads showed, in networks that wait for that.
     pub shown: Vec<Shown>,
     /// Registers that outputs take their port from.
@@ -60,6 +63,8 @@ pub struct Learned {
     pub(super) overflow: bool,
     pub(super) vlans: Vlans,
     pub(super) evidence: Vec<Evidence>,
+    /// Per network: what its learned values are computed from.
+    pub(super) held: Vec<Option<Basis>>,
     pub(super) values: HashMap<RegisterToken, Claims>,
 }
 
@@ -195,19 +200,30 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
     }
 
     let (networks, shown) = facts(index, &seen, &dead, &live);
-    let prover =
-        Prover { index, seen: &seen, networks: &networks, known: &known, dead: &dead_registers };
+    let basis_facts = basis::facts(index, &seen);
+    let held = basis::held(index, &seen, &basis_facts);
+    let values = basis::computed(index, &held, &dead_registers);
+    let prover = Prover {
+        index,
+        seen: &seen,
+        networks: &networks,
+        held: &held,
+        known: &known,
+        dead: &values,
+    };
     let evidence = prover.all();
     Learned {
         dead_registers,
         live_registers,
         networks,
+        basis_facts,
         shown,
         output_registers: seen.outputs,
         vlans: seen.vlans,
         complete: seen.complete,
         overflow: seen.overflow,
         evidence,
+        held,
         values: seen.values,
     }
 }
@@ -241,7 +257,7 @@ fn loaded_values(index: &Index<'_>, seen: &Seen) -> (Vec<Values>, Vec<Values>) {
     (dead, live)
 }
 
-fn network_of(case: &Case, owner: Owner) -> Option<(usize, &Network)> {
+pub(super) fn network_of(case: &Case, owner: Owner) -> Option<(usize, &Network)> {
     let n = match owner {
         Owner::Dead(i) => case.dead.get(i)?.network,
         Owner::Live(i) => case.live.get(i)?.network?,

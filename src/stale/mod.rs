@@ -14,6 +14,7 @@
 //! | `vlans` | in which VLAN an address is |
 //! | `guards` | when an address has an owner whom we cannot see |
 //! | `verdict`, `pair` | the rules of design §4; rule 5 |
+//! | `basis` | which token a network's register values are computed from |
 //! | [`workload`] | which pods are made from one template |
 //! | `recheck` | whether a verdict still holds when it is carried out |
 //! | `reason` | each way to be stale or kept, as a sentence |
@@ -22,6 +23,7 @@ pub mod case;
 pub mod flow;
 pub mod workload;
 
+mod basis;
 mod guards;
 mod learned;
 mod pair;
@@ -33,6 +35,7 @@ mod tokens;
 mod verdict;
 mod vlans;
 
+pub use basis::{Basis, BasisFacts, ENOUGH_PORTS, PortValue};
 pub use learned::{Learned, NetworkFacts, Sharers, Shown};
 pub use reason::{NotProven, Reason};
 pub use recheck::{Recheck, Standing};

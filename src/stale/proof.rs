@@ -2,7 +2,8 @@
 //!
 //! Guarantee: a value is evidence only while no live attachment has it, is known to be
 //! given it, or may have it without our knowing.
-//! Assumption for `learn`: values are pods' own if two pods of one workload were seen with
+//! Assumption for `learn`: values are pods' own if they are found to be computed from a token
+//! (`basis`), or if two pods of one workload were seen with
 //! different ones, and no two attachments with the same while both lived. Pods of different
 //! workloads prove nothing: where each tenant has one pod, a tenant's value looks like a pod's.
 //! For `pod` and computed values the operator vouches.
@@ -11,11 +12,12 @@
 
 use std::collections::HashMap;
 
+use super::basis::{self, Basis};
 use super::case::{Dead, LiveRegister, RegisterSource};
 use super::learned::{NetworkFacts, registers_of};
 use super::reason::NotProven;
 use super::survey::{Claim, Claims, Owner, Seen};
-use super::tokens::{Field, Index, RegisterToken, Token};
+use super::tokens::{Field, Index, RegisterToken, Token, is_its_own};
 
 /// What a dead attachment's register value is worth.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +42,8 @@ pub(super) struct Prover<'a, 'c> {
     pub(super) index: &'a Index<'c>,
     pub(super) seen: &'a Seen,
     pub(super) networks: &'a [NetworkFacts],
+    /// Per network: what its learned values are computed from.
+    pub(super) held: &'a [Option<Basis>],
     /// Per live index: its own flows show a value.
     pub(super) known: &'a [bool],
     /// Per dead index: its value.
@@ -57,7 +61,8 @@ impl Prover<'_, '_> {
         }
         let evidence = |(i, token): (usize, &Option<RegisterToken>)| {
             let former = self.index.dead(i).map_or_else(Vec::new, |(dead, network)| {
-                dead.former_values(network.register).collect()
+                let configured = dead.former_values(network.register);
+                configured.chain(self.found_former(i, dead)).collect()
             });
             let Some(token) = *token else { return Evidence { former, ..Evidence::default() } };
             let together = |other: &usize| *other != i && self.lived_together(i, *other);
@@ -90,7 +95,9 @@ impl Prover<'_, '_> {
         let Some((dead, field, source)) = registers_of(self.index, i) else {
             return Evidence::default();
         };
-        let basis = field.basis(source, token);
+        let found = self.held.get(dead.network).copied().flatten().map(Basis::source);
+        let basis = field.basis(found.unwrap_or(source), token);
+        let basis = basis.filter(|basis| found.is_none() || is_its_own(dead, Some(*basis)));
         let claims = self.seen.values.get(&token);
         let unknown = self.unknown_live(dead.network, source);
         let obscured = self.is_obscured(token, source);
@@ -98,7 +105,7 @@ impl Prover<'_, '_> {
         let learned = !source.is_computed();
 
         let mut holders: Vec<usize> = claims.into_iter().flat_map(Claims::live).collect();
-        if basis.is_some() {
+        if basis.is_some() && !learned {
             holders.retain(|l| !self.is_known_otherwise(*l, dead.network, token));
         }
         holders.extend(self.wider_owners(token));
@@ -123,9 +130,9 @@ impl Prover<'_, '_> {
             Some(NotProven::LiveHasIt(*l))
         } else if foreign || others {
             Some(NotProven::OthersLoadIt)
-        } else if learned && twin {
+        } else if learned && basis.is_none() && twin {
             Some(NotProven::OtherDeadHasIt)
-        } else if learn && facts.shared_seen {
+        } else if learn && basis.is_none() && facts.shared_seen {
             Some(NotProven::Shared)
         } else if learn && obscured {
             Some(NotProven::Obscured)
@@ -135,7 +142,7 @@ impl Prover<'_, '_> {
             Some(NotProven::PartialDump)
         } else if let Some(l) = unknown {
             Some(NotProven::LiveUnknown(l))
-        } else if learn && !facts.distinct_seen {
+        } else if learn && basis.is_none() && (!facts.distinct_seen || found.is_some()) {
             Some(NotProven::NeedsSecondAttachment)
         } else {
             None
@@ -148,6 +155,25 @@ impl Prover<'_, '_> {
             && self.wider_owners(token).next().is_none();
         let former = Vec::new();
         Evidence { token: Some(token), basis, former, not_proven, newcomers, owners_known }
+    }
+
+    /// The values of a dead attachment's former numbers, where values are found to be port numbers:
+    /// each is shown to be nobody else's.
+    fn found_former<'d>(
+        &self,
+        i: usize,
+        dead: &'d Dead,
+    ) -> impl Iterator<Item = (RegisterToken, u16)> + use<'_, 'd> {
+        let basis = self.held.get(dead.network).copied().flatten();
+        let former = basis.map(|basis| basis::former_values(self.index, dead, basis));
+        former.into_iter().flatten().filter(move |(token, _)| {
+            let common = self.seen.values.get(token).and_then(|claims| claims.common.as_ref());
+            self.seen.complete
+                && !self.seen.overflow
+                && !self.seen.obscured.contains(&Field { index: token.index, mask: token.mask })
+                && common.is_none_or(|common| common.contains(&i))
+                && self.unknown_live(dead.network, RegisterSource::Pod).is_none()
+        })
     }
 
     /// Whether a live attachment's value is computed by the same rule, and is another one: that

@@ -99,7 +99,10 @@ impl Recheck {
             let recorded = before.dead.get(index).and_then(|dead| dead.register);
             let value = learned.dead_registers.get(index).copied().flatten().or(recorded);
             *disturbed |= match register {
-                LiveRegister::Is(theirs) => Some(theirs) == value,
+                LiveRegister::Is(theirs) => {
+                    let computed = |(token, _): &(RegisterToken, Token)| token.value == theirs;
+                    Some(theirs) == value || learned.bases(index).iter().any(computed)
+                }
                 LiveRegister::Unknown => true,
                 LiveRegister::Absent => false,
             };

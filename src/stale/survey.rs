@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use super::basis;
 use super::case::{Case, Dead, Live, LiveRegister, Network};
 use super::flow::{AddressMatch, Flow, RegisterRange, Side};
 use super::guards::{self, OutputRegisters};
@@ -41,6 +42,8 @@ pub(super) struct Claim {
     /// The age of the oldest flow that loads the value for it. `None`: only its record, or
     /// flows older than itself, say so.
     pub(super) oldest: Option<Duration>,
+    /// A flow that loads it was made while the owner had its number.
+    pub(super) witness: bool,
 }
 
 /// What is known of one register value.
@@ -61,8 +64,14 @@ impl Claims {
                 claim.own |= own;
                 claim.oldest = claim.oldest.max(oldest);
             }
-            None => self.claims.push(Claim { owner, own, oldest }),
+            None => self.claims.push(Claim { owner, own, oldest, witness: false }),
         }
+    }
+
+    /// Takes in that the owner has the value by a flow that was made while it had its number.
+    fn witness(&mut self, owner: Owner) {
+        let of_owner = self.claims.iter_mut().filter(|claim| claim.owner == owner);
+        of_owner.for_each(|claim| claim.witness = true);
     }
 
     /// Live owners, without those whom no attachment explains.
@@ -161,8 +170,9 @@ impl<'c> Survey<'c> {
             match dead.register.and_then(|value| field.token(value)) {
                 Some(token) => {
                     recorded.entry(token).or_default().push(i);
-                    // It may have been given another value since.
-                    if index.holds_port(i) && !network.register.source.is_computed() {
+                    // It may have been given another value since, or another number.
+                    let another = index.holds_port(i) || !dead.former.is_empty();
+                    if another && !network.register.source.is_computed() {
                         wanted.insert(field);
                     }
                 }
@@ -397,6 +407,9 @@ impl<'c> Survey<'c> {
                 *known = age_for(index, flow, *l).max(*known);
             } else {
                 claims.claim(owner, true, Some(age_for(index, flow, *l)));
+                if basis::is_witness(index, flow, *l, shown) {
+                    claims.witness(owner);
+                }
             }
         }
         // Who had the number before may still be meant by it, unless the flow was made for
@@ -431,6 +444,9 @@ impl<'c> Survey<'c> {
             let own = own && !dead.is_younger_than(flow.duration);
             if Field::of(&network.register) == Some(field) && counts {
                 claims.claim(Owner::Dead(i), own, Some(flow.duration));
+                if own && basis::was_witness(index, flow, i, shown) {
+                    claims.witness(Owner::Dead(i));
+                }
             }
         };
         for i in port_owners.map_or(&[][..], |o| &o.dead) {

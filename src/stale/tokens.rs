@@ -121,12 +121,16 @@ impl Field {
         }
     }
 
-    /// The value that stands for a port's number. One that does not fit the field is another's.
+    /// The value that stands for a port's number.
     pub(super) fn of_port(self, port: u16) -> Option<RegisterToken> {
+        self.of_number(port.into())
+    }
+
+    /// The value that stands for a number. One that does not fit the field is another's.
+    pub(super) fn of_number(self, number: u32) -> Option<RegisterToken> {
         let shift = self.mask.trailing_zeros();
-        let port = u32::from(port);
-        let fits = port <= self.mask.checked_shr(shift)?;
-        if fits { self.token(port.checked_shl(shift)?) } else { None }
+        let fits = number <= self.mask.checked_shr(shift)?;
+        if fits { self.token(number.checked_shl(shift)?) } else { None }
     }
 
     pub(super) fn written(self, write: &RegisterWrite) -> Written {

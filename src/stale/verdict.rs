@@ -12,6 +12,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
+use super::basis::Basis;
 use super::case::{Case, Dead, Network, RegisterSource};
 use super::flow::{Address, AddressMatch, Flow, Side};
 use super::guards::{self, OutputRegisters};
@@ -401,8 +402,9 @@ impl<'c> Judge<'c> {
     fn is_computed_of_live(&self, flow: &Flow, dead: &Dead, value: RegisterToken) -> bool {
         let field = Field { index: value.index, mask: value.mask };
         let number = value.value.checked_shr(value.mask.trailing_zeros()).unwrap_or(0);
-        let rules = self.index.case.networks.iter().map(|n| n.register);
-        rules.filter(|rule| Field::of(rule) == Some(field)).any(|rule| match rule.source {
+        let rules = self.index.case.networks.iter().map(|n| n.register).zip(&self.learned.held);
+        let mut of_field = rules.filter(|(rule, _)| Field::of(rule) == Some(field));
+        of_field.any(|(rule, held)| match held.map_or(rule.source, Basis::source) {
             RegisterSource::Ofport => u16::try_from(number)
                 .is_ok_and(|port| self.index.is_pods_port(port) && !dead.had(port)),
             RegisterSource::Ipv4 => {

@@ -173,6 +173,7 @@ mod tests {
             match_ip: true,
             match_mac: true,
             register: RegisterRule { index: 0, mask: u32::MAX, source: RegisterSource::None },
+            basis: crate::stale::BasisFacts::default(),
             reap_dangling: false,
         }
     }

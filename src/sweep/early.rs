@@ -87,7 +87,7 @@ impl Early {
             }
             let facts = &state.register;
             let rule = state.config.register_rule(facts.register_told_apart, facts.register_shared);
-            proof |= expects_proof(rule.source);
+            proof |= expects_proof(rule.source, &facts.register_basis);
             let value = register_now(&state.config, record, None).map(|r| r.value);
             Tokens {
                 ports: record.ofport.into_iter().collect(),

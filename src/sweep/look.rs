@@ -13,7 +13,7 @@ use super::twins::{self, Seen};
 use crate::openflow::{AskedDump, Connection, Entry, Error, Filter, RawEntry, filters_for_address};
 use crate::stale::case::{Case, RegisterSource};
 use crate::stale::flow::{Address, Flow};
-use crate::stale::{Judge, Learned, Reason, Survey, Verdict};
+use crate::stale::{BasisFacts, Judge, Learned, Reason, Survey, Verdict};
 
 /// Below this a whole bridge costs less than many filtered dumps.
 const SMALL_BRIDGE: u64 = 2_000;
@@ -398,15 +398,18 @@ fn by_token(
 /// loads it must be shown.
 fn needs_proof(case: &Case) -> bool {
     let mut networks = case.dead.iter().filter_map(|dead| case.networks.get(dead.network));
-    networks.any(|network| expects_proof(network.register.source))
+    networks.any(|network| expects_proof(network.register.source, &network.basis))
 }
 
 /// See [`needs_proof`].
-pub(super) fn expects_proof(source: RegisterSource) -> bool {
-    matches!(
-        source,
-        RegisterSource::Pod | RegisterSource::Learn { distinct_seen: true, shared_seen: false }
-    )
+pub(super) fn expects_proof(source: RegisterSource, basis: &BasisFacts) -> bool {
+    match source {
+        RegisterSource::Pod | RegisterSource::Learn { distinct_seen: true, shared_seen: false } => {
+            true
+        }
+        RegisterSource::Learn { .. } => basis.found().is_some(),
+        _ => false,
+    }
 }
 
 /// Whether a whole bridge costs less than many filtered dumps.

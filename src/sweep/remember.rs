@@ -69,6 +69,9 @@ pub(super) fn learn_facts(
         facts.told_apart();
     }
     learn_shown(facts, learned, network, |_| true);
+    if let Some(basis) = learned.basis_facts.get(network) {
+        facts.register_basis.add(basis);
+    }
 }
 
 /// What pods of workloads showed, of these values.

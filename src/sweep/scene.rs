@@ -156,6 +156,7 @@ impl Scene {
             match_mac: config.evidence.mac,
             register: config
                 .register_rule(state.register.register_told_apart, state.register.register_shared),
+            basis: state.register.register_basis.clone(),
             reap_dangling: config.reap_dangling,
         });
         self.networks.push(name.clone());
@@ -580,6 +581,7 @@ pub(crate) fn lacks_value<'a>(
             && other.register.is_some_and(|r| r.how == RegisterHow::Learned)
     };
     learns(&state.config)
+        && (state.config.reg0 == Reg0::Pod || state.register.register_basis.found().is_none())
         && record.register.is_none()
         && record.ofport.is_some()
         && (state.config.reg0 == Reg0::Pod

@@ -59,6 +59,40 @@ fn a_computed_value(node: &Node, target: &str, value: impl Fn(&Attached) -> u32)
     assert_eq!(node.dump("br0"), [""; 0]);
 }
 
+/// The default configuration, one pod of each kind: values turn out to be pods' own addresses, so
+/// no second pod of a workload is needed. A neighbour's entries stay, and so do those that a
+/// controller made for the address's next owner.
+#[test]
+fn an_address_is_found_to_be_the_value() {
+    let node = node("an_address_is_found", json!({"lingerSeconds": 0}));
+    let value = |pod: &Attached| u32::from(pod.ip.parse::<Ipv4Addr>().unwrap());
+    let own = |pod: &Attached, priority: u16| {
+        let (port, value) = (pod.ofport, value(pod));
+        let load =
+            format!("table=0, in_port={port} actions=set_field:{value:#x}->reg0,resubmit(,20)");
+        let policy = format!("table=20, priority={priority},reg0={value:#x} actions=resubmit(,30)");
+        [node.install("br0", &[load]), node.install("br0", &[policy])].concat()
+    };
+    let bare = |name: &str| node.pod(name).with_name(name);
+    let (web, db) = (node.add(&bare("web")), node.add(&bare("db")));
+    let (_, of_db) = (own(&web, 100), own(&db, 100));
+    node.del(&web);
+    assert_eq!(node.dump("br0"), sorted(of_db.clone()));
+    let doctor = node.admin(&["doctor"]).stdout;
+    assert!(doctor.contains("each is its pod's own IPv4 address"), "{doctor}");
+
+    // It dies without a DEL, and its address is given away before anybody notices.
+    node.vanish(&db, Port::Gone);
+    node.forget_lease(&db.ip);
+    let heir = node.add(&bare("heir").with_ip(&db.ip));
+    let of_heir = own(&heir, 110);
+    sweep(&node, &[]);
+    // Whose the old policy is nobody can tell any more: it goes with the heir.
+    assert_eq!(node.dump("br0"), sorted([of_heir, vec![of_db[1].clone()]].concat()));
+    node.del(&heir);
+    assert_eq!(node.dump("br0"), [""; 0]);
+}
+
 #[test]
 fn learned_at_del() {
     let node = node("learned_at_del", json!({}));

@@ -12,8 +12,9 @@ use super::flow::{
     Address, AddressMatch, Flow, MacAddr, RegisterMatch, RegisterRange, RegisterWrite, Side,
 };
 use super::workload::Member;
-use super::{Judge, Learned, Survey, Verdict};
+use super::{BasisFacts, Judge, Learned, Survey, Verdict};
 
+mod basis;
 mod computed;
 mod guards;
 mod layouts;
@@ -167,6 +168,7 @@ fn network(source: RegisterSource) -> Network {
         match_ip: true,
         match_mac: true,
         register: RegisterRule { index: 0, mask: u32::MAX, source },
+        basis: BasisFacts::default(),
         reap_dangling: false,
     }
 }
