@@ -19,7 +19,7 @@ use ovs_flow_gc::clock::Deadline;
 use ovs_flow_gc::openflow::{
     Applied, Connection, Entry, Error, Filter, Version, delete_strict_over, filters_for_address,
 };
-use ovs_flow_gc::stale::flow::{Address, Flow, Side};
+use ovs_flow_gc::stale::flow::{Actions, Address, Flow, Side};
 
 /// A switch of its own: network namespace, run directory, database, both daemons.
 struct Switch {
@@ -672,6 +672,22 @@ fn tables_ports_and_description() {
             [(p1, "p1".to_owned()), (p2, "a-long-name-15c".to_owned()), (65534, "br0".to_owned())];
         assert_eq!(ports, wanted, "{version}");
         assert!(connection.description().unwrap().starts_with(|c: char| c.is_ascii_digit()));
+        assert_eq!(connection.buckets().unwrap(), [], "{version}");
+        for group in [
+            "group_id=1,type=select,bucket=load:7->NXM_NX_REG0[],output:1,bucket=weight:50,output:2",
+            "group_id=2,type=ff,bucket=watch_port:1,output:1",
+            "group_id=3,type=all",
+        ] {
+            switch.ofctl(&["-O", &version.to_string(), "add-group", "br0", group]);
+        }
+        let mut buckets = connection.buckets().unwrap();
+        buckets.sort_by_key(|bucket| (bucket.register_writes.len(), bucket.outputs.clone()));
+        let outputs: Vec<_> = buckets.iter().map(|bucket| bucket.outputs.as_slice()).collect();
+        assert_eq!(outputs, [[1], [2], [1]], "{version}");
+        let loaded = |bucket: &Actions| bucket.register_writes.iter().map(|w| w.value).collect();
+        let loaded: Vec<Vec<Option<u32>>> = buckets.iter().map(loaded).collect();
+        assert_eq!(loaded, [vec![], vec![], vec![Some(7)]], "{version}");
+        switch.ofctl(&["-O", &version.to_string(), "del-groups", "br0"]);
         connection.barrier().unwrap();
     }
 }

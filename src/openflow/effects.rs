@@ -36,6 +36,12 @@ pub(super) fn decode(instructions: &[u8], into: &mut Actions) -> Result<(), Malf
     Ok(())
 }
 
+/// Reads a list of actions without an instruction: a group's bucket.
+pub(super) fn decode_list(list: &[u8], into: &mut Actions) -> Result<(), Malformed> {
+    clear(into);
+    actions(list, Scope { depth: 0, nested: false }, into)
+}
+
 /// Keeps the vectors' memory: one value serves a dump of a million flows.
 fn clear(into: &mut Actions) {
     into.outputs.clear();

@@ -157,8 +157,8 @@ pub enum Reason {
         /// The dead address it matches.
         address: Token,
     },
-    /// Guard: sends to a group. Its buckets are not read, so they may lead to another node (a
-    /// virtual machine that moved) or to a live port.
+    /// Guard: sends to a group. Whom its buckets reach is not asked, so they may lead to another
+    /// node (a virtual machine that moved) or to a live port.
     SendsToGroup {
         /// The dead address it matches.
         address: Token,

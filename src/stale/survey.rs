@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::basis;
 use super::case::{Case, Dead, Live, LiveRegister, Network};
-use super::flow::{AddressMatch, Flow, RegisterRange, Side};
+use super::flow::{Actions, AddressMatch, Flow, RegisterRange, Side};
 use super::guards::{self, OutputRegisters};
 use super::learned::{self, Learned};
 use super::tokens::{
@@ -197,6 +197,33 @@ impl<'c> Survey<'c> {
             renamed: HashMap::new(),
         };
         Self { index, seen, recorded, wanted, learning, doubtful: Vec::new() }
+    }
+
+    /// Takes in what a bucket of a group does. Before the flows: whoever sends to the group has
+    /// the value that a bucket loads, so it is no pod's own.
+    pub fn see_bucket(&mut self, bucket: &Actions) {
+        let Self { index, seen, learning, .. } = self;
+        for range in &bucket.output_registers {
+            push_once(&mut seen.outputs, *range);
+        }
+        for field in &index.fields {
+            if bucket.unread {
+                push_once(&mut seen.obscured, *field);
+            }
+            for write in &bucket.register_writes {
+                match field.written(write) {
+                    Written::Value(value) if learning.contains(field) => {
+                        let Some(token) = field.token(value) else { continue };
+                        seen.overflow |= seen.values.len() >= MOST_VALUES;
+                        let claims = seen.values.entry(token).or_default();
+                        (claims.foreign, claims.common) = (true, Some(Vec::new()));
+                    }
+                    // A computed value is the port or the address that it is computed from.
+                    Written::Value(_) | Written::Nothing => {}
+                    Written::Obscure => push_once(&mut seen.obscured, *field),
+                }
+            }
+        }
     }
 
     /// Takes one flow in. True if it may be stale or names somebody dead: its entry is

@@ -8,11 +8,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
+use log::debug;
+
 use super::Scene;
 use super::twins::{self, Seen};
 use crate::openflow::{AskedDump, Connection, Entry, Error, Filter, RawEntry, filters_for_address};
 use crate::stale::case::{Case, RegisterSource};
-use crate::stale::flow::{Address, Flow};
+use crate::stale::flow::{Actions, Address, Flow};
 use crate::stale::{BasisFacts, Judge, Learned, Reason, Survey, Verdict};
 
 /// Below this a whole bridge costs less than many filtered dumps.
@@ -247,7 +249,11 @@ fn whole(
     tables: &[(u8, u32)],
     since: Instant,
 ) -> Result<Look, Error> {
-    let mut collector = Collector::new(Survey::new(case), since);
+    let mut survey = Survey::new(case);
+    for bucket in buckets(connection)? {
+        survey.see_bucket(&bucket);
+    }
+    let mut collector = Collector::new(survey, since);
     let asked: Vec<Filter> =
         tables.iter().filter(|(_, active)| *active > 0).map(|(t, _)| Filter::table(*t)).collect();
     collector.told = connection.told();
@@ -270,6 +276,17 @@ fn whole(
         collector.see(dump, raw, flow);
     })?;
     Ok(collector.finish(asked, true))
+}
+
+/// What the bridge's groups do. If it does not tell, they may do anything.
+fn buckets(connection: &mut Connection) -> Result<Vec<Actions>, Error> {
+    match connection.buckets() {
+        Err(failed) if failed.is_refusal() => {
+            debug!("{failed}: register values are no evidence");
+            Ok(vec![Actions { beyond: true, unread: true, ..Actions::default() }])
+        }
+        told => told,
+    }
 }
 
 /// Tables in one turn: ovs-vswitchd takes 50 messages of a connection at a time.

@@ -124,6 +124,25 @@ fn what_was_learned_is_remembered() {
     assert_eq!(node.dump("br0"), crowd.without(&[0, 1]));
 }
 
+/// What is sent to a group whose bucket loads a pod's value has it, too. Another pod's value is its
+/// own, and so is this one when the group is gone.
+#[test]
+fn a_value_that_a_groups_bucket_loads() {
+    let node = node("a_groups_bucket", json!({"lingerSeconds": 0}));
+    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
+    let value = register(0);
+    let group = format!("group_id=7,type=select,bucket=load:{value:#x}->NXM_NX_REG0[],output:9");
+    node.ofctl(&["add-group", "br0", &group]);
+    node.del(&crowd.pods[0]);
+    node.del(&crowd.pods[1]);
+    let waits = |flow: &&String| flow.contains(&format!("reg0={value:#x}"));
+    let policy: Vec<_> = crowd.flows[0].iter().filter(waits).cloned().collect();
+    assert_eq!(node.dump("br0"), sorted([crowd.without(&[0, 1]), policy].concat()));
+    node.ofctl(&["del-groups", "br0"]);
+    sweep(&node, &[]);
+    assert_eq!(node.dump("br0"), crowd.without(&[0, 1]));
+}
+
 /// One pod alone proves nothing: its value may be its namespace's. Its policy stays, and is
 /// gone once a second pod has shown that values differ.
 #[test]

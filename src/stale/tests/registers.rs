@@ -79,6 +79,64 @@ fn what_a_dead_pods_own_port_loads_now_beats_its_record() {
     assert_eq!(survey(&reused, &moved(7200)).dead_registers, [Some(ID_A)], "another has it");
 }
 
+/// What a group's bucket loads, whoever sends to the group has.
+#[test]
+fn a_value_that_a_groups_bucket_loads_is_no_pods_own() {
+    let verdict = |source, bucket: Flow, rule: Flow| {
+        let case = node(source).with(|c| {
+            c.dead[0].register = Some(ID_A);
+            c.live[0].register = LiveRegister::Is(ID_B);
+        });
+        let mut survey = Survey::new(&case);
+        survey.see_bucket(&bucket.actions);
+        let flows = [&two()[..], &[rule]].concat();
+        let wanted: Vec<bool> = flows.iter().map(|flow| survey.see(flow)).collect();
+        let learned = survey.finish();
+        let judge = Judge::new(&case, &learned);
+        let found = judge.verdict(&flows[2]);
+        assert!(wanted[2] || !found.stale);
+        assert!(judge.verdict(&flows[0]).stale, "the port's number is evidence by itself");
+        words(&found)
+    };
+    let (kept, stale) = ("kept: register-not-proven", "stale: matches-register");
+    for (what, bucket, word) in [
+        ("its value", flow().load(0, ID_A), kept),
+        ("in a clone", flow().write(0, u32::MAX, Some(ID_A), true), kept),
+        ("another value", flow().load(0, 77), stale),
+        ("in another register", flow().load(1, ID_A), stale),
+        ("a move into it", flow().write(0, u32::MAX, None, false), kept),
+        ("a mark in it", flow().write(0, 0xf, Some(1), false), kept),
+        ("no register", flow().output(B), stale),
+    ] {
+        assert_eq!(verdict(LEARN, bucket.clone(), policy(ID_A)), word, "{what}");
+        let vouched = verdict(RegisterSource::Pod, bucket, policy(ID_A));
+        let vague = what.starts_with("a m");
+        assert_eq!(vouched, if vague { stale } else { word }, "{what}, vouched for");
+    }
+    // A computed value is the token that it is computed from, whoever loads it.
+    let number = |source| verdict(source, flow().load(0, ID_A), policy(ID_A));
+    assert_eq!(number(RegisterSource::ExternalId), stale);
+    let mut unread = flow();
+    unread.actions.unread = true;
+    assert_eq!(verdict(LEARN, unread, policy(ID_A)), kept);
+}
+
+/// An output that takes its port from a register in a bucket is one like any other's.
+#[test]
+fn a_bucket_that_outputs_to_a_register_delivers() {
+    let loads = flow().dst(IP_A).load(5, B.into()).beyond();
+    let verdict = |bucket: Flow| {
+        let case = plain();
+        let mut survey = Survey::new(&case);
+        survey.see_bucket(&bucket.actions);
+        survey.see(&loads);
+        let learned = survey.finish();
+        words(&Judge::new(&case, &learned).verdict(&loads))
+    };
+    assert_eq!(verdict(flow().output_register(5, 0xffff)), "kept: loads-live-port");
+    assert_eq!(verdict(flow().output_register(6, 0xffff)), "stale: matches-address");
+}
+
 #[test]
 fn one_pod_alone_proves_nothing() {
     let alone = || node(LEARN_FIRST).with(|c| c.live.clear());
