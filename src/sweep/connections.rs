@@ -8,14 +8,14 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use log::warn;
+use log::{debug, warn};
 
 use super::scene::joined_with;
 use super::{Engine, Report, Scene, Target, World, open_bridge};
 use crate::config::Mode;
 use crate::openflow::Error;
-use crate::ovsdb::Client;
-use crate::stale::case::{Dead, Live, Network};
+use crate::ovsdb::{Client, Interface, marks};
+use crate::stale::case::{Dead, Live, Network, RowSet};
 use crate::stale::flow::Address;
 use crate::stale::{Reason, Token};
 
@@ -26,6 +26,58 @@ struct Others {
     near: Vec<Live>,
     /// On the others.
     far: Vec<Live>,
+    /// Pods and machines that may have any, on all of them.
+    unknown: Vec<Unknown>,
+}
+
+/// A port whose marks say that it is a pod's or a machine's, and not which IPs it has. No record
+/// explains it.
+struct Unknown {
+    bridge: usize,
+    vlans: Vec<u16>,
+    /// Not a pod: its addresses are of an IPAM that is nobody's of our networks.
+    machine: bool,
+    /// On the dead attachment's bridge, or on one that is joined to it.
+    near: bool,
+}
+
+impl Unknown {
+    /// Whether it may have an address of the dead attachment, in a network that overlaps. An
+    /// address is in one VLAN once, and until the dead pod's IPAM has freed it nobody's else.
+    fn may_have_one_of(&self, dead: &Dead) -> bool {
+        let Self { vlans, machine, near, .. } = self;
+        let same_vlan = !vlans.is_empty() && vlans.iter().all(|vlan| dead.vlans.contains(vlan));
+        let same_network = vlans.is_empty() && !machine && dead.holds_addresses;
+        !(*near && (same_vlan || same_network))
+    }
+}
+
+/// Such ports. One whose device is gone sends nothing.
+fn unknown(world: &World, targets: &[Target]) -> Vec<Unknown> {
+    let dead = world.tombstones.iter().chain(targets.iter().map(|target| &target.attachment));
+    let nobody = RowSet::default();
+    let dead = dead.filter_map(|dead| world.own_place_of(dead, &nobody));
+    let recorded = world.records.iter().filter_map(|record| world.place_of(record));
+    let known: RowSet = recorded.chain(dead).map(|place| place.interface.id).collect();
+    let others = world
+        .places()
+        .filter(|place| !known.contains(&place.interface.id) && has_device(place.interface));
+    let marked = others.filter_map(|place| Some((place, marks(place.port, place.interface)?)));
+    let unknown = marked.filter(|(_, marks)| marks.ips.is_empty());
+    unknown
+        .map(|(place, marks)| Unknown {
+            bridge: place.bridge,
+            vlans: place.port.vlans.clone(),
+            machine: marks.is_machine(),
+            near: false,
+        })
+        .collect()
+}
+
+/// Only a device of the kernel's has an index always (DPDK's have none).
+fn has_device(interface: &Interface) -> bool {
+    let lost = interface.kind.is_empty() && interface.ifindex.unwrap_or_default() == 0;
+    interface.ofport.number().is_some() && !lost
 }
 
 /// Flushes the dead IPs' connections where the network wants it. The next sweep does if the switch
@@ -105,7 +157,10 @@ fn free_ips(
     let far = (0..world.ovs.bridges.len())
         .filter(|other| !joined.contains(other) && kind(*other) == kind(bridge))
         .flat_map(|other| build(other).case.live);
-    let others = Others { far: far.collect(), near: scene.case.live };
+    let mut unknown = unknown(world, targets);
+    unknown.retain(|port| kind(port.bridge) == kind(bridge));
+    unknown.iter_mut().for_each(|port| port.near = joined.contains(&port.bridge));
+    let others = Others { far: far.collect(), near: scene.case.live, unknown };
     let mut found = scene.dead_of.iter().zip(&scene.case.dead);
     let Some((_, dead)) = found.find(|(target, _)| **target == index) else { return Vec::new() };
     let Some(network) = scene.case.networks.get(dead.network) else { return Vec::new() };
@@ -130,7 +185,12 @@ fn may_be_flushed(
     // Its IPAM has not freed it while its DEL is under way. Another network has its own IPAM.
     let near = others.near.iter().filter(|_| !dead.holds_addresses);
     let may_arrive = near.chain(&others.far).any(Live::is_arriving);
-    is_evidence && !address.is_unusable() && !is_live && !may_arrive && !owned.contains(&ip)
+    let free = !address.is_unusable() && !is_live && !may_arrive && !owned.contains(&ip);
+    let may_be_anothers = others.unknown.iter().any(|port| port.may_have_one_of(dead));
+    if is_evidence && free && may_be_anothers {
+        debug!("connections of {ip} stay: nobody knows the addresses of a port on the datapath");
+    }
+    is_evidence && free && !may_be_anothers
 }
 
 /// The IP that a kept entry shows to have, or perhaps to have, another owner.
@@ -160,7 +220,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::stale::case::{LiveRegister, RegisterRule, RegisterSource};
+    use crate::attachment::{Attachment, Key, Netns};
+    use crate::clock::Stamp;
+    use crate::ovsdb::{Bridge, Ofport, Port, Snapshot};
+    use crate::stale::case::{LiveRegister, RegisterRule, RegisterSource, RowId};
 
     const IP: &str = "10.0.0.5";
 
@@ -225,7 +288,40 @@ mod tests {
     }
 
     fn beside(near: Vec<Live>, far: Vec<Live>) -> Others {
-        Others { near, far }
+        Others { near, far, unknown: Vec::new() }
+    }
+
+    fn unknown_port(vlans: &[u16], machine: bool, near: bool) -> Unknown {
+        Unknown { bridge: 0, vlans: vlans.to_vec(), machine, near }
+    }
+
+    /// A Neutron machine's marks name a MAC and no IP, ovs-cni's neither.
+    #[test]
+    fn whoever_has_addresses_that_nobody_knows_may_have_any() {
+        let tagged = Dead { vlans: vec![100], ..dead() };
+        let held = Dead { holds_addresses: true, ..dead() };
+        let held_tagged = Dead { holds_addresses: true, ..tagged.clone() };
+        let (machine, pod) = (true, false);
+        let ask = |dead: &Dead, port| {
+            let others = Others { unknown: vec![port], ..Others::default() };
+            may(dead, &network(), &others, &[])
+        };
+        for dead in [&tagged, &held_tagged, &dead(), &held] {
+            for who in [machine, pod] {
+                assert!(!ask(dead, unknown_port(&[200], who, true)), "another VLAN");
+                assert!(!ask(dead, unknown_port(&[100, 200], who, true)), "a trunk");
+                for vlans in [&[][..], &[100]] {
+                    assert!(!ask(dead, unknown_port(vlans, who, false)), "another network");
+                }
+            }
+            assert!(!ask(dead, unknown_port(&[], machine, true)), "it may be told by a register");
+        }
+        for dead in [&tagged, &held_tagged] {
+            assert!(ask(dead, unknown_port(&[100], machine, true)), "one VLAN, one address");
+        }
+        // While its DEL is under way no other pod of its network can have it.
+        assert!(ask(&held, unknown_port(&[], pod, true)));
+        assert!(!ask(&dead(), unknown_port(&[], pod, true)));
     }
 
     #[test]
@@ -235,6 +331,79 @@ mod tests {
         assert!(ask(vec![live("10.0.0.6")], vec![live("10.0.0.7")]));
         assert!(!ask(vec![live(IP)], vec![]));
         assert!(!ask(vec![], vec![live(IP)]), "in another network, on another bridge");
+    }
+
+    /// Only a running port counts that is marked, that no record and no tombstone explains, and of
+    /// which no IP is known.
+    #[test]
+    fn uplinks_and_what_is_known_are_no_unknown_ports() {
+        let neutron = &[("iface-id", "1f"), ("attached-mac", "fa:16:3e:00:00:01")][..];
+        let ovs_cni = |netns| vec![("contNetns", netns), ("contIface", "eth0")];
+        let (old, new) = (ovs_cni("/run/netns/old"), ovs_cni("/run/netns/new"));
+        let with_ip = &[("sandbox", "c9"), ("ip", "10.0.0.9")][..];
+        let dead = |number: u128| {
+            let key = Key {
+                network: "podnet".parse().unwrap(),
+                container: format!("c{number}").parse().unwrap(),
+                ifname: "eth0".parse().unwrap(),
+            };
+            let now = Stamp { boot_ms: 1, wall_ms: 1 };
+            let mut dead = Attachment::new(key, 1, "boot".to_owned(), now);
+            dead.netns = Some(Netns::of_path("/run/netns/old".to_owned()));
+            dead.interface = Some(RowId(number));
+            dead
+        };
+        for (what, row, kind, ofport, ids, found) in [
+            ("a machine", 1, "", Ofport::Number(5), neutron, Some(true)),
+            ("DPDK's", 1, "dpdkvhostuserclient", Ofport::Number(5), neutron, Some(true)),
+            ("a pod", 1, "", Ofport::Number(5), &old, Some(false)),
+            ("of a known address", 1, "", Ofport::Number(5), with_ip, None),
+            ("an uplink", 1, "", Ofport::Number(5), &[], None),
+            ("a tunnel", 1, "vxlan", Ofport::Number(5), &[], None),
+            ("without a device", 1, "", Ofport::Failed, neutron, None),
+            ("a tombstone's", 2, "", Ofport::Number(5), &old, None),
+            ("that another pod has by now", 2, "", Ofport::Number(5), &new, Some(false)),
+            ("the target's", 3, "", Ofport::Number(5), &old, None),
+            ("a record's", 4, "", Ofport::Number(5), &old, None),
+        ] {
+            let interface = Interface {
+                id: RowId(row),
+                name: "p0".to_owned(),
+                kind: kind.to_owned(),
+                ofport,
+                ofport_request: None,
+                external_ids: ids.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+                mac_in_use: None,
+                ifindex: Some(7).filter(|_| kind.is_empty()),
+                error: None,
+                patch_peer: None,
+            };
+            let port = Port {
+                id: RowId(10),
+                name: "p0".to_owned(),
+                external_ids: interface.external_ids.clone(),
+                mac: None,
+                vlans: vec![200],
+                interfaces: vec![interface],
+            };
+            let bridge = Bridge {
+                id: RowId(20),
+                name: "br0".to_owned(),
+                datapath_type: String::new(),
+                protocols: Vec::new(),
+                fail_mode: None,
+                ports: vec![port],
+            };
+            let ovs = Snapshot { complete: true, bridges: vec![bridge], ..Snapshot::default() };
+            let now = Stamp { boot_ms: 9, wall_ms: 9 };
+            let mut world = World::of(now, "boot".to_owned(), ovs.into());
+            world.tombstones.push(dead(2));
+            world.records.push(dead(4));
+            let targets = [Target { attachment: dead(3), cause: crate::sweep::Cause::Del }];
+            let ports = unknown(&world, &targets);
+            let machines: Vec<bool> = ports.iter().map(|port| port.machine).collect();
+            assert_eq!(machines, found.into_iter().collect::<Vec<_>>(), "{what}");
+        }
     }
 
     #[test]

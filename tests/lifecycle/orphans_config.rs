@@ -203,6 +203,30 @@ fn connections_of_the_datapaths_other_owners_stay() {
     assert_eq!((of(far), of(moved)), (0, 0));
 }
 
+/// A virtual machine that Neutron marked: nobody knows its addresses, and in another tenant's network
+/// it may have any.
+#[test]
+fn connections_of_what_a_machine_may_have_stay() {
+    let node = Setup::new().gc_conf(json!({"conntrack": true})).up("connections_of_a_machine");
+    let crowd = connect(&node);
+    node.ovs_vsctl(&["add-br", "br9", "--", "set", "Bridge", "br9", "datapath_type=netdev"]);
+    node.ovs_vsctl(&["add-port", "br9", "vm9", "--", "set", "Interface", "vm9", "type=internal"]);
+    for id in ["iface-id=0d4b2e5a", "attached-mac=\"fa:16:3e:00:00:01\""] {
+        node.ovs_vsctl(&["set", "Interface", "vm9", &format!("external_ids:{id}")]);
+    }
+    let [gone, del] = [&crowd.pods[1], &crowd.pods[3]];
+    node.vanish(gone, Port::Stays);
+    node.del(del);
+    sweep(&node, &[]);
+    let left = connections(&node);
+    assert!(mention(&left, gone) >= 2 && mention(&left, del) >= 2, "{left:#?}");
+    // Without marks it is what uplinks are: nobody's end.
+    node.ovs_vsctl(&["clear", "Interface", "vm9", "external_ids"]);
+    sweep(&node, &[]);
+    let left = connections(&node);
+    assert_eq!((mention(&left, gone), mention(&left, del)), (0, 0), "{left:#?}");
+}
+
 /// Tables outside the list are somebody else's.
 #[test]
 fn tables_in_scope() {
