@@ -254,6 +254,10 @@ pub struct Attachment {
     /// The pod, where the runtime said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Pod>,
+    /// Its pod's owner and revision, where the API server said; empty: it has none that makes pods
+    /// alike.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<String>,
     /// Its namespace, where the runtime said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<Netns>,
@@ -334,6 +338,7 @@ impl Attachment {
             generation,
             boot_id,
             pod: None,
+            workload: None,
             netns: None,
             bridge: None,
             port: None,
@@ -397,11 +402,16 @@ impl Attachment {
             .collect()
     }
 
-    /// The pod as one of a workload's, by its name.
+    /// The pod as one of a workload's: by the API server's word, else by its name.
     #[must_use]
     pub fn member(&self) -> Option<Member> {
-        let Pod { namespace, name, .. } = self.pod.as_ref()?;
-        Member::by_name(namespace, name)
+        let Pod { namespace, name, uid } = self.pod.as_ref()?;
+        match self.workload.as_deref() {
+            Some("") => None,
+            // A StatefulSet's pods of one name are several.
+            Some(workload) => Some(Member { workload: workload.to_owned(), pod: uid.clone() }),
+            None => Member::by_name(namespace, name),
+        }
     }
 
     /// Whether another record is of the same life of the same key.

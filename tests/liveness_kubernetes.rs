@@ -24,6 +24,7 @@ use ovs_flow_gc::clock::{Stamp, boot_id};
 use ovs_flow_gc::daemon::events::{Cleaned, Events, Pace, Told};
 use ovs_flow_gc::liveness::kubernetes::{Error, Kubernetes, Options, Owner, Timing};
 use ovs_flow_gc::liveness::{Life, Source, Why, Witness};
+use serde_json::json;
 
 const NODE: &str = "n1";
 const ALIVE: [&str; 3] = ["stays-1", "stays-2", "stays-3"];
@@ -240,6 +241,37 @@ fn a_deleted_pod_is_dead_within_a_second_and_one_list_confirms_many() {
     }
     assert_eq!(rig.life("elsewhere"), Life::Unknown(Why::NeverSeen));
     assert_eq!(rig.life(""), Life::Unknown(Why::NeverSeen));
+}
+
+/// Which pods are made from one template is the API server's word; it stays when they are deleted,
+/// as the record has it.
+#[test]
+fn the_pods_of_a_stateful_set_are_of_one_workload() {
+    let rig = Rig::watching();
+    let owned = |uid: &str, revision: &str| {
+        let mut pod = pod(uid, NODE, "Running", &[]);
+        pod["metadata"]["labels"] = json!({"app": "x", "controller-revision-hash": revision});
+        pod["metadata"]["ownerReferences"] = json!([{
+            "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "set-uid",
+            "controller": true, "blockOwnerDeletion": true,
+        }]);
+        pod
+    };
+    for pod in [owned("db-0", "db-1f"), owned("db-1", "db-1f"), owned("db-2", "db-2f")] {
+        rig.server.put(pod);
+    }
+    rig.server.put(pod("bare", NODE, "Running", &[]));
+    eventually("they are seen", || rig.life("bare") == Life::Alive);
+    let member = |uid: &str| {
+        let mut record = record(uid);
+        record.workload = rig.kubernetes.workload(&record);
+        (record.workload.is_some(), record.member())
+    };
+    let [one, other, revised] = ["db-0", "db-1", "db-2"].map(|uid| member(uid).1.unwrap());
+    assert_eq!(one.workload, other.workload);
+    assert!(one.pod != other.pod && one.workload != revised.workload);
+    assert_eq!(member("bare"), (true, None), "it has no owner");
+    assert_eq!(member("never-seen"), (false, None));
 }
 
 #[test]

@@ -251,6 +251,11 @@ impl Witness for Kubernetes {
         }
         self.shared.view().judge(record, now, |record| self.is_stopped(record, now))
     }
+
+    fn workload(&self, record: &Attachment) -> Option<String> {
+        let uid = record.pod.as_ref().map(|pod| pod.uid.as_str())?;
+        self.shared.view().workload(uid).map(str::to_owned)
+    }
 }
 
 /// A node's name goes into a field selector: it must not say more than a name.

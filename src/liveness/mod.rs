@@ -220,6 +220,11 @@ pub trait Witness: Send + Sync {
     fn refresh(&self) {}
     /// What it says of a record now.
     fn judge(&self, record: &Attachment, now: Stamp) -> Life;
+    /// The workload of a record's pod, as [`Attachment::workload`] has it; `None`: it does not
+    /// know.
+    fn workload(&self, _: &Attachment) -> Option<String> {
+        None
+    }
 }
 
 /// What all sources say together, and on whose word.

@@ -183,6 +183,7 @@ fn write(
             record.born = old.born.or(record.born);
             record.register = record.register.or(old.register);
             record.pod = record.pod.or(old.pod);
+            record.workload = old.workload;
             record.bridge = record.bridge.or(old.bridge);
             record.port = record.port.or(old.port);
             record.interface = record.interface.or(old.interface);

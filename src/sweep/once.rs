@@ -205,7 +205,13 @@ impl Once<'_> {
     pub fn sighted(&self, roll: &mut Roll) {
         let Some(registry) = self.registry.filter(|_| self.act && !roll.paused) else { return };
         let deadline = Deadline::after(self.timeout);
-        let written = orphans::sighted(registry, &mut roll.everything, &roll.orphans, deadline);
+        let written = orphans::sighted(
+            registry,
+            &mut roll.everything,
+            &roll.orphans,
+            self.witnesses,
+            deadline,
+        );
         if let Err(failed) = written {
             warn!("could not write down who was seen alive: {failed}");
         }

@@ -195,9 +195,9 @@ pub fn targets(
     Ok(Doomed { targets, unburied, records })
 }
 
-/// Writes down that the living were seen, where the last time was a while ago. Nothing waits
-/// for it: the dead go first. If nobody else has written since everything was read, it is
-/// what is there afterwards, too.
+/// Writes down that the living were seen, where the last time was a while ago, and of which
+/// workload their pods are, once a source knows. Nothing waits for it: the dead go first. If nobody
+/// else has written since everything was read, it is what is there afterwards, too.
 ///
 /// # Errors
 /// The first, if records cannot be written; the others are.
@@ -205,27 +205,37 @@ pub fn sighted(
     registry: &Registry,
     everything: &mut Everything,
     orphans: &Orphans,
+    witnesses: &[&dyn Witness],
     deadline: Deadline,
 ) -> Result<(), registry::Error> {
     let now = Stamp::now();
-    let long_ago = |index: &usize| {
-        let record = everything.attachments.get(*index);
-        record.is_some_and(|r| r.seen_alive.until(now) >= SIGHTING)
+    let news = |index: &usize| {
+        let record = everything.attachments.get(*index)?;
+        let unknown = || record.workload.is_none() && record.pod.is_some();
+        let workload = unknown().then(|| witnesses.iter().find_map(|w| w.workload(record)));
+        let workload = workload.flatten();
+        let long_ago = record.seen_alive.until(now) >= SIGHTING;
+        (long_ago || workload.is_some()).then_some((*index, workload))
     };
-    let long_ago: Vec<usize> = orphans.alive.iter().copied().filter(long_ago).collect();
-    if long_ago.is_empty() {
+    let news: Vec<(usize, Option<String>)> = orphans.alive.iter().filter_map(news).collect();
+    if news.is_empty() {
         return Ok(());
     }
     let lock = registry.lock(deadline)?;
     let known = lock.succeeds(everything.version);
     let mut done = Ok(());
-    for index in long_ago {
+    for (index, workload) in news {
         let Some(record) = everything.attachments.get_mut(index) else { continue };
+        let see = |record: &mut Attachment| {
+            record.seen_alive = now;
+            record.workload = workload.or_else(|| record.workload.take());
+        };
         let written = if known.is_some() {
-            let seen = Attachment { seen_alive: now, ..record.clone() };
+            let mut seen = record.clone();
+            see(&mut seen);
             lock.put(&seen).map(|()| *record = seen)
         } else {
-            lock.update(record, |record| record.seen_alive = now).map(drop)
+            lock.update(record, see).map(drop)
         };
         done = done.and(written);
     }
@@ -288,7 +298,7 @@ mod tests {
         drop(lock);
         let mut everything = registry.snapshot().unwrap();
         let orphans = Orphans { alive: vec![0, 2], ..Orphans::default() };
-        sighted(&registry, &mut everything, &orphans, soon()).unwrap();
+        sighted(&registry, &mut everything, &orphans, &[], soon()).unwrap();
         assert!(registry.unchanged(everything.version));
         let read = registry.snapshot().unwrap();
         assert_eq!(everything.attachments, read.attachments);
@@ -308,12 +318,66 @@ mod tests {
         for record in &mut old.attachments {
             record.seen_alive = long_ago;
         }
-        sighted(&registry, &mut old, &orphans, soon()).unwrap();
+        sighted(&registry, &mut old, &orphans, &[], soon()).unwrap();
         assert!(!registry.unchanged(old.version));
         let read = registry.snapshot().unwrap();
         assert_eq!(read.attachments.len(), 2);
         assert_eq!(read.attachments[0].attempts, 7);
         assert!(read.attachments[0].seen_alive != long_ago);
+    }
+
+    /// Who knows of workloads.
+    struct Owners;
+
+    impl Witness for Owners {
+        fn source(&self) -> Source {
+            Source::Kubernetes
+        }
+
+        fn judge(&self, _: &Attachment, _: Stamp) -> Life {
+            Life::Alive
+        }
+
+        fn workload(&self, record: &Attachment) -> Option<String> {
+            let uid = record.pod.as_ref().map(|pod| pod.uid.as_str())?;
+            uid.starts_with("db").then(|| "StatefulSet o 5f".to_owned())
+        }
+    }
+
+    /// Two pods of a StatefulSet are of one workload once the API server says so.
+    #[test]
+    fn a_living_pods_workload_is_written_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::open(&dir.path().join("state")).unwrap();
+        let soon = || Deadline::after(Duration::from_secs(20));
+        let lock = registry.lock(soon()).unwrap();
+        for (container, name) in [("c1", "db-0"), ("c2", "db-1"), ("c3", "web")] {
+            let mut record = attachment(container, "boot", Stamp::now());
+            let (namespace, uid) = ("ns".to_owned(), format!("{name}-uid"));
+            record.pod = Some(crate::attachment::Pod { namespace, name: name.to_owned(), uid });
+            lock.put(&record).unwrap();
+        }
+        drop(lock);
+        let mut everything = registry.snapshot().unwrap();
+        let members: Vec<_> = everything.attachments.iter().map(Attachment::member).collect();
+        assert_eq!(members, [None, None, None], "their names say nothing");
+        let orphans = Orphans { alive: vec![0, 1, 2], ..Orphans::default() };
+        sighted(&registry, &mut everything, &orphans, &[&Owners], soon()).unwrap();
+        let read = registry.snapshot().unwrap();
+        assert_eq!(everything.attachments, read.attachments);
+        let members = read.attachments.iter().map(Attachment::member).collect::<Vec<_>>();
+        let [Some(one), Some(other), None] = members.as_slice() else { panic!("{members:?}") };
+        assert!(one.workload == other.workload && one.pod != other.pod);
+        sighted(&registry, &mut everything, &orphans, &[&Owners], soon()).unwrap();
+        assert!(registry.unchanged(read.version), "once");
+
+        // A bare pod that is called like a Deployment's.
+        let mut bare = attachment("c4", "boot", Stamp::now());
+        let (namespace, name) = ("ns".to_owned(), "web-7d4f8b9c6f-x2k9z".to_owned());
+        bare.pod = Some(crate::attachment::Pod { namespace, name, uid: "uid".to_owned() });
+        assert!(bare.member().is_some());
+        bare.workload = Some(String::new());
+        assert_eq!(bare.member(), None);
     }
 
     /// Without a boot id a DEL knows nothing of boots. A death that it dates back to the boot

@@ -5,6 +5,9 @@ use std::net::IpAddr;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+/// No UID and no label's value is longer.
+const LONGEST_NAME: usize = 63;
+
 /// A pod as the API server writes it; whatever else it says is passed over.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Pod {
@@ -24,6 +27,26 @@ pub(crate) struct Metadata {
     #[serde(default)]
     pub(crate) resource_version: String,
     annotations: Option<Annotations>,
+    labels: Option<Labels>,
+    owner_references: Option<Vec<OwnerReference>>,
+}
+
+/// What controllers write on the pods of one template.
+#[derive(Debug, Default, Deserialize)]
+struct Labels {
+    #[serde(rename = "pod-template-hash")]
+    template: Option<String>,
+    #[serde(rename = "controller-revision-hash")]
+    revision: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct OwnerReference {
+    api_version: String,
+    kind: String,
+    uid: String,
+    controller: Option<bool>,
 }
 
 /// What the kubelet writes on the mirror pod of a static one. The static pod's UID, which
@@ -73,6 +96,23 @@ impl Pod {
     pub(crate) fn mirrored(&self) -> Option<&str> {
         let annotations = self.metadata.annotations.as_ref()?;
         annotations.mirror.as_deref().map(|mirror| annotations.hash.as_deref().unwrap_or(mirror))
+    }
+
+    /// The controller that made it, and the template: the same text for all pods that were made
+    /// from one. Other kinds of owners do not promise that their pods are alike.
+    pub(crate) fn workload(&self) -> Option<String> {
+        let mut owners = self.metadata.owner_references.iter().flatten();
+        let owner = owners.find(|owner| owner.controller == Some(true))?;
+        let labels = self.metadata.labels.as_ref()?;
+        let hash = match owner.kind.as_str() {
+            _ if !owner.api_version.starts_with("apps/") => None,
+            "ReplicaSet" => labels.template.as_deref(),
+            "StatefulSet" | "DaemonSet" => labels.revision.as_deref(),
+            _ => None,
+        };
+        let fits = |text: &&str| (1..=LONGEST_NAME).contains(&text.len());
+        let (uid, hash) = (Some(owner.uid.as_str()).filter(fits)?, hash.filter(fits)?);
+        Some(format!("{} {uid} {hash}", owner.kind))
     }
 
     /// Its addresses, the primary one first.

@@ -32,6 +32,8 @@ struct Known {
     ipv6: Option<bool>,
     /// The static pod's UID, if this is its mirror.
     mirrored: Option<Box<str>>,
+    /// Its owner and revision; empty: none that makes pods alike.
+    workload: Box<str>,
 }
 
 /// This node's pods by UID, as one answer shows them.
@@ -50,6 +52,7 @@ impl Pods {
             ended: pod.has_ended(),
             ipv6: pod.ips().next().map(|ip| ip.is_ipv6()),
             mirrored: pod.mirrored().map(|uid| uid.chars().take(LONGEST_UID).collect()),
+            workload: pod.workload().unwrap_or_default().into(),
         };
         self.0.insert(uid.into(), known);
         Ok(())
@@ -155,6 +158,11 @@ impl View {
     pub(crate) fn is_primary(&self, ip: &IpAddr) -> bool {
         let families: HashSet<bool> = self.pods.0.values().filter_map(|known| known.ipv6).collect();
         families.len() == 1 && families.contains(&ip.is_ipv6())
+    }
+
+    /// The workload of a pod of this node, as a record has it. A static pod's own UID is in no list.
+    pub(crate) fn workload(&self, uid: &str) -> Option<&str> {
+        self.pods.0.get(uid).map(|known| &*known.workload)
     }
 
     /// What follows for a record. `stopped` says whether its sandbox is known to be stopped.
@@ -410,6 +418,47 @@ mod tests {
         view.forget();
         view.list(pods(&["b"]));
         assert_eq!(life(&view, "a"), Life::Unknown(Why::NeverSeen));
+    }
+
+    #[test]
+    fn a_workload_is_an_owner_and_a_revision() {
+        let owned = |kind: &str, api: &str, more: &str, labels: &str| {
+            let more = format!(
+                r#","labels":{{{labels}}},"ownerReferences":[{{"apiVersion":"v1","kind":"Node",
+                "name":"n1","uid":"n"}},{{"apiVersion":"{api}","kind":"{kind}","name":"db","uid":"o"
+                {more}}}]"#
+            );
+            let mut view = View::new();
+            view.changed(&of("n1", "a", "Running", &more), "n1").unwrap();
+            view.workload("a").map(str::to_owned).unwrap()
+        };
+        let controller = r#","controller":true"#;
+        let (hash, revision) =
+            (r#""pod-template-hash":"7d4f8b""#, r#""controller-revision-hash":"db-5f""#);
+        let both = format!("{hash},{revision}");
+        for (kind, labels, want) in [
+            ("ReplicaSet", hash, "ReplicaSet o 7d4f8b"),
+            ("StatefulSet", revision, "StatefulSet o db-5f"),
+            ("DaemonSet", &both, "DaemonSet o db-5f"),
+            // The wrong label, none, or a kind that promises nothing of templates.
+            ("StatefulSet", hash, ""),
+            ("ReplicaSet", "", ""),
+            ("ReplicaSet", r#""pod-template-hash":"""#, ""),
+            ("Job", &both, ""),
+            ("VirtualMachineInstance", &both, ""),
+        ] {
+            assert_eq!(owned(kind, "apps/v1", controller, labels), want, "{kind} {labels}");
+        }
+        assert_eq!(owned("StatefulSet", "apps/v1", "", revision), "", "not its controller");
+        assert_eq!(
+            owned("StatefulSet", "apps.kruise.io/v1", controller, revision),
+            "",
+            "not its kind"
+        );
+        let long = format!(r#""controller-revision-hash":"{}""#, "x".repeat(300));
+        assert_eq!(owned("StatefulSet", "apps/v1", controller, &long), "", "no label is so long");
+        let view = seen(&["b"]);
+        assert_eq!((view.workload("b"), view.workload("a")), (Some(""), None));
     }
 
     #[test]
