@@ -13,6 +13,7 @@ mod crowd;
 mod rig;
 
 mod model {
+    pub(crate) mod bridges;
     pub(crate) mod controllers;
     pub(crate) mod entries;
     pub(crate) mod examples;
@@ -44,7 +45,7 @@ use ovs_flow_gc::stale::flow::{AddressMatch, Flow};
 use rig::{Node, Who};
 
 fn take_pure(it: &Walk) -> (u64, Tally, Result<(), String>) {
-    let mut town = Town::new(Sim::new(it.layout, it.small, it.kernel), it.layout);
+    let mut town = Town::new(Sim::with(it.bridges, it.layout, it.small, it.kernel), it.layout);
     let taken = walk(&mut town, &it.steps);
     (town.steps, town.tally, taken)
 }
@@ -64,7 +65,7 @@ fn pure() {
         ran.add(&run("pure", Walks::Plain, seed_or(*seed), steps, 120, 3_000, take_pure));
     }
     ran.tell("pure");
-    ran.must_have_met(&Exception::ALL, 1);
+    ran.must_have_met(&Exception::of_one_bridge(), 1);
 }
 
 /// Seeds of wide walks, of which some once found something.
@@ -80,6 +81,20 @@ fn pure_wide() {
         ran.add(&run("pure wide", Walks::Wide, seed_or(*seed), steps, 120, 3_000, take_pure));
     }
     ran.tell("pure wide");
+    ran.must_have_met(&Exception::of_one_bridge(), 1);
+}
+
+/// The same on two bridges, where a port number is two pods'.
+#[test]
+fn pure_two_bridges() {
+    let steps = asked("OFG_MODEL_STEPS", PURE);
+    let seeds = if std::env::var_os("OFG_SEED").is_some() { &[0] } else { &WIDE[..] };
+    let mut ran = Ran::default();
+    for seed in seeds {
+        let seed = seed_or(*seed);
+        ran.add(&run("pure two bridges", Walks::TwoBridges, seed, steps, 120, 3_000, take_pure));
+    }
+    ran.tell("pure two bridges");
     ran.must_have_met(&Exception::ALL, 1);
 }
 
@@ -165,6 +180,7 @@ fn lines_are_read_as_the_engine_reads_them() {
         lines.extend(operator());
         for pod in &pods {
             lines.extend(layout.of_pod(pod));
+            lines.extend(layout.of_neighbour(pod, true));
             lines.extend((0..ODDITIES).map(|kind| odd(pod, kind)));
             lines.extend((0..3).map(|kind| member(&pod.ip, "10.244.1.9", kind)));
             lines.push(service(u8::try_from(pod.ofport).unwrap(), pod));
@@ -204,7 +220,7 @@ fn sorted(mut flow: Flow) -> Flow {
 }
 
 fn take_switch(node: &Node, it: &Walk) -> (u64, Tally, Result<(), String>) {
-    let mut town = Town::new(Switch::new(node, it.layout), it.layout);
+    let mut town = Town::new(Switch::new(node, it.layout, it.bridges), it.layout);
     let taken = walk(&mut town, &it.steps);
     (town.steps, town.tally, taken)
 }
@@ -220,7 +236,8 @@ fn switch() {
     let one = |n: u64| {
         let name = format!("switch {n}");
         let node = switch::node(&name);
-        run(&name, Walks::Wide, seed_or(11 + n), steps / nodes, 60, 60, |it| take_switch(&node, it))
+        let walks = if n.is_multiple_of(2) { Walks::Wide } else { Walks::TwoBridges };
+        run(&name, walks, seed_or(11 + n), steps / nodes, 60, 60, |it| take_switch(&node, it))
     };
     let one = &one;
     let all: Vec<_> = thread::scope(|scope| {

@@ -132,11 +132,21 @@ pub(crate) fn node(test: &str, gc_conf: Value) -> Node {
 /// Adds ports, marked as antrea marks them, and waits until they have their numbers.
 #[track_caller]
 pub(crate) fn add_ports<'m>(node: &Node, members: impl IntoIterator<Item = &'m Member>) {
+    add_ports_to(node, "br0", members);
+}
+
+/// The same on this bridge.
+#[track_caller]
+pub(crate) fn add_ports_to<'m>(
+    node: &Node,
+    bridge: &str,
+    members: impl IntoIterator<Item = &'m Member>,
+) {
     let mut args = Vec::new();
     for m in members {
         let id = |key: &str, value: &str| format!("external_ids:{key}=\"{value}\"");
         let request = format!("ofport_request={}", m.who.ofport);
-        args.extend(["--", "add-port", "br0", &m.port].map(str::to_owned));
+        args.extend(["--", "add-port", bridge, &m.port].map(str::to_owned));
         args.extend(["--", "set", "Interface", &m.port, &request].map(str::to_owned));
         args.extend(["--", "set", "Port", &m.port].map(str::to_owned));
         args.extend([
@@ -151,7 +161,7 @@ pub(crate) fn add_ports<'m>(node: &Node, members: impl IntoIterator<Item = &'m M
 /// Removes ports.
 #[track_caller]
 pub(crate) fn del_ports<'m>(node: &Node, ports: impl IntoIterator<Item = &'m str>) {
-    let each = |port| ["--", "--if-exists", "del-port", "br0", port].map(str::to_owned);
+    let each = |port| ["--", "--if-exists", "del-port", port].map(str::to_owned);
     vsctl(node, &ports.into_iter().flat_map(each).collect::<Vec<_>>());
 }
 

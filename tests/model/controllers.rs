@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::bridges::PATCH;
 use crate::rig::{Who, layouts};
 
 /// The port that leads out of the node. It is nobody's pod's.
@@ -106,6 +107,29 @@ impl Layout {
         };
         base.push("table=46, priority=1 actions=output:NXM_NX_REG1[]".to_owned());
         base
+    }
+
+    /// A pod's entries on a bridge that shares addresses with its own; `patch`: by a patch pair.
+    pub(crate) fn of_neighbour(self, who: &Who, patch: bool) -> Vec<String> {
+        let Who { ip, mac, .. } = who;
+        let vlan = self.vlan(who.reg).map_or_else(String::new, |vlan| format!("dl_vlan={vlan},"));
+        let mut lines = vec![
+            format!("table=50, priority=60,ip,{vlan}nw_src={ip} actions=resubmit(,46)"),
+            format!("table=50, priority=61,{vlan}dl_dst={mac} actions=resubmit(,46)"),
+        ];
+        if patch {
+            lines.extend([
+                format!("table=50, priority=62,ip,{vlan}nw_dst={ip} actions=output:{PATCH}"),
+                format!(
+                    "table=50, priority=63,ip,in_port={PATCH},{vlan}nw_src={ip} actions=resubmit(,46)"
+                ),
+            ]);
+        }
+        if self == Self::Ipv4 {
+            let value = self.value(who);
+            lines.push(format!("table=50, priority=64,reg0={value:#x} actions=resubmit(,46)"));
+        }
+        lines
     }
 
     /// A pod's entries.

@@ -9,12 +9,17 @@ use ovs_flow_gc::stale::flow::{
     Actions, Address, AddressMatch, Flow, Match, RegisterMatch, RegisterRange, RegisterWrite, Side,
 };
 
+use super::bridges::{BridgeId, NAMES};
+
 /// One entry's text and meaning.
 #[derive(Debug)]
 pub(crate) struct Line {
     /// As a dump shows it.
     pub(crate) text: String,
-    /// Table, priority and match: an ADD of the same replaces it.
+    /// Its bridge.
+    pub(crate) bridge: BridgeId,
+    /// Table, priority and match, behind the name of a second bridge: an ADD of the same replaces
+    /// it.
     pub(crate) slot: Rc<str>,
     /// What the core is to see; without its age.
     pub(crate) flow: Flow,
@@ -24,18 +29,29 @@ pub(crate) struct Line {
 pub(crate) type Slot = Rc<str>;
 
 impl Line {
-    /// Reads a line; each only once.
+    /// Reads a line of the first bridge.
     pub(crate) fn of(text: &str) -> Rc<Self> {
+        Self::on(0, text)
+    }
+
+    /// Reads a line; each only once.
+    pub(crate) fn on(bridge: BridgeId, text: &str) -> Rc<Self> {
         thread_local! {
-            static KNOWN: RefCell<HashMap<String, Rc<Line>>> = RefCell::default();
+            static KNOWN: [RefCell<HashMap<String, Rc<Line>>>; NAMES.len()] = Default::default();
         }
-        KNOWN.with_borrow_mut(|known| {
-            let line = known.entry(text.to_owned()).or_insert_with(|| Rc::new(Self::read(text)));
-            Rc::clone(line)
+        KNOWN.with(|known| {
+            let mut known = known[bridge].borrow_mut();
+            let read = || Rc::new(Self::read(bridge, text));
+            Rc::clone(known.entry(text.to_owned()).or_insert_with(read))
         })
     }
 
-    fn read(text: &str) -> Self {
+    /// Where the line of this head is.
+    pub(crate) fn slot(bridge: BridgeId, head: &str) -> Slot {
+        if bridge == 0 { head.into() } else { format!("{} {head}", NAMES[bridge]).into() }
+    }
+
+    fn read(bridge: BridgeId, text: &str) -> Self {
         let (head, actions) = text.split_once(" actions=").expect(text);
         let (cookie, head) = match head.strip_prefix("cookie=0x") {
             Some(rest) => {
@@ -47,7 +63,7 @@ impl Line {
         let mut flow = Flow { cookie, ..Flow::default() };
         read_match(head, &mut flow);
         flow.actions = read_actions(actions);
-        Self { text: text.to_owned(), slot: head.into(), flow }
+        Self { text: text.to_owned(), bridge, slot: Self::slot(bridge, head), flow }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The exceptions of docs/promises.md, each shown by a short walk. The list is closed: the page
 //! names these and no others.
 
+use super::bridges::Bridges;
 use super::controllers::Layout;
 use super::node::Town;
 use super::oracle::Exception;
@@ -146,6 +147,10 @@ pub(crate) fn of(exception: Exception) -> (Layout, Vec<Step>, &'static str) {
             with(one(), [del(0), Step::Unplug { pod: 0 }, SWEEP]),
             "table=65, priority=100,reg15=0x1001,metadata=0x3 actions=output:2",
         ),
+        Exception::OtherBridge => classifier(
+            with(one(), [del(0), Step::Unplug { pod: 0 }, SWEEP]),
+            "table=50, priority=60,ip,nw_src=10.244.1.2 actions=resubmit(,46)",
+        ),
         Exception::PolicyWaits => {
             let mut steps = with(
                 one(),
@@ -209,8 +214,9 @@ pub(crate) fn of(exception: Exception) -> (Layout, Vec<Step>, &'static str) {
 /// Takes the walk; whether the entry is there, and for that reason.
 pub(crate) fn show(exception: Exception) -> bool {
     let (layout, steps, entry) = of(exception);
-    let mut town =
-        Town::new(Sim::new(layout, exception != Exception::LookedAtInPart, false), layout);
+    let bridges = if exception == Exception::OtherBridge { Bridges::Patched } else { Bridges::One };
+    let small = exception != Exception::LookedAtInPart;
+    let mut town = Town::new(Sim::with(bridges, layout, small, false), layout);
     for step in &steps {
         town.step(step).unwrap();
     }

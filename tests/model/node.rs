@@ -8,6 +8,7 @@ use ovs_flow_gc::attachment::Attachment;
 use ovs_flow_gc::config::NetworkState;
 use ovs_flow_gc::ovsdb::Ofport;
 
+use super::bridges::{BridgeId, Bridges, PATCH};
 use super::controllers::{self, Layout, SLOT, TENANTS, UPLINK, member, odd};
 use super::entries::{Line, Slot};
 use super::oracle::{Exception, Tally};
@@ -65,6 +66,8 @@ pub(crate) enum Kind {
 pub(crate) struct Pod {
     pub(crate) id: PodId,
     pub(crate) kind: Kind,
+    /// The bridge that its port is on.
+    pub(crate) bridge: BridgeId,
     /// How often its port was attached.
     pub(crate) attached: u32,
     /// Its tokens; `ofport` is what was asked for.
@@ -125,6 +128,9 @@ impl Pod {
     }
 }
 
+/// A machine on another node: on which bridge its entries are here, and its address.
+pub(crate) type Machine = (BridgeId, String);
+
 /// Whose an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
@@ -139,7 +145,7 @@ pub(crate) enum Owner {
     /// The operator's, for a slot.
     Operator,
     /// A machine's that is on another node, by its address.
-    Machine(String),
+    Machine(Machine),
 }
 
 /// An entry that a pod has beside its layout's.
@@ -195,6 +201,7 @@ pub(crate) trait Driver {
     type Call;
     /// Numbers can be exchanged without a restart, ports wait for numbers, hours pass.
     const MAKE_BELIEVE: bool;
+    fn bridges(&self) -> Bridges;
     fn now(&mut self) -> u64;
     fn pass(&mut self, ms: u64);
     fn linger(&self) -> u64;
@@ -230,6 +237,7 @@ pub(crate) trait Driver {
 /// What a member of a policy is to its controller.
 #[derive(Clone, Debug)]
 struct Membership {
+    bridge: BridgeId,
     ips: Vec<String>,
     /// Since when one of the addresses is nobody's.
     nobodys: Option<u64>,
@@ -239,12 +247,13 @@ struct Membership {
 pub(crate) struct Town<D: Driver> {
     pub(crate) driver: D,
     pub(crate) layout: Layout,
+    pub(crate) bridges: Bridges,
     pub(crate) pods: Vec<Pod>,
     pub(crate) table: Table,
     /// Members that the set-based controllers believe to be there.
     believed: BTreeMap<Slot, Membership>,
-    /// Machines on other nodes that were here, by address.
-    pub(crate) machines: BTreeSet<String>,
+    /// Machines on other nodes that were here.
+    pub(crate) machines: BTreeSet<Machine>,
     /// When ovs-vswitchd started.
     pub(crate) started: u64,
     /// The last call may have looked at a part of the bridge only.
@@ -267,6 +276,7 @@ pub(crate) type Broken = String;
 impl<D: Driver> Town<D> {
     pub(crate) fn new(driver: D, layout: Layout) -> Self {
         let mut town = Self {
+            bridges: driver.bridges(),
             driver,
             layout,
             pods: Vec::new(),
@@ -288,8 +298,9 @@ impl<D: Driver> Town<D> {
     }
 
     fn base(&mut self) {
-        let lines = self.layout.base().iter().map(|line| (Line::of(line), Owner::Base)).collect();
-        self.install(lines);
+        let base = self.layout.base();
+        let on = |bridge| base.iter().map(move |line| (Line::on(bridge, line), Owner::Base));
+        self.install(self.bridges.ids().flat_map(on).collect());
     }
 
     /// Does a step. Whether there was anything to do.
@@ -328,8 +339,8 @@ impl<D: Driver> Town<D> {
             Step::Migrate { pod, kinds } => Ok(self.migrate(*pod, *kinds)),
             Step::MachineEnds { machine } => {
                 let n = usize::from(*machine) % self.machines.len().max(1);
-                let Some(ip) = self.machines.iter().nth(n).cloned() else { return Ok(false) };
-                Ok(self.machines.remove(&ip))
+                let Some(machine) = self.machines.iter().nth(n).cloned() else { return Ok(false) };
+                Ok(self.machines.remove(&machine))
             }
             Step::Add { pod, crash, meanwhile } => self.add(*pod, *crash, meanwhile),
             Step::Install { pod } => Ok(self.catch_up(*pod)),
@@ -380,25 +391,35 @@ impl<D: Driver> Town<D> {
             return false;
         }
         let values = if self.layout == Layout::Tenants { TENANTS } else { VALUES };
+        let [number, address, value] = picks;
+        let bridge = self.bridges.pick(number);
+        let here = |p: &&Pod| p.bridge == bridge;
+        // Some pods have the value of one on the other bridge.
+        let alone = value < 128 || self.layout == Layout::Tenants;
         let (mut numbers, mut values) = (Vec::from_iter(NUMBERS), Vec::from_iter(values));
-        numbers
-            .retain(|n| !self.pods.iter().any(|p| p.row && p.number.unwrap_or(p.who.ofport) == *n));
-        values.retain(|v| !self.pods.iter().any(|p| p.is_living() && p.who.reg == *v));
+        let has = |p: &Pod, n: u16| p.row && p.number.unwrap_or(p.who.ofport) == n;
+        numbers.retain(|n| !self.pods.iter().filter(here).any(|p| has(p, *n)));
+        let rivals = || self.pods.iter().filter(|p| p.is_living() && (alone || here(p)));
+        values.retain(|v| !rivals().any(|p| p.who.reg == *v));
         if self.layout == Layout::OpenshiftSdn {
             values = vec![1, 2];
         }
         if values.is_empty() {
             return false;
         }
-        let [number, address, value] = picks.map(usize::from);
+        let [number, address, value] = [number, address, value].map(usize::from);
         let reg = values[value % values.len()];
-        let here = |pod: &&Pod| self.layout.vlan(pod.who.reg) == self.layout.vlan(reg);
+        let here = |pod: &&Pod| {
+            self.bridges.joins(pod.bridge, bridge)
+                && self.layout.vlan(pod.who.reg) == self.layout.vlan(reg)
+        };
         let taken: BTreeSet<String> =
             sandboxes.filter(here).map(|pod| pod.who.ip.clone()).collect();
         let mut addresses = Vec::from_iter(ADDRESSES);
         addresses.retain(|a| {
             let ip = format!("10.244.1.{a}");
-            !taken.contains(&ip) && !self.machines.contains(&ip)
+            let machine = |(on, of): &Machine| self.bridges.joins(*on, bridge) && *of == ip;
+            !taken.contains(&ip) && !self.machines.iter().any(machine)
         });
         if kind == Kind::Slot {
             (numbers, addresses) = (vec![SLOT.0], vec![SLOT.1]);
@@ -423,6 +444,7 @@ impl<D: Driver> Town<D> {
         let pod = Pod {
             id: self.pods.len(),
             kind,
+            bridge,
             attached: 0,
             who,
             phase: if outside { Phase::Outside } else { Phase::Arriving },
@@ -438,7 +460,7 @@ impl<D: Driver> Town<D> {
             noticed: None,
         };
         self.driver.plug(&pod, slow);
-        self.diary.push(format!("  pod {} is {:?}", pod.id, pod.who));
+        self.diary.push(format!("  pod {} on bridge {bridge} is {:?}", pod.id, pod.who));
         self.pods.push(pod);
         self.take_numbers();
         if when == When::Quick {
@@ -488,14 +510,20 @@ impl<D: Driver> Town<D> {
         let lines = |ofport: u16| {
             let mut who = Who { ofport, ..pod.who.clone() };
             who.reg = self.layout.value(&who);
-            let mut lines = self.layout.of_pod(&who);
-            lines.extend(pod.extras.iter().map(|extra| extra.of(&who, self.layout)));
+            let own = |line| (pod.bridge, line);
+            let mut lines = Vec::from_iter(self.layout.of_pod(&who).into_iter().map(own));
+            let joined = |b: &BridgeId| *b != pod.bridge && self.bridges.joins(*b, pod.bridge);
+            for bridge in self.bridges.ids().filter(joined) {
+                let there = self.layout.of_neighbour(&who, self.bridges.has_patch());
+                lines.extend(there.into_iter().map(|line| (bridge, line)));
+            }
+            lines.extend(pod.extras.iter().map(|extra| own(extra.of(&who, self.layout))));
             lines
         };
         let other = lines(0xfe00);
         let named = lines(number).into_iter().zip(other).map(|(line, other)| {
             let by = (line != other).then_some(number);
-            (Line::of(&line), Owner::Pod(id, by))
+            (Line::on(line.0, &line.1), Owner::Pod(id, by))
         });
         named.collect()
     }
@@ -536,9 +564,11 @@ impl<D: Driver> Town<D> {
     /// They fail to remove its entries, as controllers do where we are needed.
     fn controllers_notice(&mut self) {
         let (now, soon) = (self.driver.now(), self.driver.linger() * 4 / 5);
-        let pods = &self.pods;
+        let (pods, bridges) = (&self.pods, self.bridges);
         self.believed.retain(|_, membership| {
-            let owned = |ip: &String| pods.iter().any(|p| p.is_living() && p.who.ip == *ip);
+            let here = |p: &Pod| bridges.joins(p.bridge, membership.bridge);
+            let owns = |p: &Pod, ip: &String| p.is_living() && here(p) && p.who.ip == *ip;
+            let owned = |ip: &String| pods.iter().any(|p| owns(p, ip));
             if membership.ips.iter().all(owned) {
                 membership.nobodys = None;
                 return true;
@@ -548,16 +578,22 @@ impl<D: Driver> Town<D> {
     }
 
     fn member(&mut self, pod: u8, peer: u8, kind: u8) -> bool {
-        let one = self.pick(pod, Pod::is_living);
-        let other = self.pick(peer, |p| p.is_living() && Some(p.id) != one);
-        let (Some(one), Some(other)) = (one, other) else { return false };
+        let Some(one) = self.pick(pod, Pod::is_living) else { return false };
+        // A member may be one of a policy on the other bridge.
+        let there = self.bridges.pick(peer);
+        let own = self.pods[one].bridge;
+        let bridge = if self.bridges.joins(own, there) { there } else { own };
+        let joined = |p: &Pod| self.bridges.joins(p.bridge, bridge);
+        let Some(other) = self.pick(peer, |p| p.is_living() && p.id != one && joined(p)) else {
+            return false;
+        };
         let [ip, peer] = [one, other].map(|id| self.pods[id].who.ip.clone());
-        let line = Line::of(&member(&ip, &peer, kind));
+        let line = Line::on(bridge, &member(&ip, &peer, kind));
         if self.believed.contains_key(&line.slot) || self.layout.is_alone() {
             return false;
         }
         let ips = if kind % 3 == 2 { vec![ip, peer] } else { vec![ip] };
-        let membership = Membership { ips: ips.clone(), nobodys: None };
+        let membership = Membership { bridge, ips: ips.clone(), nobodys: None };
         self.believed.insert(Rc::clone(&line.slot), membership);
         self.install(vec![(line, Owner::Set(ips))]);
         true
@@ -606,7 +642,7 @@ impl<D: Driver> Town<D> {
         let may = |p: &Pod| p.is_living() && p.number.is_some();
         let Some(id) = self.pick(pod, may) else { return false };
         let who = Who { ofport: self.pods[id].number.unwrap(), ..self.pods[id].who.clone() };
-        let line = Line::of(&controllers::service(service, &who));
+        let line = Line::on(self.pods[id].bridge, &controllers::service(service, &who));
         let Some(entry) = self.table.get_mut(&line.slot) else {
             self.install(vec![(line, Owner::Service)]);
             return true;
@@ -664,9 +700,11 @@ impl<D: Driver> Town<D> {
         // A number that changes while ADD is under way: see docs/promises.md, "What it rests on".
         let Some(id) = self.pick(pod, Pod::may_be_renumbered) else { return false };
         let number = NUMBERS.start() + u16::from(number) % 8;
-        let other = self.pods.iter().find(|p| p.row && p.number == Some(number));
-        let requested = |p: &Pod| p.row && p.number.is_none() && p.who.ofport == number;
-        if self.pods.iter().any(requested)
+        let bridge = self.pods[id].bridge;
+        let rows = || self.pods.iter().filter(|p| p.row && p.bridge == bridge);
+        let other = rows().find(|p| p.number == Some(number));
+        let requested = |p: &Pod| p.number.is_none() && p.who.ofport == number;
+        if rows().any(requested)
             || other.is_some_and(|p| p.id == id || !D::MAKE_BELIEVE || !p.may_be_renumbered())
         {
             return false;
@@ -680,8 +718,9 @@ impl<D: Driver> Town<D> {
         let may = |p: &Pod| p.phase == Phase::Live && !self.busy.contains(&p.id);
         let Some(id) = self.pick(pod, |p| may(p) && p.may_be_renumbered()) else { return false };
         let number = NUMBERS.start() + u16::from(number) % 8;
+        let bridge = self.pods[id].bridge;
         let has = |p: &Pod| p.row && p.number.unwrap_or(p.who.ofport) == number;
-        if self.pods.iter().any(|p| has(p) && p.id != id) {
+        if self.pods.iter().any(|p| has(p) && p.bridge == bridge && p.id != id) {
             return false;
         }
         self.pods[id].attached += 1;
@@ -694,27 +733,29 @@ impl<D: Driver> Town<D> {
     fn migrate(&mut self, pod: u8, kinds: u8) -> bool {
         let here = self.layout != Layout::Vlans;
         let may = |p: &Pod| here && p.kind == Kind::Machine && p.phase == Phase::Live;
-        let machines = &self.machines;
-        let Some(id) = self.pick(pod, |p| may(p) && !machines.contains(&p.who.ip)) else {
-            return false;
-        };
+        let gone = |p: &Pod| self.machine(p.bridge, &p.who.ip).is_some();
+        let Some(id) = self.pick(pod, |p| may(p) && !gone(p)) else { return false };
         let Who { ip, mac, .. } = self.pods[id].who.clone();
+        let machine = (self.pods[id].bridge, ip.clone());
         let lines = controllers::machine(&ip, &mac).into_iter().enumerate();
         let wanted = lines.filter(|(n, _)| kinds >> n & 1 == 1);
-        let owner = || Owner::Machine(ip.clone());
-        let lines = wanted.map(|(_, line)| (Line::of(&line), owner())).collect();
-        self.machines.insert(ip.clone());
+        let owner = || Owner::Machine(machine.clone());
+        let lines = wanted.map(|(_, line)| (Line::on(machine.0, &line), owner())).collect();
+        self.machines.insert(machine.clone());
         self.install(lines);
         true
     }
 
     fn restart(&mut self, restored: bool, turn: u8) -> bool {
-        let rows: Vec<&Pod> = self.pods.iter().filter(|p| p.may_be_renumbered()).collect();
-        let numbered = rows.iter().enumerate().map(|(n, pod)| {
-            let from = rows[(n + usize::from(turn)) % rows.len()];
-            (*pod, from.number.unwrap())
-        });
-        let numbered: Vec<_> = numbered.collect();
+        let mut numbered = Vec::new();
+        for bridge in self.bridges.ids() {
+            let here = |p: &&Pod| p.bridge == bridge && p.may_be_renumbered();
+            let rows: Vec<&Pod> = self.pods.iter().filter(here).collect();
+            numbered.extend(rows.iter().enumerate().map(|(n, pod)| {
+                let from = rows[(n + usize::from(turn)) % rows.len()];
+                (*pod, from.number.unwrap())
+            }));
+        }
         let kept: Vec<Rc<Line>> = self.table.values().map(|e| Rc::clone(&e.line)).collect();
         let from = self.driver.now();
         self.started = from;
@@ -846,7 +887,7 @@ impl<D: Driver> Town<D> {
                 pod.is_living() && by.is_none_or(|number| pod.number == Some(number))
             }
             Owner::Set(_) => self.believed.contains_key(&entry.line.slot),
-            Owner::Machine(ip) => self.machines.contains(ip),
+            Owner::Machine((on, ip)) => self.machine(*on, ip).is_some(),
         }
     }
 
@@ -881,6 +922,7 @@ impl<D: Driver> Town<D> {
     /// was installed anew while the call looked may go on a switch, if the call is cut short
     /// before it has put it back.
     fn is_in_the_window(&self, entry: &Entry, at: u64) -> bool {
+        let here = |pod: &Pod| self.bridges.joins(pod.bridge, entry.line.bridge);
         !D::MAKE_BELIEVE && entry.from >= at
             // Restored rules look as young as the restore: its pods may be older.
             || entry.owner == Owner::Operator
@@ -889,8 +931,8 @@ impl<D: Driver> Town<D> {
                     pod.kind == Kind::Slot && !pod.is_living() && restored
                 })
             // A death that is noticed when nobody remembers the machine any more.
-            || matches!(&entry.owner, Owner::Machine(ip) if {
-                let had = self.pods.iter().filter(|pod| pod.who.ip == *ip);
+            || matches!(&entry.owner, Owner::Machine((_, ip)) if {
+                let had = self.pods.iter().filter(|pod| pod.who.ip == *ip && here(pod));
                 let linger = self.driver.linger();
                 let noticed = |pod: &Pod| pod.noticed.unwrap_or(u64::MAX);
                 let forgotten = had.clone().filter(|pod| pod.kind == Kind::Machine);
@@ -899,17 +941,24 @@ impl<D: Driver> Town<D> {
             })
             // The linger time of an address counts from a death that somebody can know of.
             || matches!(&entry.owner, Owner::Set(ips) if ips.iter().any(|ip| {
-                let last = self.pods.iter().rfind(|pod| pod.who.ip == *ip);
+                let last = self.pods.iter().rfind(|pod| pod.who.ip == *ip && here(pod));
                 last.is_some_and(|pod| !pod.is_living() && !pod.recorded)
             }))
     }
 
-    /// The uplink, a pod's row, or nobody's number.
-    pub(crate) fn holder(&self, number: u16) -> Option<Option<PodId>> {
-        if number == UPLINK {
+    /// The uplink or the patch port, a pod's row, or nobody's number.
+    pub(crate) fn holder(&self, bridge: BridgeId, number: u16) -> Option<Option<PodId>> {
+        if number == UPLINK || number == PATCH && self.bridges.has_patch() {
             return Some(None);
         }
-        self.pods.iter().find(|p| p.row && p.number == Some(number)).map(|p| Some(p.id))
+        let has = |p: &&Pod| p.row && p.bridge == bridge && p.number == Some(number);
+        self.pods.iter().find(has).map(|p| Some(p.id))
+    }
+
+    /// The machine on another node that has this address on this bridge.
+    fn machine(&self, bridge: BridgeId, ip: &str) -> Option<&Machine> {
+        let is = |(on, of): &&Machine| self.bridges.joins(*on, bridge) && of == ip;
+        self.machines.iter().find(is)
     }
 
     /// The pod of a record.

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use ovs_flow_gc::attachment::{Attachment, Register, RegisterHow};
 use ovs_flow_gc::stale::flow::{Address, AddressMatch, Flow, Side};
 
+use super::bridges::{BridgeId, Bridges, PATCH};
 use super::controllers::{Layout, UPLINK};
-use super::entries::Slot;
+use super::entries::{Line, Slot};
 use super::node::{Book, Broken, Driver, Entry, Kind, Owner, Phase, Pod, PodId, Town};
 use crate::rig::Who;
 
@@ -29,6 +30,7 @@ pub(crate) enum Exception {
     LeavesTheNode,
     ArrivesElsewhere,
     OvnBridge,
+    OtherBridge,
     PolicyWaits,
     MayBeArriving,
     PortWaits,
@@ -37,7 +39,7 @@ pub(crate) enum Exception {
 }
 
 impl Exception {
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::NamesNobody,
         Self::OnlyMentions,
         Self::NeverRecorded,
@@ -52,12 +54,18 @@ impl Exception {
         Self::LeavesTheNode,
         Self::ArrivesElsewhere,
         Self::OvnBridge,
+        Self::OtherBridge,
         Self::PolicyWaits,
         Self::MayBeArriving,
         Self::PortWaits,
         Self::LookedAtInPart,
         Self::ValueUnproven,
     ];
+
+    /// Those that are met on one bridge.
+    pub(crate) fn of_one_bridge() -> Vec<Self> {
+        Self::ALL.into_iter().filter(|exception| *exception != Self::OtherBridge).collect()
+    }
 
     /// The entry goes when what it waits for has come; until then the pod is not forgotten.
     pub(crate) fn waits(self) -> bool {
@@ -127,14 +135,16 @@ struct Dead<'a> {
     pod: &'a Pod,
     record: &'a Attachment,
     noticed: u64,
-    /// Its number now.
+    /// Its number now, on the bridge that is judged.
     current: Option<u16>,
+    /// Its port is, or was, on this bridge.
+    here: bool,
 }
 
 impl Dead<'_> {
     fn had(&self, number: u16) -> bool {
         let by_record = [self.current, self.record.ofport, self.record.ofport_before];
-        by_record.contains(&Some(number))
+        self.here && by_record.contains(&Some(number))
     }
 
     fn has(&self, address: &Address) -> bool {
@@ -142,10 +152,11 @@ impl Dead<'_> {
     }
 }
 
-/// What a call should have known.
+/// What a call should have known of a bridge.
 struct View<'a, D: Driver> {
     town: &'a Town<D>,
-    /// Records that are taken for a living pod's.
+    bridge: BridgeId,
+    /// Records that are taken for a living pod's, which may own addresses here.
     living: Vec<(&'a Pod, &'a Attachment)>,
     dead: Vec<Dead<'a>>,
     /// The dead whom the call was not about.
@@ -187,13 +198,15 @@ fn ours(live: &Attachment, book: &[Attachment]) -> bool {
 
 impl<'a, D: Driver> View<'a, D> {
     fn new(
-        town: &'a Town<D>,
+        (town, bridge): (&'a Town<D>, BridgeId),
         before: &'a Book,
         after: &'a Book,
         at: u64,
         about: impl Fn(&Attachment) -> bool,
     ) -> Self {
-        let living = after.records.iter().map(|r| (&town.pods[town.pod_of(r)], r)).collect();
+        let reach = |r: &&Attachment| town.bridges.reach(r, bridge);
+        let living = after.records.iter().filter(reach);
+        let living = living.map(|r| (&town.pods[town.pod_of(r)], r)).collect();
         let buried = after.tombstones.iter();
         let removed = before.tombstones.iter().filter(|t| !ours(t, &after.tombstones));
         let died = |record: &Attachment| record.died.map_or(at, |died| died.boot_ms);
@@ -203,11 +216,24 @@ impl<'a, D: Driver> View<'a, D> {
             .filter(|r| !ours(r, &after.records) && !ours(r, &after.tombstones));
         let all = buried.chain(removed).chain(swept).map(|record| {
             let pod = &town.pods[town.pod_of(record)];
-            let current = pod.number.or(record.ofport);
-            Dead { pod, record, noticed: died(record), current }
+            let here = pod.bridge == bridge;
+            let current = pod.number.or(record.ofport).filter(|_| here);
+            Dead { pod, record, noticed: died(record), current, here }
         });
         let (dead, others) = all.partition(|dead| about(dead.record));
-        Self { town, living, dead, others, before, after, at }
+        Self { town, bridge, living, dead, others, before, after, at }
+    }
+
+    /// Whether the pod is on this bridge or one that shares addresses with it.
+    fn is_near(&self, pod: &Pod) -> bool {
+        self.town.bridges.joins(pod.bridge, self.bridge)
+    }
+
+    /// The entries of this bridge.
+    fn entries(&self) -> impl Iterator<Item = &'a Entry> {
+        let (town, bridge) = (self.town, self.bridge);
+        let all = town.table.values().chain(&town.taken);
+        all.filter(move |entry| entry.line.bridge == bridge)
     }
 
     fn lingered(&self, dead: &Dead<'_>) -> bool {
@@ -220,13 +246,13 @@ impl<'a, D: Driver> View<'a, D> {
             Owner::Base | Owner::Service | Owner::Operator => false,
             Owner::Pod(id, _) => *id == pod.id,
             Owner::Set(ips) => ips.contains(&pod.who.ip),
-            Owner::Machine(ip) => *ip == pod.who.ip,
+            Owner::Machine((_, ip)) => *ip == pod.who.ip,
         })
     }
 
     /// Somebody alive, as far as anybody knows, has the number now.
     fn is_live_port(&self, number: u16) -> bool {
-        match self.town.holder(number) {
+        match self.town.holder(self.bridge, number) {
             Some(None) => true,
             Some(Some(holder)) => !self.dead.iter().any(|dead| dead.pod.id == holder),
             None => self.may_come_back(number),
@@ -237,18 +263,21 @@ impl<'a, D: Driver> View<'a, D> {
     /// back.
     fn may_come_back(&self, number: u16) -> bool {
         let failed = |(pod, record): &(&Pod, &Attachment)| {
-            pod.row && pod.number.is_none() && record.ofport == Some(number)
+            let here = pod.row && pod.bridge == self.bridge;
+            here && pod.number.is_none() && record.ofport == Some(number)
         };
         self.living.iter().any(failed)
     }
 
     fn unsettled(&self) -> bool {
-        self.town.pods.iter().any(|pod| pod.row && pod.number.is_none())
+        let waits = |pod: &Pod| pod.row && pod.bridge == self.bridge && pod.number.is_none();
+        self.town.pods.iter().any(waits)
     }
 
     fn port(&self, dead: &Dead<'_>, number: u16) -> State {
         let before = |(pod, record): &(&Pod, &Attachment)| {
-            pod.number != Some(number)
+            pod.bridge == self.bridge
+                && pod.number != Some(number)
                 && [record.ofport, record.ofport_before].contains(&Some(number))
         };
         if dead.current != Some(number) && self.living.iter().any(before) {
@@ -257,7 +286,7 @@ impl<'a, D: Driver> View<'a, D> {
         if self.unsettled() {
             return State::Unsettled;
         }
-        match self.town.holder(number) {
+        match self.town.holder(self.bridge, number) {
             None if self.may_come_back(number) => State::Reused,
             None => State::Dead,
             Some(holder) if holder == Some(dead.pod.id) => State::Dead,
@@ -269,7 +298,9 @@ impl<'a, D: Driver> View<'a, D> {
         let address = *address;
         let owners = self.living.iter().filter(move |(_, r)| r.addresses().contains(&address));
         // Marks name addresses until the port's row is gone.
+        let (bridges, bridge) = (self.town.bridges, self.bridge);
         let outside = self.town.pods.iter().filter(|pod| pod.kind == Kind::Marked && pod.row);
+        let outside = outside.filter(move |pod| bridges.joins(pod.bridge, bridge));
         let marked = outside.filter(move |pod| has(&pod.who, &address));
         owners.map(|(pod, _)| *pod).chain(marked)
     }
@@ -287,6 +318,7 @@ impl<'a, D: Driver> View<'a, D> {
         let known: Vec<PodId> = known.map(|record| self.town.pod_of(record)).collect();
         self.town.pods.iter().any(|pod| {
             pod.row
+                && self.is_near(pod)
                 && pod.kind != Kind::Unmarked
                 && pod.phase != Phase::Gone
                 && !known.contains(&pod.id)
@@ -369,14 +401,22 @@ impl<'a, D: Driver> View<'a, D> {
         let sends = |m: &AddressMatch| m.side != Side::Destination && dead.has(&m.address);
         let sends = m.addresses.iter().any(sends);
         let heirs = |port: u16| !(sends && dead.had(port));
-        let port = |port: u16| port != UPLINK && self.is_live_port(port) && heirs(port);
+        let pods = |port: u16| port != UPLINK && port != PATCH;
+        let port = |port: u16| pods(port) && self.is_live_port(port) && heirs(port);
+        let near = |pod: &Pod| {
+            let by_port = self.town.layout == Layout::Ofport;
+            if by_port { pod.bridge == self.bridge } else { self.is_near(pod) }
+        };
         let living = |value: u32| {
             let mut pods = self.town.pods.iter();
             self.town.layout.is_by_value()
-                && pods.any(|pod| pod.is_living() && self.value_of(pod) == value)
+                && pods.any(|pod| pod.is_living() && near(pod) && self.value_of(pod) == value)
         };
         let seems = |value: u32| {
-            let known = |r: &Attachment| r.register.is_some_and(|r| r.value == value);
+            let known = |r: &Attachment| {
+                let pod = &self.town.pods[self.town.pod_of(r)];
+                near(pod) && r.register.is_some_and(|r| r.value == value)
+            };
             let buried = self.before.tombstones.iter().chain(&self.after.tombstones);
             let mut others = buried.filter(|t| !t.is_same(dead.record));
             // What the dead left under a number that somebody has now looks like his.
@@ -388,7 +428,7 @@ impl<'a, D: Driver> View<'a, D> {
             living(value)
                 || self.living.iter().any(|(_, record)| known(record))
                 || others.any(known)
-                || self.town.table.values().chain(&self.town.taken).any(left)
+                || self.entries().any(left)
         };
         let source = |m: &AddressMatch| {
             m.side == Side::Source && !policy && self.has_address(&m.address).next().is_some()
@@ -407,7 +447,10 @@ impl<'a, D: Driver> View<'a, D> {
     /// What stood for a dead one, as far as anybody can know.
     fn values_of(&self, dead: &Dead<'_>) -> Vec<u32> {
         match self.town.layout {
-            Layout::Classifier | Layout::Ipv4 => vec![dead.pod.who.reg],
+            Layout::Ipv4 => vec![dead.pod.who.reg],
+            // No packet brings a value along from another bridge.
+            _ if !dead.here => Vec::new(),
+            Layout::Classifier => vec![dead.pod.who.reg],
             Layout::Ofport => {
                 let known = [dead.current, dead.record.ofport, dead.record.ofport_before];
                 known.into_iter().flatten().map(u32::from).collect()
@@ -425,7 +468,9 @@ impl<'a, D: Driver> View<'a, D> {
                 State::Reused => return Err(Exception::TokenReused),
                 State::Unsettled => return Err(Exception::PortWaits),
             }
-            if self.living.iter().any(|(pod, record)| pod.number.or(record.ofport).is_none()) {
+            let here = |pod: &Pod| pod.bridge == self.bridge;
+            let waits = |pod: &Pod, r: &Attachment| pod.number.or(r.ofport).is_none();
+            if self.living.iter().any(|(pod, record)| here(pod) && waits(pod, record)) {
                 return Err(Exception::ValueUnproven);
             }
         } else {
@@ -443,7 +488,7 @@ impl<'a, D: Driver> View<'a, D> {
             actions.register_writes.iter().any(|w| w.index == 0 && w.value == Some(value))
                 && matches.in_port.is_some_and(|port| self.is_live_port(port) || !dead.had(port))
         };
-        if self.town.table.values().chain(&self.town.taken).any(loads) {
+        if self.entries().any(loads) {
             return Err(Exception::ValueUnproven);
         }
         Ok(())
@@ -474,19 +519,27 @@ impl<'a, D: Driver> View<'a, D> {
             return Err(Exception::ValuesLookShared);
         }
         let same = |record: &Attachment| {
-            let truly = self.town.pods[self.town.pod_of(record)].who.reg;
-            truly == register.value || record.register.is_some_and(|r| r.value == register.value)
+            let pod = &self.town.pods[self.town.pod_of(record)];
+            let has = record.register.is_some_and(|r| r.value == register.value);
+            self.is_near(pod) && (pod.who.reg == register.value || has)
         };
         let others = self.dead.iter().map(|dead| dead.record).chain(&self.after.tombstones);
         let shared = others.filter(|record| !record.is_same(dead.record)).any(same);
-        let unknown = self.living.iter().any(|(_, record)| record.register.is_none());
+        // The call read the records once, for both bridges.
+        let was_unknown = |(pod, record): &(&Pod, &Attachment)| {
+            let before = || self.before.records.iter().find(|r| r.is_same(record));
+            pod.bridge != self.bridge && before().is_none_or(|r| r.register.is_none())
+        };
+        let unknown = self.living.iter().any(|(_, record)| record.register.is_none())
+            || self.living.iter().any(was_unknown);
         // Whoever was given the value since answers for what uses it.
         if self.living.iter().any(|(_, record)| same(record)) {
             return Err(Exception::TokenReused);
         }
         // Somebody alive was taken to have it when the call looked.
         let seemed = |r: &Attachment| r.register.is_some_and(|r| r.value == register.value);
-        let mut records = self.before.records.iter();
+        let near = |r: &&Attachment| self.is_near(&self.town.pods[self.town.pod_of(r)]);
+        let mut records = self.before.records.iter().filter(near);
         if records.any(|r| ours(r, &self.after.records) && seemed(r)) {
             return Err(Exception::ValueUnproven);
         }
@@ -494,6 +547,7 @@ impl<'a, D: Driver> View<'a, D> {
         let together = |other: &Pod| {
             let over = |a: &Pod, b: &Pod| a.noticed.is_some_and(|noticed| noticed < b.born);
             other.id != dead.pod.id
+                && self.is_near(other)
                 && other.who.reg == register.value
                 && !over(other, dead.pod)
                 && !over(dead.pod, other)
@@ -501,7 +555,10 @@ impl<'a, D: Driver> View<'a, D> {
         let shared = shared || self.town.pods.iter().any(together);
         // A number that changed hands shows one value for two.
         let moved = self.living.iter().any(|(_, record)| record.ofport_before.is_some());
-        if shared || unknown || moved || !self.after.state.register.register_told_apart {
+        // What a look at one bridge shows of a network the other one's is not told before the next call.
+        let one = self.town.bridges == Bridges::One;
+        let told = if one { &self.after.state } else { &self.before.state };
+        if shared || unknown || moved || !told.register.register_told_apart {
             return Err(Exception::ValueUnproven);
         }
         // Flows of somebody else's loaded it, too, when the call looked.
@@ -515,7 +572,7 @@ impl<'a, D: Driver> View<'a, D> {
                     dead.had(port) && !self.is_live_port(port) && all().all(own)
                 })
         };
-        if self.town.table.values().chain(&self.town.taken).any(loads) {
+        if self.entries().any(loads) {
             return Err(Exception::ValueUnproven);
         }
         Ok(())
@@ -578,7 +635,7 @@ impl<'a, D: Driver> View<'a, D> {
                     Side::Unknown => false,
                 }
         };
-        let explained = |number: u16| match self.town.holder(number) {
+        let explained = |number: u16| match self.town.holder(self.bridge, number) {
             Some(Some(holder)) => self.living.iter().any(|(pod, _)| pod.id == holder),
             Some(None) => false,
             None => true,
@@ -586,7 +643,8 @@ impl<'a, D: Driver> View<'a, D> {
         // The age of who is not in our chain is not known.
         let younger = |pod: &Pod| pod.kind != Kind::Marked && entry.until + TICK < pod.born;
         let has = |(pod, record): &&(&Pod, &Attachment)| {
-            pod.number.or(record.ofport.filter(|_| pod.row)) == Some(number)
+            pod.bridge == self.bridge
+                && pod.number.or(record.ofport.filter(|_| pod.row)) == Some(number)
         };
         let with_number: Vec<&Pod> = self.living.iter().filter(has).map(|(p, _)| *p).collect();
         !dead.record.unrecorded
@@ -596,7 +654,8 @@ impl<'a, D: Driver> View<'a, D> {
                 let with_address: Vec<&Pod> = self.has_address(&m.address).collect();
                 with_number.iter().chain(&with_address).all(|pod| younger(pod))
                     && !with_number.iter().any(|a| with_address.iter().any(|b| a.id == b.id))
-                    && with_address.iter().all(|pod| pod.number.is_some())
+                    // Whose port is on the other bridge has no number here, and may get one.
+                    && with_address.iter().all(|p| p.number.is_some() && p.bridge == self.bridge)
             })
     }
 
@@ -620,6 +679,9 @@ impl<'a, D: Driver> View<'a, D> {
     /// Whether the rules promise that this one's call takes the entry, or what keeps it. `None`:
     /// it is not about this one.
     fn promise(&self, entry: &Entry, dead: &Dead<'_>) -> Option<Result<(), Exception>> {
+        if !self.town.bridges.are_judged(dead.record, self.bridge) {
+            return None;
+        }
         let flow = &entry.line.flow;
         let vlan = self.town.layout.vlan(dead.pod.who.reg);
         if flow.matches.vlan.is_some_and(|said| Some(said) != vlan) {
@@ -753,7 +815,7 @@ impl<D: Driver> Town<D> {
             let pod = &self.pods[self.pod_of(record)];
             let classifier =
                 format!("table=0, priority=100,in_port={}", record.ofport.unwrap_or(0));
-            let entry = self.table.get(classifier.as_str());
+            let entry = self.table.get(&Line::slot(pod.bridge, &classifier));
             let own =
                 |e: &&Entry| matches!(e.owner, Owner::Pod(id, _) if id == pod.id) && e.until < at;
             if entry.is_none_or(|e| !own(&e)) || pod.number != record.ofport {
@@ -786,8 +848,10 @@ impl<D: Driver> Town<D> {
     ) -> Result<(), Broken> {
         let mut kept: Vec<(Slot, Exception)> = Vec::new();
         let (mut outdated, mut stale, mut forgotten_now) = (0, 0, 0);
-        let view = View::new(self, before, after, at, about);
+        let view = |bridge| View::new((self, bridge), before, after, at, about);
+        let views: Vec<_> = self.bridges.ids().map(view).collect();
         for (slot, entry) in &self.table {
+            let view = &views[entry.line.bridge];
             if self.is_live(entry) {
                 continue;
             }
@@ -863,9 +927,10 @@ impl<D: Driver> Town<D> {
             Owner::Base | Owner::Service | Owner::Operator => false,
             Owner::Pod(id, _) => *id == pod.id,
             Owner::Set(ips) => ips.contains(&pod.who.ip),
-            Owner::Machine(ip) => *ip == pod.who.ip,
+            Owner::Machine((_, ip)) => *ip == pod.who.ip,
         };
-        let owners = || self.pods.iter().filter(|pod| own(pod));
+        let near = |pod: &&Pod| self.bridges.joins(pod.bridge, entry.line.bridge);
+        let owners = || self.pods.iter().filter(|pod| own(pod)).filter(near);
         let names = |pod: &Pod| {
             let matched = |m: &AddressMatch| has(&pod.who, &m.address);
             let value = |v: u32| match self.layout {
@@ -889,6 +954,10 @@ impl<D: Driver> Town<D> {
         };
         if !owners().any(names) {
             return Some(Exception::NamesNobody);
+        }
+        let is_far = |pod: &Pod| !self.bridges.are_named() && pod.bridge != entry.line.bridge;
+        if owners().any(|pod| !pod.is_living() && is_far(pod)) {
+            return Some(Exception::OtherBridge);
         }
         // Of the dead, who had the address last counts: until then the entry was somebody's.
         let dead = || owners().filter(|pod| !pod.is_living());

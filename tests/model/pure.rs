@@ -12,7 +12,7 @@ use ovs_flow_gc::config::{Config, NetworkState};
 use ovs_flow_gc::ovsdb::{
     Bridge, Interface, Ofport, Ovn, Port, Snapshot, Wanted, find_for_delete, find_port,
 };
-use ovs_flow_gc::stale::case::{Case, RegisterSource, RowId};
+use ovs_flow_gc::stale::case::{Case, Live, RegisterSource, RowId};
 use ovs_flow_gc::stale::flow::{Flow, RegisterMatch};
 use ovs_flow_gc::stale::{Judge, Learned, Recheck, Standing, Survey, Verdict};
 use ovs_flow_gc::sweep::orphans::died;
@@ -20,6 +20,7 @@ use ovs_flow_gc::sweep::{Cause, Heritage, Scene, Target, World, register_of, wai
 use serde_json::json;
 use std::time::Duration;
 
+use super::bridges::{BridgeId, Bridges, NAMES, PATCH, PATCHES, UPLINKS};
 use super::controllers::{Layout, UPLINK};
 use super::entries::{Line, Slot};
 use super::node::{Book, Driver, Kind, Pod, PodId, Table};
@@ -41,6 +42,7 @@ fn stamp(ms: u64) -> Stamp {
 struct Row {
     id: RowId,
     kind: Kind,
+    bridge: BridgeId,
     name: String,
     container: String,
     who: Who,
@@ -75,6 +77,7 @@ impl Row {
 pub(crate) struct Sim {
     now: u64,
     layout: Layout,
+    bridges: Bridges,
     config: Config,
     /// Few entries: a call looks at all of them.
     small: bool,
@@ -90,6 +93,8 @@ pub(crate) struct Sim {
     tombstones: Vec<Attachment>,
     state: Option<NetworkState>,
     generation: u64,
+    /// Calls so far: they take turns in which bridge something happens during.
+    calls: usize,
 }
 
 /// A call that has looked.
@@ -103,17 +108,34 @@ pub(crate) enum Call {
 
 #[derive(Debug)]
 pub(crate) struct Looked {
+    work: Work,
+    pass: Pass,
+    /// The bridges behind this one.
+    rest: Vec<BridgeId>,
+}
+
+/// What a call is about.
+#[derive(Debug)]
+struct Work {
     crash: u8,
-    now: u64,
+    thorough: bool,
+    /// What was read when it began, once for all bridges.
+    world: World,
     targets: Vec<Target>,
     newcomer: Option<Key>,
+    waiting: Vec<bool>,
+    started: u64,
+}
+
+/// A look at one bridge.
+#[derive(Debug)]
+struct Pass {
+    bridge: BridgeId,
+    looked: u64,
     case: Case,
     learned: Learned,
     dead_of: Vec<usize>,
     doomed: Vec<(Slot, Flow, Verdict)>,
-    waiting: Vec<bool>,
-    /// The whole call ended, not just one that had nothing to do on the switch.
-    started: u64,
 }
 
 /// After which stage a call crashes.
@@ -131,7 +153,11 @@ mod stage {
 
 impl Sim {
     pub(crate) fn new(layout: Layout, small: bool, kernel: bool) -> Self {
-        let mut conf = layout.conf();
+        Self::with(Bridges::One, layout, small, kernel)
+    }
+
+    pub(crate) fn with(bridges: Bridges, layout: Layout, small: bool, kernel: bool) -> Self {
+        let mut conf = bridges.conf(layout.conf());
         conf.as_object_mut().unwrap().insert("lingerSeconds".to_owned(), json!(LINGER / 1000));
         let (config, problems) = Config::parse(conf.as_object().unwrap());
         assert!(problems.is_empty(), "{problems:?}");
@@ -139,6 +165,7 @@ impl Sim {
         Self {
             now,
             layout,
+            bridges,
             config,
             small,
             kernel,
@@ -152,6 +179,7 @@ impl Sim {
             tombstones: Vec::new(),
             state: None,
             generation: 0,
+            calls: 0,
         }
     }
 
@@ -195,30 +223,43 @@ impl Sim {
             vlans: Vec::new(),
             interfaces: vec![interface],
         };
-        let local = Self::interface(RowId(1), "br0", "internal", Ofport::Number(65534));
-        let uplink = Self::interface(RowId(2), "uplink0", "", Ofport::Number(UPLINK));
-        let mut ports =
-            vec![port("br0", BTreeMap::new(), local), port("uplink0", BTreeMap::new(), uplink)];
-        for row in self.rows.values() {
-            let interface = Self::interface(row.id, &row.name, "", row.ofport);
-            let mut port = port(&row.name, row.marks(), interface);
-            port.vlans = self.layout.vlan(row.who.reg).into_iter().collect();
-            ports.push(port);
-        }
+        let fixed = |bridge: BridgeId, n: u128, name: &str, kind: &str, ofport: u16| {
+            let id = RowId(10 * bridge as u128 + n);
+            port(name, BTreeMap::new(), Self::interface(id, name, kind, Ofport::Number(ofport)))
+        };
+        let ports = |on: BridgeId| {
+            let mut ports = vec![
+                fixed(on, 1, NAMES[on], "internal", 65534),
+                fixed(on, 2, UPLINKS[on], "", UPLINK),
+            ];
+            if self.bridges.has_patch() {
+                let mut patch = fixed(on, 3, PATCHES[on], "patch", PATCH);
+                patch.interfaces[0].patch_peer = Some(PATCHES[1 - on].to_owned());
+                ports.push(patch);
+            }
+            for row in self.rows.values().filter(|row| row.bridge == on) {
+                let interface = Self::interface(row.id, &row.name, "", row.ofport);
+                let mut port = port(&row.name, row.marks(), interface);
+                port.vlans = self.layout.vlan(row.who.reg).into_iter().collect();
+                ports.push(port);
+            }
+            ports
+        };
         let ovn = if self.layout == Layout::Ovn {
-            Ovn { bridges: ["br0".to_owned()].into() }
+            Ovn { bridges: self.bridges.ids().map(|on| NAMES[on].to_owned()).collect() }
         } else {
             Ovn::default()
         };
-        let bridge = Bridge {
-            id: RowId(9),
-            name: "br0".to_owned(),
+        let bridge = |on: BridgeId| Bridge {
+            id: RowId(10 * on as u128 + 9),
+            name: NAMES[on].to_owned(),
             datapath_type: "netdev".to_owned(),
             protocols: Vec::new(),
             fail_mode: None,
-            ports,
+            ports: ports(on),
         };
-        Snapshot { complete: true, ovn, ovs_version: None, bridges: vec![bridge] }
+        let bridges = self.bridges.ids().map(bridge).collect();
+        Snapshot { complete: true, ovn, ovs_version: None, bridges }
     }
 
     /// Everything as a call reads it; ages count back from `now`.
@@ -237,32 +278,45 @@ impl Sim {
         world
     }
 
-    fn scene(&self, world: &World, targets: &[Target], newcomer: Option<&Key>) -> Scene {
-        let mut scene = Scene::build(world, 0, targets, newcomer);
-        let named =
-            self.rows.values().filter_map(|row| Some((row.ofport.number()?, row.name.clone())));
+    fn scene(
+        &self,
+        world: &World,
+        bridge: BridgeId,
+        targets: &[Target],
+        newcomer: Option<&Key>,
+    ) -> Scene {
+        let mut scene = Scene::build(world, bridge, targets, newcomer);
+        let here = self.rows.values().filter(|row| row.bridge == bridge);
+        let named = here.filter_map(|row| Some((row.ofport.number()?, row.name.clone())));
         let mut described: Vec<_> = named.collect();
-        described.push((UPLINK, "uplink0".to_owned()));
-        scene.check_ports(world, 0, &described);
+        described.push((UPLINK, UPLINKS[bridge].to_owned()));
+        if self.bridges.has_patch() {
+            described.push((PATCH, PATCHES[bridge].to_owned()));
+        }
+        scene.check_ports(world, bridge, &described);
         // There is no namespace on this machine whose file could tell a stranger's age.
         // A target's port is the dead's own, even if its tombstone does not say so yet.
         let dead = self.tombstones.iter().chain(targets.iter().map(|t| &t.attachment));
         let leaving: BTreeSet<RowId> = dead.filter_map(|t| t.interface).collect();
         let mut arriving: BTreeMap<Option<u16>, Duration> = BTreeMap::new();
         let marked = |row: &&Row| row.sandbox && row.kind != Kind::Unmarked;
-        for row in self.rows.values().filter(|row| marked(row) && !leaving.contains(&row.id)) {
+        let near = |row: &&Row| self.bridges.joins(row.bridge, bridge);
+        let rows = self.rows.values().filter(near);
+        for row in rows.filter(|row| marked(row) && !leaving.contains(&row.id)) {
             let recorded = |r: &Attachment| r.interface == Some(row.id);
             if self.records.iter().any(recorded) {
                 continue;
             }
             let age = stamp(row.born - TICK).until(world.now);
             if age <= ADD_TAKES {
-                let oldest = arriving.entry(row.ofport.number()).or_default();
+                // Only on its own bridge does it have a number.
+                let number = row.ofport.number().filter(|_| row.bridge == bridge);
+                let oldest = arriving.entry(number).or_default();
                 *oldest = age.max(*oldest);
             }
         }
-        for live in scene.case.live.iter_mut().filter(|l| l.network.is_none() && !l.addresses_known)
-        {
+        let stranger = |l: &&mut Live| l.network.is_none() && !l.addresses_known && l.is_pod;
+        for live in scene.case.live.iter_mut().filter(stranger) {
             live.age = arriving.get(&live.ofport).copied();
         }
         scene
@@ -296,7 +350,13 @@ impl Sim {
     }
 
     /// A look at the switch (`sweep::look`): what may be stale, and what was learned.
-    fn look(&self, case: &Case, thorough: bool, now: u64) -> (Vec<(Slot, Flow)>, Learned, bool) {
+    fn look(
+        &self,
+        bridge: BridgeId,
+        case: &Case,
+        thorough: bool,
+        now: u64,
+    ) -> (Vec<(Slot, Flow)>, Learned, bool) {
         let proof = case.dead.iter().any(|dead| {
             let source = case.networks[dead.network].register.source;
             matches!(
@@ -305,11 +365,9 @@ impl Sim {
                     | RegisterSource::Learn { distinct_seen: true, shared_seen: false }
             )
         });
-        let flows = || {
-            self.table
-                .iter()
-                .map(|(slot, (line, added))| (slot.clone(), self.flow(line, *added, now)))
-        };
+        let here = || self.table.iter().filter(|(_, (line, _))| line.bridge == bridge);
+        let flows =
+            || here().map(|(slot, (line, added))| (slot.clone(), self.flow(line, *added, now)));
         if !thorough && !self.small && case.dead.len() <= 4 && !proof {
             let mut survey = Survey::partial(case);
             let seen: Vec<_> = flows()
@@ -325,7 +383,7 @@ impl Sim {
                 learns
                     && dead.register.is_none()
                     && value.is_some_and(|value| {
-                        self.table.values().any(|(line, _)| {
+                        here().any(|(_, (line, _))| {
                             line.flow
                                 .matches
                                 .registers
@@ -443,7 +501,7 @@ impl Sim {
         }
     }
 
-    /// The first half of `Engine::clean`: look, learn, judge.
+    /// `Engine::clean`, up to where the first bridge, or in turn the second, is to be acted upon.
     fn clean(
         &mut self,
         mut targets: Vec<Target>,
@@ -461,10 +519,42 @@ impl Sim {
         for target in &mut targets {
             self.resolve(&world, &mut target.attachment);
         }
-        let scene = self.scene(&world, &targets, newcomer.as_ref());
-        let (seen, learned, full) = self.look(&scene.case, thorough, now);
-        if crash == stage::LOOKED {
-            return Call::Over { ended: false };
+        self.verdicts.clear();
+        let mut bridges = Self::bridges_to_look_at(&world, &targets, thorough);
+        let (waiting, started) = (vec![false; targets.len()], self.started);
+        let mut work = Work { crash, thorough, world, targets, newcomer, waiting, started };
+        self.calls += 1;
+        let turn = self.calls % bridges.len().max(1);
+        let rest = bridges.split_off(turn);
+        for bridge in bridges {
+            if let Some(pass) = self.judge(&mut work, bridge, false) {
+                self.delete(&mut work, pass, false);
+            }
+        }
+        let Some((bridge, rest)) = rest.split_first() else { return Call::Over { ended: true } };
+        match self.judge(&mut work, *bridge, true) {
+            Some(pass) => Call::Looked(Box::new(Looked { work, pass, rest: rest.to_vec() })),
+            None => Call::Over { ended: false },
+        }
+    }
+
+    /// `Engine::bridges_to_look_at`.
+    fn bridges_to_look_at(world: &World, targets: &[Target], thorough: bool) -> Vec<BridgeId> {
+        let dead = targets.iter().map(|target| &target.attachment);
+        let living = world.records.iter().filter(|_| thorough);
+        let bridges: BTreeSet<_> = dead.chain(living).flat_map(|r| world.bridges_of(r)).collect();
+        bridges.into_iter().collect()
+    }
+
+    /// The first half of a pass over a bridge: look, learn, judge. `None`: it crashed.
+    fn judge(&mut self, work: &mut Work, bridge: BridgeId, may_crash: bool) -> Option<Pass> {
+        let Work { crash, thorough, world, targets, newcomer, waiting, .. } = work;
+        let crashes = |at: u8| may_crash && *crash == at;
+        let (now, looked) = (world.now.boot_ms, self.now);
+        let scene = self.scene(world, bridge, targets, newcomer.as_ref());
+        let (seen, learned, full) = self.look(bridge, &scene.case, *thorough, now);
+        if crashes(stage::LOOKED) {
+            return None;
         }
         let ghost = |record: &Option<usize>| {
             record
@@ -475,13 +565,12 @@ impl Sim {
         let shared: Vec<bool> = (0..scene.networks.len())
             .map(|n| learned.shared_without(&scene.case, n, &ghosts))
             .collect();
-        self.remember(&world, &scene, &mut targets, &learned, full, &shared);
-        if crash == stage::REMEMBERED {
-            return Call::Over { ended: false };
+        self.remember(world, &scene, targets, &learned, full, &shared);
+        if crashes(stage::REMEMBERED) {
+            return None;
         }
         let judge = Judge::new(&scene.case, &learned);
-        let (mut doomed, mut waiting) = (Vec::new(), vec![false; targets.len()]);
-        self.verdicts.clear();
+        let mut doomed = Vec::new();
         for (slot, flow) in seen {
             let verdict = judge.verdict(&flow);
             self.verdicts.insert(slot.clone(), verdict);
@@ -499,44 +588,23 @@ impl Sim {
         }
         drop(judge);
         let Scene { case, dead_of, .. } = scene;
-        let started = self.started;
-        Call::Looked(Box::new(Looked {
-            crash,
-            now,
-            targets,
-            newcomer,
-            case,
-            learned,
-            dead_of,
-            doomed,
-            waiting,
-            started,
-        }))
+        Some(Pass { bridge, looked, case, learned, dead_of, doomed })
     }
 
-    /// The second half: look at the world again, delete, settle.
-    fn act(&mut self, looked: Looked) -> bool {
-        let Looked {
-            crash,
-            now,
-            targets,
-            newcomer,
-            case,
-            learned,
-            dead_of,
-            mut doomed,
-            mut waiting,
-            started,
-        } = looked;
+    /// The second half: look at the world again, delete. Whether it came to its end.
+    fn delete(&mut self, work: &mut Work, pass: Pass, may_crash: bool) -> bool {
+        let Pass { bridge, looked, case, learned, dead_of, mut doomed } = pass;
+        let Work { world, targets, newcomer, waiting, .. } = work;
         // The switch tells what was put since the look (`sweep::window`).
         doomed.retain(|(slot, _, verdict)| {
-            let newer = self.table.get(slot).is_some_and(|(_, added)| *added > now);
+            let newer = self.table.get(slot).is_some_and(|(_, added)| *added > looked);
             if let (true, Some(dead)) = (newer, verdict.dead) {
                 waiting[dead_of[dead]] = true;
             }
             !newer
         });
-        let fresh = self.scene(&self.world(now), &targets, newcomer.as_ref());
+        let fresh = self.world(world.now.boot_ms);
+        let fresh = self.scene(&fresh, bridge, targets, newcomer.as_ref());
         let recheck = Recheck::between(&case, &learned, &fresh.case);
         doomed.retain(|(_, flow, verdict)| {
             let holds = recheck.standing(flow, verdict) == Standing::Holds;
@@ -545,6 +613,7 @@ impl Sim {
             }
             holds
         });
+        let crash = if may_crash { work.crash } else { 0 };
         let most = match crash {
             stage::RECHECKED => 0,
             stage::DELETED_ONE => 1,
@@ -556,14 +625,26 @@ impl Sim {
                 self.lost.push(Rc::clone(slot));
             }
         }
-        if matches!(crash, stage::RECHECKED..=stage::DELETED) {
+        !matches!(crash, stage::RECHECKED..=stage::DELETED)
+    }
+
+    /// The rest of a call: delete on the bridge that was looked at, go over the others, settle.
+    fn act(&mut self, looked: Looked) -> bool {
+        let Looked { mut work, pass, rest } = looked;
+        if !self.delete(&mut work, pass, true) {
             return false;
         }
+        for bridge in rest {
+            if let Some(pass) = self.judge(&mut work, bridge, false) {
+                self.delete(&mut work, pass, false);
+            }
+        }
+        let Work { crash, world, targets, waiting, started, .. } = work;
         for (n, (target, waits)) in targets.iter().zip(waiting).enumerate() {
             if crash == stage::SETTLED_ONE && n == 1 {
                 return false;
             }
-            self.settle(target, waits, now, started);
+            self.settle(target, waits, world.now.boot_ms, started);
         }
         true
     }
@@ -619,6 +700,10 @@ impl Driver for Sim {
     type Call = Call;
     const MAKE_BELIEVE: bool = true;
 
+    fn bridges(&self) -> Bridges {
+        self.bridges
+    }
+
     fn now(&mut self) -> u64 {
         self.now
     }
@@ -637,8 +722,8 @@ impl Driver for Sim {
         let (name, container) = (pod.port(), pod.container());
         self.sandboxes.insert(container.clone());
         let (id, kind, who) = (Self::row_id(pod), pod.kind, pod.who.clone());
-        let (born, sandbox) = (pod.born, true);
-        let row = Row { id, kind, name, container, who, ofport, born, sandbox, wanted };
+        let (born, sandbox, bridge) = (pod.born, true, pod.bridge);
+        let row = Row { id, kind, bridge, name, container, who, ofport, born, sandbox, wanted };
         self.rows.insert(pod.id, row);
         self.now += 5;
     }

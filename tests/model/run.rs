@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 
+use super::bridges::Bridges;
 use super::controllers::Layout;
 use super::node::{Broken, Driver, Town};
 use super::oracle::{Exception, Tally};
@@ -17,6 +18,7 @@ use super::steps::{Pause, Step, step, wide_step};
 #[derive(Clone, Debug)]
 pub(crate) struct Walk {
     pub(crate) layout: Layout,
+    pub(crate) bridges: Bridges,
     pub(crate) small: bool,
     pub(crate) kernel: bool,
     pub(crate) steps: Vec<Step>,
@@ -29,20 +31,27 @@ pub(crate) enum Walks {
     Plain,
     /// And whatever else there is on nodes and in pipelines.
     Wide,
+    /// The same with two bridges.
+    TwoBridges,
 }
 
 fn walks(which: Walks, most: usize) -> impl Strategy<Value = Walk> {
     let mut layouts = match which {
         Walks::Plain => Layout::ALL.to_vec(),
-        Walks::Wide => Layout::WIDE.to_vec(),
+        Walks::Wide | Walks::TwoBridges => Layout::WIDE.to_vec(),
     };
     layouts.extend([Layout::Classifier; 3]);
     let steps = match which {
         Walks::Plain => vec(step().boxed(), 1..=most),
-        Walks::Wide => vec(wide_step().boxed(), 1..=most),
+        Walks::Wide | Walks::TwoBridges => vec(wide_step().boxed(), 1..=most),
     };
-    (select(layouts), any::<bool>(), any::<bool>(), steps)
-        .prop_map(|(layout, small, kernel, steps)| Walk { layout, small, kernel, steps })
+    let bridges = match which {
+        Walks::Plain | Walks::Wide => Just(Bridges::One).boxed(),
+        Walks::TwoBridges => select(Bridges::TWO.to_vec()).boxed(),
+    };
+    (select(layouts), any::<bool>(), any::<bool>(), steps, bridges).prop_map(
+        |(layout, small, kernel, steps, bridges)| Walk { layout, bridges, small, kernel, steps },
+    )
 }
 
 /// Takes a walk and comes to rest.

@@ -11,10 +11,11 @@ use ovs_flow_gc::config::database_socket;
 use ovs_flow_gc::ovsdb::{Client, Ofport};
 use serde_json::json;
 
+use super::bridges::{BridgeId, Bridges, NAMES, PATCH, PATCHES, UPLINKS};
 use super::controllers::{GROUP, Layout, UPLINK};
 use super::entries::{Line, Slot};
 use super::node::{Book, Driver, Kind, Pod, PodId, Table};
-use crate::crowd::{self, Member, add_ports, call, del_ports, end_sandboxes};
+use crate::crowd::{self, Member, add_ports_to, call, del_ports, end_sandboxes};
 use crate::rig::{Flows, Node, Running, Who, eventually, sleep_ms};
 
 /// `lingerSeconds`.
@@ -22,18 +23,33 @@ const LINGER_MS: u64 = 1000;
 /// A call takes about ten times this.
 const CRASH: Duration = Duration::from_micros(900);
 
-/// A node for many walks.
+/// A node for many walks, with two bridges.
 pub(crate) fn node(name: &str) -> Node {
     let node = crowd::node(name, json!({}));
+    node.add_bridge(NAMES[1], None);
     let request = format!("ofport_request={UPLINK}");
-    node.ovs_vsctl(&["add-port", "br0", "uplink0", "--", "set", "Interface", "uplink0", &request]);
-    add_group(&node);
+    for (bridge, uplink) in NAMES.iter().zip(UPLINKS) {
+        let set = ["--", "set", "Interface", uplink, &request];
+        node.ovs_vsctl(&[&["add-port", bridge, uplink], &set[..]].concat());
+    }
+    add_groups(&node);
     node
 }
 
-fn add_group(node: &Node) {
+fn add_groups(node: &Node) {
     let group = format!("group_id={GROUP},type=all,bucket=output:{UPLINK}");
-    node.ofctl(&["--may-create", "mod-group", "br0", &group]);
+    for bridge in NAMES {
+        node.ofctl(&["--may-create", "mod-group", bridge, &group]);
+    }
+}
+
+fn add_patches(node: &Node) {
+    let request = format!("ofport_request={PATCH}");
+    for (n, bridge) in NAMES.iter().enumerate() {
+        let peer = format!("options:peer={}", PATCHES[1 - n]);
+        let set = ["--", "set", "Interface", PATCHES[n], "type=patch", &peer, &request];
+        node.ovs_vsctl(&[&["add-port", bridge, PATCHES[n]], &set[..]].concat());
+    }
 }
 
 /// The switch of one walk.
@@ -42,6 +58,7 @@ pub(crate) struct Switch<'n> {
     members: BTreeMap<PodId, Member>,
     sandboxes: BTreeSet<PodId>,
     layout: Layout,
+    bridges: Bridges,
 }
 
 /// A call on its way.
@@ -54,15 +71,24 @@ pub(crate) struct Call {
 
 impl<'n> Switch<'n> {
     /// The node as it was made.
-    pub(crate) fn new(node: &'n Node, layout: Layout) -> Self {
-        let ports = node.ports("br0");
-        del_ports(node, ports.iter().map(String::as_str).filter(|port| *port != "uplink0"));
-        node.ofctl(&["del-flows", "br0"]);
+    pub(crate) fn new(node: &'n Node, layout: Layout, bridges: Bridges) -> Self {
+        for bridge in NAMES {
+            let ports = node.ports(bridge);
+            let ports = ports.iter().map(String::as_str).filter(|port| !UPLINKS.contains(port));
+            del_ports(node, ports);
+            node.ofctl(&["del-flows", bridge]);
+        }
+        if bridges.has_patch() {
+            add_patches(node);
+        }
         if node.state_dir.exists() {
             fs::remove_dir_all(&node.state_dir).unwrap();
         }
-        let mut keys = json!({"preset": null, "bridge": null, "reg0": null, "lingerSeconds": LINGER_MS / 1000});
-        let conf = layout.conf();
+        let mut keys = json!({
+            "preset": null, "bridge": null, "bridges": null, "reg0": null,
+            "lingerSeconds": LINGER_MS / 1000,
+        });
+        let conf = bridges.conf(layout.conf());
         for (key, value) in conf.as_object().unwrap() {
             keys[key] = value.clone();
         }
@@ -73,6 +99,7 @@ impl<'n> Switch<'n> {
             ".",
             "external_ids:ovn-remote=unix:/x",
             "external_ids:ovn-bridge=br0",
+            "external_ids:ovn-bridge-two=br1",
         ];
         let none = [
             "remove",
@@ -86,13 +113,20 @@ impl<'n> Switch<'n> {
             ".",
             "external_ids",
             "ovn-bridge",
+            "--",
+            "remove",
+            "Open_vSwitch",
+            ".",
+            "external_ids",
+            "ovn-bridge-two",
         ];
         if layout == Layout::Ovn {
             node.ovs_vsctl(&ovn)
         } else {
             node.ovs_vsctl(&none)
         };
-        Self { node, members: BTreeMap::new(), sandboxes: BTreeSet::new(), layout }
+        let (members, sandboxes) = (BTreeMap::new(), BTreeSet::new());
+        Self { node, members, sandboxes, layout, bridges }
     }
 
     fn member(&self, pod: &Pod) -> &Member {
@@ -126,6 +160,10 @@ impl Driver for Switch<'_> {
     type Call = Call;
     const MAKE_BELIEVE: bool = false;
 
+    fn bridges(&self) -> Bridges {
+        self.bridges
+    }
+
     fn now(&mut self) -> u64 {
         Stamp::now().boot_ms
     }
@@ -149,7 +187,7 @@ impl Driver for Switch<'_> {
         sandbox.container = pod.container();
         let member = Member { pod: sandbox, port: pod.port(), who: pod.who.clone() };
         self.sandboxes.insert(pod.id);
-        add_ports(self.node, [&member]);
+        add_ports_to(self.node, NAMES[pod.bridge], [&member]);
         let Who { ip, ip6, mac, .. } = &pod.who;
         self.tag(pod, &member.port);
         match pod.kind {
@@ -185,7 +223,7 @@ impl Driver for Switch<'_> {
         let mut member = self.member(pod).clone();
         member.who.ofport = number;
         del_ports(self.node, [member.port.as_str()]);
-        add_ports(self.node, [&member]);
+        add_ports_to(self.node, NAMES[pod.bridge], [&member]);
         self.tag(pod, &member.port);
         eventually("it has its number", || self.number(pod) == Some(number));
     }
@@ -201,7 +239,7 @@ impl Driver for Switch<'_> {
         for (pod, number) in numbers {
             eventually("it has its number", || self.number(pod) == Some(*number));
         }
-        add_group(self.node);
+        add_groups(self.node);
         self.install(restored);
     }
 
@@ -214,14 +252,17 @@ impl Driver for Switch<'_> {
     }
 
     fn install(&mut self, lines: &[Rc<Line>]) {
-        if !lines.is_empty() {
-            let lines: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
-            self.node.add_flows("br0", &lines);
+        for (bridge, name) in NAMES.iter().enumerate() {
+            let here = lines.iter().filter(|line| line.bridge == bridge);
+            let lines: Vec<&str> = here.map(|line| line.text.as_str()).collect();
+            if !lines.is_empty() {
+                self.node.add_flows(name, &lines);
+            }
         }
     }
 
     fn modify(&mut self, line: &Rc<Line>) {
-        self.node.ofctl(&["--strict", "mod-flows", "br0", &line.text]);
+        self.node.ofctl(&["--strict", "mod-flows", NAMES[line.bridge], &line.text]);
     }
 
     fn add(&mut self, pod: &Pod, crash: u8) -> Call {
@@ -265,8 +306,11 @@ impl Driver for Switch<'_> {
     }
 
     fn lost(&mut self, table: &Table) -> Vec<Slot> {
-        let dump: HashSet<String> = self.node.dump("br0").into_iter().collect();
-        let there = |entry: &&super::node::Entry| dump.contains(&entry.line.text);
+        let dump = |on: BridgeId| self.node.dump(NAMES[on]).into_iter().map(move |text| (on, text));
+        let dump: HashSet<(BridgeId, String)> = self.bridges.ids().flat_map(dump).collect();
+        let there = |entry: &&super::node::Entry| {
+            dump.contains(&(entry.line.bridge, entry.line.text.clone()))
+        };
         let known = table.values().filter(there).count();
         assert_eq!(known, dump.len(), "the switch has what nobody installed: {dump:#?} {table:#?}");
         table.iter().filter(|(_, e)| !there(e)).map(|(slot, _)| Rc::clone(slot)).collect()
