@@ -83,3 +83,22 @@ pub(super) fn line<'r>(
         _ => String::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stale::PortValue;
+    use crate::stale::case::RowId;
+
+    #[test]
+    fn it_says_how_far_values_are_port_numbers() {
+        let mut basis = BasisFacts::default();
+        assert_eq!(by_port(&basis), "");
+        for ofport in 1..4 {
+            basis.ports.push(PortValue { row: RowId(1), ofport });
+        }
+        assert!(by_port(&basis).contains("3 of the 8"), "{}", by_port(&basis));
+        basis.not_ofport = true;
+        assert_eq!(by_port(&basis), "", "it will never be");
+    }
+}

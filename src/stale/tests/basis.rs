@@ -103,7 +103,7 @@ fn one_other_value_ends_it() {
     let ended = facts(&bare(), &both);
     assert!(ended.ipv4 && ended.not_ipv4 && ended.not_ofport && ended.found().is_none());
     let later = alone().with(remembers(&ended));
-    assert_eq!(doubt(&later, &[own.clone()], IP_VALUE_A), MISSING, "b is gone");
+    assert_eq!(doubt(&later, std::slice::from_ref(&own), IP_VALUE_A), MISSING, "b is gone");
     // Two of a workload that differ still tell.
     let apart = later.with(|c| c.networks[0].register.source = LEARN);
     assert_eq!(doubt(&apart, &[own], IP_VALUE_A), None);
@@ -263,9 +263,13 @@ fn a_number_that_changed_with_its_port_is_no_accident() {
         })
     };
     let now = classifier(B, B.into());
-    let after = facts(&moved(OLD, B.into()), &[now.clone()]);
+    let after = facts(&moved(OLD, B.into()), std::slice::from_ref(&now));
     assert_eq!(after.found(), Some(Basis::Ofport));
-    assert_eq!(facts(&moved(31, B.into()), &[now.clone()]).found(), None, "another number");
+    assert_eq!(
+        facts(&moved(31, B.into()), std::slice::from_ref(&now)).found(),
+        None,
+        "another number"
+    );
     assert_eq!(facts(&moved(OLD, 77), &[now]).found(), None, "another attachment");
     // A value that stays when the number changes is not the number.
     let stays = facts(&moved(OLD, B.into()), &[classifier(B, OLD.into())]);
