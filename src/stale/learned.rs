@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::basis::{self, Basis, BasisFacts};
+use super::carried::Carried;
 use super::case::{Case, Dead, LiveRegister, Network, NetworkIndex, RegisterSource};
-use super::flow::RegisterRange;
+use super::flow::{Flow, RegisterRange};
 use super::proof::{Evidence, Prover};
 use super::survey::{Claim, Claims, Owner, Seen};
 use super::tokens::{Field, Index, RegisterToken, Token, is_its_own};
-use super::vlans::Vlans;
+use super::vlans::{Relation, Vlans};
 use super::workload::Member;
 
 /// What a network is seen to do with its register, to be remembered.
@@ -62,6 +63,7 @@ pub struct Learned {
     pub(super) complete: bool,
     pub(super) overflow: bool,
     pub(super) vlans: Vlans,
+    pub(super) carried: Carried,
     pub(super) evidence: Vec<Evidence>,
     /// Per network: what its learned values are computed from.
     pub(super) held: Vec<Option<Basis>>,
@@ -79,6 +81,11 @@ impl Learned {
     #[must_use]
     pub fn shown_vlans(&self, dead: usize) -> &[u16] {
         self.vlans.shown(dead)
+    }
+
+    /// Which VLAN a flow is about, by its match or by a register that carries it.
+    pub(super) fn relation(&self, i: usize, dead: &Dead, flow: &Flow) -> Relation {
+        self.vlans.relation(i, dead, flow.matches.vlan.or_else(|| self.carried.vlan(flow)))
     }
 
     /// A dead attachment's (by index) register values that are computed from a token, and from
@@ -220,6 +227,7 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
         shown,
         output_registers: seen.outputs,
         vlans: seen.vlans,
+        carried: seen.carried,
         complete: seen.complete,
         overflow: seen.overflow,
         evidence,

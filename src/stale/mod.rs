@@ -12,6 +12,7 @@
 //! | `survey`, `learned` | what a dump shows of registers |
 //! | `proof` | whether a register value is a dead attachment's own |
 //! | `vlans` | in which VLAN an address is |
+//! | `carried` | registers in which a pipeline carries a port's number or its VLAN |
 //! | `guards` | when an address has an owner whom we cannot see |
 //! | `verdict`, `pair` | the rules of design §4; rule 5 |
 //! | `basis` | which token a network's register values are computed from |
@@ -24,6 +25,7 @@ pub mod flow;
 pub mod workload;
 
 mod basis;
+mod carried;
 mod guards;
 mod learned;
 mod pair;

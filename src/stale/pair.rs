@@ -29,7 +29,7 @@ impl Judge<'_> {
             Address::Ip(_) => network.match_ip,
             Address::Mac(_) => network.match_mac,
         };
-        let in_vlan = self.learned.vlans.relation(i, dead, flow) == Relation::Own;
+        let in_vlan = self.learned.relation(i, dead, flow) == Relation::Own;
         let on = |side: Side| {
             own_addresses(dead, flow)
                 .filter(move |m| in_vlan && m.side == side && counts(&m.address))

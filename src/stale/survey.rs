@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::basis;
+use super::carried::Carried;
 use super::case::{Case, Dead, Live, LiveRegister, Network};
 use super::flow::{Actions, AddressMatch, Flow, RegisterRange, Side};
 use super::guards::{self, OutputRegisters};
@@ -104,6 +105,7 @@ pub(super) struct Seen {
     pub(super) obscured: Vec<Field>,
     pub(super) overflow: bool,
     pub(super) vlans: Vlans,
+    pub(super) carried: Carried,
     /// What flows under a number that somebody dead had, too, load for his heir, and the age of
     /// the oldest: own claims of the heir, if some flow names him beside the number.
     inherited: HashMap<(usize, u16, RegisterToken), Duration>,
@@ -192,6 +194,7 @@ impl<'c> Survey<'c> {
             obscured: Vec::new(),
             overflow: false,
             vlans: Vlans::start(case, complete),
+            carried: Carried::default(),
             inherited: HashMap::new(),
             named: HashSet::new(),
             renamed: HashMap::new(),
@@ -237,6 +240,7 @@ impl<'c> Survey<'c> {
         }
         self.see_heir(flow);
         self.seen.vlans.see(&self.index, flow);
+        self.seen.carried.see(&self.index, flow);
         self.see_renamed(flow);
         if flow.actions.unread {
             // An action that we cannot read may write anything anywhere.

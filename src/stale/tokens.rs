@@ -133,6 +133,11 @@ impl Field {
         if fits { self.token(number.checked_shl(shift)?) } else { None }
     }
 
+    /// What a value is, read as a number.
+    pub(super) fn number(self, value: u32) -> u32 {
+        (value & self.mask).checked_shr(self.mask.trailing_zeros()).unwrap_or(0)
+    }
+
     pub(super) fn written(self, write: &RegisterWrite) -> Written {
         if write.index != self.index || write.mask & self.mask == 0 {
             return Written::Nothing;

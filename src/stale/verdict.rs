@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::basis::Basis;
-use super::case::{Case, Dead, Network, RegisterSource};
+use super::case::{Case, Dead, Live, Network, RegisterSource};
 use super::flow::{Address, AddressMatch, Flow, Side};
 use super::guards::{self, OutputRegisters};
 use super::learned::Learned;
@@ -126,9 +126,29 @@ impl<'c> Judge<'c> {
             let unknown = |t: RegisterToken| !self.by_value.contains_key(&t);
             return by_address
                 && !self.learned.complete
-                && self.matched_registers(flow).any(unknown);
+                && (self.matched_registers(flow).any(unknown)
+                    || verdict.dead.is_some_and(|i| self.may_be_carried(flow, i)));
         }
         self.matched(flow).into_iter().any(turns)
+    }
+
+    /// Whether the rest of the dump may show that a register of the flow carries a living pod's
+    /// port, or another VLAN than the dead attachment's.
+    fn may_be_carried(&self, flow: &Flow, i: usize) -> bool {
+        let Some((dead, _)) = self.index.dead(i) else { return false };
+        let others = |vlan: u16| {
+            let in_it = |live: &Live| live.vlans.contains(&vlan);
+            !dead.vlans.contains(&vlan) && self.index.case.live.iter().any(in_it)
+        };
+        let others_port = |port: u16| self.index.is_pods_port(port) && !dead.had(port);
+        self.learned.carried.untold(flow).any(|number| others_port(number) || others(number))
+    }
+
+    /// The value of a register that carries a living pod's port, which never was the dead one's.
+    fn carried_source(&self, flow: &Flow, dead: &Dead) -> Option<Token> {
+        let ports = self.learned.carried.ports(flow);
+        let found = ports.filter(|(_, port)| self.index.is_pods_port(*port) && !dead.had(*port));
+        found.map(|(value, _)| Token::Register(value)).min()
     }
 
     fn outputs(&self) -> OutputRegisters<'_> {
@@ -276,7 +296,7 @@ impl<'c> Judge<'c> {
                     .live_source(flow, dead, Some(value))
                     .map(|owner| Reason::BelongsToLivePod { address: register, owner }),
             },
-            Token::Address(_) if self.learned.vlans.relation(i, dead, flow) != Relation::Own => {
+            Token::Address(_) if self.learned.relation(i, dead, flow) != Relation::Own => {
                 Some(Reason::OtherVlan { address: register })
             }
             Token::Address(address) => {
@@ -318,7 +338,7 @@ impl<'c> Judge<'c> {
         kept: &mut Option<Reason>,
     ) -> Option<Reason> {
         let mut stale = None;
-        let in_vlan = self.learned.vlans.relation(i, dead, flow) == Relation::Own;
+        let in_vlan = self.learned.relation(i, dead, flow) == Relation::Own;
         for m in own_addresses(dead, flow) {
             let address = m.address.into();
             let counts = match m.address {
@@ -385,7 +405,10 @@ impl<'c> Judge<'c> {
         let register =
             || self.matched_registers(flow).filter(|t| value != Some(*t)).find(is_live_value);
         let address = || m.addresses.iter().find(live).map(|m| m.address.into());
-        port.map(Token::Port).or_else(|| register().map(Token::Register)).or_else(address)
+        port.map(Token::Port)
+            .or_else(|| register().map(Token::Register))
+            .or_else(|| self.carried_source(flow, dead))
+            .or_else(address)
     }
 
     /// Whether somebody alive has a register value, as far as the flow is concerned: a newcomer

@@ -70,8 +70,8 @@ impl Vlans {
         self.shown.get(&i).map_or(&[], Vec::as_slice)
     }
 
-    pub(super) fn relation(&self, i: usize, dead: &Dead, flow: &Flow) -> Relation {
-        let Some(vlan) = flow.matches.vlan else { return Relation::Own };
+    pub(super) fn relation(&self, i: usize, dead: &Dead, vlan: Option<u16>) -> Relation {
+        let Some(vlan) = vlan else { return Relation::Own };
         let shown = self.shown(i);
         if dead.vlans.contains(&vlan) || shown.contains(&vlan) {
             Relation::Own

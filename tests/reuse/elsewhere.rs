@@ -267,3 +267,49 @@ fn the_vlan_of_a_port_that_is_gone() {
     }
     assert_eq!(node.dump("br0"), sorted(others));
 }
+
+/// Neutron's pipeline carries the port in reg5 and its VLAN in reg6, and no register is configured:
+/// a machine that no record knows keeps its rules for a dead pod's address, and its network's.
+#[test]
+fn the_rules_of_a_machine_by_registers_that_nobody_configured() {
+    let node = Setup::new()
+        .datapath(Datapath::Dummy)
+        .ovs_conf(json!({"vlan": 100}))
+        .gc_conf(json!({"lingerSeconds": 0}))
+        .up("registers_of_a_machine");
+    let (red, other) = (node.run_pod("red"), node.run_pod("other"));
+    let vm = node.plug(&node.pod("vm"), "br0", "tap1", &format!("{}/24", red.ip));
+    node.ovs_vsctl(&["set", "Port", "tap1", "tag=200"]);
+    for id in ["iface-id=0d4b2e5a", &format!("attached-mac=\"{}\"", vm.mac)] {
+        node.ovs_vsctl(&["set", "Interface", "tap1", &format!("external_ids:{id}")]);
+    }
+    let machine = node.ofport("tap1");
+    let transient = |port: u16, vlan: u16| {
+        format!(
+            "table=60, priority=9,in_port={port} \
+             actions=set_field:{port:#x}->reg5,set_field:{vlan:#x}->reg6,resubmit(,71)"
+        )
+    };
+    let mut kept = vec![transient(machine, 200), transient(other.ofport, 100)];
+    for ip in [&red.ip, &other.ip] {
+        kept.push(format!("table=72, priority=77,ip,reg5={machine:#x},nw_dst={ip} actions=drop"));
+    }
+    kept.push(format!("table=82, priority=70,ip,reg6=0xc8,nw_src={} actions=drop", red.ip));
+    let kept = node.install("br0", &kept);
+    node.install(
+        "br0",
+        &[
+            transient(red.ofport, 100),
+            format!(
+                "table=72, priority=77,ip,reg5={:#x},nw_src={} actions=drop",
+                red.ofport, red.ip
+            ),
+            format!("table=82, priority=70,ip,reg6=0x64,nw_src={} actions=drop", red.ip),
+        ],
+    );
+
+    node.del(&red);
+    assert_eq!(node.dump("br0"), sorted(kept.clone()));
+    sweep(&node, &[]);
+    assert_eq!(node.dump("br0"), sorted(kept));
+}

@@ -15,6 +15,7 @@ use super::workload::Member;
 use super::{BasisFacts, Judge, Learned, Survey, Verdict};
 
 mod basis;
+mod carried;
 mod computed;
 mod guards;
 mod layouts;
