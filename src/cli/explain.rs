@@ -63,7 +63,10 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             (State::Active, Life::Dead(why)) => {
                 format!("dead, to be swept ({why}):")
             }
-            (state, _) => format!("dead, its tombstone is {state:?}:").to_lowercase(),
+            (State::Gone, _) => "dead, its entries are deleted; what comes late is still looked \
+                for, until a sweep after its linger time:"
+                .to_owned(),
+            (State::Deleting, _) => "dead, to be cleaned up by the next sweep:".to_owned(),
         };
         let cause = if record.state == State::Active { Cause::Del } else { Cause::Tombstone };
         let attachment = orphans::died(record.clone(), now, &boot);

@@ -1,5 +1,6 @@
 //! `sweep`: one sweep; also what the systemd timer runs.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use clap::Args;
@@ -110,8 +111,8 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
 
 /// What became of a dead pod or, in a dry run, what the next sweep does about it.
 fn state(answer: &Answer<'_>, target: &TargetReport) -> String {
-    if let Some(error) = &target.error {
-        return error.clone();
+    if target.error.is_some() {
+        return "failed, see below".to_owned();
     }
     let is_its = |of: &TargetReport| std::ptr::eq(of, target);
     let mut withheld = answer.report.withheld().filter(|_| answer.dry_run);
@@ -130,6 +131,18 @@ fn state(answer: &Answer<'_>, target: &TargetReport) -> String {
         (true, true, None) => "waits: will be looked at again".to_owned(),
         (false, ..) => "not looked at".to_owned(),
     }
+}
+
+/// What went wrong, and with whom: what no other line says.
+fn failures(report: &Report) -> BTreeMap<&str, Vec<&str>> {
+    let mut failures: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for target in &report.targets {
+        let error = target.error.as_deref().filter(|error| report.failed.as_deref() != Some(error));
+        if let Some(error) = error {
+            failures.entry(error).or_default().push(&target.pod);
+        }
+    }
+    failures
 }
 
 fn text(answer: &Answer<'_>) -> String {
@@ -164,6 +177,8 @@ fn text(answer: &Answer<'_>) -> String {
     if !pods.is_empty() {
         let _ = writeln!(text, "{pods}");
     }
+    let failures = failures(report);
+    let is_said = |error: &str| failures.keys().any(|said| said.ends_with(error));
     for bridge in report.bridges.iter().filter(|b| b.dangling > 0 || b.error.is_some()) {
         if bridge.dangling > 0 {
             let _ = writeln!(
@@ -173,12 +188,16 @@ fn text(answer: &Answer<'_>) -> String {
                 bridge.bridge, bridge.dangling
             );
         }
-        if let Some(error) = &bridge.error {
+        // It stands beside the pods that it concerns.
+        if let Some(error) = bridge.error.as_ref().filter(|error| !is_said(error)) {
             let _ = writeln!(text, "{}: {error}", bridge.bridge);
         }
     }
     if let Some(failed) = &report.failed {
         let _ = writeln!(text, "nothing was looked at: {failed}");
+    }
+    for (error, pods) in failures {
+        let _ = writeln!(text, "{}: {error}", pods.join(", "));
     }
     for note in report.notes.iter().chain(&answer.corrupt) {
         let _ = writeln!(text, "{note}");
@@ -227,4 +246,62 @@ fn text(answer: &Answer<'_>) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attachment::{Attachment, Key};
+    use crate::clock::Stamp;
+    use crate::sweep::{Cause, Target};
+
+    fn failed(container: &str, error: &str) -> TargetReport {
+        let key = Key {
+            network: "net".parse().unwrap(),
+            container: container.parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        };
+        let attachment = Attachment::new(key, 1, String::new(), Stamp::now());
+        let mut report = TargetReport::new(&Target { attachment, cause: Cause::Tombstone });
+        report.error = Some(error.to_owned());
+        report
+    }
+
+    fn said(report: &Report) -> String {
+        text(&Answer {
+            dry_run: false,
+            paused: false,
+            braked: false,
+            held_back: 0,
+            swept_before: 0,
+            attachments: 2,
+            dead: 2,
+            corrupt: Vec::new(),
+            unjudged: Vec::new(),
+            report,
+        })
+    }
+
+    /// The table stays a table: what went wrong is a line of its own, once.
+    #[test]
+    fn a_long_error_stands_below_the_table() {
+        let why = "cannot connect to /run/openvswitch/br0.mgmt: ".repeat(5);
+        let error = format!("bridge br0: {why}");
+        let targets = vec![failed("c1", &error), failed("c2", &error)];
+        let bridge = crate::sweep::BridgeReport {
+            bridge: "br0".to_owned(),
+            error: Some(why.clone()),
+            ..Default::default()
+        };
+        let mut report = Report { targets, bridges: vec![bridge], ..Report::default() };
+        let text = said(&report);
+        assert_eq!(text.matches("failed, see below").count(), 2, "{text}");
+        assert_eq!(text.matches(&why).count(), 1, "{text}");
+        assert!(text.contains(&format!("net/c1:eth0, net/c2:eth0: {error}")), "{text}");
+        // What nobody got through is said for all.
+        report.failed = Some(error.clone());
+        let text = said(&report);
+        assert!(text.contains(&format!("nothing was looked at: {error}")), "{text}");
+        assert!(!text.contains("net/c2:eth0: "), "{text}");
+    }
 }

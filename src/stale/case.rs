@@ -340,6 +340,13 @@ impl PartialEq for Live {
 impl Eq for Live {}
 
 impl Live {
+    /// Whether it stands for a dead attachment that is none of those judged now, and has not lost
+    /// its register value yet.
+    #[must_use]
+    pub fn is_unjudged_dead(&self) -> bool {
+        self.network.is_none() && self.ofport.is_none() && self.addresses_known
+    }
+
     /// Whether it is a port that no record explains yet: a pod whose ADD may be under way, with
     /// addresses that nobody knows. Entries that are not older than it may be its own.
     #[must_use]

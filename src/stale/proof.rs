@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 
 use super::basis::{self, Basis};
-use super::case::{Dead, LiveRegister, RegisterSource};
+use super::case::{Dead, Live, LiveRegister, RegisterSource};
 use super::learned::{NetworkFacts, registers_of};
 use super::reason::NotProven;
 use super::survey::{Claim, Claims, Owner, Seen};
@@ -125,9 +125,12 @@ impl Prover<'_, '_> {
         let learn = matches!(source, RegisterSource::Learn { .. });
         let others = learned
             && claims.and_then(|c| c.common.as_ref()).is_some_and(|common| !common.contains(&i));
+        let alive = |l: &&usize| !live.live(**l).is_some_and(Live::is_unjudged_dead);
         // What part of a dump can show comes first: a full dump would not change it.
-        let not_proven = if let Some(l) = holders.iter().min() {
+        let not_proven = if let Some(l) = holders.iter().filter(alive).min() {
             Some(NotProven::LiveHasIt(*l))
+        } else if !holders.is_empty() {
+            Some(NotProven::OtherDeadHasIt)
         } else if foreign || others {
             Some(NotProven::OthersLoadIt)
         } else if learned && basis.is_none() && twin {

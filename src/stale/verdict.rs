@@ -324,7 +324,10 @@ impl<'c> Judge<'c> {
         match self.learned.owners(value) {
             None => Some(NotProven::OthersLoadIt),
             Some(_) if self.learned.overflow => Some(NotProven::TooManyValues),
-            Some(owners) => owners.into_iter().find(covered).map(NotProven::LiveHasIt),
+            Some(owners) => owners.into_iter().find(covered).map(|l| {
+                let dead = self.index.live(l).is_some_and(Live::is_unjudged_dead);
+                if dead { NotProven::OtherDeadHasIt } else { NotProven::LiveHasIt(l) }
+            }),
         }
     }
 

@@ -272,11 +272,16 @@ fn explain_finds_a_pod_by_name_or_container_and_says_who_is_unknown() {
     let node = Setup::new().up("cli_explain");
     let (pods, _) = pods(&node, &["live", "dead"]);
     node.vanish(&pods[1], Port::Gone);
-    let before = node.dump("br0");
+    let mut before = node.dump("br0");
     let live = node.admin(&["explain", &format!("default/{}", pods[0].name)]).ok();
     assert!(live.contains("alive") && live.contains(&pods[0].ip), "{live}");
     let dead = node.admin(&["explain", &pods[1].container]).ok();
     assert!(dead.contains("dead") && dead.contains("delete (rule 1)"), "{dead}");
+    assert_eq!(node.dump("br0"), before, "explain changes nothing");
+    node.admin(&["sweep"]).ok();
+    before = node.dump("br0");
+    let clean = node.admin(&["explain", &pods[1].container]).ok();
+    assert!(clean.contains("dead, its entries are deleted; what comes late"), "{clean}");
     for nobody in ["web-7", "other/live", &pods[0].name[..16], &"f".repeat(64), "", "../live"] {
         let unknown = node.admin(&["explain", nobody]);
         assert_eq!(unknown.code, Some(1), "{unknown}");

@@ -290,6 +290,9 @@ fn conditions_of_a_proof() {
         assert_eq!(doubt(&has, &two()), Some(NotProven::LiveHasIt(1)), "says its record");
         let has = has.with(|c| c.live[1].network = None);
         assert_eq!(doubt(&has, &two()), Some(NotProven::LiveHasIt(1)), "whatever its network");
+        // It stands for another dead one, whom a sweep judges.
+        let has = has.with(|c| c.live[1].ofport = None);
+        assert_eq!(doubt(&has, &two()), Some(NotProven::OtherDeadHasIt));
 
         let twin = case().with(|c| {
             c.dead[0].register = Some(ID_A);
