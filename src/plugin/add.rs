@@ -12,7 +12,7 @@ use crate::liveness::{Life, Why, netns};
 use crate::ovsdb::{Client, Ofport, Snapshot, Wanted, find_port};
 use crate::registry::{self, Brief, Everything, Lock, Registry, new_generation};
 use crate::sweep::{
-    AskedPortScan, Cause, Engine, PortScan, Target, device_of, orphans, register_of,
+    AskedPortScan, Cause, Engine, PortScan, Target, connect_early, device_of, orphans, register_of,
 };
 
 pub(super) fn run(request: &Request) -> Result<String, Failure> {
@@ -25,6 +25,7 @@ pub(super) fn run(request: &Request) -> Result<String, Failure> {
     let registry = Registry::open(&request.config.state_dir)?;
     let boot = boot_id().map_err(Failure::BootId)?;
 
+    let early = connect_early(&request.config, deadline);
     let now = Stamp::now();
     let mut record = Attachment::new(request.key()?, new_generation(), boot.clone(), now);
     describe(&mut record, request, &previous, now);
@@ -38,10 +39,14 @@ pub(super) fn run(request: &Request) -> Result<String, Failure> {
     // While the switch says hello and looks, the record is written and the dead are looked for.
     let scan = ovs.and_then(|ovs| {
         let state = NetworkState { config: request.config.clone(), ..NetworkState::default() };
-        PortScan::begin(&record, &state, ovs, deadline)
+        PortScan::begin(&record, &state, ovs, early, deadline)
     });
+    let (waiting, asked) = match scan {
+        Some(scan) if scan.is_ready() => (None, Some(scan.ask())),
+        waiting => (waiting, None),
+    };
     let record = write(&registry, record, request)?;
-    let asked = scan.map(PortScan::ask);
+    let asked = asked.or_else(|| waiting.map(PortScan::ask));
     if purge(&registry, &record, request, &boot, deadline) == Number::OwnAlone
         && let Some(asked) = asked
     {

@@ -15,7 +15,6 @@ mod result;
 mod status;
 
 use std::io::{Read, Write};
-use std::panic::UnwindSafe;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -39,31 +38,48 @@ const MOST_STDIN: u64 = 8 << 20;
 pub fn main() -> ExitCode {
     let called = Stamp::now();
     let command = std::env::var("CNI_COMMAND").unwrap_or_default();
-    let (text, succeeded) = answer(&command, || run(&command, called));
+    answer_panics(&command);
+    if answer(run(&command, called)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+type Ended = Result<String, (SpecVersion, Failure)>;
+
+/// A panic must still end as CNI error JSON, because the runtime parses stdout. Releases abort
+/// on a panic: the process ends here, with its answer.
+fn answer_panics(command: &str) {
+    let (command, tell) = (command.to_owned(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::exit(i32::from(!answer(panicked(&command))));
+    }));
+}
+
+/// The end of a call that panicked. A DEL has left a record or a tombstone to the next sweep, and
+/// must not block the OVS plugin's DEL behind it.
+fn panicked(command: &str) -> Ended {
+    let failure = Failure::bug("panicked; its message is on standard error");
+    if command == <&str>::from(Cmd::Del) {
+        error!("{failure}; the next sweep cleans up");
+        return Ok(String::new());
+    }
+    Err((SpecVersion::CURRENT, failure))
+}
+
+/// Writes the answer to standard output. Whether the call succeeded: a result that nobody got
+/// is none.
+fn answer(ended: Ended) -> bool {
+    let (text, succeeded) = answer_text(ended);
     let mut stdout = std::io::stdout().lock();
     let said = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     if let Err(failed) = &said {
         error!("cannot write the result to standard output: {failed}");
     }
-    // A result that nobody got is none.
-    if succeeded && said.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    succeeded && said.is_ok()
 }
 
-type Ended = Result<String, (SpecVersion, Failure)>;
-
-/// What goes to standard output, and whether the call succeeded. A panic must still end as
-/// CNI error JSON, because the runtime parses stdout; a DEL that panics has left a record or
-/// a tombstone to the next sweep, and must not block the OVS plugin's DEL behind it.
-fn answer(command: &str, run: impl FnOnce() -> Ended + UnwindSafe) -> (String, bool) {
-    let outcome = std::panic::catch_unwind(run).unwrap_or_else(|_| {
-        let failure = Failure::bug("panicked; its message is on standard error");
-        if command == <&str>::from(Cmd::Del) {
-            error!("{failure}; the next sweep cleans up");
-            return Ok(String::new());
-        }
-        Err((SpecVersion::CURRENT, failure))
-    });
-    match outcome {
+/// What goes to standard output, and whether the call succeeded.
+fn answer_text(ended: Ended) -> (String, bool) {
+    match ended {
         Ok(text) => (text, true),
         Err((version, failure)) => {
             error!("{failure}");
@@ -149,31 +165,43 @@ mod tests {
 
     use super::*;
 
+    /// The process that panics is this test's own program, run again.
     #[test]
     fn a_panic_ends_as_cni_error_json() {
-        for verb in ["ADD", "CHECK", "GC", "STATUS", "VERSION", ""] {
-            let (text, succeeded) = answer(verb, || panic!("on purpose"));
-            assert!(!succeeded, "{verb}");
-            let error: Value = serde_json::from_str(&text).unwrap();
-            assert_eq!((&error["cniVersion"], &error["code"]), (&"1.1.0".into(), &199.into()));
-            assert!(error["details"].as_str().unwrap().contains("panicked"), "{text}");
+        const VERB: &str = "OFG_TEST_PANIC";
+        if let Ok(verb) = std::env::var(VERB) {
+            answer_panics(&verb);
+            panic!("on purpose");
         }
+        let ended = |verb: &str| {
+            let test = "a_panic_ends_as_cni_error_json";
+            let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+            let output = again.args([test, "--nocapture"]).env(VERB, verb).output().unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert!(stderr.contains("on purpose"), "{stderr}");
+            (output.status.code(), String::from_utf8(output.stdout).unwrap())
+        };
+        for verb in ["ADD", "CHECK", "GC", "STATUS", "VERSION", ""] {
+            let (status, stdout) = ended(verb);
+            assert_eq!(status, Some(1), "{verb}");
+            let error: Value = serde_json::from_str(&stdout[stdout.find('{').unwrap()..]).unwrap();
+            assert_eq!((&error["cniVersion"], &error["code"]), (&"1.1.0".into(), &199.into()));
+            assert!(error["details"].as_str().unwrap().contains("panicked"), "{stdout}");
+        }
+        // containerd #12130: a DEL that fails blocks the OVS plugin's DEL.
+        let (status, stdout) = ended("DEL");
+        assert_eq!((status, stdout.contains('{')), (Some(0), false), "{stdout}");
     }
 
     #[test]
     fn an_error_turns_no_line_round() {
-        let (text, _) = answer("ADD", || {
-            Err((SpecVersion::CURRENT, Failure::Switch("a\u{202e}b\u{2028}c\nd".to_owned())))
-        });
+        let (text, _) = answer_text(Err((
+            SpecVersion::CURRENT,
+            Failure::Switch("a\u{202e}b\u{2028}c\nd".to_owned()),
+        )));
         assert!(text.chars().all(logging::is_plain), "{text:?}");
         let error: Value = serde_json::from_str(&text).unwrap();
         let details = error["details"].as_str().unwrap();
         assert!(details.ends_with("a\u{202e}b\u{2028}c\nd"), "{text}");
-    }
-
-    /// containerd #12130: a DEL that fails blocks the OVS plugin's DEL.
-    #[test]
-    fn a_del_that_panics_blocks_nobody() {
-        assert_eq!(answer("DEL", || panic!("on purpose")), (String::new(), true));
     }
 }

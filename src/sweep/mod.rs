@@ -44,7 +44,7 @@ pub use once::{Free, Once, Roll};
 pub use report::{BridgeReport, FlowReport, Report, TargetReport, Withheld};
 pub(crate) use scene::lacks_value;
 pub use scene::{Scene, in_question, register_of};
-pub use standing::{AskedPortScan, PortScan};
+pub use standing::{AskedPortScan, PortScan, connect_early};
 pub use unrecorded::Heritage;
 pub use unrecorded_ports::{UnrecordedPort, unrecorded_ports};
 pub use world::{Error, World, network_states, object};

@@ -6,6 +6,7 @@
 //! Guarantee: a value is taken only from entries that are not older than the sandbox and that
 //! no restart of the switch can have restored.
 
+use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,10 +17,32 @@ use super::socket_of;
 use super::world::{World, switch_started};
 use crate::attachment::{Attachment, Register, RegisterHow};
 use crate::clock::{Deadline, Stamp};
-use crate::config::NetworkState;
+use crate::config::{Config, NetworkState};
 use crate::openflow::{AskedDump, Connection, Error, Filter, Opening};
 use crate::ovsdb::Snapshot;
 use crate::stale::Survey;
+
+/// A connection to the bridge that a pod's port is likely to be on, begun before OVSDB has said
+/// which one it is: the switch takes a millisecond to say hello. The bridge is the configured
+/// one, or the only one that there is. `None`: the network learns no register values, or
+/// nothing tells the bridge.
+#[must_use]
+pub fn connect_early(config: &Config, deadline: Deadline) -> Option<Opening> {
+    if !learns(config) {
+        return None;
+    }
+    let run_dir = config.ovs_run_dir();
+    let path = match &config.bridge {
+        Some(bridge) => socket_of(&run_dir, bridge).ok()?,
+        None => {
+            let entries = fs::read_dir(&run_dir).ok()?.flatten().map(|entry| entry.path());
+            let mut sockets = entries.filter(|path| path.extension().is_some_and(|e| e == "mgmt"));
+            sockets.next().filter(|_| sockets.next().is_none())?
+        }
+    };
+    let soon = Deadline::after(AT_MOST.min(deadline.left().ok()?));
+    Connection::begin(&path, soon).ok()
+}
 
 /// A value that is not known costs less than a pod that waits for a busy switch.
 const AT_MOST: Duration = Duration::from_millis(250);
@@ -42,13 +65,14 @@ pub struct AskedPortScan {
 }
 
 impl PortScan {
-    /// Connects to the port's bridge. `None`: the network learns no register values, or the
+    /// Connects to the port's bridge, if [`connect_early`] has not. `None`: the network learns no register values, or the
     /// entries would not show whose they are.
     #[must_use]
     pub fn begin(
         record: &Attachment,
         state: &NetworkState,
         ovs: Snapshot,
+        early: Option<Opening>,
         deadline: Deadline,
     ) -> Option<Self> {
         let run_dir = state.config.ovs_run_dir();
@@ -68,9 +92,21 @@ impl PortScan {
         world.records.push(record.clone());
         world.networks.insert(record.key.network.clone(), state.clone());
         let scene = Scene::build(&world, index, &[], None);
-        let soon = Deadline::after(AT_MOST.min(deadline.left().ok()?));
-        let opening = Connection::begin(&socket_of(&run_dir, bridge).ok()?, soon).ok()?;
+        let path = socket_of(&run_dir, bridge).ok()?;
+        let opening = match early.filter(|early| early.path() == path) {
+            Some(early) => early,
+            None => {
+                let soon = Deadline::after(AT_MOST.min(deadline.left().ok()?));
+                Connection::begin(&path, soon).ok()?
+            }
+        };
         Some(Self { scene, ofport, opening })
+    }
+
+    /// Whether the switch has said hello: asking waits for nothing then.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.opening.is_ready()
     }
 
     /// Asks for the port's entries, once the switch has said hello.
