@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::case::{Case, Dead, Live, UNTAGGED};
-use super::flow::Flow;
+use super::flow::{AddressMatch, Flow, Side};
 use super::tokens::{Index, PortState, push_once};
 
 /// Which VLAN a flow is about, seen from a dead attachment.
@@ -46,6 +46,7 @@ impl Vlans {
         let Some(port) = flow.matches.in_port else {
             self.put_into.extend(&flow.actions.vlans);
             self.put_into_any |= flow.actions.any_vlan || flow.actions.unread;
+            self.see_delivery(index, flow);
             return;
         };
         for vlan in flow.matches.vlan.iter().chain(&flow.actions.vlans) {
@@ -61,6 +62,25 @@ impl Vlans {
             }
             if nobodys {
                 self.others.insert(*vlan);
+            }
+        }
+    }
+
+    /// A flow that takes packets for a dead attachment's own address to its port shows a VLAN
+    /// that the port, if it has no tag, is in, whoever puts packets into it: an uplink's peer, say.
+    fn see_delivery(&mut self, index: &Index<'_>, flow: &Flow) {
+        let (Some(vlan), [port]) = (flow.matches.vlan, &flow.actions.outputs[..]) else { return };
+        let to = |m: &AddressMatch, dead: &Dead| {
+            m.side == Side::Destination && dead.addresses.contains(&m.address)
+        };
+        for i in index.port(*port).map_or(&[][..], |owners| &owners.dead) {
+            let Some((dead, _)) = index.dead(*i) else { continue };
+            let is_to_dead = flow.matches.addresses.iter().any(|m| to(m, dead));
+            if is_to_dead
+                && !is_tagged(dead)
+                && index.port_state(dead, *port, Some(flow)) == PortState::Dead
+            {
+                push_once(self.shown.entry(*i).or_default(), vlan);
             }
         }
     }

@@ -249,6 +249,28 @@ fn an_untagged_port_is_in_no_vlan_that_nothing_puts_it_into() {
     dump(&untagged(&[]), &[("uplink", uplink, "kept: nothing-dead"), ("its", mine(200), other)]);
 }
 
+/// Packets of an uplink's peers come in a VLAN that no flow puts them into.
+#[test]
+fn a_flow_that_delivers_to_an_untagged_port_shows_its_vlan() {
+    let (stale, other) = ("stale: matches-address", "kept: another-vlan");
+    let untagged = plain().with(|c| c.dead[0].vlans = vec![0]);
+    let deliver = flow().vlan(7).dst(IP_A).output(A);
+    dump(
+        &untagged,
+        &[
+            ("delivers", deliver.clone(), "stale: matches-address"),
+            ("in its VLAN", flow().vlan(7).dst(IP_A).beyond(), stale),
+            ("in another", flow().vlan(8).dst(IP_A).beyond(), other),
+        ],
+    );
+    let elsewhere = flow().vlan(7).dst(IP_A).output(UPLINK);
+    let in_vlan = flow().vlan(7).dst(IP_A).beyond();
+    dump(&untagged, &[("to others", elsewhere, other), ("in it", in_vlan.clone(), other)]);
+    // The number is somebody else's by now, and so may be the VLAN.
+    let taken = untagged.clone().and_live(live(A, &[]));
+    dump(&taken, &[("to the next", deliver, other), ("in it", in_vlan, other)]);
+}
+
 #[test]
 fn what_a_dead_ports_flows_show_of_vlans_is_told() {
     let case = plain();
