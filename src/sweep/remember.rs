@@ -152,7 +152,9 @@ pub(super) fn remember(
             new.see_vlans(look.learned.shown_vlans(dead));
             if new != *record {
                 records.set(record, |known| {
-                    known.register = new.register;
+                    if new.register != record.register {
+                        known.register = new.register;
+                    }
                     known.see_vlans(&new.vlans);
                 })?;
                 if let Some(of) = report.targets.get_mut(*target) {
