@@ -68,6 +68,8 @@ pub struct Learned {
     /// Per network: what its learned values are computed from.
     pub(super) held: Vec<Option<Basis>>,
     pub(super) values: HashMap<RegisterToken, Claims>,
+    /// Per index of `Case::live`: its own flows show a value, or several.
+    pub(super) known: Vec<bool>,
 }
 
 impl Learned {
@@ -130,6 +132,16 @@ impl Learned {
         without: &[usize],
     ) -> Option<Sharers> {
         sharers(case, network, &self.values, without)
+    }
+
+    /// Whether anybody's value in a register field is known: if not, as far as everything was
+    /// seen, the field tells no pods apart.
+    pub(super) fn is_used(&self, field: Field) -> bool {
+        let of_field =
+            |token: &RegisterToken| Field { index: token.index, mask: token.mask } == field;
+        !self.complete
+            || self.values.keys().any(of_field)
+            || self.evidence.iter().any(|e| e.token.as_ref().is_some_and(of_field))
     }
 
     /// Whether somebody alive is known to have a register value.
@@ -233,6 +245,7 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
         evidence,
         held,
         values: seen.values,
+        known,
     }
 }
 

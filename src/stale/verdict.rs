@@ -13,14 +13,15 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::basis::Basis;
-use super::case::{Case, Dead, Live, Network, RegisterSource};
+use super::case::{Case, Dead, Live, LiveRegister, Network, RegisterSource};
 use super::flow::{Address, AddressMatch, Flow, Side};
 use super::guards::{self, OutputRegisters};
 use super::learned::Learned;
 use super::proof::Evidence;
 use super::reason::{NotProven, Reason};
 use super::tokens::{
-    Field, Index, PortState, RegisterToken, Token, Written, in_scope, is_pod_port, push_once,
+    Field, Index, PortState, RegisterToken, Token, Written, in_scope, is_older, is_pod_port,
+    push_once,
 };
 use super::vlans::Relation;
 
@@ -121,6 +122,13 @@ impl<'c> Judge<'c> {
                     .is_some_and(|t| self.matched_registers(flow).any(|m| m == t) || sets(flow, t))
         };
         let verdict = self.verdict(flow);
+        let unknown = |verdict: &Verdict| match verdict.reason {
+            Reason::RegisterNotProven { why, .. } => matches!(why, NotProven::LiveUnknown(_)),
+            _ => false,
+        };
+        if !self.learned.complete && !verdict.stale && self.kept_for(flow).iter().any(unknown) {
+            return true;
+        }
         if verdict.stale {
             let by_address = matches!(verdict.reason, Reason::MatchesAddress { .. });
             let unknown = |t: RegisterToken| !self.by_value.contains_key(&t);
@@ -292,9 +300,7 @@ impl<'c> Judge<'c> {
             Token::Port(port) => match self.index.port_state(dead, port, Some(flow)) {
                 PortState::Reassigned => Some(Reason::HasLiveOwner { token: register }),
                 PortState::Unsettled => Some(Reason::PortUnsettled { port: register }),
-                PortState::Dead => self
-                    .live_source(flow, dead, Some(value))
-                    .map(|owner| Reason::BelongsToLivePod { address: register, owner }),
+                PortState::Dead => self.belongs_to_live(flow, dead, register, Some(value)),
             },
             Token::Address(_) if self.learned.relation(i, dead, flow) != Relation::Own => {
                 Some(Reason::OtherVlan { address: register })
@@ -380,11 +386,54 @@ impl<'c> Judge<'c> {
         } else if !dead.is_evidence(m.address) {
             Some(Reason::MayLiveElsewhere { address })
         } else {
-            guards::guard(&self.index, self.outputs(), flow, dead, m).or_else(|| {
-                let owner = self.live_source(flow, dead, value)?;
-                Some(Reason::BelongsToLivePod { address, owner })
-            })
+            guards::guard(&self.index, self.outputs(), flow, dead, m)
+                .or_else(|| self.belongs_to_live(flow, dead, address, value))
         }
+    }
+
+    /// Why a flow that names a dead token may be a living pod's own; `value`: see
+    /// [`Self::live_source`].
+    fn belongs_to_live(
+        &self,
+        flow: &Flow,
+        dead: &Dead,
+        address: Token,
+        value: Option<RegisterToken>,
+    ) -> Option<Reason> {
+        if let Some(owner) = self.live_source(flow, dead, value) {
+            return Some(Reason::BelongsToLivePod { address, owner });
+        }
+        let mut matched = self.matched_registers(flow).filter(|t| value != Some(*t));
+        matched.find_map(|t| {
+            let why = NotProven::LiveUnknown(self.may_have_value(flow, dead, t)?);
+            Some(Reason::RegisterNotProven { register: t.into(), why })
+        })
+    }
+
+    /// Somebody alive whose value nobody knows: it may be the one that the flow matches as its
+    /// source. A classifier goes with the number that it names; what matches its value stays.
+    fn may_have_value(&self, flow: &Flow, dead: &Dead, value: RegisterToken) -> Option<usize> {
+        let field = Field { index: value.index, mask: value.mask };
+        let networks = &self.index.case.networks;
+        let learns =
+            |n: &Network| Field::of(&n.register) == Some(field) && n.register.source.is_learned();
+        if !networks.iter().any(learns) || !self.learned.is_used(field) {
+            return None;
+        }
+        let may_have = |(l, live): &(usize, &Live)| {
+            let unknown = match live.network {
+                Some(n) => {
+                    live.register == LiveRegister::Unknown && networks.get(n).is_some_and(learns)
+                }
+                // What a part of a dump shows of who is not ours is less than all.
+                None => live.is_pod && !self.learned.complete,
+            };
+            unknown
+                && self.learned.known.get(*l) != Some(&true)
+                && !is_older(flow, live)
+                && !self.index.is_leftover(flow, dead, *l)
+        };
+        self.index.case.live.iter().enumerate().find(may_have).map(|(l, _)| l)
     }
 
     /// The token by which the flow is a live owner's own: its port, its register value or its
@@ -461,6 +510,9 @@ impl<'c> Judge<'c> {
         {
             return None;
         }
+        let from_unknown = |dead: &Dead| {
+            self.matched_registers(flow).any(|t| self.may_have_value(flow, dead, t).is_some())
+        };
         let mut lowest: Option<(u16, usize)> = None;
         for port in &actions.outputs {
             let owners = self.index.port(*port)?;
@@ -470,6 +522,7 @@ impl<'c> Judge<'c> {
                         && in_scope(network, flow)
                         && !dead.is_younger_than(flow.duration)
                         && is_for(dead, flow)
+                        && !from_unknown(dead)
                         && self.index.port_state(dead, *port, None) == PortState::Dead
                 })
             })?;

@@ -392,6 +392,12 @@ impl<'a, D: Driver> View<'a, D> {
         if self.is_from_a_living_pod(flow, dead, policy) {
             return Err(Exception::ArrivesElsewhere);
         }
+        // Somebody alive whose value nobody knows may have the one that it matches.
+        let unknown = self.living.iter().any(|(_, record)| record.register.is_none());
+        let by_value = flow.matches.registers.iter().any(|r| r.index == 0 && r.mask == u32::MAX);
+        if by_value && unknown && !self.town.layout.is_computed() {
+            return Err(Exception::ValueUnproven);
+        }
         Ok(())
     }
 
