@@ -144,6 +144,9 @@ pub struct Network {
     pub register: RegisterRule,
     /// What is remembered of which token its learned values are computed from.
     pub basis: BasisFacts,
+    /// What pods of workloads showed before: their register values. `None`: a value moved within
+    /// a pod's life.
+    pub shown: Vec<(Member, Option<u32>)>,
     /// Dangling flows (a port that is nobody's) are stale too.
     pub reap_dangling: bool,
 }

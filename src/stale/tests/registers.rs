@@ -184,6 +184,58 @@ fn pods_of_different_workloads_prove_nothing() {
     assert_eq!(doubt(&of(by_name("ns", a), by_name("ns", b)), &two()), None);
 }
 
+/// Found by tests/model.rs: a port that nobody recorded left a classifier of another tenant under
+/// a number. Its next owner had no entries yet, and looked as if it had that tenant's value.
+#[test]
+fn what_may_be_left_of_somebody_before_proves_nothing() {
+    let proves = |change: &dyn Fn(&mut Case)| {
+        survey(&node(LEARN_FIRST).with(change), &two()).networks[0].distinct_seen
+    };
+    assert!(proves(&|_| {}));
+    assert!(proves(&|c| c.switch_up = Some(secs(90_000))), "long before the entries");
+    assert!(!proves(&|c| c.switch_up = Some(secs(7210))), "restored, perhaps");
+    assert!(!proves(&|c| c.dead[0].born = None), "nobody knows when it came to be");
+    assert!(!proves(&|c| c.live[0].age = None), "nobody knows when b came to be");
+    assert!(!proves(&|c| c.dead[0].born = Some(secs(7200))), "as old as the pod");
+    assert!(!proves(&|c| c.live[0].age = Some(secs(7200))), "as old as b");
+    assert!(!proves(&|c| c.dead[0].number_since = Some(secs(7200))), "as old as its number");
+    assert!(!proves(&|c| c.live[0].number_since = Some(secs(7200))), "as old as b's number");
+    for port in [A, B] {
+        let before = Dead { interface: None, ..dead(port, &[]) };
+        assert!(!proves(&|c| c.dead.push(before.clone())), "{port}: one who died before");
+    }
+}
+
+/// A value that a record has may have been seen in an entry that somebody before had left.
+#[test]
+fn a_record_alone_proves_nothing() {
+    let case = node(LEARN_FIRST).with(|c| c.dead[0].register = Some(ID_A));
+    assert_eq!(doubt(&case, &[classifier(B, ID_B)]), Some(NotProven::NeedsSecondAttachment));
+    assert_eq!(doubt(&case, &two()), None, "its classifier stands");
+    let case = node(LEARN_FIRST).with(|c| c.live[0].register = LiveRegister::Is(ID_B));
+    assert_eq!(doubt(&case, &[classifier(A, ID_A)]), Some(NotProven::NeedsSecondAttachment));
+}
+
+/// Pods of one workload may live one after the other.
+#[test]
+fn what_a_pod_of_the_workload_showed_before_counts() {
+    let proves = |shown: &[(&Member, Option<u32>)]| {
+        let case = node(LEARN_FIRST).with(|c| {
+            c.networks[0].shown = shown.iter().map(|(m, value)| ((*m).clone(), *value)).collect();
+        });
+        survey(&case, &[classifier(A, ID_A)]).networks[0].distinct_seen
+    };
+    let own = node(LEARN_FIRST).dead[0].member.clone().unwrap();
+    let sister = Member { pod: "ns/sister".to_owned(), ..own.clone() };
+    let other = Member { workload: "ns/other".to_owned(), ..sister.clone() };
+    assert!(proves(&[(&sister, Some(ID_B))]));
+    assert!(!proves(&[(&sister, Some(ID_A))]), "a group's value, perhaps");
+    assert!(!proves(&[(&own, Some(ID_B))]), "the same pod");
+    assert!(!proves(&[(&other, Some(ID_B))]), "another workload");
+    assert!(!proves(&[(&sister, None)]), "it moved within the pod's life");
+    assert!(!proves(&[(&sister, Some(ID_B)), (&sister, None)]));
+}
+
 /// Found by tests/model.rs: the switch gave a living pod another number before anybody knew its
 /// value. Its classifier went with the number's next owner; what matches its value was still its own.
 #[test]
