@@ -1,4 +1,4 @@
-//! The plugin's configuration (design §6): every key, its default and its presets.
+//! The plugin's configuration: every key, its default and its presets.
 //!
 //! Parsing never stops at the first fault: ADD refuses a configuration with any
 //! [`Problem`], DEL and GC warn and go on with what could be read, because a rolled-back

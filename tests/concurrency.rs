@@ -255,7 +255,7 @@ impl Range {
         records(&self.node);
     }
 
-    /// DEL that nobody kills. What is not recorded is judged by less (design §6).
+    /// DEL that nobody kills. What is not recorded is judged by less.
     fn finish(&mut self, pod: &Member) {
         let everything = records(&self.node);
         let mut all = everything.attachments.iter().chain(&everything.tombstones);

@@ -64,7 +64,7 @@ pub struct Options {
     pub entry: Entry,
 }
 
-/// Settings of our plugin (design §6), without `type`.
+/// Settings of our plugin, without `type`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Entry(pub Map<String, Value>);
 

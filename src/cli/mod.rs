@@ -1,4 +1,4 @@
-//! The admin command (design §8). People get tables, `--json` gives machines the same.
+//! The admin command. People get tables, `--json` gives machines the same.
 
 mod adopt;
 pub mod conflist;

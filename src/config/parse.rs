@@ -223,7 +223,7 @@ fn choice<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T, String> {
     })
 }
 
-/// What a preset sets. `field-notes` of the project: what the register means, stack by stack.
+/// What a preset sets: what the register means, stack by stack.
 fn apply_preset(config: &mut Config, name: &str) {
     match name {
         // Programs no flows itself: whoever does decides, so values are learned.

@@ -1,4 +1,4 @@
-//! Liveness by the container runtime, over CRI v1 (design §7): containerd, CRI-O.
+//! Liveness by the container runtime, over CRI v1: containerd, CRI-O.
 //!
 //! The runtime is asked again and again for all its sandboxes; each complete answer is one
 //! [observation](super::observations). Events are not used: containerd has them from 1.7 on,

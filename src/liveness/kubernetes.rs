@@ -1,4 +1,4 @@
-//! Liveness by the API server: the pods of this node, by UID (design §7).
+//! Liveness by the API server: the pods of this node, by UID.
 //!
 //! Guarantees: dead is a pod whose UID was seen alive on this node and is not there any more,
 //! or which has ended (Failed, as evicted pods are, or Succeeded) and whose sandbox is known to

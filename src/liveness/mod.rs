@@ -1,5 +1,5 @@
 //! Is this attachment's pod alive? Each source answers alive, dead or "don't know", and
-//! don't know never kills (design §7).
+//! don't know never kills.
 //!
 //! | source | module |
 //! | --- | --- |

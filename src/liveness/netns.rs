@@ -1,4 +1,4 @@
-//! Liveness by the pod's network namespace (design §7).
+//! Liveness by the pod's network namespace.
 //!
 //! Guarantee: dead is said only where the kernel shows that the namespace which ADD recorded
 //! is no longer behind the path, seen from where ADD saw it. Everything else is "don't

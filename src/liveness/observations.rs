@@ -1,5 +1,5 @@
-//! What a source that watches has seen of pods, and what may be concluded from it
-//! (design §7). Pure: no I/O, no clock.
+//! What a source that watches has seen of pods, and what may be concluded from it.
+//! Pure: no I/O, no clock.
 //!
 //! Guarantees: dead is said only of what this source showed alive, when two complete
 //! observations in a row do not show it alive, and of no attachment younger than [`GRACE`].

@@ -1,4 +1,4 @@
-//! Which port is an attachment's (design §6). First hit wins; a step with two hits has
+//! Which port is an attachment's. First hit wins; a step with two hits has
 //! none, unless just one of them is on the configured bridge.
 
 use super::marks::{DEFAULT_IFNAME, Marks, marks};

@@ -1,4 +1,4 @@
-//! Where things are in the state directory (design §5):
+//! Where things are in the state directory:
 //!
 //! ```text
 //! /run/ovs-flow-gc/                      0700 root

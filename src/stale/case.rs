@@ -125,7 +125,7 @@ pub struct Case {
     pub ovn: bool,
 }
 
-/// One network's rules (design §6).
+/// One network's rules.
 #[derive(Clone, Debug)]
 pub struct Network {
     /// Tables in scope; `None` is all.
@@ -162,7 +162,7 @@ pub struct RegisterRule {
     pub source: RegisterSource,
 }
 
-/// What makes a register value evidence (design §4, "reg0").
+/// What makes a register value evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegisterSource {
     /// Registers are no evidence.

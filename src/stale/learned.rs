@@ -1,4 +1,4 @@
-//! What a dump shows of register values (design §4, "reg0"): whose they are, and how a
+//! What a dump shows of register values: whose they are, and how a
 //! network uses them.
 
 use std::collections::hash_map::Entry;

@@ -14,7 +14,7 @@
 //! | `vlans` | in which VLAN an address is |
 //! | `carried` | registers in which a pipeline carries a port's number or its VLAN |
 //! | `guards` | when an address has an owner whom we cannot see |
-//! | `verdict`, `pair` | the rules of design §4; rule 5 |
+//! | `verdict`, `pair` | the rules; rule 5 |
 //! | `basis` | which token a network's register values are computed from |
 //! | [`workload`] | which pods are made from one template |
 //! | `recheck` | whether a verdict still holds when it is carried out |

@@ -1,4 +1,4 @@
-//! Whether a register value is a dead attachment's own (design §4, "reg0").
+//! Whether a register value is a dead attachment's own.
 //!
 //! Guarantee: a value is evidence only while no live attachment has it, is known to be
 //! given it, or may have it without our knowing.

@@ -240,7 +240,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// The rule of design §4 that decided; `None` where the table has none.
+    /// The number of the rule that decided (docs/decisions.md); `None` where no rule has one.
     #[must_use]
     pub fn rule(&self) -> Option<u8> {
         match self {

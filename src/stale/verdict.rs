@@ -1,4 +1,4 @@
-//! Phase 2: the rules of design §4.
+//! Phase 2: the rules.
 //!
 //! A match is a conjunction: one dead conjunct makes an entry unreachable for legitimate
 //! traffic, whatever else it matches. That is why rules 1 to 3 ask about one token only.

@@ -2,7 +2,7 @@
 //!
 //! A delete says an entry as the dump showed it, and a dump does not show everything: VLAN TCI
 //! bits that a client of OpenFlow 1.0 matched on are left out, and what is left out is not
-//! deleted by (`wire-facts`). So the delete of one entry may hit another that looks the same.
+//! deleted by. So the delete of one entry may hit another that looks the same.
 //! Neither is touched.
 //!
 //! Which entries were seen is not remembered, for there may be a million: a filter of fixed size

@@ -77,7 +77,7 @@ fn ovsdb_server_hung_at_del() {
 }
 
 /// With ovsdb-server down, ovs-vswitchd goes on forwarding, accepts OpenFlow connections and
-/// may never answer (field-notes §6). Nothing of ours waits without end.
+/// may never answer. Nothing of ours waits without end.
 #[test]
 fn ovsdb_server_stopped_or_killed_at_del() {
     for killed in [false, true] {

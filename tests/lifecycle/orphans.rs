@@ -114,7 +114,7 @@ fn nobody_is_dead() {
     let answer = sweep(&node, &[]);
     assert_eq!((&answer["dead"], &answer["targets"]), (&json!(0), &json!([])));
     assert_eq!(node.dump("br0"), crowd.everything());
-    // The loss of a port row is not a death (design §7).
+    // The loss of a port row is not a death.
     node.ovs_vsctl(&["del-port", &crowd.pods[0].port]);
     sweep(&node, &[]);
     assert_eq!(node.dump("br0"), crowd.everything());

@@ -189,7 +189,7 @@ fn one_witness_is_not_enough_to_call_a_pod_dead() {
     assert_eq!(records(&node), [("old".to_owned(), "active".to_owned())]);
 }
 
-/// Marks of `field-notes.md` §1, as the CNIs write them; the caller cached no result.
+/// Marks as the CNIs write them; the caller cached no result.
 fn mark(node: &Node, table: &str, pod: &Attached, marks: &[(&str, &str)]) {
     node.ovs_vsctl(&["clear", "Port", &pod.port, "external_ids"]);
     for (key, value) in marks {
