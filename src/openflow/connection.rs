@@ -96,6 +96,10 @@ impl Inbox {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
+        if self.bytes.is_empty() {
+            // Zeroed by the kernel, page by page as answers come: most are small.
+            self.bytes = vec![0; CHUNK];
+        }
         if self.bytes.len().saturating_sub(self.end) < CHUNK / 2 {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end.saturating_sub(self.start));

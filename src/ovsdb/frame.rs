@@ -50,6 +50,10 @@ impl Frames {
             self.start = 0;
         }
         let had = self.buffer.len();
+        if had == 0 && self.buffer.capacity() == 0 {
+            // Zeroed by the kernel, page by page as answers come: most are small.
+            self.buffer = vec![0; CHUNK];
+        }
         self.buffer.resize(had.saturating_add(CHUNK), 0);
         let read = match self.buffer.get_mut(had..) {
             Some(room) => from.read(room),
