@@ -167,8 +167,8 @@ pub struct RegisterRule {
 pub enum RegisterSource {
     /// Registers are no evidence.
     None,
-    /// Learned from the dump; `distinct_seen`: two pods of one workload once had different
-    /// values in the network; `shared_seen`: once two live attachments had the same.
+    /// Learned from the dump; `distinct_seen`: pods of one workload once had different values in
+    /// the network, two at once or three; `shared_seen`: once two live attachments had the same.
     Learn {
         /// See above.
         distinct_seen: bool,

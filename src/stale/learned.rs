@@ -1,7 +1,6 @@
 //! What a dump shows of register values: whose they are, and how a
 //! network uses them.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -11,14 +10,14 @@ use super::case::{Case, Dead, LiveRegister, Network, NetworkIndex, RegisterSourc
 use super::flow::{Flow, RegisterRange};
 use super::proof::{Evidence, Prover};
 use super::survey::{Claim, Claims, Owner, Seen};
-use super::tokens::{Field, Index, RegisterToken, Token, is_its_own};
+use super::tokens::{Field, Index, ROUNDING, RegisterToken, Token, is_its_own};
 use super::vlans::{Relation, Vlans};
 use super::workload::Member;
 
 /// What a network is seen to do with its register, to be remembered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NetworkFacts {
-    /// Two pods of one workload had different values.
+    /// Two pods of one workload had different values at once, or three one after the other.
     pub distinct_seen: bool,
     /// Two attachments had the same value while both lived.
     pub shared_seen: bool,
@@ -297,57 +296,84 @@ fn facts(index: &Index<'_>, seen: &Seen, live: &[Values]) -> (Vec<NetworkFacts>,
     let mut facts: Vec<NetworkFacts> = case.networks.iter().map(remembered).collect();
     let shown = shown(index, seen, live);
     for (n, (facts, network)) in facts.iter_mut().zip(&case.networks).enumerate() {
-        let now = shown.iter().filter(|s| s.network == n).map(|s| (&s.member, s.value));
-        let before = network.shown.iter().map(|(member, value)| (member, *value));
+        let now = shown.iter().filter(|(shown, _)| shown.network == n);
+        let now = now.map(|(shown, span)| (&shown.member, shown.value, *span));
+        // Whether who was seen before lived beside somebody of now, nobody knows.
+        let before = network.shown.iter().map(|(member, value)| (member, *value, None));
         facts.distinct_seen |= are_told_apart(before.chain(now));
         facts.shared_seen |= sharers(case, n, &seen.values, &[]).is_some();
     }
-    (facts, shown)
+    (facts, shown.into_iter().map(|(shown, _)| shown).collect())
 }
 
-/// Whether two pods of one workload had different values. A workload whose value moved within a
-/// pod's life shows nothing.
-fn are_told_apart<'s>(shown: impl Iterator<Item = (&'s Member, Option<u32>)>) -> bool {
-    let mut first: HashMap<&str, Option<(&str, u32)>> = HashMap::new();
-    let mut apart = HashSet::new();
-    for (Member { workload, pod }, value) in shown {
-        match (first.entry(workload), value) {
-            (Entry::Vacant(entry), value) => {
-                entry.insert(value.map(|value| (pod.as_str(), value)));
-            }
-            (Entry::Occupied(mut entry), None) => {
-                entry.insert(None);
-            }
-            (Entry::Occupied(entry), Some(value)) => {
-                if entry.get().is_some_and(|(other, before)| other != pod && before != value) {
-                    apart.insert(workload);
-                }
-            }
+/// Since when a pod certainly had its value, and until when it certainly lived: how long ago.
+type Span = (Duration, Duration);
+
+/// What one pod of a workload showed. No span: nobody knows who lived beside it.
+struct Sight<'s> {
+    pod: &'s str,
+    value: u32,
+    span: Option<Span>,
+}
+
+/// Whether the pods of some workload have values of their own. A workload whose value moved within
+/// a pod's life shows nothing.
+fn are_told_apart<'s>(
+    shown: impl Iterator<Item = (&'s Member, Option<u32>, Option<Span>)>,
+) -> bool {
+    let mut workloads: HashMap<&str, Option<Vec<Sight<'_>>>> = HashMap::new();
+    for (Member { workload, pod }, value, span) in shown {
+        let of = workloads.entry(workload).or_insert_with(|| Some(Vec::new()));
+        match (value, of.as_mut()) {
+            (Some(value), Some(pods)) => pods.push(Sight { pod, value, span }),
+            _ => *of = None,
         }
     }
-    apart.into_iter().any(|workload| first.get(workload.as_str()).is_some_and(Option::is_some))
+    workloads.into_values().flatten().any(|pods| have_their_own(&pods))
 }
 
-/// What pods of workloads show, in networks where no two are known to differ yet. Only entries
+/// Whether the pods of one workload differ as they do only if each has its own value: two while
+/// both lived, or three. A namespace that is moved to another tenant gives its pods two values, one
+/// after the other.
+fn have_their_own(pods: &[Sight<'_>]) -> bool {
+    let mut at_once = false;
+    for (n, one) in pods.iter().enumerate() {
+        for other in pods.iter().skip(n + 1).filter(|other| other.value != one.value) {
+            if other.pod == one.pod {
+                return false;
+            }
+            at_once |= one.span.zip(other.span).is_some_and(|(one, other)| {
+                one.1.max(other.1).saturating_add(ROUNDING) < one.0.min(other.0)
+            });
+        }
+    }
+    let values: HashSet<u32> = pods.iter().map(|pod| pod.value).collect();
+    at_once || values.len() > 2
+}
+
+/// What pods of workloads show, in networks whose values are not known to be pods' own yet. Only entries
 /// that were made for the pod's own port show anything: a classifier that stands since the number
 /// was somebody else's, whom perhaps nobody recorded, loads that one's value.
-fn shown(index: &Index<'_>, seen: &Seen, known: &[Values]) -> Vec<Shown> {
+fn shown(index: &Index<'_>, seen: &Seen, known: &[Values]) -> Vec<(Shown, Option<Span>)> {
     let case = index.case;
     let waits = |n: NetworkIndex| {
         case.networks.get(n).is_some_and(|network| {
             matches!(network.register.source, RegisterSource::Learn { distinct_seen: false, .. })
         })
     };
-    let (dead, live) = loaded_values(index, seen, |claim| claim.witness);
+    let (dead, live) = loaded_values(index, seen, |claim| claim.witness.is_some());
     let mut shown = Vec::new();
-    for (dead, values) in case.dead.iter().zip(dead).filter(|(dead, _)| waits(dead.network)) {
+    for (i, (dead, values)) in case.dead.iter().zip(dead).enumerate() {
         // Flows under a number of the dead that somebody else has now are not theirs.
-        if let (Some(member), Some(value)) = (&dead.member, values.one()) {
+        if let (Some(member), Some(value), true) = (&dead.member, values.one(), waits(dead.network))
+        {
+            let from = witnessed(case, seen, Owner::Dead(i), value);
             let (network, member) = (dead.network, member.clone());
-            shown.push(Shown { network, member, value: Some(value) });
+            let span = from.map(|from| (from, dead.seen_alive));
+            shown.push((Shown { network, member, value: Some(value) }, span));
         }
     }
-    for ((live, values), known) in case.live.iter().zip(live).zip(known) {
+    for (l, ((live, values), known)) in case.live.iter().zip(live).zip(known).enumerate() {
         let Some(network) = live.network.filter(|n| waits(*n)) else { continue };
         let value = match (known, live.register) {
             (Values::Several, LiveRegister::Is(_)) => None,
@@ -357,10 +383,19 @@ fn shown(index: &Index<'_>, seen: &Seen, known: &[Values]) -> Vec<Shown> {
             },
         };
         if let Some(member) = live.member.clone() {
-            shown.push(Shown { network, member, value });
+            let from = value.and_then(|value| witnessed(case, seen, Owner::Live(l), value));
+            let span = from.map(|from| (from, Duration::ZERO));
+            shown.push((Shown { network, member, value }, span));
         }
     }
     shown
+}
+
+/// Since when an attachment had a value, at least.
+fn witnessed(case: &Case, seen: &Seen, owner: Owner, value: u32) -> Option<Duration> {
+    let (_, network) = network_of(case, owner)?;
+    let token = Field::of(&network.register)?.token(value)?;
+    seen.values.get(&token)?.claims.iter().find(|claim| claim.owner == owner)?.witness
 }
 
 /// See [`Learned::sharers`].

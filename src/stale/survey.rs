@@ -43,8 +43,8 @@ pub(super) struct Claim {
     /// The age of the oldest flow that loads the value for it. `None`: only its record, or
     /// flows older than itself, say so.
     pub(super) oldest: Option<Duration>,
-    /// A flow that loads it was made while the owner had its number.
-    pub(super) witness: bool,
+    /// The age of the oldest flow that loads it and was made while the owner had its number.
+    pub(super) witness: Option<Duration>,
 }
 
 /// What is known of one register value.
@@ -65,14 +65,15 @@ impl Claims {
                 claim.own |= own;
                 claim.oldest = claim.oldest.max(oldest);
             }
-            None => self.claims.push(Claim { owner, own, oldest, witness: false }),
+            None => self.claims.push(Claim { owner, own, oldest, witness: None }),
         }
     }
 
-    /// Takes in that the owner has the value by a flow that was made while it had its number.
-    fn witness(&mut self, owner: Owner) {
+    /// Takes in that the owner has the value by a flow of this age that was made while it had
+    /// its number.
+    fn witness(&mut self, owner: Owner, age: Duration) {
         let of_owner = self.claims.iter_mut().filter(|claim| claim.owner == owner);
-        of_owner.for_each(|claim| claim.witness = true);
+        of_owner.for_each(|claim| claim.witness = claim.witness.max(Some(age)));
     }
 
     /// Live owners, without those whom no attachment explains.
@@ -439,7 +440,7 @@ impl<'c> Survey<'c> {
             } else {
                 claims.claim(owner, true, Some(age_for(index, flow, *l)));
                 if basis::is_witness(index, flow, *l, shown) {
-                    claims.witness(owner);
+                    claims.witness(owner, flow.duration);
                 }
             }
         }
@@ -476,7 +477,7 @@ impl<'c> Survey<'c> {
             if Field::of(&network.register) == Some(field) && counts {
                 claims.claim(Owner::Dead(i), own, Some(flow.duration));
                 if own && basis::was_witness(index, flow, i, shown) {
-                    claims.witness(Owner::Dead(i));
+                    claims.witness(Owner::Dead(i), flow.duration);
                 }
             }
         };

@@ -550,12 +550,23 @@ impl Sim {
         bridges.into_iter().collect()
     }
 
+    /// `Scene::doubt_the_living`.
+    fn doubt_the_living(&self, world: &World, scene: &mut Scene) {
+        for (live, record) in scene.case.live.iter_mut().zip(&scene.live_of) {
+            let container = |i: usize| world.records[i].key.container.as_str();
+            if !record.is_some_and(|i| self.sandboxes.contains(container(i))) {
+                live.member = None;
+            }
+        }
+    }
+
     /// The first half of a pass over a bridge: look, learn, judge. `None`: it crashed.
     fn judge(&mut self, work: &mut Work, bridge: BridgeId, may_crash: bool) -> Option<Pass> {
         let Work { crash, thorough, world, targets, newcomer, waiting, .. } = work;
         let crashes = |at: u8| may_crash && *crash == at;
         let (now, looked) = (world.now.boot_ms, self.now);
-        let scene = self.scene(world, bridge, targets, newcomer.as_ref());
+        let mut scene = self.scene(world, bridge, targets, newcomer.as_ref());
+        self.doubt_the_living(world, &mut scene);
         let (seen, learned, full) = self.look(bridge, &scene.case, *thorough, now);
         if crashes(stage::LOOKED) {
             return None;

@@ -216,9 +216,9 @@ fn a_record_alone_proves_nothing() {
     assert_eq!(doubt(&case, &[classifier(A, ID_A)]), Some(NotProven::NeedsSecondAttachment));
 }
 
-/// Pods of one workload may live one after the other.
+/// Three pods of one workload may live one after the other.
 #[test]
-fn what_a_pod_of_the_workload_showed_before_counts() {
+fn what_pods_of_the_workload_showed_before_counts() {
     let proves = |shown: &[(&Member, Option<u32>)]| {
         let case = node(LEARN_FIRST).with(|c| {
             c.networks[0].shown = shown.iter().map(|(m, value)| ((*m).clone(), *value)).collect();
@@ -227,13 +227,37 @@ fn what_a_pod_of_the_workload_showed_before_counts() {
     };
     let own = node(LEARN_FIRST).dead[0].member.clone().unwrap();
     let sister = Member { pod: "ns/sister".to_owned(), ..own.clone() };
+    let third = Member { pod: "ns/third".to_owned(), ..own.clone() };
     let other = Member { workload: "ns/other".to_owned(), ..sister.clone() };
-    assert!(proves(&[(&sister, Some(ID_B))]));
-    assert!(!proves(&[(&sister, Some(ID_A))]), "a group's value, perhaps");
-    assert!(!proves(&[(&own, Some(ID_B))]), "the same pod");
-    assert!(!proves(&[(&other, Some(ID_B))]), "another workload");
-    assert!(!proves(&[(&sister, None)]), "it moved within the pod's life");
-    assert!(!proves(&[(&sister, Some(ID_B)), (&sister, None)]));
+    let before = (&sister, Some(ID_B));
+    assert!(proves(&[before, (&third, Some(7))]));
+    assert!(!proves(&[before]), "their namespace was moved between them, perhaps");
+    assert!(!proves(&[before, (&third, Some(ID_B))]), "and the second had company");
+    assert!(!proves(&[before, (&third, Some(ID_A))]), "and it was moved back");
+    assert!(!proves(&[before, (&own, Some(7))]), "the same pod");
+    assert!(!proves(&[before, (&third, Some(7)), (&own, Some(8))]), "and it has moved");
+    assert!(!proves(&[before, (&other, Some(7))]), "another workload");
+    assert!(!proves(&[before, (&third, None)]), "it moved within the pod's life");
+    assert!(!proves(&[before, (&third, Some(7)), (&sister, None)]));
+}
+
+/// Two pods of a workload whose namespace was moved to another tenant between them: each had its
+/// tenant's value.
+#[test]
+fn two_pods_that_did_not_live_at_once_prove_nothing() {
+    let proves = |change: &dyn Fn(&mut Case), born: u64| {
+        let case = node(LEARN_FIRST).with(|c| c.live[0].age = Some(secs(born + 1))).with(change);
+        let flows = [classifier(A, ID_A), classifier(B, ID_B).aged(born)];
+        survey(&case, &flows).networks[0].distinct_seen
+    };
+    assert!(proves(&|_| {}, 61), "a lived when b's entry was made");
+    assert!(!proves(&|_| {}, 60), "nobody knows");
+    assert!(!proves(&|_| {}, 30), "it was dead");
+    assert!(!proves(&|c| c.dead[0].seen_alive = secs(3600), 3599), "nobody saw it alive so late");
+    let third = |c: &mut Case| {
+        c.networks[0].shown = vec![(member("w", 9).unwrap(), Some(7))];
+    };
+    assert!(proves(&third, 30), "three values");
 }
 
 /// Found by tests/model.rs: the switch gave a living pod another number before anybody knew its
