@@ -288,6 +288,9 @@ pub struct Attachment {
     /// none. Of the dead also those that their own flows showed. Empty: nobody knows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub vlans: Vec<u16>,
+    /// Of these, those that OVSDB did not say of its port any more when it was last seen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vlans_before: Vec<u16>,
     /// The register value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub register: Option<Register>,
@@ -348,6 +351,7 @@ impl Attachment {
             ofport_since: None,
             device: None,
             vlans: Vec::new(),
+            vlans_before: Vec::new(),
             register: None,
             ips: Vec::new(),
             macs: Vec::new(),
@@ -368,6 +372,15 @@ impl Attachment {
     /// row any more when it dies is judged by what it had.
     pub fn see_port_vlans(&mut self, vlans: &[u16]) {
         self.see_vlans(if vlans.is_empty() { &[UNTAGGED] } else { vlans });
+        let known = self.vlans.iter().copied();
+        self.vlans_before = known.filter(|v| *v != UNTAGGED && !vlans.contains(v)).collect();
+    }
+
+    /// Remembers the VLANs of an earlier record of the same port.
+    pub fn see_vlans_of(&mut self, other: &Self) {
+        let before = other.vlans_before.iter().filter(|vlan| !self.vlans.contains(vlan));
+        self.vlans_before.extend(before);
+        self.see_vlans(&other.vlans);
     }
 
     /// Remembers VLANs. One that it was in before stays known: flows are not adapted by themselves.

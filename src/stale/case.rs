@@ -218,6 +218,9 @@ pub struct Dead {
     /// The VLANs that its port is known to have been in: tag, trunks, those that its own flows
     /// showed; [`UNTAGGED`] if it had no tag. Empty: nobody knows.
     pub vlans: Vec<u16>,
+    /// Of these, those that OVSDB does not, or did not last, say of its port: the tag of former
+    /// days, what flows showed. They are its own while no pod's port has them.
+    pub vlans_before: Vec<u16>,
     /// Its register value, computed or learned while it lived (unmasked position, i.e.
     /// `value & !mask == 0`).
     pub register: Option<u32>,
@@ -264,6 +267,12 @@ impl Dead {
     #[must_use]
     pub fn had(&self, port: u16) -> bool {
         self.ofport == Some(port) || self.former.contains(&port)
+    }
+
+    /// Whether its port is in the VLAN by what OVSDB said of it last.
+    #[must_use]
+    pub fn is_in_vlan(&self, vlan: u16) -> bool {
+        self.vlans.contains(&vlan) && !self.vlans_before.contains(&vlan)
     }
 
     /// Whether an address of its own is evidence by itself: no other node can have it.

@@ -82,7 +82,7 @@ pub(super) fn guard(
 
 /// Whether a port is in another VLAN than the dead attachment's, where its address is another one.
 pub(super) fn is_in_another_vlan(dead: &Dead, live: &Live) -> bool {
-    !live.vlans.is_empty() && !live.vlans.iter().any(|vlan| dead.vlans.contains(vlan))
+    !live.vlans.is_empty() && !live.vlans.iter().any(|vlan| dead.is_in_vlan(*vlan))
 }
 
 /// Whether the flow is for packets of somebody else's, whoever that is: whose addresses and value

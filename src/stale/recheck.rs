@@ -182,6 +182,7 @@ mod tests {
             interface: Some(RowId(5)),
             addresses: vec![address()],
             vlans: Vec::new(),
+            vlans_before: Vec::new(),
             register: None,
             born: None,
             oldest: None,

@@ -1,9 +1,11 @@
 //! In which VLAN an address is: 10.0.0.5 in VLAN 100 and in VLAN 200 are two addresses.
 //!
-//! A port's VLANs are its tag and its trunks, as OVSDB has them, and those that the flows of its
-//! number match or set. A port without a tag is in the VLANs that flows put its packets into.
-//! While nobody knows whether it had a tag, nothing is known until a flow shows it. Whoever is in
-//! doubt keeps the entry.
+//! A port's VLANs are its tag and its trunks, as OVSDB has them: a flow of its number that names
+//! another VLAN guards against hopping, routes or mirrors. A port without a tag is in the VLANs
+//! that flows put its packets into, and in those that the flows of its number match or set, but
+//! for the tags of other pods' ports. The tag of former days counts as long as no other pod's port
+//! has it. While nobody knows whether a port had a tag, nothing is known until a flow shows it.
+//! Whoever is in doubt keeps the entry.
 
 use std::collections::{HashMap, HashSet};
 
@@ -29,6 +31,8 @@ pub(super) struct Vlans {
     shown: HashMap<usize, Vec<u16>>,
     /// Those of everybody else's ports.
     others: HashSet<u16>,
+    /// The tags and trunks of pods' and machines' ports. An uplink's trunks are for everybody.
+    tags: HashSet<u16>,
     /// Those that flows put packets into, whichever port these came from.
     put_into: HashSet<u16>,
     /// Such a flow puts them into one that cannot be read.
@@ -39,7 +43,9 @@ pub(super) struct Vlans {
 impl Vlans {
     pub(super) fn start(case: &Case, complete: bool) -> Self {
         let others = case.live.iter().flat_map(|live| &live.vlans).copied().collect();
-        Self { others, complete, ..Self::default() }
+        let pods = case.live.iter().filter(|live| live.is_pod || !live.addresses.is_empty());
+        let tags = pods.flat_map(|live| &live.vlans).copied().filter(|v| *v != UNTAGGED).collect();
+        Self { others, tags, complete, ..Self::default() }
     }
 
     pub(super) fn see(&mut self, index: &Index<'_>, flow: &Flow) {
@@ -49,6 +55,7 @@ impl Vlans {
             self.see_delivery(index, flow);
             return;
         };
+        let drops = flow.actions.outputs.is_empty() && !flow.actions.beyond;
         for vlan in flow.matches.vlan.iter().chain(&flow.actions.vlans) {
             let owners = index.port(port).map_or(&[][..], |owners| &owners.dead);
             let is_own = |i: &&usize| {
@@ -57,8 +64,11 @@ impl Vlans {
             };
             let mut nobodys = true;
             for i in owners.iter().filter(is_own) {
-                push_once(self.shown.entry(*i).or_default(), *vlan);
                 nobodys = false;
+                let tagged = index.dead(*i).is_some_and(|(dead, _)| has_tag(dead));
+                if !drops && !tagged && !self.tags.contains(vlan) {
+                    push_once(self.shown.entry(*i).or_default(), *vlan);
+                }
             }
             if nobodys {
                 self.others.insert(*vlan);
@@ -93,7 +103,8 @@ impl Vlans {
     pub(super) fn relation(&self, i: usize, dead: &Dead, vlan: Option<u16>) -> Relation {
         let Some(vlan) = vlan else { return Relation::Own };
         let shown = self.shown(i);
-        if dead.vlans.contains(&vlan) || shown.contains(&vlan) {
+        let before = dead.vlans_before.contains(&vlan) && !self.tags.contains(&vlan);
+        if dead.is_in_vlan(vlan) || before || shown.contains(&vlan) {
             Relation::Own
         } else if is_tagged(dead) || !shown.is_empty() || self.others.contains(&vlan) {
             Relation::Other
@@ -115,6 +126,11 @@ impl Vlans {
 /// Whether a dead attachment's VLANs are known.
 fn is_tagged(dead: &Dead) -> bool {
     dead.vlans.iter().any(|vlan| *vlan != UNTAGGED)
+}
+
+/// Whether OVSDB says a tag or trunks of its port, and has never said that it has none.
+fn has_tag(dead: &Dead) -> bool {
+    dead.vlans.iter().any(|vlan| dead.is_in_vlan(*vlan)) && !dead.vlans.contains(&UNTAGGED)
 }
 
 /// Whether the flow is about the dead attachment's VLAN and certainly not about a live owner's of

@@ -46,7 +46,7 @@ impl Unknown {
     /// address is in one VLAN once, and until the dead pod's IPAM has freed it nobody's else.
     fn may_have_one_of(&self, dead: &Dead) -> bool {
         let Self { vlans, machine, near, .. } = self;
-        let same_vlan = !vlans.is_empty() && vlans.iter().all(|vlan| dead.vlans.contains(vlan));
+        let same_vlan = !vlans.is_empty() && vlans.iter().all(|vlan| dead.is_in_vlan(*vlan));
         let same_network = vlans.is_empty() && !machine && dead.holds_addresses;
         !(*near && (same_vlan || same_network))
     }
@@ -253,6 +253,7 @@ mod tests {
             interface: None,
             addresses: vec![Address::Ip(IP.parse().unwrap())],
             vlans: Vec::new(),
+            vlans_before: Vec::new(),
             register: None,
             born: None,
             died: Duration::from_secs(1),
@@ -320,6 +321,10 @@ mod tests {
         for dead in [&tagged, &held_tagged] {
             assert!(ask(dead, unknown_port(&[100], machine, true)), "one VLAN, one address");
         }
+        // A tag of former days says nothing of who has it now.
+        let moved = Dead { vlans: vec![200, 100], vlans_before: vec![100], ..dead() };
+        assert!(!ask(&moved, unknown_port(&[100], machine, true)));
+        assert!(ask(&moved, unknown_port(&[200], machine, true)));
         // While its DEL is under way no other pod of its network can have it.
         assert!(ask(&held, unknown_port(&[], pod, true)));
         assert!(!ask(&dead(), unknown_port(&[], pod, true)));

@@ -76,7 +76,7 @@ fn add(kept: &mut Target, other: Target) -> Attachment {
     record.port = record.port.take().or_else(|| other.port.clone());
     record.interface = record.interface.or(other.interface);
     record.device = record.device.or(other.device);
-    record.see_vlans(&other.vlans);
+    record.see_vlans_of(&other);
     record.register = record.register.or(other.register);
     record.pod = record.pod.take().or_else(|| other.pod.clone());
     record.born = record.born.or(other.born);

@@ -328,6 +328,7 @@ fn dead(
         ofport: ofport.filter(|n| (1..=0xfeff).contains(n)),
         former: former(world, record, bridge, ofport),
         vlans: dead_vlans(record, own),
+        vlans_before: dead_vlans_before(record, own),
         number_since: number_since(world, record, ofport),
         interface: own.map(|p| p.interface.id).or_else(|| world.former_row_of(record)),
         lingered: age >= linger
@@ -442,6 +443,14 @@ fn dead_vlans(record: &Attachment, own: Option<Place<'_>>) -> Vec<u16> {
     let untagged = now.is_some_and(<[u16]>::is_empty).then_some(UNTAGGED);
     let now = now.unwrap_or_default().iter().copied();
     now.chain(untagged).chain(record.vlans.iter().copied()).collect()
+}
+
+/// Those of them that its port was not in when it was last seen.
+fn dead_vlans_before(record: &Attachment, own: Option<Place<'_>>) -> Vec<u16> {
+    let Some(place) = own else { return record.vlans_before.clone() };
+    let now = &place.port.vlans;
+    let known = record.vlans.iter().copied();
+    known.filter(|vlan| *vlan != UNTAGGED && !now.contains(vlan)).collect()
 }
 
 /// The numbers that an attachment had on a bridge, by its record, and has not now.
@@ -629,6 +638,33 @@ mod tests {
         let mut attachment = Attachment::new(key, 1, "boot".to_owned(), now);
         attachment.ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
         Target { attachment, cause }
+    }
+
+    #[test]
+    fn the_tag_of_former_days_is_known_to_be_one() {
+        let mut record = target("net", "eth0", &[], Cause::Del).attachment;
+        let mut steps = Vec::new();
+        for tags in [&[][..], &[200], &[100], &[100, 300], &[200], &[]] {
+            record.see_port_vlans(tags);
+            steps.push((record.vlans.clone(), dead_vlans_before(&record, None)));
+        }
+        let expected = [
+            (vec![0], vec![]),
+            (vec![0, 200], vec![]),
+            (vec![0, 200, 100], vec![200]),
+            (vec![0, 200, 100, 300], vec![200]),
+            (vec![0, 200, 100, 300], vec![100, 300]),
+            (vec![0, 200, 100, 300], vec![200, 100, 300]),
+        ];
+        assert_eq!(steps, expected);
+        // What its flows showed stays its own once its row is gone.
+        record.see_vlans(&[400]);
+        assert_eq!(dead_vlans_before(&record, None), [200, 100, 300]);
+        // Of two records of one port the younger one knows what is the port's.
+        let mut newer = target("net", "eth0", &[], Cause::Del).attachment;
+        newer.see_port_vlans(&[200]);
+        newer.see_vlans_of(&record);
+        assert_eq!(newer.vlans_before, [100, 300]);
     }
 
     fn cluster() -> Config {

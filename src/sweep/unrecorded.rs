@@ -187,6 +187,7 @@ pub(super) fn refresh(engine: &Engine<'_>, world: &mut World, targets: &[Target]
                 record.port.clone_from(&new.port);
                 record.interface = new.interface;
                 record.see_vlans(&new.vlans);
+                record.vlans_before.clone_from(&new.vlans_before);
                 record.ofport = new.ofport;
                 record.ofport_before = new.ofport_before;
                 record.ofport_since = new.ofport_since;

@@ -193,6 +193,7 @@ fn dead(port: u16, addresses: &[&str]) -> Dead {
         interface: Some(RowId(u128::from(port) + 1000)),
         addresses: addresses.iter().map(|a| address(a)).collect(),
         vlans: Vec::new(),
+        vlans_before: Vec::new(),
         register: None,
         born: Some(secs(86_400)),
         oldest: None,

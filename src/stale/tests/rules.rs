@@ -271,6 +271,72 @@ fn a_flow_that_delivers_to_an_untagged_port_shows_its_vlan() {
     dump(&taken, &[("to the next", deliver, other), ("in it", in_vlan, other)]);
 }
 
+/// A machine with the dead pod's address and without a record, in VLAN 200 by its port's tag.
+fn machine() -> Live {
+    let marked = Live { network: None, addresses_known: false, age: None, ..live(14, &[]) };
+    Live { vlans: vec![200], ..marked }
+}
+
+/// Guards against hopping, routing and mirrors name VLANs that are not the port's.
+#[test]
+fn a_flow_that_mentions_a_vlan_does_not_put_a_tagged_port_into_it() {
+    let (stale, other) = ("stale: matches-address", "kept: another-vlan");
+    let mention = [
+        flow().from(A).vlan(200),
+        flow().from(A).dst("192.168.0.1").into_vlan(200).output(UPLINK),
+        flow().from(A).into_vlan(200),
+    ];
+    let of = |vlan: u16| flow().vlan(vlan).src(IP_A).beyond();
+    let both = |case: &Case, mention: &Flow, expected| {
+        let by = if mention.matches.in_port.is_some() { "stale: matches-port" } else { stale };
+        let mention = ("a mention", mention.clone(), by);
+        let own = dead_vlan(case).map(|vlan| ("its own", of(vlan), stale));
+        let rows: Vec<_> = [Some(mention), own, Some(("the VLAN's", of(200), expected))]
+            .into_iter()
+            .flatten()
+            .collect();
+        dump(case, &rows);
+    };
+    for mention in &mention {
+        for vlans in [&[100][..], &[0], &[100, 0], &[]] {
+            let case = plain().with(|c| c.dead[0].vlans = vlans.to_vec());
+            both(&case.and_live(machine()), mention, other);
+        }
+        // The tag decides, whoever else has one.
+        let tagged = plain().with(|c| c.dead[0].vlans = vec![100]);
+        both(&tagged, mention, other);
+        assert!(survey(&tagged, std::slice::from_ref(mention)).shown_vlans(0).is_empty());
+    }
+    // A port without a tag is where its flows put its packets, and not where they drop them.
+    let untagged = plain().with(|c| c.dead[0].vlans = vec![0]);
+    both(&untagged, &mention[0], other);
+    both(&untagged, &mention[1], stale);
+    // An uplink's trunks are for every pod.
+    let uplink = Live { is_pod: false, ..machine() };
+    both(&untagged.clone().and_live(uplink), &mention[1], stale);
+    // What is delivered to its port is in its VLAN, whose tag it may be.
+    let deliver = flow().vlan(200).dst(IP_A).output(A);
+    both(&untagged.and_live(machine()), &deliver, stale);
+}
+
+fn dead_vlan(case: &Case) -> Option<u16> {
+    case.dead[0].vlans.iter().copied().find(|vlan| *vlan != 0)
+}
+
+#[test]
+fn a_former_tag_counts_while_nobody_else_has_it() {
+    let (stale, other) = ("stale: matches-address", "kept: another-vlan");
+    let of = |vlan: u16| flow().vlan(vlan).src(IP_A).beyond();
+    let moved = plain().with(|c| {
+        (c.dead[0].vlans, c.dead[0].vlans_before) = (vec![100, 200], vec![200]);
+    });
+    each(&moved, &[("of now", of(100), stale), ("of then", of(200), stale), ("", of(300), other)]);
+    let came = moved.clone().and_live(machine());
+    each(&came, &[("of now", of(100), stale), ("the machine's", of(200), other)]);
+    let recorded = moved.and_live(Live { vlans: vec![200], ..live(14, &["10.0.0.7"]) });
+    each(&recorded, &[("of now", of(100), stale), ("a pod's", of(200), other)]);
+}
+
 #[test]
 fn what_a_dead_ports_flows_show_of_vlans_is_told() {
     let case = plain();
