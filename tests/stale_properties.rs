@@ -115,8 +115,7 @@ prop_compose! {
         died in seconds(),
         seen_before in seconds(),
         born_before in weighted(0.6, seconds()),
-        (lingered, oldest, before) in
-            (any::<bool>(), weighted(0.3, seconds()), any::<bool>()),
+        (lingered, oldest) in (any::<bool>(), weighted(0.3, seconds())),
         recorded in weighted(0.9, Just(())),
         holds_addresses in any::<bool>(),
         ip_evidence in weighted(0.9, Just(())),
@@ -130,7 +129,7 @@ prop_compose! {
             number_since,
             interface,
             addresses,
-            vlans_before: if before { vlans.clone() } else { Vec::new() },
+            vlans_before: if register == Some(1) { vlans.clone() } else { Vec::new() },
             vlans,
             register,
             born: born_before.map(|before| died + seen_before + before),

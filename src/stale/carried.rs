@@ -5,11 +5,14 @@
 //! or its tag. Nothing else tells a living pod's own value: a mark that all pods get (Antrea), the
 //! value of a namespace, a tenant or an endpoint group look like a pod's own once the classifiers
 //! of the others are gone, and would keep what the dead one left under it.
+//!
+//! Another field carries the port that a packet is for (Antrea: reg1): what is loaded into it for a
+//! pod's address is the number of that pod's port.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::case::UNTAGGED;
-use super::flow::{Flow, RegisterMatch};
+use super::flow::{Flow, RegisterMatch, Side};
 use super::tokens::{Field, Index, RegisterToken};
 
 /// A field that holds a port's number has these bits at least, one that holds a VLAN has those.
@@ -32,11 +35,14 @@ struct Loads {
 #[derive(Debug, Default)]
 pub(super) struct Carried {
     fields: HashMap<Field, Loads>,
+    /// Fields that the number of a pod's port is loaded into for that pod's address. One such load
+    /// is enough: a rule that is taken for a living pod's only waits.
+    targets: HashSet<Field>,
 }
 
 impl Carried {
     pub(super) fn see(&mut self, index: &Index<'_>, flow: &Flow) {
-        let Some(port) = flow.matches.in_port else { return };
+        let Some(port) = flow.matches.in_port else { return self.see_target(index, flow) };
         for write in flow.actions.register_writes.iter().filter(|write| !write.nested) {
             let field = Field { index: write.index, mask: write.mask };
             let number = write.value.map(|value| field.number(value));
@@ -51,6 +57,38 @@ impl Carried {
                 && number.is_some_and(|number| is_vlan_of(index, port, number));
             loads.vlan = Some(is_vlan);
         }
+    }
+
+    fn see_target(&mut self, index: &Index<'_>, flow: &Flow) {
+        let Flow { matches, actions, .. } = flow;
+        if actions.register_writes.is_empty() {
+            return;
+        }
+        let to = matches.addresses.iter().filter(|m| m.side == Side::Destination);
+        let mut ports = Vec::new();
+        for owners in to.filter_map(|m| index.address(m.address)) {
+            ports.extend(owners.live.iter().filter_map(|l| index.live(*l)?.ofport));
+            ports.extend(owners.dead.iter().filter_map(|i| index.dead(*i)?.0.ofport));
+        }
+        if ports.is_empty() {
+            return;
+        }
+        for write in actions.register_writes.iter().filter(|write| !write.nested) {
+            let field = Field { index: write.index, mask: write.mask };
+            let number = write.value.map(|value| field.number(value));
+            let is_port = number.is_some_and(|n| ports.iter().any(|port| n == u32::from(*port)));
+            if is_port && write.mask.count_ones() >= PORT_BITS && self.targets.len() < MOST_FIELDS {
+                self.targets.insert(field);
+            }
+        }
+    }
+
+    /// The ports that the packets of a flow are for, by their numbers in registers.
+    pub(super) fn targets(&self, flow: &Flow) -> impl Iterator<Item = u16> {
+        self.targets.iter().flat_map(|field| {
+            let matched = flow.matches.registers.iter().filter_map(|m| field.matched(m));
+            matched.filter_map(|token| u16::try_from(field.number(token.value)).ok())
+        })
     }
 
     /// The ports whose numbers a flow matches in registers, and the values.

@@ -10,22 +10,27 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::basis::Basis;
+use super::carried::Carried;
 use super::case::{Case, Dead, Live};
 use super::flow::{Address, AddressMatch, Flow, RegisterMatch, RegisterRange, RegisterWrite, Side};
 use super::reason::Reason;
 use super::tokens::{Field, Index, ROUNDING, is_older};
+use super::vlans::is_other_owners;
 
 /// How long after the start of ovs-vswitchd entries may still be restored in bulk
 /// (`ovs-ctl restart`, or a controller that reconnects).
 const RESTORE_WINDOW: Duration = Duration::from_secs(30);
 
-/// What is known of the registers that outputs take their port from.
+/// What is known of the registers that outputs take their port from, and of those that carry the
+/// port that a packet is for.
 #[derive(Clone, Copy)]
 pub(super) struct OutputRegisters<'a> {
     /// Those seen.
     pub(super) seen: &'a [RegisterRange],
     /// Every flow was seen: there are no others.
     pub(super) complete: bool,
+    /// See [`Carried::targets`].
+    pub(super) carried: &'a Carried,
 }
 
 /// The guard that holds for this dead address in this flow, if any does.
@@ -64,7 +69,12 @@ pub(super) fn guard(
         return Some(Reason::ArrivesElsewhere { address, port });
     }
     // A set-based controller would not install a member again, however old it is.
-    let policy = is_policy_member(dead, flow) || pairs_by_register(dead, flow, token);
+    let with_living = pairs_with_living(index, outputs, flow, dead, token);
+    if with_living && is_newcomers(index, flow, dead, token) {
+        return Some(Reason::HasLiveOwner { token: address });
+    }
+    let policy =
+        with_living || is_policy_member(dead, flow) || pairs_by_register(dead, flow, token);
     let held = dead.holds_addresses && !names_another_source(dead, flow);
     let may_be_own = |live: &Live| {
         live.is_arriving()
@@ -120,8 +130,17 @@ pub(super) fn looks_like_policy(flow: &Flow) -> bool {
     flow.actions.conjunction || ips.any(|ip| Some(ip) != first)
 }
 
-/// A conjunction, or an address of the dead attachment beside somebody else's. MAC pairs
-/// are no policy.
+/// Whether the flow may be of the kind of [`pairs_with_living`], whoever lives: it names two ends,
+/// or a register.
+pub(super) fn may_pair(flow: &Flow) -> bool {
+    let matches = &flow.matches;
+    let mut sides = matches.addresses.iter().map(|m| m.side);
+    let first = sides.next();
+    !matches.registers.is_empty() || sides.any(|side| Some(side) != first)
+}
+
+/// A conjunction, or an IP of the dead attachment beside somebody else's. Of MACs see
+/// [`pairs_with_living`].
 pub(super) fn is_policy_member(dead: &Dead, flow: &Flow) -> bool {
     let own = |ip: &IpAddr| dead.addresses.contains(&Address::Ip(*ip));
     flow.actions.conjunction || (ips(flow).any(|ip| own(&ip)) && ips(flow).any(|ip| !own(&ip)))
@@ -131,6 +150,36 @@ pub(super) fn is_policy_member(dead: &Dead, flow: &Flow) -> bool {
 fn pairs_by_register(dead: &Dead, flow: &Flow, token: &AddressMatch) -> bool {
     let own = |ip: &IpAddr| dead.addresses.contains(&Address::Ip(*ip));
     !flow.matches.addresses.contains(token) && ips(flow).any(|ip| !own(&ip))
+}
+
+/// Whether the flow is for packets from the dead attachment to a living pod, whom it tells by an
+/// address of any kind, or by its port in a register: a rule of the living one's own policy.
+/// What it sends is its own for good.
+fn pairs_with_living(
+    index: &Index<'_>,
+    outputs: OutputRegisters<'_>,
+    flow: &Flow,
+    dead: &Dead,
+    token: &AddressMatch,
+) -> bool {
+    let is_pods = |l: &usize| index.live(*l).is_some_and(|live| live.is_pod);
+    let to_pod = |m: &AddressMatch| {
+        m.side != Side::Source
+            && m.side != token.side
+            && !dead.addresses.contains(&m.address)
+            && index.address(m.address).is_some_and(|owners| owners.live.iter().any(is_pods))
+    };
+    let to_port = |port: u16| index.is_pods_port(port) && !dead.had(port);
+    flow.matches.addresses.iter().any(to_pod)
+        || token.side != Side::Destination && outputs.carried.targets(flow).any(to_port)
+}
+
+/// Whether a pod that is being ADDed has the address: a rule of somebody else's policy is right for
+/// it, too, however old.
+fn is_newcomers(index: &Index<'_>, flow: &Flow, dead: &Dead, token: &AddressMatch) -> bool {
+    let has_it = |live: &Live| live.newcomer && !is_other_owners(dead, live, flow);
+    let owners = index.address(token.address).map_or(&[][..], |owners| &owners.live);
+    owners.iter().filter_map(|l| index.live(*l)).any(has_it)
 }
 
 fn ips(flow: &Flow) -> impl Iterator<Item = IpAddr> {

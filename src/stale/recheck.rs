@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::case::{Case, Dead, Live, LiveRegister};
 use super::flow::Flow;
-use super::guards::{is_in_another_vlan, looks_like_policy, names_another_source};
+use super::guards::{is_in_another_vlan, looks_like_policy, may_pair, names_another_source};
 use super::tokens::is_older;
 use super::{Learned, Reason, RegisterToken, Token, Verdict};
 
@@ -147,7 +147,7 @@ impl Recheck {
         let by_port = by_port || basis_port.is_some();
         let by_address = matches!(verdict.reason, Reason::MatchesAddress { .. })
             || matches!(basis, Some(Token::Address(_)));
-        let policy = looks_like_policy(flow);
+        let policy = looks_like_policy(flow) || may_pair(flow);
         let free = |live: &Live| holds.is_none_or(|dead| is_in_another_vlan(dead, live));
         let may_be_own = |live: &Live| free(live) && (policy || !is_older(flow, live));
         let arriving = by_address && self.arriving.iter().any(may_be_own);

@@ -401,7 +401,7 @@ impl<'c> Survey<'c> {
             seen.overflow = true;
             return;
         }
-        let outputs = OutputRegisters { seen: &[], complete: false };
+        let outputs = OutputRegisters { seen: &[], complete: false, carried: &seen.carried };
         let claims = seen.values.entry(token).or_default();
         let inherited = &mut seen.inherited;
 

@@ -160,7 +160,11 @@ impl<'c> Judge<'c> {
     }
 
     fn outputs(&self) -> OutputRegisters<'_> {
-        OutputRegisters { seen: &self.learned.output_registers, complete: self.learned.complete }
+        OutputRegisters {
+            seen: &self.learned.output_registers,
+            complete: self.learned.complete,
+            carried: &self.learned.carried,
+        }
     }
 
     /// Dead attachments that the flow matches, or whose register value it sets.

@@ -206,6 +206,61 @@ fn policy_members_wait_for_the_linger_time() {
     each(&plain().and_live(live(14, &[IP_A])), &rows("kept: has-live-owner"));
 }
 
+/// A rule of a living pod's own policy for what the dead one sent it, however it tells itself. What
+/// it sends to the dead address is its own for good.
+#[test]
+fn rules_of_the_living_for_what_the_dead_sent_wait_too() {
+    let mine = |address: &'static str| flow().addressed(address, Side::Source).beyond();
+    let rows = |waits: &'static str| {
+        let target = flow().dst(MAC_B).load(1, B.into()).beyond();
+        [
+            ("its target", target, "kept: nothing-dead"),
+            ("by MAC", mine(IP_A).dst(MAC_B), waits),
+            ("an IPv6", mine("fd00::5").dst(MAC_B), waits),
+            ("MACs", mine(MAC_A).dst(MAC_B), waits),
+            ("a MAC and an IP", mine(MAC_A).dst(IP_B), waits),
+            ("a connection's", mine(MAC_A).either(IP_B), waits),
+            ("by its port", mine(IP_A).reg(1, B.into()), waits),
+            ("by its port and a mark", mine(MAC_A).mark(1, B.into(), u32::MAX).reg(0, 3), waits),
+            ("sent", flow().src(MAC_B).dst(IP_A), "kept: belongs-to-a-live-pod"),
+            // Its own on both sides, or beside what nobody alive has.
+            ("its own", mine(IP_A).dst(MAC_A), "stale: matches-address"),
+            ("its target's", mine(IP_A).reg(1, A.into()), "stale: matches-address"),
+            ("nobody's", mine(IP_A).dst("0a:00:00:00:00:99"), "stale: matches-address"),
+            ("no port", mine(IP_A).reg(1, 99), "stale: matches-address"),
+            ("the uplink's", mine(IP_A).reg(1, UPLINK.into()), "stale: matches-address"),
+            ("another register", mine(IP_A).reg(2, B.into()), "stale: matches-address"),
+            ("to it by a router", flow().dst(MAC_B).dst(IP_A).beyond(), "stale: matches-address"),
+            ("a gateway's", mine(IP_A).dst("0a:00:00:00:00:01"), "stale: matches-address"),
+        ]
+    };
+    let gateway = Live { network: None, is_pod: false, ..live(3, &["0a:00:00:00:00:01"]) };
+    let case = plain().and_live(gateway).with(|c| c.dead[0].addresses.push(address("fd00::5")));
+    let fresh = case.clone().with(|c| c.dead[0].lingered = false);
+    dump(&fresh, &rows("kept: policy-waits"));
+    dump(&case, &rows("stale: matches-address"));
+    // The dead one's own load shows the register, too.
+    let own = ("", flow().dst(MAC_A).load(1, A.into()).beyond(), "stale: matches-address");
+    let rule = |word| ("by port", mine(IP_A).reg(1, B.into()), word);
+    dump(&fresh, &[own, rule("kept: policy-waits")]);
+    let other = ("", flow().dst(MAC_B).load(1, 77).beyond(), "kept: nothing-dead");
+    dump(&fresh, &[other, rule("stale: matches-address")]);
+    // Whoever is being ADDed with the address has the rule for it.
+    let newcomer = Live { newcomer: true, age: Some(secs(10)), ..live(14, &[IP_A]) };
+    let heir = case.and_live(newcomer);
+    each(
+        &heir,
+        &[
+            ("a leftover", mine(IP_A), "stale: matches-address"),
+            ("by MAC", mine(IP_A).dst(MAC_B), "kept: has-live-owner"),
+        ],
+    );
+    // So may have whoever is arriving, however old the rule is.
+    let unknown = Live { network: None, addresses_known: false, ..live(14, &[]) };
+    let arriving = plain().and_live(Live { age: Some(secs(10)), ..unknown });
+    each(&arriving, &[("by MAC", mine(IP_A).dst(MAC_B), "kept: may-be-arriving")]);
+}
+
 #[test]
 fn ages_of_entries_that_were_restored_in_bulk_prove_nothing() {
     let case = plain().with(|c| {
