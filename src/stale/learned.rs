@@ -342,9 +342,10 @@ fn have_their_own(pods: &[Sight<'_>]) -> bool {
             if other.pod == one.pod {
                 return false;
             }
-            at_once |= one.span.zip(other.span).is_some_and(|(one, other)| {
-                one.1.max(other.1).saturating_add(ROUNDING) < one.0.min(other.0)
-            });
+            at_once |= one
+                .span
+                .zip(other.span)
+                .is_some_and(|(one, other)| one.1.max(other.1) <= one.0.min(other.0));
         }
     }
     let values: HashSet<u32> = pods.iter().map(|pod| pod.value).collect();
@@ -369,7 +370,9 @@ fn shown(index: &Index<'_>, seen: &Seen, known: &[Values]) -> Vec<(Shown, Option
         {
             let from = witnessed(case, seen, Owner::Dead(i), value);
             let (network, member) = (dead.network, member.clone());
-            let span = from.map(|from| (from, dead.seen_alive));
+            // When its entry was made it lived, also if nobody has seen it alive since.
+            let seen = dead.seen_alive.saturating_add(ROUNDING);
+            let span = from.map(|from| (from, seen.min(from)));
             shown.push((Shown { network, member, value: Some(value) }, span));
         }
     }

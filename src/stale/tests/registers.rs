@@ -254,6 +254,12 @@ fn two_pods_that_did_not_live_at_once_prove_nothing() {
     assert!(!proves(&|_| {}, 60), "nobody knows");
     assert!(!proves(&|_| {}, 30), "it was dead");
     assert!(!proves(&|c| c.dead[0].seen_alive = secs(3600), 3599), "nobody saw it alive so late");
+    let unseen = |c: &mut Case| {
+        c.dead[0].seen_alive = secs(8000);
+        c.ports.by_number.insert(A, c.dead[0].interface.unwrap());
+    };
+    assert!(proves(&unseen, 7201), "it lived when its own entry was made, beside b's");
+    assert!(!proves(&unseen, 7199), "and nobody saw it later");
     let third = |c: &mut Case| {
         c.networks[0].shown = vec![(member("w", 9).unwrap(), Some(7))];
     };
