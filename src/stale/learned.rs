@@ -134,6 +134,20 @@ impl Learned {
         sharers(case, network, &self.values, without)
     }
 
+    /// The live (by index) whose own flows show a value, each with the field.
+    pub(super) fn showing(&self) -> HashSet<(usize, Field)> {
+        let of = |(token, claims): (&RegisterToken, &Claims)| {
+            let field = Field { index: token.index, mask: token.mask };
+            let own = claims.claims.iter().filter(|claim| claim.own);
+            let live = own.filter_map(move |claim| match claim.owner {
+                Owner::Live(l) => Some((l, field)),
+                Owner::Dead(_) => None,
+            });
+            live.collect::<Vec<_>>()
+        };
+        self.values.iter().flat_map(of).collect()
+    }
+
     /// Whether anybody's value in a register field is known: if not, as far as everything was
     /// seen, the field tells no pods apart.
     pub(super) fn is_used(&self, field: Field) -> bool {
