@@ -24,7 +24,7 @@ use crate::ovsdb::{
     Client, Interface, Marks, Ofport, Port, Snapshot, Wanted, find_port, marks, same_netns,
 };
 use crate::registry::{self, Everything, Registry, new_generation};
-use crate::sweep::{device_of, is_anothers, register_of};
+use crate::sweep::{device_of, is_anothers, marked_as, register_of};
 
 /// Why nobody can be adopted now.
 #[derive(Debug, thiserror::Error)]
@@ -372,6 +372,16 @@ fn describe(
             record.key, interface.name
         ));
     }
+    // A tombstone's pod was judged to live, by a namespace that was seen.
+    if tombstone.is_none()
+        && has_no_namespace(&captured)
+        && marked_as(port, interface, &record) != Some(true)
+    {
+        return Err(format!(
+            "{}: its network namespace {path} is not there, and port {} may be another pod's",
+            record.key, interface.name
+        ));
+    }
     record.netns = captured.ok();
     Ok(record)
 }
@@ -423,6 +433,16 @@ fn is_over(path: &str, captured: &Result<Netns, CaptureError>, interface: &Inter
     let device_gone =
         interface.ofport == Ofport::Failed || interface.ifindex.unwrap_or_default() == 0;
     path_gone && device_gone
+}
+
+/// Whether what a cached result names is no namespace (any more): then a name alone does not tell
+/// whose a row is, which may have passed to another pod or a machine.
+fn has_no_namespace(captured: &Result<Netns, CaptureError>) -> bool {
+    match captured {
+        Err(CaptureError::Io { source, .. }) => source.kind() == std::io::ErrorKind::NotFound,
+        Err(CaptureError::NotANamespace { .. }) => true,
+        Err(CaptureError::Empty) | Ok(_) => false,
+    }
 }
 
 #[cfg(test)]
@@ -492,8 +512,13 @@ mod tests {
         let ovs_cni = |netns| [("contNetns", netns), ("contIface", "eth0")];
         let (own, next) = ("/no/such/netns/n1", "/run/netns/n2");
         // By the name that libcni remembers.
-        assert!(described(&switch(&[]), None).is_ok());
         assert!(described(&switch(&ovs_cni(own)), None).is_ok());
+        assert!(described(&switch(&antrea("c1")), None).is_ok());
+        let neutron = [("iface-id", "i"), ("attached-mac", "02:00:00:00:00:09")];
+        for marks in [&neutron[..], &[]] {
+            let gone = described(&switch(marks), None).unwrap_err();
+            assert!(gone.ends_with("is not there, and port rep0 may be another pod's"), "{gone}");
+        }
         assert!(described(&switch(&antrea("c2")), None).is_err());
         let given = described(&switch(&ovs_cni(next)), None);
         assert_eq!(given.unwrap_err(), "podnet/c1:eth0: port rep0 is another pod's by now");
@@ -516,7 +541,7 @@ mod tests {
 
     #[test]
     fn a_row_that_somebody_recorded_has_is_not_adopted() {
-        let record = described(&switch(&[]), None).unwrap();
+        let record = described(&switch(&[("container-id", "c1")]), None).unwrap();
         let mut everything = Everything::default();
         let ask = |switch: &Snapshot, everything: &Everything| {
             unclaimed(switch, record.clone(), everything, BOOT).is_ok()
@@ -537,7 +562,7 @@ mod tests {
 
     #[test]
     fn of_two_pods_with_one_row_the_one_whose_namespace_is_there_is_adopted() {
-        let one = described(&switch(&[]), None).unwrap();
+        let one = described(&switch(&[("container-id", "c1")]), None).unwrap();
         let netns = Some(Netns::of_path("/run/netns/n".to_owned()));
         let [dead, lives, lives_too] = [("c1", None), ("c2", netns.clone()), ("c3", netns)]
             .map(|(id, netns)| Attachment { key: key(id), netns, ..one.clone() });

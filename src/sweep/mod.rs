@@ -48,7 +48,7 @@ pub use standing::{AskedPortScan, PortScan, connect_early};
 pub use unrecorded::Heritage;
 pub use unrecorded_ports::{UnrecordedPort, unrecorded_ports};
 pub use world::{Error, World, network_states, object};
-pub(crate) use world::{device_of, is_anothers};
+pub(crate) use world::{device_of, is_anothers, marked_as};
 
 use crate::attachment::{Attachment, Key, NetworkName};
 use crate::clock::{Deadline, Stamp};

@@ -377,7 +377,7 @@ fn has_device(interface: &Interface, record: &Attachment, boot: &str) -> Option<
 }
 
 /// Whether the marks of a port name this attachment. `None`: they do not say.
-fn marked_as(port: &Port, interface: &Interface, record: &Attachment) -> Option<bool> {
+pub(crate) fn marked_as(port: &Port, interface: &Interface, record: &Attachment) -> Option<bool> {
     are_of(&marks(port, interface)?, record)
 }
 

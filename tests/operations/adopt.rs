@@ -155,8 +155,7 @@ fn a_row_that_another_pod_has_by_now_is_not_adopted() {
     node.vanish(&old, Port::Stays);
     let peer = ["type", "veth", "peer", "name", "eth0", "netns", &next.netns];
     node.run("ip", &[&["link", "add", old.port.as_str()], &peer[..]].concat()).ok();
-    let mark = format!("external_ids:contNetns=\"{}\"", next.netns_path());
-    node.ovs_vsctl(&["set", "Port", &old.port, &mark]);
+    node.ovs_vsctl(&["clear", "Port", &old.port, "external_ids"]);
     eventually("the row has a device again", || {
         node.ovs_vsctl(&["get", "Interface", &old.port, "ofport"]) == old.ofport.to_string()
             && node.ovs_vsctl(&["get", "Interface", &old.port, "ifindex"]) != "0"
@@ -164,8 +163,14 @@ fn a_row_that_another_pod_has_by_now_is_not_adopted() {
     let (port, ofport) = (&old.port, old.ofport);
     let its = node.install("br0", &[format!("table=0, priority=5,in_port={ofport} actions=drop")]);
     arrive(&node, json!({}));
+    // By its name alone it may be anybody's.
     let (adopted, skipped) = adopt(&node, &[]);
     assert_eq!(adopted, ["other"], "{skipped}");
+    assert!(skipped.contains(&format!("port {port} may be another pod's")), "{skipped}");
+    let mark = format!("external_ids:contNetns=\"{}\"", next.netns_path());
+    node.ovs_vsctl(&["set", "Port", &old.port, &mark]);
+    let (adopted, skipped) = adopt(&node, &[]);
+    assert_eq!(adopted, [""; 0], "{skipped}");
     assert!(skipped.contains(&format!("port {port} is another pod's by now")), "{skipped}");
     let conf = node.plugin_conf("ovs-flow-gc", Some(&old), Some(&old.result));
     assert!(node.call_for(&conf, "DEL", &old).run().succeeded());
