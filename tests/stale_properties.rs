@@ -91,7 +91,6 @@ prop_compose! {
             match_mac,
             register: RegisterRule { index, mask, source },
             basis,
-            shown: Vec::new(),
             reap_dangling,
         }
     }

@@ -109,7 +109,6 @@ fn explain(
     let mut connection = open_bridge(&context.run_dir, &name, context.deadline())?;
     let mut scene = Scene::build(world, bridge, targets, None);
     scene.check_ports(world, bridge, &connection.ports()?);
-    scene.doubt_the_living(world);
     let look = look_at(&mut connection, &scene, true, since)?;
     let judge = Judge::new(&scene.case, &look.learned);
     let mut flows = Vec::new();

@@ -53,12 +53,12 @@ pub(super) fn proof<'r>(
         return Some(Proof { holds: false, found, remedy: SET });
     }
     if facts.register_told_apart {
-        let found = "values are pods' own: pods of one workload had different ones".to_owned();
+        let found = "values are pods' own: two pods of one workload had different ones".to_owned();
         return Some(Proof { holds: true, found, remedy: "" });
     }
     let found = format!(
-        "no two pods of one workload had different values at once yet, nor three one after the \
-         other{}: a value may be a namespace's or a tenant's, and is no evidence",
+        "no two pods of one workload had different values yet{}: a value may be a namespace's or a \
+         tenant's, and is no evidence",
         by_port(&facts.register_basis)
     );
     shown.then_some(Proof { holds: false, found, remedy: SET })

@@ -21,8 +21,7 @@ const MOST_SHARED: usize = 8;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct RegisterFacts {
-    /// Two pods of one workload had different values at once, or three one after the other: they
-    /// are not a group's.
+    /// Two pods of one workload had different values: they are not a group's.
     pub register_told_apart: bool,
     /// Two attachments had one value while both were alive: the register is a namespace's or a
     /// mark, not a pod's, also when only one pod is left.
@@ -30,8 +29,8 @@ pub struct RegisterFacts {
     /// Which ones. Earlier releases did not write them: then it ends never.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub register_sharers: Vec<SharedValue>,
-    /// What pods of each workload showed, until some are told apart: three may live one after the
-    /// other.
+    /// What the first pod of each workload showed, until two are told apart: they may live one
+    /// after the other.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub register_shown: BTreeMap<String, ShownValue>,
     /// Whether values are computed from a token of their pods.
@@ -47,29 +46,6 @@ pub struct ShownValue {
     pub pod: String,
     /// Its value. `None`: a value moved within a pod's life, so this workload proves nothing.
     pub value: Option<u32>,
-    /// A pod with another value before it: a namespace that was moved has two, one after the other.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub before: Option<(String, u32)>,
-}
-
-impl ShownValue {
-    fn pods(&self) -> impl Iterator<Item = (&str, Option<u32>)> {
-        let before = self.before.as_ref().map(|(pod, value)| (pod.as_str(), Some(*value)));
-        before.into_iter().chain([(self.pod.as_str(), self.value)])
-    }
-
-    /// Takes in what a pod showed. True: three pods had three values.
-    fn show(&mut self, pod: &str, value: Option<u32>) -> bool {
-        let moved = self.pods().any(|(known, before)| known == pod && before != value);
-        if moved || value.is_none() || self.value.is_none() {
-            (self.value, self.before) = (None, None);
-        } else if self.pods().all(|(_, known)| known != value) {
-            let last = std::mem::replace(&mut self.pod, pod.to_owned());
-            let last = std::mem::replace(&mut self.value, value).map(|value| (last, value));
-            return std::mem::replace(&mut self.before, last).is_some();
-        }
-        false
-    }
 }
 
 /// One value that two attachments had while both were alive.
@@ -143,14 +119,6 @@ impl SharedValue {
 }
 
 impl RegisterFacts {
-    /// What pods of workloads showed, until two are told apart.
-    pub fn shown(&self) -> impl Iterator<Item = (Member, Option<u32>)> + '_ {
-        self.register_shown.iter().flat_map(|(workload, shown)| {
-            let member = |pod: &str| Member { workload: workload.clone(), pod: pod.to_owned() };
-            shown.pods().map(move |(pod, value)| (member(pod), value))
-        })
-    }
-
     /// Takes in what a pod of a workload showed; no value: it moved within its life.
     pub fn show(&mut self, member: &Member, value: Option<u32>) {
         if self.register_told_apart {
@@ -158,21 +126,21 @@ impl RegisterFacts {
         }
         let Member { workload, pod } = member;
         let full = self.register_shown.len() >= MOST_WORKLOADS;
-        let three = match self.register_shown.get_mut(workload) {
-            Some(shown) => shown.show(pod, value),
-            None if full => false,
-            None => {
-                let shown = ShownValue { pod: pod.clone(), value, before: None };
-                self.register_shown.insert(workload.clone(), shown);
-                false
+        match self.register_shown.get_mut(workload) {
+            Some(shown) if value.is_none() || shown.value.is_none() || shown.value == value => {
+                shown.value = shown.value.and(value);
             }
-        };
-        if three {
-            self.told_apart();
+            Some(shown) if shown.pod == *pod => shown.value = None,
+            Some(_) => self.told_apart(),
+            None if !full => {
+                let shown = ShownValue { pod: pod.clone(), value };
+                self.register_shown.insert(workload.clone(), shown);
+            }
+            None => {}
         }
     }
 
-    /// Values are known to be pods' own.
+    /// Two pods of one workload had different values.
     pub fn told_apart(&mut self) {
         self.register_told_apart = true;
         self.register_shown.clear();
@@ -231,44 +199,21 @@ mod tests {
     }
 
     #[test]
-    fn three_pods_of_one_workload_tell_values_apart_one_after_the_other() {
-        let (a, b, c) = (("w", "a", Some(1)), ("w", "b", Some(2)), ("w", "c", Some(3)));
-        for shown in [[a, b, c], [c, b, a], [b, c, a]] {
-            assert!(told_apart(&shown));
-        }
-        assert!(!told_apart(&[a, b]), "the namespace was moved to another tenant");
-        assert!(!told_apart(&[a, b, ("w", "c", Some(1)), ("w", "d", Some(2))]), "and back");
-        assert!(told_apart(&[a, ("w", "d", Some(1)), b, ("w", "d", Some(1)), c]));
-        assert!(!told_apart(&[a, b, ("v", "c", Some(3))]), "two workloads");
-        assert!(!told_apart(&[a, b, ("w", "a", Some(3))]), "one pod twice");
-        assert!(!told_apart(&[a, b, ("w", "b", Some(3)), c]), "and it has moved");
-    }
-
-    #[test]
-    fn two_pods_are_remembered_and_what_knows_of_one_is_read() {
-        let mut facts = RegisterFacts::default();
-        facts.show(&member("w", "a"), Some(1));
-        let one = r#"{"registerToldApart":false,"registerShared":false,"registerShown":{"w":{"pod":"a","value":1}}}"#;
-        assert_eq!(serde_json::to_string(&facts).unwrap(), one);
-        facts = serde_json::from_str(one).unwrap();
-        facts.show(&member("w", "b"), Some(2));
-        let two = serde_json::to_string(&facts).unwrap();
-        assert!(two.contains(r#"{"w":{"pod":"b","value":2,"before":["a",1]}}"#), "{two}");
-        facts = serde_json::from_str(&two).unwrap();
-        let shown = [(member("w", "a"), Some(1)), (member("w", "b"), Some(2))];
-        assert_eq!(facts.shown().collect::<Vec<_>>(), shown);
-        facts.show(&member("w", "c"), None);
-        assert_eq!(facts.shown().count(), 1, "it proves nothing more");
-        assert!(!facts.may_tell_apart("w"));
+    fn two_pods_of_one_workload_tell_values_apart_also_one_after_the_other() {
+        assert!(told_apart(&[("w", "a", Some(1)), ("w", "b", Some(2))]));
+        assert!(told_apart(&[("w", "a", Some(1)), ("w", "b", Some(1)), ("w", "c", Some(2))]));
+        assert!(!told_apart(&[("w", "a", Some(1)), ("w", "b", Some(1))]));
+        assert!(!told_apart(&[("v", "a", Some(1)), ("w", "b", Some(2))]), "two workloads");
+        assert!(!told_apart(&[("w", "a", Some(1)), ("w", "a", Some(2))]), "one pod");
     }
 
     /// A label is changed, and the pod is given another group's value.
     #[test]
     fn a_workload_with_a_value_that_moved_proves_nothing_more() {
-        let (a, c, d) = (("w", "a", Some(1)), ("w", "c", Some(3)), ("w", "d", Some(4)));
-        assert!(!told_apart(&[a, ("w", "a", Some(2)), c, d]));
-        assert!(!told_apart(&[a, c, ("w", "b", None), d]));
-        assert!(!told_apart(&[("w", "b", None), a, c, d]));
+        let moved = [("w", "a", Some(1)), ("w", "a", Some(2)), ("w", "b", Some(1))];
+        assert!(!told_apart(&moved));
+        assert!(!told_apart(&[("w", "a", Some(1)), ("w", "b", None), ("w", "b", Some(2))]));
+        assert!(!told_apart(&[("w", "b", None), ("w", "a", Some(1)), ("w", "b", Some(2))]));
         let mut facts = RegisterFacts::default();
         facts.show(&member("w", "a"), None);
         assert!(!facts.may_tell_apart("w") && facts.may_tell_apart("v"));
@@ -282,7 +227,6 @@ mod tests {
         }
         assert_eq!(facts.register_shown.len(), MOST_WORKLOADS);
         facts.show(&member("w0", "b"), Some(2));
-        facts.show(&member("w0", "c"), Some(3));
         assert!(facts.register_told_apart && facts.register_shown.is_empty());
     }
 

@@ -215,7 +215,7 @@ fn shown<'s>(
     witnesses: bool,
 ) -> impl Iterator<Item = (NetworkIndex, Owner, RegisterToken)> + 's {
     let all = seen.values.iter().flat_map(|(token, c)| c.claims.iter().map(move |c| (*token, c)));
-    all.filter(move |(_, claim)| if witnesses { claim.witness.is_some() } else { claim.own })
+    all.filter(move |(_, claim)| if witnesses { claim.witness } else { claim.own })
         .filter_map(|(token, claim)| {
             Some((token, claim.owner, network_of(index.case, claim.owner)?))
         })

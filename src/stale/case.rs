@@ -144,9 +144,6 @@ pub struct Network {
     pub register: RegisterRule,
     /// What is remembered of which token its learned values are computed from.
     pub basis: BasisFacts,
-    /// What pods of workloads showed before: their register values. `None`: a value moved within
-    /// a pod's life.
-    pub shown: Vec<(Member, Option<u32>)>,
     /// Dangling flows (a port that is nobody's) are stale too.
     pub reap_dangling: bool,
 }
@@ -167,8 +164,8 @@ pub struct RegisterRule {
 pub enum RegisterSource {
     /// Registers are no evidence.
     None,
-    /// Learned from the dump; `distinct_seen`: pods of one workload once had different values in
-    /// the network, two at once or three; `shared_seen`: once two live attachments had the same.
+    /// Learned from the dump; `distinct_seen`: two pods of one workload once had different
+    /// values in the network; `shared_seen`: once two live attachments had the same.
     Learn {
         /// See above.
         distinct_seen: bool,

@@ -10,14 +10,14 @@ use super::case::{Case, Dead, LiveRegister, Network, NetworkIndex, RegisterSourc
 use super::flow::{Flow, RegisterRange};
 use super::proof::{Evidence, Prover};
 use super::survey::{Claim, Claims, Owner, Seen};
-use super::tokens::{Field, Index, ROUNDING, RegisterToken, Token, is_its_own};
+use super::tokens::{Field, Index, RegisterToken, Token, is_its_own};
 use super::vlans::{Relation, Vlans};
 use super::workload::Member;
 
 /// What a network is seen to do with its register, to be remembered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NetworkFacts {
-    /// Two pods of one workload had different values at once, or three one after the other.
+    /// Two pods of one workload had different values.
     pub distinct_seen: bool,
     /// Two attachments had the same value while both lived.
     pub shared_seen: bool,
@@ -200,7 +200,7 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
         seen.values.clear();
     }
     seen.settle();
-    let (mut dead, mut live) = loaded_values(index, &seen, |claim| claim.oldest.is_some());
+    let (mut dead, mut live) = loaded_values(index, &seen);
     let live_registers: Vec<Option<u32>> = live.iter().map(|v| v.one()).collect();
 
     // Records say what the dump may no longer show.
@@ -232,7 +232,7 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
         }
     }
 
-    let (networks, shown) = facts(index, &seen, &live);
+    let (networks, shown) = facts(index, &seen, &dead, &live);
     let basis_facts = basis::facts(index, &seen);
     let held = basis::held(index, &seen, &basis_facts);
     let values = basis::computed(index, &held, &dead_registers);
@@ -271,17 +271,12 @@ pub(super) fn registers_of<'c>(
     Some((dead, Field::of(&network.register)?, network.register.source))
 }
 
-/// The values that each attachment's own flows load into its network's field, by the claims that
-/// count.
-fn loaded_values(
-    index: &Index<'_>,
-    seen: &Seen,
-    counts: impl Fn(&Claim) -> bool,
-) -> (Vec<Values>, Vec<Values>) {
+/// The values that each attachment's own flows load into its network's field.
+fn loaded_values(index: &Index<'_>, seen: &Seen) -> (Vec<Values>, Vec<Values>) {
     let mut dead = vec![Values::None; index.case.dead.len()];
     let mut live = vec![Values::None; index.case.live.len()];
     for (token, claims) in &seen.values {
-        for claim in claims.claims.iter().filter(|c| counts(c)) {
+        for claim in claims.claims.iter().filter(|c| c.oldest.is_some()) {
             if network_of(index.case, claim.owner).and_then(|(_, n)| Field::of(&n.register))
                 != Some(Field { index: token.index, mask: token.mask })
             {
@@ -305,114 +300,57 @@ pub(super) fn network_of(case: &Case, owner: Owner) -> Option<(usize, &Network)>
     Some((n, case.networks.get(n)?))
 }
 
-fn facts(index: &Index<'_>, seen: &Seen, live: &[Values]) -> (Vec<NetworkFacts>, Vec<Shown>) {
+fn facts(
+    index: &Index<'_>,
+    seen: &Seen,
+    dead: &[Values],
+    live: &[Values],
+) -> (Vec<NetworkFacts>, Vec<Shown>) {
     let case = index.case;
     let mut facts: Vec<NetworkFacts> = case.networks.iter().map(remembered).collect();
-    let shown = shown(index, seen, live);
-    for (n, (facts, network)) in facts.iter_mut().zip(&case.networks).enumerate() {
-        let now = shown.iter().filter(|(shown, _)| shown.network == n);
-        let now = now.map(|(shown, span)| (&shown.member, shown.value, *span));
-        // Whether who was seen before lived beside somebody of now, nobody knows.
-        let before = network.shown.iter().map(|(member, value)| (member, *value, None));
-        facts.distinct_seen |= are_told_apart(before.chain(now));
+    let shown = shown(case, dead, live);
+    let mut first: HashMap<(NetworkIndex, &str), (&str, u32)> = HashMap::new();
+    for Shown { network, member, value } in &shown {
+        let (Some(facts), Some(value)) = (facts.get_mut(*network), *value) else { continue };
+        let (pod, other) =
+            *first.entry((*network, &member.workload)).or_insert((&member.pod, value));
+        facts.distinct_seen |= pod != member.pod && other != value;
+    }
+    for (n, facts) in facts.iter_mut().enumerate() {
         facts.shared_seen |= sharers(case, n, &seen.values, &[]).is_some();
     }
-    (facts, shown.into_iter().map(|(shown, _)| shown).collect())
+    (facts, shown)
 }
 
-/// Since when a pod certainly had its value, and until when it certainly lived: how long ago.
-type Span = (Duration, Duration);
-
-/// What one pod of a workload showed. No span: nobody knows who lived beside it.
-struct Sight<'s> {
-    pod: &'s str,
-    value: u32,
-    span: Option<Span>,
-}
-
-/// Whether the pods of some workload have values of their own. A workload whose value moved within
-/// a pod's life shows nothing.
-fn are_told_apart<'s>(
-    shown: impl Iterator<Item = (&'s Member, Option<u32>, Option<Span>)>,
-) -> bool {
-    let mut workloads: HashMap<&str, Option<Vec<Sight<'_>>>> = HashMap::new();
-    for (Member { workload, pod }, value, span) in shown {
-        let of = workloads.entry(workload).or_insert_with(|| Some(Vec::new()));
-        match (value, of.as_mut()) {
-            (Some(value), Some(pods)) => pods.push(Sight { pod, value, span }),
-            _ => *of = None,
-        }
-    }
-    workloads.into_values().flatten().any(|pods| have_their_own(&pods))
-}
-
-/// Whether the pods of one workload differ as they do only if each has its own value: two while
-/// both lived, or three. A namespace that is moved to another tenant gives its pods two values, one
-/// after the other.
-fn have_their_own(pods: &[Sight<'_>]) -> bool {
-    let mut at_once = false;
-    for (n, one) in pods.iter().enumerate() {
-        for other in pods.iter().skip(n + 1).filter(|other| other.value != one.value) {
-            if other.pod == one.pod {
-                return false;
-            }
-            at_once |= one
-                .span
-                .zip(other.span)
-                .is_some_and(|(one, other)| one.1.max(other.1) <= one.0.min(other.0));
-        }
-    }
-    let values: HashSet<u32> = pods.iter().map(|pod| pod.value).collect();
-    at_once || values.len() > 2
-}
-
-/// What pods of workloads show, in networks whose values are not known to be pods' own yet. Only entries
-/// that were made for the pod's own port show anything: a classifier that stands since the number
-/// was somebody else's, whom perhaps nobody recorded, loads that one's value.
-fn shown(index: &Index<'_>, seen: &Seen, known: &[Values]) -> Vec<(Shown, Option<Span>)> {
-    let case = index.case;
+/// What pods of workloads show, in networks where no two are known to differ yet.
+fn shown(case: &Case, dead: &[Values], live: &[Values]) -> Vec<Shown> {
     let waits = |n: NetworkIndex| {
         case.networks.get(n).is_some_and(|network| {
             matches!(network.register.source, RegisterSource::Learn { distinct_seen: false, .. })
         })
     };
-    let (dead, live) = loaded_values(index, seen, |claim| claim.witness.is_some());
     let mut shown = Vec::new();
-    for (i, (dead, values)) in case.dead.iter().zip(dead).enumerate() {
+    for (dead, values) in case.dead.iter().zip(dead).filter(|(dead, _)| waits(dead.network)) {
         // Flows under a number of the dead that somebody else has now are not theirs.
-        if let (Some(member), Some(value), true) = (&dead.member, values.one(), waits(dead.network))
-        {
-            let from = witnessed(case, seen, Owner::Dead(i), value);
+        if let (Some(member), Some(value)) = (&dead.member, values.one()) {
             let (network, member) = (dead.network, member.clone());
-            // When its entry was made it lived, also if nobody has seen it alive since.
-            let seen = dead.seen_alive.saturating_add(ROUNDING);
-            let span = from.map(|from| (from, seen.min(from)));
-            shown.push((Shown { network, member, value: Some(value) }, span));
+            shown.push(Shown { network, member, value: Some(value) });
         }
     }
-    for (l, ((live, values), known)) in case.live.iter().zip(live).zip(known).enumerate() {
+    for (live, values) in case.live.iter().zip(live) {
         let Some(network) = live.network.filter(|n| waits(*n)) else { continue };
-        let value = match (known, live.register) {
+        let value = match (values, live.register) {
             (Values::Several, LiveRegister::Is(_)) => None,
-            _ => match values.one() {
+            (values, _) => match values.one() {
                 Some(value) => Some(value),
                 None => continue,
             },
         };
         if let Some(member) = live.member.clone() {
-            let from = value.and_then(|value| witnessed(case, seen, Owner::Live(l), value));
-            let span = from.map(|from| (from, Duration::ZERO));
-            shown.push((Shown { network, member, value }, span));
+            shown.push(Shown { network, member, value });
         }
     }
     shown
-}
-
-/// Since when an attachment had a value, at least.
-fn witnessed(case: &Case, seen: &Seen, owner: Owner, value: u32) -> Option<Duration> {
-    let (_, network) = network_of(case, owner)?;
-    let token = Field::of(&network.register)?.token(value)?;
-    seen.values.get(&token)?.claims.iter().find(|claim| claim.owner == owner)?.witness
 }
 
 /// See [`Learned::sharers`].

@@ -4,7 +4,7 @@
 //! given it, or may have it without our knowing.
 //! Assumption for `learn`: values are pods' own if they are found to be computed from a token
 //! (`basis`), or if two pods of one workload were seen with
-//! different ones at once or three one after the other, and no two attachments with the same while both lived. Pods of different
+//! different ones, and no two attachments with the same while both lived. Pods of different
 //! workloads prove nothing: where each tenant has one pod, a tenant's value looks like a pod's.
 //! For `pod` and computed values the operator vouches.
 //! A value that is computed from a port's number or an address is that token: its questions are

@@ -26,8 +26,7 @@ pub enum NotProven {
     PartialDump,
     /// A live attachment's value is not known (index in `Case::live`).
     LiveUnknown(usize),
-    /// No two pods of one workload were seen with different values at once in the network, nor
-    /// three one after the other.
+    /// No two pods of one workload were seen with different values in the network.
     NeedsSecondAttachment,
 }
 
@@ -67,8 +66,8 @@ impl fmt::Display for NotProven {
             Self::PartialDump => "only part of the bridge was looked at",
             Self::LiveUnknown(_) => "a live attachment's value is not known yet",
             Self::NeedsSecondAttachment => {
-                "no two pods of one workload were seen with different values at once, nor three one \
-                 after the other, so it may be a namespace's or a tenant's (set reg0 to \"pod\" if each pod has its own, to \
+                "no two pods of one workload were seen with different values, so it may be a \
+                 namespace's or a tenant's (set reg0 to \"pod\" if each pod has its own, to \
                  \"none\" or a preset if not)"
             }
         })

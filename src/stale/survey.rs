@@ -43,8 +43,8 @@ pub(super) struct Claim {
     /// The age of the oldest flow that loads the value for it. `None`: only its record, or
     /// flows older than itself, say so.
     pub(super) oldest: Option<Duration>,
-    /// The age of the oldest flow that loads it and was made while the owner had its number.
-    pub(super) witness: Option<Duration>,
+    /// A flow that loads it was made while the owner had its number.
+    pub(super) witness: bool,
 }
 
 /// What is known of one register value.
@@ -65,15 +65,14 @@ impl Claims {
                 claim.own |= own;
                 claim.oldest = claim.oldest.max(oldest);
             }
-            None => self.claims.push(Claim { owner, own, oldest, witness: None }),
+            None => self.claims.push(Claim { owner, own, oldest, witness: false }),
         }
     }
 
-    /// Takes in that the owner has the value by a flow of this age that was made while it had
-    /// its number.
-    fn witness(&mut self, owner: Owner, age: Duration) {
+    /// Takes in that the owner has the value by a flow that was made while it had its number.
+    fn witness(&mut self, owner: Owner) {
         let of_owner = self.claims.iter_mut().filter(|claim| claim.owner == owner);
-        of_owner.for_each(|claim| claim.witness = claim.witness.max(Some(age)));
+        of_owner.for_each(|claim| claim.witness = true);
     }
 
     /// Live owners, without those whom no attachment explains.
@@ -440,7 +439,7 @@ impl<'c> Survey<'c> {
             } else {
                 claims.claim(owner, true, Some(age_for(index, flow, *l)));
                 if basis::is_witness(index, flow, *l, shown) {
-                    claims.witness(owner, flow.duration);
+                    claims.witness(owner);
                 }
             }
         }
@@ -477,7 +476,7 @@ impl<'c> Survey<'c> {
             if Field::of(&network.register) == Some(field) && counts {
                 claims.claim(Owner::Dead(i), own, Some(flow.duration));
                 if own && basis::was_witness(index, flow, i, shown) {
-                    claims.witness(Owner::Dead(i), flow.duration);
+                    claims.witness(Owner::Dead(i));
                 }
             }
         };

@@ -2,8 +2,7 @@
 //!
 //! Pods of one template are of the same namespace and have the same labels and annotations, so a
 //! value that is a namespace's, a tenant's or a label set's is the same for all of them. If two
-//! of them have different values at once, the values are the pods' own. (A namespace may be moved
-//! to another tenant, or have other labels later.)
+//! of them have different values, the values are the pods' own.
 
 /// The letters and digits that Kubernetes makes names of (apimachinery, `util/rand`): no vowels,
 /// and nothing that looks like one.

@@ -152,7 +152,6 @@ pub(super) fn pass(
     let (mut connection, (ports, tables)) = (open.connection, open.known);
     let mut scene = Scene::build(world, bridge, targets, engine.newcomer.as_ref());
     scene.check_ports(world, bridge, &ports);
-    scene.doubt_the_living(world);
     if scene.case.ovn {
         report.note(format!("bridge {}: ovn-controller runs it: OVN's, not judged", out.bridge));
         for target in &scene.dead_of {

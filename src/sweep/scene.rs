@@ -9,7 +9,7 @@ use super::world::Place;
 use super::{Cause, Target, World};
 use crate::attachment::{ADD_TAKES_MS, Attachment, Key, NetworkName, Register, RegisterHow, State};
 use crate::config::{AddressScope, Config, NetworkState, Reg0};
-use crate::liveness::{Life, netns};
+use crate::liveness::netns;
 use crate::ovsdb::{Interface, Marks, Ofport, Port, marks};
 use crate::stale::case::{
     Case, Dead, Live, LiveRegister, Network, NetworkIndex, Ports, RowId, UNTAGGED,
@@ -141,18 +141,6 @@ impl Scene {
         }
     }
 
-    /// Who is dead by the namespace and not noticed yet, or whom nobody knows to be alive, shows
-    /// nothing of the living of a workload.
-    pub fn doubt_the_living(&mut self, world: &World) {
-        for (live, record) in self.case.live.iter_mut().zip(&self.live_of) {
-            let record = record.and_then(|index| world.records.get(index));
-            let lives = |record| netns::judge(record, &world.boot_id) == Life::Alive;
-            if live.member.is_some() && !record.is_some_and(lives) {
-                live.member = None;
-            }
-        }
-    }
-
     fn network(&mut self, world: &World, name: &NetworkName) -> NetworkIndex {
         if let Some(index) = self.networks.iter().position(|n| n == name) {
             return index;
@@ -169,7 +157,6 @@ impl Scene {
             register: config
                 .register_rule(state.register.register_told_apart, state.register.register_shared),
             basis: state.register.register_basis.clone(),
-            shown: state.register.shown().collect(),
             reap_dangling: config.reap_dangling,
         });
         self.networks.push(name.clone());
@@ -363,7 +350,7 @@ fn dead(
     }
 }
 
-/// Its workload, while the network still waits for pods of one that differ.
+/// Its workload, while the network still waits for two pods of one that differ.
 fn member(world: &World, record: &Attachment) -> Option<Member> {
     let state = world.network(&record.key.network);
     let waits = state.config.reg0 == Reg0::Learn && !state.register.register_told_apart;
@@ -745,29 +732,6 @@ mod tests {
         assert_eq!(evidence(&[pod(100), machine.clone()]), [moved, moved]);
         assert_eq!(evidence(&[pod(300), machine]), [node, moved], "it came after the machine");
         assert_eq!(evidence(&[pod(100)]), [node]);
-    }
-
-    /// Its namespace is moved to another tenant after its end, which nobody has noticed.
-    #[test]
-    fn who_is_not_known_to_be_alive_is_no_witness_of_the_living() {
-        let shows = |netns: Option<crate::attachment::Netns>| {
-            let mut world = one_bridge(Vec::new());
-            let mut record = target("net", "eth0", &["10.0.0.5"], Cause::Del).attachment;
-            let (namespace, name) = ("ns".to_owned(), "web-7d4f8b9c6f-x2k9z".to_owned());
-            record.pod = Some(Pod { namespace, name, uid: String::new() });
-            record.bridge = Some("br0".to_owned());
-            record.netns = netns;
-            world.records.push(record);
-            let mut scene = Scene::build(&world, 0, &[], None);
-            let before = scene.case.live[0].member.is_some();
-            scene.doubt_the_living(&world);
-            (before, scene.case.live[0].member.is_some())
-        };
-        let own = netns::capture(&format!("/proc/{}/ns/net", std::process::id())).unwrap();
-        let gone = crate::attachment::Netns { inode: own.inode + 1, ..own.clone() };
-        assert_eq!(shows(Some(gone)), (true, false));
-        assert_eq!(shows(None), (true, false), "nobody knows");
-        assert_eq!(shows(Some(own)), (true, true));
     }
 
     /// A bridge with these ports.

@@ -657,12 +657,6 @@ impl<D: Driver> Town<D> {
         let dead = |p: &Pod| !p.is_living() && p.installed.is_some();
         let Some(id) = self.pick(pod, dead) else { return false };
         let ofport = self.pods[id].installed.unwrap();
-        // A classifier that comes under a number after its next owner cannot be told from the
-        // owner's: docs/promises.md, "What it rests on".
-        let taken = |p: &Pod| p.number == Some(ofport) && p.id != id;
-        if self.layout == Layout::Tenants && self.pods.iter().any(taken) {
-            return false;
-        }
         let number = self.pods[id].number.replace(ofport);
         let mut lines = self.wanted(id);
         self.pods[id].number = number;

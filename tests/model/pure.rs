@@ -479,10 +479,6 @@ impl Sim {
             state.register.register_told_apart |= facts.distinct_seen;
             state.register.register_shared |= shared[0];
         }
-        if let (Some(state), true) = (&mut self.state, learns) {
-            let shown = learned.shown.iter().filter(|shown| full || shown.value.is_none());
-            shown.for_each(|s| state.register.show(&s.member, s.value));
-        }
         let found = |value: &u32| Register { value: *value, how: RegisterHow::Learned };
         for (live, value) in scene.live_of.iter().zip(&learned.live_registers) {
             let (Some(index), Some(value), true) = (live, value, full && learns) else { continue };
@@ -550,23 +546,12 @@ impl Sim {
         bridges.into_iter().collect()
     }
 
-    /// `Scene::doubt_the_living`.
-    fn doubt_the_living(&self, world: &World, scene: &mut Scene) {
-        for (live, record) in scene.case.live.iter_mut().zip(&scene.live_of) {
-            let container = |i: usize| world.records[i].key.container.as_str();
-            if !record.is_some_and(|i| self.sandboxes.contains(container(i))) {
-                live.member = None;
-            }
-        }
-    }
-
     /// The first half of a pass over a bridge: look, learn, judge. `None`: it crashed.
     fn judge(&mut self, work: &mut Work, bridge: BridgeId, may_crash: bool) -> Option<Pass> {
         let Work { crash, thorough, world, targets, newcomer, waiting, .. } = work;
         let crashes = |at: u8| may_crash && *crash == at;
         let (now, looked) = (world.now.boot_ms, self.now);
-        let mut scene = self.scene(world, bridge, targets, newcomer.as_ref());
-        self.doubt_the_living(world, &mut scene);
+        let scene = self.scene(world, bridge, targets, newcomer.as_ref());
         let (seen, learned, full) = self.look(bridge, &scene.case, *thorough, now);
         if crashes(stage::LOOKED) {
             return None;
