@@ -390,13 +390,18 @@ impl<'a, D: Driver> View<'a, D> {
         // A value may stand for the dead one's address.
         let by_value = !flow.matches.addresses.contains(m) && ips().any(|m| !own(&m));
         let policy = flow.actions.conjunction || pair || by_value;
-        if self.may_be_arriving(entry, policy) {
+        // What it sent to somebody alive: a rule of the living one's.
+        let alive = |m: &AddressMatch| {
+            m.side == Side::Destination && self.has_address(&m.address).next().is_some()
+        };
+        let towards = m.side != Side::Destination && flow.matches.addresses.iter().any(alive);
+        if self.may_be_arriving(entry, policy || towards) {
             return Err(Exception::MayBeArriving);
         }
         let named = |other: &Dead<'_>| flow.matches.addresses.iter().any(|m| other.has(&m.address));
         let mut all = self.dead.iter().chain(&self.others).filter(|dead| named(dead));
         let all_lingered = all.all(|dead| self.lingered(dead));
-        if policy && !(self.lingered(dead) && all_lingered) {
+        if (policy || towards) && !(self.lingered(dead) && all_lingered) {
             return Err(Exception::PolicyWaits);
         }
         if self.is_from_a_living_pod(flow, dead, policy) {
