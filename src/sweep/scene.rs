@@ -476,18 +476,13 @@ fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &W
         addresses.extend(place.interface.mac_in_use.map(Address::Mac));
     }
     addresses.retain(|a| !a.is_unusable());
-    let known = networks.iter().find_map(|name| {
+    let register = networks.iter().find_map(|name| {
         let config = world.config(name);
         match &config.reg0 {
             Reg0::ExternalId(key) => external_id(config, key, place.port, place.interface),
             _ => None,
         }
     });
-    let register = match known {
-        Some(register) => LiveRegister::Is(register.value),
-        None if marks.is_some() && !is_leaving => LiveRegister::Untold,
-        None => LiveRegister::Absent,
-    };
     Live {
         network: None,
         ofport: (place.bridge == bridge).then(|| number(place.interface)).flatten(),
@@ -497,7 +492,7 @@ fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &W
         addresses,
         addresses_known: false,
         is_pod: marks.is_some(),
-        register,
+        register: register.map_or(LiveRegister::Absent, |r| LiveRegister::Is(r.value)),
         age: marks.filter(|_| !is_leaving).and_then(|marks| arriving(&marks, world)),
         newcomer: false,
         member: None,

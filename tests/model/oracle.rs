@@ -308,22 +308,6 @@ impl<'a, D: Driver> View<'a, D> {
     /// Whether a pod that may be getting any address is there, and so old that the entry may be
     /// its own; a member of a policy may always be.
     fn may_be_arriving(&self, entry: &Entry, policy: bool) -> bool {
-        self.unrecorded().any(|pod| {
-            pod.phase != Phase::Gone
-                && self.at <= pod.born + ARRIVING + TICK
-                && (policy || entry.until + TICK >= pod.born)
-        })
-    }
-
-    /// Whether the dead pod's value may have been given to somebody without a record.
-    fn may_be_given_away(&self, entry: &Entry, dead: &Dead<'_>) -> bool {
-        let since = dead.record.seen_alive.boot_ms;
-        self.may_be_arriving(entry, false)
-            || entry.until + TICK >= since && self.unrecorded().next().is_some()
-    }
-
-    /// Pods whose marked ports nobody has recorded.
-    fn unrecorded(&self) -> impl Iterator<Item = &Pod> {
         // The tombstone of a DEL without a record says which port was its own when the DEL, or a
         // sweep, has looked.
         let names_its_port = |t: &&Attachment| t.interface.is_some();
@@ -332,8 +316,14 @@ impl<'a, D: Driver> View<'a, D> {
         let forgotten = self.before.tombstones.iter().filter(|t| !ours(t, &self.after.tombstones));
         let known = self.after.records.iter().chain(buried).chain(forgotten);
         let known: Vec<PodId> = known.map(|record| self.town.pod_of(record)).collect();
-        self.town.pods.iter().filter(move |pod| {
-            pod.row && self.is_near(pod) && pod.kind != Kind::Unmarked && !known.contains(&pod.id)
+        self.town.pods.iter().any(|pod| {
+            pod.row
+                && self.is_near(pod)
+                && pod.kind != Kind::Unmarked
+                && pod.phase != Phase::Gone
+                && !known.contains(&pod.id)
+                && self.at <= pod.born + ARRIVING + TICK
+                && (policy || entry.until + TICK >= pod.born)
         })
     }
 
@@ -531,7 +521,7 @@ impl<'a, D: Driver> View<'a, D> {
     }
 
     /// What keeps an entry that uses the dead pod's register value.
-    fn value(&self, entry: &Entry, dead: &Dead<'_>) -> Result<(), Exception> {
+    fn value(&self, dead: &Dead<'_>) -> Result<(), Exception> {
         let own = |r: &Register| r.how == RegisterHow::Learned && r.value == dead.pod.who.reg;
         let Some(register) = dead.record.register.filter(own) else {
             return Err(Exception::UnknownValue);
@@ -593,7 +583,7 @@ impl<'a, D: Driver> View<'a, D> {
                     dead.had(port) && !self.is_live_port(port) && all().all(own)
                 })
         };
-        if self.entries().any(loads) || self.may_be_given_away(entry, dead) {
+        if self.entries().any(loads) {
             return Err(Exception::ValueUnproven);
         }
         Ok(())
@@ -733,8 +723,7 @@ impl<'a, D: Driver> View<'a, D> {
         }
         for value in values {
             let computed = self.town.layout.is_computed();
-            match if computed { self.computed(entry, dead, value) } else { self.value(entry, dead) }
-            {
+            match if computed { self.computed(entry, dead, value) } else { self.value(dead) } {
                 Ok(()) => return Some(Ok(())),
                 Err(why) => kept.push(why),
             }
