@@ -50,7 +50,7 @@ impl Frames {
             self.start = 0;
         }
         let had = self.buffer.len();
-        if had == 0 && self.buffer.capacity() == 0 {
+        if self.buffer.capacity() == 0 {
             // Zeroed by the kernel, page by page as answers come: most are small.
             self.buffer = vec![0; CHUNK];
         }

@@ -7,6 +7,7 @@
 //! no restart of the switch can have restored.
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,8 +41,12 @@ pub fn connect_early(config: &Config, deadline: Deadline) -> Option<Opening> {
             sockets.next().filter(|_| sockets.next().is_none())?
         }
     };
+    connect(&path, deadline)
+}
+
+fn connect(path: &Path, deadline: Deadline) -> Option<Opening> {
     let soon = Deadline::after(AT_MOST.min(deadline.left().ok()?));
-    Connection::begin(&path, soon).ok()
+    Connection::begin(path, soon).ok()
 }
 
 /// A value that is not known costs less than a pod that waits for a busy switch.
@@ -65,8 +70,8 @@ pub struct AskedPortScan {
 }
 
 impl PortScan {
-    /// Connects to the port's bridge, if [`connect_early`] has not. `None`: the network learns no register values, or the
-    /// entries would not show whose they are.
+    /// Connects to the port's bridge, if [`connect_early`] has not. `None`: the network learns no
+    /// register values, or the entries would not show whose they are.
     #[must_use]
     pub fn begin(
         record: &Attachment,
@@ -93,13 +98,8 @@ impl PortScan {
         world.networks.insert(record.key.network.clone(), state.clone());
         let scene = Scene::build(&world, index, &[], None);
         let path = socket_of(&run_dir, bridge).ok()?;
-        let opening = match early.filter(|early| early.path() == path) {
-            Some(early) => early,
-            None => {
-                let soon = Deadline::after(AT_MOST.min(deadline.left().ok()?));
-                Connection::begin(&path, soon).ok()?
-            }
-        };
+        let early = early.filter(|early| early.path() == path);
+        let opening = early.or_else(|| connect(&path, deadline))?;
         Some(Self { scene, ofport, opening })
     }
 
