@@ -447,46 +447,16 @@ fn has_no_namespace(captured: &Result<Netns, CaptureError>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::attachment::Device;
-    use crate::ovsdb::Bridge;
+    use crate::ovsdb::testing::{interface, one_bridge, port};
     use crate::stale::case::RowId;
 
     const BOOT: &str = "this-boot";
 
     /// A bridge with one port, `rep0`, whose device has index 7.
     fn switch(marks: &[(&str, &str)]) -> Snapshot {
-        let interface = Interface {
-            id: RowId(5),
-            name: "rep0".to_owned(),
-            kind: String::new(),
-            ofport: Ofport::Number(5),
-            ofport_request: None,
-            external_ids: BTreeMap::new(),
-            mac_in_use: None,
-            ifindex: Some(7),
-            error: None,
-            patch_peer: None,
-        };
-        let port = Port {
-            id: RowId(6),
-            name: "rep0".to_owned(),
-            external_ids: marks.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-            mac: None,
-            vlans: Vec::new(),
-            interfaces: vec![interface],
-        };
-        let bridge = Bridge {
-            id: RowId(1),
-            name: "br0".to_owned(),
-            datapath_type: String::new(),
-            protocols: Vec::new(),
-            fail_mode: None,
-            ports: vec![port],
-        };
-        Snapshot { complete: true, bridges: vec![bridge], ..Snapshot::default() }
+        one_bridge(vec![port(6, marks, interface(5, "rep0"))])
     }
 
     fn key(container: &str) -> Key {

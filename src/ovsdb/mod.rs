@@ -39,4 +39,6 @@ pub use narrow::Leaving;
 pub use snapshot::{Bridge, Interface, Ofport, Ovn, Port, Snapshot, is_tunnel_or_patch};
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

@@ -222,7 +222,7 @@ mod tests {
     use super::*;
     use crate::attachment::{Attachment, Key, Netns};
     use crate::clock::Stamp;
-    use crate::ovsdb::{Bridge, Ofport, Port, Snapshot};
+    use crate::ovsdb::{Ofport, Port, testing};
     use crate::stale::case::{LiveRegister, RegisterRule, RegisterSource, RowId};
 
     const IP: &str = "10.0.0.5";
@@ -372,34 +372,14 @@ mod tests {
             ("a record's", 4, "", Ofport::Number(5), &old, None),
         ] {
             let interface = Interface {
-                id: RowId(row),
-                name: "p0".to_owned(),
                 kind: kind.to_owned(),
                 ofport,
-                ofport_request: None,
                 external_ids: ids.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
-                mac_in_use: None,
                 ifindex: Some(7).filter(|_| kind.is_empty()),
-                error: None,
-                patch_peer: None,
+                ..testing::interface(row, "p0")
             };
-            let port = Port {
-                id: RowId(10),
-                name: "p0".to_owned(),
-                external_ids: interface.external_ids.clone(),
-                mac: None,
-                vlans: vec![200],
-                interfaces: vec![interface],
-            };
-            let bridge = Bridge {
-                id: RowId(20),
-                name: "br0".to_owned(),
-                datapath_type: String::new(),
-                protocols: Vec::new(),
-                fail_mode: None,
-                ports: vec![port],
-            };
-            let ovs = Snapshot { complete: true, bridges: vec![bridge], ..Snapshot::default() };
+            let port = Port { vlans: vec![200], ..testing::port(10, ids, interface) };
+            let ovs = testing::one_bridge(vec![port]);
             let now = Stamp { boot_ms: 9, wall_ms: 9 };
             let mut world = World::of(now, "boot".to_owned(), ovs.into());
             world.tombstones.push(dead(2));

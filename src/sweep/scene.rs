@@ -613,7 +613,7 @@ mod tests {
     use super::*;
     use crate::attachment::Pod;
     use crate::clock::Stamp;
-    use crate::ovsdb::{Bridge, Snapshot};
+    use crate::ovsdb::testing;
 
     fn target(network: &str, ifname: &str, ips: &[&str], cause: Cause) -> Target {
         let key = Key {
@@ -731,41 +731,14 @@ mod tests {
 
     /// A bridge with these ports.
     fn one_bridge(ports: Vec<Port>) -> World {
-        let bridge = Bridge {
-            id: RowId(1),
-            name: "br0".to_owned(),
-            datapath_type: String::new(),
-            protocols: Vec::new(),
-            fail_mode: None,
-            ports,
-        };
-        let ovs = Snapshot { complete: true, bridges: vec![bridge], ..Snapshot::default() };
+        let ovs = testing::one_bridge(ports);
         World::of(Stamp { boot_ms: 900, wall_ms: 900 }, "boot".to_owned(), ovs.into())
     }
 
     /// A bridge with one port, row 5 and number 5, marked with a namespace.
     fn one_port(netns: &str) -> World {
-        let interface = Interface {
-            id: RowId(5),
-            name: "rep0".to_owned(),
-            kind: String::new(),
-            ofport: Ofport::Number(5),
-            ofport_request: None,
-            external_ids: BTreeMap::new(),
-            mac_in_use: None,
-            ifindex: Some(7),
-            error: None,
-            patch_peer: None,
-        };
-        let port = Port {
-            id: RowId(6),
-            name: "rep0".to_owned(),
-            external_ids: BTreeMap::from([("contNetns".to_owned(), netns.to_owned())]),
-            mac: None,
-            vlans: Vec::new(),
-            interfaces: vec![interface],
-        };
-        one_bridge(vec![port])
+        let marks = [("contNetns", netns)];
+        one_bridge(vec![testing::port(6, &marks, testing::interface(5, "rep0"))])
     }
 
     #[test]
