@@ -373,6 +373,9 @@ pub enum LiveRegister {
     Absent,
     /// Not known yet: learn it from the dump, else registers are no evidence in its network.
     Unknown,
+    /// It is a pod's or a machine's port that no record explains: it may have one that its flows
+    /// do not show yet.
+    Untold,
 }
 
 /// The bridge's ports as OVSDB has them now.

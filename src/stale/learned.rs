@@ -1,7 +1,7 @@
 //! What a dump shows of register values: whose they are, and how a
 //! network uses them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::basis::{self, Basis, BasisFacts};
@@ -132,6 +132,20 @@ impl Learned {
         without: &[usize],
     ) -> Option<Sharers> {
         sharers(case, network, &self.values, without)
+    }
+
+    /// The live (by index) whose own flows show a value, each with the field.
+    pub(super) fn showing(&self) -> HashSet<(usize, Field)> {
+        let of = |(token, claims): (&RegisterToken, &Claims)| {
+            let field = Field { index: token.index, mask: token.mask };
+            let own = claims.claims.iter().filter(|claim| claim.own);
+            let live = own.filter_map(move |claim| match claim.owner {
+                Owner::Live(l) => Some((l, field)),
+                Owner::Dead(_) => None,
+            });
+            live.collect::<Vec<_>>()
+        };
+        self.values.iter().flat_map(of).collect()
     }
 
     /// Whether anybody's value in a register field is known: if not, as far as everything was

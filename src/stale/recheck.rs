@@ -37,6 +37,8 @@ pub struct Recheck {
     bases: Vec<Vec<(RegisterToken, Token)>>,
     /// Who is arriving now and was not there before.
     arriving: Vec<Live>,
+    /// Who was not there before and has a register value that nobody has told.
+    untold: Vec<Live>,
     /// The dead who hold their addresses: whoever is arriving cannot have these.
     holds: Vec<Option<Dead>>,
 }
@@ -89,6 +91,8 @@ impl Recheck {
     fn newly_alive(&mut self, before: &Case, live: &Live) {
         self.ports.extend(live.ofport);
         self.arriving.extend(Some(live).filter(|live| live.is_arriving()).cloned());
+        let untold = |live: &&Live| live.register == LiveRegister::Untold;
+        self.untold.extend(Some(live).filter(untold).cloned());
         for (dead, disturbed) in before.dead.iter().zip(&mut self.disturbed) {
             *disturbed |= dead.addresses.iter().any(|a| live.addresses.contains(a));
         }
@@ -104,7 +108,8 @@ impl Recheck {
                     Some(theirs) == value || learned.bases(index).iter().any(computed)
                 }
                 LiveRegister::Unknown => true,
-                LiveRegister::Absent => false,
+                // Only what is not older than it may be its own.
+                LiveRegister::Untold | LiveRegister::Absent => false,
             };
         }
     }
@@ -151,8 +156,11 @@ impl Recheck {
         let free = |live: &Live| holds.is_none_or(|dead| is_in_another_vlan(dead, live));
         let may_be_own = |live: &Live| free(live) && (policy || !is_older(flow, live));
         let arriving = by_address && self.arriving.iter().any(may_be_own);
+        let re_used =
+            by_register && basis.is_none() && self.untold.iter().any(|l| !is_older(flow, l));
         let shared = |dead: usize| self.registers.get(dead).copied().unwrap_or(true);
         if arriving
+            || re_used
             || (by_port && self.unassigned)
             || (by_register && verdict.dead.is_none_or(shared))
         {
@@ -356,6 +364,30 @@ mod tests {
         assert_eq!(standing(&after, reason, &flow), Standing::Holds);
         after.ports.requested.insert(5);
         assert_eq!(standing(&after, reason, &flow), Standing::NewOwner);
+    }
+
+    /// A port is plugged between the look and the commit, and nobody recorded it: entries that are
+    /// not older than it may be for the value that it was given.
+    #[test]
+    fn somebody_without_a_record_may_have_any_register_value() {
+        let value = RegisterToken { index: 0, mask: u32::MAX, value: 7 };
+        let reason = Reason::MatchesRegister { register: Token::Register(value) };
+        let verdict = Verdict { stale: true, reason, dead: Some(0) };
+        let mut before = case();
+        before.dead[0].register = Some(7);
+        let standing = |age: Option<u64>, register, ms| {
+            let mut after = before.clone();
+            let (age, port) = (age.map(Duration::from_millis), newborn(9, vec![], register));
+            after.live.push(Live { network: None, addresses_known: false, age, ..port });
+            let flow = Flow { duration: Duration::from_millis(ms), ..Flow::default() };
+            let recheck = Recheck::between(&before, &Learned::default(), &after);
+            recheck.standing(&flow, &verdict)
+        };
+        let untold = LiveRegister::Untold;
+        assert_eq!(standing(Some(50), untold, 51), Standing::Unsettled);
+        assert_eq!(standing(Some(50), untold, 52), Standing::Holds);
+        assert_eq!(standing(None, untold, 52), Standing::Unsettled, "a machine's");
+        assert_eq!(standing(None, LiveRegister::Absent, 52), Standing::Holds, "an uplink");
     }
 
     #[test]

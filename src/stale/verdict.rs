@@ -8,7 +8,7 @@
 //! every address nothing would ever be stale. It matters only where the flow names a token
 //! that it is known to have (rule 5).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
@@ -20,8 +20,8 @@ use super::learned::Learned;
 use super::proof::Evidence;
 use super::reason::{NotProven, Reason};
 use super::tokens::{
-    Field, Index, PortState, RegisterToken, Token, Written, in_scope, is_older, is_pod_port,
-    push_once,
+    Field, Index, PortState, ROUNDING, RegisterToken, Token, Written, in_scope, is_older,
+    is_pod_port, push_once,
 };
 use super::vlans::Relation;
 
@@ -42,6 +42,8 @@ pub struct Judge<'c> {
     pub(super) learned: &'c Learned,
     /// Dead attachments by register value.
     by_value: HashMap<RegisterToken, Vec<usize>>,
+    /// Live owners (by index) whose own flows show a value, with the fields.
+    showing: HashSet<(usize, Field)>,
 }
 
 /// What one dead attachment's rules say.
@@ -61,7 +63,7 @@ impl<'c> Judge<'c> {
                 push_once(by_value.entry(token).or_default(), i);
             }
         }
-        Self { index: Index::new(case), learned, by_value }
+        Self { index: Index::new(case), learned, by_value, showing: learned.showing() }
     }
 
     /// Whether the flow is stale, and why. If several dead attachments have a say, stale
@@ -329,7 +331,10 @@ impl<'c> Judge<'c> {
         let covered = |l: &usize| !self.index.is_leftover(flow, dead, *l);
         if evidence.token == Some(value) {
             let newcomer = evidence.newcomers.iter().copied().find(covered);
-            return evidence.not_proven.or(newcomer.map(NotProven::LiveHasIt));
+            let why = evidence.not_proven.or(newcomer.map(NotProven::LiveHasIt));
+            let own = evidence.basis.is_none();
+            let untold = || self.may_have_untold(flow, dead, value).filter(|_| own);
+            return why.or_else(|| untold().map(NotProven::LiveUnknown));
         }
         match self.learned.owners(value) {
             None => Some(NotProven::OthersLoadIt),
@@ -339,6 +344,28 @@ impl<'c> Judge<'c> {
                 if dead { NotProven::OtherDeadHasIt } else { NotProven::LiveHasIt(l) }
             }),
         }
+    }
+
+    /// A pod's or a machine's port that no record explains and that shows no value yet: a dead
+    /// pod's value may have been given to it, and the flow made for it before the one that loads
+    /// the value. How old a machine is nobody knows; what is older than the last sight of the dead
+    /// one alive is not the machine's, but the dead one's.
+    fn may_have_untold(&self, flow: &Flow, dead: &Dead, value: RegisterToken) -> Option<usize> {
+        let case = self.index.case;
+        let learned = |n: &Network| n.register.source.is_learned();
+        if !case.networks.get(dead.network).is_some_and(learned) {
+            return None;
+        }
+        let field = Field { index: value.index, mask: value.mask };
+        let since = dead.seen_alive.saturating_add(ROUNDING);
+        let may_have = |(l, live): &(usize, &Live)| {
+            live.register == LiveRegister::Untold
+                && !is_older(flow, live)
+                && (live.is_arriving()
+                    || flow.duration <= since && (live.ofport.is_some() || case.ports.unassigned))
+                && !self.showing.contains(&(*l, field))
+        };
+        case.live.iter().enumerate().find(may_have).map(|(l, _)| l)
     }
 
     /// Rule 3.

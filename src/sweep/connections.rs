@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use log::{debug, warn};
 
-use super::scene::joined_with;
+use super::scene::{has_lost_its_device, joined_with};
 use super::{Engine, Report, Scene, Target, World, open_bridge};
 use crate::config::Mode;
 use crate::openflow::Error;
@@ -59,9 +59,10 @@ fn unknown(world: &World, targets: &[Target]) -> Vec<Unknown> {
     let dead = dead.filter_map(|dead| world.own_place_of(dead, &nobody));
     let recorded = world.records.iter().filter_map(|record| world.place_of(record));
     let known: RowSet = recorded.chain(dead).map(|place| place.interface.id).collect();
+    let is_there = |i: &Interface| i.ofport.number().is_some() && !has_lost_its_device(i);
     let others = world
         .places()
-        .filter(|place| !known.contains(&place.interface.id) && has_device(place.interface));
+        .filter(|place| !known.contains(&place.interface.id) && is_there(place.interface));
     let marked = others.filter_map(|place| Some((place, marks(place.port, place.interface)?)));
     let unknown = marked.filter(|(_, marks)| marks.ips.is_empty());
     unknown
@@ -72,12 +73,6 @@ fn unknown(world: &World, targets: &[Target]) -> Vec<Unknown> {
             near: false,
         })
         .collect()
-}
-
-/// Only a device of the kernel's has an index always (DPDK's have none).
-fn has_device(interface: &Interface) -> bool {
-    let lost = interface.kind.is_empty() && interface.ifindex.unwrap_or_default() == 0;
-    interface.ofport.number().is_some() && !lost
 }
 
 /// Flushes the dead IPs' connections where the network wants it. The next sweep does if the switch

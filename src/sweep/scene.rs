@@ -476,13 +476,21 @@ fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &W
         addresses.extend(place.interface.mac_in_use.map(Address::Mac));
     }
     addresses.retain(|a| !a.is_unusable());
-    let register = networks.iter().find_map(|name| {
+    let known = networks.iter().find_map(|name| {
         let config = world.config(name);
         match &config.reg0 {
             Reg0::ExternalId(key) => external_id(config, key, place.port, place.interface),
             _ => None,
         }
     });
+    let marked = marks.as_ref().filter(|_| !is_leaving);
+    let age = marked.and_then(|marks| arriving(marks, world));
+    let may_live = age.is_some() || (marked.is_some() && !has_lost_its_device(place.interface));
+    let register = match known {
+        Some(register) => LiveRegister::Is(register.value),
+        None if may_live => LiveRegister::Untold,
+        None => LiveRegister::Absent,
+    };
     Live {
         network: None,
         ofport: (place.bridge == bridge).then(|| number(place.interface)).flatten(),
@@ -492,8 +500,8 @@ fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &W
         addresses,
         addresses_known: false,
         is_pod: marks.is_some(),
-        register: register.map_or(LiveRegister::Absent, |r| LiveRegister::Is(r.value)),
-        age: marks.filter(|_| !is_leaving).and_then(|marks| arriving(&marks, world)),
+        register,
+        age,
         newcomer: false,
         member: None,
     }
@@ -504,6 +512,16 @@ fn stranger(place: Place<'_>, bridge: usize, networks: &[NetworkName], world: &W
 pub(super) fn arriving(marks: &Marks, world: &World) -> Option<Duration> {
     let born = netns::born(marks.netns.as_deref()?, world.now)?;
     Some(born.until(world.now)).filter(|age| *age <= ADD_TAKES)
+}
+
+/// Whether the device behind an interface is gone: a dead pod's port that nobody removed. A port
+/// without a number yet has not been looked at. (Only the kernel's devices have an index always.)
+pub(super) fn has_lost_its_device(interface: &Interface) -> bool {
+    match interface.ofport {
+        Ofport::Failed => true,
+        Ofport::Unassigned => false,
+        Ofport::Number(_) => interface.kind.is_empty() && interface.ifindex.unwrap_or(0) == 0,
+    }
 }
 
 /// A dead attachment that is none of the targets and not yet finished: its register value
@@ -778,6 +796,53 @@ mod tests {
             |after| crate::stale::Recheck::between(&own, &learned, after).standing(&flow, &verdict);
         assert_eq!(standing(&own), crate::stale::Standing::Holds);
         assert_eq!(standing(&taken), crate::stale::Standing::NewOwner);
+    }
+
+    /// A dead pod's port that nobody removed is not that of somebody who may have been given a
+    /// dead pod's value.
+    #[test]
+    fn who_may_have_a_value_that_nobody_has_told() {
+        let machine: &[(&str, &str)] = &[("iface-id", "p"), ("attached-mac", "0a:00:00:00:00:09")];
+        let pod: &[(&str, &str)] = &[("contNetns", "/run/netns/gone")];
+        let of = |marks: &[(&str, &str)], kind: &str, ofport, ifindex, dead: Option<u128>| {
+            let interface = Interface {
+                kind: kind.to_owned(),
+                ofport,
+                ifindex,
+                external_ids: marks.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+                ..testing::interface(5, "rep0")
+            };
+            let mut world = one_bridge(vec![testing::port(6, marks, interface)]);
+            world.now = Stamp::now();
+            world.tombstones.extend(dead.map(|row| {
+                let mut dead = target("net", "eth0", &[], Cause::Tombstone).attachment;
+                dead.interface = Some(RowId(row));
+                dead
+            }));
+            let scene = Scene::build(&world, 0, &[], None);
+            scene.case.live.iter().any(|live| live.register == LiveRegister::Untold)
+        };
+        let (five, no) = (Ofport::Number(5), Ofport::Failed);
+        for marks in [machine, pod] {
+            assert!(of(marks, "", five, Some(7), None));
+            assert!(of(marks, "", Ofport::Unassigned, None, None), "the switch has not looked yet");
+            assert!(
+                of(marks, "dpdkvhostuserclient", five, None, None),
+                "no device of the kernel's"
+            );
+            assert!(!of(marks, "", no, None, None), "its device is gone");
+            assert!(!of(marks, "", five, Some(0), None), "its device is gone");
+            assert!(!of(marks, "", five, Some(7), Some(5)), "a tombstone's");
+            assert!(of(marks, "", five, Some(7), Some(9)), "another's tombstone");
+        }
+        assert!(!of(&[], "", five, Some(7), None), "an uplink");
+        // A sandbox that is young may be about to get its device.
+        let mut sandbox = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let netns = format!("/proc/{}/ns/net", sandbox.id());
+        let arriving = of(&[("contNetns", &netns)], "", no, None, None);
+        sandbox.kill().unwrap();
+        sandbox.wait().unwrap();
+        assert!(arriving);
     }
 
     #[test]

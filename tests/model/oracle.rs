@@ -308,6 +308,23 @@ impl<'a, D: Driver> View<'a, D> {
     /// Whether a pod that may be getting any address is there, and so old that the entry may be
     /// its own; a member of a policy may always be.
     fn may_be_arriving(&self, entry: &Entry, policy: bool) -> bool {
+        self.unrecorded().any(|pod| {
+            pod.phase != Phase::Gone
+                && self.at <= pod.born + ARRIVING + TICK
+                && (policy || entry.until + TICK >= pod.born)
+        })
+    }
+
+    /// Whether the dead pod's value may have been given to somebody without a record.
+    fn may_be_given_away(&self, entry: &Entry, dead: &Dead<'_>) -> bool {
+        let since = dead.record.seen_alive.boot_ms;
+        self.may_be_arriving(entry, false)
+            || entry.until + TICK >= since && self.unrecorded().next().is_some()
+    }
+
+    /// Pods whose marked ports nobody has recorded. What a pod that is gone leaves has no device
+    /// (on a switch it may take a moment to see that).
+    fn unrecorded(&self) -> impl Iterator<Item = &Pod> {
         // The tombstone of a DEL without a record says which port was its own when the DEL, or a
         // sweep, has looked.
         let names_its_port = |t: &&Attachment| t.interface.is_some();
@@ -316,15 +333,11 @@ impl<'a, D: Driver> View<'a, D> {
         let forgotten = self.before.tombstones.iter().filter(|t| !ours(t, &self.after.tombstones));
         let known = self.after.records.iter().chain(buried).chain(forgotten);
         let known: Vec<PodId> = known.map(|record| self.town.pod_of(record)).collect();
-        self.town.pods.iter().any(|pod| {
-            pod.row
-                && self.is_near(pod)
-                && pod.kind != Kind::Unmarked
-                && pod.phase != Phase::Gone
-                && !known.contains(&pod.id)
-                && self.at <= pod.born + ARRIVING + TICK
-                && (policy || entry.until + TICK >= pod.born)
-        })
+        let has_device =
+            |pod: &Pod| pod.phase != Phase::Gone || pod.number.is_none() || !D::MAKE_BELIEVE;
+        let marked = move |pod: &&Pod| pod.row && has_device(pod) && pod.kind != Kind::Unmarked;
+        let all = self.town.pods.iter().filter(marked);
+        all.filter(move |pod| self.is_near(pod) && !known.contains(&pod.id))
     }
 
     fn created_after(&self, entry: &Entry, dead: &Dead<'_>) -> bool {
@@ -521,7 +534,7 @@ impl<'a, D: Driver> View<'a, D> {
     }
 
     /// What keeps an entry that uses the dead pod's register value.
-    fn value(&self, dead: &Dead<'_>) -> Result<(), Exception> {
+    fn value(&self, entry: &Entry, dead: &Dead<'_>) -> Result<(), Exception> {
         let own = |r: &Register| r.how == RegisterHow::Learned && r.value == dead.pod.who.reg;
         let Some(register) = dead.record.register.filter(own) else {
             return Err(Exception::UnknownValue);
@@ -583,7 +596,7 @@ impl<'a, D: Driver> View<'a, D> {
                     dead.had(port) && !self.is_live_port(port) && all().all(own)
                 })
         };
-        if self.entries().any(loads) {
+        if self.entries().any(loads) || self.may_be_given_away(entry, dead) {
             return Err(Exception::ValueUnproven);
         }
         Ok(())
@@ -723,7 +736,8 @@ impl<'a, D: Driver> View<'a, D> {
         }
         for value in values {
             let computed = self.town.layout.is_computed();
-            match if computed { self.computed(entry, dead, value) } else { self.value(dead) } {
+            match if computed { self.computed(entry, dead, value) } else { self.value(entry, dead) }
+            {
                 Ok(()) => return Some(Ok(())),
                 Err(why) => kept.push(why),
             }

@@ -238,7 +238,9 @@ impl Sim {
                 ports.push(patch);
             }
             for row in self.rows.values().filter(|row| row.bridge == on) {
-                let interface = Self::interface(row.id, &row.name, "", row.ofport);
+                let mut interface = Self::interface(row.id, &row.name, "", row.ofport);
+                // A sandbox takes its device along.
+                interface.ifindex = row.sandbox.then_some(1);
                 let mut port = port(&row.name, row.marks(), interface);
                 port.vlans = self.layout.vlan(row.who.reg).into_iter().collect();
                 ports.push(port);

@@ -126,3 +126,38 @@ fn a_del_spares_the_strangers_address() {
     sweep(&node, &[]);
     assert_eq!(node.dump("br0"), [""; 0]);
 }
+
+/// The controller of a pod whose ADD has not come puts what matches the value that it gives the
+/// pod before what loads it. A dead pod had the value before.
+#[test]
+fn a_dead_pods_value_may_be_a_strangers_by_now() {
+    let conf = json!({"lingerSeconds": 0, "reg0": "pod"});
+    let node = Setup::new().datapath(Datapath::Dummy).gc_conf(conf).up("value_may_be_a_strangers");
+    let (web, db) = (node.run_pod("web"), node.run_pod("db"));
+    let loads = |port: u16, value: u32| {
+        format!("table=0, in_port={port} actions=set_field:{value:#x}->reg0,resubmit(,20)")
+    };
+    let rule = |table: u8, value: u32| format!("table={table}, reg0={value:#x} actions=drop");
+    for (pod, value) in [(&web, 0x1001), (&db, 0x1002)] {
+        node.install("br0", &[loads(pod.ofport, value), rule(20, value)]);
+    }
+    node.ovs_vsctl(&["add-port", "br0", "vm0", "--", "set", "Interface", "vm0", "type=internal"]);
+    for mark in ["iface-id=i", "attached-mac=\"0a:00:00:00:00:99\""] {
+        node.ovs_vsctl(&["set", "Interface", "vm0", &format!("external_ids:{mark}")]);
+    }
+    // What is older than the last sight of who is dead is the dead one's.
+    node.del(&db);
+    let of_vm = node.install("br0", &[rule(21, 0x1001)]);
+    node.vanish(&web, Port::Gone);
+    sweep(&node, &[]);
+    let left = node.dump("br0");
+    assert!(
+        left.contains(&of_vm[0]) && !left.iter().any(|flow| flow.contains("0x1002")),
+        "{left:?}"
+    );
+    // Once it shows that its value is another one, this one is the dead pod's.
+    let number = node.ovs_vsctl(&["get", "Interface", "vm0", "ofport"]).trim().parse().unwrap();
+    let shown = node.install("br0", &[loads(number, 0x1003)]);
+    sweep(&node, &[]);
+    assert_eq!(node.dump("br0"), shown);
+}

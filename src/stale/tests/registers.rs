@@ -678,3 +678,51 @@ fn a_value_that_a_live_one_only_may_have_keeps_the_dead_waiting() {
         assert!(survey.see(&policy(ID_A)) && !survey.see(&policy(ID_B)));
     }
 }
+
+/// The controller of a pod whose ADD has not come, or of a machine, has put what matches the value
+/// that a dead pod had before the classifier that loads it.
+#[test]
+fn who_has_no_record_and_shows_no_value_may_have_a_dead_pods() {
+    let (kept, gone) = ("kept: register-not-proven", "stale: matches-register");
+    let unrecorded = Live {
+        network: None,
+        addresses_known: false,
+        register: LiveRegister::Untold,
+        ..live(14, &[])
+    };
+    let case = |source, age: Option<u64>| {
+        let node = node(source).with(|c| {
+            (c.dead[0].register, c.live[0].register) = (Some(ID_A), LiveRegister::Is(ID_B));
+            c.dead[0].seen_alive = secs(70);
+        });
+        node.and_live(Live { age: age.map(secs), ..unrecorded.clone() })
+    };
+    let word = |case: &Case, flow: &Flow, more: Option<Flow>| {
+        let flows: Vec<Flow> = more.into_iter().chain([flow.clone()]).collect();
+        words(verdicts(case, &flows).last().unwrap())
+    };
+    for source in [LEARN, RegisterSource::Pod] {
+        // A sandbox that is young, whenever the dead one was seen last; a machine.
+        for (age, oldest) in [(Some(90), 90), (Some(30), 30), (None, 70)] {
+            let case = case(source, age);
+            let (young, old) = (policy(ID_A).aged(oldest), policy(ID_A).aged(oldest + 2));
+            assert_eq!(word(&case, &young, None), kept, "{age:?}");
+            assert_eq!(word(&case, &old, None), gone, "{age:?}: made for the dead one");
+            let shown = classifier(14, ID_A + 7).aged(10);
+            assert_eq!(word(&case, &young, Some(shown)), gone, "it has another value");
+        }
+    }
+    let young = policy(ID_A).aged(20);
+    let changed = |change: &dyn Fn(&mut Live)| {
+        let case = case(LEARN, None).with(|c| change(c.live.last_mut().unwrap()));
+        word(&case, &young, None)
+    };
+    assert_eq!(changed(&|live| live.register = LiveRegister::Absent), gone, "an uplink");
+    assert_eq!(changed(&|live| live.ofport = None), gone, "on another bridge");
+    assert_eq!(changed(&|live| live.register = LiveRegister::Is(ID_B)), gone);
+    // In another register it may show what it likes.
+    let elsewhere = flow().table(0).from(14).load(1, ID_B).beyond();
+    assert_eq!(word(&case(LEARN, None), &young, Some(elsewhere)), kept);
+    // A computed value is the token that it is computed from.
+    assert_eq!(word(&case(RegisterSource::ExternalId, None), &young, None), gone);
+}
