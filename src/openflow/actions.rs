@@ -3,8 +3,9 @@
 
 use super::error::Malformed;
 use super::learn::Learn;
+use super::numbers::*;
 use super::oxm::{FieldId, Header, Oxm};
-use super::wire::{NICIRA, ONF, Reader};
+use super::wire::Reader;
 
 /// Part of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +103,7 @@ pub(super) struct Ct<'a> {
     /// The zone's field, if it is not `zone`.
     pub(super) zone_field: Option<Range>,
     pub(super) zone: u16,
-    /// 0xff: none.
+    /// NX_CT_RECIRC_NONE: none.
     pub(super) table: u8,
     pub(super) alg: u16,
     pub(super) actions: &'a [u8],
@@ -124,22 +125,20 @@ pub(super) enum Instruction<'a> {
 pub(super) fn instruction<'a>(reader: &mut Reader<'a>) -> Result<Instruction<'a>, Malformed> {
     let (kind, mut body) = reader.block("instruction")?;
     Ok(match kind {
-        1 => Instruction::Goto(body.u8("goto_table")?),
-        2 => {
+        OFPIT_GOTO_TABLE => Instruction::Goto(body.u8("goto_table")?),
+        OFPIT_WRITE_METADATA => {
             body.take(4, "write_metadata")?;
             let value = body.u64("write_metadata")?;
             Instruction::WriteMetadata { value, mask: body.u64("write_metadata")? }
         }
-        3 | 4 => {
+        OFPIT_WRITE_ACTIONS | OFPIT_APPLY_ACTIONS => {
             body.take(4, "instruction's actions")?;
-            if kind == 3 {
-                Instruction::Write(body.rest())
-            } else {
-                Instruction::Apply(body.rest())
-            }
+            let list = body.rest();
+            let write = kind == OFPIT_WRITE_ACTIONS;
+            if write { Instruction::Write(list) } else { Instruction::Apply(list) }
         }
-        5 => Instruction::Clear,
-        6 => Instruction::Meter(body.u32("meter")?),
+        OFPIT_CLEAR_ACTIONS => Instruction::Clear,
+        OFPIT_METER => Instruction::Meter(body.u32("meter")?),
         _ => Instruction::Unknown { kind, body: body.rest() },
     })
 }
@@ -149,21 +148,21 @@ pub(super) fn action<'a>(reader: &mut Reader<'a>) -> Result<Action<'a>, Malforme
     let (kind, body) = reader.block("action")?;
     let mut r = body;
     Ok(match kind {
-        0 => Action::Output { port: r.u32("output")?, max_len: r.u16("output")? },
-        15 => edit("set_mpls_ttl", Some(r.u8("set_mpls_ttl")?.into())),
-        16 => edit("dec_mpls_ttl", None),
-        17 => edit("push_vlan", Some(r.u16("push_vlan")?.into())),
-        18 => edit("pop_vlan", None),
-        19 => edit("push_mpls", Some(r.u16("push_mpls")?.into())),
-        20 => edit("pop_mpls", Some(r.u16("pop_mpls")?.into())),
-        21 => edit("set_queue", Some(r.u32("set_queue")?)),
-        22 => Action::Group(r.u32("group")?),
-        23 => edit("mod_nw_ttl", Some(r.u8("set_nw_ttl")?.into())),
-        24 => edit("dec_ttl", None),
-        25 => Action::SetField(Oxm::read(&mut r)?),
-        28 => copy_field(&mut r)?,
-        29 => Action::Meter(r.u32("meter")?),
-        0xffff => experimenter(kind, body)?,
+        OFPAT_OUTPUT => Action::Output { port: r.u32("output")?, max_len: r.u16("output")? },
+        OFPAT_SET_MPLS_TTL => edit("set_mpls_ttl", Some(r.u8("set_mpls_ttl")?.into())),
+        OFPAT_DEC_MPLS_TTL => edit("dec_mpls_ttl", None),
+        OFPAT_PUSH_VLAN => edit("push_vlan", Some(r.u16("push_vlan")?.into())),
+        OFPAT_POP_VLAN => edit("pop_vlan", None),
+        OFPAT_PUSH_MPLS => edit("push_mpls", Some(r.u16("push_mpls")?.into())),
+        OFPAT_POP_MPLS => edit("pop_mpls", Some(r.u16("pop_mpls")?.into())),
+        OFPAT_SET_QUEUE => edit("set_queue", Some(r.u32("set_queue")?)),
+        OFPAT_GROUP => Action::Group(r.u32("group")?),
+        OFPAT_SET_NW_TTL => edit("mod_nw_ttl", Some(r.u8("set_nw_ttl")?.into())),
+        OFPAT_DEC_NW_TTL => edit("dec_ttl", None),
+        OFPAT_SET_FIELD => Action::SetField(Oxm::read(&mut r)?),
+        OFPAT_COPY_FIELD => copy_field(&mut r, 2)?,
+        OFPAT_METER => Action::Meter(r.u32("meter")?),
+        OFPAT_EXPERIMENTER => experimenter(kind, body)?,
         _ => Action::Unknown { kind, body: body.rest() },
     })
 }
@@ -172,29 +171,30 @@ fn edit(name: &'static str, argument: Option<u32>) -> Action<'static> {
     Action::Edit { name, argument }
 }
 
-/// n_bits, both offsets, 2 bytes of padding, both headers.
-fn copy_field<'a>(r: &mut Reader<'a>) -> Result<Action<'a>, Malformed> {
+/// 1.0's set_tunnel: the tunnel's key, seen as a write to tun_id.
+fn set_tunnel(value: u64) -> Action<'static> {
+    Action::Load { dst: Range { id: NXM_NX_TUN_ID, width: 64, offset: 0, bits: 64 }, value }
+}
+
+/// n_bits, both offsets, padding, both headers.
+fn copy_field<'a>(r: &mut Reader<'a>, padding: usize) -> Result<Action<'a>, Malformed> {
     let field = "copy_field";
     let (bits, src, dst) = (u32::from(r.u16(field)?), r.u16(field)?, r.u16(field)?);
-    r.take(2, field)?;
+    r.take(padding, field)?;
     let src = Range::new(Header::read(r)?, src, bits);
     Ok(Action::Move { src, dst: Range::new(Header::read(r)?, dst, bits) })
 }
 
 fn experimenter(kind: u16, body: Reader<'_>) -> Result<Action<'_>, Malformed> {
     let mut r = body;
-    let unknown = Ok(Action::Unknown { kind, body: body.rest() });
-    let vendor = r.u32("action's vendor")?;
-    match (vendor, r.u16("action's subtype")?) {
-        (NICIRA, subtype) => {
-            Ok(nicira(subtype, r)?.unwrap_or(Action::Unknown { kind, body: body.rest() }))
-        }
-        // The extension that became 1.5's COPY_FIELD.
-        (ONF, 3200) => {
+    let unknown = Action::Unknown { kind, body: body.rest() };
+    match (r.u32("action's vendor")?, r.u16("action's subtype")?) {
+        (NX_VENDOR_ID, subtype) => Ok(nicira(subtype, r)?.unwrap_or(unknown)),
+        (ONF_VENDOR_ID, ONFACT_COPY_FIELD) => {
             r.take(2, "copy_field")?;
-            copy_field(&mut r)
+            copy_field(&mut r, 2)
         }
-        _ => unknown,
+        _ => Ok(unknown),
     }
 }
 
@@ -202,109 +202,115 @@ fn experimenter(kind: u16, body: Reader<'_>) -> Result<Action<'_>, Malformed> {
 #[expect(clippy::too_many_lines, reason = "one table: subtype, layout")]
 fn nicira(subtype: u16, mut r: Reader<'_>) -> Result<Option<Action<'_>>, Malformed> {
     Ok(Some(match subtype {
-        1 => Action::Resubmit { in_port: r.u16("resubmit")?, table: 0xff, ct: false },
-        14 | 44 => {
+        NXAST_RESUBMIT => Action::Resubmit {
+            in_port: r.u16("resubmit")?,
+            table: NX_RESUBMIT_SAME_TABLE,
+            ct: false,
+        },
+        NXAST_RESUBMIT_TABLE | NXAST_RESUBMIT_TABLE_CT => {
             let in_port = r.u16("resubmit")?;
-            Action::Resubmit { in_port, table: r.u8("resubmit")?, ct: subtype == 44 }
+            Action::Resubmit {
+                in_port,
+                table: r.u8("resubmit")?,
+                ct: subtype == NXAST_RESUBMIT_TABLE_CT,
+            }
         }
-        // 1.0's set_tunnel: the tunnel's key, seen as a write to tun_id.
-        2 | 9 => {
-            let id = FieldId { class: super::oxm::NXM1, number: 16, experimenter: 0 };
-            r.take(if subtype == 2 { 2 } else { 6 }, "set_tunnel")?;
-            let value =
-                if subtype == 2 { r.u32("set_tunnel")?.into() } else { r.u64("set_tunnel")? };
-            Action::Load { dst: Range { id, width: 64, offset: 0, bits: 64 }, value }
+        NXAST_SET_TUNNEL => {
+            r.take(2, "set_tunnel")?;
+            set_tunnel(r.u32("set_tunnel")?.into())
         }
-        4 => edit(
-            "set_queue",
-            Some({
-                r.take(2, "set_queue")?;
-                r.u32("set_queue")?
-            }),
-        ),
-        5 => edit("pop_queue", None),
-        6 => {
-            let field = "move";
-            let (bits, src, dst) = (u32::from(r.u16(field)?), r.u16(field)?, r.u16(field)?);
-            let src = Range::new(Header::read(&mut r)?, src, bits);
-            Action::Move { src, dst: Range::new(Header::read(&mut r)?, dst, bits) }
+        NXAST_SET_TUNNEL64 => {
+            r.take(6, "set_tunnel")?;
+            set_tunnel(r.u64("set_tunnel")?)
         }
-        7 => {
+        NXAST_SET_QUEUE => {
+            r.take(2, "set_queue")?;
+            edit("set_queue", Some(r.u32("set_queue")?))
+        }
+        NXAST_POP_QUEUE => edit("pop_queue", None),
+        NXAST_REG_MOVE => copy_field(&mut r, 0)?,
+        NXAST_REG_LOAD => {
             let packed = r.u16("load")?;
             let dst = Range::packed(Header::read(&mut r)?, packed);
             Action::Load { dst, value: r.u64("load")? }
         }
-        8 => Action::Note(r.rest()),
-        10 => {
+        NXAST_NOTE => Action::Note(r.rest()),
+        NXAST_MULTIPATH => {
             r.take(16, "multipath")?;
             let packed = r.u16("multipath")?;
             Action::Multipath(Range::packed(Header::read(&mut r)?, packed))
         }
-        12 | 13 => {
+        NXAST_BUNDLE | NXAST_BUNDLE_LOAD => {
             r.take(10, "bundle")?;
             let count = usize::from(r.u16("bundle")?);
             let packed = r.u16("bundle")?;
             let mut dst = r.sub(8, "bundle")?;
             let load = match subtype {
-                13 => Some(Range::packed(Header::read(&mut dst)?, packed)),
+                NXAST_BUNDLE_LOAD => Some(Range::packed(Header::read(&mut dst)?, packed)),
                 _ => None,
             };
             let bytes = count.checked_mul(2).ok_or(Malformed::Short("bundle's members"))?;
             Action::Bundle { ports: r.take(bytes, "bundle's members")?, load }
         }
-        15 | 32 => {
+        NXAST_OUTPUT_REG | NXAST_OUTPUT_REG2 => {
             let packed = r.u16("output to a register")?;
-            if subtype == 32 {
+            if subtype == NXAST_OUTPUT_REG2 {
                 r.take(2, "output to a register")?;
             }
             Action::OutputRegister(Range::packed(Header::read(&mut r)?, packed))
         }
-        16 | 45 => Action::Learn(Learn::read(r, subtype == 45)?),
-        17 => edit("exit", None),
-        18 | 21 => edit("dec_ttl", None),
-        19 => edit("fin_timeout", None),
-        20 | 37 => Action::Controller,
-        23 => edit("push_mpls", Some(r.u16("push_mpls")?.into())),
-        24 => edit("pop_mpls", Some(r.u16("pop_mpls")?.into())),
-        25 => edit("set_mpls_ttl", Some(r.u8("set_mpls_ttl")?.into())),
-        26 => edit("dec_mpls_ttl", None),
-        27 | 28 => {
+        NXAST_LEARN | NXAST_LEARN2 => Action::Learn(Learn::read(r, subtype == NXAST_LEARN2)?),
+        NXAST_EXIT => edit("exit", None),
+        NXAST_DEC_TTL | NXAST_DEC_TTL_CNT_IDS => edit("dec_ttl", None),
+        NXAST_FIN_TIMEOUT => edit("fin_timeout", None),
+        NXAST_CONTROLLER | NXAST_CONTROLLER2 => Action::Controller,
+        NXAST_PUSH_MPLS => edit("push_mpls", Some(r.u16("push_mpls")?.into())),
+        NXAST_POP_MPLS => edit("pop_mpls", Some(r.u16("pop_mpls")?.into())),
+        NXAST_SET_MPLS_TTL => edit("set_mpls_ttl", Some(r.u8("set_mpls_ttl")?.into())),
+        NXAST_DEC_MPLS_TTL => edit("dec_mpls_ttl", None),
+        NXAST_STACK_PUSH | NXAST_STACK_POP => {
             let offset = r.u16("stack")?;
             let header = Header::read(&mut r)?;
             let range = Range::new(header, offset, r.u16("stack")?.into());
-            if subtype == 27 { Action::StackPush(range) } else { Action::StackPop(range) }
+            if subtype == NXAST_STACK_PUSH {
+                Action::StackPush(range)
+            } else {
+                Action::StackPop(range)
+            }
         }
-        29 => Action::Sample { port: None },
-        38 | 41 | 51 => {
-            r.take(if subtype == 51 { 22 } else { 14 }, "sample")?;
+        NXAST_SAMPLE => Action::Sample { port: None },
+        NXAST_SAMPLE2 | NXAST_SAMPLE3 | NXAST_SAMPLE4 => {
+            r.take(if subtype == NXAST_SAMPLE4 { 22 } else { 14 }, "sample")?;
             Action::Sample { port: Some(r.u16("sample")?) }
         }
-        30 => edit("set_mpls_label", None),
-        31 => edit("set_mpls_tc", None),
-        33 => {
+        NXAST_SET_MPLS_LABEL => edit("set_mpls_label", None),
+        NXAST_SET_MPLS_TC => edit("set_mpls_tc", None),
+        NXAST_REG_LOAD2 => {
             r.take(6, "load2")?;
             Action::SetField(Oxm::read(&mut r)?)
         }
-        34 => {
+        NXAST_CONJUNCTION => {
             let (clause, of) = (r.u8("conjunction")?, r.u8("conjunction")?);
             Action::Conjunction { clause, of, id: r.u32("conjunction")? }
         }
-        35 => Action::Ct(ct(&mut r)?),
-        36 => Action::Nat(r.rest()),
-        39 => Action::OutputTrunc { port: r.u16("output")?, max_len: r.u32("output")? },
-        42 => {
+        NXAST_CT => Action::Ct(ct(&mut r)?),
+        NXAST_NAT => Action::Nat(r.rest()),
+        NXAST_OUTPUT_TRUNC => {
+            Action::OutputTrunc { port: r.u16("output")?, max_len: r.u32("output")? }
+        }
+        NXAST_CLONE => {
             r.take(6, "clone")?;
             Action::Clone(r.rest())
         }
-        43 => edit("ct_clear", None),
-        46 => edit("encap", None),
-        47 => edit("decap", None),
-        48 => edit("dec_nsh_ttl", None),
-        49 => {
+        NXAST_CT_CLEAR => edit("ct_clear", None),
+        NXAST_ENCAP => edit("encap", None),
+        NXAST_DECAP => edit("decap", None),
+        NXAST_DEC_NSH_TTL => edit("dec_nsh_ttl", None),
+        NXAST_CHECK_PKT_LARGER => {
             let (length, bit) = (r.u16("check_pkt_larger")?, r.u16("check_pkt_larger")?);
             Action::CheckPktLarger { length, dst: Range::new(Header::read(&mut r)?, bit, 1) }
         }
-        50 => edit("delete_field", None),
+        NXAST_DELETE_FIELD => edit("delete_field", None),
         _ => return Ok(None),
     }))
 }

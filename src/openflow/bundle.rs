@@ -7,6 +7,7 @@
 use std::borrow::Borrow;
 use std::collections::VecDeque;
 
+use super::bundle_message::BundleMessage;
 use super::connection::{Connection, Message};
 use super::dump::PIPELINE;
 use super::entry::{Entry, RawEntry};
@@ -14,7 +15,8 @@ use super::error::{Error, Malformed, SwitchError};
 use super::filter::Filter;
 use super::flow_mod::{self, Change};
 use super::hello::Version;
-use super::wire::{self, ONF, kind};
+use super::numbers::*;
+use super::wire::{self, Layout as _, Reader};
 
 /// Entries a bundle.
 const BUNDLE: usize = 1000;
@@ -22,14 +24,6 @@ const BUNDLE: usize = 1000;
 const AHEAD: usize = 2;
 /// Entries a barrier, without bundles. OVS handles 50 messages of a connection per turn.
 const BATCH: usize = 49;
-/// Atomic and ordered; every message of a bundle carries the OPEN's flags.
-const FLAGS: u16 = 3;
-const OPEN: u16 = 0;
-const COMMIT: u16 = 4;
-const COMMITTED: u16 = 5;
-/// OFPBFC_MSG_FAILED: one of them could not be done, so none was.
-const MESSAGE_FAILED: u16 = 13;
-
 /// What became of a list of entries.
 ///
 /// A strict delete that finds nothing is *not* an error and has no answer: only a fresh
@@ -107,7 +101,8 @@ impl Connection {
     pub fn add(&mut self, entries: &[Entry]) -> Result<Applied, Error> {
         let doing = "adding flows";
         let mut added = self.apply(Change::Add, entries, doing)?;
-        let overlaps = |(_, error): &(usize, SwitchError)| error.is(5, 3);
+        let overlaps =
+            |(_, error): &(usize, SwitchError)| error.is(OFPET_FLOW_MOD_FAILED, OFPFMFC_OVERLAP);
         let again = added.refused.iter().copied().filter(overlaps).map(|(i, _)| i);
         let indices: Vec<usize> = again.collect();
         added.refused.retain(|refused| !overlaps(refused));
@@ -245,11 +240,11 @@ impl Connection {
         let open = self.xids(count.saturating_add(2));
         let (first, commit) = (open.saturating_add(1), open.saturating_add(1 + count));
         let mut out = Vec::with_capacity(entries.len().saturating_mul(128));
-        self.control(&mut out, open, id, OPEN, doing)?;
+        self.control(&mut out, open, id, OFPBCT_OPEN_REQUEST, doing)?;
         for (xid, (_, entry)) in (first..).zip(entries) {
             self.member(&mut out, xid, id, change, entry, doing)?;
         }
-        self.control(&mut out, commit, id, COMMIT, doing)?;
+        self.control(&mut out, commit, id, OFPBCT_COMMIT_REQUEST, doing)?;
         self.send(&out, doing)?;
         Ok(Flight { open, count })
     }
@@ -280,7 +275,9 @@ impl Connection {
                 return match error {
                     None => self.committed(message, doing),
                     Some(error) if missing || error.is_unknown_message() => Ok(End::None),
-                    Some(error) if error.bundle_code() == Some(MESSAGE_FAILED) => Ok(End::Failed),
+                    Some(error) if error.bundle_code() == Some(OFPBFC_MSG_FAILED) => {
+                        Ok(End::Failed)
+                    }
                     Some(error) => {
                         Err(Error::Switch { path: self.path().to_owned(), doing, error })
                     }
@@ -298,18 +295,15 @@ impl Connection {
         what: u16,
         doing: &'static str,
     ) -> Result<(), Error> {
-        let extension = self.version() == Version::V13;
-        let kind = if extension { kind::EXPERIMENTER } else { kind::BUNDLE_CONTROL };
-        self.encode(out, kind, xid, doing, |out| {
-            if extension {
-                out.extend_from_slice(&ONF.to_be_bytes());
-                out.extend_from_slice(&2300_u32.to_be_bytes());
-            }
-            out.extend_from_slice(&id.to_be_bytes());
-            out.extend_from_slice(&what.to_be_bytes());
-            out.extend_from_slice(&FLAGS.to_be_bytes());
+        self.encode(out, self.kind_of(OFPT_BUNDLE_CONTROL), xid, doing, |out| {
+            BundleMessage::control(id, what).write(self.version(), out);
             Ok(())
         })
+    }
+
+    /// In 1.3 a bundle's messages are an experimenter's.
+    fn kind_of(&self, later: u8) -> u8 {
+        if self.version() == Version::V13 { OFPT_EXPERIMENTER } else { later }
     }
 
     /// Appends an ADD with the FLOW_MOD inside; both have the same xid, or OVS refuses.
@@ -322,31 +316,19 @@ impl Connection {
         entry: &Entry,
         doing: &'static str,
     ) -> Result<(), Error> {
-        let extension = self.version() == Version::V13;
-        let kind = if extension { kind::EXPERIMENTER } else { kind::BUNDLE_ADD };
-        let version = self.version().wire();
-        self.encode(out, kind, xid, doing, |out| {
-            if extension {
-                out.extend_from_slice(&ONF.to_be_bytes());
-                out.extend_from_slice(&2301_u32.to_be_bytes());
-            }
-            out.extend_from_slice(&id.to_be_bytes());
-            out.extend_from_slice(&[0, 0]);
-            out.extend_from_slice(&FLAGS.to_be_bytes());
-            wire::message(out, version, kind::FLOW_MOD, xid, |out| {
+        let version = self.version();
+        self.encode(out, self.kind_of(OFPT_BUNDLE_ADD_MESSAGE), xid, doing, |out| {
+            BundleMessage::add(id).write(version, out);
+            wire::message(out, version, OFPT_FLOW_MOD, xid, |out| {
                 flow_mod::encode(change, &entry.raw(), out)
             })
         })
     }
 
     fn committed(&self, message: Message, doing: &'static str) -> Result<End, Error> {
-        let (kind, at) = match self.version() {
-            Version::V13 => (kind::EXPERIMENTER, 12),
-            Version::V14 | Version::V15 => (kind::BUNDLE_CONTROL, 4),
-        };
-        let body = self.expect(message, kind, doing)?;
-        match body.get(at..).and_then(|rest| rest.first_chunk()) {
-            Some(what) if u16::from_be_bytes(*what) == COMMITTED => Ok(End::Committed),
+        let body = self.expect(message, self.kind_of(OFPT_BUNDLE_CONTROL), doing)?;
+        match BundleMessage::read(self.version(), &mut Reader::new(body)) {
+            Ok(reply) if reply.what == OFPBCT_COMMIT_REPLY => Ok(End::Committed),
             _ => Err(self.malformed(doing, Malformed::Unexpected("reply to a bundle's commit"))),
         }
     }
@@ -365,11 +347,11 @@ impl Connection {
             let barrier = first.saturating_add(count);
             let mut out = Vec::new();
             for (xid, (_, entry)) in (first..).zip(batch) {
-                self.encode(&mut out, kind::FLOW_MOD, xid, doing, |out| {
+                self.encode(&mut out, OFPT_FLOW_MOD, xid, doing, |out| {
                     flow_mod::encode(change, &entry.raw(), out)
                 })?;
             }
-            self.encode(&mut out, kind::BARRIER_REQUEST, barrier, doing, |_| Ok(()))?;
+            self.encode(&mut out, OFPT_BARRIER_REQUEST, barrier, doing, |_| Ok(()))?;
             self.send(&out, doing)?;
             self.until_barrier(barrier, first, count, doing, &mut |member, error| {
                 if let Some((index, _)) = batch.get(member) {
@@ -393,7 +375,7 @@ impl Connection {
         loop {
             let message = self.receive(doing)?;
             if message.xid == barrier {
-                return self.expect(message, kind::BARRIER_REPLY, doing).map(|_| ());
+                return self.expect(message, OFPT_BARRIER_REPLY, doing).map(|_| ());
             }
             let member = message.xid.wrapping_sub(first);
             if member < count

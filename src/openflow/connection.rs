@@ -12,7 +12,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::error::{Error, Malformed, SwitchError, bridge_of};
 use super::hello::{Version, Versions, greeting};
 use super::monitor::Monitor;
-use super::wire::{self, HEADER, Reader, kind};
+use super::numbers::*;
+use super::wire::{self, Layout as _, MessageHeader, Reader};
 use crate::clock::{Deadline, connect_at_once, connect_within};
 
 /// Read at once. Two of the largest messages: a dump's are just below 64 KiB.
@@ -176,7 +177,7 @@ impl Connection {
         let doing = "waiting for its hello";
         let message = self.receive(doing)?;
         let offered = match message.kind {
-            kind::HELLO => Versions::parse(message.version, self.body(message)),
+            OFPT_HELLO => Versions::parse(message.version, self.body(message)),
             _ => Err(Malformed::Unexpected("message before hello")),
         };
         let offered = offered.map_err(|what| self.malformed(doing, what))?;
@@ -223,15 +224,10 @@ impl Connection {
     pub fn barrier(&mut self) -> Result<(), Error> {
         let doing = "waiting for a barrier";
         let xid = self.xids(1);
-        let mut out = Vec::with_capacity(HEADER);
-        self.encode(&mut out, kind::BARRIER_REQUEST, xid, doing, |_| Ok(()))?;
+        let mut out = Vec::with_capacity(OFP_HEADER_LEN);
+        self.encode(&mut out, OFPT_BARRIER_REQUEST, xid, doing, |_| Ok(()))?;
         self.send(&out, doing)?;
-        loop {
-            let message = self.receive(doing)?;
-            if message.xid == xid {
-                return self.expect(message, kind::BARRIER_REPLY, doing).map(|_| ());
-            }
-        }
+        self.until_barrier(xid, 0, 0, doing, &mut |_, _| {})
     }
 
     /// Reserves `n` consecutive xids (never 0: unsolicited messages have it); the first.
@@ -254,7 +250,7 @@ impl Connection {
         doing: &'static str,
         body: impl FnOnce(&mut Vec<u8>) -> Result<(), Malformed>,
     ) -> Result<(), Error> {
-        wire::message(out, self.version.wire(), kind, xid, body)
+        wire::message(out, self.version, kind, xid, body)
             .map_err(|what| self.malformed(doing, what))
     }
 
@@ -285,7 +281,7 @@ impl Connection {
         message: Message,
         doing: &'static str,
     ) -> Result<Option<SwitchError>, Error> {
-        if message.kind != kind::ERROR {
+        if message.kind != OFPT_ERROR {
             return Ok(None);
         }
         SwitchError::parse(self.body(message)).map(Some).map_err(|what| self.malformed(doing, what))
@@ -336,11 +332,11 @@ impl Connection {
     /// requests are answered, what the switch tells of others is noted.
     fn is_ours(&mut self, message: Message, doing: &'static str) -> Result<bool, Error> {
         match message.kind {
-            kind::ECHO_REQUEST => self.echo(message, doing)?,
+            OFPT_ECHO_REQUEST => self.echo(message, doing)?,
             // HELLO_FAILED carries no xid of ours.
-            kind::ERROR if message.xid == 0 => {
+            OFPT_ERROR if message.xid == 0 => {
                 if let Some(error) = self.error_in(message, doing)?
-                    && error.kind == 0
+                    && error.kind == OFPET_HELLO_FAILED
                 {
                     return Err(Error::Switch { path: self.path.clone(), doing, error });
                 }
@@ -353,33 +349,29 @@ impl Connection {
     /// Takes a whole message out of the inbox, if there is one.
     fn parse(&mut self, doing: &'static str) -> Result<Option<Message>, Error> {
         let unread = self.inbox.unread();
-        if unread.len() < HEADER {
+        if unread.len() < OFP_HEADER_LEN {
             return Ok(None);
         }
         let mut reader = Reader::new(unread);
-        let mut header = || {
-            let field = "message header";
-            let (version, kind) = (reader.u8(field)?, reader.u8(field)?);
-            Ok::<_, Malformed>((version, kind, reader.u16(field)?, reader.u32(field)?))
-        };
-        let (version, kind, length, xid) = header().map_err(|what| self.malformed(doing, what))?;
-        if usize::from(length) < HEADER {
-            let what = Malformed::Length { field: "message", value: length.into() };
-            return Err(self.malformed(doing, what));
-        }
-        if unread.len() < length.into() {
+        let header = MessageHeader::read(self.version, &mut reader);
+        let MessageHeader { version, kind, length, xid } =
+            header.map_err(|what| self.malformed(doing, what))?;
+        let body = usize::from(length).checked_sub(OFP_HEADER_LEN).ok_or_else(|| {
+            self.malformed(doing, Malformed::Length { field: "message", value: length.into() })
+        })?;
+        if reader.left() < body {
             return Ok(None);
         }
-        let start = self.inbox.start.saturating_add(HEADER);
-        let end = self.inbox.start.saturating_add(length.into());
+        let start = self.inbox.start.saturating_add(OFP_HEADER_LEN);
+        let end = start.saturating_add(body);
         self.inbox.start = end;
         Ok(Some(Message { version, kind, xid, start, end }))
     }
 
     fn echo(&mut self, message: Message, doing: &'static str) -> Result<(), Error> {
         let payload = self.body(message).to_vec();
-        let mut out = Vec::with_capacity(HEADER.saturating_add(payload.len()));
-        self.encode(&mut out, kind::ECHO_REPLY, message.xid, doing, |out| {
+        let mut out = Vec::with_capacity(OFP_HEADER_LEN.saturating_add(payload.len()));
+        self.encode(&mut out, OFPT_ECHO_REPLY, message.xid, doing, |out| {
             out.extend_from_slice(&payload);
             Ok(())
         })?;

@@ -1,21 +1,20 @@
 //! What the switch says about itself: tables, ports, groups, version.
 
 use super::connection::Connection;
-use super::dump::multipart;
-use super::effects;
 use super::error::{Error, Malformed};
 use super::hello::Version;
-use super::port;
-use super::wire::{Reader, kind};
+use super::multipart::{self, Port, TableStats, Which};
+use super::numbers::*;
+use super::wire::{Layout as _, Reader};
+use super::{effects, group};
 use crate::stale::flow::Actions;
 
-const DESCRIPTION: u16 = 0;
-const TABLE: u16 = 3;
-const GROUP_DESCRIPTION: u16 = 7;
-const PORT_DESCRIPTION: u16 = 13;
 const COUNTING: &str = "counting flows";
 const LISTING: &str = "listing ports";
 const READING: &str = "reading groups";
+/// A question that names nothing in particular.
+const TABLES: (u16, Option<Which>) = (OFPMP_TABLE, None);
+const PORTS: (u16, Option<Which>) = (OFPMP_PORT_DESC, Some(Which { number: OFPP_ANY }));
 
 /// What [`Connection::ports`] and [`Connection::tables`] return.
 pub type PortsAndTables = (Vec<(u16, String)>, Vec<(u8, u32)>);
@@ -32,7 +31,7 @@ impl Connection {
     /// # Errors
     /// As [`Self::dump`].
     pub fn tables(&mut self) -> Result<Vec<(u8, u32)>, Error> {
-        let asked = self.ask(&[(TABLE, &[])], COUNTING)?;
+        let asked = self.ask(&[TABLES], COUNTING)?;
         self.hear_tables(asked)
     }
 
@@ -42,7 +41,7 @@ impl Connection {
     /// # Errors
     /// As [`Self::dump`].
     pub fn ports(&mut self) -> Result<Vec<(u16, String)>, Error> {
-        let asked = self.ask(&[(PORT_DESCRIPTION, self.any_port())], LISTING)?;
+        let asked = self.ask(&[PORTS], LISTING)?;
         self.hear_ports(asked)
     }
 
@@ -60,7 +59,7 @@ impl Connection {
     /// # Errors
     /// As [`Self::dump`].
     pub fn ask_ports_and_tables(&mut self) -> Result<Asked, Error> {
-        self.ask(&[(PORT_DESCRIPTION, self.any_port()), (TABLE, &[])], LISTING).map(Asked)
+        self.ask(&[PORTS, TABLES], LISTING).map(Asked)
     }
 
     /// What was asked.
@@ -72,45 +71,17 @@ impl Connection {
         Ok((ports, self.hear_tables(asked.0.wrapping_add(1))?))
     }
 
-    /// 1.5 asks for one port or, as here, any.
-    fn any_port(&self) -> &'static [u8] {
-        if self.version() == Version::V15 { &[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0] } else { &[] }
-    }
-
     fn hear_tables(&mut self, xid: u32) -> Result<Vec<(u8, u32)>, Error> {
-        let mut tables = Vec::new();
-        self.hear(xid, TABLE, COUNTING, &mut |r, _| {
-            let mut entry = r.sub(24, "table statistics")?;
-            let table = entry.u8("table")?;
-            entry.take(3, "table statistics")?;
-            tables.push((table, entry.u32("table's entries")?));
-            Ok(())
-        })?;
-        Ok(tables)
+        self.hear(xid, OFPMP_TABLE, COUNTING, &mut |r, version| {
+            TableStats::read(version, r).map(|of| (of.table, of.active))
+        })
     }
 
     fn hear_ports(&mut self, xid: u32) -> Result<Vec<(u16, String)>, Error> {
-        let mut ports = Vec::new();
-        self.hear(xid, PORT_DESCRIPTION, LISTING, &mut |r, version| {
-            let number = Reader::new(r.rest()).u32("port number")?;
-            let length = match version {
-                Version::V13 => 64,
-                Version::V14 | Version::V15 => {
-                    let mut head = *r;
-                    head.take(4, "port")?;
-                    usize::from(head.u16("port length")?)
-                }
-            };
-            let mut port = r.sub(length, "port")?;
-            port.take(16, "port")?;
-            let name: [u8; 16] = port.array("port name")?;
-            let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-            if let Some(number) = port::from_wire(number) {
-                ports.push((number, String::from_utf8_lossy(name).into_owned()));
-            }
-            Ok(())
+        let ports = self.hear(xid, OFPMP_PORT_DESC, LISTING, &mut |r, version| {
+            Port::next(version, r).map(|port| port.named())
         })?;
-        Ok(ports)
+        Ok(ports.into_iter().flatten().collect())
     }
 
     /// What the buckets of all groups do, each bucket by itself.
@@ -118,15 +89,16 @@ impl Connection {
     /// # Errors
     /// As [`Self::dump`].
     pub fn buckets(&mut self) -> Result<Vec<Actions>, Error> {
-        // 1.5 asks for one group or, as here, all.
-        let all: &[u8] = match self.version() {
-            Version::V15 => &[0xff, 0xff, 0xff, 0xfc, 0, 0, 0, 0],
-            Version::V13 | Version::V14 => &[],
-        };
         let mut found = Vec::new();
-        let xid = self.ask(&[(GROUP_DESCRIPTION, all)], READING)?;
-        self.hear(xid, GROUP_DESCRIPTION, READING, &mut |r, version| {
-            read_group(r, version, &mut found)
+        let all = Which { number: OFPG_ALL };
+        let xid = self.ask(&[(OFPMP_GROUP_DESC, Some(all))], READING)?;
+        self.hear(xid, OFPMP_GROUP_DESC, READING, &mut |r, version| {
+            group::read(version, r, &mut |list| {
+                let mut actions = Actions::default();
+                effects::decode_list(list, &mut actions)?;
+                found.push(actions);
+                Ok(())
+            })
         })?;
         Ok(found)
     }
@@ -136,30 +108,26 @@ impl Connection {
     /// # Errors
     /// As [`Self::dump`].
     pub fn description(&mut self) -> Result<String, Error> {
-        let mut software = String::new();
         let doing = "asking its version";
-        let xid = self.ask(&[(DESCRIPTION, &[])], doing)?;
-        self.hear(xid, DESCRIPTION, doing, &mut |r, _| {
-            r.take(512, "manufacturer and hardware")?;
-            let text = r.take(256, "software description")?;
-            r.take(288, "serial number and datapath description")?;
-            let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
-            software = String::from_utf8_lossy(text).into_owned();
-            Ok(())
-        })?;
-        Ok(software)
+        let xid = self.ask(&[(OFPMP_DESC, None)], doing)?;
+        let said = self.hear(xid, OFPMP_DESC, doing, &mut |r, _| multipart::read_software(r))?;
+        Ok(said.into_iter().next_back().unwrap_or_default())
     }
 
     /// Sends multipart requests of these kinds in one write; the first one's xid, the
     /// others' follow.
-    fn ask(&mut self, requests: &[(u16, &[u8])], doing: &'static str) -> Result<u32, Error> {
+    fn ask(
+        &mut self,
+        requests: &[(u16, Option<Which>)],
+        doing: &'static str,
+    ) -> Result<u32, Error> {
         let first = self.xids(u32::try_from(requests.len()).unwrap_or(1));
         let mut out = Vec::new();
-        for (xid, (what, request)) in (first..).zip(requests) {
-            self.encode(&mut out, kind::MULTIPART_REQUEST, xid, doing, |out| {
-                out.extend_from_slice(&what.to_be_bytes());
-                out.extend_from_slice(&[0; 6]);
-                out.extend_from_slice(request);
+        let version = self.version();
+        for (xid, (what, which)) in (first..).zip(requests) {
+            self.encode(&mut out, OFPT_MULTIPART_REQUEST, xid, doing, |out| {
+                multipart::request(*what, version, out);
+                which.iter().for_each(|which| which.write(version, out));
                 Ok(())
             })?;
         }
@@ -169,71 +137,32 @@ impl Connection {
 
     /// Takes the answer in; `each` reads one item. Answers come in the order of the
     /// requests, and what answers none of ours is skipped.
-    fn hear(
+    fn hear<T>(
         &mut self,
         xid: u32,
         what: u16,
         doing: &'static str,
-        each: &mut dyn FnMut(&mut Reader<'_>, Version) -> Result<(), Malformed>,
-    ) -> Result<(), Error> {
+        each: &mut dyn FnMut(&mut Reader<'_>, Version) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, Error> {
+        let (version, mut found) = (self.version(), Vec::new());
         loop {
             let message = self.receive(doing)?;
             if message.xid != xid {
                 continue;
             }
-            let mut reader = Reader::new(self.expect(message, kind::MULTIPART_REPLY, doing)?);
+            let mut reader = Reader::new(self.expect(message, OFPT_MULTIPART_REPLY, doing)?);
             let mut read = || {
-                let more = multipart(&mut reader, what)?;
+                let more = multipart::reply(what, version, &mut reader)?;
                 while !reader.is_empty() {
-                    each(&mut reader, self.version())?;
+                    found.push(each(&mut reader, version)?);
                 }
                 Ok(more)
             };
             if !read().map_err(|what| self.malformed(doing, what))? {
-                return Ok(());
+                return Ok(found);
             }
         }
     }
-}
-
-/// Reads one group: its length, type and number, then its buckets; in 1.5 with their length before
-/// them and the group's properties behind them.
-fn read_group(
-    r: &mut Reader<'_>,
-    version: Version,
-    found: &mut Vec<Actions>,
-) -> Result<(), Malformed> {
-    let length = Reader::new(r.rest()).u16("group's length")?;
-    let mut group = r.sub(length.into(), "group")?;
-    group.take(8, "group")?;
-    let mut buckets = match version {
-        Version::V13 | Version::V14 => group,
-        Version::V15 => {
-            let length = group.u16("length of a group's buckets")?;
-            group.take(6, "group")?;
-            group.sub(length.into(), "group's buckets")?
-        }
-    };
-    while !buckets.is_empty() {
-        let length = Reader::new(buckets.rest()).u16("bucket's length")?;
-        let mut bucket = buckets.sub(length.into(), "bucket")?;
-        bucket.take(2, "bucket")?;
-        let list = match version {
-            Version::V13 | Version::V14 => {
-                bucket.take(14, "bucket")?;
-                bucket.rest()
-            }
-            Version::V15 => {
-                let length = bucket.u16("length of a bucket's actions")?;
-                bucket.take(4, "bucket")?;
-                bucket.take(length.into(), "bucket's actions")?
-            }
-        };
-        let mut actions = Actions::default();
-        effects::decode_list(list, &mut actions)?;
-        found.push(actions);
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -282,33 +211,6 @@ mod tests {
             assert_eq!((&first.outputs, first.unread), (&vec![5], false));
             assert_eq!((&second.outputs, second.register_writes.len()), (&vec![5], 0));
             switch.done();
-        }
-    }
-
-    #[test]
-    fn a_group_that_is_cut_short_is_no_answer() {
-        let version = Version::V14;
-        let whole = groups(version);
-        for cut in 1..whole.len() {
-            let part = whole[..cut].to_vec();
-            // What is cut behind a whole group is another answer.
-            if part.len() == 0x60 {
-                continue;
-            }
-            let mut found = Vec::new();
-            let mut reader = Reader::new(&part);
-            let mut read = || {
-                while !reader.is_empty() {
-                    read_group(&mut reader, version, &mut found)?;
-                }
-                Ok::<_, Malformed>(())
-            };
-            assert!(read().is_err(), "{cut}");
-        }
-        for length in ["0000", "0004"] {
-            let mut reader = hex(&format!("{length} 0000 00000008"));
-            reader.resize(16, 0);
-            assert!(read_group(&mut Reader::new(&reader), version, &mut Vec::new()).is_err());
         }
     }
 }

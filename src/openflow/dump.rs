@@ -4,15 +4,15 @@ use super::connection::Connection;
 use super::entry::RawEntry;
 use super::error::{Error, Malformed};
 use super::filter::Filter;
-use super::wire::{Reader, kind};
+use super::multipart;
+use super::numbers::*;
+use super::wire::Reader;
 use crate::stale::flow::Flow;
 
 /// Requests in flight. OVS handles at most 50 messages of a connection per turn, and stops
 /// reading at 100 replies that it could not write: we read as we write.
 pub(super) const PIPELINE: usize = 96;
 const DOING: &str = "dumping flows";
-/// OFPMP_FLOW.
-const FLOW: u16 = 1;
 
 /// Dumps that were asked for.
 #[derive(Debug)]
@@ -61,9 +61,7 @@ impl Connection {
         let mut done = 0;
         for group in filters.chunks(PIPELINE) {
             self.dump_group(group, &mut |i, raw| {
-                raw.decode(&mut flow)?;
-                each(done + i, raw, &mut flow);
-                Ok(())
+                raw.decode(&mut flow).map(|()| each(done + i, raw, &mut flow))
             })?;
             done += group.len();
         }
@@ -82,11 +80,8 @@ impl Connection {
         each: &mut dyn FnMut(usize, &RawEntry<'_>, &mut Flow),
     ) -> Result<(), Error> {
         let mut flow = Flow::default();
-        let mut each = |i: usize, raw: &RawEntry<'_>| {
-            raw.decode(&mut flow)?;
-            each(i, raw, &mut flow);
-            Ok(())
-        };
+        let mut each =
+            |i: usize, raw: &RawEntry<'_>| raw.decode(&mut flow).map(|()| each(i, raw, &mut flow));
         let asked = turns.iter().map(|turn| turn.len()).sum();
         let first = self.xids(u32::try_from(asked).unwrap_or(0));
         let (mut hearing, mut begin) = (Hearing::of(first, asked), 0);
@@ -142,9 +137,7 @@ impl Connection {
     ) -> Result<(), Error> {
         let mut flow = Flow::default();
         self.hear_dumps(asked.first, asked.filters.len(), &mut |i, raw| {
-            raw.decode(&mut flow)?;
-            each(i, raw, &mut flow);
-            Ok(())
+            raw.decode(&mut flow).map(|()| each(i, raw, &mut flow))
         })
     }
 
@@ -167,7 +160,9 @@ impl Connection {
     fn send_dumps(&mut self, first: u32, filters: &[Filter]) -> Result<(), Error> {
         let mut out = Vec::with_capacity(filters.len() * 96);
         for (xid, filter) in (first..).zip(filters) {
-            self.encode(&mut out, kind::MULTIPART_REQUEST, xid, DOING, |out| filter.encode(out))?;
+            self.encode(&mut out, OFPT_MULTIPART_REQUEST, xid, DOING, |out| {
+                filter.encode(self.version(), out)
+            })?;
         }
         self.send(&out, DOING)
     }
@@ -202,9 +197,11 @@ impl Connection {
             if !*open {
                 return Err(self.malformed(DOING, Malformed::Unexpected("part after the last")));
             }
-            let unknown_field = self.error_in(message, DOING)?.is_some_and(|error| error.is(4, 6));
+            let unknown_field = self
+                .error_in(message, DOING)?
+                .is_some_and(|error| error.is(OFPET_BAD_MATCH, OFPBMC_BAD_FIELD));
             let more = !unknown_field && {
-                let body = self.expect(message, kind::MULTIPART_REPLY, DOING)?;
+                let body = self.expect(message, OFPT_MULTIPART_REPLY, DOING)?;
                 part(self.version(), body, &mut |raw| each(index, raw))
                     .map_err(|what| self.malformed(DOING, what))?
             };
@@ -234,34 +231,23 @@ impl Hearing {
 }
 
 /// Reads one message of a dump; whether more follow.
-fn part(
+pub(super) fn part(
     version: super::Version,
     body: &[u8],
     each: &mut dyn FnMut(&RawEntry<'_>) -> Result<(), Malformed>,
 ) -> Result<bool, Malformed> {
     let mut reader = Reader::new(body);
-    let more = multipart(&mut reader, FLOW)?;
+    let more = multipart::reply(OFPMP_FLOW, version, &mut reader)?;
     while !reader.is_empty() {
         let length = Reader::new(reader.rest()).u16("entry length")?;
         // Shorter than any entry: and 0 would read the same one for ever.
-        if length < 32 {
+        if usize::from(length) < OFP_FLOW_STATS_MIN_LEN {
             return Err(Malformed::Length { field: "entry", value: length.into() });
         }
         let raw = RawEntry::new(version, reader.take(length.into(), "entry")?)?;
         each(&raw)?;
     }
     Ok(more)
-}
-
-/// Reads a multipart reply's header; whether more parts follow.
-pub(super) fn multipart(reader: &mut Reader<'_>, expected: u16) -> Result<bool, Malformed> {
-    let kind = reader.u16("multipart type")?;
-    let flags = reader.u16("multipart flags")?;
-    reader.take(4, "multipart header")?;
-    if kind != expected {
-        return Err(Malformed::Unexpected("multipart type"));
-    }
-    Ok(flags & 1 == 1)
 }
 
 #[cfg(test)]

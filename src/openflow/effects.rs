@@ -6,14 +6,17 @@
 use super::actions::{Action, Instruction, Range, action, instruction};
 use super::error::Malformed;
 use super::learn::{Learn, Source, Target};
+use super::numbers::*;
 use super::oxm::{
     FieldId, Oxm, bits, is_destination, is_in_port, is_tunnel_target, is_vlan, registers, split,
     vlan,
 };
-use super::port::{self, CONTROLLER, FIRST_RESERVED, LOCAL, SPREADING};
+use super::port;
 use super::wire::Reader;
 use crate::stale::flow::{Actions, RegisterRange, RegisterWrite};
 
+/// To all, or to whoever is known to be there.
+const SPREADING: [u16; 3] = [OFPP_NORMAL, OFPP_FLOOD, OFPP_ALL];
 /// Lists within lists that we follow; what is deeper is unread. OVS nests two in practice.
 const DEEPEST: u8 = 16;
 
@@ -44,20 +47,14 @@ pub(super) fn decode_list(list: &[u8], into: &mut Actions) -> Result<(), Malform
 
 /// Keeps the vectors' memory: one value serves a dump of a million flows.
 fn clear(into: &mut Actions) {
-    into.outputs.clear();
-    into.port_references.clear();
-    into.output_registers.clear();
-    into.register_writes.clear();
-    into.vlans.clear();
-    into.any_vlan = false;
-    into.sets_tunnel = false;
-    into.group = false;
-    into.spreads = false;
-    into.controller = false;
-    into.rewrites_destination = false;
-    into.conjunction = false;
-    into.beyond = false;
-    into.unread = false;
+    let mut old = std::mem::take(into);
+    old.outputs.clear();
+    old.port_references.clear();
+    old.output_registers.clear();
+    old.register_writes.clear();
+    old.vlans.clear();
+    let Actions { outputs, port_references, output_registers, register_writes, vlans, .. } = old;
+    *into = Actions { outputs, port_references, output_registers, register_writes, vlans, ..*into };
 }
 
 fn unread(into: &mut Actions) {
@@ -110,7 +107,7 @@ fn actions(list: &[u8], scope: Scope, into: &mut Actions) -> Result<(), Malforme
             }
             Action::Sample { port } => {
                 into.beyond = true;
-                reference(port.unwrap_or(u16::MAX), into);
+                reference(port.unwrap_or(OFPP_NONE), into);
             }
             Action::Learn(learned) => learn(&learned, scope, into),
             Action::Conjunction { .. } => {
@@ -139,7 +136,7 @@ fn actions(list: &[u8], scope: Scope, into: &mut Actions) -> Result<(), Malforme
 }
 
 fn is_port(port: u16) -> bool {
-    port < FIRST_RESERVED || port == LOCAL
+    port < OFPP_MAX || port == OFPP_LOCAL
 }
 
 fn output(port: Option<u16>, into: &mut Actions) {
@@ -148,12 +145,12 @@ fn output(port: Option<u16>, into: &mut Actions) {
         None => {
             into.beyond = true;
             into.spreads |= port.is_some_and(|port| SPREADING.contains(&port));
-            into.controller |= port == Some(CONTROLLER);
+            into.controller |= port == Some(OFPP_CONTROLLER);
         }
     }
 }
 
-/// A port named otherwise; reserved numbers (0xfff8: the packet's own) name nobody.
+/// A port named otherwise; reserved numbers (OFPP_IN_PORT: the packet's own) name nobody.
 fn reference(port: u16, into: &mut Actions) {
     if is_port(port) {
         into.port_references.push(port);
@@ -177,61 +174,48 @@ fn output_register(range: Range, into: &mut Actions) {
 }
 
 fn set_field(oxm: &Oxm<'_>, scope: Scope, into: &mut Actions) {
-    into.rewrites_destination |= is_destination(oxm.id);
     match oxm.number() {
-        Some((value, mask)) => write(oxm.id, value, mask, scope, into),
+        Some((value, mask)) => write(oxm.id, Some(value), mask, scope, into),
         None if registers(oxm.id).is_some() => unread(into),
-        None => {}
+        None => into.rewrites_destination |= is_destination(oxm.id),
     }
 }
 
 fn load(dst: Range, value: u128, scope: Scope, into: &mut Actions) {
-    into.rewrites_destination |= is_destination(dst.id);
     let value = value.checked_shl(dst.offset).unwrap_or(0);
-    write(dst.id, value, bits(dst.offset, dst.bits), scope, into);
-}
-
-fn write(id: FieldId, value: u128, mask: u128, scope: Scope, into: &mut Actions) {
-    if is_vlan(id) {
-        into.vlans.extend(vlan(value, mask));
-    }
-    if let Some(at) = registers(id) {
-        let nested = scope.nested;
-        let parts = split(at, value, mask);
-        into.register_writes.extend(parts.map(|(index, value, mask)| RegisterWrite {
-            index,
-            mask,
-            value: Some(value),
-            nested,
-        }));
-    } else if is_tunnel_target(id) {
-        into.sets_tunnel = true;
-    } else if is_in_port(id) {
-        mention(id, value, into);
-    }
+    write(dst.id, Some(value), bits(dst.offset, dst.bits), scope, into);
 }
 
 fn write_unknown(dst: Range, scope: Scope, into: &mut Actions) {
-    into.rewrites_destination |= is_destination(dst.id);
-    into.any_vlan |= is_vlan(dst.id);
-    if let Some(at) = registers(dst.id) {
-        let nested = scope.nested;
-        let parts = split(at, 0, bits(dst.offset, dst.bits));
-        into.register_writes.extend(parts.map(|(index, _, mask)| RegisterWrite {
+    write(dst.id, None, bits(dst.offset, dst.bits), scope, into);
+}
+
+/// A write of these bits; `None` is a value that the entry does not say.
+fn write(id: FieldId, value: Option<u128>, mask: u128, scope: Scope, into: &mut Actions) {
+    into.rewrites_destination |= is_destination(id);
+    if is_vlan(id) {
+        into.any_vlan |= value.is_none();
+        into.vlans.extend(value.and_then(|value| vlan(value, mask)));
+    }
+    if let Some(at) = registers(id) {
+        let parts = split(at, value.unwrap_or(0), mask);
+        into.register_writes.extend(parts.map(|(index, part, mask)| RegisterWrite {
             index,
             mask,
-            value: None,
-            nested,
+            value: value.map(|_| part),
+            nested: scope.nested,
         }));
-    } else if is_tunnel_target(dst.id) {
+    } else if is_tunnel_target(id) {
         into.sets_tunnel = true;
+    } else if let Some(value) = value.filter(|_| is_in_port(id)) {
+        mention(id, value, into);
     }
 }
 
 /// A port number written to, or learned as, in_port.
 fn mention(id: FieldId, value: u128, into: &mut Actions) {
     let port = match id.class {
-        super::oxm::NXM0 => u16::try_from(value).ok(),
+        OFPXMC_NXM_0 => u16::try_from(value).ok(),
         _ => u32::try_from(value).ok().and_then(port::from_wire),
     };
     if let Some(port) = port {

@@ -7,134 +7,67 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Malformed;
 use super::hello::Version;
-use super::wire::{self, Reader};
+use super::numbers::*;
+use super::oxm::{Header, Oxm, read_match, write_match};
+use super::wire::{Layout as _, Reader, layout, padding, set_length, short};
 use super::{effects, oxm};
 use crate::stale::flow::Flow;
 
 mod written;
 
-pub(super) use written::Chosen;
-
-/// The fixed part, and where the variable ones are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Head {
-    table: u8,
-    priority: u16,
-    cookie: u64,
-    duration: Duration,
-    idle_timeout: u16,
-    hard_timeout: u16,
-    flags: u16,
-    importance: u16,
-    /// Of the match: its type and length, its TLVs, its padding.
-    matches: (u16, u16, u16),
-    instructions: u16,
+layout! {
+    /// The fixed part: what whoever added an entry chose, and its age, which 1.5 has among the
+    /// statistics. `struct ofp13_flow_stats`, `struct ofp14_flow_stats` and `struct
+    /// ofp15_flow_desc`, from behind their length on.
+    pub(super) struct Head {
+        table: u8, priority: u16, cookie: u64, idle_timeout: u16, hard_timeout: u16, flags: u16,
+        importance: u16, seconds: u32, nanoseconds: u32,
+    }
+    V13 | V14 => table [1], seconds, nanoseconds, priority, idle_timeout, hard_timeout, flags,
+        importance [2], cookie [16];
+    V15 => [2] table [1], priority, idle_timeout, hard_timeout, flags, importance, cookie;
 }
 
 impl Head {
-    /// Reads an entry that fills `bytes`.
-    fn read(version: Version, bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut r = Reader::new(bytes);
-        let length = r.u16("entry length")?;
-        if usize::from(length) != bytes.len() {
-            return Err(Malformed::Length { field: "entry", value: length.into() });
+    /// Reads 1.5's statistics (`struct ofp_oxs_stat`); all we want is the duration.
+    fn read_statistics(&mut self, r: &mut Reader<'_>) -> Result<(), Malformed> {
+        let field = "entry's statistics";
+        r.take(2, field)?;
+        let length = usize::from(r.u16(field)?);
+        let size = length.checked_sub(OFP_OXS_STAT_LEN);
+        let mut tlvs = r.sub(size.ok_or(Malformed::Length { field, value: 0 })?, field)?;
+        r.take(padding(length), field)?;
+        // Without an age an entry would look brand-new, which is a claim of its own.
+        let mut found = Err(Malformed::Short("duration"));
+        while !tlvs.is_empty() {
+            let header = Header::read(&mut tlvs)?;
+            let mut value = tlvs.sub(header.length, field)?;
+            if header.id == OXS_OF_DURATION {
+                self.seconds = value.u32("duration")?;
+                self.nanoseconds = value.u32("duration")?;
+                found = Ok(());
+            }
         }
-        let mut head = match version {
-            Version::V13 | Version::V14 => Self::read_13(&mut r)?,
-            Version::V15 => Self::read_15(&mut r)?,
-        };
-        // Everything is inside `bytes`, whose length is 16 bits.
-        let at = |r: &Reader<'_>| {
-            let read = bytes.len().saturating_sub(r.left());
-            u16::try_from(read).map_err(|_| Malformed::TooLong(bytes.len()))
-        };
-        let start = at(&r)?;
-        if r.u16("match type")? != 1 {
-            return Err(Malformed::Unexpected("match type"));
-        }
-        let length = usize::from(r.u16("match length")?);
-        let tlvs = length.checked_sub(4).ok_or(Malformed::Length { field: "match", value: 0 })?;
-        r.take(tlvs, "match")?;
-        let end = at(&r)?;
-        r.take(wire::padding(length), "match padding")?;
-        head.matches = (start, end, at(&r)?);
-        if version == Version::V15 {
-            head.duration = stats(&mut r)?;
-        }
-        head.instructions = at(&r)?;
-        Ok(head)
+        found
     }
 
-    fn read_13(r: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let table = r.u8("table")?;
-        r.take(1, "entry")?;
-        let (seconds, nanoseconds) = (r.u32("duration")?, r.u32("duration")?);
-        let priority = r.u16("priority")?;
-        let (idle_timeout, hard_timeout) = (r.u16("timeout")?, r.u16("timeout")?);
-        let (flags, importance) = (r.u16("flags")?, r.u16("importance")?);
-        r.take(2, "entry")?;
-        let cookie = r.u64("cookie")?;
-        r.take(16, "counters")?;
-        Ok(Self {
-            table,
-            priority,
-            cookie,
-            duration: duration(seconds, nanoseconds),
-            idle_timeout,
-            hard_timeout,
-            flags,
-            importance,
-            matches: (0, 0, 0),
-            instructions: 0,
-        })
-    }
-
-    fn read_15(r: &mut Reader<'_>) -> Result<Self, Malformed> {
-        r.take(2, "entry")?;
-        let table = r.u8("table")?;
-        r.take(1, "entry")?;
-        let priority = r.u16("priority")?;
-        let (idle_timeout, hard_timeout) = (r.u16("timeout")?, r.u16("timeout")?);
-        let (flags, importance) = (r.u16("flags")?, r.u16("importance")?);
-        let cookie = r.u64("cookie")?;
-        Ok(Self {
-            table,
-            priority,
-            cookie,
-            duration: Duration::ZERO,
-            idle_timeout,
-            hard_timeout,
-            flags,
-            importance,
-            matches: (0, 0, 0),
-            instructions: 0,
-        })
+    fn write_statistics(&self, out: &mut Vec<u8>) -> Result<(), Malformed> {
+        let at = out.len();
+        out.extend([0; OFP_OXS_STAT_LEN]);
+        let value = [self.seconds, self.nanoseconds].map(u32::to_be_bytes).concat();
+        Oxm { id: OXS_OF_DURATION, value: &value, mask: None }.write(out);
+        set_length(out, at, 2)
     }
 }
 
-fn duration(seconds: u32, nanoseconds: u32) -> Duration {
-    Duration::from_secs(seconds.into()).saturating_add(Duration::from_nanos(nanoseconds.into()))
-}
-
-/// 1.5's statistics TLVs; all we want is the duration.
-fn stats(r: &mut Reader<'_>) -> Result<Duration, Malformed> {
-    let field = "entry's statistics";
-    r.take(2, field)?;
-    let length = usize::from(r.u16(field)?);
-    let size = length.checked_sub(4).ok_or(Malformed::Length { field, value: 0 })?;
-    let mut tlvs = r.sub(size, field)?;
-    r.take(wire::padding(length), field)?;
-    let mut found = None;
-    while !tlvs.is_empty() {
-        let class = tlvs.u16(field)?;
-        let [number, length] = tlvs.array(field)?;
-        let mut value = tlvs.sub(length.into(), field)?;
-        if (class, number >> 1) == (0x8002, 0) {
-            found = Some(duration(value.u32("duration")?, value.u32("duration")?));
-        }
-    }
-    // Without an age an entry would look brand-new, which is a claim of its own.
-    found.ok_or(Malformed::Short("duration"))
+/// What has been read of an entry: its fixed part, and where the others are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Parts {
+    version: Version,
+    head: Head,
+    /// Of the match: its type and length, its TLVs, its padding.
+    matches: (u16, u16, u16),
+    instructions: u16,
 }
 
 /// What makes an entry *this* entry to a strict delete, but for its cookie.
@@ -148,11 +81,26 @@ pub struct FlowKey {
     pub matches: Box<[u8]>,
 }
 
+macro_rules! getters {
+    ($($(#[$doc:meta])* $name:ident: $type:ty),* $(,)?) => {
+        /// The version it was dumped in.
+        #[must_use]
+        pub fn version(&self) -> Version {
+            self.parts.version
+        }
+
+        $($(#[$doc])*
+        #[must_use]
+        pub fn $name(&self) -> $type {
+            self.parts.head.$name
+        })*
+    };
+}
+
 /// An entry in a dump's buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawEntry<'a> {
-    version: Version,
-    head: Head,
+    parts: Parts,
     bytes: &'a [u8],
 }
 
@@ -160,13 +108,22 @@ impl<'a> RawEntry<'a> {
     /// Checks the lengths of one entry that fills `bytes`; [`Self::decode`] checks what is
     /// inside match and instructions.
     pub(super) fn new(version: Version, bytes: &'a [u8]) -> Result<Self, Malformed> {
-        Ok(Self { version, head: Head::read(version, bytes)?, bytes })
-    }
-
-    /// The version it was dumped in.
-    #[must_use]
-    pub fn version(&self) -> Version {
-        self.version
+        let mut r = Reader::new(bytes);
+        let length = r.u16("entry length")?;
+        if usize::from(length) != bytes.len() {
+            return Err(Malformed::Length { field: "entry", value: length.into() });
+        }
+        let mut head = Head::read(version, &mut r)?;
+        let at = |r: &Reader<'_>| short(bytes.len().saturating_sub(r.left()));
+        let start = at(&r)?;
+        let (_, tlvs) = read_match(&mut r)?;
+        let tlvs_end = start.saturating_add(short(tlvs.len() + OFP_MATCH_HEADER_LEN)?);
+        let matches = (start, tlvs_end, at(&r)?);
+        if version == Version::V15 {
+            head.read_statistics(&mut r)?;
+        }
+        let parts = Parts { version, head, matches, instructions: at(&r)? };
+        Ok(Self { parts, bytes })
     }
 
     /// All of it, as dumped.
@@ -175,75 +132,51 @@ impl<'a> RawEntry<'a> {
         self.bytes
     }
 
-    /// Table.
-    #[must_use]
-    pub fn table(&self) -> u8 {
-        self.head.table
-    }
-
-    /// Priority.
-    #[must_use]
-    pub fn priority(&self) -> u16 {
-        self.head.priority
-    }
-
-    /// Cookie.
-    #[must_use]
-    pub fn cookie(&self) -> u64 {
-        self.head.cookie
+    getters! {
+        /// Table.
+        table: u8,
+        /// Priority.
+        priority: u16,
+        /// Cookie.
+        cookie: u64,
+        /// Seconds; 0 is none.
+        idle_timeout: u16,
+        /// Seconds; 0 is none.
+        hard_timeout: u16,
+        /// OFPFF_* bits.
+        flags: u16,
+        /// 1.4 and later; 0 before.
+        importance: u16,
     }
 
     /// How old it was in the dump. A MODIFY does not reset it, an ADD does.
     #[must_use]
     pub fn duration(&self) -> Duration {
-        self.head.duration
-    }
-
-    /// Seconds; 0 is none.
-    #[must_use]
-    pub fn idle_timeout(&self) -> u16 {
-        self.head.idle_timeout
-    }
-
-    /// Seconds; 0 is none.
-    #[must_use]
-    pub fn hard_timeout(&self) -> u16 {
-        self.head.hard_timeout
-    }
-
-    /// OFPFF_* bits.
-    #[must_use]
-    pub fn flags(&self) -> u16 {
-        self.head.flags
-    }
-
-    /// 1.4 and later; 0 before.
-    #[must_use]
-    pub fn importance(&self) -> u16 {
-        self.head.importance
+        let nanoseconds = Duration::from_nanos(self.parts.head.nanoseconds.into());
+        Duration::from_secs(self.parts.head.seconds.into()).saturating_add(nanoseconds)
     }
 
     /// The whole match, padding included: what a strict delete sends back.
     #[must_use]
     pub fn match_bytes(&self) -> &'a [u8] {
-        let (start, _, end) = self.head.matches;
+        let (start, _, end) = self.parts.matches;
         self.part(start.into()..end.into())
     }
 
     /// The match's fields.
     pub(super) fn tlvs(&self) -> &'a [u8] {
-        let (start, end, _) = self.head.matches;
-        self.part(usize::from(start).saturating_add(4)..end.into())
+        let (start, end, _) = self.parts.matches;
+        self.part(usize::from(start).saturating_add(OFP_MATCH_HEADER_LEN)..end.into())
     }
 
     /// Its instructions.
     #[must_use]
     pub fn instruction_bytes(&self) -> &'a [u8] {
-        self.part(self.head.instructions.into()..self.bytes.len())
+        self.part(self.parts.instructions.into()..self.bytes.len())
     }
 
     fn part(&self, range: Range<usize>) -> &'a [u8] {
-        // Checked by `Head::read`: the range is inside.
+        // Checked by `Self::new`: the range is inside.
         self.bytes.get(range).unwrap_or_default()
     }
 
@@ -252,10 +185,10 @@ impl<'a> RawEntry<'a> {
     /// # Errors
     /// If a length inside match or instructions cannot be.
     pub fn decode(&self, flow: &mut Flow) -> Result<(), Malformed> {
-        flow.table = self.head.table;
-        flow.priority = self.head.priority;
-        flow.cookie = self.head.cookie;
-        flow.duration = self.head.duration;
+        flow.table = self.parts.head.table;
+        flow.priority = self.parts.head.priority;
+        flow.cookie = self.parts.head.cookie;
+        flow.duration = self.duration();
         oxm::decode(self.tlvs(), &mut flow.matches)?;
         effects::decode(self.instruction_bytes(), &mut flow.actions)
     }
@@ -274,27 +207,19 @@ impl<'a> RawEntry<'a> {
     /// one version are the same flow again if these are equal.
     #[must_use]
     pub fn content(&self) -> Vec<u8> {
-        let (matches, instructions) = (self.match_bytes(), self.instruction_bytes());
         let mut out = Vec::with_capacity(self.bytes.len());
-        out.extend([self.version.wire(), self.table()]);
-        let head = [
-            self.priority(),
-            self.idle_timeout(),
-            self.hard_timeout(),
-            self.flags(),
-            self.importance(),
-        ];
-        out.extend(head.into_iter().flat_map(u16::to_be_bytes));
-        out.extend(self.cookie().to_be_bytes());
-        out.extend_from_slice(matches);
-        out.extend_from_slice(instructions);
+        out.push(self.version().wire());
+        let chosen = Head { seconds: 0, nanoseconds: 0, ..self.parts.head };
+        chosen.write(self.version(), &mut out);
+        out.extend_from_slice(self.match_bytes());
+        out.extend_from_slice(self.instruction_bytes());
         out
     }
 
     /// A copy that outlives the dump.
     #[must_use]
     pub fn to_entry(&self) -> Entry {
-        Entry { version: self.version, head: self.head, bytes: self.bytes.into() }
+        Entry { parts: self.parts, bytes: self.bytes.into() }
     }
 }
 
@@ -303,8 +228,7 @@ impl<'a> RawEntry<'a> {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Entry {
-    version: Version,
-    head: Head,
+    parts: Parts,
     bytes: Box<[u8]>,
 }
 
@@ -337,38 +261,49 @@ impl Entry {
         let bytes = bytes.into();
         let raw = RawEntry::new(version, &bytes)?;
         raw.decode(&mut Flow::default())?;
-        let head = raw.head;
-        Ok(Self { version, head, bytes })
+        let parts = raw.parts;
+        Ok(Self { parts, bytes })
+    }
+
+    /// An entry from its parts. `tlvs` are the match's fields, without its header and padding.
+    pub(super) fn assemble(
+        version: Version,
+        head: Head,
+        tlvs: &[u8],
+        instructions: &[u8],
+    ) -> Result<Self, BadEntry> {
+        let mut out = vec![0; 2];
+        head.write(version, &mut out);
+        write_match(tlvs, &mut out)?;
+        if version == Version::V15 {
+            head.write_statistics(&mut out)?;
+        }
+        out.extend_from_slice(instructions);
+        set_length(&mut out, 0, 0)?;
+        Self::new(version, out)
+    }
+
+    /// From its parts, as if it had just been read.
+    #[cfg(test)]
+    pub(super) fn assembled_again(&self) -> Self {
+        let raw = self.raw();
+        let (tlvs, instructions) = (raw.tlvs(), raw.instruction_bytes());
+        Self::assemble(self.version(), self.parts.head, tlvs, instructions).unwrap()
     }
 
     /// The same as a view.
     #[must_use]
     pub fn raw(&self) -> RawEntry<'_> {
-        RawEntry { version: self.version, head: self.head, bytes: &self.bytes }
+        RawEntry { parts: self.parts, bytes: &self.bytes }
     }
 
-    /// The version it was dumped in.
-    #[must_use]
-    pub fn version(&self) -> Version {
-        self.version
-    }
-
-    /// Table.
-    #[must_use]
-    pub fn table(&self) -> u8 {
-        self.head.table
-    }
-
-    /// Priority.
-    #[must_use]
-    pub fn priority(&self) -> u16 {
-        self.head.priority
-    }
-
-    /// Cookie.
-    #[must_use]
-    pub fn cookie(&self) -> u64 {
-        self.head.cookie
+    getters! {
+        /// Table.
+        table: u8,
+        /// Priority.
+        priority: u16,
+        /// Cookie.
+        cookie: u64,
     }
 
     /// The whole match, padding included.
@@ -408,7 +343,7 @@ impl Entry {
 
 impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Entry({} {self})", self.version)
+        write!(f, "Entry({} {self})", self.version())
     }
 }
 

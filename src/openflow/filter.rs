@@ -4,19 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::entry::Entry;
 use super::error::Malformed;
-use super::oxm::{BASIC, NXM1, Oxm};
+use super::hello::Version;
+use super::multipart;
+use super::numbers::*;
+use super::oxm::{FieldId, Oxm, write_match};
 use super::port;
-use super::wire::{self, Reader};
+use super::wire::{Layout as _, Reader, layout};
 use crate::stale::flow::{Address, MacAddr};
-
-const IPV4: u16 = 0x0800;
-const ARP: u16 = 0x0806;
-/// Its entries have the same fields as ARP's.
-const RARP: u16 = 0x8035;
-const IPV6: u16 = 0x86dd;
-const ICMP6: u8 = 58;
-const NEIGHBOUR_SOLICITATION: u8 = 135;
-const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 
 /// One field of a filter's match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,48 +43,49 @@ pub enum MatchTerm {
 
 impl MatchTerm {
     fn encode(self, out: &mut Vec<u8>) {
-        let mut exact = |class: u16, field: u8, value: &[u8]| {
-            out.extend_from_slice(&class.to_be_bytes());
-            out.extend([field << 1, u8::try_from(value.len()).unwrap_or(0)]);
-            out.extend_from_slice(value);
-        };
+        let mut exact = |id, value: &[u8]| Oxm { id, value, mask: None }.write(out);
         match self {
-            Self::InPort(port) => exact(BASIC, 0, &port::to_wire(port).to_be_bytes()),
-            Self::EthType(kind) => exact(BASIC, 5, &kind.to_be_bytes()),
-            Self::IpProto(number) => exact(BASIC, 10, &[number]),
-            Self::Icmp6Type(kind) => exact(BASIC, 29, &[kind]),
-            Self::EthDst(mac) => exact(BASIC, 3, &mac.0),
-            Self::EthSrc(mac) => exact(BASIC, 4, &mac.0),
-            Self::Ipv4Src(ip) => exact(BASIC, 11, &ip.octets()),
-            Self::Ipv4Dst(ip) => exact(BASIC, 12, &ip.octets()),
-            Self::ArpSpa(ip) => exact(BASIC, 22, &ip.octets()),
-            Self::ArpTpa(ip) => exact(BASIC, 23, &ip.octets()),
-            Self::ArpSha(mac) => exact(BASIC, 24, &mac.0),
-            Self::ArpTha(mac) => exact(BASIC, 25, &mac.0),
-            Self::Ipv6Src(ip) => exact(BASIC, 26, &ip.octets()),
-            Self::Ipv6Dst(ip) => exact(BASIC, 27, &ip.octets()),
-            Self::NdTarget(ip) => exact(BASIC, 31, &ip.octets()),
-            Self::NdSll(mac) => exact(BASIC, 32, &mac.0),
-            Self::NdTll(mac) => exact(BASIC, 33, &mac.0),
-            Self::CtNwSrc(ip) => exact(NXM1, 120, &ip.octets()),
-            Self::CtNwDst(ip) => exact(NXM1, 121, &ip.octets()),
-            Self::CtIpv6Src(ip) => exact(NXM1, 122, &ip.octets()),
-            Self::CtIpv6Dst(ip) => exact(NXM1, 123, &ip.octets()),
-            Self::CtState { value, mask } => masked(out, 105, value, mask),
-            Self::Register { index, value, mask: u32::MAX } => {
-                exact(NXM1, index & 15, &value.to_be_bytes());
+            Self::InPort(port) => exact(OXM_OF_IN_PORT, &port::to_wire(port).to_be_bytes()),
+            Self::EthType(kind) => exact(OXM_OF_ETH_TYPE, &kind.to_be_bytes()),
+            Self::IpProto(number) => exact(OXM_OF_IP_PROTO, &[number]),
+            Self::Icmp6Type(kind) => exact(OXM_OF_ICMPV6_TYPE, &[kind]),
+            Self::EthDst(mac) => exact(OXM_OF_ETH_DST, &mac.0),
+            Self::EthSrc(mac) => exact(OXM_OF_ETH_SRC, &mac.0),
+            Self::Ipv4Src(ip) => exact(OXM_OF_IPV4_SRC, &ip.octets()),
+            Self::Ipv4Dst(ip) => exact(OXM_OF_IPV4_DST, &ip.octets()),
+            Self::ArpSpa(ip) => exact(OXM_OF_ARP_SPA, &ip.octets()),
+            Self::ArpTpa(ip) => exact(OXM_OF_ARP_TPA, &ip.octets()),
+            Self::ArpSha(mac) => exact(OXM_OF_ARP_SHA, &mac.0),
+            Self::ArpTha(mac) => exact(OXM_OF_ARP_THA, &mac.0),
+            Self::Ipv6Src(ip) => exact(OXM_OF_IPV6_SRC, &ip.octets()),
+            Self::Ipv6Dst(ip) => exact(OXM_OF_IPV6_DST, &ip.octets()),
+            Self::NdTarget(ip) => exact(OXM_OF_IPV6_ND_TARGET, &ip.octets()),
+            Self::NdSll(mac) => exact(OXM_OF_IPV6_ND_SLL, &mac.0),
+            Self::NdTll(mac) => exact(OXM_OF_IPV6_ND_TLL, &mac.0),
+            Self::CtNwSrc(ip) => exact(NXM_NX_CT_NW_SRC, &ip.octets()),
+            Self::CtNwDst(ip) => exact(NXM_NX_CT_NW_DST, &ip.octets()),
+            Self::CtIpv6Src(ip) => exact(NXM_NX_CT_IPV6_SRC, &ip.octets()),
+            Self::CtIpv6Dst(ip) => exact(NXM_NX_CT_IPV6_DST, &ip.octets()),
+            Self::CtState { value, mask } => masked(out, NXM_NX_CT_STATE, value, mask),
+            Self::Register { index, value, mask } => {
+                let id = FieldId { number: index & 15, ..NXM_NX_REG0 };
+                masked(out, id, value, mask);
             }
-            Self::Register { index, value, mask } => masked(out, index & 15, value, mask),
         }
     }
 }
 
 /// Value bits outside the mask are an error to the switch (OFPBMC_BAD_WILDCARDS).
-fn masked(out: &mut Vec<u8>, field: u8, value: u32, mask: u32) {
-    out.extend_from_slice(&NXM1.to_be_bytes());
-    out.extend([field << 1 | 1, 8]);
-    out.extend_from_slice(&(value & mask).to_be_bytes());
-    out.extend_from_slice(&mask.to_be_bytes());
+fn masked(out: &mut Vec<u8>, id: FieldId, value: u32, mask: u32) {
+    let (value, bytes) = ((value & mask).to_be_bytes(), mask.to_be_bytes());
+    Oxm { id, value: &value, mask: (mask != u32::MAX).then_some(&bytes) }.write(out);
+}
+
+layout! {
+    /// The fixed part of a request (`struct ofp11_flow_stats_request`).
+    struct Request {
+        table: u8 [3], out_port: u32, out_group: u32 [4], cookie: u64, cookie_mask: u64,
+    }
 }
 
 /// Which entries a dump is of.
@@ -157,12 +152,11 @@ impl Filter {
         let mut like = Vec::new();
         let mut reader = Reader::new(entry.raw().tlvs());
         while !reader.is_empty() {
-            let before = reader.rest();
+            let before = reader;
             // Read before, when it was dumped.
             let Ok(field) = Oxm::read(&mut reader) else { break };
-            let length = before.len().saturating_sub(reader.left());
-            if (field.id.class, field.id.number) != (BASIC, 7) {
-                like.extend_from_slice(before.get(..length).unwrap_or_default());
+            if field.id != OXM_OF_VLAN_PCP {
+                like.extend_from_slice(reader.since(before));
             }
         }
         Self { like, ..Self::table(entry.table()) }
@@ -175,27 +169,38 @@ impl Filter {
     }
 
     /// Appends the body of the request, from the multipart header on.
-    pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<(), Malformed> {
-        out.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
-        out.extend_from_slice(&[self.table.unwrap_or(0xff), 0, 0, 0]);
-        let out_port = self.out_port.map_or(port::ANY, port::to_wire);
-        out.extend_from_slice(&out_port.to_be_bytes());
-        out.extend_from_slice(&port::ANY.to_be_bytes());
-        out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(&self.cookie.to_be_bytes());
-        out.extend_from_slice(&self.cookie_mask.to_be_bytes());
+    pub(super) fn encode(&self, version: Version, out: &mut Vec<u8>) -> Result<(), Malformed> {
+        multipart::request(OFPMP_FLOW, version, out);
+        let request = Request {
+            table: self.table.unwrap_or(OFPTT_ALL),
+            out_port: self.out_port.map_or(OFPP_ANY, port::to_wire),
+            out_group: OFPG_ANY,
+            cookie: self.cookie,
+            cookie_mask: self.cookie_mask,
+        };
+        request.write(version, out);
         let mut tlvs = Vec::new();
         for term in &self.matches {
             term.encode(&mut tlvs);
         }
         tlvs.extend_from_slice(&self.like);
-        let length = tlvs.len().saturating_add(4);
-        let short = u16::try_from(length).map_err(|_| Malformed::TooLong(length))?;
-        out.extend_from_slice(&1_u16.to_be_bytes());
-        out.extend_from_slice(&short.to_be_bytes());
-        out.extend_from_slice(&tlvs);
-        out.resize(out.len().saturating_add(wire::padding(length)), 0);
-        Ok(())
+        write_match(&tlvs, out)
+    }
+
+    /// Reads such a body; the fields are [`Self::like`].
+    #[cfg(test)]
+    pub(super) fn decode(version: Version, r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        multipart::reply(OFPMP_FLOW, version, r)?;
+        let request = Request::read(version, r)?;
+        let like = super::oxm::read_match(r)?.1.to_vec();
+        Ok(Self {
+            table: Some(request.table).filter(|table| *table != OFPTT_ALL),
+            out_port: port::from_wire(request.out_port).filter(|port| *port != OFPP_NONE),
+            cookie: request.cookie,
+            cookie_mask: request.cookie_mask,
+            matches: Vec::new(),
+            like,
+        })
     }
 }
 
@@ -210,10 +215,10 @@ pub fn filters_for_address(address: &Address) -> Vec<Filter> {
     match *address {
         Address::Ip(IpAddr::V4(ip)) => {
             let mut filters = vec![
-                Filter::matching([T::EthType(IPV4), T::Ipv4Src(ip)]),
-                Filter::matching([T::EthType(IPV4), T::Ipv4Dst(ip)]),
+                Filter::matching([T::EthType(ETH_TYPE_IP), T::Ipv4Src(ip)]),
+                Filter::matching([T::EthType(ETH_TYPE_IP), T::Ipv4Dst(ip)]),
             ];
-            for kind in [ARP, RARP] {
+            for kind in [ETH_TYPE_ARP, ETH_TYPE_RARP] {
                 filters.push(Filter::matching([T::EthType(kind), T::ArpSpa(ip)]));
                 filters.push(Filter::matching([T::EthType(kind), T::ArpTpa(ip)]));
             }
@@ -222,10 +227,10 @@ pub fn filters_for_address(address: &Address) -> Vec<Filter> {
         }
         Address::Ip(IpAddr::V6(ip)) => {
             let mut filters = vec![
-                Filter::matching([T::EthType(IPV6), T::Ipv6Src(ip)]),
-                Filter::matching([T::EthType(IPV6), T::Ipv6Dst(ip)]),
-                neighbour(NEIGHBOUR_SOLICITATION, T::NdTarget(ip)),
-                neighbour(NEIGHBOUR_ADVERTISEMENT, T::NdTarget(ip)),
+                Filter::matching([T::EthType(ETH_TYPE_IPV6), T::Ipv6Src(ip)]),
+                Filter::matching([T::EthType(ETH_TYPE_IPV6), T::Ipv6Dst(ip)]),
+                neighbour(ND_NEIGHBOR_SOLICIT, T::NdTarget(ip)),
+                neighbour(ND_NEIGHBOR_ADVERT, T::NdTarget(ip)),
             ];
             filters.extend(tracked([T::CtIpv6Src(ip), T::CtIpv6Dst(ip)]));
             filters
@@ -234,10 +239,10 @@ pub fn filters_for_address(address: &Address) -> Vec<Filter> {
             let mut filters = vec![
                 Filter::matching([T::EthSrc(mac)]),
                 Filter::matching([T::EthDst(mac)]),
-                neighbour(NEIGHBOUR_SOLICITATION, T::NdSll(mac)),
-                neighbour(NEIGHBOUR_ADVERTISEMENT, T::NdTll(mac)),
+                neighbour(ND_NEIGHBOR_SOLICIT, T::NdSll(mac)),
+                neighbour(ND_NEIGHBOR_ADVERT, T::NdTll(mac)),
             ];
-            for kind in [ARP, RARP] {
+            for kind in [ETH_TYPE_ARP, ETH_TYPE_RARP] {
                 filters.push(Filter::matching([T::EthType(kind), T::ArpSha(mac)]));
                 filters.push(Filter::matching([T::EthType(kind), T::ArpTha(mac)]));
             }
@@ -248,24 +253,21 @@ pub fn filters_for_address(address: &Address) -> Vec<Filter> {
 
 fn neighbour(kind: u8, term: MatchTerm) -> Filter {
     use MatchTerm as T;
-    Filter::matching([T::EthType(IPV6), T::IpProto(ICMP6), T::Icmp6Type(kind), term])
+    Filter::matching([
+        T::EthType(ETH_TYPE_IPV6),
+        T::IpProto(IPPROTO_ICMPV6),
+        T::Icmp6Type(kind),
+        term,
+    ])
 }
 
 /// The original tuple may only be matched together with a ct_state that implies there is
 /// one: one of these bits set, or tracked and not invalid (OVS, `is_ct_valid`).
 fn tracked(terms: [MatchTerm; 2]) -> impl Iterator<Item = Filter> {
-    const NEW: u32 = 0x01;
-    const ESTABLISHED: u32 = 0x02;
-    const RELATED: u32 = 0x04;
-    const REPLY: u32 = 0x08;
-    const INVALID: u32 = 0x10;
-    const TRACKED: u32 = 0x20;
-    const SOURCE_NAT: u32 = 0x40;
-    const DESTINATION_NAT: u32 = 0x80;
-    let states = [NEW, ESTABLISHED, RELATED, REPLY, SOURCE_NAT, DESTINATION_NAT]
+    let states = [CS_NEW, CS_ESTABLISHED, CS_RELATED, CS_REPLY_DIR, CS_SRC_NAT, CS_DST_NAT]
         .map(|bit| MatchTerm::CtState { value: bit, mask: bit })
         .into_iter()
-        .chain([MatchTerm::CtState { value: TRACKED, mask: TRACKED | INVALID }]);
+        .chain([MatchTerm::CtState { value: CS_TRACKED, mask: CS_TRACKED | CS_INVALID }]);
     states.flat_map(move |state| terms.map(|term| Filter::matching([state, term])))
 }
 
@@ -277,7 +279,7 @@ mod tests {
     #[test]
     fn a_request_for_everything() {
         let mut body = Vec::new();
-        Filter::all().encode(&mut body).unwrap();
+        Filter::all().encode(Version::V13, &mut body).unwrap();
         assert_eq!(
             body,
             hex("00010000 00000000 ff000000 ffffffff ffffffff 00000000
@@ -291,9 +293,9 @@ mod tests {
         let bytes = "00480700 00000001 00000000 00050000 00000000 00000000 0000000000000000
                      0000000000000000 0000000000000000
                      00010017 80000004 00000003 80000c02 1005 80000e01 06 00";
-        let entry = Entry::new(super::super::Version::V13, hex(bytes)).unwrap();
+        let entry = Entry::new(Version::V13, hex(bytes)).unwrap();
         let mut body = Vec::new();
-        Filter::like(&entry).encode(&mut body).unwrap();
+        Filter::like(&entry).encode(Version::V13, &mut body).unwrap();
         assert_eq!(
             body,
             hex("00010000 00000000 07000000 ffffffff ffffffff 00000000
@@ -306,17 +308,17 @@ mod tests {
     fn a_narrow_request() {
         let mut body = Vec::new();
         let filter = Filter {
-            out_port: Some(port::LOCAL),
+            out_port: Some(OFPP_LOCAL),
             cookie: 0x2a,
             cookie_mask: 0xff,
             ..Filter::matching([
-                MatchTerm::EthType(IPV4),
+                MatchTerm::EthType(ETH_TYPE_IP),
                 MatchTerm::Ipv4Src(Ipv4Addr::new(10, 244, 1, 5)),
                 MatchTerm::Register { index: 1, value: 0xfff, mask: 0xff },
             ])
             .in_table(10)
         };
-        filter.encode(&mut body).unwrap();
+        filter.encode(Version::V13, &mut body).unwrap();
         assert_eq!(
             body,
             hex("00010000 00000000 0a000000 fffffffe ffffffff 00000000

@@ -2,22 +2,19 @@
 
 use super::entry::RawEntry;
 use super::error::Malformed;
-use super::oxm::{BASIC, NXM0, Oxm};
-use super::port;
-use super::wire::{self, Reader};
+#[cfg(test)]
+use super::hello::Version;
+use super::numbers::*;
+#[cfg(test)]
+use super::oxm::read_match;
+use super::oxm::{Oxm, write_match};
+use super::wire::{Layout as _, Reader, layout};
 
 /// The cookie mask of every delete. **Never all ones**: that makes OVS look the flow up by
 /// cookie and walk every flow that shares it: 8 ms a delete with 100,000 flows on cookie 0,
 /// nine seconds of a frozen switch for a bundle of 1,000. Any other mask uses the
 /// classifier, 2 µs. What goes unchecked is the topmost bit.
 pub const STRICT_COOKIE_MASK: u64 = 0x7fff_ffff_ffff_ffff;
-
-const ADD: u8 = 0;
-const DELETE_STRICT: u8 = 4;
-/// OFPFF_CHECK_OVERLAP: refuse to add what overlaps another entry of its priority. OVS
-/// remembers that it was asked.
-const CHECK_OVERLAP: u16 = 2;
-const NO_BUFFER: u32 = 0xffff_ffff;
 
 /// What a FLOW_MOD does with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +29,15 @@ pub(super) enum Change {
     AddOverlapping,
 }
 
+layout! {
+    /// The fixed part of a FLOW_MOD (`struct ofp11_flow_mod`; 1.3 has padding for the importance).
+    struct FlowMod {
+        cookie: u64, cookie_mask: u64, table: u8, command: u8, idle_timeout: u16,
+        hard_timeout: u16, priority: u16, buffer: u32, out_port: u32, out_group: u32, flags: u16,
+        importance: u16,
+    }
+}
+
 /// Appends the body of a FLOW_MOD, from the cookie on.
 pub(super) fn encode(
     change: Change,
@@ -39,31 +45,29 @@ pub(super) fn encode(
     out: &mut Vec<u8>,
 ) -> Result<(), Malformed> {
     let adding = matches!(change, Change::Add | Change::AddOverlapping);
-    let left_out = if change == Change::AddOverlapping { CHECK_OVERLAP } else { 0 };
+    let left_out = if change == Change::AddOverlapping { OFPFF_CHECK_OVERLAP } else { 0 };
     let when_adding = |value: u16| if adding { value } else { 0 };
-    let command = if adding { ADD } else { DELETE_STRICT };
-    let mask = if adding { 0 } else { STRICT_COOKIE_MASK };
-    out.extend_from_slice(&entry.cookie().to_be_bytes());
-    out.extend_from_slice(&mask.to_be_bytes());
-    // Always the entry's own table: 0xff would delete in every one.
-    out.extend_from_slice(&[entry.table(), command]);
-    out.extend_from_slice(&when_adding(entry.idle_timeout()).to_be_bytes());
-    out.extend_from_slice(&when_adding(entry.hard_timeout()).to_be_bytes());
-    out.extend_from_slice(&entry.priority().to_be_bytes());
-    out.extend_from_slice(&NO_BUFFER.to_be_bytes());
-    // Left 0, out_port or out_group would match nothing, without an error.
-    out.extend_from_slice(&port::ANY.to_be_bytes());
-    out.extend_from_slice(&port::ANY.to_be_bytes());
-    out.extend_from_slice(&when_adding(entry.flags() & !left_out).to_be_bytes());
-    out.extend_from_slice(&when_adding(entry.importance()).to_be_bytes());
-    match change {
-        Change::DeleteVlanTci => {
-            let matches = vlan_tci(entry.tlvs())?.ok_or(Malformed::Short("vlan_vid"))?;
-            out.extend_from_slice(&matches);
-        }
-        Change::Delete | Change::Add | Change::AddOverlapping => {
-            out.extend_from_slice(entry.match_bytes());
-        }
+    let head = FlowMod {
+        cookie: entry.cookie(),
+        cookie_mask: if adding { 0 } else { STRICT_COOKIE_MASK },
+        // Always the entry's own: OFPTT_ALL would delete in every one.
+        table: entry.table(),
+        command: if adding { OFPFC_ADD } else { OFPFC_DELETE_STRICT },
+        idle_timeout: when_adding(entry.idle_timeout()),
+        hard_timeout: when_adding(entry.hard_timeout()),
+        priority: entry.priority(),
+        buffer: OFP_NO_BUFFER,
+        // Left 0, out_port or out_group would match nothing, without an error.
+        out_port: OFPP_ANY,
+        out_group: OFPG_ANY,
+        flags: when_adding(entry.flags() & !left_out),
+        importance: when_adding(entry.importance()),
+    };
+    head.write(entry.version(), out);
+    if change == Change::DeleteVlanTci {
+        write_match(&vlan_tci(entry.tlvs())?.ok_or(Malformed::Short("vlan_vid"))?, out)?;
+    } else {
+        out.extend_from_slice(entry.match_bytes());
     }
     if adding {
         out.extend_from_slice(entry.instruction_bytes());
@@ -71,41 +75,45 @@ pub(super) fn encode(
     Ok(())
 }
 
-/// The match of an entry on "untagged" (vlan_vid 0), said as 1.0 does: NXM vlan_tci 0.
+/// Reads the body of a FLOW_MOD, and writes it again.
+#[cfg(test)]
+pub(super) fn recode(
+    version: Version,
+    r: &mut Reader<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), Malformed> {
+    let fixed = FlowMod::read(version, r)?;
+    let (_, fields) = read_match(r)?;
+    super::effects::decode(r.rest(), &mut crate::stale::flow::Actions::default())?;
+    fixed.write(version, out);
+    write_match(fields, out)?;
+    out.extend_from_slice(r.rest());
+    Ok(())
+}
+
+/// The match fields of an entry on "untagged" (vlan_vid 0), said as 1.0 does: NXM vlan_tci 0.
 ///
 /// An entry that a 1.0 client made with `vlan_tci=0x0000` (a plain `ovs-ofctl add-flow` is
 /// such a client) is shown to 1.3 and later as vlan_vid 0, and a strict delete of that finds
 /// nothing. `None` if the match is not on vlan_vid 0.
 pub(super) fn vlan_tci(tlvs: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
     let mut reader = Reader::new(tlvs);
-    let mut out = vec![0, 1, 0, 0];
-    let mut found = false;
+    let (mut out, mut found) = (Vec::new(), false);
     while !reader.is_empty() {
-        let before = reader.rest();
+        let before = reader;
         let oxm = Oxm::read(&mut reader)?;
-        let whole = before.len().saturating_sub(reader.left());
-        match (oxm.id.class, oxm.id.number) {
-            (BASIC, 6) => {
+        match oxm.id {
+            OXM_OF_VLAN_VID => {
                 if oxm.mask.is_some() || oxm.value != [0, 0] {
                     return Ok(None);
                 }
                 found = true;
-                out.extend_from_slice(&NXM0.to_be_bytes());
-                out.extend_from_slice(&[4 << 1, 2, 0, 0]);
+                Oxm { id: NXM_OF_VLAN_TCI, ..oxm }.write(&mut out);
             }
             // Part of the TCI.
-            (BASIC, 7) => {}
-            _ => out.extend_from_slice(before.get(..whole).unwrap_or_default()),
+            OXM_OF_VLAN_PCP => {}
+            _ => out.extend_from_slice(reader.since(before)),
         }
     }
-    if !found {
-        return Ok(None);
-    }
-    let length = out.len();
-    let short = u16::try_from(length).map_err(|_| Malformed::TooLong(length))?;
-    if let Some(slot) = out.get_mut(2..4) {
-        slot.copy_from_slice(&short.to_be_bytes());
-    }
-    out.resize(length.saturating_add(wire::padding(length)), 0);
-    Ok(Some(out))
+    Ok(found.then_some(out))
 }

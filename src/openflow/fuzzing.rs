@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use super::flow_mod::{self, Change};
 use super::hello::{Versions, greeting};
+use super::numbers::OFP_HEADER_LEN as HEADER;
 use super::oxm::{self, Oxm};
-use super::wire::{HEADER, Reader};
+use super::wire::Reader;
 use super::{
     Applied, Connection, Entry, Error, Filter, MatchTerm, RawEntry, STRICT_COOKIE_MASK, Version,
 };

@@ -6,7 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::error::Malformed;
-use super::wire::{self, Reader, kind};
+use super::numbers::*;
+use super::wire::{Reader, Value as _, message, padding};
 
 /// A version of OpenFlow that we speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -23,13 +24,16 @@ pub enum Version {
 }
 
 impl Version {
+    /// All of them, in their order.
+    pub(super) const ALL: [Self; 3] = [Self::V13, Self::V14, Self::V15];
+
     /// As in a message's header.
     #[must_use]
     pub fn wire(self) -> u8 {
         match self {
-            Self::V13 => 4,
-            Self::V14 => 5,
-            Self::V15 => 6,
+            Self::V13 => OFP13_VERSION,
+            Self::V14 => OFP14_VERSION,
+            Self::V15 => OFP15_VERSION,
         }
     }
 }
@@ -57,19 +61,26 @@ impl Versions {
             let kind = reader.u16("hello element")?;
             let length = reader.u16("hello element")?;
             let size = usize::from(length)
-                .checked_sub(4)
+                .checked_sub(OFP_HELLO_ELEM_HEADER_LEN)
                 .ok_or(Malformed::Length { field: "hello element", value: length.into() })?;
             let mut element = reader.sub(size, "hello element")?;
-            if kind == 1 {
+            if kind == OFPHET_VERSIONBITMAP {
                 // One word covers versions 0 to 31.
                 return element.u32("version bitmap").map(Self);
             }
             // The last element's padding may be missing.
-            let padding = wire::padding(length.into()).min(reader.left());
-            reader.take(padding, "hello padding")?;
+            let behind = padding(length.into()).min(reader.left());
+            reader.take(behind, "hello padding")?;
         }
         // No bitmap: "this version and every earlier one" (OVS omits it when that is so).
         Ok(Self(u32::MAX.checked_shl(u32::from(header) + 1).map_or(u32::MAX, |high| !high) & !1))
+    }
+
+    /// Appends a HELLO's body.
+    pub(super) fn write(self, out: &mut Vec<u8>) {
+        OFPHET_VERSIONBITMAP.write(out);
+        OFPHET_VERSIONBITMAP_LEN.write(out);
+        self.0.write(out);
     }
 
     fn has(self, version: u8) -> bool {
@@ -82,7 +93,7 @@ impl Versions {
     }
 
     pub(super) fn only_10(self) -> bool {
-        self.0 & !1 == 2
+        self.0 & !1 == 1 << OFP10_VERSION
     }
 
     pub(super) fn list(self) -> Vec<u8> {
@@ -95,12 +106,11 @@ impl Versions {
 pub(super) fn greeting(version: Version, xids: [u32; 2]) -> Result<Vec<u8>, Malformed> {
     let [hello, features] = xids;
     let mut out = Vec::with_capacity(24);
-    wire::message(&mut out, version.wire(), kind::HELLO, hello, |out| {
-        out.extend_from_slice(&[0, 1, 0, 8]);
-        out.extend_from_slice(&(1_u32 << version.wire()).to_be_bytes());
+    message(&mut out, version, OFPT_HELLO, hello, |out| {
+        Versions(1 << version.wire()).write(out);
         Ok(())
     })?;
-    wire::message(&mut out, version.wire(), kind::FEATURES_REQUEST, features, |_| Ok(()))?;
+    message(&mut out, version, OFPT_FEATURES_REQUEST, features, |_| Ok(()))?;
     Ok(out)
 }
 

@@ -2,6 +2,7 @@
 
 use super::actions::Range;
 use super::error::Malformed;
+use super::numbers::*;
 use super::oxm::Header;
 use super::wire::Reader;
 
@@ -15,7 +16,7 @@ pub(super) struct Learn<'a> {
     pub(super) timeouts: [u16; 4],
     /// LEARN2: so many flows at most; 0 is no limit.
     pub(super) limit: u32,
-    /// 2 is delete_learned.
+    /// NX_LEARN_F_*.
     pub(super) flags: u16,
     /// LEARN2: the bit that says whether it worked.
     pub(super) result: Option<Range>,
@@ -65,7 +66,7 @@ impl<'a> Learn<'a> {
             limit = r.u32(field)?;
             let bit = r.u16(field)?;
             r.take(2, field)?;
-            if flags & 4 != 0 {
+            if flags & NX_LEARN_F_WRITE_RESULT != 0 {
                 result = Some(Range::new(Header::read(&mut r)?, bit, 1));
             }
         }
@@ -93,20 +94,20 @@ fn spec<'a>(r: &mut Reader<'a>) -> Result<Option<(Source<'a>, Target)>, Malforme
     if header == 0 {
         return Ok(None);
     }
-    let bits = header & 0x7ff;
+    let bits = header & NX_LEARN_N_BITS_MASK;
     let part = |r: &mut Reader<'a>| {
         let header = Header::read(r)?;
         Ok::<_, Malformed>(Range::new(header, r.u16(field)?, bits.into()))
     };
-    let source = if header & 0x2000 == 0 {
+    let source = if header & NX_LEARN_SRC_IMMEDIATE == 0 {
         Source::Field(part(r)?)
     } else {
         Source::Immediate(r.take(usize::from(bits.div_ceil(16)) * 2, field)?)
     };
-    let target = match header >> 11 & 3 {
-        0 => Target::Match(part(r)?),
-        1 => Target::Load(part(r)?),
-        2 => Target::Output,
+    let target = match header & NX_LEARN_DST_MASK {
+        NX_LEARN_DST_MATCH => Target::Match(part(r)?),
+        NX_LEARN_DST_LOAD => Target::Load(part(r)?),
+        NX_LEARN_DST_OUTPUT => Target::Output,
         _ => return Err(Malformed::Unexpected("learn spec's destination")),
     };
     Ok(Some((source, target)))

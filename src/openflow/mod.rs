@@ -21,8 +21,10 @@
 
 mod actions;
 mod bundle;
+mod bundle_message;
 mod connection;
 mod conntrack;
+mod ct_flush;
 mod describe;
 mod dump;
 mod effects;
@@ -30,17 +32,23 @@ mod entry;
 mod error;
 mod filter;
 mod flow_mod;
+mod flow_update;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod group;
 mod hello;
 mod lanes;
 mod learn;
 pub(crate) mod monitor;
+mod multipart;
+mod numbers;
 mod oxm;
 mod port;
 mod show;
 mod wire;
 
+#[cfg(test)]
+mod samples;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -22,39 +22,16 @@
 use std::time::Duration;
 
 use super::connection::{Connection, Message};
-use super::dump::multipart;
-use super::entry::{BadEntry, Chosen, Entry};
-use super::error::{Error, Malformed};
+use super::entry::{BadEntry, Entry, Head};
+use super::error::Error;
+use super::flow_update::{Cancel, Full, Told, read, request};
 use super::hello::Version;
-use super::port;
-use super::wire::{self, ONF, Reader, kind};
+use super::numbers::*;
+use super::oxm::read_match;
+use super::wire::{Layout as _, Reader};
 
 const DOING: &str = "watching for changes";
-/// OFPMP_FLOW_MONITOR.
-const FLOW_MONITOR: u16 = 16;
-/// ONFST_FLOW_MONITOR, and ONFT_FLOW_MONITOR_CANCEL.
-const ONF_FLOW_MONITOR: u32 = 1870;
-const ONF_PAUSED: u32 = 1871;
-const ONF_RESUMED: u32 = 1872;
-/// OFPMP_EXPERIMENTER.
-const EXPERIMENTER: u16 = 0xffff;
 
-// What to tell: the same bits in both dialects.
-const ADD: u16 = 1 << 1;
-const REMOVED: u16 = 1 << 2;
-const MODIFY: u16 = 1 << 3;
-const INSTRUCTIONS: u16 = 1 << 4;
-/// ONFFMF_OWN: our own changes in full.
-const ONF_OWN: u16 = 1 << 5;
-/// OFPFMF_ONLY_OWN: no changes but our own. OVS 3.0 to 3.7 refuses OFPFMF_NO_ABBREV, takes this
-/// bit for it (`ofmonitor_report`), and does not leave out others' changes. Who does is asked for
-/// those once more, and if ours come as a mere xid a dump has to tell what is gone.
-const ONLY_OWN: u16 = 1 << 6;
-/// OFPFMC_DELETE.
-const CANCEL: u8 = 2;
-
-/// A match on nothing.
-const EVERYTHING: [u8; 8] = [0, 1, 0, 4, 0, 0, 0, 0];
 /// What may pile up untaken. More is no churn but a storm, and then nothing is known.
 const MOST_TOLD: usize = 8 * 1024 * 1024;
 
@@ -101,7 +78,7 @@ impl Update {
     /// # Errors
     /// If match or instructions have impossible lengths.
     pub fn entry(&self, before: &Entry) -> Result<Entry, BadEntry> {
-        let chosen = Chosen {
+        let head = Head {
             table: self.table,
             priority: self.priority,
             cookie: self.cookie,
@@ -109,17 +86,11 @@ impl Update {
             hard_timeout: self.hard_timeout,
             flags: before.raw().flags(),
             importance: before.raw().importance(),
+            ..Head::default()
         };
-        Entry::assemble(self.version, &chosen, tlvs(&self.matches)?, &self.instructions)
+        let (_, fields) = read_match(&mut Reader::new(&self.matches))?;
+        Entry::assemble(self.version, head, fields, &self.instructions)
     }
-}
-
-/// The fields of a match that [`Told::read`] has cut out.
-fn tlvs(matches: &[u8]) -> Result<&[u8], Malformed> {
-    let mut reader = Reader::new(matches);
-    reader.take(2, "match type")?;
-    let length = usize::from(reader.u16("match length")?);
-    reader.take(length.saturating_sub(4), "match")
 }
 
 /// What a connection was told.
@@ -144,21 +115,15 @@ pub(super) struct Monitor {
 
 impl Monitor {
     fn take_note(&mut self, told: Told<'_>, version: Version) {
-        let full = match told {
-            Told::Full(full) => full,
-            Told::Abbreviated => {
-                self.abbreviated = true;
-                return;
-            }
-            Told::Paused => {
-                (self.paused, self.was_paused) = (true, true);
-                return;
-            }
-            Told::Resumed => {
-                self.paused = false;
-                return;
-            }
-        };
+        match told {
+            Told::Full(full) => self.keep(&full, version),
+            Told::Abbreviated => self.abbreviated = true,
+            Told::Paused => (self.paused, self.was_paused) = (true, true),
+            Told::Resumed => self.paused = false,
+        }
+    }
+
+    fn keep(&mut self, full: &Full<'_>, version: Version) {
         let at = self.count;
         self.count = at.saturating_add(1);
         let size = full.matches.len().saturating_add(full.instructions.len()).saturating_add(64);
@@ -170,100 +135,15 @@ impl Monitor {
         self.updates.push(Update {
             at,
             what: full.what,
-            table: full.table,
-            priority: full.priority,
-            cookie: full.cookie,
+            table: full.head.table,
+            priority: full.head.priority,
+            cookie: full.head.cookie,
             version,
-            idle_timeout: full.idle_timeout,
-            hard_timeout: full.hard_timeout,
+            idle_timeout: full.head.idle_timeout,
+            hard_timeout: full.head.hard_timeout,
             matches: full.matches.into(),
             instructions: full.instructions.into(),
         });
-    }
-}
-
-/// One update in a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told<'a> {
-    Full(Full<'a>),
-    /// A change of our own, by its xid.
-    Abbreviated,
-    Paused,
-    Resumed,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Full<'a> {
-    what: What,
-    table: u8,
-    priority: u16,
-    cookie: u64,
-    idle_timeout: u16,
-    hard_timeout: u16,
-    matches: &'a [u8],
-    instructions: &'a [u8],
-}
-
-impl<'a> Told<'a> {
-    /// Reads one update off a message's body.
-    fn read(version: Version, body: &mut Reader<'a>) -> Result<Self, Malformed> {
-        let field = "flow update";
-        let length = Reader::new(body.rest()).u16(field)?;
-        // Shorter than any, and 0 would be read for ever.
-        if length < 8 || length % 8 != 0 {
-            return Err(Malformed::Length { field, value: length.into() });
-        }
-        let mut r = body.sub(length.into(), field)?;
-        r.take(2, field)?;
-        let event = r.u16(field)?;
-        // In 1.3's dialect nothing is called "initial", so everything is one less.
-        let event = if version == Version::V13 { event.saturating_add(1) } else { event };
-        let what = match event {
-            // Present when asked (or when told again after a pause), added, changed.
-            0 | 1 | 3 => What::Put,
-            2 => What::Removed,
-            4 => return Ok(Self::Abbreviated),
-            5 if version != Version::V13 => return Ok(Self::Paused),
-            6 if version != Version::V13 => return Ok(Self::Resumed),
-            _ => return Err(Malformed::Unexpected("kind of flow update")),
-        };
-        let (table, priority, idle_timeout, hard_timeout);
-        if version == Version::V13 {
-            r.take(2, field)?;
-            priority = r.u16("priority")?;
-            (idle_timeout, hard_timeout) = (r.u16("timeout")?, r.u16("timeout")?);
-            // The match says its length itself.
-            r.take(2, field)?;
-            table = r.u8("table")?;
-            r.take(1, field)?;
-        } else {
-            table = r.u8("table")?;
-            r.take(1, field)?;
-            (idle_timeout, hard_timeout) = (r.u16("timeout")?, r.u16("timeout")?);
-            priority = r.u16("priority")?;
-            r.take(4, field)?;
-        }
-        let cookie = r.u64("cookie")?;
-        let mut head = r;
-        if head.u16("match type")? != 1 {
-            return Err(Malformed::Unexpected("match type"));
-        }
-        let length = usize::from(head.u16("match length")?);
-        if length < 4 {
-            return Err(Malformed::Length { field: "match", value: 0 });
-        }
-        let matches = r.take(length.saturating_add(wire::padding(length)), "match")?;
-        let instructions = r.rest();
-        Ok(Self::Full(Full {
-            what,
-            table,
-            priority,
-            cookie,
-            idle_timeout,
-            hard_timeout,
-            matches,
-            instructions,
-        }))
     }
 }
 
@@ -279,19 +159,18 @@ impl Connection {
         }
         let xid = self.xids(1);
         self.monitor = Some(Box::new(Monitor { asked: xid, ..Monitor::default() }));
-        let onf = self.version() == Version::V13;
-        let wanted: &[u16] = if onf {
-            &[ADD | MODIFY | INSTRUCTIONS, REMOVED | ONF_OWN]
-        } else {
-            &[ADD | MODIFY | INSTRUCTIONS, REMOVED | ONLY_OWN, REMOVED]
+        let version = self.version();
+        let put = OFPFMF_ADD | OFPFMF_MODIFY | OFPFMF_INSTRUCTIONS;
+        let wanted: &[u16] = match version {
+            Version::V13 => &[put, OFPFMF_REMOVED | ONFFMF_OWN],
+            // OVS 3.0 to 3.7 refuses OFPFMF_NO_ABBREV, takes ONLY_OWN for it
+            // (`ofmonitor_report`), and does not leave out others' changes. Who does is asked for
+            // those once more, and if ours come as a mere xid a dump has to tell what is gone.
+            Version::V14 | Version::V15 => &[put, OFPFMF_REMOVED | OFPFMF_ONLY_OWN, OFPFMF_REMOVED],
         };
         let mut out = Vec::new();
-        self.encode(&mut out, kind::MULTIPART_REQUEST, xid, DOING, |out| {
-            monitor_header(onf, out);
-            for (id, flags) in (1..).zip(wanted) {
-                monitor(onf, id, *flags, 0, out);
-            }
-            Ok(())
+        self.encode(&mut out, OFPT_MULTIPART_REQUEST, xid, DOING, |out| {
+            request(version, OFPFMC_ADD, wanted, out)
         })?;
         self.send(&out, DOING)
     }
@@ -304,26 +183,20 @@ impl Connection {
         if self.monitor.take().is_none_or(|monitor| !monitor.on) {
             return Ok(());
         }
-        let onf = self.version() == Version::V13;
+        let version = self.version();
         let mut out = Vec::new();
-        if onf {
+        if version == Version::V13 {
             let first = self.xids(2);
             for (xid, id) in (first..).zip(1..3_u32) {
-                self.encode(&mut out, kind::EXPERIMENTER, xid, DOING, |out| {
-                    out.extend_from_slice(&ONF.to_be_bytes());
-                    out.extend_from_slice(&ONF_FLOW_MONITOR.to_be_bytes());
-                    out.extend_from_slice(&id.to_be_bytes());
+                self.encode(&mut out, OFPT_EXPERIMENTER, xid, DOING, |out| {
+                    Cancel { experimenter: ONFT_FLOW_MONITOR, id }.write(version, out);
                     Ok(())
                 })?;
             }
         } else {
             let xid = self.xids(1);
-            self.encode(&mut out, kind::MULTIPART_REQUEST, xid, DOING, |out| {
-                monitor_header(onf, out);
-                for id in 1..4 {
-                    monitor(onf, id, 0, CANCEL, out);
-                }
-                Ok(())
+            self.encode(&mut out, OFPT_MULTIPART_REQUEST, xid, DOING, |out| {
+                request(version, OFPFMC_DELETE, &[0; 3], out)
             })?;
         }
         self.send(&out, DOING)
@@ -396,7 +269,7 @@ impl Connection {
         let Some(mut monitor) = self.monitor.take() else { return Ok(false) };
         let noted = if message.xid == monitor.asked {
             // An error: the switch is too old, and tells nothing.
-            monitor.on = message.kind == kind::MULTIPART_REPLY;
+            monitor.on = message.kind == OFPT_MULTIPART_REPLY;
             Ok(true)
         } else if message.xid == 0 && message.version == version.wire() {
             read(version, message.kind, self.body(message), &mut |told| {
@@ -408,68 +281,6 @@ impl Connection {
         self.monitor = Some(monitor);
         noted.map_err(|what| self.malformed(DOING, what))
     }
-}
-
-/// The multipart header of a request.
-fn monitor_header(onf: bool, out: &mut Vec<u8>) {
-    let kind = if onf { EXPERIMENTER } else { FLOW_MONITOR };
-    out.extend_from_slice(&kind.to_be_bytes());
-    out.extend_from_slice(&[0; 6]);
-    if onf {
-        out.extend_from_slice(&ONF.to_be_bytes());
-        out.extend_from_slice(&ONF_FLOW_MONITOR.to_be_bytes());
-    }
-}
-
-/// One monitor in it: of every table, every match, every output.
-fn monitor(onf: bool, id: u32, flags: u16, command: u8, out: &mut Vec<u8>) {
-    out.extend_from_slice(&id.to_be_bytes());
-    if onf {
-        out.extend_from_slice(&flags.to_be_bytes());
-        out.extend_from_slice(&4_u16.to_be_bytes());
-        out.extend_from_slice(&port::ANY.to_be_bytes());
-        out.extend_from_slice(&[0xff, 0, 0, 0]);
-    } else {
-        out.extend_from_slice(&port::ANY.to_be_bytes());
-        out.extend_from_slice(&port::ANY.to_be_bytes());
-        out.extend_from_slice(&flags.to_be_bytes());
-        out.extend_from_slice(&[0xff, command]);
-    }
-    out.extend_from_slice(&EVERYTHING);
-}
-
-/// Reads a message that nobody asked for; false if it is not about what we watch.
-fn read(
-    version: Version,
-    kind: u8,
-    body: &[u8],
-    each: &mut dyn FnMut(Told<'_>),
-) -> Result<bool, Malformed> {
-    let onf = version == Version::V13;
-    let mut r = Reader::new(body);
-    if kind == kind::EXPERIMENTER {
-        if !onf || r.u32("experimenter")? != ONF {
-            return Ok(false);
-        }
-        match r.u32("experimenter's type")? {
-            ONF_PAUSED => each(Told::Paused),
-            ONF_RESUMED => each(Told::Resumed),
-            _ => return Ok(false),
-        }
-        return Ok(true);
-    }
-    let what = if onf { EXPERIMENTER } else { FLOW_MONITOR };
-    if kind != kind::MULTIPART_REPLY || Reader::new(body).u16("multipart type")? != what {
-        return Ok(false);
-    }
-    multipart(&mut r, what)?;
-    if onf && (r.u32("experimenter")?, r.u32("experimenter's type")?) != (ONF, ONF_FLOW_MONITOR) {
-        return Ok(false);
-    }
-    while !r.is_empty() {
-        each(Told::read(version, &mut r)?);
-    }
-    Ok(true)
 }
 
 #[cfg(feature = "fuzzing")]

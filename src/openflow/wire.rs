@@ -1,30 +1,100 @@
-//! Reading what somebody else wrote: no indexing, every short read says which field it was.
+//! Bytes from and for somebody else. Reading never indexes, and every short read says which
+//! field it was. Fixed parts are declared once for both directions ([`layout`]).
 
 use super::error::Malformed;
+use super::hello::Version;
+use super::numbers::{OFP_ALIGN, OFP_BLOCK_HEADER_LEN};
 
-/// OpenFlow message types (1.3 and later).
-pub(super) mod kind {
-    pub(in crate::openflow) const HELLO: u8 = 0;
-    pub(in crate::openflow) const ERROR: u8 = 1;
-    pub(in crate::openflow) const ECHO_REQUEST: u8 = 2;
-    pub(in crate::openflow) const ECHO_REPLY: u8 = 3;
-    pub(in crate::openflow) const EXPERIMENTER: u8 = 4;
-    pub(in crate::openflow) const FEATURES_REQUEST: u8 = 5;
-    pub(in crate::openflow) const FLOW_MOD: u8 = 14;
-    pub(in crate::openflow) const MULTIPART_REQUEST: u8 = 18;
-    pub(in crate::openflow) const MULTIPART_REPLY: u8 = 19;
-    pub(in crate::openflow) const BARRIER_REQUEST: u8 = 20;
-    pub(in crate::openflow) const BARRIER_REPLY: u8 = 21;
-    pub(in crate::openflow) const BUNDLE_CONTROL: u8 = 33;
-    pub(in crate::openflow) const BUNDLE_ADD: u8 = 34;
+/// A number, or a few bytes, that stand in a message as they are.
+pub(super) trait Value: Sized {
+    fn read(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, Malformed>;
+    fn write(&self, out: &mut Vec<u8>);
 }
 
-/// Nicira's experimenter (vendor) number.
-pub(super) const NICIRA: u32 = 0x0000_2320;
-/// The Open Networking Foundation's.
-pub(super) const ONF: u32 = 0x4f4e_4600;
-/// Bytes of a message header.
-pub(super) const HEADER: usize = 8;
+macro_rules! values {
+    ($($number:ident),*) => {
+        $(impl Value for $number {
+            fn read(r: &mut Reader<'_>, field: &'static str) -> Result<Self, Malformed> {
+                r.array(field).map(Self::from_be_bytes)
+            }
+
+            fn write(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_be_bytes());
+            }
+        })*
+
+        impl Reader<'_> {
+            $(pub(super) fn $number(&mut self, field: &'static str) -> Result<$number, Malformed> {
+                Value::read(self, field)
+            })*
+        }
+    };
+}
+values!(u8, u16, u32, u64);
+
+impl<const N: usize> Value for [u8; N] {
+    fn read(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, Malformed> {
+        reader.array(field)
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self);
+    }
+}
+
+/// The fixed part of a message, or of something in one.
+pub(super) trait Layout: Sized {
+    fn read(version: Version, r: &mut Reader<'_>) -> Result<Self, Malformed>;
+    fn write(&self, version: Version, out: &mut Vec<u8>);
+}
+
+/// Declares such a part: its fields in their order, `[4]` behind one for 4 bytes of padding or
+/// what we do not look at, written as zeros. If versions differ, the order in each of them follows.
+macro_rules! layout {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident {
+        $($(#[$doc:meta])* $field:ident: $type:ty $([$pad:literal])?),* $(,)?
+    }) => {
+        $crate::openflow::wire::layout! {
+            $(#[$meta])* $vis struct $name { $($(#[$doc])* $field: $type),* }
+            V13 | V14 | V15 => $($field $([$pad])?),*;
+        }
+    };
+    ($(#[$meta:meta])* $vis:vis struct $name:ident {
+        $($(#[$doc:meta])* $field:ident: $type:ty),* $(,)?
+    } $($($version:ident)|+ => $([$first:literal])? $($said:ident $([$pad:literal])?),*;)+) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        $vis struct $name { $($(#[$doc])* $vis $field: $type),* }
+
+        impl $crate::openflow::wire::Layout for $name {
+            fn read(
+                version: $crate::openflow::Version,
+                r: &mut $crate::openflow::wire::Reader<'_>,
+            ) -> Result<Self, $crate::openflow::Malformed> {
+                let mut it = Self::default();
+                match version {$($($crate::openflow::Version::$version)|+ => {
+                    $(r.take($first, "padding")?;)?
+                    $(
+                        it.$said = $crate::openflow::wire::Value::read(r, stringify!($said))?;
+                        $(r.take($pad, "padding")?;)?
+                    )*
+                })+}
+                Ok(it)
+            }
+
+            fn write(&self, version: $crate::openflow::Version, out: &mut Vec<u8>) {
+                match version {$($($crate::openflow::Version::$version)|+ => {
+                    $(out.extend([0; $first]);)?
+                    $(
+                        $crate::openflow::wire::Value::write(&self.$said, out);
+                        $(out.extend([0; $pad]);)?
+                    )*
+                })+}
+            }
+        }
+    };
+}
+pub(super) use layout;
 
 /// A cursor over bytes from outside.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +118,11 @@ impl<'a> Reader<'a> {
         self.0
     }
 
+    /// What has been read of `all`, which it was at before.
+    pub(super) fn since(self, all: Self) -> &'a [u8] {
+        all.0.get(..all.left().saturating_sub(self.left())).unwrap_or_default()
+    }
+
     pub(super) fn take(&mut self, n: usize, field: &'static str) -> Result<&'a [u8], Malformed> {
         let (head, tail) = self.0.split_at_checked(n).ok_or(Malformed::Short(field))?;
         self.0 = tail;
@@ -59,6 +134,12 @@ impl<'a> Reader<'a> {
         self.take(n, field).map(Self)
     }
 
+    /// A reader of what a 16-bit length, which counts itself, says is next.
+    pub(super) fn counted(&mut self, field: &'static str) -> Result<Self, Malformed> {
+        let length = Self(self.0).u16(field)?;
+        self.sub(length.into(), field)
+    }
+
     pub(super) fn array<const N: usize>(
         &mut self,
         field: &'static str,
@@ -68,30 +149,15 @@ impl<'a> Reader<'a> {
         Ok(*head)
     }
 
-    pub(super) fn u8(&mut self, field: &'static str) -> Result<u8, Malformed> {
-        self.array(field).map(|[byte]| byte)
-    }
-
-    pub(super) fn u16(&mut self, field: &'static str) -> Result<u16, Malformed> {
-        self.array(field).map(u16::from_be_bytes)
-    }
-
-    pub(super) fn u32(&mut self, field: &'static str) -> Result<u32, Malformed> {
-        self.array(field).map(u32::from_be_bytes)
-    }
-
-    pub(super) fn u64(&mut self, field: &'static str) -> Result<u64, Malformed> {
-        self.array(field).map(u64::from_be_bytes)
-    }
-
     /// Reads `type, length` of an action or instruction and hands out its body (what
     /// follows these 4 bytes). Lengths count the whole thing and are multiples of 8.
     pub(super) fn block(&mut self, what: &'static str) -> Result<(u16, Self), Malformed> {
         let kind = self.u16(what)?;
         let length = self.u16(what)?;
-        let body = usize::from(length)
-            .checked_sub(4)
-            .filter(|_| length >= 8 && length % 8 == 0)
+        let whole = usize::from(length);
+        let body = whole
+            .checked_sub(OFP_BLOCK_HEADER_LEN)
+            .filter(|_| whole >= OFP_ALIGN && padding(whole) == 0)
             .ok_or(Malformed::Length { field: what, value: length.into() })?;
         Ok((kind, self.sub(body, what)?))
     }
@@ -99,7 +165,26 @@ impl<'a> Reader<'a> {
 
 /// How many zero bytes follow `length` ones to reach a multiple of 8.
 pub(super) fn padding(length: usize) -> usize {
-    length.wrapping_neg() % 8
+    length.wrapping_neg() % OFP_ALIGN
+}
+
+/// A length as most are written.
+pub(super) fn short(length: usize) -> Result<u16, Malformed> {
+    u16::try_from(length).map_err(|_| Malformed::TooLong(length))
+}
+
+/// Writes the length of what begins at `start` over the 16 bits that are `at` bytes into it.
+pub(super) fn set_length(out: &mut [u8], start: usize, at: usize) -> Result<(), Malformed> {
+    let whole = out.get_mut(start..).unwrap_or_default();
+    let length = short(whole.len())?;
+    let slot = whole.get_mut(at..).and_then(|rest| rest.first_chunk_mut());
+    *slot.ok_or(Malformed::Short("length"))? = length.to_be_bytes();
+    Ok(())
+}
+
+layout! {
+    /// What every message begins with (`struct ofp_header`), in any version.
+    pub(super) struct MessageHeader { version: u8, kind: u8, length: u16, xid: u32 }
 }
 
 /// Appends one message to `out`; `body` writes what follows the header.
@@ -108,23 +193,14 @@ pub(super) fn padding(length: usize) -> usize {
 /// [`Malformed::TooLong`] if it does not fit a message; `out` is then as it was.
 pub(super) fn message(
     out: &mut Vec<u8>,
-    version: u8,
+    version: Version,
     kind: u8,
     xid: u32,
     body: impl FnOnce(&mut Vec<u8>) -> Result<(), Malformed>,
 ) -> Result<(), Malformed> {
     let at = out.len();
-    out.extend_from_slice(&[version, kind, 0, 0]);
-    out.extend_from_slice(&xid.to_be_bytes());
-    let done = body(out).and_then(|()| {
-        let whole = out.len().saturating_sub(at);
-        let length = u16::try_from(whole).map_err(|_| Malformed::TooLong(whole))?;
-        match out.get_mut(at..).and_then(|m| m.get_mut(2..4)) {
-            Some(slot) => slot.copy_from_slice(&length.to_be_bytes()),
-            None => return Err(Malformed::Short("message header")),
-        }
-        Ok(())
-    });
+    MessageHeader { version: version.wire(), kind, length: 0, xid }.write(version, out);
+    let done = body(out).and_then(|()| set_length(out, at, 2));
     if done.is_err() {
         out.truncate(at);
     }
@@ -163,7 +239,7 @@ mod tests {
     #[test]
     fn an_oversized_message_leaves_nothing_behind() {
         let mut out = vec![9];
-        let err = message(&mut out, 4, 0, 1, |out| {
+        let err = message(&mut out, Version::V13, 0, 1, |out| {
             out.resize(70_000, 0);
             Ok(())
         });

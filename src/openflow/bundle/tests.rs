@@ -154,7 +154,7 @@ fn nothing_is_sent_for_nothing() {
 fn vlan_vid_0_is_said_as_vlan_tci() {
     let tlvs = hex("80000a02 0800 80000c02 0000 80001604 0af40105");
     let renamed = flow_mod::vlan_tci(&tlvs).unwrap().unwrap();
-    assert_eq!(renamed, hex("00010018 80000a02 0800 00000802 0000 80001604 0af40105"));
+    assert_eq!(renamed, hex("80000a02 0800 00000802 0000 80001604 0af40105"));
     for other in ["80000a02 0800", "80000c02 1005", "80000d04 0000 1000"] {
         assert_eq!(flow_mod::vlan_tci(&hex(other)).unwrap(), None, "{other}");
     }

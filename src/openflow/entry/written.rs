@@ -17,17 +17,15 @@
 //! What the switch counts is left out, and what can be computed: the journal is bounded, and
 //! a large sweep must fit into it whole.
 
-use super::{BadEntry, Entry};
-use crate::openflow::error::Malformed;
+use super::{BadEntry, Entry, Head};
 use crate::openflow::hello::Version;
-use crate::openflow::wire;
 
 impl From<Entry> for String {
     fn from(entry: Entry) -> Self {
         let raw = entry.raw();
         let mut text = format!(
             "{:x} {:x} {:x} {:x} {:x} {:x} {:x} {:x} ",
-            entry.version.wire(),
+            raw.version().wire(),
             raw.table(),
             raw.priority(),
             raw.cookie(),
@@ -56,15 +54,11 @@ impl TryFrom<String> for Entry {
         else {
             return Err(BadEntry::Words(words.len()));
         };
-        let version = match version {
-            "4" => Version::V13,
-            "5" => Version::V14,
-            "6" => Version::V15,
-            _ => return Err(BadEntry::Version),
-        };
+        let known = |v: &Version| version == v.wire().to_string();
+        let version = Version::ALL.into_iter().find(known).ok_or(BadEntry::Version)?;
         let table = u8::from_str_radix(table, 16)?;
         let number = |word| u16::from_str_radix(word, 16);
-        let chosen = Chosen {
+        let head = Head {
             table,
             priority: number(priority)?,
             cookie: u64::from_str_radix(cookie, 16)?,
@@ -72,71 +66,10 @@ impl TryFrom<String> for Entry {
             hard_timeout: number(hard)?,
             flags: number(flags)?,
             importance: number(importance)?,
+            ..Head::default()
         };
-        Self::assemble(version, &chosen, &bytes(matches)?, &bytes(rest)?)
+        Self::assemble(version, head, &bytes(matches)?, &bytes(rest)?)
     }
-}
-
-/// What whoever added an entry chose, beside match and instructions.
-pub(in crate::openflow) struct Chosen {
-    pub(in crate::openflow) table: u8,
-    pub(in crate::openflow) priority: u16,
-    pub(in crate::openflow) cookie: u64,
-    pub(in crate::openflow) idle_timeout: u16,
-    pub(in crate::openflow) hard_timeout: u16,
-    pub(in crate::openflow) flags: u16,
-    pub(in crate::openflow) importance: u16,
-}
-
-impl Entry {
-    /// An entry from its parts, as if it had just been dumped, never hit. `tlvs` are the
-    /// match's fields, without its header and padding.
-    pub(in crate::openflow) fn assemble(
-        version: Version,
-        chosen: &Chosen,
-        tlvs: &[u8],
-        instructions: &[u8],
-    ) -> Result<Self, BadEntry> {
-        let mut choices = Vec::with_capacity(8);
-        for value in [chosen.idle_timeout, chosen.hard_timeout, chosen.flags, chosen.importance] {
-            choices.extend(value.to_be_bytes());
-        }
-        let (priority, cookie) = (chosen.priority.to_be_bytes(), chosen.cookie.to_be_bytes());
-        let mut out = vec![0, 0];
-        if version == Version::V15 {
-            out.extend([0, 0, chosen.table, 0]);
-            out.extend(priority);
-            out.extend(choices);
-            out.extend(cookie);
-        } else {
-            out.extend([chosen.table, 0]);
-            out.extend([0; 8]);
-            out.extend(priority);
-            out.extend(choices);
-            out.extend([0; 2]);
-            out.extend(cookie);
-            out.extend([0; 16]);
-        }
-        let length = tlvs.len().saturating_add(4);
-        out.extend([0, 1]);
-        out.extend(short_length(length)?);
-        out.extend(tlvs);
-        out.resize(out.len().saturating_add(wire::padding(length)), 0);
-        if version == Version::V15 {
-            // Statistics: a duration, which is 0.
-            out.extend([0, 0, 0, 16, 0x80, 2, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0]);
-        }
-        out.extend(instructions);
-        let whole = short_length(out.len())?;
-        if let Some(slot) = out.first_chunk_mut() {
-            *slot = whole;
-        }
-        Self::new(version, out)
-    }
-}
-
-fn short_length(length: usize) -> Result<[u8; 2], Malformed> {
-    u16::try_from(length).map(u16::to_be_bytes).map_err(|_| Malformed::TooLong(length))
 }
 
 fn push_hex(bytes: &[u8], text: &mut String) {

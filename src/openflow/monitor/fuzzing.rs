@@ -15,14 +15,14 @@ use crate::openflow::fuzzing::{check_entry, version, written};
 pub(crate) fn told(data: &[u8]) -> bool {
     let Some((selector, body)) = data.split_first() else { return false };
     let version = version(selector & 0x7f);
-    let kind = if *selector < 0x80 { kind::MULTIPART_REPLY } else { kind::EXPERIMENTER };
+    let kind = if *selector < 0x80 { OFPT_MULTIPART_REPLY } else { OFPT_EXPERIMENTER };
     let listen = |body: &[u8]| {
         let mut monitor = Monitor::default();
         let read = read(version, kind, body, &mut |told| monitor.take_note(told, version));
         (read == Ok(true)).then_some(monitor)
     };
     let Some(monitor) = listen(body) else { return false };
-    if kind == kind::EXPERIMENTER {
+    if kind == OFPT_EXPERIMENTER {
         assert!(monitor.was_paused || monitor.count == 0);
         assert!(monitor.updates.is_empty() && version == Version::V13);
         return true;

@@ -6,6 +6,7 @@ use super::Hex;
 use super::fields::{Name, Part, value};
 use crate::openflow::actions::{Action, Ct, action};
 use crate::openflow::learn::{Learn, Source, Target};
+use crate::openflow::numbers::*;
 use crate::openflow::port;
 use crate::openflow::wire::Reader;
 
@@ -34,7 +35,7 @@ fn one(action: &Action<'_>, depth: u8, f: &mut fmt::Formatter<'_>) -> fmt::Resul
     let inner = depth.saturating_add(1);
     match action {
         Action::Output { port, max_len } => match port::from_wire(*port) {
-            Some(0xfffd) => write!(f, "CONTROLLER:{max_len}"),
+            Some(OFPP_CONTROLLER) => write!(f, "CONTROLLER:{max_len}"),
             Some(port) => output(port, f),
             None => write!(f, "output:{port:#x}"),
         },
@@ -61,7 +62,7 @@ fn one(action: &Action<'_>, depth: u8, f: &mut fmt::Formatter<'_>) -> fmt::Resul
         }
         Action::Resubmit { in_port, table, ct } => resubmit(*in_port, *table, *ct, f),
         Action::Learn(body) => learn(body, f),
-        Action::Sample { port: Some(port) } if *port != u16::MAX => {
+        Action::Sample { port: Some(port) } if *port != OFPP_NONE => {
             write!(f, "sample(…,sampling_port={})", Port(*port))
         }
         Action::Sample { .. } => f.write_str("sample(…)"),
@@ -91,37 +92,33 @@ struct Port(u16);
 impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            0xfff8 => "IN_PORT",
-            0xfff9 => "TABLE",
-            0xfffa => "NORMAL",
-            0xfffb => "FLOOD",
-            0xfffc => "ALL",
-            0xfffd => "CONTROLLER",
-            0xfffe => "LOCAL",
-            0xffff => "NONE",
+            OFPP_IN_PORT => "IN_PORT",
+            OFPP_TABLE => "TABLE",
+            OFPP_NORMAL => "NORMAL",
+            OFPP_FLOOD => "FLOOD",
+            OFPP_ALL => "ALL",
+            OFPP_CONTROLLER => "CONTROLLER",
+            OFPP_LOCAL => "LOCAL",
+            OFPP_NONE => "NONE",
             number => return write!(f, "{number}"),
         })
     }
 }
 
 fn output(port: u16, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    if port < port::FIRST_RESERVED {
-        write!(f, "output:{port}")
-    } else {
-        write!(f, "{}", Port(port))
-    }
+    if port < OFPP_MAX { write!(f, "output:{port}") } else { write!(f, "{}", Port(port)) }
 }
 
 fn resubmit(in_port: u16, table: u8, ct: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    if table == 0xff && !ct {
+    if table == NX_RESUBMIT_SAME_TABLE && !ct {
         return write!(f, "resubmit:{}", Port(in_port));
     }
     f.write_str("resubmit(")?;
-    if in_port != 0xfff8 {
+    if in_port != OFPP_IN_PORT {
         write!(f, "{}", Port(in_port))?;
     }
     f.write_str(",")?;
-    if table != 0xff {
+    if table != NX_RESUBMIT_SAME_TABLE {
         write!(f, "{table}")?;
     }
     f.write_str(if ct { ",ct)" } else { ")" })
@@ -157,12 +154,12 @@ fn ct(ct: &Ct<'_>, depth: u8, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str("ct(")?;
     let mut comma = "";
     let mut next = || std::mem::replace(&mut comma, ",");
-    for (bit, name) in [(1, "commit"), (2, "force")] {
+    for (bit, name) in [(NX_CT_F_COMMIT, "commit"), (NX_CT_F_FORCE, "force")] {
         if ct.flags & bit != 0 {
             write!(f, "{}{name}", next())?;
         }
     }
-    if ct.table != 0xff {
+    if ct.table != NX_CT_RECIRC_NONE {
         write!(f, "{}table={}", next(), ct.table)?;
     }
     match ct.zone_field {
@@ -185,8 +182,8 @@ fn ct(ct: &Ct<'_>, depth: u8, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
     match ct.alg {
         0 => {}
-        21 => write!(f, "{}alg=ftp", next())?,
-        69 => write!(f, "{}alg=tftp", next())?,
+        IPPORT_FTP => write!(f, "{}alg=ftp", next())?,
+        IPPORT_TFTP => write!(f, "{}alg=tftp", next())?,
         number => write!(f, "{}alg={number}", next())?,
     }
     f.write_str(")")
@@ -200,8 +197,7 @@ fn nat(body: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
 }
 
-/// Flags (1 source, 2 destination, 4 persistent, 8 hash, 16 random), which ends of the
-/// ranges are there (v4 min, max, v6 min, max, port min, max), and those.
+/// Flags, which ends of the ranges are there, and those.
 fn read_nat(body: &[u8]) -> Result<String, crate::openflow::error::Malformed> {
     use std::net::{Ipv4Addr, Ipv6Addr};
     let field = "nat";
@@ -211,29 +207,38 @@ fn read_nat(body: &[u8]) -> Result<String, crate::openflow::error::Malformed> {
     if flags == 0 {
         return Ok(String::new());
     }
-    let mut text = String::from(if flags & 2 != 0 { "(dst" } else { "(src" });
+    let mut text = String::from(if flags & NX_NAT_F_DST != 0 { "(dst" } else { "(src" });
     let mut sign = "=";
-    for (bit, first) in [(1, "="), (2, "-")] {
+    for (bit, first) in [(NX_NAT_RANGE_IPV4_MIN, "="), (NX_NAT_RANGE_IPV4_MAX, "-")] {
         if present & bit != 0 {
             text += &format!("{first}{}", Ipv4Addr::from_bits(r.u32(field)?));
             sign = ":";
         }
     }
-    for (bit, first) in [(4, "="), (8, "-")] {
+    for (bit, first) in [(NX_NAT_RANGE_IPV6_MIN, "="), (NX_NAT_RANGE_IPV6_MAX, "-")] {
         if present & bit != 0 {
             let ip = Ipv6Addr::from(r.array::<16>(field)?);
             // Brackets only where a port follows.
-            let (open, close) = if present & 0x30 != 0 { ("[", "]") } else { ("", "") };
+            let (open, close) = if present & (NX_NAT_RANGE_PROTO_MIN | NX_NAT_RANGE_PROTO_MAX) != 0
+            {
+                ("[", "]")
+            } else {
+                ("", "")
+            };
             text += &format!("{first}{open}{ip}{close}");
             sign = ":";
         }
     }
-    for (bit, first) in [(0x10, sign), (0x20, "-")] {
+    for (bit, first) in [(NX_NAT_RANGE_PROTO_MIN, sign), (NX_NAT_RANGE_PROTO_MAX, "-")] {
         if present & bit != 0 {
             text += &format!("{first}{}", r.u16(field)?);
         }
     }
-    for (bit, name) in [(4, ",persistent"), (8, ",hash"), (16, ",random")] {
+    for (bit, name) in [
+        (NX_NAT_F_PERSISTENT, ",persistent"),
+        (NX_NAT_F_PROTO_HASH, ",hash"),
+        (NX_NAT_F_PROTO_RANDOM, ",random"),
+    ] {
         if flags & bit != 0 {
             text += name;
         }
@@ -247,13 +252,15 @@ fn learn(learn: &Learn<'_>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for (name, seconds) in names.iter().zip(learn.timeouts).filter(|(_, seconds)| *seconds != 0) {
         write!(f, ",{name}={seconds}")?;
     }
-    if learn.priority != 0x8000 {
+    if learn.priority != OFP_DEFAULT_PRIORITY {
         write!(f, ",priority={}", learn.priority)?;
     }
     if learn.cookie != 0 {
         write!(f, ",cookie={:#x}", learn.cookie)?;
     }
-    for (bit, name) in [(1, "send_flow_rem"), (2, "delete_learned")] {
+    for (bit, name) in
+        [(NX_LEARN_F_SEND_FLOW_REM, "send_flow_rem"), (NX_LEARN_F_DELETE_LEARNED, "delete_learned")]
+    {
         if learn.flags & bit != 0 {
             write!(f, ",{name}")?;
         }

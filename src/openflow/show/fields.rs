@@ -5,9 +5,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::Hex;
 use crate::openflow::actions::Range;
-use crate::openflow::oxm::{BASIC, FieldId, NXM0, NXM1, Oxm, PACKET_REGS, registers, split};
+use crate::openflow::numbers::*;
+use crate::openflow::oxm::{FieldId, Oxm, registers, split};
 use crate::openflow::port;
-use crate::openflow::wire::{ONF, Reader};
+use crate::openflow::wire::Reader;
 use crate::stale::flow::MacAddr;
 
 /// How a value is written.
@@ -27,26 +28,29 @@ enum Form {
 }
 
 const CT_STATE: &[(u32, &str)] = &[
-    (0x01, "new"),
-    (0x02, "est"),
-    (0x04, "rel"),
-    (0x08, "rpl"),
-    (0x10, "inv"),
-    (0x20, "trk"),
-    (0x40, "snat"),
-    (0x80, "dnat"),
+    (CS_NEW, "new"),
+    (CS_ESTABLISHED, "est"),
+    (CS_RELATED, "rel"),
+    (CS_REPLY_DIR, "rpl"),
+    (CS_INVALID, "inv"),
+    (CS_TRACKED, "trk"),
+    (CS_SRC_NAT, "snat"),
+    (CS_DST_NAT, "dnat"),
 ];
 const TCP_FLAGS: &[(u32, &str)] = &[
-    (0x001, "fin"),
-    (0x002, "syn"),
-    (0x004, "rst"),
-    (0x008, "psh"),
-    (0x010, "ack"),
-    (0x020, "urg"),
-    (0x040, "ece"),
-    (0x080, "cwr"),
-    (0x100, "ns"),
+    (TCP_FIN, "fin"),
+    (TCP_SYN, "syn"),
+    (TCP_RST, "rst"),
+    (TCP_PSH, "psh"),
+    (TCP_ACK, "ack"),
+    (TCP_URG, "urg"),
+    (TCP_ECE, "ece"),
+    (TCP_CWR, "cwr"),
+    (TCP_NS, "ns"),
 ];
+
+/// A fragment that is not the first.
+const LATER: u32 = FLOW_NW_FRAG_ANY | FLOW_NW_FRAG_LATER;
 
 /// Name in a match, name in an action, form.
 type Named = (&'static str, &'static str, Form);
@@ -54,73 +58,73 @@ type Named = (&'static str, &'static str, Form);
 fn named(id: FieldId) -> Option<Named> {
     use Form::{Decimal, Dscp, Flags, Fragment, Ip4, Ip6, Mac, Port, Vlan};
     let hex = Form::Hex;
-    Some(match (id.class, id.number) {
-        (BASIC | NXM0, 0) => ("in_port", "in_port", Port),
-        (BASIC, 2) => ("metadata", "metadata", hex),
-        (BASIC, 3) | (NXM0, 1) => ("dl_dst", "eth_dst", Mac),
-        (BASIC, 4) | (NXM0, 2) => ("dl_src", "eth_src", Mac),
-        (BASIC, 5) | (NXM0, 3) => ("dl_type", "eth_type", hex),
-        (NXM0, 4) => ("vlan_tci", "vlan_tci", hex),
-        (BASIC, 6) => ("dl_vlan", "vlan_vid", Vlan),
-        (BASIC, 7) => ("dl_vlan_pcp", "vlan_pcp", Decimal),
-        (BASIC, 8) => ("nw_tos", "ip_dscp", Dscp),
-        (NXM0, 5) => ("nw_tos", "nw_tos", Decimal),
-        (BASIC, 9) | (NXM1, 28) => ("nw_ecn", "nw_ecn", Decimal),
-        (BASIC, 10) | (NXM0, 6) => ("nw_proto", "nw_proto", Decimal),
-        (NXM1, 29) => ("nw_ttl", "nw_ttl", Decimal),
-        (NXM1, 26) => ("nw_frag", "ip_frag", Fragment),
-        (BASIC, 11) | (NXM0, 7) => ("nw_src", "ip_src", Ip4),
-        (BASIC, 12) | (NXM0, 8) => ("nw_dst", "ip_dst", Ip4),
-        (BASIC, 13) | (NXM0, 9) => ("tp_src", "tcp_src", Decimal),
-        (BASIC, 14) | (NXM0, 10) => ("tp_dst", "tcp_dst", Decimal),
-        (BASIC, 15) | (NXM0, 11) => ("tp_src", "udp_src", Decimal),
-        (BASIC, 16) | (NXM0, 12) => ("tp_dst", "udp_dst", Decimal),
-        (BASIC, 17) => ("tp_src", "sctp_src", Decimal),
-        (BASIC, 18) => ("tp_dst", "sctp_dst", Decimal),
-        (BASIC, 19) | (NXM0, 13) => ("icmp_type", "icmp_type", Decimal),
-        (BASIC, 20) | (NXM0, 14) => ("icmp_code", "icmp_code", Decimal),
-        (BASIC, 29) | (NXM1, 21) => ("icmp_type", "icmpv6_type", Decimal),
-        (BASIC, 30) | (NXM1, 22) => ("icmp_code", "icmpv6_code", Decimal),
-        (BASIC, 21) | (NXM0, 15) => ("arp_op", "arp_op", Decimal),
-        (BASIC, 22) | (NXM0, 16) => ("arp_spa", "arp_spa", Ip4),
-        (BASIC, 23) | (NXM0, 17) => ("arp_tpa", "arp_tpa", Ip4),
-        (BASIC, 24) | (NXM1, 17) => ("arp_sha", "arp_sha", Mac),
-        (BASIC, 25) | (NXM1, 18) => ("arp_tha", "arp_tha", Mac),
-        (BASIC, 26) | (NXM1, 19) => ("ipv6_src", "ipv6_src", Ip6),
-        (BASIC, 27) | (NXM1, 20) => ("ipv6_dst", "ipv6_dst", Ip6),
-        (BASIC, 28) | (NXM1, 27) => ("ipv6_label", "ipv6_label", hex),
-        (BASIC, 31) | (NXM1, 23) => ("nd_target", "nd_target", Ip6),
-        (BASIC, 32) | (NXM1, 24) => ("nd_sll", "nd_sll", Mac),
-        (BASIC, 33) | (NXM1, 25) => ("nd_tll", "nd_tll", Mac),
-        (BASIC, 34) => ("mpls_label", "mpls_label", Decimal),
-        (BASIC, 35) => ("mpls_tc", "mpls_tc", Decimal),
-        (BASIC, 36) => ("mpls_bos", "mpls_bos", Decimal),
-        (NXM1, 30) => ("mpls_ttl", "mpls_ttl", Decimal),
-        (BASIC, 38) | (NXM1, 16) => ("tun_id", "tun_id", hex),
-        (NXM1, 31) => ("tun_src", "tun_src", Ip4),
-        (NXM1, 32) => ("tun_dst", "tun_dst", Ip4),
-        (NXM1, 109) => ("tun_ipv6_src", "tun_ipv6_src", Ip6),
-        (NXM1, 110) => ("tun_ipv6_dst", "tun_ipv6_dst", Ip6),
-        (NXM1, 33) => ("pkt_mark", "pkt_mark", hex),
-        (NXM1, 35) => ("dp_hash", "dp_hash", hex),
-        (NXM1, 36) => ("recirc_id", "recirc_id", hex),
-        (NXM1, 37) => ("conj_id", "conj_id", Decimal),
-        (NXM1, 105) => ("ct_state", "ct_state", Flags(CT_STATE)),
-        (NXM1, 106) => ("ct_zone", "ct_zone", Decimal),
-        (NXM1, 107) => ("ct_mark", "ct_mark", hex),
-        (NXM1, 108) => ("ct_label", "ct_label", hex),
-        (NXM1, 119) => ("ct_nw_proto", "ct_nw_proto", Decimal),
-        (NXM1, 120) => ("ct_nw_src", "ct_nw_src", Ip4),
-        (NXM1, 121) => ("ct_nw_dst", "ct_nw_dst", Ip4),
-        (NXM1, 122) => ("ct_ipv6_src", "ct_ipv6_src", Ip6),
-        (NXM1, 123) => ("ct_ipv6_dst", "ct_ipv6_dst", Ip6),
-        (NXM1, 124) => ("ct_tp_src", "ct_tp_src", Decimal),
-        (NXM1, 125) => ("ct_tp_dst", "ct_tp_dst", Decimal),
-        (BASIC, 42) | (NXM1, 34) => ("tcp_flags", "tcp_flags", Flags(TCP_FLAGS)),
-        (0xffff, 42) if id.experimenter == ONF => ("tcp_flags", "tcp_flags", Flags(TCP_FLAGS)),
-        (BASIC, 43) => ("actset_output", "actset_output", Port),
-        (0xffff, 43) if id.experimenter == ONF => ("actset_output", "actset_output", Port),
-        (BASIC, 44) => ("packet_type", "packet_type", hex),
+    Some(match id {
+        OXM_OF_IN_PORT | NXM_OF_IN_PORT => ("in_port", "in_port", Port),
+        OXM_OF_METADATA => ("metadata", "metadata", hex),
+        OXM_OF_ETH_DST | NXM_OF_ETH_DST => ("dl_dst", "eth_dst", Mac),
+        OXM_OF_ETH_SRC | NXM_OF_ETH_SRC => ("dl_src", "eth_src", Mac),
+        OXM_OF_ETH_TYPE | NXM_OF_ETH_TYPE => ("dl_type", "eth_type", hex),
+        NXM_OF_VLAN_TCI => ("vlan_tci", "vlan_tci", hex),
+        OXM_OF_VLAN_VID => ("dl_vlan", "vlan_vid", Vlan),
+        OXM_OF_VLAN_PCP => ("dl_vlan_pcp", "vlan_pcp", Decimal),
+        OXM_OF_IP_DSCP => ("nw_tos", "ip_dscp", Dscp),
+        NXM_OF_IP_TOS => ("nw_tos", "nw_tos", Decimal),
+        OXM_OF_IP_ECN | NXM_NX_IP_ECN => ("nw_ecn", "nw_ecn", Decimal),
+        OXM_OF_IP_PROTO | NXM_OF_IP_PROTO => ("nw_proto", "nw_proto", Decimal),
+        NXM_NX_IP_TTL => ("nw_ttl", "nw_ttl", Decimal),
+        NXM_NX_IP_FRAG => ("nw_frag", "ip_frag", Fragment),
+        OXM_OF_IPV4_SRC | NXM_OF_IP_SRC => ("nw_src", "ip_src", Ip4),
+        OXM_OF_IPV4_DST | NXM_OF_IP_DST => ("nw_dst", "ip_dst", Ip4),
+        OXM_OF_TCP_SRC | NXM_OF_TCP_SRC => ("tp_src", "tcp_src", Decimal),
+        OXM_OF_TCP_DST | NXM_OF_TCP_DST => ("tp_dst", "tcp_dst", Decimal),
+        OXM_OF_UDP_SRC | NXM_OF_UDP_SRC => ("tp_src", "udp_src", Decimal),
+        OXM_OF_UDP_DST | NXM_OF_UDP_DST => ("tp_dst", "udp_dst", Decimal),
+        OXM_OF_SCTP_SRC => ("tp_src", "sctp_src", Decimal),
+        OXM_OF_SCTP_DST => ("tp_dst", "sctp_dst", Decimal),
+        OXM_OF_ICMPV4_TYPE | NXM_OF_ICMP_TYPE => ("icmp_type", "icmp_type", Decimal),
+        OXM_OF_ICMPV4_CODE | NXM_OF_ICMP_CODE => ("icmp_code", "icmp_code", Decimal),
+        OXM_OF_ICMPV6_TYPE | NXM_NX_ICMPV6_TYPE => ("icmp_type", "icmpv6_type", Decimal),
+        OXM_OF_ICMPV6_CODE | NXM_NX_ICMPV6_CODE => ("icmp_code", "icmpv6_code", Decimal),
+        OXM_OF_ARP_OP | NXM_OF_ARP_OP => ("arp_op", "arp_op", Decimal),
+        OXM_OF_ARP_SPA | NXM_OF_ARP_SPA => ("arp_spa", "arp_spa", Ip4),
+        OXM_OF_ARP_TPA | NXM_OF_ARP_TPA => ("arp_tpa", "arp_tpa", Ip4),
+        OXM_OF_ARP_SHA | NXM_NX_ARP_SHA => ("arp_sha", "arp_sha", Mac),
+        OXM_OF_ARP_THA | NXM_NX_ARP_THA => ("arp_tha", "arp_tha", Mac),
+        OXM_OF_IPV6_SRC | NXM_NX_IPV6_SRC => ("ipv6_src", "ipv6_src", Ip6),
+        OXM_OF_IPV6_DST | NXM_NX_IPV6_DST => ("ipv6_dst", "ipv6_dst", Ip6),
+        OXM_OF_IPV6_FLABEL | NXM_NX_IPV6_LABEL => ("ipv6_label", "ipv6_label", hex),
+        OXM_OF_IPV6_ND_TARGET | NXM_NX_ND_TARGET => ("nd_target", "nd_target", Ip6),
+        OXM_OF_IPV6_ND_SLL | NXM_NX_ND_SLL => ("nd_sll", "nd_sll", Mac),
+        OXM_OF_IPV6_ND_TLL | NXM_NX_ND_TLL => ("nd_tll", "nd_tll", Mac),
+        OXM_OF_MPLS_LABEL => ("mpls_label", "mpls_label", Decimal),
+        OXM_OF_MPLS_TC => ("mpls_tc", "mpls_tc", Decimal),
+        OXM_OF_MPLS_BOS => ("mpls_bos", "mpls_bos", Decimal),
+        NXM_NX_MPLS_TTL => ("mpls_ttl", "mpls_ttl", Decimal),
+        OXM_OF_TUNNEL_ID | NXM_NX_TUN_ID => ("tun_id", "tun_id", hex),
+        NXM_NX_TUN_IPV4_SRC => ("tun_src", "tun_src", Ip4),
+        NXM_NX_TUN_IPV4_DST => ("tun_dst", "tun_dst", Ip4),
+        NXM_NX_TUN_IPV6_SRC => ("tun_ipv6_src", "tun_ipv6_src", Ip6),
+        NXM_NX_TUN_IPV6_DST => ("tun_ipv6_dst", "tun_ipv6_dst", Ip6),
+        NXM_NX_PKT_MARK => ("pkt_mark", "pkt_mark", hex),
+        NXM_NX_DP_HASH => ("dp_hash", "dp_hash", hex),
+        NXM_NX_RECIRC_ID => ("recirc_id", "recirc_id", hex),
+        NXM_NX_CONJ_ID => ("conj_id", "conj_id", Decimal),
+        NXM_NX_CT_STATE => ("ct_state", "ct_state", Flags(CT_STATE)),
+        NXM_NX_CT_ZONE => ("ct_zone", "ct_zone", Decimal),
+        NXM_NX_CT_MARK => ("ct_mark", "ct_mark", hex),
+        NXM_NX_CT_LABEL => ("ct_label", "ct_label", hex),
+        NXM_NX_CT_NW_PROTO => ("ct_nw_proto", "ct_nw_proto", Decimal),
+        NXM_NX_CT_NW_SRC => ("ct_nw_src", "ct_nw_src", Ip4),
+        NXM_NX_CT_NW_DST => ("ct_nw_dst", "ct_nw_dst", Ip4),
+        NXM_NX_CT_IPV6_SRC => ("ct_ipv6_src", "ct_ipv6_src", Ip6),
+        NXM_NX_CT_IPV6_DST => ("ct_ipv6_dst", "ct_ipv6_dst", Ip6),
+        NXM_NX_CT_TP_SRC => ("ct_tp_src", "ct_tp_src", Decimal),
+        NXM_NX_CT_TP_DST => ("ct_tp_dst", "ct_tp_dst", Decimal),
+        OXM_OF_TCP_FLAGS | NXM_NX_TCP_FLAGS | ONFOXM_ET_TCP_FLAGS => {
+            ("tcp_flags", "tcp_flags", Flags(TCP_FLAGS))
+        }
+        OXM_OF_ACTSET_OUTPUT | ONFOXM_ET_ACTSET_OUTPUT => ("actset_output", "actset_output", Port),
+        OXM_OF_PACKET_TYPE => ("packet_type", "packet_type", hex),
         _ => return None,
     })
 }
@@ -128,20 +132,20 @@ fn named(id: FieldId) -> Option<Named> {
 /// `eth_type` and `ip_proto` together have short names.
 fn protocol(eth_type: u16, ip_proto: Option<u8>) -> Option<&'static str> {
     Some(match (eth_type, ip_proto) {
-        (0x0800, None) => "ip",
-        (0x0800, Some(1)) => "icmp",
-        (0x0800, Some(6)) => "tcp",
-        (0x0800, Some(17)) => "udp",
-        (0x0800, Some(132)) => "sctp",
-        (0x0806, _) => "arp",
-        (0x8035, _) => "rarp",
-        (0x86dd, None) => "ipv6",
-        (0x86dd, Some(6)) => "tcp6",
-        (0x86dd, Some(17)) => "udp6",
-        (0x86dd, Some(58)) => "icmp6",
-        (0x86dd, Some(132)) => "sctp6",
-        (0x8847, _) => "mpls",
-        (0x8848, _) => "mplsm",
+        (ETH_TYPE_IP, None) => "ip",
+        (ETH_TYPE_IP, Some(IPPROTO_ICMP)) => "icmp",
+        (ETH_TYPE_IP, Some(IPPROTO_TCP)) => "tcp",
+        (ETH_TYPE_IP, Some(IPPROTO_UDP)) => "udp",
+        (ETH_TYPE_IP, Some(IPPROTO_SCTP)) => "sctp",
+        (ETH_TYPE_ARP, _) => "arp",
+        (ETH_TYPE_RARP, _) => "rarp",
+        (ETH_TYPE_IPV6, None) => "ipv6",
+        (ETH_TYPE_IPV6, Some(IPPROTO_TCP)) => "tcp6",
+        (ETH_TYPE_IPV6, Some(IPPROTO_UDP)) => "udp6",
+        (ETH_TYPE_IPV6, Some(IPPROTO_ICMPV6)) => "icmp6",
+        (ETH_TYPE_IPV6, Some(IPPROTO_SCTP)) => "sctp6",
+        (ETH_TYPE_MPLS, _) => "mpls",
+        (ETH_TYPE_MPLS_MCAST, _) => "mplsm",
         _ => return None,
     })
 }
@@ -151,9 +155,9 @@ pub(super) fn matches(tlvs: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let (mut eth_type, mut ip_proto) = (None, None);
     let mut reader = Reader::new(tlvs);
     while let Ok(oxm) = Oxm::read(&mut reader) {
-        match (oxm.id.class, oxm.id.number, oxm.value) {
-            (BASIC, 5, [high, low]) => eth_type = Some(u16::from_be_bytes([*high, *low])),
-            (BASIC, 10, [number]) => ip_proto = Some(*number),
+        match (oxm.id, oxm.value) {
+            (OXM_OF_ETH_TYPE, [high, low]) => eth_type = Some(u16::from_be_bytes([*high, *low])),
+            (OXM_OF_IP_PROTO, [number]) => ip_proto = Some(*number),
             _ => {}
         }
     }
@@ -165,12 +169,12 @@ pub(super) fn matches(tlvs: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Ok(oxm) = Oxm::read(&mut reader) else {
             return write!(f, ",unreadable={}", Hex(before));
         };
-        match (oxm.id.class, oxm.id.number) {
-            (BASIC, 5) => match both.or(alone) {
+        match oxm.id {
+            OXM_OF_ETH_TYPE => match both.or(alone) {
                 Some(name) => write!(f, ",{name}")?,
                 None => field(&oxm, f)?,
             },
-            (BASIC, 10) if both.is_some() && both != alone => {}
+            OXM_OF_IP_PROTO if both.is_some() && both != alone => {}
             // ARP's opcode field is called so; its protocol shorthand says nothing of it.
             _ => field(&oxm, f)?,
         }
@@ -213,10 +217,11 @@ pub(super) struct Name(pub(super) FieldId);
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0.class, self.0.number) {
-            (NXM1, n @ 0..=15) => write!(f, "reg{n}"),
-            (PACKET_REGS, n) => write!(f, "xreg{n}"),
-            (NXM1, n @ 111..=114) => write!(f, "xxreg{}", n - 111),
+        let among = |first, count| self.0.index_among(first, count);
+        match (among(NXM_NX_REG0, 16), among(OXM_OF_PKT_REG0, 128), among(NXM_NX_XXREG0, 4)) {
+            (Some(n), ..) => write!(f, "reg{n}"),
+            (_, Some(n), _) => write!(f, "xreg{n}"),
+            (.., Some(n)) => write!(f, "xxreg{n}"),
             _ => match named(self.0) {
                 Some((_, name, _)) => f.write_str(name),
                 None => write!(f, "{}", Unnamed(self.0)),
@@ -244,15 +249,11 @@ struct Unnamed(FieldId);
 
 impl fmt::Display for Unnamed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0.class, self.0.number) {
-            (NXM1, n @ 40..=103) => write!(f, "tun_metadata{}", n - 40),
-            (class, number) => {
-                write!(f, "field_{class:04x}_{number}")?;
-                if self.0.experimenter != 0 {
-                    write!(f, "_{:08x}", self.0.experimenter)?;
-                }
-                Ok(())
-            }
+        let FieldId { class, number, experimenter } = self.0;
+        match self.0.index_among(NXM_NX_TUN_METADATA0, 64) {
+            Some(index) => write!(f, "tun_metadata{index}"),
+            None if experimenter == 0 => write!(f, "field_{class:04x}_{number}"),
+            None => write!(f, "field_{class:04x}_{number}_{experimenter:08x}"),
         }
     }
 }
@@ -300,17 +301,17 @@ fn bare(value: u128, bytes: &[u8], form: Form, f: &mut fmt::Formatter<'_>) -> fm
         (Form::Ip4, Ok(value)) => write!(f, "{}", Ipv4Addr::from_bits(value)),
         (Form::Ip6, _) => write!(f, "{}", Ipv6Addr::from_bits(value)),
         (Form::Port, Ok(value)) => match port::from_wire(value) {
-            Some(port::LOCAL) => f.write_str("LOCAL"),
+            Some(OFPP_LOCAL) => f.write_str("LOCAL"),
             Some(port) => write!(f, "{port}"),
             None => write!(f, "{value:#x}"),
         },
         (Form::Dscp, Ok(value)) => write!(f, "{}", value.wrapping_shl(2)),
-        (Form::Vlan, Ok(value)) => write!(f, "{}", value & 0xfff),
+        (Form::Vlan, Ok(value)) => write!(f, "{}", value & u32::from(VLAN_VID_MASK)),
         (Form::Decimal, _) => write!(f, "{value}"),
         (Form::Fragment, Ok(value)) => match value {
             0 => f.write_str("no"),
-            1 => f.write_str("first"),
-            3 => f.write_str("later"),
+            FLOW_NW_FRAG_ANY => f.write_str("first"),
+            LATER => f.write_str("later"),
             _ => write!(f, "{value:#x}"),
         },
         _ => write!(f, "{}", Number(value)),

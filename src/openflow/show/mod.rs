@@ -8,6 +8,7 @@ use std::fmt;
 
 use super::actions::{Instruction, instruction};
 use super::entry::{Entry, RawEntry};
+use super::numbers::*;
 use super::wire::Reader;
 
 impl fmt::Display for Entry {
@@ -34,10 +35,10 @@ impl fmt::Display for RawEntry<'_> {
             }
         }
         for (bit, name) in [
-            (1, "send_flow_rem"),
-            (4, "reset_counts"),
-            (8, "no_packet_counts"),
-            (16, "no_byte_counts"),
+            (OFPFF_SEND_FLOW_REM, "send_flow_rem"),
+            (OFPFF_RESET_COUNTS, "reset_counts"),
+            (OFPFF_NO_PKT_COUNTS, "no_packet_counts"),
+            (OFPFF_NO_BYT_COUNTS, "no_byte_counts"),
         ] {
             if self.flags() & bit != 0 {
                 write!(f, "{name},")?;
