@@ -114,6 +114,9 @@ pub(super) struct Seen {
     /// Owners of a number that is new to them who are named beside it, and the age of the oldest
     /// flow that does.
     renamed: HashMap<(Owner, u16), Duration>,
+    /// Owners of a number that is new to them, to one of whose addresses some entry delivers at
+    /// another port: their controller has not adapted their entries.
+    not_adapted: HashSet<Owner>,
 }
 
 impl Seen {
@@ -198,6 +201,7 @@ impl<'c> Survey<'c> {
             inherited: HashMap::new(),
             named: HashSet::new(),
             renamed: HashMap::new(),
+            not_adapted: HashSet::new(),
         };
         Self { index, seen, recorded, wanted, learning, doubtful: Vec::new() }
     }
@@ -242,6 +246,7 @@ impl<'c> Survey<'c> {
         self.seen.vlans.see(&self.index, flow);
         self.seen.carried.see(&self.index, flow);
         self.see_renamed(flow);
+        self.see_delivery(flow);
         if flow.actions.unread {
             // An action that we cannot read may write anything anywhere.
             self.index.fields.iter().for_each(|f| push_once(&mut self.seen.obscured, *f));
@@ -268,10 +273,17 @@ impl<'c> Survey<'c> {
         let Some(owners) = index.port(port).filter(|owners| !owners.dead.is_empty()) else {
             return;
         };
+        // A dead pod that had the number may have had the address, too: then the address does not
+        // name the heir.
+        let may_be_dead = |m: &AddressMatch| {
+            let mut dead = owners.dead.iter().filter_map(|i| index.dead(*i));
+            dead.any(|(dead, _)| !dead.recorded || dead.addresses.contains(&m.address))
+        };
         for l in &owners.live {
             let older = index.live(*l).is_some_and(|live| is_older(flow, live));
             let names = |m: &AddressMatch| {
                 m.side == Side::Source
+                    && !may_be_dead(m)
                     && index.address(m.address).is_some_and(|owners| owners.live.contains(l))
             };
             if !older && flow.matches.addresses.iter().any(names) {
@@ -299,11 +311,37 @@ impl<'c> Survey<'c> {
         }
     }
 
-    /// Whether a flow under a number that is new to its owner comes with one that names him.
+    /// The entry that delivers to an address matches no number: when a controller adapts it, it
+    /// delivers at the new one. Until then a restored entry that names the owner beside its new
+    /// number was made for somebody else, who had both and may be long forgotten.
+    fn see_delivery(&mut self, flow: &Flow) {
+        let Self { index, seen, .. } = self;
+        let outputs = &flow.actions.outputs;
+        if outputs.is_empty() || !index.some_moved {
+            return;
+        }
+        let to = flow.matches.addresses.iter().filter(|m| m.side == Side::Destination);
+        for owners in to.filter_map(|m| index.address(m.address)) {
+            let live = owners.live.iter().map(|l| Owner::Live(*l));
+            for owner in live.chain(owners.dead.iter().map(|i| Owner::Dead(*i))) {
+                let number = index.number(owner).filter(|_| index.has_moved(owner));
+                if number.is_some_and(|number| !outputs.contains(&number)) {
+                    seen.not_adapted.insert(owner);
+                }
+            }
+        }
+    }
+
+    /// Whether a flow under a number that is new to its owner comes with one that names him. Part
+    /// of a dump does not have every entry that delivers to somebody alive.
     fn is_shown(&self, flow: &Flow) -> bool {
         let Some(port) = flow.matches.in_port else { return false };
         let owner = self.index.renumbered(port).map(|(owner, _)| owner);
-        let named = owner.and_then(|owner| self.seen.renamed.get(&(owner, port)));
+        let told = |owner: &Owner| {
+            let all = self.seen.complete || matches!(owner, Owner::Dead(_));
+            all && !self.seen.not_adapted.contains(owner)
+        };
+        let named = owner.filter(told).and_then(|owner| self.seen.renamed.get(&(owner, port)));
         named.is_some_and(|named| flow.duration <= named.saturating_add(TOGETHER))
     }
 

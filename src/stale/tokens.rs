@@ -184,6 +184,8 @@ pub(super) struct Index<'c> {
     pub(super) case: &'c Case,
     ports: HashMap<u16, PortOwners>,
     addresses: HashMap<Address, Owners>,
+    /// Somebody's number changed while it lived.
+    pub(super) some_moved: bool,
     /// The distinct register fields of the case's networks.
     pub(super) fields: Vec<Field>,
 }
@@ -225,7 +227,9 @@ impl<'c> Index<'c> {
         for field in case.networks.iter().filter_map(|n| Field::of(&n.register)) {
             push_once(&mut fields, field);
         }
-        Self { case, ports, addresses, fields }
+        let some_moved = case.dead.iter().any(|dead| !dead.former.is_empty())
+            || case.live.iter().any(|live| !live.former.is_empty());
+        Self { case, ports, addresses, some_moved, fields }
     }
 
     pub(super) fn dead(&self, i: usize) -> Option<(&'c Dead, &'c Network)> {
@@ -243,6 +247,14 @@ impl<'c> Index<'c> {
 
     pub(super) fn address(&self, address: Address) -> Option<&Owners> {
         self.addresses.get(&address)
+    }
+
+    /// An attachment's number on this bridge.
+    pub(super) fn number(&self, owner: Owner) -> Option<u16> {
+        match owner {
+            Owner::Dead(i) => self.case.dead.get(i)?.ofport,
+            Owner::Live(l) => self.live(l)?.ofport,
+        }
     }
 
     /// Whether an attachment's number changed while it lived. Flows are never adapted by

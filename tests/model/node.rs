@@ -228,6 +228,10 @@ pub(crate) trait Driver {
     /// What of the table is not on the switch.
     fn lost(&mut self, table: &Table) -> Vec<Slot>;
     fn book(&mut self) -> Book;
+    /// Whether the pod has the row that the record says, where that is known.
+    fn is_row_of(&self, _record: &Attachment, _pod: &Pod) -> bool {
+        true
+    }
     /// What the engine said of the entry, where that is known.
     fn why(&self, _slot: &Slot) -> String {
         String::new()

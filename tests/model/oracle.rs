@@ -139,11 +139,15 @@ struct Dead<'a> {
     current: Option<u16>,
     /// Its port is, or was, on this bridge.
     here: bool,
+    /// Its port was attached anew, and its tombstone was gone before it said so: the new number
+    /// took the place of the one before.
+    attached_anew: bool,
 }
 
 impl Dead<'_> {
     fn had(&self, number: u16) -> bool {
-        let by_record = [self.current, self.record.ofport, self.record.ofport_before];
+        let before = self.record.ofport_before.filter(|_| !self.attached_anew);
+        let by_record = [self.current, self.record.ofport, before];
         self.here && by_record.contains(&Some(number))
     }
 
@@ -218,7 +222,8 @@ impl<'a, D: Driver> View<'a, D> {
             let pod = &town.pods[town.pod_of(record)];
             let here = pod.bridge == bridge;
             let current = pod.number.or(record.ofport).filter(|_| here);
-            Dead { pod, record, noticed: died(record), current, here }
+            let attached_anew = town.is_attached_anew(pod, record);
+            Dead { pod, record, noticed: died(record), current, here, attached_anew }
         });
         let (dead, others) = all.partition(|dead| about(dead.record));
         Self { town, bridge, living, dead, others, before, after, at }
@@ -775,10 +780,11 @@ impl<D: Driver> Town<D> {
         }
         for tombstone in before.tombstones.iter().chain(&after.tombstones) {
             let id = self.pod_of(tombstone);
+            let anew = self.is_attached_anew(&self.pods[id], tombstone);
+            let before = tombstone.ofport_before.filter(|_| !anew);
             let pod = &mut self.pods[id];
             let died = tombstone.died.map(|died| died.boot_ms);
-            pod.known = [tombstone.ofport, tombstone.ofport_before].into_iter().flatten().collect();
-            pod.known.extend(pod.number);
+            pod.known = [tombstone.ofport, before, pod.number].into_iter().flatten().collect();
             pod.noticed = pod.noticed.or(died);
         }
         let known = after.records.iter().map(|record| self.pod_of(record));
@@ -815,7 +821,7 @@ impl<D: Driver> Town<D> {
             }
         }
         if !hasty {
-            self.values_are_known(&after, at)?;
+            self.values_are_known(before, &after, at)?;
         }
         let linger = self.driver.linger();
         for record in before.tombstones.iter().chain(&before.records) {
@@ -829,8 +835,9 @@ impl<D: Driver> Town<D> {
     }
 
     /// A look at everything teaches every living pod's value, as long as no number has changed
-    /// hands.
-    fn values_are_known(&mut self, after: &Book, at: u64) -> Result<(), Broken> {
+    /// hands, and none of the dead had its number and, perhaps, its address: what is put back of
+    /// that one looks the same.
+    fn values_are_known(&mut self, before: &Book, after: &Book, at: u64) -> Result<(), Broken> {
         if self.layout != Layout::Classifier
             || after.records.iter().any(|r| r.ofport_before.is_some())
         {
@@ -843,7 +850,12 @@ impl<D: Driver> Town<D> {
             let entry = self.table.get(&Line::slot(pod.bridge, &classifier));
             let own =
                 |e: &&Entry| matches!(e.owner, Owner::Pod(id, _) if id == pod.id) && e.until < at;
-            if entry.is_none_or(|e| !own(&e)) || pod.number != record.ofport {
+            let mut dead = before.tombstones.iter().chain(&after.tombstones).collect::<Vec<_>>();
+            dead.retain(|d| [d.ofport, d.ofport_before].contains(&record.ofport));
+            let address =
+                |d: &&Attachment| d.unrecorded || d.ips.iter().any(|ip| record.ips.contains(ip));
+            let looks_the_same = dead.iter().any(address);
+            if entry.is_none_or(|e| !own(&e)) || pod.number != record.ofport || looks_the_same {
                 continue;
             }
             self.tally.learned += 1;
@@ -859,6 +871,12 @@ impl<D: Driver> Town<D> {
 
     fn driver_now(&mut self) -> u64 {
         self.driver.now()
+    }
+
+    /// Whether a pod has another row, and another number, than its record says.
+    fn is_attached_anew(&self, pod: &Pod, record: &Attachment) -> bool {
+        let another = pod.number.is_some() && pod.number != record.ofport;
+        another && !self.driver.is_row_of(record, pod)
     }
 
     /// Holds every stale entry against the rules.

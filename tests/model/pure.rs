@@ -942,6 +942,10 @@ impl Driver for Sim {
         }
     }
 
+    fn is_row_of(&self, record: &Attachment, pod: &Pod) -> bool {
+        record.interface == Some(Self::row_id(pod))
+    }
+
     fn why(&self, slot: &Slot) -> String {
         let verdict = self.verdicts.get(slot);
         verdict.map_or_else(|| "nothing".to_owned(), |verdict| format!("{:?}", verdict.reason))

@@ -126,6 +126,33 @@ fn what_is_put_back_under_a_newer_owners_number_shows_nothing_of_it() {
     assert_eq!(learned.live_registers, [None, Some(9)], "its own");
 }
 
+/// Found by tests/model.rs: the dead pod had the younger one's address, too, or nobody knew its
+/// addresses. All that was put back of it named the younger one, who seemed to have its value.
+/// Another dead pod had the younger one's own, which then seemed to be nobody's.
+#[test]
+fn what_is_put_back_may_name_the_newer_owner_by_the_dead_ones_address() {
+    let case = |dead: Dead| {
+        node(LEARN)
+            .with(|c| c.dead[0] = Dead { register: Some(ID_A), ..dead })
+            .and_live(Live { age: Some(secs(30)), ..live(A, &[IP_A]) })
+    };
+    let unrecorded = Dead { recorded: false, ..dead(A, &[]) };
+    for dead_before in [dead(A, &[IP_A]), unrecorded] {
+        let again = [classifier(A, ID_A).aged(10), guard(A, IP_A).aged(10)];
+        let learned = survey(&case(dead_before.clone()), &again);
+        assert_eq!(learned.live_registers, [None, None]);
+        // Its own classifier is left under the number that it had before.
+        let case = case(dead_before).with(|c| {
+            c.dead.push(Dead { register: Some(9), ..dead(41, &["10.0.0.8"]) });
+            c.live[0].register = LiveRegister::Is(ID_B);
+        });
+        let own = flow().table(20).reg(0, 9).aged(10);
+        each(&case, &[("its own", own.clone(), "kept: register-not-proven")]);
+        let wrong = case.with(|c| c.live[1].register = LiveRegister::Is(ID_A));
+        each(&wrong, &[("the other dead one's", own, "stale: matches-register")]);
+    }
+}
+
 /// Found by `one_more_live_attachment_never_condemns`: whoever is born with a number says
 /// nothing of flows that are older.
 #[test]
@@ -214,6 +241,46 @@ fn a_start_of_the_switch_may_be_followed_by_restored_entries() {
     // Long after the start nobody restores anything, but this number may have changed since.
     let later = [classifier(A, ID_B).aged(60), classifier(B, ID_A).aged(60)];
     assert_eq!(learned(&later), (None, None));
+}
+
+/// Found by tests/model.rs: a pod that nobody remembers had the number and the address which one
+/// pod has by now. What is left of it named that pod beside its new number, whose restored entry
+/// loads the value of the number's owner of before.
+#[test]
+fn who_is_delivered_to_at_another_port_is_not_named_by_restored_entries() {
+    let case = || exchanged_since(7210).with(|c| c.switch_up = Some(secs(7210)));
+    let restored = [classifier(A, ID_A), classifier(B, ID_B), guard(A, IP_A), guard(B, IP_B)];
+    let adapted = [classifier(A, ID_B), classifier(B, ID_A)];
+    let left = [guard(A, IP_B), guard(B, IP_A)];
+    let delivers = |a: u16, b: u16| [flow().dst(IP_A).output(a), flow().dst(IP_B).output(b)];
+    let learned = |flows: &[&[Flow]]| {
+        let all = survey(&case(), &flows.concat());
+        (all.dead_registers[0], all.live_registers[0])
+    };
+    let both = (Some(ID_A), Some(ID_B));
+    assert_eq!(learned(&[&restored, &left, &delivers(A, B)]), (None, None));
+    assert_eq!(learned(&[&adapted, &left, &delivers(B, A)]), both, "its own are adapted");
+    assert_eq!(learned(&[&adapted, &left]), both, "this pipeline delivers by other entries");
+    // Whatever is delivered elsewhere, an entry that nobody can have restored shows the value.
+    let later = case().with(|c| c.live[0].number_since = Some(secs(7100)));
+    let new = [classifier(A, ID_B).aged(60)];
+    let all = survey(&later, &[&new[..], &delivers(A, B)].concat());
+    assert_eq!(all.live_registers, [Some(ID_B)]);
+    // Part of a dump does not show all that is for the living.
+    let case = case();
+    let mut part = Survey::partial(&case);
+    for flow in [&adapted[..], &left, &delivers(B, A)].concat() {
+        part.see(&flow);
+    }
+    let part = part.finish();
+    assert_eq!((part.dead_registers[0], part.live_registers[0]), (None, None));
+    // Another dead pod had the living one's value.
+    let other = case.with(|c| {
+        c.dead.push(Dead { register: Some(ID_B), ..dead(41, &["10.0.0.8"]) });
+    });
+    let own = [flow().table(20).reg(0, ID_B), restored[0].clone()];
+    let found = verdicts(&other, &[&own[..], &left, &delivers(A, B)].concat());
+    assert!(!found[0].stale, "the living one's own");
 }
 
 /// An operator's rules for a slot are older than the pod that has its number and its address.
