@@ -91,6 +91,7 @@ prop_compose! {
             match_mac,
             register: RegisterRule { index, mask, source },
             basis,
+            shown: Vec::new(),
             reap_dangling,
         }
     }

@@ -119,6 +119,13 @@ impl SharedValue {
 }
 
 impl RegisterFacts {
+    /// What pods of workloads showed, until two are told apart.
+    pub fn shown(&self) -> impl Iterator<Item = (Member, Option<u32>)> + '_ {
+        self.register_shown.iter().map(|(workload, shown)| {
+            (Member { workload: workload.clone(), pod: shown.pod.clone() }, shown.value)
+        })
+    }
+
     /// Takes in what a pod of a workload showed; no value: it moved within its life.
     pub fn show(&mut self, member: &Member, value: Option<u32>) {
         if self.register_told_apart {

@@ -144,8 +144,19 @@ pub struct Network {
     pub register: RegisterRule,
     /// What is remembered of which token its learned values are computed from.
     pub basis: BasisFacts,
+    /// What pods of workloads showed before: their register values. `None`: a value moved within
+    /// a pod's life.
+    pub shown: Vec<(Member, Option<u32>)>,
     /// Dangling flows (a port that is nobody's) are stale too.
     pub reap_dangling: bool,
+}
+
+impl Network {
+    /// Whether no two pods of one workload are known yet that had different register values.
+    #[must_use]
+    pub fn waits_for_two(&self) -> bool {
+        matches!(self.register.source, RegisterSource::Learn { distinct_seen: false, .. })
+    }
 }
 
 /// The register field that carries identities.

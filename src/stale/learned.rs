@@ -1,6 +1,7 @@
 //! What a dump shows of register values: whose they are, and how a
 //! network uses them.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -200,7 +201,7 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
         seen.values.clear();
     }
     seen.settle();
-    let (mut dead, mut live) = loaded_values(index, &seen);
+    let (mut dead, mut live) = loaded_values(index, &seen, |claim| claim.oldest.is_some());
     let live_registers: Vec<Option<u32>> = live.iter().map(|v| v.one()).collect();
 
     // Records say what the dump may no longer show.
@@ -232,7 +233,7 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
         }
     }
 
-    let (networks, shown) = facts(index, &seen, &dead, &live);
+    let (networks, shown) = facts(index, &seen, &live);
     let basis_facts = basis::facts(index, &seen);
     let held = basis::held(index, &seen, &basis_facts);
     let values = basis::computed(index, &held, &dead_registers);
@@ -271,12 +272,17 @@ pub(super) fn registers_of<'c>(
     Some((dead, Field::of(&network.register)?, network.register.source))
 }
 
-/// The values that each attachment's own flows load into its network's field.
-fn loaded_values(index: &Index<'_>, seen: &Seen) -> (Vec<Values>, Vec<Values>) {
+/// The values that each attachment's own flows load into its network's field, by the claims that
+/// count.
+fn loaded_values(
+    index: &Index<'_>,
+    seen: &Seen,
+    counts: impl Fn(&Claim) -> bool,
+) -> (Vec<Values>, Vec<Values>) {
     let mut dead = vec![Values::None; index.case.dead.len()];
     let mut live = vec![Values::None; index.case.live.len()];
     for (token, claims) in &seen.values {
-        for claim in claims.claims.iter().filter(|c| c.oldest.is_some()) {
+        for claim in claims.claims.iter().filter(|c| counts(c)) {
             if network_of(index.case, claim.owner).and_then(|(_, n)| Field::of(&n.register))
                 != Some(Field { index: token.index, mask: token.mask })
             {
@@ -300,35 +306,49 @@ pub(super) fn network_of(case: &Case, owner: Owner) -> Option<(usize, &Network)>
     Some((n, case.networks.get(n)?))
 }
 
-fn facts(
-    index: &Index<'_>,
-    seen: &Seen,
-    dead: &[Values],
-    live: &[Values],
-) -> (Vec<NetworkFacts>, Vec<Shown>) {
+fn facts(index: &Index<'_>, seen: &Seen, live: &[Values]) -> (Vec<NetworkFacts>, Vec<Shown>) {
     let case = index.case;
     let mut facts: Vec<NetworkFacts> = case.networks.iter().map(remembered).collect();
-    let shown = shown(case, dead, live);
-    let mut first: HashMap<(NetworkIndex, &str), (&str, u32)> = HashMap::new();
-    for Shown { network, member, value } in &shown {
-        let (Some(facts), Some(value)) = (facts.get_mut(*network), *value) else { continue };
-        let (pod, other) =
-            *first.entry((*network, &member.workload)).or_insert((&member.pod, value));
-        facts.distinct_seen |= pod != member.pod && other != value;
-    }
-    for (n, facts) in facts.iter_mut().enumerate() {
+    let shown = shown(index, seen, live);
+    for (n, (facts, network)) in facts.iter_mut().zip(&case.networks).enumerate() {
+        let now = shown.iter().filter(|s| s.network == n).map(|s| (&s.member, s.value));
+        let before = network.shown.iter().map(|(member, value)| (member, *value));
+        facts.distinct_seen |= are_told_apart(before.chain(now));
         facts.shared_seen |= sharers(case, n, &seen.values, &[]).is_some();
     }
     (facts, shown)
 }
 
-/// What pods of workloads show, in networks where no two are known to differ yet.
-fn shown(case: &Case, dead: &[Values], live: &[Values]) -> Vec<Shown> {
-    let waits = |n: NetworkIndex| {
-        case.networks.get(n).is_some_and(|network| {
-            matches!(network.register.source, RegisterSource::Learn { distinct_seen: false, .. })
-        })
-    };
+/// Whether two pods of one workload had different values. A workload whose value moved within a
+/// pod's life shows nothing.
+fn are_told_apart<'s>(shown: impl Iterator<Item = (&'s Member, Option<u32>)>) -> bool {
+    let mut first: HashMap<&str, Option<(&str, u32)>> = HashMap::new();
+    let mut apart = HashSet::new();
+    for (Member { workload, pod }, value) in shown {
+        match (first.entry(workload), value) {
+            (Entry::Vacant(entry), value) => {
+                entry.insert(value.map(|value| (pod.as_str(), value)));
+            }
+            (Entry::Occupied(mut entry), None) => {
+                entry.insert(None);
+            }
+            (Entry::Occupied(entry), Some(value)) => {
+                if entry.get().is_some_and(|(other, before)| other != pod && before != value) {
+                    apart.insert(workload);
+                }
+            }
+        }
+    }
+    apart.into_iter().any(|workload| first.get(workload.as_str()).is_some_and(Option::is_some))
+}
+
+/// What pods of workloads show, in networks where no two are known to differ yet. Only entries
+/// that were made for the pod's own port show anything: a classifier that stands since the number
+/// was somebody else's, whom perhaps nobody recorded, loads that one's value.
+fn shown(index: &Index<'_>, seen: &Seen, known: &[Values]) -> Vec<Shown> {
+    let case = index.case;
+    let waits = |n: NetworkIndex| case.networks.get(n).is_some_and(Network::waits_for_two);
+    let (dead, live) = loaded_values(index, seen, |claim| claim.shows);
     let mut shown = Vec::new();
     for (dead, values) in case.dead.iter().zip(dead).filter(|(dead, _)| waits(dead.network)) {
         // Flows under a number of the dead that somebody else has now are not theirs.
@@ -337,11 +357,11 @@ fn shown(case: &Case, dead: &[Values], live: &[Values]) -> Vec<Shown> {
             shown.push(Shown { network, member, value: Some(value) });
         }
     }
-    for (live, values) in case.live.iter().zip(live) {
+    for ((live, values), known) in case.live.iter().zip(live).zip(known) {
         let Some(network) = live.network.filter(|n| waits(*n)) else { continue };
-        let value = match (values, live.register) {
+        let value = match (known, live.register) {
             (Values::Several, LiveRegister::Is(_)) => None,
-            (values, _) => match values.one() {
+            _ => match values.one() {
                 Some(value) => Some(value),
                 None => continue,
             },

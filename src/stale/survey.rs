@@ -24,6 +24,10 @@ pub(super) const MOST_VALUES: usize = 1 << 15;
 /// to vouch for each other.
 const TOGETHER: Duration = Duration::from_secs(1);
 
+/// So soon after a pod was last seen alive its controller puts its entries. Later ones under its
+/// number may be a stranger's, who has had its number and its address since.
+const SOON: Duration = Duration::from_secs(120);
+
 /// Who has a register value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Owner {
@@ -45,6 +49,8 @@ pub(super) struct Claim {
     pub(super) oldest: Option<Duration>,
     /// A flow that loads it was made while the owner had its number.
     pub(super) witness: bool,
+    /// The same, or a flow that loads it was made together with one that names the owner.
+    pub(super) shows: bool,
 }
 
 /// What is known of one register value.
@@ -65,14 +71,22 @@ impl Claims {
                 claim.own |= own;
                 claim.oldest = claim.oldest.max(oldest);
             }
-            None => self.claims.push(Claim { owner, own, oldest, witness: false }),
+            None => {
+                self.claims.push(Claim { owner, own, oldest, witness: false, shows: false });
+            }
         }
     }
 
     /// Takes in that the owner has the value by a flow that was made while it had its number.
     fn witness(&mut self, owner: Owner) {
         let of_owner = self.claims.iter_mut().filter(|claim| claim.owner == owner);
-        of_owner.for_each(|claim| claim.witness = true);
+        of_owner.for_each(|claim| (claim.witness, claim.shows) = (true, true));
+    }
+
+    /// Takes in that the flow of an own claim was made for the owner.
+    fn show(&mut self, owner: Owner) {
+        let of_owner = self.claims.iter_mut().filter(|claim| claim.owner == owner && claim.own);
+        of_owner.for_each(|claim| claim.shows = true);
     }
 
     /// Live owners, without those whom no attachment explains.
@@ -117,6 +131,79 @@ pub(super) struct Seen {
     /// Owners of a number that is new to them, to one of whose addresses some entry delivers at
     /// another port: their controller has not adapted their entries.
     not_adapted: HashSet<Owner>,
+    unwitnessed: Unwitnessed,
+}
+
+/// Flows that load a value for the owner of a number and are no witnesses: somebody whom nobody
+/// recorded may have had the number before the owner, or since. They show the owner's value if
+/// flows that were made together with them name the owner's address beside the number.
+#[derive(Default)]
+struct Unwitnessed {
+    /// A network still waits for two pods of one workload that differ. Else nobody asks.
+    wanted: bool,
+    /// Per number: whose source addresses flows name beside it.
+    beside: HashMap<u16, Beside>,
+    /// Whose value, under which number, and the flow's age.
+    flows: Vec<(Owner, u16, RegisterToken, Duration)>,
+}
+
+/// Whose source addresses flows name beside a port's number.
+struct Beside {
+    /// `None`: nobody's, or two owners'.
+    owner: Option<Owner>,
+    youngest: Duration,
+    oldest: Duration,
+}
+
+impl Beside {
+    fn is_of(&self, owner: Owner, age: Duration) -> bool {
+        self.owner == Some(owner)
+            && age.saturating_add(TOGETHER) >= self.youngest
+            && age <= self.oldest.saturating_add(TOGETHER)
+    }
+}
+
+impl Unwitnessed {
+    /// `born`: how long ago the owner came to be.
+    fn note(&mut self, owner: Owner, born: Option<Duration>, flow: &Flow, token: RegisterToken) {
+        if let Some(port) = flow.matches.in_port
+            && born.is_some_and(|born| is_younger(flow, born))
+            && self.wanted
+            && self.flows.len() < MOST_VALUES
+        {
+            self.flows.push((owner, port, token, flow.duration));
+        }
+    }
+
+    /// Takes in a flow that names a source address beside a number: it was made for who has both.
+    /// A leftover of somebody else's names that one's address.
+    fn see(&mut self, index: &Index<'_>, flow: &Flow) {
+        let Some(port) = flow.matches.in_port.filter(|_| self.wanted) else { return };
+        let Some(owners) = index.port(port) else { return };
+        let usable = |m: &&AddressMatch| m.side == Side::Source && !m.address.is_unusable();
+        for m in flow.matches.addresses.iter().filter(usable) {
+            let of = index.address(m.address).map(|of| (&of.dead[..], &of.live[..]));
+            let owner = match of {
+                Some(([i], [])) if owners.dead.contains(i) => Some(Owner::Dead(*i)),
+                Some(([], [l])) if owners.live.contains(l) => Some(Owner::Live(*l)),
+                _ => None,
+            };
+            let age = flow.duration;
+            let beside =
+                self.beside.entry(port).or_insert(Beside { owner, youngest: age, oldest: age });
+            beside.owner = beside.owner.filter(|known| Some(*known) == owner);
+            beside.youngest = beside.youngest.min(age);
+            beside.oldest = beside.oldest.max(age);
+        }
+    }
+
+    /// Owners and values that flows show after all.
+    fn shown(&self) -> impl Iterator<Item = (Owner, RegisterToken)> {
+        let named = |(owner, port, _, age): &&(Owner, u16, RegisterToken, Duration)| {
+            self.beside.get(port).is_some_and(|beside| beside.is_of(*owner, *age))
+        };
+        self.flows.iter().filter(named).map(|(owner, _, token, _)| (*owner, *token))
+    }
 }
 
 impl Seen {
@@ -127,6 +214,11 @@ impl Seen {
             let named = self.complete && self.named.contains(&(*heir, *port));
             if let (true, Some(claims)) = (named, self.values.get_mut(token)) {
                 claims.claim(Owner::Live(*heir), true, Some(*oldest));
+            }
+        }
+        for (owner, token) in self.unwitnessed.shown().filter(|_| self.complete) {
+            if let Some(claims) = self.values.get_mut(&token) {
+                claims.show(owner);
             }
         }
     }
@@ -202,6 +294,10 @@ impl<'c> Survey<'c> {
             named: HashSet::new(),
             renamed: HashMap::new(),
             not_adapted: HashSet::new(),
+            unwitnessed: Unwitnessed {
+                wanted: case.networks.iter().any(Network::waits_for_two),
+                ..Unwitnessed::default()
+            },
         };
         Self { index, seen, recorded, wanted, learning, doubtful: Vec::new() }
     }
@@ -247,6 +343,7 @@ impl<'c> Survey<'c> {
         self.seen.carried.see(&self.index, flow);
         self.see_renamed(flow);
         self.see_delivery(flow);
+        self.seen.unwitnessed.see(&self.index, flow);
         if flow.actions.unread {
             // An action that we cannot read may write anything anywhere.
             self.index.fields.iter().for_each(|f| push_once(&mut self.seen.obscured, *f));
@@ -441,6 +538,7 @@ impl<'c> Survey<'c> {
         let outputs = OutputRegisters { seen: &[], complete: false, carried: &seen.carried };
         let claims = seen.values.entry(token).or_default();
         let inherited = &mut seen.inherited;
+        let unwitnessed = &mut seen.unwitnessed;
 
         // Its dead owners so far, less those whom this flow does not name.
         match &mut claims.common {
@@ -478,6 +576,9 @@ impl<'c> Survey<'c> {
                 claims.claim(owner, true, Some(age_for(index, flow, *l)));
                 if basis::is_witness(index, flow, *l, shown) {
                     claims.witness(owner);
+                } else {
+                    let born = index.live(*l).and_then(|live| live.age);
+                    unwitnessed.note(owner, born, flow, token);
                 }
             }
         }
@@ -515,6 +616,11 @@ impl<'c> Survey<'c> {
                 claims.claim(Owner::Dead(i), own, Some(flow.duration));
                 if own && basis::was_witness(index, flow, i, shown) {
                     claims.witness(Owner::Dead(i));
+                } else if own
+                    && flow.duration.saturating_add(SOON) >= dead.seen_alive
+                    && !guards::created_after(index.case, dead, flow)
+                {
+                    unwitnessed.note(Owner::Dead(i), dead.born, flow, token);
                 }
             }
         };

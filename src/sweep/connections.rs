@@ -232,6 +232,7 @@ mod tests {
             match_mac: true,
             register: RegisterRule { index: 0, mask: u32::MAX, source: RegisterSource::None },
             basis: crate::stale::BasisFacts::default(),
+            shown: Vec::new(),
             reap_dangling: false,
         }
     }

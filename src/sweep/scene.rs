@@ -157,6 +157,7 @@ impl Scene {
             register: config
                 .register_rule(state.register.register_told_apart, state.register.register_shared),
             basis: state.register.register_basis.clone(),
+            shown: state.register.shown().collect(),
             reap_dangling: config.reap_dangling,
         });
         self.networks.push(name.clone());

@@ -38,7 +38,7 @@ impl Layout {
         [Self::Classifier, Self::OpenshiftSdn, Self::Antrea, Self::KVswitch, Self::Ovn];
 
     /// Those of walks in which more happens.
-    pub(crate) const WIDE: [Self; 8] = [
+    pub(crate) const WIDE: [Self; 9] = [
         Self::Classifier,
         Self::OpenshiftSdn,
         Self::Antrea,
@@ -47,6 +47,7 @@ impl Layout {
         Self::Ofport,
         Self::Ipv4,
         Self::Vlans,
+        Self::Tenants,
     ];
 
     /// Whether a register value stands for a pod.

@@ -436,6 +436,15 @@ impl<D: Driver> Town<D> {
             return false;
         }
         let address = addresses[address % addresses.len()];
+        // Somebody whom nobody records is not given both a dead pod's number and its address: see
+        // docs/promises.md, "What it rests on".
+        let both = |pod: &Pod| {
+            let ip = format!("10.244.1.{address}");
+            here(&pod) && pod.numbers.contains(&numbers[number % numbers.len()]) && pod.who.ip == ip
+        };
+        if self.layout == Layout::Tenants && self.pods.iter().any(both) {
+            return false;
+        }
         let mut who = Who {
             ofport: numbers[number % numbers.len()],
             reg,
@@ -661,6 +670,12 @@ impl<D: Driver> Town<D> {
         let dead = |p: &Pod| !p.is_living() && p.installed.is_some();
         let Some(id) = self.pick(pod, dead) else { return false };
         let ofport = self.pods[id].installed.unwrap();
+        // A classifier that comes under a number after its next owner cannot be told from the
+        // owner's: docs/promises.md, "What it rests on".
+        let taken = |p: &Pod| p.number == Some(ofport) && p.id != id;
+        if self.layout == Layout::Tenants && self.pods.iter().any(taken) {
+            return false;
+        }
         let number = self.pods[id].number.replace(ofport);
         let mut lines = self.wanted(id);
         self.pods[id].number = number;

@@ -481,6 +481,10 @@ impl Sim {
             state.register.register_told_apart |= facts.distinct_seen;
             state.register.register_shared |= shared[0];
         }
+        if let (Some(state), true) = (&mut self.state, learns) {
+            let shown = learned.shown.iter().filter(|shown| full || shown.value.is_none());
+            shown.for_each(|s| state.register.show(&s.member, s.value));
+        }
         let found = |value: &u32| Register { value: *value, how: RegisterHow::Learned };
         for (live, value) in scene.live_of.iter().zip(&learned.live_registers) {
             let (Some(index), Some(value), true) = (live, value, full && learns) else { continue };

@@ -170,6 +170,7 @@ fn network(source: RegisterSource) -> Network {
         match_mac: true,
         register: RegisterRule { index: 0, mask: u32::MAX, source },
         basis: BasisFacts::default(),
+        shown: Vec::new(),
         reap_dangling: false,
     }
 }
@@ -194,7 +195,7 @@ fn dead(port: u16, addresses: &[&str]) -> Dead {
         vlans: Vec::new(),
         vlans_before: Vec::new(),
         register: None,
-        born: None,
+        born: Some(secs(86_400)),
         oldest: None,
         died: secs(60),
         seen_alive: secs(60),

@@ -184,6 +184,97 @@ fn pods_of_different_workloads_prove_nothing() {
     assert_eq!(doubt(&of(by_name("ns", a), by_name("ns", b)), &two()), None);
 }
 
+/// Found by tests/model.rs: a port that nobody recorded left a classifier of another tenant under
+/// a number. Its next owner had no entries yet, and looked as if it had that tenant's value.
+#[test]
+fn what_may_be_left_of_somebody_before_proves_nothing() {
+    let proves = |change: &dyn Fn(&mut Case)| {
+        survey(&node(LEARN_FIRST).with(change), &two()).networks[0].distinct_seen
+    };
+    assert!(proves(&|_| {}));
+    assert!(proves(&|c| c.switch_up = Some(secs(90_000))), "long before the entries");
+    assert!(!proves(&|c| c.switch_up = Some(secs(7210))), "restored, perhaps");
+    assert!(!proves(&|c| c.dead[0].born = None), "nobody knows when it came to be");
+    assert!(!proves(&|c| c.live[0].age = None), "nobody knows when b came to be");
+    assert!(!proves(&|c| c.dead[0].born = Some(secs(7200))), "as old as the pod");
+    assert!(!proves(&|c| c.live[0].age = Some(secs(7200))), "as old as b");
+    assert!(!proves(&|c| c.dead[0].number_since = Some(secs(7200))), "as old as its number");
+    assert!(!proves(&|c| c.live[0].number_since = Some(secs(7200))), "as old as b's number");
+    for port in [A, B] {
+        let before = Dead { interface: None, ..dead(port, &[]) };
+        assert!(!proves(&|c| c.dead.push(before.clone())), "{port}: one who died before");
+    }
+}
+
+/// Nobody saw a alive after its entries came. Its guard, made together with its classifier, names
+/// its address beside its number.
+#[test]
+fn an_entry_that_names_the_pod_beside_its_number_shows_whose_the_others_are() {
+    let guard = |port, ip: &str| flow().table(10).from(port).src(ip).beyond();
+    let proves = |change: &dyn Fn(&mut Case), guards: &[Flow]| {
+        let case = node(LEARN_FIRST).with(|c| c.dead[0].seen_alive = secs(7300)).with(change);
+        let mut flows = [&two()[..], guards].concat();
+        let found = survey(&case, &flows).networks[0].distinct_seen;
+        flows.reverse();
+        assert_eq!(survey(&case, &flows).networks[0].distinct_seen, found, "the order matters");
+        found
+    };
+    let (of_a, of_b) = (guard(A, IP_A), guard(B, IP_B));
+    let own = std::slice::from_ref(&of_a);
+    let as_it_is = |_: &mut Case| {};
+    assert!(proves(&as_it_is, own));
+    assert!(!proves(&as_it_is, &[]), "a stranger's, perhaps, who had the number after a");
+    assert!(!proves(&as_it_is, &[of_a.clone().aged(7190)]), "a's other entries came later");
+    assert!(!proves(&as_it_is, &[of_a.clone().aged(7210)]), "they came before");
+    assert!(proves(&as_it_is, &[of_a.clone(), guard(A, "0.0.0.0")]), "nobody's address");
+    let stranger = guard(A, "10.244.0.99").aged(100);
+    assert!(!proves(&as_it_is, &[of_a.clone(), stranger]), "a stranger had the number");
+    assert!(!proves(&as_it_is, &[guard(A, IP_B)]), "b's address");
+    assert!(!proves(&as_it_is, &[flow().from(A).dst(IP_A)]), "what is sent to it");
+    let born = |c: &mut Case| c.dead[0].born = Some(secs(7200));
+    assert!(!proves(&born, own), "as old as the pod");
+    let late = |c: &mut Case| c.dead[0].seen_alive = secs(7321);
+    assert!(!proves(&late, own), "more than two minutes after it was seen alive");
+    let noticed = |c: &mut Case| c.dead[0].died = secs(7250);
+    assert!(!proves(&noticed, own), "after its death was noticed");
+    let heir = |c: &mut Case| c.dead.push(dead(14, &[IP_A]));
+    assert!(!proves(&heir, own), "another's address, too");
+    // Restored entries are as old as the restore.
+    let restored = |c: &mut Case| c.switch_up = Some(secs(7201));
+    assert!(proves(&restored, &[of_a.clone(), of_b]));
+    assert!(!proves(&restored, own), "b's may be left of somebody before");
+}
+
+/// A value that a record has may have been seen in an entry that somebody before had left.
+#[test]
+fn a_record_alone_proves_nothing() {
+    let case = node(LEARN_FIRST).with(|c| c.dead[0].register = Some(ID_A));
+    assert_eq!(doubt(&case, &[classifier(B, ID_B)]), Some(NotProven::NeedsSecondAttachment));
+    assert_eq!(doubt(&case, &two()), None, "its classifier stands");
+    let case = node(LEARN_FIRST).with(|c| c.live[0].register = LiveRegister::Is(ID_B));
+    assert_eq!(doubt(&case, &[classifier(A, ID_A)]), Some(NotProven::NeedsSecondAttachment));
+}
+
+/// Pods of one workload may live one after the other.
+#[test]
+fn what_a_pod_of_the_workload_showed_before_counts() {
+    let proves = |shown: &[(&Member, Option<u32>)]| {
+        let case = node(LEARN_FIRST).with(|c| {
+            c.networks[0].shown = shown.iter().map(|(m, value)| ((*m).clone(), *value)).collect();
+        });
+        survey(&case, &[classifier(A, ID_A)]).networks[0].distinct_seen
+    };
+    let own = node(LEARN_FIRST).dead[0].member.clone().unwrap();
+    let sister = Member { pod: "ns/sister".to_owned(), ..own.clone() };
+    let other = Member { workload: "ns/other".to_owned(), ..sister.clone() };
+    assert!(proves(&[(&sister, Some(ID_B))]));
+    assert!(!proves(&[(&sister, Some(ID_A))]), "a group's value, perhaps");
+    assert!(!proves(&[(&own, Some(ID_B))]), "the same pod");
+    assert!(!proves(&[(&other, Some(ID_B))]), "another workload");
+    assert!(!proves(&[(&sister, None)]), "it moved within the pod's life");
+    assert!(!proves(&[(&sister, Some(ID_B)), (&sister, None)]));
+}
+
 /// Found by tests/model.rs: the switch gave a living pod another number before anybody knew its
 /// value. Its classifier went with the number's next owner; what matches its value was still its own.
 #[test]
