@@ -19,8 +19,12 @@ use crate::stale::flow::Address;
 /// since it was recorded: their tombstones must know its row, its number and its VLANs when it is
 /// gone.
 pub(super) fn resolve(world: &World, targets: &mut [Target]) {
-    for target in targets.iter_mut() {
-        find(world, &mut target.attachment);
+    for Target { attachment, cause } in targets.iter_mut() {
+        find(world, attachment);
+        if *cause == Cause::Del && attachment.unrecorded && attachment.interface.is_none() {
+            let (key, pod) = (&attachment.key, attachment.title());
+            info!("{key}: DEL without a record of {pod}: no port has a CNI's marks of it");
+        }
     }
     let place_of = |target: &Target| match target.cause {
         Cause::Del => world.certain_place_of(&target.attachment),

@@ -176,7 +176,10 @@ fn del_without_a_record_while_a_sibling_sandbox_lives() {
     for netns in [true, false] {
         let conf = node.plugin_conf("ovs-flow-gc", Some(&first), Some(&web.result));
         let call = node.call_for(&conf, "DEL", &first);
-        if netns { call } else { call.without("CNI_NETNS") }.run().ok();
+        let outcome = if netns { call } else { call.without("CNI_NETNS") }.run();
+        let found_none = |line: &str| line.contains("no port") && line.contains(&first.name);
+        assert!(outcome.stderr.lines().any(found_none), "{outcome}");
+        outcome.ok();
         only(&node, &[&base, &db.flows, &web.flows]);
     }
     sweep(&node);
