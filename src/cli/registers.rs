@@ -41,15 +41,13 @@ pub(super) fn proof<'r>(
         None => {}
     }
     if facts.register_shared {
-        let found = match facts.register_sharers.first() {
-            Some(SharedValue { value, by: [one, other] }) => format!(
-                "{} and {} had {value:#x} while both lived: register values are no evidence",
-                escape(&one.title),
-                escape(&other.title)
-            ),
-            None => "two pods had one value while both lived: register values are no evidence"
-                .to_owned(),
-        };
+        let found = facts.register_sharers.first().map_or_else(
+            || {
+                "two pods had one value while both lived: register values are no evidence"
+                    .to_owned()
+            },
+            sharers,
+        );
         return Some(Proof { holds: false, found, remedy: SET });
     }
     if facts.register_told_apart {
@@ -62,6 +60,17 @@ pub(super) fn proof<'r>(
         by_port(&facts.register_basis)
     );
     shown.then_some(Proof { holds: false, found, remedy: SET })
+}
+
+/// Who had one value. A StatefulSet's next pod has the name of the one before.
+fn sharers(SharedValue { value, by: [one, other] }: &SharedValue) -> String {
+    let (one, other) = (escape(&one.title), escape(&other.title));
+    if one == other {
+        return format!(
+            "two sandboxes of {one} had {value:#x} as if both lived: register values are no evidence"
+        );
+    }
+    format!("{one} and {other} had {value:#x} while both lived: register values are no evidence")
 }
 
 /// How far it is shown that values are port numbers; empty: not at all.
@@ -87,8 +96,29 @@ pub(super) fn line<'r>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Sharer;
     use crate::stale::PortValue;
     use crate::stale::case::RowId;
+
+    /// A StatefulSet's pod that was replaced by force.
+    #[test]
+    fn each_pod_that_shared_a_value_is_named_once() {
+        let text = |names: [&str; 2]| {
+            let by = names.map(|name| {
+                let key = crate::attachment::Key {
+                    network: "podnet".parse().unwrap(),
+                    container: name.parse().unwrap(),
+                    ifname: "eth0".parse().unwrap(),
+                };
+                let now = crate::clock::Stamp { boot_ms: 1, wall_ms: 1 };
+                Sharer::of(&Attachment::new(key, 1, "boot".to_owned(), now))
+            });
+            sharers(&SharedValue { value: 7, by })
+        };
+        let (same, two) = (text(["db-0", "db-0"]), text(["db-0", "db-1"]));
+        assert_eq!(same.matches("db-0").count(), 1, "{same}");
+        assert!(two.contains("db-0") && two.contains("db-1"), "{two}");
+    }
 
     #[test]
     fn it_says_how_far_values_are_port_numbers() {
