@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::stale::case::{RegisterRule, RegisterSource};
+use crate::model::register::{RegisterRule, RegisterSource};
 
 pub use facts::{RegisterFacts, SharedValue, Sharer, ShownValue};
 

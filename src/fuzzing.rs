@@ -18,11 +18,11 @@
     reason = "a broken promise is told by panicking"
 )]
 
-use crate::attachment::{ContainerId, IfName, NetworkName};
 use crate::config::Reg0;
-use crate::stale::case::RowId;
-use crate::stale::flow::MacAddr;
-use crate::{adopt, cli, openflow, ovsdb, plugin, registry};
+use crate::model::attachment::{ContainerId, IfName, NetworkName};
+use crate::model::flow::MacAddr;
+use crate::model::row::RowId;
+use crate::{adopt, cli, cni, openflow, ovsdb, store};
 
 /// A fuzz target.
 #[derive(Clone, Copy, Debug)]
@@ -58,18 +58,18 @@ targets! {
     openflow_actions = openflow::fuzzing::instructions;
     openflow_dump = openflow::fuzzing::dump;
     openflow_replies = openflow::fuzzing::replies;
-    openflow_monitor = openflow::monitor::fuzzing::told;
+    openflow_monitor = openflow::client::monitor::fuzzing::told;
     ovsdb_frames = ovsdb::fuzzing::frames;
     ovsdb_rows = ovsdb::fuzzing::rows;
     ovsdb_rpc = ovsdb::fuzzing::rpc;
     #[cfg(feature = "daemon")]
     ovsdb_update = ovsdb::fuzzing::update;
-    cni_request = plugin::fuzzing::request;
-    record = registry::fuzzing::record;
-    network_state = registry::fuzzing::network_state;
-    journal = registry::fuzzing::journal;
+    cni_request = cni::fuzzing::request;
+    record = store::fuzzing::record;
+    network_state = store::fuzzing::network_state;
+    journal = store::fuzzing::journal;
     journal_entry = openflow::fuzzing::journal_entry;
-    file_names = registry::fuzzing::file_names;
+    file_names = store::fuzzing::file_names;
     cached_result = |data| std::str::from_utf8(data).is_ok_and(adopt::fuzz);
     conflist = cli::fuzzing::conflist;
     node_files = cli::fuzzing::node_files;

@@ -19,10 +19,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crowd::{Dice, Member, all_at_once, call, missing, records, sweep};
-use ovs_flow_gc::attachment::Attachment;
-use ovs_flow_gc::clock::Deadline;
 use ovs_flow_gc::config::NetworkState;
-use ovs_flow_gc::registry::Registry;
+use ovs_flow_gc::model::attachment::Attachment;
+use ovs_flow_gc::store::Registry;
+use ovs_flow_gc::util::clock::Deadline;
 use rig::{Node, Outcome, layouts, sleep_ms};
 use serde_json::{Value, json};
 
@@ -257,8 +257,8 @@ impl Range {
 
     /// DEL that nobody kills. What is not recorded is judged by less.
     fn finish(&mut self, pod: &Member) {
-        let everything = records(&self.node);
-        let mut all = everything.attachments.iter().chain(&everything.tombstones);
+        let registry_snapshot = records(&self.node);
+        let mut all = registry_snapshot.attachments.iter().chain(&registry_snapshot.tombstones);
         if !all.any(|r| r.key == pod.key() && !r.unrecorded) {
             let by_address = |line: &String| line.contains("ct_nw_");
             self.excused.extend(pod.lines().into_iter().filter(by_address));
@@ -280,11 +280,11 @@ impl Range {
         let stale: Vec<_> =
             missing(&dump, &wanted).into_iter().filter(|l| !self.excused.contains(*l)).collect();
         assert_eq!(stale, [""; 0], "stale entries stay: {}", self.log.join("\n"));
-        let everything = records(&self.node);
-        let alive: Vec<_> = everything.attachments.iter().map(Attachment::title).collect();
+        let registry_snapshot = records(&self.node);
+        let alive: Vec<_> = registry_snapshot.attachments.iter().map(Attachment::title).collect();
         assert_eq!(alive.len(), self.bystanders.len(), "{alive:?} {}", self.log.join("\n"));
         self.log.clear();
-        assert!(everything.tombstones.is_empty(), "{:?}", everything.tombstones);
+        assert!(registry_snapshot.tombstones.is_empty(), "{:?}", registry_snapshot.tombstones);
         // The excuse ends when somebody looks: a person would.
         let excused: Vec<_> = dump.iter().filter(|l| self.excused.contains(*l)).cloned().collect();
         for line in excused {

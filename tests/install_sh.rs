@@ -166,7 +166,7 @@ impl Node {
         }
     }
 
-    fn everything(&self) -> Vec<String> {
+    fn registry_snapshot(&self) -> Vec<String> {
         let mut files = Vec::new();
         let mut todo = vec![self.at("root")];
         while let Some(dir) = todo.pop() {
@@ -212,13 +212,13 @@ fn install_puts_the_binary_before_the_entry_and_says_each_step() {
     let service = fs::read_to_string(node.unit("service")).unwrap();
     assert!(service.contains("\nExecStart=/opt/cni/bin/ovs-flow-gc sweep --only-dead\n"));
 
-    let (before, list) = (node.everything(), node.list());
+    let (before, list) = (node.registry_snapshot(), node.list());
     let (code, text) = node.install();
     assert_eq!(code, 0, "{text}");
     for said in ["is this one already", ": there already", "is there already, started"] {
         assert!(text.contains(said), "{said}: {text}");
     }
-    assert_eq!((node.everything(), node.list()), (before, list));
+    assert_eq!((node.registry_snapshot(), node.list()), (before, list));
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn uninstall_takes_the_entry_out_first_and_the_binary_last() {
             "rm -f -- root/opt/cni/bin/ovs-flow-gc",
         ]
     );
-    assert_eq!(node.everything(), BARE);
+    assert_eq!(node.registry_snapshot(), BARE);
     assert_eq!(node.list(), LIST);
 
     let (code, text) = node.uninstall();
@@ -302,10 +302,10 @@ fn killed_at_any_step_nothing_dangles_and_the_next_run_finishes() {
                 assert_eq!(node.unit("service").exists(), !daemon);
                 assert_eq!(node.daemon_unit().exists(), daemon);
                 let new = |f: &String| f.contains(".new.");
-                assert!(!node.everything().iter().any(new), "leftovers of call {at}");
+                assert!(!node.registry_snapshot().iter().any(new), "leftovers of call {at}");
             } else {
                 let left: Vec<String> =
-                    node.everything().into_iter().filter(|f| !f.ends_with(".tmp")).collect();
+                    node.registry_snapshot().into_iter().filter(|f| !f.ends_with(".tmp")).collect();
                 assert_eq!(left, BARE, "killed at call {at}");
                 assert_eq!(node.list(), LIST);
             }
@@ -340,11 +340,11 @@ fn the_daemon_takes_the_timers_place() {
     assert!(node.at("root/usr/local/sbin/ovs-flow-gcd").exists());
 
     // Without --daemon the plugin alone is brought up to date; the daemon stays, and no timer.
-    let before = node.everything();
+    let before = node.registry_snapshot();
     let (code, text) = node.install();
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("timer: left out, ovs-flow-gcd.service does its work"), "{text}");
-    assert_eq!(node.everything(), before);
+    assert_eq!(node.registry_snapshot(), before);
     node.log();
 
     let (code, text) = node.uninstall();
@@ -358,7 +358,7 @@ fn the_daemon_takes_the_timers_place() {
             "rm -f -- root/usr/local/sbin/ovs-flow-gcd",
         ]
     );
-    assert_eq!(node.everything(), BARE);
+    assert_eq!(node.registry_snapshot(), BARE);
     let (_, text) = node.uninstall();
     assert!(text.contains("daemon: not there"), "{text}");
 }
@@ -567,7 +567,7 @@ fn wrong_usage_is_status_two_and_touches_nothing() {
         assert!(text.contains("usage: install.sh"), "{text}");
     }
     assert_eq!(node.run("remove", &[]).0, 2);
-    assert_eq!(node.everything(), BARE);
+    assert_eq!(node.registry_snapshot(), BARE);
 }
 
 /// The units as they are installed, judged by systemd itself. It looks for the binary, so that

@@ -26,16 +26,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use ovs_flow_gc::attachment::{Attachment, Pod};
-use ovs_flow_gc::clock::{Stamp, boot_id};
 use ovs_flow_gc::liveness::cri::{self, Cri, Pace};
-use ovs_flow_gc::liveness::{Judged, Life, Source, Why, Witness, combine, netns};
+use ovs_flow_gc::liveness::{
+    Judged, Liveness, LivenessReason, LivenessSource, Source, combine, netns,
+};
+use ovs_flow_gc::model::attachment::{Attachment, Pod};
+use ovs_flow_gc::util::clock::{Stamp, boot_id};
 use rig::{Containerd, Datapath, Node, Runtime, Sandbox, Setup, eventually, sleep_ms};
 
-const STOPPED: Life = Life::Dead(Why::SandboxStopped);
-const GONE: Life = Life::Dead(Why::SandboxGone);
-const AWAY: Life = Life::Unknown(Why::SourceAway);
-const NEVER: Life = Life::Unknown(Why::NeverSeen);
+const STOPPED: Liveness = Liveness::Dead(LivenessReason::SandboxStopped);
+const GONE: Liveness = Liveness::Dead(LivenessReason::SandboxGone);
+const AWAY: Liveness = Liveness::Unknown(LivenessReason::SourceAway);
+const NEVER: Liveness = Liveness::Unknown(LivenessReason::NeverSeen);
 
 /// A node whose pods need not reach each other.
 fn node(test: &str) -> Node {
@@ -116,7 +118,7 @@ impl Watch {
     }
 
     /// What it says of a record that is old enough.
-    fn says(&self, record: &Attachment) -> Life {
+    fn says(&self, record: &Attachment) -> Liveness {
         let now = Stamp::now();
         self.cri.judge(record, Stamp { boot_ms: now.boot_ms + 31_000, ..now })
     }
@@ -139,7 +141,7 @@ fn pod(node: &Node, runtime: &Runtime<'_>, name: &str) -> (Sandbox, Attachment) 
     (sandbox, record)
 }
 
-fn by_netns(record: &Attachment) -> Life {
+fn by_netns(record: &Attachment) -> Liveness {
     netns::judge(record, &boot_id().unwrap())
 }
 
@@ -157,28 +159,28 @@ fn ready_is_alive_and_two_observations_make_a_death() {
     let (_stays, stays) = pod(&node, &runtime, "stays");
     let watch = Watch::on(&runtime, by_hand());
     for record in [&webs, &dbs, &stays] {
-        assert_eq!(watch.says(record), Life::Alive);
+        assert_eq!(watch.says(record), Liveness::Alive);
     }
 
     runtime.stop_sandbox(&web);
     runtime.stop_sandbox(&db);
     runtime.remove_sandbox(&db);
-    assert_eq!(watch.says(&webs), Life::Alive, "not looked at since");
+    assert_eq!(watch.says(&webs), Liveness::Alive, "not looked at since");
     watch.look();
-    assert_eq!(watch.says(&webs), Life::Unknown(Why::SeenOnce));
-    assert_eq!(watch.says(&dbs), Life::Unknown(Why::SeenOnce));
+    assert_eq!(watch.says(&webs), Liveness::Unknown(LivenessReason::SeenOnce));
+    assert_eq!(watch.says(&dbs), Liveness::Unknown(LivenessReason::SeenOnce));
     assert_eq!(watch.changes.load(Ordering::Relaxed), 1);
     watch.look();
     assert_eq!(watch.says(&webs), STOPPED);
     assert_eq!(watch.says(&dbs), GONE);
     assert_eq!(watch.changes.load(Ordering::Relaxed), 2);
-    assert_eq!(watch.cri.judge(&webs, Stamp::now()), Life::Unknown(Why::Young));
+    assert_eq!(watch.cri.judge(&webs, Stamp::now()), Liveness::Unknown(LivenessReason::Young));
     assert_eq!(together(&watch, &webs).dead_by, [Source::Netns, Source::Cri]);
 
     runtime.remove_sandbox(&web);
     watch.look();
     assert_eq!(watch.says(&webs), GONE);
-    assert_eq!(watch.says(&stays), Life::Alive);
+    assert_eq!(watch.says(&stays), Liveness::Alive);
     assert_eq!(watch.changes.load(Ordering::Relaxed), 2, "nothing more to settle");
     assert_eq!(*watch.ups.lock().unwrap(), [true]);
 }
@@ -193,7 +195,7 @@ fn asking_by_itself_it_settles_a_death_soon() {
     let watch = Watch::on(&runtime, pace);
     runtime.remove_sandbox(&web);
     eventually("dead", || watch.says(&webs) == GONE);
-    assert_eq!(watch.says(&stays), Life::Alive);
+    assert_eq!(watch.says(&stays), Liveness::Alive);
 }
 
 #[test]
@@ -209,8 +211,8 @@ fn behind_the_kubelets_back() {
     for _ in 0..3 {
         watch.look();
     }
-    assert_eq!(watch.says(&webs), Life::Unknown(Why::SandboxNotReady));
-    assert_eq!(together(&watch, &webs).life, Life::Alive);
+    assert_eq!(watch.says(&webs), Liveness::Unknown(LivenessReason::SandboxNotReady));
+    assert_eq!(together(&watch, &webs).life, Liveness::Alive);
     web.delete_netns();
     assert_eq!(watch.says(&webs), STOPPED);
     assert_eq!(together(&watch, &webs).dead_by, [Source::Netns, Source::Cri]);
@@ -219,9 +221,9 @@ fn behind_the_kubelets_back() {
     db.delete_netns();
     watch.look();
     watch.look();
-    assert_eq!(by_netns(&dbs), Life::Dead(Why::NetnsGone));
-    assert_eq!(watch.says(&dbs), Life::Alive);
-    assert_eq!(together(&watch, &dbs).life, Life::Alive);
+    assert_eq!(by_netns(&dbs), Liveness::Dead(LivenessReason::NetnsGone));
+    assert_eq!(watch.says(&dbs), Liveness::Alive);
+    assert_eq!(together(&watch, &dbs).life, Liveness::Alive);
 }
 
 #[test]
@@ -239,7 +241,7 @@ fn who_is_unknown_to_cri_is_never_judged() {
         Some(Pod { uid: "d41d8cd98f00b204e9800998ecf8427e".into(), ..Pod::default() });
     let mut no_uid = webs.clone();
     no_uid.pod = None;
-    assert_eq!(watch.says(&no_uid), Life::Alive, "the container's id is enough");
+    assert_eq!(watch.says(&no_uid), Liveness::Alive, "the container's id is enough");
     runtime.remove_sandbox(&web);
     for _ in 0..3 {
         watch.look();
@@ -280,11 +282,11 @@ fn a_restart_of_the_runtime() {
     dies.delete_netns();
     runtime.start_again();
     runtime.answers();
-    eventually("seen again", || watch.says(&stays) == Life::Alive);
+    eventually("seen again", || watch.says(&stays) == Liveness::Alive);
     for _ in 0..3 {
         watch.look();
         assert_eq!(watch.says(&died), NEVER);
-        assert_eq!(watch.says(&stays), Life::Alive);
+        assert_eq!(watch.says(&stays), Liveness::Alive);
     }
     assert_eq!(together(&watch, &died).dead_by, [Source::Netns], "the other source knows");
     assert_eq!(*watch.ups.lock().unwrap(), [true, false, true]);
@@ -299,7 +301,7 @@ fn a_runtime_whose_state_was_wiped_kills_nobody() {
     let single = [pods[0].clone()];
     let watch = Watch::on(&runtime, quick());
     for record in &pods {
-        assert_eq!(watch.says(record), Life::Alive);
+        assert_eq!(watch.says(record), Liveness::Alive);
     }
     runtime.stop();
     watch.goes_away();
@@ -312,8 +314,8 @@ fn a_runtime_whose_state_was_wiped_kills_nobody() {
         watch.look();
         for record in pods.iter().chain(&single) {
             assert_eq!(watch.says(record), NEVER);
-            assert_eq!(by_netns(record), Life::Alive);
-            assert_eq!(together(&watch, record).life, Life::Alive);
+            assert_eq!(by_netns(record), Liveness::Alive);
+            assert_eq!(together(&watch, record).life, Liveness::Alive);
         }
     }
 }
@@ -329,7 +331,7 @@ fn a_runtime_that_was_wiped_between_two_looks_kills_nobody() {
     runtime.wipe_state();
     runtime.start_again();
     runtime.answers();
-    assert_eq!(watch.says(&alone), Life::Alive, "nothing noticed yet");
+    assert_eq!(watch.says(&alone), Liveness::Alive, "nothing noticed yet");
     // The old connection fails; the answer that counts may come over the next one already.
     let _ = watch.cri.look(Duration::from_secs(5));
     watch.comes_up();
@@ -361,7 +363,7 @@ fn a_runtime_that_hangs_is_away() {
     runtime.remove_sandbox(&dies);
     for watch in [&watch, &late] {
         eventually("dead", || watch.says(&died) == GONE);
-        assert_eq!(watch.says(&stays), Life::Alive);
+        assert_eq!(watch.says(&stays), Liveness::Alive);
     }
     assert_eq!(*watch.ups.lock().unwrap(), [true, false, true]);
 }
@@ -389,7 +391,7 @@ fn a_runtime_that_lies_kills_nobody() {
     watch.comes_up();
     let all = [&webs, &dbs, &stays];
     for record in all {
-        assert_eq!(watch.says(record), Life::Alive);
+        assert_eq!(watch.says(record), Liveness::Alive);
     }
     for lie in liar::Lie::ALL {
         liar.tell(lie);
@@ -405,13 +407,13 @@ fn a_runtime_that_lies_kills_nobody() {
         liar.tell(liar::Lie::None);
         watch.comes_up();
         for record in all {
-            assert_eq!(watch.says(record), Life::Alive, "after {lie:?}");
+            assert_eq!(watch.says(record), Liveness::Alive, "after {lie:?}");
         }
     }
     // It can tell a death from a lie.
     runtime.remove_sandbox(&web);
     eventually("dead", || watch.says(&webs) == GONE);
-    assert_eq!(watch.says(&dbs), Life::Alive);
+    assert_eq!(watch.says(&dbs), Liveness::Alive);
 }
 
 #[test]

@@ -19,16 +19,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use apiserver::{ApiServer, Bad, mirror, pod, status};
-use ovs_flow_gc::attachment::{Attachment, Key, Netns, Pod};
-use ovs_flow_gc::clock::{Stamp, boot_id};
 use ovs_flow_gc::daemon::events::{Cleaned, Events, Pace, Told};
 use ovs_flow_gc::liveness::kubernetes::{Error, Kubernetes, Options, Owner, Timing};
-use ovs_flow_gc::liveness::{Life, Source, Why, Witness};
+use ovs_flow_gc::liveness::{Liveness, LivenessReason, LivenessSource, Source};
+use ovs_flow_gc::model::attachment::{Attachment, Key, Netns, Pod};
+use ovs_flow_gc::util::clock::{Stamp, boot_id};
 use serde_json::json;
 
 const NODE: &str = "n1";
 const ALIVE: [&str; 3] = ["stays-1", "stays-2", "stays-3"];
-const GONE: Life = Life::Dead(Why::PodGone);
+const GONE: Liveness = Liveness::Dead(LivenessReason::PodGone);
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -50,14 +50,14 @@ struct Runtime {
     stopped: Arc<AtomicBool>,
 }
 
-impl Witness for Runtime {
+impl LivenessSource for Runtime {
     fn source(&self) -> Source {
         Source::Cri
     }
 
-    fn judge(&self, _: &Attachment, _: Stamp) -> Life {
+    fn judge(&self, _: &Attachment, _: Stamp) -> Liveness {
         let stopped = self.stopped.load(Ordering::Relaxed);
-        if stopped { Life::Unknown(Why::SandboxNotReady) } else { Life::Alive }
+        if stopped { Liveness::Unknown(LivenessReason::SandboxNotReady) } else { Liveness::Alive }
     }
 }
 
@@ -155,11 +155,11 @@ impl Rig {
 
     fn settled(&self) {
         eventually("the source watches", || {
-            self.server.watching() > 0 && ALIVE.iter().all(|uid| self.life(uid) == Life::Alive)
+            self.server.watching() > 0 && ALIVE.iter().all(|uid| self.life(uid) == Liveness::Alive)
         });
     }
 
-    fn life(&self, uid: &str) -> Life {
+    fn life(&self, uid: &str) -> Liveness {
         judge(&self.kubernetes, uid)
     }
 
@@ -167,7 +167,7 @@ impl Rig {
     fn still_works(&self) {
         self.settled();
         self.server.put(pod("last", NODE, "Running", &["10.0.0.9"]));
-        eventually("a new pod is seen", || self.life("last") == Life::Alive);
+        eventually("a new pod is seen", || self.life("last") == Liveness::Alive);
         self.server.delete("last");
         eventually("its death is seen", || self.life("last") == GONE);
     }
@@ -206,7 +206,7 @@ fn record(uid: &str) -> Attachment {
     record
 }
 
-fn judge(kubernetes: &Kubernetes, uid: &str) -> Life {
+fn judge(kubernetes: &Kubernetes, uid: &str) -> Liveness {
     kubernetes.judge(&record(uid), Stamp::now())
 }
 
@@ -225,7 +225,7 @@ fn a_deleted_pod_is_dead_within_a_second_and_one_list_confirms_many() {
     for n in 0..50 {
         rig.server.put(pod(&format!("p{n}"), NODE, "Running", &["10.0.0.2"]));
     }
-    eventually("they are seen", || rig.life("p49") == Life::Alive);
+    eventually("they are seen", || rig.life("p49") == Liveness::Alive);
     let (lists, changes) = (rig.server.lists(), rig.changes.load(Ordering::Relaxed));
     for n in 0..50 {
         rig.server.delete(&format!("p{n}"));
@@ -239,8 +239,8 @@ fn a_deleted_pod_is_dead_within_a_second_and_one_list_confirms_many() {
         assert!(asked.target.contains("fieldSelector=spec.nodeName%3Dn1"), "{}", asked.target);
         assert!(asked.target.contains("resourceVersion="), "{}", asked.target);
     }
-    assert_eq!(rig.life("elsewhere"), Life::Unknown(Why::NeverSeen));
-    assert_eq!(rig.life(""), Life::Unknown(Why::NeverSeen));
+    assert_eq!(rig.life("elsewhere"), Liveness::Unknown(LivenessReason::NeverSeen));
+    assert_eq!(rig.life(""), Liveness::Unknown(LivenessReason::NeverSeen));
 }
 
 /// Which pods are made from one template is the API server's word; it stays when they are deleted,
@@ -261,7 +261,7 @@ fn the_pods_of_a_stateful_set_are_of_one_workload() {
         rig.server.put(pod);
     }
     rig.server.put(pod("bare", NODE, "Running", &[]));
-    eventually("they are seen", || rig.life("bare") == Life::Alive);
+    eventually("they are seen", || rig.life("bare") == Liveness::Alive);
     let member = |uid: &str| {
         let mut record = record(uid);
         record.workload = rig.kubernetes.workload(&record);
@@ -278,25 +278,28 @@ fn the_pods_of_a_stateful_set_are_of_one_workload() {
 fn a_young_attachment_is_not_judged() {
     let rig = Rig::watching();
     rig.server.put(pod("a", NODE, "Running", &[]));
-    eventually("it is seen", || rig.life("a") == Life::Alive);
+    eventually("it is seen", || rig.life("a") == Liveness::Alive);
     rig.server.delete("a");
     eventually("it is dead", || rig.life("a") == GONE);
     let mut young = record("a");
     young.created = Stamp::now();
-    assert_eq!(rig.kubernetes.judge(&young, Stamp::now()), Life::Unknown(Why::Young));
+    assert_eq!(
+        rig.kubernetes.judge(&young, Stamp::now()),
+        Liveness::Unknown(LivenessReason::Young)
+    );
 }
 
 #[test]
 fn an_evicted_pod_is_dead_when_its_sandbox_is_stopped() {
     let rig = Rig::watching();
     rig.server.put(pod("a", NODE, "Running", &["10.0.0.2"]));
-    eventually("it is seen", || rig.life("a") == Life::Alive);
+    eventually("it is seen", || rig.life("a") == Liveness::Alive);
     rig.server.put(pod("a", NODE, "Failed", &["10.0.0.2"]));
-    let may_run = Life::Unknown(Why::SandboxMayRun);
+    let may_run = Liveness::Unknown(LivenessReason::SandboxMayRun);
     eventually("it has ended", || rig.life("a") == may_run);
     // The runtime says so.
     rig.stopped.store(true, Ordering::Relaxed);
-    assert_eq!(rig.life("a"), Life::Dead(Why::PodEnded));
+    assert_eq!(rig.life("a"), Liveness::Dead(LivenessReason::PodEnded));
     rig.stopped.store(false, Ordering::Relaxed);
     // Its namespace says so.
     let parent = std::fs::metadata(rig.dir.path()).unwrap();
@@ -309,7 +312,7 @@ fn an_evicted_pod_is_dead_when_its_sandbox_is_stopped() {
         parent_inode: parent.ino(),
         pid_namespace: None,
     });
-    let ended = Life::Dead(Why::PodEnded);
+    let ended = Liveness::Dead(LivenessReason::PodEnded);
     assert_eq!(rig.kubernetes.judge(&gone, Stamp::now()), ended);
     assert_eq!(rig.life("a"), may_run, "whose namespace nobody knows");
     // The garbage collector removes the pod.
@@ -321,13 +324,15 @@ fn an_evicted_pod_is_dead_when_its_sandbox_is_stopped() {
 fn a_static_pod_outlives_its_mirror() {
     let rig = Rig::watching();
     rig.server.put(mirror("api-uid", NODE, "hash"));
-    eventually("it is known by its hash", || rig.life("hash") == Life::Alive);
-    assert_eq!(rig.life("api-uid"), Life::Alive);
+    eventually("it is known by its hash", || rig.life("hash") == Liveness::Alive);
+    assert_eq!(rig.life("api-uid"), Liveness::Alive);
     rig.server.delete("api-uid");
-    eventually("its mirror is gone", || rig.life("hash") == Life::Unknown(Why::NeverSeen));
+    eventually("its mirror is gone", || {
+        rig.life("hash") == Liveness::Unknown(LivenessReason::NeverSeen)
+    });
     rig.still_works();
     for uid in ["hash", "api-uid"] {
-        assert_eq!(rig.life(uid), Life::Unknown(Why::NeverSeen));
+        assert_eq!(rig.life(uid), Liveness::Unknown(LivenessReason::NeverSeen));
     }
 }
 
@@ -378,7 +383,7 @@ fn a_lying_or_broken_list_kills_nobody() {
         rig.server.next_list(bad.clone());
         rig.server.bookmark();
         rig.server.put(pod("other", NODE, "Running", &[]));
-        eventually(&said, || rig.life("other") == Life::Alive);
+        eventually(&said, || rig.life("other") == Liveness::Alive);
         rig.server.delete("other");
         eventually(&said, || rig.server.bad_left() == 0);
         // Not twice in a row, as two lists that agree are believed: a true one is asked for.
@@ -433,7 +438,7 @@ fn gone_in_both_forms_is_followed_by_lists() {
     for event in [false, true] {
         let rig = Rig::watching();
         rig.server.put(pod("a", NODE, "Running", &[]));
-        eventually("it is seen", || rig.life("a") == Life::Alive);
+        eventually("it is seen", || rig.life("a") == Liveness::Alive);
         rig.server.delete("a");
         // Most likely unseen: nobody can watch from before.
         rig.server.expire(event);
@@ -447,13 +452,13 @@ fn gone_in_both_forms_is_followed_by_lists() {
 fn a_half_closed_watch_is_given_up_and_resumed_where_it_was() {
     let rig = Rig::watching();
     rig.server.put(pod("before", NODE, "Running", &[]));
-    eventually("the watch was heard", || rig.life("before") == Life::Alive);
+    eventually("the watch was heard", || rig.life("before") == Liveness::Alive);
     rig.server.next_watch(Bad::Silent);
     rig.server.end_watches();
     eventually("the silent watch is asked for", || rig.server.bad_left() == 0);
     // Nobody tells of these on the silent watch.
     rig.server.put(pod("a", NODE, "Running", &[]));
-    eventually("the next one tells", || rig.life("a") == Life::Alive);
+    eventually("the next one tells", || rig.life("a") == Liveness::Alive);
     assert!(!rig.ups.lock().unwrap().contains(&false), "silence is no outage");
     rig.still_works();
 }
@@ -462,11 +467,11 @@ fn a_half_closed_watch_is_given_up_and_resumed_where_it_was() {
 fn a_server_that_is_away_makes_it_not_know_and_comes_back() {
     let rig = Rig::watching();
     rig.server.put(pod("a", NODE, "Running", &[]));
-    eventually("it is seen", || rig.life("a") == Life::Alive);
+    eventually("it is seen", || rig.life("a") == Liveness::Alive);
     rig.server.down(true);
     eventually("it says so", || rig.ups.lock().unwrap().last() == Some(&false));
     assert!(!rig.kubernetes.is_up());
-    let away = Life::Unknown(Why::SourceAway);
+    let away = Liveness::Unknown(LivenessReason::SourceAway);
     eventually("it does not know any more", || rig.life("a") == away);
     rig.server.delete("a");
     rig.server.expire(true);
@@ -482,7 +487,7 @@ fn a_server_that_is_away_makes_it_not_know_and_comes_back() {
 fn a_server_that_is_away_at_the_start_is_waited_for() {
     let rig = Rig::with(timing(), |server| server.down(true));
     std::thread::sleep(ms(300));
-    assert_eq!(rig.life("stays-1"), Life::Unknown(Why::SourceAway));
+    assert_eq!(rig.life("stays-1"), Liveness::Unknown(LivenessReason::SourceAway));
     rig.server.down(false);
     rig.still_works();
 }
@@ -529,14 +534,14 @@ fn a_server_that_is_behind_is_no_witness_and_a_new_history_begins_anew() {
     for n in 0..20 {
         rig.server.put(pod(&format!("p{n}"), NODE, "Running", &[]));
     }
-    eventually("they are seen", || rig.life("p19") == Life::Alive);
+    eventually("they are seen", || rig.life("p19") == Liveness::Alive);
     // A backup of long ago, without any of them, and with versions that count from there.
     for n in 0..20 {
         rig.server.delete(&format!("p{n}"));
     }
     rig.server.restore(50);
     rig.settled();
-    let never_seen = Life::Unknown(Why::NeverSeen);
+    let never_seen = Liveness::Unknown(LivenessReason::NeverSeen);
     eventually("the new history is accepted", || rig.life("p19") == never_seen);
     rig.still_works();
 }
@@ -570,7 +575,7 @@ fn who_has_an_address_in_the_cluster() {
     // A cluster where pods here have an IPv6 address first.
     rig.server.page(None);
     rig.server.put(pod("six", NODE, "Running", &["fd00::6", "10.0.0.6"]));
-    eventually("it is seen", || rig.life("six") == Life::Alive);
+    eventually("it is seen", || rig.life("six") == Liveness::Alive);
     assert_eq!(owners(&rig, &["10.0.0.6", "10.0.0.7"]), [Somebody, Nobody]);
     assert_eq!(by_selector(&rig), 4);
     // None but a complete answer says nobody.

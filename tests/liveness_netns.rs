@@ -14,10 +14,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use inside::{again, inside, sh};
-use ovs_flow_gc::attachment::Attachment;
-use ovs_flow_gc::clock::{Stamp, boot_id};
 use ovs_flow_gc::liveness::netns::{CaptureError, born, capture, judge};
-use ovs_flow_gc::liveness::{Life, Why};
+use ovs_flow_gc::liveness::{Liveness, LivenessReason};
+use ovs_flow_gc::model::attachment::Attachment;
+use ovs_flow_gc::util::clock::{Stamp, boot_id};
 
 const RECORD: &str = "OVS_FLOW_GC_TEST_RECORD";
 const X: &str = "/run/netns/x";
@@ -39,7 +39,7 @@ fn record(path: &str) -> Attachment {
     record
 }
 
-fn life(record: &Attachment) -> Life {
+fn life(record: &Attachment) -> Liveness {
     judge(record, &boot_id().unwrap())
 }
 
@@ -113,8 +113,8 @@ fn a_pinned_namespace_lives_and_dies() {
     sh("ip netns add x");
     let record = record(X);
     assert_eq!(record.netns.as_ref().unwrap().pid_namespace, None);
-    assert_eq!(life(&record), Life::Alive);
-    assert_eq!(judge(&record, "another boot"), Life::Dead(Why::OtherBoot));
+    assert_eq!(life(&record), Liveness::Alive);
+    assert_eq!(judge(&record, "another boot"), Liveness::Dead(LivenessReason::OtherBoot));
 
     // Since it was mounted, however it is used.
     let since = born(X, Stamp::now()).unwrap();
@@ -123,16 +123,16 @@ fn a_pinned_namespace_lives_and_dies() {
     sh("ip netns exec x ip link set lo up; stat /run/netns/x; cat /proc/self/mountinfo");
     let later = born(X, Stamp::now()).unwrap();
     assert!(later.boot_ms.abs_diff(since.boot_ms) <= 2, "{since:?} {later:?}");
-    assert_eq!(life(&record), Life::Alive);
+    assert_eq!(life(&record), Liveness::Alive);
 
     // /var/run is a link to /run.
     let mut by_link = record.clone();
     by_link.netns = Some(capture("/var/run/netns/x").unwrap());
-    assert_eq!(life(&by_link), Life::Alive);
+    assert_eq!(life(&by_link), Liveness::Alive);
 
     sh("ip netns del x");
     for record in [&record, &by_link] {
-        assert_eq!(life(record), Life::Dead(Why::NetnsGone));
+        assert_eq!(life(record), Liveness::Dead(LivenessReason::NetnsGone));
     }
     assert_eq!(born(X, Stamp::now()), None);
 }
@@ -147,7 +147,7 @@ fn a_namespace_of_the_same_name_is_another() {
     // While it is in use its number is not given away.
     let _user = Process::start(&[&["ip", "netns", "exec", "x"], &SLEEP[..]].concat());
     sh("ip netns del x; ip netns add x");
-    assert_eq!(life(&record), Life::Dead(Why::NetnsReplaced));
+    assert_eq!(life(&record), Liveness::Dead(LivenessReason::NetnsReplaced));
 }
 
 #[test]
@@ -159,10 +159,10 @@ fn the_same_number_mounted_later_is_unknown() {
     let bind = format!("touch {X}; mount --bind {} {X}", process.netns());
     sh(&bind);
     let record = record(X);
-    assert_eq!(life(&record), Life::Alive);
+    assert_eq!(life(&record), Liveness::Alive);
     std::thread::sleep(Duration::from_millis(60));
     sh(&format!("umount {X}; {bind}"));
-    assert_eq!(life(&record), Life::Unknown(Why::Remounted));
+    assert_eq!(life(&record), Liveness::Unknown(LivenessReason::Remounted));
 }
 
 #[test]
@@ -174,17 +174,17 @@ fn an_unmounted_directory_is_no_death() {
     let record = record(X);
     // Just the namespace: a plain file is left.
     sh(&format!("umount {X}"));
-    assert_eq!(life(&record), Life::Unknown(Why::NotANamespace));
+    assert_eq!(life(&record), Liveness::Unknown(LivenessReason::NotANamespace));
     // The whole directory: what was below it comes to light.
     sh("umount -l /run/netns");
-    assert_eq!(life(&record), Life::Unknown(Why::OtherDirectory));
+    assert_eq!(life(&record), Liveness::Unknown(LivenessReason::OtherDirectory));
     // Not even that.
     sh("mount -t tmpfs tmpfs /run/netns; mkdir /run/netns/dir; touch /run/netns/dir/x");
     let mut elsewhere = record.clone();
     elsewhere.netns.as_mut().unwrap().path = "/run/netns/missing/x".into();
-    assert_eq!(life(&elsewhere), Life::Unknown(Why::DirectoryGone));
+    assert_eq!(life(&elsewhere), Liveness::Unknown(LivenessReason::DirectoryGone));
     elsewhere.netns.as_mut().unwrap().path = "/run/netns/dir/x/y".into();
-    assert_eq!(life(&elsewhere), Life::Unknown(Why::DirectoryGone));
+    assert_eq!(life(&elsewhere), Liveness::Unknown(LivenessReason::DirectoryGone));
 }
 
 #[test]
@@ -206,15 +206,19 @@ fn other_files_in_its_place_are_no_death() {
         sh(&format!("cd /run/netns; {}", make.replace('X', "x")));
         let found = life(&record);
         // Another kind of namespace is on the same device; its number is never ours.
-        let expected = if make.contains("uts") { Why::NetnsReplaced } else { Why::NotANamespace };
+        let expected = if make.contains("uts") {
+            LivenessReason::NetnsReplaced
+        } else {
+            LivenessReason::NotANamespace
+        };
         match found {
-            Life::Dead(why) | Life::Unknown(why) => assert_eq!(why, expected, "{make}"),
-            Life::Alive => panic!("{make}"),
+            Liveness::Dead(why) | Liveness::Unknown(why) => assert_eq!(why, expected, "{make}"),
+            Liveness::Alive => panic!("{make}"),
         }
         assert_eq!(found.is_dead(), make.contains("uts"), "{make}");
         sh("cd /run/netns; umount x 2>/dev/null || true; rm -rf x");
     }
-    assert_eq!(life(&record), Life::Dead(Why::NetnsGone));
+    assert_eq!(life(&record), Liveness::Dead(LivenessReason::NetnsGone));
 }
 
 #[test]
@@ -227,7 +231,7 @@ fn a_container_without_mount_propagation_knows_nothing() {
     let container = Process::start(&[&private[..], &SLEEP[..]].concat());
     sh("ip netns add x");
     let record = record(X);
-    assert_eq!(life(&record), Life::Alive);
+    assert_eq!(life(&record), Liveness::Alive);
     let pid = container.id().to_string();
     let enter = ["nsenter", "--mount", "--target", &pid];
     assert_eq!(life_seen_from(ME, &enter, &record), "Unknown(NotANamespace)");
@@ -244,11 +248,11 @@ fn a_link_to_a_process_is_not_judged_dead() {
     let mut process = in_own_netns();
     sh(&format!("ln -s {} {X}", process.netns()));
     let record = record(X);
-    assert_eq!(life(&record), Life::Alive);
+    assert_eq!(life(&record), Liveness::Alive);
     process.end();
-    assert_eq!(life(&record), Life::Unknown(Why::Link));
+    assert_eq!(life(&record), Liveness::Unknown(LivenessReason::Link));
     sh(&format!("ln -sf /proc/self/ns/net {X}"));
-    assert_eq!(life(&record), Life::Unknown(Why::Link));
+    assert_eq!(life(&record), Liveness::Unknown(LivenessReason::Link));
 }
 
 #[test]
@@ -261,7 +265,7 @@ fn a_process_lives_and_dies() {
     let mut process = in_own_netns();
     let record = record(&process.netns());
     assert!(record.netns.as_ref().unwrap().pid_namespace.is_some_and(|n| n > 0));
-    assert_eq!(life(&record), Life::Alive);
+    assert_eq!(life(&record), Liveness::Alive);
     let since = born(&process.netns(), Stamp::now()).unwrap();
     assert!(since.boot_ms + 25 >= before.boot_ms && since.boot_ms <= record.created.boot_ms);
 
@@ -271,14 +275,14 @@ fn a_process_lives_and_dies() {
     // A PID namespace of its own, but the host's /proc.
     let container = ["unshare", "--pid", "--fork"];
     assert_eq!(life_seen_from(ME, &container, &record), "Unknown(OtherPidNamespace)");
-    assert_eq!(life(&record), Life::Alive);
+    assert_eq!(life(&record), Liveness::Alive);
 
     // A zombie first.
     process.0.kill().unwrap();
     std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(life(&record), Life::Dead(Why::ProcessGone));
+    assert_eq!(life(&record), Liveness::Dead(LivenessReason::ProcessGone));
     process.end();
-    assert_eq!(life(&record), Life::Dead(Why::ProcessGone));
+    assert_eq!(life(&record), Liveness::Dead(LivenessReason::ProcessGone));
     assert_eq!(born(&record.netns.unwrap().path, Stamp::now()), None);
 }
 
@@ -295,12 +299,12 @@ fn another_namespace_behind_the_process_id() {
     let _user = Process::start(&[&["nsenter", &format!("--net={user}")][..], &SLEEP[..]].concat());
     std::io::Write::write_all(process.0.stdin.as_mut().unwrap(), b"\n").unwrap();
     for _ in 0..200 {
-        if life(&record) != Life::Alive {
+        if life(&record) != Liveness::Alive {
             break;
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert_eq!(life(&record), Life::Dead(Why::ProcessReplaced));
+    assert_eq!(life(&record), Liveness::Dead(LivenessReason::ProcessReplaced));
 }
 
 #[test]
@@ -348,9 +352,9 @@ fn what_is_no_namespace_is_not_recorded() {
     }
     // Ours, whoever looks: recorded, never judged.
     let record = record("/proc/self/ns/net");
-    assert_eq!(life(&record), Life::Unknown(Why::OddProcPath));
+    assert_eq!(life(&record), Liveness::Unknown(LivenessReason::OddProcPath));
     assert_eq!(born("/proc/self/ns/net", Stamp::now()), None);
     let mut without = record.clone();
     without.netns = None;
-    assert_eq!(life(&without), Life::Unknown(Why::NoNetns));
+    assert_eq!(life(&without), Liveness::Unknown(LivenessReason::NoNetns));
 }

@@ -38,10 +38,10 @@ use model::pure::Sim;
 use model::run::{Ran, Walk, Walks, asked, run, seed_or, walk};
 use model::steps::{Pause, Step, When};
 use model::switch::{self, Switch};
-use ovs_flow_gc::clock::Deadline;
 use ovs_flow_gc::config::bridge_socket;
+use ovs_flow_gc::model::flow::{AddressMatch, Flow};
 use ovs_flow_gc::openflow::{Connection, Filter, RawEntry};
-use ovs_flow_gc::stale::flow::{AddressMatch, Flow};
+use ovs_flow_gc::util::clock::Deadline;
 use rig::{Node, Who};
 
 fn take_pure(it: &Walk) -> (u64, Tally, Result<(), String>) {

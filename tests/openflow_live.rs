@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use ovs_flow_gc::clock::Deadline;
+use ovs_flow_gc::model::flow::{Actions, Address, Flow, Side};
 use ovs_flow_gc::openflow::{
-    Applied, Connection, Entry, Error, Filter, Version, delete_strict_over, filters_for_address,
+    Applied, Connection, Entry, Error, Filter, Version, delete_strict_parallel, filters_for_address,
 };
-use ovs_flow_gc::stale::flow::{Actions, Address, Flow, Side};
+use ovs_flow_gc::util::clock::Deadline;
 
 /// A switch of its own: network namespace, run directory, database, both daemons.
 struct Switch {
@@ -534,13 +534,13 @@ fn filters_find_every_flow_of_an_address() {
         prepare(&switch);
         add_numbered(&switch, "br0", &all_flows());
         let mut connection = switch.open("br0", version);
-        let everything = dump(&mut connection, &Filter::all());
+        let registry_snapshot = dump(&mut connection, &Filter::all());
         for text in ["10.244.1.5", "fd00::5", "0a:00:00:00:00:01"] {
             let address = text
                 .parse()
                 .map(Address::Ip)
                 .unwrap_or_else(|_| Address::Mac(text.parse().unwrap()));
-            let wanted: BTreeSet<u64> = everything
+            let wanted: BTreeSet<u64> = registry_snapshot
                 .iter()
                 .filter(|(_, flow)| flow.matches.addresses.iter().any(|a| a.address == address))
                 .map(|(entry, _)| entry.cookie())
@@ -743,7 +743,7 @@ fn a_switch_that_is_away_hung_or_hangs_up() {
     }
     // More than its backlog of 64: connect itself would block for ever.
     let waiting: Vec<_> = (0..80)
-        .filter_map(|_| ovs_flow_gc::clock::connect_within(&path, within(20)).ok())
+        .filter_map(|_| ovs_flow_gc::util::clock::connect_within(&path, within(20)).ok())
         .collect();
     assert!(waiting.len() < 80);
     let error = Connection::open(&path, within(200)).unwrap_err();
@@ -856,17 +856,17 @@ fn several_connections_delete_one_list() {
         let mut others = [switch.open("br0", version), switch.open("br0", version)];
         let mut meanwhile = 0;
         let deleted =
-            delete_strict_over(&mut connection, &mut others, &list, || meanwhile += 1).unwrap();
+            delete_strict_parallel(&mut connection, &mut others, &list, || meanwhile += 1).unwrap();
         assert_eq!((deleted.sent, meanwhile), (2500, 1), "{version}");
         assert_eq!(deleted.refused.iter().map(|(i, _)| *i).collect::<Vec<_>>(), [700, 2400]);
         let content = |list: &[Entry]| list.iter().map(Entry::content).collect::<BTreeSet<_>>();
         assert_eq!(content(&entries(&mut connection)), content(&kept), "{version}");
         // One that does not answer in time fails the call.
         others[1].set_deadline(within(0));
-        let failed = delete_strict_over(&mut connection, &mut others, &kept, || {});
+        let failed = delete_strict_parallel(&mut connection, &mut others, &kept, || {});
         assert!(matches!(failed, Err(Error::TimedOut { .. })), "{failed:?}");
         let none: [Entry; 0] = [];
-        let nothing = delete_strict_over(&mut connection, &mut [], &none, || {}).unwrap();
+        let nothing = delete_strict_parallel(&mut connection, &mut [], &none, || {}).unwrap();
         assert_eq!(nothing, Applied::default());
     }
 }

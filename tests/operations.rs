@@ -13,12 +13,12 @@ mod rig;
 
 #[path = "operations/adopt.rs"]
 mod adopt;
-#[path = "operations/brake.rs"]
-mod brake;
 #[path = "operations/image.rs"]
 mod image;
 #[path = "operations/journal.rs"]
 mod journal;
+#[path = "operations/brake.rs"]
+mod mass_death_guard;
 #[path = "operations/pause.rs"]
 mod pause;
 #[path = "operations/undo.rs"]

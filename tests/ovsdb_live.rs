@@ -18,12 +18,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
+use ovs_flow_gc::model::flow::MacAddr;
+use ovs_flow_gc::model::row::RowId;
 use ovs_flow_gc::ovsdb::{
     Client, Error, How, Leaving, Ofport, Ovn, Port, Snapshot, Wanted, find_for_delete, find_port,
     marks,
 };
-use ovs_flow_gc::stale::case::RowId;
-use ovs_flow_gc::stale::flow::MacAddr;
 use switch::{Switch, after, median, ms, run, until};
 
 /// Writes the marks of every CNI of the table, as each writes them.

@@ -16,9 +16,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use inside::{again, inside, sh};
-use ovs_flow_gc::attachment::{Attachment, Key, State};
-use ovs_flow_gc::clock::{Deadline, Stamp};
-use ovs_flow_gc::registry::{Deleted, Error, Registry, Subject, new_generation};
+use ovs_flow_gc::model::attachment::{Attachment, Key, State};
+use ovs_flow_gc::store::{Deleted, Error, Registry, Subject, new_generation};
+use ovs_flow_gc::util::clock::{Deadline, Stamp};
 use serde_json::{Value, json};
 
 const ENOSPC: Option<i32> = Some(28);
@@ -89,7 +89,7 @@ fn a_full_disk_loses_nothing() {
     assert_eq!(lock.set_network_state(&first.key.network, &1).unwrap_err().errno(), ENOSPC);
 
     // A death is written down even so, and the operator can pause.
-    lock.bury(&gone(first)).unwrap();
+    lock.write_tombstone(&gone(first)).unwrap();
     assert_eq!(lock.get(&first.key).unwrap(), None);
     let tombstone = lock.tombstones_of(&first.key).unwrap().remove(0);
     assert_eq!((tombstone.state, tombstone.generation), (State::Deleting, first.generation));
@@ -102,10 +102,10 @@ fn a_full_disk_loses_nothing() {
     assert!(registry.journals().unwrap().is_empty());
     assert_eq!(sh(&format!("ls -A {}/journal", root.display())), "");
 
-    let everything = lock.snapshot().unwrap();
-    assert_eq!(everything.attachments.len(), written.len() - 1);
-    assert!(everything.is_complete() && everything.corrupt.is_empty());
-    assert!(everything.leftovers.is_empty());
+    let registry_snapshot = lock.snapshot().unwrap();
+    assert_eq!(registry_snapshot.attachments.len(), written.len() - 1);
+    assert!(registry_snapshot.is_complete() && registry_snapshot.corrupt.is_empty());
+    assert!(registry_snapshot.leftovers.is_empty());
 
     // Room again.
     lock.remove_tombstone(&tombstone).unwrap();
@@ -151,8 +151,8 @@ fn no_inode_left_is_an_error_too() {
     let lock = registry.lock(soon()).unwrap();
     let error = lock.put(&attachment("c1")).unwrap_err();
     assert_eq!(error.errno(), ENOSPC, "{error}");
-    let everything = lock.snapshot().unwrap();
-    assert!(everything.attachments.is_empty() && everything.leftovers.is_empty());
+    let registry_snapshot = lock.snapshot().unwrap();
+    assert!(registry_snapshot.attachments.is_empty() && registry_snapshot.leftovers.is_empty());
 }
 
 #[test]
@@ -205,17 +205,17 @@ fn in_memory() -> tempfile::TempDir {
 fn check_after_a_crash(registry: &Registry) -> Vec<Key> {
     // The kernel released the dead one's lock.
     let lock = registry.lock(Deadline::after(Duration::from_millis(500))).unwrap();
-    let everything = lock.snapshot().unwrap();
-    assert!(everything.corrupt.is_empty(), "{:?}", everything.corrupt);
-    assert!(everything.is_complete(), "{:?}", everything.failures);
-    for network in &everything.networks {
+    let registry_snapshot = lock.snapshot().unwrap();
+    assert!(registry_snapshot.corrupt.is_empty(), "{:?}", registry_snapshot.corrupt);
+    assert!(registry_snapshot.is_complete(), "{:?}", registry_snapshot.failures);
+    for network in &registry_snapshot.networks {
         network.state::<Value>().unwrap();
     }
-    lock.tidy(&everything).unwrap();
+    lock.tidy(&registry_snapshot).unwrap();
     let tidied = lock.snapshot().unwrap();
-    assert_eq!(tidied.attachments, everything.attachments);
-    assert_eq!(tidied.tombstones, everything.tombstones);
-    let all = everything.attachments.iter().chain(&everything.tombstones);
+    assert_eq!(tidied.attachments, registry_snapshot.attachments);
+    assert_eq!(tidied.tombstones, registry_snapshot.tombstones);
+    let all = registry_snapshot.attachments.iter().chain(&registry_snapshot.tombstones);
     all.map(|a| a.key.clone()).collect()
 }
 
@@ -226,13 +226,13 @@ fn a_life(registry: &Registry) {
     lock.put(&a).unwrap();
     lock.set_network_state(&a.key.network, &json!({"stage": 1})).unwrap();
     assert!(lock.update(&a, |a| a.attempts += 1).unwrap());
-    lock.bury(&gone(&a)).unwrap();
+    lock.write_tombstone(&gone(&a)).unwrap();
     assert!(lock.update(&a, |a| a.attempts += 1).unwrap());
     let old = a.clone();
     a.generation = new_generation();
     lock.put(&a).unwrap();
     lock.remove_tombstone(&old).unwrap();
-    lock.bury(&gone(&a)).unwrap();
+    lock.write_tombstone(&gone(&a)).unwrap();
     lock.set_network_state(&a.key.network, &json!({"stage": 2})).unwrap();
 }
 
@@ -278,7 +278,7 @@ fn scribble(registry: &Registry) {
         match lock.get(&key).unwrap() {
             None => lock.put(&attachment(key.container.as_str())).unwrap(),
             Some(a) if n % 2 == 0 => assert!(lock.update(&a, |a| a.attempts += 1).unwrap()),
-            Some(a) => lock.bury(&gone(&a)).unwrap(),
+            Some(a) => lock.write_tombstone(&gone(&a)).unwrap(),
         }
         let tombstones = lock.tombstones_of(&key).unwrap();
         if let [first, _, ..] = &tombstones[..] {
@@ -357,7 +357,7 @@ fn processes_at_once_lose_no_update() {
             let own = attachment(&format!("p{}-{n}", std::process::id()));
             registry.lock(soon()).unwrap().put(&own).unwrap();
             if n % 2 == 0 {
-                registry.lock(soon()).unwrap().bury(&gone(&own)).unwrap();
+                registry.lock(soon()).unwrap().write_tombstone(&gone(&own)).unwrap();
             }
         }
         return;
@@ -372,13 +372,13 @@ fn processes_at_once_lose_no_update() {
     };
     let mut children: Vec<_> = (0..8).map(spawn).collect();
     while children.iter_mut().any(|c| c.try_wait().unwrap().is_none()) {
-        let everything = registry.snapshot().unwrap();
-        assert!(everything.attachments.iter().any(|a| a.key == key("shared")));
-        assert!(everything.corrupt.is_empty() && everything.is_complete());
+        let registry_snapshot = registry.snapshot().unwrap();
+        assert!(registry_snapshot.attachments.iter().any(|a| a.key == key("shared")));
+        assert!(registry_snapshot.corrupt.is_empty() && registry_snapshot.is_complete());
     }
     assert!(children.iter_mut().all(|c| c.wait().unwrap().success()));
-    let everything = registry.snapshot().unwrap();
-    assert_eq!(everything.attachments.len(), 1 + 8 * 12);
-    assert_eq!(everything.tombstones.len(), 8 * 13);
+    let registry_snapshot = registry.snapshot().unwrap();
+    assert_eq!(registry_snapshot.attachments.len(), 1 + 8 * 12);
+    assert_eq!(registry_snapshot.tombstones.len(), 8 * 13);
     assert_eq!(registry.get(&key("shared")).unwrap().unwrap().attempts, 8 * 25);
 }

@@ -9,15 +9,15 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use ovs_flow_gc::stale::case::{
-    Case, Dead, Live, LiveRegister, Network, Ports, RegisterRule, RegisterSource, RowId,
-};
-use ovs_flow_gc::stale::flow::{
+use ovs_flow_gc::judge::input::{Dead, JudgeInput, Live, LiveRegister, Network, Ports};
+use ovs_flow_gc::judge::{Basis, BasisFacts, Judge, Learned, Reason, Survey, Token, Verdict};
+use ovs_flow_gc::model::flow::{
     Actions, Address, AddressMatch, Flow, MacAddr, Match, RegisterMatch, RegisterRange,
     RegisterWrite, Side,
 };
-use ovs_flow_gc::stale::workload::Member;
-use ovs_flow_gc::stale::{Basis, BasisFacts, Judge, Learned, Reason, Survey, Token, Verdict};
+use ovs_flow_gc::model::register::{RegisterRule, RegisterSource};
+use ovs_flow_gc::model::row::RowId;
+use ovs_flow_gc::model::workload::Member;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option::{of, weighted};
 use proptest::prelude::*;
@@ -107,7 +107,7 @@ prop_compose! {
     fn dead(networks: usize)(
         network in 0..networks,
         ofport in weighted(0.8, port()),
-        (former, number_since) in (vec(port(), 0..2), of(seconds())),
+        (previous_ofports, number_since) in (vec(port(), 0..2), of(seconds())),
         interface in of((0..6u128).prop_map(RowId)),
         addresses in vec(address(), 0..3),
         vlans in prop_oneof![3 => Just(Vec::new()), 1 => vec(0..3u16, 1..2)],
@@ -125,7 +125,7 @@ prop_compose! {
         Dead {
             network,
             ofport,
-            former,
+            previous_ofports,
             number_since,
             interface,
             addresses,
@@ -151,7 +151,7 @@ prop_compose! {
     fn live(networks: usize)(
         network in weighted(0.8, 0..networks),
         ofport in weighted(0.8, port()),
-        (former, number_since) in (vec(port(), 0..2), of(seconds())),
+        (previous_ofports, number_since) in (vec(port(), 0..2), of(seconds())),
         addresses in vec(address(), 0..3),
         vlans in prop_oneof![3 => Just(Vec::new()), 1 => vec(1..3u16, 1..2)],
         addresses_known in weighted(0.8, Just(())),
@@ -161,13 +161,13 @@ prop_compose! {
             2 => Just(LiveRegister::Unknown),
         ],
         age in weighted(0.8, seconds()),
-        newcomer in weighted(0.3, Just(())),
+        adding in weighted(0.3, Just(())),
         member in member(),
     ) -> Live {
         Live {
             network,
             ofport,
-            former,
+            previous_ofports,
             number_since,
             addresses,
             vlans,
@@ -175,13 +175,13 @@ prop_compose! {
             is_pod: true,
             register,
             age,
-            newcomer: newcomer.is_some(),
+            adding: adding.is_some(),
             member,
         }
     }
 }
 
-fn case() -> impl Strategy<Value = Case> {
+fn input() -> impl Strategy<Value = JudgeInput> {
     vec(network(), 1..3).prop_flat_map(|networks| {
         let n = networks.len();
         (
@@ -192,7 +192,7 @@ fn case() -> impl Strategy<Value = Case> {
             weighted(0.2, seconds()),
         )
             .prop_map(
-                move |(dead, live, (by_number, requested), unassigned, switch_up)| Case {
+                move |(dead, live, (by_number, requested), unassigned, switch_up)| JudgeInput {
                     networks: networks.clone(),
                     dead,
                     live,
@@ -324,25 +324,25 @@ fn flows() -> impl Strategy<Value = Vec<Flow>> {
     vec(prop_oneof![3 => flow(), 2 => classifier(), 1 => pair()], 0..7)
 }
 
-fn learn(case: &Case, flows: &[Flow]) -> Learned {
-    let mut survey = Survey::new(case);
+fn learn(input: &JudgeInput, flows: &[Flow]) -> Learned {
+    let mut survey = Survey::new(input);
     for flow in flows {
         survey.see(flow);
     }
     survey.finish()
 }
 
-fn judge(case: &Case, flows: &[Flow]) -> Vec<Verdict> {
-    let learned = learn(case, flows);
-    let judge = Judge::new(case, &learned);
+fn judge(input: &JudgeInput, flows: &[Flow]) -> Vec<Verdict> {
+    let learned = learn(input, flows);
+    let judge = Judge::new(input, &learned);
     flows.iter().map(|flow| judge.verdict(flow)).collect()
 }
 
 /// What a flow that only names one live attachment looks like: masks, ages and everything
 /// else are `shape`'s, tokens are its own.
-fn of_owners(case: &Case, owners: &[usize], mut shape: Flow, picks: &[Index]) -> Flow {
+fn of_owners(input: &JudgeInput, owners: &[usize], mut shape: Flow, picks: &[Index]) -> Flow {
     let mut picks = picks.iter().cycle();
-    let mut owner = || &case.live[*picks.next().unwrap().get(owners)];
+    let mut owner = || &input.live[*picks.next().unwrap().get(owners)];
     shape.matches.in_port = shape.matches.in_port.and_then(|_| owner().ofport);
     let mut addresses = Vec::new();
     for m in &shape.matches.addresses {
@@ -357,22 +357,22 @@ fn of_owners(case: &Case, owners: &[usize], mut shape: Flow, picks: &[Index]) ->
     let mut registers = Vec::new();
     for _ in &shape.matches.registers {
         let Some((network, value)) = value(owner()) else { continue };
-        let index = network.map_or(0, |n| case.networks[n].register.index);
+        let index = network.map_or(0, |n| input.networks[n].register.index);
         registers.push(RegisterMatch { index, value, mask: u32::MAX });
     }
     shape.matches.registers = registers;
     let mut writes = Vec::new();
     for w in &shape.actions.register_writes {
         let Some((network, value)) = value(owner()) else { continue };
-        let index = network.map_or(0, |n| case.networks[n].register.index);
+        let index = network.map_or(0, |n| input.networks[n].register.index);
         writes.push(RegisterWrite { index, mask: u32::MAX, value: Some(value), ..*w });
     }
     shape.actions.register_writes = writes;
     shape
 }
 
-fn owns(case: &Case, learned: &Learned, i: usize, token: Token) -> bool {
-    let dead = &case.dead[i];
+fn owns(input: &JudgeInput, learned: &Learned, i: usize, token: Token) -> bool {
+    let dead = &input.dead[i];
     match token {
         Token::Port(port) => dead.had(port),
         Token::Address(address) => dead.addresses.contains(&address),
@@ -380,7 +380,7 @@ fn owns(case: &Case, learned: &Learned, i: usize, token: Token) -> bool {
             // A number that its port has or had, or its address, where values are computed.
             let number = register.value >> register.mask.trailing_zeros();
             let found = learned.basis_facts[dead.network].found();
-            let configured = case.networks[dead.network].register.source;
+            let configured = input.networks[dead.network].register.source;
             let by_number = configured == RegisterSource::Ofport || found == Some(Basis::Ofport);
             let computed = match found {
                 Some(Basis::Ipv4) => dead.addresses.contains(&Address::Ip(ipv4(number))),
@@ -439,17 +439,17 @@ proptest! {
     /// The promise. By rule 5 only a flow that pairs tokens of two can go.
     #[test]
     fn a_flow_of_the_living_is_never_stale(
-        case in case(), another in live(1), mut flows in flows(),
+        input in input(), another in live(1), mut flows in flows(),
         shape in prop_oneof![2 => flow(), 1 => classifier(), 2 => pair()],
         one in any::<bool>(), picks in vec(any::<Index>(), 9),
     ) {
-        let mut case = case;
-        case.live.push(another);
-        case.live.iter_mut().for_each(|live| live.newcomer = false);
-        let all: Vec<usize> = (0..case.live.len()).collect();
+        let mut input = input;
+        input.live.push(another);
+        input.live.iter_mut().for_each(|live| live.adding = false);
+        let all: Vec<usize> = (0..input.live.len()).collect();
         let owners = if one { vec![*picks[0].get(&all)] } else { all };
-        flows.push(of_owners(&case, &owners, shape, &picks));
-        let verdict = *judge(&case, &flows).last().unwrap();
+        flows.push(of_owners(&input, &owners, shape, &picks));
+        let verdict = *judge(&input, &flows).last().unwrap();
         prop_assert!(
             !verdict.stale || (!one && verdict.reason.rule() == Some(5)),
             "{:?}: {}", flows.last(), verdict.reason
@@ -458,12 +458,12 @@ proptest! {
 
     #[test]
     fn the_order_of_flows_does_not_matter(
-        case in case(), flows in flows(), seed in any::<u64>(),
+        input in input(), flows in flows(), seed in any::<u64>(),
     ) {
         let order = shuffled(flows.len(), seed);
-        let before = judge(&case, &flows);
+        let before = judge(&input, &flows);
         let moved: Vec<Flow> = order.iter().map(|i| flows[*i].clone()).collect();
-        let after = judge(&case, &moved);
+        let after = judge(&input, &moved);
         for (to, from) in order.iter().enumerate() {
             prop_assert_eq!(before[*from], after[to]);
         }
@@ -471,29 +471,29 @@ proptest! {
 
     #[test]
     fn the_order_of_attachments_does_not_matter(
-        case in case(), flows in flows(), seed in any::<u64>(),
+        input in input(), flows in flows(), seed in any::<u64>(),
     ) {
-        let mut other = case.clone();
-        other.dead = shuffled(case.dead.len(), seed).iter().map(|i| case.dead[*i].clone()).collect();
-        other.live = shuffled(case.live.len(), seed).iter().map(|i| case.live[*i].clone()).collect();
+        let mut other = input.clone();
+        other.dead = shuffled(input.dead.len(), seed).iter().map(|i| input.dead[*i].clone()).collect();
+        other.live = shuffled(input.live.len(), seed).iter().map(|i| input.live[*i].clone()).collect();
         other.networks.reverse();
-        let last = case.networks.len() - 1;
+        let last = input.networks.len() - 1;
         other.dead.iter_mut().for_each(|d| d.network = last - d.network);
         other.live.iter_mut().for_each(|l| l.network = l.network.map(|n| last - n));
-        for (a, b) in judge(&case, &flows).iter().zip(judge(&other, &flows)) {
+        for (a, b) in judge(&input, &flows).iter().zip(judge(&other, &flows)) {
             prop_assert_eq!(gist(a), gist(&b));
         }
     }
 
     #[test]
     fn an_empty_identity_condemns_nothing(
-        case in case(), flows in flows(), ports in vec(select(vec![0, LOCAL, 0xff00, 0xffff]), 4),
+        input in input(), flows in flows(), ports in vec(select(vec![0, LOCAL, 0xff00, 0xffff]), 4),
     ) {
-        let mut case = case;
-        case.networks.iter_mut().for_each(|n| n.reap_dangling = false);
-        for (dead, port) in case.dead.iter_mut().zip(ports) {
+        let mut input = input;
+        input.networks.iter_mut().for_each(|n| n.reap_dangling = false);
+        for (dead, port) in input.dead.iter_mut().zip(ports) {
             dead.ofport = dead.ofport.map(|_| port);
-            dead.former.iter_mut().for_each(|number| *number = port);
+            dead.previous_ofports.iter_mut().for_each(|number| *number = port);
             dead.addresses = vec![
                 Address::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
                 Address::Mac(MacAddr([0; 6])),
@@ -501,7 +501,7 @@ proptest! {
             ];
             dead.register = dead.register.map(|_| 0);
         }
-        for (flow, verdict) in flows.iter().zip(judge(&case, &flows)) {
+        for (flow, verdict) in flows.iter().zip(judge(&input, &flows)) {
             prop_assert!(!verdict.stale, "{:?}: {}", flow, verdict.reason);
         }
     }
@@ -513,31 +513,31 @@ proptest! {
     /// to both.
     #[test]
     fn one_more_live_attachment_never_condemns(
-        case in case(), flows in flows(), new in live(1),
+        input in input(), flows in flows(), new in live(1),
     ) {
-        let mut more = case.clone();
+        let mut more = input.clone();
         let row = RowId(99);
         if let Some(port) = new.ofport {
-            let explained = case.live.iter().any(|l| l.ofport == Some(port))
-                || case.ports.by_number.get(&port).is_none_or(|row| {
-                    case.dead.iter().any(|d| d.ofport == Some(port) && d.interface == Some(*row))
+            let explained = input.live.iter().any(|l| l.ofport == Some(port))
+                || input.ports.by_number.get(&port).is_none_or(|row| {
+                    input.dead.iter().any(|d| d.ofport == Some(port) && d.interface == Some(*row))
                 });
             prop_assume!(port != LOCAL && explained);
             more.ports.by_number.entry(port).or_insert(row);
         }
         more.live.push(new);
         let learned = learn(&more, &flows);
-        let mut case = case;
-        for (network, facts) in case.networks.iter_mut().zip(&learned.basis_facts) {
+        let mut input = input;
+        for (network, facts) in input.networks.iter_mut().zip(&learned.basis_facts) {
             network.basis = facts.clone();
         }
-        for (network, facts) in case.networks.iter_mut().zip(&learned.networks) {
+        for (network, facts) in input.networks.iter_mut().zip(&learned.networks) {
             if let RegisterSource::Learn { distinct_seen, .. } = &mut network.register.source {
                 *distinct_seen |= facts.distinct_seen;
             }
         }
         for ((flow, before), after) in
-            flows.iter().zip(judge(&case, &flows)).zip(judge(&more, &flows))
+            flows.iter().zip(judge(&input, &flows)).zip(judge(&more, &flows))
         {
             let by_rule = matches!(after.reason.rule(), Some(1..=4));
             let condemned = !before.stale && after.stale && by_rule;
@@ -546,21 +546,21 @@ proptest! {
     }
 
     #[test]
-    fn every_rule_is_reached_through_a_token_of_the_dead(case in case(), flows in flows()) {
-        let learned = learn(&case, &flows);
-        let judge = Judge::new(&case, &learned);
+    fn every_rule_is_reached_through_a_token_of_the_dead(input in input(), flows in flows()) {
+        let learned = learn(&input, &flows);
+        let judge = Judge::new(&input, &learned);
         for flow in &flows {
             let verdict = judge.verdict(flow);
             match (verdict.stale, verdict.reason, verdict.dead) {
                 (true, Reason::Dangling { .. }, None) => {}
                 (true, reason, Some(i)) => {
                     let token = reason.token().unwrap();
-                    prop_assert!(owns(&case, &learned, i, token) && names(flow, token), "{}", reason);
+                    prop_assert!(owns(&input, &learned, i, token) && names(flow, token), "{}", reason);
                     if let Reason::NobodyHasBoth { with, .. } = reason {
-                        prop_assert!(owns(&case, &learned, i, with) && names(flow, with), "{}", reason);
+                        prop_assert!(owns(&input, &learned, i, with) && names(flow, with), "{}", reason);
                     }
                     // Without it, nothing about this token is left to condemn.
-                    let mut without = case.clone();
+                    let mut without = input.clone();
                     without.dead.retain(|d| match token {
                         Token::Port(port) => !d.had(port),
                         Token::Address(address) => !d.addresses.contains(&address),
@@ -577,11 +577,11 @@ proptest! {
     }
 
     #[test]
-    fn what_the_survey_lets_go_is_kept(case in case(), flows in flows()) {
-        let mut survey = Survey::new(&case);
+    fn what_the_survey_lets_go_is_kept(input in input(), flows in flows()) {
+        let mut survey = Survey::new(&input);
         let wanted: Vec<bool> = flows.iter().map(|flow| survey.see(flow)).collect();
         let learned = survey.finish();
-        let judge = Judge::new(&case, &learned);
+        let judge = Judge::new(&input, &learned);
         for (flow, wanted) in flows.iter().zip(wanted) {
             let verdict = judge.verdict(flow);
             prop_assert!(wanted || !verdict.stale, "{:?}: {}", flow, verdict.reason);
@@ -595,11 +595,11 @@ proptest! {
     /// Rule 4 asks for live registers as a courtesy.
     #[test]
     fn part_of_a_dump_condemns_no_more_than_the_whole(
-        case in case(), flows in flows(), part in vec(any::<bool>(), 7),
+        input in input(), flows in flows(), part in vec(any::<bool>(), 7),
         wide in select(vec![u32::MAX, 0xffff]),
     ) {
-        let mut case = case;
-        for network in &mut case.networks {
+        let mut input = input;
+        for network in &mut input.networks {
             network.register.index = 0;
             if network.register.source.is_computed() {
                 network.register.source = RegisterSource::Pod;
@@ -612,15 +612,15 @@ proptest! {
             output_registers.iter_mut().for_each(|range| range.mask = wide);
             register_writes.iter_mut().filter(|w| w.index != 0).for_each(|w| w.mask = wide);
         }
-        let mut survey = Survey::partial(&case);
+        let mut survey = Survey::partial(&input);
         let mut seen = Vec::new();
         for (flow, _) in flows.iter().zip(part).filter(|(_, part)| *part) {
             let wanted = survey.see(flow);
             seen.push((flow, wanted));
         }
         let learned = survey.finish();
-        let judge = Judge::new(&case, &learned);
-        let whole = self::judge(&case, &flows);
+        let judge = Judge::new(&input, &learned);
+        let whole = self::judge(&input, &flows);
         for (flow, wanted) in seen {
             let in_part = judge.verdict(flow);
             let in_whole = flows.iter().zip(&whole).find(|(f, _)| *f == flow).unwrap().1;
@@ -648,9 +648,9 @@ fn the_generators_reach_every_reason() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut reached = std::collections::BTreeMap::new();
     for _ in 0..60_000 {
-        let case = case().new_tree(&mut runner).unwrap().current();
+        let input = input().new_tree(&mut runner).unwrap().current();
         let flows = flows().new_tree(&mut runner).unwrap().current();
-        for verdict in judge(&case, &flows) {
+        for verdict in judge(&input, &flows) {
             let (_, gist, _) = gist(&verdict);
             *reached.entry(gist).or_insert(0) += 1;
         }

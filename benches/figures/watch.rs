@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ovs_flow_gc::clock::Deadline;
 use ovs_flow_gc::openflow::{Connection, Filter, What};
+use ovs_flow_gc::util::clock::Deadline;
 
 use super::rig::Node;
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Pending;
-use crate::attachment::{Key, Pod};
+use crate::model::attachment::{Key, Pod};
 
 /// The largest cached result we read, in bytes.
 const MOST: u64 = 1 << 20;
@@ -82,11 +82,11 @@ fn parse(text: &str) -> Result<Pending, String> {
 #[cfg(feature = "fuzzing")]
 pub(crate) fn fuzz(text: &str) -> bool {
     let Ok(pending) = parse(text) else { return false };
-    crate::registry::fuzzing::stays_inside(&pending.key);
+    crate::store::fuzzing::stays_inside(&pending.key);
     assert!(pending.pod.is_none_or(|pod| !pod.name.is_empty()));
     assert!(pending.netns.as_deref() != Some(""));
-    let own = crate::plugin::own_of_result(&pending.result, "", pending.key.ifname.as_str());
-    let usable = |ip| !crate::stale::flow::Address::Ip(ip).is_unusable();
+    let own = crate::cni::own_of_result(&pending.result, "", pending.key.ifname.as_str());
+    let usable = |ip| !crate::model::flow::Address::Ip(ip).is_unusable();
     assert!(own.ips.into_iter().all(usable));
     true
 }

@@ -15,23 +15,23 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::attachment::{Attachment, ContainerId, IfName, Key, Netns, NetworkName, Pod};
-use crate::clock::{Deadline, Stamp, boot_id};
 use crate::config::{Config, NetworkState, database_socket};
 use crate::liveness::netns::{self, CaptureError};
-use crate::liveness::{Life, Why};
+use crate::liveness::{Liveness, LivenessReason};
+use crate::model::attachment::{Attachment, ContainerId, IfName, Key, Netns, NetworkName, Pod};
 use crate::ovsdb::{
     Client, Interface, Marks, Ofport, Port, Snapshot, Wanted, find_port, marks, same_netns,
 };
-use crate::registry::{self, Everything, Registry, new_generation};
-use crate::sweep::{device_of, is_anothers, marked_as, register_of};
+use crate::reconcile::{device_of, is_anothers, marked_as, register_of};
+use crate::store::{self, Registry, RegistrySnapshot, new_generation};
+use crate::util::clock::{Deadline, Stamp, boot_id};
 
 /// Why nobody can be adopted now.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The state directory.
     #[error(transparent)]
-    Registry(#[from] registry::Error),
+    Registry(#[from] store::Error),
     /// The database.
     #[error(transparent)]
     Ovsdb(#[from] crate::ovsdb::Error),
@@ -74,7 +74,7 @@ pub struct Adoption<'a> {
     /// For the database, then for the lock of the records.
     pub timeout: std::time::Duration,
     /// False: nothing is recorded.
-    pub act: bool,
+    pub dry_run: bool,
     /// Record pods that have a tombstone, too, if they live. It takes a person's word: a DEL that
     /// is under way has a tombstone and a namespace that is still there.
     pub again: bool,
@@ -99,7 +99,7 @@ impl Adoption<'_> {
         let mut client = Client::connect(&database_socket(self.run_dir), deadline)?;
         let snapshot = client.snapshot()?;
         let boot = boot_id().map_err(Error::BootId)?;
-        let everything = registry.snapshot()?;
+        let registry_snapshot = registry.snapshot()?;
         let mut adopted = Adopted::default();
 
         let mut pending = Vec::new();
@@ -109,31 +109,33 @@ impl Adoption<'_> {
             }
         }
         if self.again {
-            from_tombstones(&everything.tombstones, &mut pending);
+            from_tombstones(&registry_snapshot.tombstones, &mut pending);
         }
         let mut names = networks.keys();
         let only = names.next().filter(|_| names.next().is_none());
         from_marks(&snapshot, only, &mut pending, &mut adopted.skipped);
         let mut retired = Vec::new();
         for pending in pending {
-            if everything.attachments.iter().any(|r| pending.is_of(r)) {
+            if registry_snapshot.attachments.iter().any(|r| pending.is_of(r)) {
                 continue;
             }
             let Some(network) = networks.get(&pending.key.network) else { continue };
             let dead: Vec<&Attachment> =
-                everything.tombstones.iter().filter(|t| pending.is_of(t)).collect();
+                registry_snapshot.tombstones.iter().filter(|t| pending.is_of(t)).collect();
             let last = dead.iter().copied().max_by_key(|t| (t.boot_id == boot, t.created.boot_ms));
             match last.map(|last| life(last, &boot)) {
                 None => {}
-                Some(Life::Alive) if self.again => {}
-                Some(Life::Unknown(why)) if self.again => {
+                Some(Liveness::Alive) if self.again => {}
+                Some(Liveness::Unknown(why)) if self.again => {
                     adopted.skipped.push(format!("{}: taken for dead, and {why}", pending.key));
                     continue;
                 }
                 Some(_) => continue,
             }
             let described = describe(&snapshot, &network.state.config, pending, last, &boot);
-            match described.and_then(|record| unclaimed(&snapshot, record, &everything, &boot)) {
+            match described
+                .and_then(|record| unclaimed(&snapshot, record, &registry_snapshot, &boot))
+            {
                 Ok(record) => {
                     retired.extend(dead.into_iter().filter(|t| same_port(t, &record)));
                     adopted.again.extend(last.map(|_| record.key.clone()));
@@ -143,7 +145,7 @@ impl Adoption<'_> {
             }
         }
         adopted.leave_doubtful();
-        if self.act {
+        if !self.dry_run {
             self.write(&adopted.adopted, &retired)?;
         }
         Ok(adopted)
@@ -227,7 +229,7 @@ fn from_tombstones(tombstones: &[Attachment], pending: &mut Vec<Pending>) {
 }
 
 /// Whether somebody who has a tombstone lives after all, by the namespace that it names.
-fn life(tombstone: &Attachment, boot: &str) -> Life {
+fn life(tombstone: &Attachment, boot: &str) -> Liveness {
     if !tombstone.unrecorded {
         return netns::judge(tombstone, boot);
     }
@@ -235,8 +237,8 @@ fn life(tombstone: &Attachment, boot: &str) -> Life {
     let path = tombstone.netns.as_ref().map_or("", |n| n.path.as_str());
     let born = netns::born(path, Stamp::now()).filter(|_| tombstone.boot_id == boot);
     match born.is_some_and(|born| born.boot_ms <= tombstone.created.boot_ms) {
-        true => Life::Alive,
-        false => Life::Unknown(Why::NoNetns),
+        true => Liveness::Alive,
+        false => Liveness::Unknown(LivenessReason::NoNetns),
     }
 }
 
@@ -316,7 +318,7 @@ fn describe(
     record.adopted = true;
     record.pod = pending.pod;
     let path = pending.netns.unwrap_or_default();
-    let own = crate::plugin::own_of_result(&pending.result, &path, record.key.ifname.as_str());
+    let own = crate::cni::own_of_result(&pending.result, &path, record.key.ifname.as_str());
     record.ips = own.ips;
     record.macs = own.macs;
     let captured = netns::capture(&path);
@@ -391,13 +393,14 @@ fn describe(
 fn unclaimed(
     snapshot: &Snapshot,
     record: Attachment,
-    everything: &Everything,
+    registry_snapshot: &RegistrySnapshot,
     boot: &str,
 ) -> Result<Attachment, String> {
     let Some((_, port, interface)) = record.interface.and_then(|id| snapshot.interface(id)) else {
         return Ok(record);
     };
-    let mut others = everything.attachments.iter().filter(|r| r.interface == record.interface);
+    let mut others =
+        registry_snapshot.attachments.iter().filter(|r| r.interface == record.interface);
     match others.find(|r| !is_anothers(port, interface, r, boot)) {
         Some(other) => {
             Err(format!("{}: port {} is recorded as {}'s", record.key, port.name, other.key))
@@ -448,9 +451,9 @@ fn has_no_namespace(captured: &Result<Netns, CaptureError>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attachment::Device;
+    use crate::model::attachment::Device;
+    use crate::model::row::RowId;
     use crate::ovsdb::testing::{interface, one_bridge, port};
-    use crate::stale::case::RowId;
 
     const BOOT: &str = "this-boot";
 
@@ -512,22 +515,24 @@ mod tests {
     #[test]
     fn a_row_that_somebody_recorded_has_is_not_adopted() {
         let record = described(&switch(&[("container-id", "c1")]), None).unwrap();
-        let mut everything = Everything::default();
-        let ask = |switch: &Snapshot, everything: &Everything| {
-            unclaimed(switch, record.clone(), everything, BOOT).is_ok()
+        let mut registry_snapshot = RegistrySnapshot::default();
+        let ask = |switch: &Snapshot, registry_snapshot: &RegistrySnapshot| {
+            unclaimed(switch, record.clone(), registry_snapshot, BOOT).is_ok()
         };
-        assert!(ask(&switch(&[]), &everything));
+        assert!(ask(&switch(&[]), &registry_snapshot));
         let other = Attachment { key: key("c2"), netns: None, ..record.clone() };
-        everything.attachments.push(Attachment { interface: Some(RowId(9)), ..other.clone() });
-        assert!(ask(&switch(&[]), &everything), "it has another row");
-        everything.attachments.push(other);
-        assert!(!ask(&switch(&[]), &everything));
+        registry_snapshot
+            .attachments
+            .push(Attachment { interface: Some(RowId(9)), ..other.clone() });
+        assert!(ask(&switch(&[]), &registry_snapshot), "it has another row");
+        registry_snapshot.attachments.push(other);
+        assert!(!ask(&switch(&[]), &registry_snapshot));
         // It was the other one's before this pod was marked on it.
-        assert!(ask(&switch(&[("container-id", "c1")]), &everything));
-        for record in &mut everything.attachments {
+        assert!(ask(&switch(&[("container-id", "c1")]), &registry_snapshot));
+        for record in &mut registry_snapshot.attachments {
             record.device = Some(Device { ifindex: 8, mac: None });
         }
-        assert!(ask(&switch(&[]), &everything), "the other one's device is gone");
+        assert!(ask(&switch(&[]), &registry_snapshot), "the other one's device is gone");
     }
 
     #[test]

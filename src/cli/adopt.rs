@@ -7,9 +7,9 @@ use clap::Args;
 
 use super::{Context, Error, Exit, Table, networks, output};
 use crate::adopt::{Adopted, Adoption, Network};
-use crate::attachment::NetworkName;
 use crate::config::{Config, NetworkState};
-use crate::registry::Registry;
+use crate::model::attachment::NetworkName;
+use crate::store::Registry;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -54,7 +54,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         networks: &networks,
         cache_dir: &options.cache_dir,
         timeout: context.timeout,
-        act: !options.dry_run,
+        dry_run: options.dry_run,
         again: options.again,
     };
     let adopted = adoption.run()?;

@@ -9,13 +9,15 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Context, Error, Exit, Table, networks, output, registers};
-use crate::attachment::{Attachment, Key, State};
-use crate::clock::{Stamp, boot_id};
 use crate::config::{Config, database_socket};
-use crate::liveness::{Life, brake, netns};
+use crate::liveness::{Liveness, mass_death_guard, netns};
+use crate::model::attachment::{Attachment, Key, State};
 use crate::ovsdb::{Client, Snapshot};
-use crate::registry::{Everything, Registry};
-use crate::sweep::{World, network_states, open_bridge, orphans, pulled_brake, unrecorded_ports};
+use crate::reconcile::{
+    NodeSnapshot, network_states, open_bridge, orphans, pulled_brake, unrecorded_ports,
+};
+use crate::store::{Registry, RegistrySnapshot};
+use crate::util::clock::{Stamp, boot_id};
 
 /// So many pods of one finding are named, not just counted.
 const MOST_NAMED: usize = 10;
@@ -123,14 +125,14 @@ fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
             "ovs-flow-gc resume",
         );
     }
-    let everything = match registry.snapshot() {
-        Ok(everything) => everything,
+    let registry_snapshot = match registry.snapshot() {
+        Ok(registry_snapshot) => registry_snapshot,
         Err(error) => {
             findings.add(Level::Failure, "records", error.to_string(), "");
             return BTreeSet::new();
         }
     };
-    for torn in &everything.corrupt {
+    for torn in &registry_snapshot.corrupt {
         findings.add(
             Level::Warning,
             "records",
@@ -138,7 +140,7 @@ fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
             "ovs-flow-gc sweep moves it aside; ovs-flow-gc adopt records the pod again",
         );
     }
-    let portless = everything.attachments.iter().filter(|r| r.ofport.is_none()).count();
+    let portless = registry_snapshot.attachments.iter().filter(|r| r.ofport.is_none()).count();
     if portless > 0 {
         findings.add(
             Level::Warning,
@@ -148,7 +150,7 @@ fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
         );
     }
     let waiting: Vec<_> =
-        everything.tombstones.iter().filter(|t| t.state == State::Deleting).collect();
+        registry_snapshot.tombstones.iter().filter(|t| t.state == State::Deleting).collect();
     if let Some(first) = waiting.first() {
         let why = first.last_error.clone().unwrap_or_else(|| "not tried yet".to_owned());
         findings.add(
@@ -158,17 +160,18 @@ fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
             "ovs-flow-gc sweep; is the timer on?",
         );
     }
-    register_values(&everything, findings);
+    register_values(&registry_snapshot, findings);
     if let Ok(boot) = boot_id() {
-        let orphans = orphans::find(&everything, &boot);
+        let orphans = orphans::find(&registry_snapshot, &boot);
         findings.ok("records", format!("{} attachments", orphans.total));
-        if let Some((source, swept)) = pulled_brake(&registry, &everything, &orphans, &boot) {
+        if let Some((source, swept)) = pulled_brake(&registry, &registry_snapshot, &orphans, &boot)
+        {
             let found = format!(
                 "{} of {} attachments seem dead at once on the word of {source} alone{}: nothing of \
                  theirs is deleted",
                 orphans.dead.iter().filter(|orphan| orphan.alone().is_some()).count(),
                 orphans.total,
-                brake::swept_before(swept)
+                mass_death_guard::swept_before(swept)
             );
             let remedy = "is the netns directory mounted? If they are dead indeed: ovs-flow-gc \
                           sweep --yes";
@@ -188,14 +191,14 @@ fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
             findings.add(Level::Note, "liveness", found, "");
         }
     }
-    let records = everything.attachments.iter().chain(&everything.tombstones);
+    let records = registry_snapshot.attachments.iter().chain(&registry_snapshot.tombstones);
     records.filter_map(|r| r.bridge.clone()).collect()
 }
 
 /// Whether register values are evidence, where they are learned.
-fn register_values(everything: &Everything, findings: &mut Findings) {
-    for (network, state) in network_states(everything) {
-        let records = everything.attachments.iter().chain(&everything.tombstones);
+fn register_values(registry_snapshot: &RegistrySnapshot, findings: &mut Findings) {
+    for (network, state) in network_states(registry_snapshot) {
+        let records = registry_snapshot.attachments.iter().chain(&registry_snapshot.tombstones);
         let of = records.filter(|record| record.key.network == network);
         if let Some(proof) = registers::proof(&state, of) {
             let level = if proof.holds { Level::Ok } else { Level::Note };
@@ -265,15 +268,16 @@ fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &mut Finding
 fn unplugged(context: &Context, snapshot: &Arc<Snapshot>, findings: &mut Findings) {
     let read = context.registry().map(|registry| registry.map(|registry| registry.snapshot()));
     // What cannot be read is another finding.
-    let Ok(Some(Ok(everything))) = read else { return };
+    let Ok(Some(Ok(registry_snapshot))) = read else { return };
     let Ok(boot) = boot_id() else { return };
-    let world = World::of(Stamp::now(), boot.clone(), Arc::clone(snapshot));
+    let node = NodeSnapshot::of(Stamp::now(), boot.clone(), Arc::clone(snapshot));
     let without_port = |record: &&Attachment| {
         record.port.is_some()
-            && world.place_of(record).is_none()
-            && netns::judge(record, &boot) == Life::Alive
+            && node.place_of(record).is_none()
+            && netns::judge(record, &boot) == Liveness::Alive
     };
-    let found: Vec<&Attachment> = everything.attachments.iter().filter(without_port).collect();
+    let found: Vec<&Attachment> =
+        registry_snapshot.attachments.iter().filter(without_port).collect();
     for record in found.iter().take(MOST_NAMED) {
         let Key { network, container, ifname } = &record.key;
         let port = record.port.as_deref().unwrap_or_default();
@@ -300,8 +304,8 @@ fn unplugged(context: &Context, snapshot: &Arc<Snapshot>, findings: &mut Finding
 fn unrecorded(context: &Context, client: &mut Client, findings: &mut Findings) {
     let Ok(registry) = context.registry() else { return };
     // What cannot be read is another finding.
-    let read = World::read(registry.as_ref(), &context.run_dir, client, Stamp::now());
-    let found = read.map(|world| unrecorded_ports(&world)).unwrap_or_default();
+    let read = NodeSnapshot::read(registry.as_ref(), &context.run_dir, client, Stamp::now());
+    let found = read.map(|node| unrecorded_ports(&node)).unwrap_or_default();
     for port in found.iter().take(MOST_NAMED) {
         let remedy = if port.gone {
             "ovs-flow-gc sweep deletes its entries; ovs-vsctl del-port removes the port"

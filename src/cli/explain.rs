@@ -6,14 +6,16 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Context, Error, Exit, Table, output, registers};
-use crate::attachment::{Attachment, State};
-use crate::clock::{Stamp, boot_id};
 use crate::config::database_socket;
-use crate::liveness::{Life, netns};
-use crate::logging::escape;
+use crate::judge::Judge;
+use crate::liveness::{Liveness, netns};
+use crate::model::attachment::{Attachment, State};
 use crate::ovsdb::Client;
-use crate::stale::Judge;
-use crate::sweep::{Cause, FlowReport, Scene, Target, World, look_at, open_bridge, orphans};
+use crate::reconcile::{
+    BridgeInput, Cause, CleanTarget, FlowReport, NodeSnapshot, open_bridge, orphans, scan_bridge,
+};
+use crate::util::clock::{Stamp, boot_id};
+use crate::util::logging::escape;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -42,11 +44,11 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let boot = boot_id().map_err(Error::BootId)?;
     let now = Stamp::now();
     let mut client = Client::connect(&database_socket(&context.run_dir), context.deadline())?;
-    let world = World::read(Some(&registry), &context.run_dir, &mut client, now)?;
-    let found: Vec<Attachment> = world
+    let node = NodeSnapshot::read(Some(&registry), &context.run_dir, &mut client, now)?;
+    let found: Vec<Attachment> = node
         .records
         .iter()
-        .chain(&world.tombstones)
+        .chain(&node.tombstones)
         .filter(|record| is_meant(record, &options.who))
         .cloned()
         .collect();
@@ -56,11 +58,11 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let mut explanations = Vec::new();
     for record in &found {
         let liveness = match (record.state, netns::judge(record, &boot)) {
-            (State::Active, Life::Alive) => "alive; what a DEL now would do:".to_owned(),
-            (State::Active, Life::Unknown(why)) => {
+            (State::Active, Liveness::Alive) => "alive; what a DEL now would do:".to_owned(),
+            (State::Active, Liveness::Unknown(why)) => {
                 format!("nobody knows whether it is alive ({why}); what a DEL now would do:")
             }
-            (State::Active, Life::Dead(why)) => {
+            (State::Active, Liveness::Dead(why)) => {
                 format!("dead, to be swept ({why}):")
             }
             (State::Gone, _) => "dead, its entries are deleted; what comes late is still looked \
@@ -70,19 +72,19 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         };
         let cause = if record.state == State::Active { Cause::Del } else { Cause::Tombstone };
         let attachment = orphans::died(record.clone(), now, &boot);
-        let targets = [Target { attachment, cause }];
+        let targets = [CleanTarget { attachment, cause }];
         let (mut flows, mut ovn) = (Vec::new(), Vec::new());
-        for bridge in world.bridges_of(record) {
-            let found = world.ovs.bridges.get(bridge).filter(|b| world.ovs.is_ovn(b));
+        for bridge in node.bridges_of(record) {
+            let found = node.ovs.bridges.get(bridge).filter(|b| node.ovs.is_ovn(b));
             if let Some(found) = found {
                 ovn.push(found.name.clone());
                 continue;
             }
-            flows.extend(explain(context, &world, bridge, &targets)?);
+            flows.extend(explain(context, &node, bridge, &targets)?);
         }
-        let state = world.network(&record.key.network);
+        let state = node.network(&record.key.network);
         let of = |r: &&Attachment| r.key.network == record.key.network;
-        let records = world.records.iter().chain(&world.tombstones).filter(of);
+        let records = node.records.iter().chain(&node.tombstones).filter(of);
         let register = registers::line(state, records);
         explanations.push(Explanation { attachment: record, liveness, flows, register, ovn });
     }
@@ -98,21 +100,21 @@ fn is_meant(record: &Attachment, who: &str) -> bool {
 
 fn explain(
     context: &Context,
-    world: &World,
+    node: &NodeSnapshot,
     bridge: usize,
-    targets: &[Target],
+    targets: &[CleanTarget],
 ) -> Result<Vec<FlowReport>, Error> {
-    let Some(name) = world.ovs.bridges.get(bridge).map(|b| b.name.clone()) else {
+    let Some(name) = node.ovs.bridges.get(bridge).map(|b| b.name.clone()) else {
         return Ok(Vec::new());
     };
     let since = Instant::now();
     let mut connection = open_bridge(&context.run_dir, &name, context.deadline())?;
-    let mut scene = Scene::build(world, bridge, targets, None);
-    scene.check_ports(world, bridge, &connection.ports()?);
-    let look = look_at(&mut connection, &scene, true, since)?;
-    let judge = Judge::new(&scene.case, &look.learned);
+    let mut input = BridgeInput::build(node, bridge, targets, None);
+    input.check_ports(node, bridge, &connection.ports()?);
+    let scan = scan_bridge(&mut connection, &input, true, since)?;
+    let judge = Judge::new(&input.facts, &scan.learned);
     let mut flows = Vec::new();
-    for candidate in &look.candidates {
+    for candidate in &scan.candidates {
         let Some(verdict) = candidate.verdict(&judge) else { continue };
         if !verdict.stale && verdict.dead.is_none() {
             continue;

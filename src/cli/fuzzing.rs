@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::conflist::{Entry, Options, PLUGIN_TYPE, add_text, inspect, remove_text};
 use super::{Command, ConflistCommand, Line, node};
-use crate::registry::JournalId;
+use crate::store::JournalId;
 
 /// A network configuration.
 pub(crate) fn conflist(data: &[u8]) -> bool {

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::{Context, Error, Exit, Table, output};
 use crate::openflow::{self, Connection, Entry, Filter};
-use crate::registry::{Deleted, JournalId, Registry};
-use crate::sweep::open_bridge;
+use crate::reconcile::open_bridge;
+use crate::store::{Deleted, JournalId, Registry};
 
 /// Entries put back in one go.
 const BATCH: usize = 1_000;

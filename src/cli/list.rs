@@ -7,14 +7,14 @@ use log::warn;
 use serde::Serialize;
 
 use super::{Context, Error, Exit, Table, ago, output};
-use crate::attachment::{Attachment, State};
-use crate::clock::{Deadline, Stamp};
 use crate::config::{NetworkState, database_socket};
+use crate::model::attachment::{Attachment, State};
+use crate::model::flow::{Address, Flow};
 use crate::openflow::Filter;
 use crate::ovsdb::{Client, Ovn, Wanted};
-use crate::registry::Everything;
-use crate::stale::flow::{Address, Flow};
-use crate::sweep::{lacks_value, network_states, open_bridge};
+use crate::reconcile::{lacks_value, network_states, open_bridge};
+use crate::store::RegistrySnapshot;
+use crate::util::clock::{Deadline, Stamp};
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -43,12 +43,12 @@ struct Row<'a> {
 }
 
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
-    let everything = match context.registry()? {
+    let registry_snapshot = match context.registry()? {
         Some(registry) => registry.snapshot()?,
-        None => Everything::default(),
+        None => RegistrySnapshot::default(),
     };
     let all: Vec<&Attachment> =
-        everything.attachments.iter().chain(&everything.tombstones).collect();
+        registry_snapshot.attachments.iter().chain(&registry_snapshot.tombstones).collect();
     // One for OVSDB and all bridges: while either hangs, the records are printed all the same.
     let deadline = context.deadline();
     let nothing_to_ask = options.no_flows || all.is_empty();
@@ -56,7 +56,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let ovn_unknown = ovn.is_none();
     let ovn = ovn.unwrap_or_default();
     let is_ovn = |a: &Attachment| a.bridge.as_ref().is_some_and(|b| ovn.bridges.contains(b));
-    let networks = network_states(&everything);
+    let networks = network_states(&registry_snapshot);
     let flows = if options.no_flows {
         vec![None; all.len()]
     } else {
@@ -125,7 +125,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     }
     let text = if table.is_empty() { "no attachments".to_owned() } else { table.to_string() };
     output::say(context, &rows, &text)?;
-    Ok(if everything.corrupt.is_empty() { Exit::Done } else { Exit::Attention })
+    Ok(if registry_snapshot.corrupt.is_empty() { Exit::Done } else { Exit::Attention })
 }
 
 /// The bridges that ovn-controller runs; `None` if OVSDB does not say. A database that hangs
@@ -145,7 +145,7 @@ fn ovn(context: &Context) -> Option<Ovn> {
 fn count_flows(
     context: &Context,
     all: &[&Attachment],
-    networks: &std::collections::BTreeMap<crate::attachment::NetworkName, NetworkState>,
+    networks: &std::collections::BTreeMap<crate::model::attachment::NetworkName, NetworkState>,
     is_ovn: impl Fn(&Attachment) -> bool,
     deadline: Deadline,
 ) -> Vec<Option<u64>> {

@@ -22,10 +22,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Map, Value};
 
-use crate::clock::Deadline;
+use crate::config;
 use crate::config::Config;
-use crate::registry::{self, Registry};
-use crate::{config, logging};
+use crate::store::{self, Registry};
+use crate::util::clock::Deadline;
+use crate::util::logging;
 
 pub(crate) use output::{Table, ago};
 
@@ -133,11 +134,11 @@ pub enum Exit {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
-    Registry(#[from] registry::Error),
+    Registry(#[from] store::Error),
     #[error(transparent)]
     Adopt(#[from] crate::adopt::Error),
     #[error(transparent)]
-    Sweep(#[from] crate::sweep::Error),
+    Sweep(#[from] crate::reconcile::Error),
     #[error(transparent)]
     Ovsdb(#[from] crate::ovsdb::Error),
     #[error(transparent)]

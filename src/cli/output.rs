@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Context, Error};
-use crate::logging::{escape, is_plain};
+use crate::util::logging::{escape, is_plain};
 
 /// Left-aligned columns, two spaces apart, as kubectl prints them.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Context, Error, Exit, output};
-use crate::registry::Registry;
+use crate::store::Registry;
 
 pub(super) fn run(context: &Context, paused: bool) -> Result<Exit, Error> {
     let registry = Registry::open(&context.state_dir)?;

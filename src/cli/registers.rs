@@ -1,10 +1,10 @@
 //! What a network's register values are worth (`reg0: "learn"`), for `doctor` and `explain`:
 //! which part of the proof is missing, and what to set.
 
-use crate::attachment::Attachment;
 use crate::config::{NetworkState, Reg0, SharedValue};
-use crate::logging::escape;
-use crate::stale::{Basis, BasisFacts, ENOUGH_PORTS};
+use crate::judge::{Basis, BasisFacts, ENOUGH_PORTS};
+use crate::model::attachment::Attachment;
+use crate::util::logging::escape;
 
 /// What to set. Only an operator knows what a controller means by its values.
 const SET: &str = "set reg0: \"pod\" if each pod has a value of its own, \"none\" or a preset if \
@@ -97,20 +97,20 @@ pub(super) fn line<'r>(
 mod tests {
     use super::*;
     use crate::config::Sharer;
-    use crate::stale::PortValue;
-    use crate::stale::case::RowId;
+    use crate::judge::PortValue;
+    use crate::model::row::RowId;
 
     /// A StatefulSet's pod that was replaced by force.
     #[test]
     fn each_pod_that_shared_a_value_is_named_once() {
         let text = |names: [&str; 2]| {
             let by = names.map(|name| {
-                let key = crate::attachment::Key {
+                let key = crate::model::attachment::Key {
                     network: "podnet".parse().unwrap(),
                     container: name.parse().unwrap(),
                     ifname: "eth0".parse().unwrap(),
                 };
-                let now = crate::clock::Stamp { boot_ms: 1, wall_ms: 1 };
+                let now = crate::util::clock::Stamp { boot_ms: 1, wall_ms: 1 };
                 Sharer::of(&Attachment::new(key, 1, "boot".to_owned(), now))
             });
             sharers(&SharedValue { value: 7, by })

@@ -8,9 +8,9 @@ use log::info;
 use serde::Serialize;
 
 use super::{Context, Error, Exit, Table, output};
-use crate::liveness::{Why, brake};
-use crate::registry::Registry;
-use crate::sweep::{Once, Report, Roll, TargetReport};
+use crate::liveness::{LivenessReason, mass_death_guard};
+use crate::reconcile::{LivenessPass, Report, SweepRun, TargetReport};
+use crate::store::Registry;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -56,7 +56,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         // A state directory that cannot be written is said before it is needed.
         drop(registry.lock(context.deadline())?);
     }
-    let once = Once {
+    let run = SweepRun {
         registry: registry.as_ref(),
         run_dir: &context.run_dir,
         timeout: context.timeout,
@@ -64,21 +64,22 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         held: false,
         free: None,
         database: None,
-        act,
+        dry_run: !act,
         yes: options.yes,
         thorough: !options.only_dead,
         details: options.details || options.dry_run,
     };
-    let mut roll = once.roll_call_after_burst()?;
-    let report = once.clean(&roll, |_| true)?;
+    let mut pass = run.roll_call_after_burst()?;
+    let report = run.clean(&pass, |_| true)?;
     if act {
         report.withheld().for_each(|withheld| info!("{withheld}"));
     }
-    once.sighted(&mut roll);
-    let (held_back, swept_before) = (roll.held_back().count(), roll.swept_before);
-    let Roll { everything, orphans, braked, paused, corrupt, .. } = roll;
-    let mut unjudged: Vec<String> = everything.failures.iter().map(ToString::to_string).collect();
-    for (record, why) in orphans.unknown.iter().filter(|(_, why)| *why == Why::Failed) {
+    run.sighted(&mut pass);
+    let (held_back, swept_before) = (pass.held_back().count(), pass.swept_before);
+    let LivenessPass { registry_snapshot, orphans, braked, paused, corrupt, .. } = pass;
+    let mut unjudged: Vec<String> =
+        registry_snapshot.failures.iter().map(ToString::to_string).collect();
+    for (record, why) in orphans.unknown.iter().filter(|(_, why)| *why == LivenessReason::Failed) {
         unjudged.push(format!("{} ({}): {why}", record.title(), record.key));
     }
     let (attachments, dead) = (orphans.total, orphans.dead.len());
@@ -216,7 +217,7 @@ fn text(answer: &Answer<'_>) -> String {
              --yes",
             answer.held_back,
             answer.attachments,
-            brake::swept_before(answer.swept_before)
+            mass_death_guard::swept_before(answer.swept_before)
         );
     }
     if answer.paused {
@@ -251,9 +252,9 @@ fn text(answer: &Answer<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attachment::{Attachment, Key};
-    use crate::clock::Stamp;
-    use crate::sweep::{Cause, Target};
+    use crate::model::attachment::{Attachment, Key};
+    use crate::reconcile::{Cause, CleanTarget};
+    use crate::util::clock::Stamp;
 
     fn failed(container: &str, error: &str) -> TargetReport {
         let key = Key {
@@ -262,7 +263,7 @@ mod tests {
             ifname: "eth0".parse().unwrap(),
         };
         let attachment = Attachment::new(key, 1, String::new(), Stamp::now());
-        let mut report = TargetReport::new(&Target { attachment, cause: Cause::Tombstone });
+        let mut report = TargetReport::new(&CleanTarget { attachment, cause: Cause::Tombstone });
         report.error = Some(error.to_owned());
         report
     }
@@ -288,7 +289,7 @@ mod tests {
         let why = "cannot connect to /run/openvswitch/br0.mgmt: ".repeat(5);
         let error = format!("bridge br0: {why}");
         let targets = vec![failed("c1", &error), failed("c2", &error)];
-        let bridge = crate::sweep::BridgeReport {
+        let bridge = crate::reconcile::BridgeReport {
             bridge: "br0".to_owned(),
             error: Some(why.clone()),
             ..Default::default()

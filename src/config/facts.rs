@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::attachment::{Attachment, Key};
-use crate::clock::Stamp;
-use crate::stale::BasisFacts;
-use crate::stale::workload::Member;
+use crate::judge::BasisFacts;
+use crate::model::attachment::{Attachment, Key};
+use crate::model::workload::Member;
+use crate::util::clock::Stamp;
 
 /// More workloads than a node has pods.
 const MOST_WORKLOADS: usize = 1000;

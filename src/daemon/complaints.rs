@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::sweep::{Report, object};
+use crate::reconcile::{Report, object};
 
 /// Recording the pods that run, after the state directory was removed.
 pub(super) const PODS: &str = "recording the pods that run";
@@ -73,7 +73,7 @@ fn bridge_object(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sweep::BridgeReport;
+    use crate::reconcile::BridgeReport;
 
     fn bridge(name: &str, error: Option<&str>) -> BridgeReport {
         let error = error.map(str::to_owned);

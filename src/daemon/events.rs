@@ -14,9 +14,9 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::sleep_until;
 
-use crate::attachment::Pod;
 use crate::liveness::Source;
 use crate::liveness::kubernetes::{Api, Ask, Failure, Kubernetes};
+use crate::model::attachment::Pod;
 
 /// Who reports.
 const COMPONENT: &str = "ovs-flow-gc";

@@ -20,10 +20,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Deserialize;
 
-use super::triggers::Reason;
+use super::scheduler::Reason;
 use super::{Error, Shared, Thread};
-use crate::attachment::{Attachment, Netns};
-use crate::registry::Registry;
+use crate::model::attachment::{Attachment, Netns};
+use crate::store::Registry;
 
 /// Directories of namespaces at most: each watch costs kernel memory.
 const MOST_DIRECTORIES: usize = 1024;
@@ -141,7 +141,7 @@ impl Files<'_> {
     fn run(&mut self, mut poked: UnixStream) {
         // One event with the longest of names takes less than 300 bytes.
         let mut buffer = [0; 16 << 10];
-        while !self.shared.bell.stopped() {
+        while !self.shared.wakeup.stopped() {
             let timeout = if self.missing {
                 PollTimeout::try_from(TRY_AGAIN).unwrap_or(PollTimeout::NONE)
             } else {
@@ -201,7 +201,7 @@ impl Files<'_> {
 
     /// Rings for an event; whether what is watched must be looked at.
     fn happened(&mut self, wd: &WatchDescriptor, mask: EventMask, name: Option<&OsStr>) -> bool {
-        let ring = |reason| self.shared.bell.ring(reason);
+        let ring = |reason| self.shared.wakeup.ring(reason);
         if mask.contains(EventMask::Q_OVERFLOW) {
             debug!("inotify: events were lost");
             for reason in [Reason::Netns, Reason::Tombstone, Reason::Pause] {
@@ -332,7 +332,7 @@ impl Files<'_> {
             }
         }
         for reason in rung {
-            shared.bell.ring(reason);
+            shared.wakeup.ring(reason);
         }
     }
 

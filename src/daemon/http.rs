@@ -43,7 +43,7 @@ async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respo
 }
 
 async fn healthz(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
-    answer(shared.progress.healthy(shared.bell.now()))
+    answer(shared.progress.healthy(shared.wakeup.now()))
 }
 
 async fn readyz(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {

@@ -3,11 +3,11 @@
 //! | file | job |
 //! | --- | --- |
 //! | [`options`] | command line and environment |
-//! | [`triggers`] | why and when the next sweep is due. Pure |
-//! | [`bell`] | who rings, and who waits |
+//! | [`scheduler`] | why and when the next sweep is due. Pure |
+//! | [`wakeup`] | who rings, and who waits |
 //! | `sweeper` | the thread that sweeps, with the engine that all of us have |
-//! | `book` | the dead that are still looked after, and when to look again |
-//! | `lost` | the state directory was removed: who runs is recorded again |
+//! | `retry_queue` | the dead that are still looked after, and when to look again |
+//! | `recovery` | the state directory was removed: who runs is recorded again |
 //! | `sources`, [`events`] | who else is asked, and who else is told |
 //! | `ovs`, `files` | the threads that hear from OVSDB and from the kernel |
 //! | [`metrics`], [`progress`] | what is counted, and whether it works |
@@ -17,21 +17,21 @@
 //! signals, HTTP and the sources that talk to servers. Whatever is killed at any instruction
 //! is finished by the next start: the dead are buried before anything of theirs is deleted.
 
-pub mod bell;
-mod book;
 mod complaints;
 pub mod events;
 mod files;
 mod http;
-mod lost;
 pub mod metrics;
 pub mod options;
 mod ovs;
 pub mod progress;
+mod recovery;
+mod retry_queue;
+pub mod scheduler;
 mod sources;
 mod sweeper;
 mod systemd;
-pub mod triggers;
+pub mod wakeup;
 
 use std::io;
 use std::net::SocketAddr;
@@ -46,14 +46,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::cli::Exit;
+use crate::config;
 use crate::liveness::Source;
-use crate::{config, logging};
-use bell::Bell;
+use crate::util::logging;
 use metrics::Metrics;
 use options::{Listen, Options};
 use progress::Progress;
+use scheduler::Reason;
 use sources::Sources;
-use triggers::Reason;
+use wakeup::Wakeup;
 
 /// How long a running sweep may go on after a signal. It may be left at any instruction.
 const FAREWELL: Duration = Duration::from_millis(600);
@@ -95,11 +96,11 @@ pub enum Error {
 pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) run_dir: PathBuf,
-    pub(crate) bell: Bell,
+    pub(crate) wakeup: Wakeup,
     pub(crate) metrics: Metrics,
     pub(crate) progress: Progress,
     pub(crate) wanted: files::Wanted,
-    pub(crate) database: Poke,
+    pub(crate) database: WakeableSleep,
 }
 
 impl Shared {
@@ -112,12 +113,12 @@ impl Shared {
 
 /// A sleep that can be ended.
 #[derive(Debug, Default)]
-pub(crate) struct Poke {
+pub(crate) struct WakeableSleep {
     poked: Mutex<bool>,
     changed: Condvar,
 }
 
-impl Poke {
+impl WakeableSleep {
     fn poke(&self) {
         *self.poked.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.changed.notify_all();
@@ -186,11 +187,11 @@ fn run(options: Options) -> Result<(), Error> {
     let allowance = options.interval.mul_f64(1.5) + sweeper::TIMEOUT * 3;
     let shared = Arc::new(Shared {
         run_dir: config::run_dir(),
-        bell: Bell::new(options.interval),
+        wakeup: Wakeup::new(options.interval),
         metrics: Metrics::new(),
         progress: Progress::new(allowance),
         wanted,
-        database: Poke::default(),
+        database: WakeableSleep::default(),
         options,
     });
     info!(
@@ -253,7 +254,7 @@ async fn live(shared: &Shared, mut signals: Signals, mut sweeper: Thread) -> Res
             _ = signals.interrupt.recv() => break,
             _ = signals.hangup.recv() => {
                 info!("SIGHUP: sweeping at once");
-                shared.bell.ring(Reason::Hangup);
+                shared.wakeup.ring(Reason::Hangup);
             }
             _ = &mut sweeper.ended => return Err(Error::Ended(sweeper.name)),
             _ = pace.tick(), if !ready || watchdog.is_some() => {
@@ -262,7 +263,7 @@ async fn live(shared: &Shared, mut signals: Signals, mut sweeper: Thread) -> Res
                     systemd::ready("sweeping");
                     pace = tokio::time::interval(watchdog.unwrap_or(FAREWELL));
                 }
-                if shared.progress.healthy(shared.bell.now()).is_ok() {
+                if shared.progress.healthy(shared.wakeup.now()).is_ok() {
                     systemd::alive();
                 }
             }
@@ -270,7 +271,7 @@ async fn live(shared: &Shared, mut signals: Signals, mut sweeper: Thread) -> Res
     }
     info!("ending");
     systemd::stopping();
-    shared.bell.stop();
+    shared.wakeup.stop();
     if tokio::time::timeout(FAREWELL, &mut sweeper.ended).await.is_err() {
         info!("a sweep is left unfinished: the next start goes on with it");
     }

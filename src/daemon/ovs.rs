@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use log::{debug, info, warn};
 
-use super::bell::chance;
 use super::metrics::Server;
-use super::triggers::{Reason, back_off};
+use super::scheduler::{Reason, back_off};
+use super::wakeup::chance;
 use super::{Shared, Thread};
-use crate::clock::Deadline;
 use crate::config::database_socket;
 use crate::ovsdb;
 use crate::ovsdb::watch::{Change, Watcher};
+use crate::util::clock::Deadline;
 
 /// For connecting, and for answering a probe: a busy server is not a dead one.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -26,14 +26,14 @@ pub(super) fn start(shared: Arc<Shared>) -> Result<Thread, super::Error> {
 
 fn watch(shared: &Shared) {
     let (mut failures, mut before) = (0, false);
-    while !shared.bell.stopped() {
+    while !shared.wakeup.stopped() {
         let failed = match connect(shared) {
             Ok(watcher) => {
                 info!("ovsdb-server answers");
                 shared.server(Server::Ovsdb, true);
                 if before || failures > 0 {
                     // What happened meanwhile, nobody told us.
-                    shared.bell.ring(Reason::Database);
+                    shared.wakeup.ring(Reason::Database);
                 }
                 (before, failures) = (true, 0);
                 hear(shared, watcher)
@@ -68,9 +68,9 @@ fn hear(shared: &Shared, mut watcher: Watcher) -> ovsdb::Error {
             debug!("OVSDB: {change:?}");
         }
         if changes.iter().any(|change| !matches!(change, Change::Unknown)) {
-            shared.bell.ring(Reason::Interface);
+            shared.wakeup.ring(Reason::Interface);
         } else if !changes.is_empty() {
-            shared.bell.ring(Reason::Database);
+            shared.wakeup.ring(Reason::Database);
         }
     }
 }

@@ -10,10 +10,10 @@ use log::info;
 use tokio::runtime::Handle;
 
 use super::events::{self, Events};
-use super::triggers::Reason;
+use super::scheduler::Reason;
 use super::{Error, Shared};
 use crate::liveness::kubernetes::{self, Kubernetes};
-use crate::liveness::{Source, Witness, cri};
+use crate::liveness::{LivenessSource, Source, cri};
 
 /// Where runtimes have their sockets.
 const CRI_SOCKETS: [&str; 2] = ["/run/containerd/containerd.sock", "/run/crio/crio.sock"];
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// All of them.
 pub(super) struct Sources {
     /// Who is asked beside the namespaces.
-    pub(super) witnesses: Vec<Arc<dyn Witness>>,
+    pub(super) witnesses: Vec<Arc<dyn LivenessSource>>,
     /// For operators of the cluster.
     pub(super) events: Option<Events>,
     kubernetes: Option<Arc<Kubernetes>>,
@@ -46,14 +46,14 @@ impl Sources {
         };
         let ring = |reason: Reason| {
             let shared = Arc::clone(shared);
-            move || shared.bell.ring(reason)
+            move || shared.wakeup.ring(reason)
         };
         let up = |source: Source| {
             shared.metrics.source(source, false);
             let shared = Arc::clone(shared);
             move |up| shared.metrics.source(source, up)
         };
-        let mut runtime_witness: Option<Arc<dyn Witness>> = None;
+        let mut runtime_witness: Option<Arc<dyn LivenessSource>> = None;
         if options.asks(Source::Cri) {
             let socket = cri_socket(options.cri_socket.as_deref());
             info!("cri: {}", socket.display());
@@ -86,7 +86,7 @@ impl Sources {
             let told = move |told: events::Told| teller.metrics.told(told.as_str());
             sources.events =
                 Some(Events::start(&kubernetes, runtime, events::Pace::default(), told));
-            sources.witnesses.push(Arc::clone(&kubernetes) as Arc<dyn Witness>);
+            sources.witnesses.push(Arc::clone(&kubernetes) as Arc<dyn LivenessSource>);
             sources.kubernetes = Some(kubernetes);
         }
         Ok(sources)

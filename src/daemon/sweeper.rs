@@ -10,21 +10,21 @@ use std::time::Duration;
 
 use log::{debug, error, info, warn};
 
-use super::bell::chance;
-use super::book::{Book, Life};
 use super::complaints::{Complaints, PODS};
 use super::events::Cleaned;
-use super::lost::Lost;
 use super::metrics::{Server, replace};
+use super::recovery::StateDirRecovery;
+use super::retry_queue::{AttachmentLife, RetryQueue};
+use super::scheduler::{Outcome, Reason, Reasons};
 use super::sources::Sources;
-use super::triggers::{Outcome, Reason, Reasons};
+use super::wakeup::chance;
 use super::{Shared, Thread, systemd};
-use crate::attachment::State;
-use crate::clock::{Deadline, Stamp};
-use crate::liveness::{Source, Witness, brake};
+use crate::liveness::{LivenessSource, Source, mass_death_guard};
+use crate::model::attachment::State;
 use crate::openflow::Connection;
-use crate::registry::{DaemonLock, Everything, Registry};
-use crate::sweep::{Database, Error, Once, Report, Roll, object};
+use crate::reconcile::{Database, Error, LivenessPass, Report, SweepRun, object};
+use crate::store::{DaemonLock, Registry, RegistrySnapshot};
+use crate::util::clock::{Deadline, Stamp};
 
 /// For everything that one stage of a sweep does on the switch.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
@@ -43,15 +43,15 @@ const PROBE: Duration = Duration::from_secs(2);
 pub(super) fn start(shared: Arc<Shared>, sources: Sources) -> Result<Thread, super::Error> {
     super::spawn("sweeper", move || {
         Sweeper {
-            book: Book::new(shared.options.interval),
+            retry_queue: RetryQueue::new(shared.options.interval),
             shared: &shared,
             sources: Arc::new(sources),
             cleaned: HashMap::new(),
             lock: None,
-            lost: Lost::default(),
+            recovery: StateDirRecovery::default(),
             thorough_at: Duration::ZERO,
             thorough_done: false,
-            brake: Brake::default(),
+            mass_death_guard: MassDeathGuard::default(),
             dumps: BTreeMap::new(),
             dangling: BTreeMap::new(),
             corrupt: Vec::new(),
@@ -65,7 +65,7 @@ pub(super) fn start(shared: Arc<Shared>, sources: Sources) -> Result<Thread, sup
 }
 
 #[derive(Debug, Default)]
-struct Brake {
+struct MassDeathGuard {
     /// Whose word is doubted, and how many would have died.
     engaged: Option<(Source, usize)>,
     /// Stale entries that it keeps, at the last count.
@@ -78,13 +78,13 @@ struct Sweeper<'s> {
     shared: &'s Shared,
     sources: Arc<Sources>,
     /// Orphans that are being cleaned up, for the API server: told when they are done.
-    cleaned: HashMap<Life, Cleaned>,
+    cleaned: HashMap<AttachmentLife, Cleaned>,
     lock: Option<DaemonLock>,
-    lost: Lost,
-    book: Book,
+    recovery: StateDirRecovery,
+    retry_queue: RetryQueue,
     thorough_at: Duration,
     thorough_done: bool,
-    brake: Brake,
+    mass_death_guard: MassDeathGuard,
     /// Entries seen, and dangling ones, by bridge.
     dumps: BTreeMap<String, u64>,
     dangling: BTreeMap<String, u64>,
@@ -96,12 +96,12 @@ struct Sweeper<'s> {
     complaints: Complaints,
     /// The records at the last roll call, or as the last sweep left them: the next death need
     /// not wait until they are read.
-    known: Option<Everything>,
+    known: Option<RegistrySnapshot>,
     database: Rc<Database>,
 }
 
 /// What a sweep is about to need.
-enum Ground {
+enum StateDir {
     Ours(Registry),
     /// Another daemon's.
     Taken,
@@ -109,46 +109,46 @@ enum Ground {
 
 impl Sweeper<'_> {
     fn run(mut self) {
-        while let Some(mut reasons) = self.shared.bell.wait() {
+        while let Some(mut reasons) = self.shared.wakeup.wait() {
             self.beat();
-            let began = self.shared.bell.now();
-            let ground = match self.ground() {
-                Ok(Ground::Ours(registry)) => registry,
-                Ok(Ground::Taken) => {
+            let began = self.shared.wakeup.now();
+            let state_dir = match self.state_dir() {
+                Ok(StateDir::Ours(registry)) => registry,
+                Ok(StateDir::Taken) => {
                     self.shared.progress.tried();
                     let again = Outcome { look_again: Some(OTHER_DAEMON), ..Outcome::default() };
-                    self.shared.bell.done(&again);
+                    self.shared.wakeup.done(&again);
                     continue;
                 }
                 Err(failed) => {
                     self.complain(failed.object(), &failed.to_string());
                     self.count(&reasons, false);
                     self.shared.progress.tried();
-                    self.shared.bell.done(&Outcome { failed: true, ..Outcome::default() });
+                    self.shared.wakeup.done(&Outcome { failed: true, ..Outcome::default() });
                     continue;
                 }
             };
             // Our own tombstones ring, too.
-            if reasons.has(Reason::Tombstone) && !self.is_news(&ground) {
+            if reasons.has(Reason::Tombstone) && !self.is_news(&state_dir) {
                 reasons.take_back(Reason::Tombstone);
                 if reasons.first().is_none() {
-                    self.shared.bell.nothing_new();
+                    self.shared.wakeup.nothing_new();
                     continue;
                 }
             }
-            let mut outcome = self.sweep(&ground, &reasons);
-            outcome.took = self.shared.bell.now().saturating_sub(began);
+            let mut outcome = self.sweep(&state_dir, &reasons);
+            outcome.took = self.shared.wakeup.now().saturating_sub(began);
             self.shared.metrics.sweep_duration.observe(outcome.took.as_secs_f64());
             self.count(&reasons, !outcome.failed);
-            self.shared.bell.done(&outcome);
+            self.shared.wakeup.done(&outcome);
             self.shared.progress.tried();
-            self.keep_records(&ground);
+            self.keep_records(&state_dir);
             self.beat();
         }
     }
 
     fn beat(&self) {
-        self.shared.progress.beat(self.shared.bell.now());
+        self.shared.progress.beat(self.shared.wakeup.now());
     }
 
     fn count(&self, reasons: &Reasons, ok: bool) {
@@ -180,7 +180,7 @@ impl Sweeper<'_> {
     }
 
     /// The state directory, made if it is not there, with no other daemon in it.
-    fn ground(&mut self) -> Result<Ground, Error> {
+    fn state_dir(&mut self) -> Result<StateDir, Error> {
         let shared = self.shared;
         let directory = &shared.options.state_dir;
         if self.lock.as_ref().is_some_and(|lock| !lock.holds()) {
@@ -189,10 +189,10 @@ impl Sweeper<'_> {
                 directory.display()
             );
             self.lock = None;
-            self.lost.happened(shared.bell.now());
+            self.recovery.happened(shared.wakeup.now());
             // A new lock file may be numbered and counted as the old one was.
             self.known = None;
-            self.book.only(&HashSet::new());
+            self.retry_queue.only(&HashSet::new());
         }
         let registry = Registry::open(directory)?;
         if self.lock.is_none() {
@@ -208,11 +208,11 @@ impl Sweeper<'_> {
                 systemd::ready(status);
             }
             if taken {
-                return Ok(Ground::Taken);
+                return Ok(StateDir::Taken);
             }
             shared.wanted.look_again();
         }
-        Ok(Ground::Ours(registry))
+        Ok(StateDir::Ours(registry))
     }
 
     /// Reads the records again now that there is time, if the sweep has changed them.
@@ -226,13 +226,13 @@ impl Sweeper<'_> {
     /// Whether there are tombstones that are not our own.
     fn is_news(&self, registry: &Registry) -> bool {
         let tombstones = registry.tombstones();
-        tombstones.map_or(true, |all| all.iter().any(|life| self.book.is_news(life)))
+        tombstones.map_or(true, |all| all.iter().any(|life| self.retry_queue.is_news(life)))
     }
 
     fn sweep(&mut self, registry: &Registry, reasons: &Reasons) -> Outcome {
         let shared = self.shared;
         // No sweep before it is known who is there.
-        if let Err(failed) = self.lost.find(registry, shared) {
+        if let Err(failed) = self.recovery.find(registry, shared) {
             self.complain(PODS, &format!("cannot record the pods that run: {failed}"));
             return Outcome { failed: true, ..Outcome::default() };
         }
@@ -240,9 +240,9 @@ impl Sweeper<'_> {
         if reasons.has(Reason::Database) {
             self.answered(object::OVSDB);
         }
-        let (now, stamp) = (shared.bell.now(), Stamp::now());
+        let (now, stamp) = (shared.wakeup.now(), Stamp::now());
         if reasons.wakes_all() {
-            self.book.begin_anew();
+            self.retry_queue.begin_anew();
         }
         if reasons.wakes_all() || now >= self.thorough_at {
             // As with the records: nothing is believed for ever.
@@ -251,16 +251,17 @@ impl Sweeper<'_> {
         let database = Rc::clone(&self.database);
         let sources = Arc::clone(&self.sources);
         let free = |addresses: &BTreeSet<IpAddr>| sources.free(addresses);
-        let witnesses: Vec<&dyn Witness> = sources.witnesses.iter().map(AsRef::as_ref).collect();
-        let mut once = Once {
+        let witnesses: Vec<&dyn LivenessSource> =
+            sources.witnesses.iter().map(AsRef::as_ref).collect();
+        let mut run = SweepRun {
             registry: Some(registry),
             run_dir: &shared.run_dir,
             timeout: TIMEOUT,
             witnesses: &witnesses,
-            held: self.brake.engaged.is_some(),
+            held: self.mass_death_guard.engaged.is_some(),
             free: sources.knows_addresses().then_some(&free),
             database: Some(&database),
-            act: true,
+            dry_run: false,
             yes: false,
             thorough: false,
             details: false,
@@ -269,8 +270,8 @@ impl Sweeper<'_> {
         // no lock tells of.
         let known = self.known.take();
         let known = known.filter(|_| !reasons.wakes_all() && !reasons.has(Reason::Interval));
-        let mut roll = match once.roll_call_knowing(known) {
-            Ok(roll) => roll,
+        let mut pass = match run.liveness_pass_knowing(known) {
+            Ok(pass) => pass,
             Err(failed) => {
                 self.complain(failed.object(), &failed.to_string());
                 return Outcome { failed: true, ..Outcome::default() };
@@ -278,39 +279,40 @@ impl Sweeper<'_> {
         };
         self.answered(object::KERNEL);
         self.beat();
-        self.lost.remember(&roll.everything);
-        let called = shared.bell.now();
-        shared.wanted.of_records(roll.everything.attachments.iter());
-        self.called(&roll, stamp);
-        let dead = roll.condemned().len();
-        let nobody_waits = dead == 0 && roll.waits.is_none() || roll.paused;
-        once.thorough = nobody_waits && (now >= self.thorough_at || reasons.has(Reason::Hangup));
-        self.note_orphans(&roll);
+        self.recovery.remember(&pass.registry_snapshot);
+        let called = shared.wakeup.now();
+        shared.wanted.of_records(pass.registry_snapshot.attachments.iter());
+        self.called(&pass, stamp);
+        let dead = pass.condemned().len();
+        let nobody_waits = dead == 0 && pass.waits.is_none() || pass.paused;
+        run.thorough = nobody_waits && (now >= self.thorough_at || reasons.has(Reason::Hangup));
+        self.note_orphans(&pass);
 
-        let (book, urgent) = (&mut self.book, !nobody_waits);
-        let report = match once.clean(&roll, |record| book.is_due(record, reasons, urgent, now)) {
-            Ok(report) => report,
-            Err(failed) => {
-                self.complain(failed.object(), &failed.to_string());
-                return Outcome { failed: true, ..Outcome::default() };
-            }
-        };
+        let (retry_queue, urgent) = (&mut self.retry_queue, !nobody_waits);
+        let report =
+            match run.clean(&pass, |record| retry_queue.is_due(record, reasons, urgent, now)) {
+                Ok(report) => report,
+                Err(failed) => {
+                    self.complain(failed.object(), &failed.to_string());
+                    return Outcome { failed: true, ..Outcome::default() };
+                }
+            };
         // A sweep that buries nobody did not need the lock.
         if self.complaints.is_about(object::STATE_DIRECTORY)
             && registry.lock(Deadline::after(PROBE)).is_ok()
         {
             self.answered(object::STATE_DIRECTORY);
         }
-        once.sighted(&mut roll);
+        run.sighted(&mut pass);
         self.beat();
-        let ended = shared.bell.now();
+        let ended = shared.wakeup.now();
         debug!(
             "sweep ({reasons}): {} ms for the roll call, {} ms for {} of the dead",
             called.saturating_sub(now).as_millis(),
             ended.saturating_sub(called).as_millis(),
             report.targets.len()
         );
-        if once.thorough {
+        if run.thorough {
             if report.failed.is_none() {
                 let unrecorded = i64::try_from(report.unrecorded_ports.len());
                 shared.metrics.unrecorded_ports.set(unrecorded.unwrap_or(i64::MAX));
@@ -323,16 +325,16 @@ impl Sweeper<'_> {
             }
             self.thorough_done |= report.error().is_none();
         }
-        self.done(&report, &roll, reasons, ended, stamp);
-        let (roll_waits, held_back) = (roll.waits, roll.held_back().count());
-        if roll.braked.is_some() && ended >= self.brake.count_at {
-            self.count_braked(once, &mut roll);
+        self.done(&report, &pass, reasons, ended, stamp);
+        let (roll_waits, held_back) = (pass.waits, pass.held_back().count());
+        if pass.braked.is_some() && ended >= self.mass_death_guard.count_at {
+            self.count_braked(run, &mut pass);
         }
-        self.known = Some(roll.everything);
+        self.known = Some(pass.registry_snapshot);
         self.gauges();
-        self.complain_of(&report, once.thorough);
+        self.complain_of(&report, run.thorough);
         let failed = self.failed(&report, &shared.run_dir, reasons);
-        let waiting = [self.book.next(ended), self.lost.next(ended)];
+        let waiting = [self.retry_queue.next(ended), self.recovery.next(ended)];
         let mut look_again = waiting.into_iter().flatten().chain(roll_waits).min();
         if dead > 0 && now >= self.thorough_at {
             look_again = Some(look_again.map_or(SOON, |after| after.min(SOON)));
@@ -343,62 +345,64 @@ impl Sweeper<'_> {
     }
 
     /// What the roll call says, for metrics and logs.
-    fn called(&mut self, roll: &Roll, now: Stamp) {
+    fn called(&mut self, pass: &LivenessPass, now: Stamp) {
         let metrics = &self.shared.metrics;
-        let Roll { everything, orphans, corrupt, .. } = roll;
+        let LivenessPass { registry_snapshot, orphans, corrupt, .. } = pass;
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        let gone = everything.tombstones.iter().filter(|t| t.state == State::Gone).count();
-        let buried = everything.tombstones.len();
+        let gone = registry_snapshot.tombstones.iter().filter(|t| t.state == State::Gone).count();
+        let tombstones_written = registry_snapshot.tombstones.len();
         for (state, n) in [
-            ("active", everything.attachments.len()),
+            ("active", registry_snapshot.attachments.len()),
             ("gone", gone),
-            ("deleting", buried.saturating_sub(gone)),
+            ("deleting", tombstones_written.saturating_sub(gone)),
         ] {
             metrics.attachments.get_or_create(&[("state", state.to_owned())]).set(count(n));
         }
-        metrics.tombstones.set(count(buried));
-        let died = everything.tombstones.iter().filter_map(|t| t.died);
+        metrics.tombstones.set(count(tombstones_written));
+        let died = registry_snapshot.tombstones.iter().filter_map(|t| t.died);
         let oldest = died.map(|died| died.until(now)).max().unwrap_or_default();
         metrics.oldest_tombstone_age.set(oldest.as_secs_f64());
-        let unfinished = everything.tombstones.iter().filter(|t| t.state == State::Deleting);
+        let unfinished = registry_snapshot.tombstones.iter().filter(|t| t.state == State::Deleting);
         let oldest = unfinished.filter_map(|t| t.died).map(|died| died.until(now)).max();
         metrics.oldest_unfinished_age.set(oldest.unwrap_or_default().as_secs_f64());
-        self.shared.progress.idle(everything.networks.is_empty());
-        metrics.corrupt_records.set(count(corrupt.len().saturating_add(everything.aside.len())));
-        let unreadable = everything.failures.iter().map(ToString::to_string);
+        self.shared.progress.idle(registry_snapshot.networks.is_empty());
+        metrics
+            .corrupt_records
+            .set(count(corrupt.len().saturating_add(registry_snapshot.aside.len())));
+        let unreadable = registry_snapshot.failures.iter().map(ToString::to_string);
         let odd: Vec<String> = corrupt.iter().cloned().chain(unreadable).collect();
         for what in odd.iter().filter(|what| !self.corrupt.contains(what)) {
             warn!("{what}");
         }
         self.corrupt = odd;
-        if metrics.paused.set(i64::from(roll.paused)) != i64::from(roll.paused) {
-            info!("{}", if roll.paused { "paused: nothing is deleted" } else { "resumed" });
+        if metrics.paused.set(i64::from(pass.paused)) != i64::from(pass.paused) {
+            info!("{}", if pass.paused { "paused: nothing is deleted" } else { "resumed" });
         }
-        let lives = everything.tombstones.iter().chain(&everything.attachments);
-        let lives: HashSet<Life> = lives.map(|a| (a.key.clone(), a.generation)).collect();
-        self.book.only(&lives);
+        let lives = registry_snapshot.tombstones.iter().chain(&registry_snapshot.attachments);
+        let lives: HashSet<AttachmentLife> = lives.map(|a| (a.key.clone(), a.generation)).collect();
+        self.retry_queue.only(&lives);
         self.cleaned.retain(|life, _| lives.contains(life));
 
-        let (dead, total) = (roll.held_back().count(), orphans.total);
-        let before = self.brake.engaged;
-        self.brake.engaged = roll.braked.map(|source| (source, dead));
-        metrics.brake_engaged.set(i64::from(roll.braked.is_some()));
-        match (before, self.brake.engaged) {
+        let (dead, total) = (pass.held_back().count(), orphans.total);
+        let before = self.mass_death_guard.engaged;
+        self.mass_death_guard.engaged = pass.braked.map(|source| (source, dead));
+        metrics.brake_engaged.set(i64::from(pass.braked.is_some()));
+        match (before, self.mass_death_guard.engaged) {
             (None, Some((source, _))) => {
                 metrics.brake_pulled.inc();
-                self.brake.count_at = Duration::ZERO;
+                self.mass_death_guard.count_at = Duration::ZERO;
                 error!(
                     "brake: {dead} of {total} attachments seem dead at once on the word of {source} \
                      alone{}, so nothing of theirs is deleted. Is the netns directory mounted? If \
                      they are dead indeed: ovs-flow-gc sweep --yes",
-                    brake::swept_before(roll.swept_before)
+                    mass_death_guard::swept_before(pass.swept_before)
                 );
             }
             (Some((_, n)), Some((source, _))) if n != dead => {
                 warn!("brake: {dead} of {total} attachments by now on the word of {source}");
             }
             (Some(_), None) => {
-                self.brake.left = 0;
+                self.mass_death_guard.left = 0;
                 info!("brake: released");
             }
             _ => {}
@@ -406,10 +410,10 @@ impl Sweeper<'_> {
     }
 
     /// Counts orphans that are swept for the first time.
-    fn note_orphans(&mut self, roll: &Roll) {
-        for orphan in roll.condemned().iter() {
+    fn note_orphans(&mut self, pass: &LivenessPass) {
+        for orphan in pass.condemned().iter() {
             let life = (orphan.record.key.clone(), orphan.record.generation);
-            if self.book.knows(&life) {
+            if self.retry_queue.knows(&life) {
                 continue;
             }
             let source = orphan.source().to_owned();
@@ -427,7 +431,7 @@ impl Sweeper<'_> {
     fn done(
         &mut self,
         report: &Report,
-        roll: &Roll,
+        pass: &LivenessPass,
         reasons: &Reasons,
         now: Duration,
         then: Stamp,
@@ -439,7 +443,7 @@ impl Sweeper<'_> {
         if !report.bridges.is_empty() {
             self.notes.clone_from(&report.notes);
         }
-        for withheld in self.book.unsaid(report) {
+        for withheld in self.retry_queue.unsaid(report) {
             info!("{withheld}");
         }
         for bridge in &report.bridges {
@@ -467,7 +471,7 @@ impl Sweeper<'_> {
             !matches!(reason, Reason::Interval | Reason::Retry | Reason::Start | Reason::Hangup)
         });
         let ended = Stamp::now();
-        for index in self.book.looked(report, roll.paused || report.paused, now, chance()) {
+        for index in self.retry_queue.looked(report, pass.paused || report.paused, now, chance()) {
             let Some(target) = report.targets.get(index) else { continue };
             self.tell(&target.life);
             let died = target.died.filter(|died| *died < then).map(|died| died.until(ended));
@@ -479,7 +483,7 @@ impl Sweeper<'_> {
     }
 
     /// An orphan is cleaned up: the cluster's operators may want to know what of.
-    fn tell(&mut self, life: &Life) {
+    fn tell(&mut self, life: &AttachmentLife) {
         let cleaned = self.cleaned.remove(life).filter(|cleaned| cleaned.flows > 0);
         if let (Some(events), Some(cleaned)) = (&self.sources.events, cleaned) {
             events.cleaned(cleaned);
@@ -487,27 +491,28 @@ impl Sweeper<'_> {
     }
 
     /// How many stale entries the brake keeps: looks, and changes nothing.
-    fn count_braked(&mut self, once: Once<'_>, roll: &mut Roll) {
+    fn count_braked(&mut self, run: SweepRun<'_>, pass: &mut LivenessPass) {
         let interval = self.shared.options.interval;
-        self.brake.count_at = self.shared.bell.now().saturating_add(interval * THOROUGH_EVERY);
-        let dry = Once { act: false, thorough: false, ..once };
-        let held: HashSet<Life> =
-            roll.held_back().map(|o| (o.record.key.clone(), o.record.generation)).collect();
-        roll.braked = None;
-        match dry.clean(roll, |a| {
+        self.mass_death_guard.count_at =
+            self.shared.wakeup.now().saturating_add(interval * THOROUGH_EVERY);
+        let dry = SweepRun { dry_run: true, thorough: false, ..run };
+        let held: HashSet<AttachmentLife> =
+            pass.held_back().map(|o| (o.record.key.clone(), o.record.generation)).collect();
+        pass.braked = None;
+        match dry.clean(pass, |a| {
             a.state == State::Active && held.contains(&(a.key.clone(), a.generation))
         }) {
-            Ok(report) => self.brake.left = report.targets.iter().map(|t| t.stale).sum(),
+            Ok(report) => self.mass_death_guard.left = report.targets.iter().map(|t| t.stale).sum(),
             Err(failed) => debug!("cannot count what the brake keeps: {failed}"),
         }
     }
 
     fn gauges(&self) {
         let metrics = &self.shared.metrics;
-        replace(&metrics.flows_kept, "reason", &self.book.kept());
-        let mut left = self.book.left();
-        if self.brake.engaged.is_some() {
-            left.insert("brake", self.brake.left);
+        replace(&metrics.flows_kept, "reason", &self.retry_queue.kept());
+        let mut left = self.retry_queue.left();
+        if self.mass_death_guard.engaged.is_some() {
+            left.insert("brake", self.mass_death_guard.left);
         }
         replace(&metrics.stale_flows_left, "reason", &left);
         let dumps = self.dumps.iter().map(|(bridge, n)| (bridge.as_str(), *n)).collect();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use crate::logging::escape;
+use crate::util::logging::escape;
 
 /// The daemon works.
 pub(super) fn ready(status: &str) {

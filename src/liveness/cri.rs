@@ -6,8 +6,8 @@
 //!
 //! Guarantees: dead is said only of a sandbox that this runtime showed ready over the same
 //! connection, when two lists in a row do not, and the runtime, asked for it by id, does not
-//! know it ([`Why::SandboxGone`]), or has it not ready and its network namespace is gone
-//! ([`Why::SandboxStopped`]).
+//! know it ([`LivenessReason::SandboxGone`]), or has it not ready and its network namespace is gone
+//! ([`LivenessReason::SandboxStopped`]).
 //!
 //! Assumption: a runtime that was restarted, and may have lost its state, has closed its
 //! connections. What was seen over another connection is forgotten.
@@ -35,9 +35,9 @@ use tokio::time::{sleep, timeout};
 pub use self::client::Error;
 use self::client::{Client, Sandbox};
 use super::observations::{News, Observations, Seen, Shown};
-use super::{Life, Source, Why, Witness, netns};
-use crate::attachment::Attachment;
-use crate::clock::{Stamp, boot_id};
+use super::{Liveness, LivenessReason, LivenessSource, Source, netns};
+use crate::model::attachment::Attachment;
+use crate::util::clock::{Stamp, boot_id};
 
 /// How often, and how patiently, the runtime is asked.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +92,7 @@ pub fn start(
 ) -> Arc<Cri> {
     let shared = Arc::new(Shared {
         view: Mutex::new(View {
-            seen: Observations::new(Why::SandboxGone),
+            seen: Observations::new(LivenessReason::SandboxGone),
             begun: 0,
             done: 0,
             failed: 0,
@@ -157,7 +157,7 @@ impl Drop for Cri {
     }
 }
 
-impl Witness for Cri {
+impl LivenessSource for Cri {
     fn refresh(&self) {
         let _ = self.look(REFRESH);
     }
@@ -166,16 +166,18 @@ impl Witness for Cri {
         Source::Cri
     }
 
-    fn judge(&self, record: &Attachment, now: Stamp) -> Life {
+    fn judge(&self, record: &Attachment, now: Stamp) -> Liveness {
         let uid = record.pod.as_ref().map_or("", |pod| pod.uid.as_str());
         let life = self.shared.view().seen.life(record.key.container.as_str(), uid, record, now);
         match life {
             // Not ready is also a sandbox that the runtime has lost sight of, or is stopping.
-            Life::Dead(Why::SandboxStopped) => match netns::judge(record, &self.boot_id) {
-                Life::Dead(_) => life,
-                Life::Alive => Life::Unknown(Why::SandboxNotReady),
-                unknown => unknown,
-            },
+            Liveness::Dead(LivenessReason::SandboxStopped) => {
+                match netns::judge(record, &self.boot_id) {
+                    Liveness::Dead(_) => life,
+                    Liveness::Alive => Liveness::Unknown(LivenessReason::SandboxNotReady),
+                    unknown => unknown,
+                }
+            }
             life => life,
         }
     }
@@ -293,7 +295,11 @@ impl Watcher {
         let shown = sandboxes.iter().map(|sandbox| Shown {
             id: &sandbox.id,
             uid: &sandbox.uid,
-            seen: if sandbox.ready { Seen::Alive } else { Seen::Ended(Why::SandboxStopped) },
+            seen: if sandbox.ready {
+                Seen::Alive
+            } else {
+                Seen::Ended(LivenessReason::SandboxStopped)
+            },
         });
         let (news, unsettled) = {
             let seen = &mut self.shared.view().seen;

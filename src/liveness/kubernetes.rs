@@ -39,9 +39,9 @@ pub(crate) use api::{Api, Ask, Failure};
 use view::View;
 use watch::Watcher;
 
-use super::{Life, Source, Why, Witness, netns};
-use crate::attachment::Attachment;
-use crate::clock::{Stamp, boot_id};
+use super::{Liveness, LivenessReason, LivenessSource, Source, netns};
+use crate::model::attachment::Attachment;
+use crate::util::clock::{Stamp, boot_id};
 
 /// Why this source cannot start. (An API server that is away is no such reason.)
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +103,7 @@ pub struct Options {
     pub node_name: String,
     /// The source `cri`, where it is on: besides the record's network namespace it can say that
     /// a sandbox is stopped.
-    pub runtime: Option<Arc<dyn Witness>>,
+    pub runtime: Option<Arc<dyn LivenessSource>>,
     /// How long things may take.
     pub timing: Timing,
 }
@@ -164,7 +164,7 @@ pub struct Kubernetes {
     shared: Arc<Shared>,
     api: Arc<Api>,
     node: String,
-    cri: Option<Arc<dyn Witness>>,
+    cri: Option<Arc<dyn LivenessSource>>,
     boot_id: String,
     runtime: Handle,
     task: JoinHandle<()>,
@@ -229,7 +229,7 @@ impl Kubernetes {
         netns::judge(record, &self.boot_id).is_dead()
             || self.cri.as_ref().is_some_and(|cri| {
                 let life = cri.judge(record, now);
-                life.is_dead() || life == Life::Unknown(Why::SandboxNotReady)
+                life.is_dead() || life == Liveness::Unknown(LivenessReason::SandboxNotReady)
             })
     }
 }
@@ -240,14 +240,14 @@ impl Drop for Kubernetes {
     }
 }
 
-impl Witness for Kubernetes {
+impl LivenessSource for Kubernetes {
     fn source(&self) -> Source {
         Source::Kubernetes
     }
 
-    fn judge(&self, record: &Attachment, now: Stamp) -> Life {
+    fn judge(&self, record: &Attachment, now: Stamp) -> Liveness {
         if self.shared.is_away() {
-            return Life::Unknown(Why::SourceAway);
+            return Liveness::Unknown(LivenessReason::SourceAway);
         }
         self.shared.view().judge(record, now, |record| self.is_stopped(record, now))
     }

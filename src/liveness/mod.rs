@@ -7,11 +7,11 @@
 //! | the container runtime (CRI) | `cri` (feature `daemon`) |
 //! | the API server | `kubernetes` (feature `daemon`) |
 
-pub mod brake;
 #[cfg(feature = "daemon")]
 pub mod cri;
 #[cfg(feature = "daemon")]
 pub mod kubernetes;
+pub mod mass_death_guard;
 pub mod netns;
 pub mod observations;
 
@@ -19,8 +19,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::attachment::Attachment;
-use crate::clock::Stamp;
+use crate::model::attachment::Attachment;
+use crate::util::clock::Stamp;
 
 /// Who says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -54,7 +54,7 @@ impl fmt::Display for Source {
 
 /// Why a source says dead or does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Why {
+pub enum LivenessReason {
     /// Dead: recorded before the node was booted.
     OtherBoot,
     /// Dead: the namespace's file is gone from the directory it was in.
@@ -114,7 +114,7 @@ pub enum Why {
     Young,
 }
 
-impl Why {
+impl LivenessReason {
     /// Stable, for JSON and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -151,7 +151,7 @@ impl Why {
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for LivenessReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::OtherBoot => "the node was booted since",
@@ -194,16 +194,16 @@ impl fmt::Display for Why {
 
 /// A source's answer, and that of all of them together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Life {
+pub enum Liveness {
     /// Its pod is alive.
     Alive,
     /// Its pod is dead.
-    Dead(Why),
+    Dead(LivenessReason),
     /// Don't know, which never kills.
-    Unknown(Why),
+    Unknown(LivenessReason),
 }
 
-impl Life {
+impl Liveness {
     /// Whether it is dead.
     #[must_use]
     pub fn is_dead(self) -> bool {
@@ -212,14 +212,14 @@ impl Life {
 }
 
 /// A source that watches: answers at once, from what it saw.
-pub trait Witness: Send + Sync {
+pub trait LivenessSource: Send + Sync {
     /// Who it is.
     fn source(&self) -> Source;
     /// Somebody is dead by their namespace: what was seen a while ago may be a veto that is
     /// over. Looks again, and waits a moment for it.
     fn refresh(&self) {}
     /// What it says of a record now.
-    fn judge(&self, record: &Attachment, now: Stamp) -> Life;
+    fn judge(&self, record: &Attachment, now: Stamp) -> Liveness;
     /// The workload of a record's pod, as [`Attachment::workload`] has it; `None`: it does not
     /// know.
     fn workload(&self, _: &Attachment) -> Option<String> {
@@ -231,9 +231,9 @@ pub trait Witness: Send + Sync {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judged {
     /// The answer.
-    pub life: Life,
+    pub life: Liveness,
     /// The sources that call it dead; empty if it is not, and for another boot, which is
-    /// nobody's word. With a single one, it counts for the [`brake`].
+    /// nobody's word. With a single one, it counts for the [`mass_death_guard`].
     pub dead_by: Vec<Source>,
 }
 
@@ -242,36 +242,37 @@ pub struct Judged {
 /// for nothing. A namespace that is there vetoes nothing: a leaked one is what an orphan
 /// leaves behind.
 #[must_use]
-pub fn combine(answers: &[(Source, Life)]) -> Judged {
+pub fn combine(answers: &[(Source, Liveness)]) -> Judged {
     let judged = |life, dead_by| Judged { life, dead_by };
-    if answers.iter().any(|(_, life)| *life == Life::Dead(Why::OtherBoot)) {
-        return judged(Life::Dead(Why::OtherBoot), Vec::new());
+    if answers.iter().any(|(_, life)| *life == Liveness::Dead(LivenessReason::OtherBoot)) {
+        return judged(Liveness::Dead(LivenessReason::OtherBoot), Vec::new());
     }
-    if answers.contains(&(Source::Cri, Life::Alive)) {
-        return judged(Life::Alive, Vec::new());
+    if answers.contains(&(Source::Cri, Liveness::Alive)) {
+        return judged(Liveness::Alive, Vec::new());
     }
     let dead = answers.iter().filter(|(_, life)| life.is_dead());
     if let Some((_, life)) = dead.clone().next() {
         return judged(*life, dead.map(|(source, _)| *source).collect());
     }
-    let first = answers.first().map_or(Life::Unknown(Why::NobodyAsked), |(_, life)| *life);
-    let alive = answers.iter().any(|(_, life)| *life == Life::Alive);
-    judged(if alive { Life::Alive } else { first }, Vec::new())
+    let first =
+        answers.first().map_or(Liveness::Unknown(LivenessReason::NobodyAsked), |(_, life)| *life);
+    let alive = answers.iter().any(|(_, life)| *life == Liveness::Alive);
+    judged(if alive { Liveness::Alive } else { first }, Vec::new())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Life::{Alive, Dead, Unknown};
+    use super::Liveness::{Alive, Dead, Unknown};
     use super::Source::{Cri, Kubernetes, Netns};
     use super::*;
 
     #[test]
     fn answers_are_combined() {
-        let (gone, denied) = (Dead(Why::NetnsGone), Unknown(Why::Denied));
-        let ended = Dead(Why::ProcessGone);
-        type Case<'a> = (&'a [(Source, Life)], Life, &'a [Source]);
+        let (gone, denied) = (Dead(LivenessReason::NetnsGone), Unknown(LivenessReason::Denied));
+        let ended = Dead(LivenessReason::ProcessGone);
+        type Case<'a> = (&'a [(Source, Liveness)], Liveness, &'a [Source]);
         let cases: &[Case<'_>] = &[
-            (&[], Unknown(Why::NobodyAsked), &[]),
+            (&[], Unknown(LivenessReason::NobodyAsked), &[]),
             (&[(Netns, denied)], denied, &[]),
             (&[(Netns, Alive)], Alive, &[]),
             (&[(Netns, gone)], gone, &[Netns]),
@@ -281,7 +282,11 @@ mod tests {
             (&[(Netns, gone), (Kubernetes, ended)], gone, &[Netns, Kubernetes]),
             (&[(Netns, Alive), (Kubernetes, ended)], ended, &[Kubernetes]),
             (&[(Netns, denied), (Kubernetes, Alive)], Alive, &[]),
-            (&[(Netns, Dead(Why::OtherBoot)), (Cri, Alive)], Dead(Why::OtherBoot), &[]),
+            (
+                &[(Netns, Dead(LivenessReason::OtherBoot)), (Cri, Alive)],
+                Dead(LivenessReason::OtherBoot),
+                &[],
+            ),
         ];
         for (answers, life, by) in cases {
             let judged = combine(answers);

@@ -24,9 +24,9 @@ use nix::sys::stat::{Mode, fstatat};
 use nix::sys::statfs::{FsType, NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-use super::{Life, Why};
-use crate::attachment::{Attachment, Netns};
-use crate::clock::Stamp;
+use super::{Liveness, LivenessReason};
+use crate::model::attachment::{Attachment, Netns};
+use crate::util::clock::Stamp;
 
 /// File times are taken from a clock that ticks (at most 10 ms apart at HZ=100).
 const TICK_MS: u64 = 10;
@@ -82,15 +82,15 @@ pub fn capture(path: &str) -> Result<Netns, CaptureError> {
 }
 
 /// Whether the pod of a record is alive, going by its namespace. `boot_id` is this boot's
-/// ([`clock::boot_id`](crate::clock::boot_id)).
+/// ([`clock::boot_id`](crate::util::clock::boot_id)).
 #[must_use]
-pub fn judge(record: &Attachment, boot_id: &str) -> Life {
+pub fn judge(record: &Attachment, boot_id: &str) -> Liveness {
     if record.boot_id != boot_id && !record.boot_id.is_empty() && !boot_id.is_empty() {
-        return Life::Dead(Why::OtherBoot);
+        return Liveness::Dead(LivenessReason::OtherBoot);
     }
     match &record.netns {
-        None => Life::Unknown(Why::NoNetns),
-        Some(netns) if netns.path.is_empty() => Life::Unknown(Why::NoNetns),
+        None => Liveness::Unknown(LivenessReason::NoNetns),
+        Some(netns) if netns.path.is_empty() => Liveness::Unknown(LivenessReason::NoNetns),
         Some(netns) => match netns.pid_namespace {
             Some(recorded) => in_proc(netns, recorded),
             None => pinned(netns, record.created),
@@ -100,7 +100,7 @@ pub fn judge(record: &Attachment, boot_id: &str) -> Life {
 
 /// [`judge`] of many: who is as ADD saw them costs one look.
 #[must_use]
-pub fn judge_all(records: &[Attachment], boot_id: &str) -> Vec<Life> {
+pub fn judge_all(records: &[Attachment], boot_id: &str) -> Vec<Liveness> {
     let mut last: Option<(&Path, Option<Directory>)> = None;
     let mut lives = Vec::with_capacity(records.len());
     for record in records {
@@ -114,7 +114,7 @@ pub fn judge_all(records: &[Attachment], boot_id: &str) -> Vec<Life> {
             let directory = last.as_ref().and_then(|(_, directory)| directory.as_ref());
             directory.is_some_and(|directory| directory.shows(netns, record.created))
         });
-        lives.push(if unchanged { Life::Alive } else { judge(record, boot_id) });
+        lives.push(if unchanged { Liveness::Alive } else { judge(record, boot_id) });
     }
     lives
 }
@@ -210,20 +210,22 @@ fn run_path(path: &str) -> String {
 }
 
 /// A namespace that is mounted on a file, such as `/run/netns/NAME`.
-fn pinned(netns: &Netns, recorded: Stamp) -> Life {
+fn pinned(netns: &Netns, recorded: Stamp) -> Liveness {
     let path = Path::new(&netns.path);
     // The parent stays open: whatever happens to its name, we look into the one compared.
     let parent = match open_path(parent_of(&netns.path), OFlag::O_DIRECTORY) {
         Ok(parent) => File::from(parent),
-        Err(Errno::ENOENT | Errno::ENOTDIR) => return Life::Unknown(Why::DirectoryGone),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => {
+            return Liveness::Unknown(LivenessReason::DirectoryGone);
+        }
         Err(errno) => return unknown(errno),
     };
     match parent.metadata() {
         Ok(meta) if (meta.dev(), meta.ino()) == (netns.parent_device, netns.parent_inode) => {}
-        Ok(_) => return Life::Unknown(Why::OtherDirectory),
-        Err(_) => return Life::Unknown(Why::Failed),
+        Ok(_) => return Liveness::Unknown(LivenessReason::OtherDirectory),
+        Err(_) => return Liveness::Unknown(LivenessReason::Failed),
     }
-    let Some(name) = path.file_name() else { return Life::Unknown(Why::Failed) };
+    let Some(name) = path.file_name() else { return Liveness::Unknown(LivenessReason::Failed) };
     let at = |flags| openat(&parent, name, OFlag::O_PATH | OFlag::O_CLOEXEC | flags, Mode::empty());
     let is_link = || {
         let file = at(OFlag::O_NOFOLLOW).map(File::from);
@@ -231,49 +233,53 @@ fn pinned(netns: &Netns, recorded: Stamp) -> Life {
     };
     let seen = match at(OFlag::empty()).map(Seen::of) {
         Ok(Ok(seen)) => seen,
-        Ok(Err(_)) => return Life::Unknown(Why::Failed),
+        Ok(Err(_)) => return Liveness::Unknown(LivenessReason::Failed),
         // A link to /proc/PID/ns/net leads nowhere in another PID namespace.
-        Err(Errno::ENOENT) if is_link() => return Life::Unknown(Why::Link),
-        Err(Errno::ENOENT) => return Life::Dead(Why::NetnsGone),
+        Err(Errno::ENOENT) if is_link() => return Liveness::Unknown(LivenessReason::Link),
+        Err(Errno::ENOENT) => return Liveness::Dead(LivenessReason::NetnsGone),
         Err(errno) => return unknown(errno),
     };
     match same(&seen, netns) {
-        Err(why) => Life::Unknown(why),
-        Ok(false) if is_link() => Life::Unknown(Why::Link),
-        Ok(false) => Life::Dead(Why::NetnsReplaced),
-        Ok(true) if seen.is_younger_than(recorded) => Life::Unknown(Why::Remounted),
-        Ok(true) => Life::Alive,
+        Err(why) => Liveness::Unknown(why),
+        Ok(false) if is_link() => Liveness::Unknown(LivenessReason::Link),
+        Ok(false) => Liveness::Dead(LivenessReason::NetnsReplaced),
+        Ok(true) if seen.is_younger_than(recorded) => Liveness::Unknown(LivenessReason::Remounted),
+        Ok(true) => Liveness::Alive,
     }
 }
 
 /// A namespace by its process: `/proc/PID/ns/net`.
-fn in_proc(netns: &Netns, recorded: u64) -> Life {
-    let Some(pid) = pid_of(&netns.path) else { return Life::Unknown(Why::OddProcPath) };
+fn in_proc(netns: &Netns, recorded: u64) -> Liveness {
+    let Some(pid) = pid_of(&netns.path) else {
+        return Liveness::Unknown(LivenessReason::OddProcPath);
+    };
     // What /proc/self leads to is ours by whatever /proc is mounted here; if /proc is of a
     // namespace that does not see us, it leads nowhere.
     match own_pid_namespace() {
         Some(ours) if ours == recorded => {}
-        _ => return Life::Unknown(Why::OtherPidNamespace),
+        _ => return Liveness::Unknown(LivenessReason::OtherPidNamespace),
     }
     match open_path(Path::new(&netns.path), OFlag::empty()).map(Seen::of) {
         Ok(Ok(seen)) => match same(&seen, netns) {
-            Ok(true) => Life::Alive,
-            Ok(false) => Life::Dead(Why::ProcessReplaced),
-            Err(why) => Life::Unknown(why),
+            Ok(true) => Liveness::Alive,
+            Ok(false) => Liveness::Dead(LivenessReason::ProcessReplaced),
+            Err(why) => Liveness::Unknown(why),
         },
-        Ok(Err(_)) => Life::Unknown(Why::Failed),
+        Ok(Err(_)) => Liveness::Unknown(LivenessReason::Failed),
         Err(Errno::ENOENT | Errno::ESRCH) => ended(pid),
         Err(errno) => unknown(errno),
     }
 }
 
 /// Why /proc does not show a process's namespace: it has ended, or it is hidden from us.
-fn ended(pid: i32) -> Life {
+fn ended(pid: i32) -> Liveness {
     match kill(Pid::from_raw(pid), None) {
-        Err(Errno::ESRCH) => Life::Dead(Why::ProcessGone),
+        Err(Errno::ESRCH) => Liveness::Dead(LivenessReason::ProcessGone),
         // A zombie has left its namespaces.
-        _ if matches!(state_and_start(pid), Some((b'Z' | b'X', _))) => Life::Dead(Why::ProcessGone),
-        _ => Life::Unknown(Why::Hidden),
+        _ if matches!(state_and_start(pid), Some((b'Z' | b'X', _))) => {
+            Liveness::Dead(LivenessReason::ProcessGone)
+        }
+        _ => Liveness::Unknown(LivenessReason::Hidden),
     }
 }
 
@@ -334,12 +340,12 @@ fn is_younger(changed_ms: u64, then: Stamp) -> bool {
 }
 
 /// Whether it is the namespace that was recorded; what makes the question moot otherwise.
-fn same(seen: &Seen, netns: &Netns) -> Result<bool, Why> {
+fn same(seen: &Seen, netns: &Netns) -> Result<bool, LivenessReason> {
     if seen.kind != NSFS_MAGIC {
-        return Err(Why::NotANamespace);
+        return Err(LivenessReason::NotANamespace);
     }
     if seen.device != netns.device {
-        return Err(Why::OtherDevice);
+        return Err(LivenessReason::OtherDevice);
     }
     Ok(seen.inode == netns.inode)
 }
@@ -354,10 +360,10 @@ fn parent_of(path: &str) -> &Path {
     if parent.as_os_str().is_empty() { Path::new(".") } else { parent }
 }
 
-fn unknown(errno: Errno) -> Life {
-    Life::Unknown(match errno {
-        Errno::EACCES | Errno::EPERM => Why::Denied,
-        _ => Why::Failed,
+fn unknown(errno: Errno) -> Liveness {
+    Liveness::Unknown(match errno {
+        Errno::EACCES | Errno::EPERM => LivenessReason::Denied,
+        _ => LivenessReason::Failed,
     })
 }
 
@@ -420,7 +426,7 @@ mod tests {
         let at = |name: &str| path.join(name).to_str().unwrap().to_owned();
         let meta = |path: &Path| std::fs::metadata(path).unwrap();
         let (file, parent) = (meta(&path.join("cni-1")), meta(&path));
-        let key = crate::attachment::Key {
+        let key = crate::model::attachment::Key {
             network: "podnet".parse().unwrap(),
             container: "c1".parse().unwrap(),
             ifname: "eth0".parse().unwrap(),

@@ -13,9 +13,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{Life, Why};
-use crate::attachment::Attachment;
-use crate::clock::Stamp;
+use super::{Liveness, LivenessReason};
+use crate::model::attachment::Attachment;
+use crate::util::clock::Stamp;
 
 /// An attachment younger than this is not judged: runtimes and API servers show a pod some
 /// time after ADD.
@@ -36,7 +36,7 @@ pub enum Seen {
     /// Alive.
     Alive,
     /// Still listed, but over.
-    Ended(Why),
+    Ended(LivenessReason),
 }
 
 /// One entry of a complete observation.
@@ -69,7 +69,7 @@ pub struct Observations {
     /// Whom it has seen alive.
     sights: HashMap<Box<str>, Sight>,
     /// What it means not to be shown any more.
-    gone: Why,
+    gone: LivenessReason,
     /// Complete observations so far.
     round: u64,
     away: bool,
@@ -82,13 +82,13 @@ struct Sight {
     /// Observations in a row that do not show it alive, up to [`ENOUGH`].
     doubts: u8,
     /// What the last of them says.
-    why: Why,
+    why: LivenessReason,
     /// The round since which it is not shown at all.
     gone_since: Option<u64>,
 }
 
 impl Sight {
-    fn take_in(&mut self, seen: Option<Seen>, gone: Why, round: u64, news: &mut News) {
+    fn take_in(&mut self, seen: Option<Seen>, gone: LivenessReason, round: u64, news: &mut News) {
         self.gone_since = match seen {
             Some(_) => None,
             None => self.gone_since.or(Some(round)),
@@ -114,9 +114,9 @@ impl Sight {
 
 impl Observations {
     /// Nothing seen yet, and the source is away. `gone` is what it means not to be shown any
-    /// more: [`Why::SandboxGone`], [`Why::PodGone`].
+    /// more: [`LivenessReason::SandboxGone`], [`LivenessReason::PodGone`].
     #[must_use]
-    pub fn new(gone: Why) -> Self {
+    pub fn new(gone: LivenessReason) -> Self {
         Self { sights: HashMap::new(), gone, round: 0, away: true }
     }
 
@@ -225,21 +225,21 @@ impl Observations {
     /// Whether whoever goes by `id` is alive. `uid` is the pod's, empty if nobody says; with
     /// another UID than the one that was shown, `id` is nobody's that the source ever saw.
     #[must_use]
-    pub fn life(&self, id: &str, uid: &str, record: &Attachment, now: Stamp) -> Life {
+    pub fn life(&self, id: &str, uid: &str, record: &Attachment, now: Stamp) -> Liveness {
         if self.away {
-            return Life::Unknown(Why::SourceAway);
+            return Liveness::Unknown(LivenessReason::SourceAway);
         }
         let Some(sight) = self.sights.get(id).filter(|sight| same(&sight.uid, uid)) else {
-            return Life::Unknown(Why::NeverSeen);
+            return Liveness::Unknown(LivenessReason::NeverSeen);
         };
         if sight.alive {
-            Life::Alive
+            Liveness::Alive
         } else if record.created.until(now) < GRACE {
-            Life::Unknown(Why::Young)
+            Liveness::Unknown(LivenessReason::Young)
         } else if sight.doubts < ENOUGH {
-            Life::Unknown(Why::SeenOnce)
+            Liveness::Unknown(LivenessReason::SeenOnce)
         } else {
-            Life::Dead(sight.why)
+            Liveness::Dead(sight.why)
         }
     }
 
@@ -271,10 +271,10 @@ mod tests {
 
     use super::Seen::{Alive, Ended};
     use super::*;
-    use crate::attachment::Key;
+    use crate::model::attachment::Key;
 
-    const STOPPED: Why = Why::SandboxStopped;
-    const GONE: Life = Life::Dead(Why::SandboxGone);
+    const STOPPED: LivenessReason = LivenessReason::SandboxStopped;
+    const GONE: Liveness = Liveness::Dead(LivenessReason::SandboxGone);
 
     fn at(boot_ms: u64) -> Stamp {
         Stamp { boot_ms, wall_ms: 1_700_000_000_000 + boot_ms }
@@ -290,7 +290,7 @@ mod tests {
     }
 
     /// What is said of an attachment that is old enough.
-    fn life(seen: &Observations, id: &str) -> Life {
+    fn life(seen: &Observations, id: &str) -> Liveness {
         seen.life(id, "", &record(), at(130_000))
     }
 
@@ -306,17 +306,17 @@ mod tests {
     }
 
     fn new() -> Observations {
-        Observations::new(Why::SandboxGone)
+        Observations::new(LivenessReason::SandboxGone)
     }
 
     #[test]
     fn nobody_is_judged_before_the_first_complete_answer() {
         let mut seen = new();
-        assert_eq!(life(&seen, "a"), Life::Unknown(Why::SourceAway));
+        assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SourceAway));
         assert!(!seen.is_up());
         assert_eq!(look(&mut seen, Some(Alive)), News { alive: 2, ..News::default() });
         assert!(seen.is_up());
-        assert_eq!(life(&seen, "a"), Life::Alive);
+        assert_eq!(life(&seen, "a"), Liveness::Alive);
     }
 
     #[test]
@@ -324,14 +324,14 @@ mod tests {
         let mut seen = new();
         look(&mut seen, Some(Alive));
         assert_eq!(look(&mut seen, None), News { doubtful: 1, ..News::default() });
-        assert_eq!(life(&seen, "a"), Life::Unknown(Why::SeenOnce));
+        assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SeenOnce));
         assert!(seen.is_unsettled());
         assert_eq!(look(&mut seen, None), News { dead: 1, ..News::default() });
         assert!(!seen.is_unsettled());
         assert_eq!(life(&seen, "a"), GONE);
         assert_eq!(look(&mut seen, None), News::default());
         assert_eq!(life(&seen, "a"), GONE);
-        assert_eq!(life(&seen, "stays"), Life::Alive);
+        assert_eq!(life(&seen, "stays"), Liveness::Alive);
     }
 
     #[test]
@@ -339,9 +339,9 @@ mod tests {
         let mut seen = new();
         look(&mut seen, Some(Alive));
         look(&mut seen, Some(Ended(STOPPED)));
-        assert_eq!(life(&seen, "a"), Life::Unknown(Why::SeenOnce));
+        assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SeenOnce));
         look(&mut seen, Some(Ended(STOPPED)));
-        assert_eq!(life(&seen, "a"), Life::Dead(STOPPED));
+        assert_eq!(life(&seen, "a"), Liveness::Dead(STOPPED));
         look(&mut seen, None);
         assert_eq!(life(&seen, "a"), GONE);
     }
@@ -352,11 +352,15 @@ mod tests {
         look(&mut seen, Some(Alive));
         look(&mut seen, None);
         seen.alive("new");
-        assert_eq!(life(&seen, "a"), Life::Unknown(Why::SeenOnce));
-        assert_eq!(life(&seen, "new"), Life::Alive);
+        assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SeenOnce));
+        assert_eq!(life(&seen, "new"), Liveness::Alive);
         seen.alive("a");
         look(&mut seen, None);
-        assert_eq!(life(&seen, "a"), Life::Unknown(Why::SeenOnce), "not two in a row");
+        assert_eq!(
+            life(&seen, "a"),
+            Liveness::Unknown(LivenessReason::SeenOnce),
+            "not two in a row"
+        );
         look(&mut seen, None);
         assert_eq!((life(&seen, "a"), life(&seen, "new")), (GONE, GONE));
     }
@@ -367,7 +371,7 @@ mod tests {
         for _ in 0..5 {
             look(&mut seen, Some(Alive));
             look(&mut seen, None);
-            assert_eq!(life(&seen, "a"), Life::Unknown(Why::SeenOnce));
+            assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SeenOnce));
         }
     }
 
@@ -376,8 +380,8 @@ mod tests {
         let mut seen = new();
         for _ in 0..3 {
             look(&mut seen, Some(Ended(STOPPED)));
-            assert_eq!(life(&seen, "a"), Life::Unknown(Why::NeverSeen));
-            assert_eq!(life(&seen, "default-web"), Life::Unknown(Why::NeverSeen));
+            assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::NeverSeen));
+            assert_eq!(life(&seen, "default-web"), Liveness::Unknown(LivenessReason::NeverSeen));
         }
     }
 
@@ -385,16 +389,19 @@ mod tests {
     fn the_young_are_not_judged() {
         let mut seen = new();
         look(&mut seen, Some(Alive));
-        assert_eq!(seen.life("a", "", &record(), at(100_000)), Life::Alive);
+        assert_eq!(seen.life("a", "", &record(), at(100_000)), Liveness::Alive);
         look(&mut seen, None);
         look(&mut seen, None);
         for now in [0, 100_000, 129_999] {
-            let young = Life::Unknown(Why::Young);
+            let young = Liveness::Unknown(LivenessReason::Young);
             assert_eq!(seen.life("a", "", &record(), at(now)), young, "{now}");
         }
         // Wall clocks step: only the boot's counts.
         let stepped = Stamp { boot_ms: 129_999, wall_ms: u64::MAX };
-        assert_eq!(seen.life("a", "", &record(), stepped), Life::Unknown(Why::Young));
+        assert_eq!(
+            seen.life("a", "", &record(), stepped),
+            Liveness::Unknown(LivenessReason::Young)
+        );
         let stepped = Stamp { boot_ms: 130_000, wall_ms: 0 };
         assert_eq!(seen.life("a", "", &record(), stepped), GONE);
     }
@@ -408,12 +415,12 @@ mod tests {
         };
         let of = |seen: &Observations, uid| seen.life("a", uid, &record(), at(130_000));
         show(&mut seen, "uid-1");
-        assert_eq!(of(&seen, "uid-1"), Life::Alive);
-        assert_eq!(of(&seen, ""), Life::Alive, "the record does not say");
-        assert_eq!(of(&seen, "config-hash"), Life::Unknown(Why::NeverSeen));
+        assert_eq!(of(&seen, "uid-1"), Liveness::Alive);
+        assert_eq!(of(&seen, ""), Liveness::Alive, "the record does not say");
+        assert_eq!(of(&seen, "config-hash"), Liveness::Unknown(LivenessReason::NeverSeen));
         show(&mut seen, "uid-2");
-        assert_eq!(of(&seen, "uid-1"), Life::Unknown(Why::NeverSeen));
-        assert_eq!(of(&seen, "uid-2"), Life::Alive);
+        assert_eq!(of(&seen, "uid-1"), Liveness::Unknown(LivenessReason::NeverSeen));
+        assert_eq!(of(&seen, "uid-2"), Liveness::Alive);
     }
 
     #[test]
@@ -422,16 +429,16 @@ mod tests {
         look(&mut seen, Some(Alive));
         look(&mut seen, None);
         seen.away();
-        assert_eq!(life(&seen, "a"), Life::Unknown(Why::SourceAway));
-        assert_eq!(life(&seen, "stays"), Life::Unknown(Why::SourceAway));
+        assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SourceAway));
+        assert_eq!(life(&seen, "stays"), Liveness::Unknown(LivenessReason::SourceAway));
         look(&mut seen, None);
-        assert_eq!(life(&seen, "a"), Life::Unknown(Why::SeenOnce), "not in a row");
-        assert_eq!(life(&seen, "stays"), Life::Alive);
+        assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SeenOnce), "not in a row");
+        assert_eq!(life(&seen, "stays"), Liveness::Alive);
         look(&mut seen, None);
         assert_eq!(life(&seen, "a"), GONE);
         seen.away();
         look(&mut seen, None);
-        assert_eq!(life(&seen, "a"), Life::Unknown(Why::SeenOnce));
+        assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SeenOnce));
     }
 
     #[test]
@@ -440,10 +447,10 @@ mod tests {
         look(&mut seen, Some(Alive));
         look(&mut seen, None);
         seen.forget();
-        assert_eq!(life(&seen, "a"), Life::Unknown(Why::SourceAway));
+        assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SourceAway));
         for _ in 0..3 {
             look(&mut seen, None);
-            assert_eq!(life(&seen, "a"), Life::Unknown(Why::NeverSeen));
+            assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::NeverSeen));
         }
     }
 
@@ -457,8 +464,8 @@ mod tests {
             assert!(complete(&mut seen, list).wiped, "{list:?}");
             for _ in 0..3 {
                 complete(&mut seen, list);
-                assert_eq!(life(&seen, "a"), Life::Unknown(Why::NeverSeen));
-                assert_eq!(life(&seen, "stays"), Life::Unknown(Why::NeverSeen));
+                assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::NeverSeen));
+                assert_eq!(life(&seen, "stays"), Liveness::Unknown(LivenessReason::NeverSeen));
             }
         }
     }
@@ -490,7 +497,7 @@ mod tests {
         look(&mut seen, None);
         assert!(missing(&seen).is_empty(), "settled");
         seen.forget_one("a");
-        assert_eq!(life(&seen, "a"), Life::Unknown(Why::NeverSeen));
+        assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::NeverSeen));
     }
 
     /// The grace counts on the clock that does not jump.
@@ -508,10 +515,16 @@ mod tests {
             let grace = u64::try_from(GRACE.as_millis()).unwrap();
             let old = record.created.boot_ms + grace;
             assert_eq!(seen.life("a", "", &record, at(old)), GONE);
-            assert_eq!(seen.life("a", "", &record, at(old - 1)), Life::Unknown(Why::Young));
+            assert_eq!(
+                seen.life("a", "", &record, at(old - 1)),
+                Liveness::Unknown(LivenessReason::Young)
+            );
             // A clock that is behind the record's: nothing is known of its age.
             record.created.boot_ms = old + DAY;
-            assert_eq!(seen.life("a", "", &record, at(old)), Life::Unknown(Why::Young));
+            assert_eq!(
+                seen.life("a", "", &record, at(old)),
+                Liveness::Unknown(LivenessReason::Young)
+            );
         }
     }
 
@@ -520,7 +533,7 @@ mod tests {
         for twice in [[Alive, Ended(STOPPED)], [Ended(STOPPED), Alive]] {
             let mut seen = new();
             complete(&mut seen, &[("a", twice[0]), ("a", twice[1])]);
-            assert_eq!(life(&seen, "a"), Life::Alive);
+            assert_eq!(life(&seen, "a"), Liveness::Alive);
         }
     }
 
@@ -535,8 +548,8 @@ mod tests {
         look(&mut seen, None);
         let last = format!("pod-{}", 3 * MOST_GONE - 2);
         assert_eq!(life(&seen, &last), GONE);
-        assert_eq!(life(&seen, "pod-0"), Life::Unknown(Why::NeverSeen));
-        assert_eq!(life(&seen, "stays"), Life::Alive);
+        assert_eq!(life(&seen, "pod-0"), Liveness::Unknown(LivenessReason::NeverSeen));
+        assert_eq!(life(&seen, "stays"), Liveness::Alive);
 
         // Many at once that have been gone equally long.
         let ids: Vec<String> = (0..3 * MOST_GONE).map(|n| format!("crowd-{n}")).collect();
@@ -565,13 +578,13 @@ mod tests {
     }
 
     /// The rules, from the whole history: slow, but without state to get wrong.
-    fn by_history(history: &[Step], id: u8) -> Life {
+    fn by_history(history: &[Step], id: u8) -> Liveness {
         let shown = |step: &Step, id| match step {
             Step::Complete(shown) => shown.iter().find(|(one, _)| *one == id).map(|(_, a)| *a),
             Step::Away | Step::Forget => None,
         };
         if !matches!(history.last(), Some(Step::Complete(_))) {
-            return Life::Unknown(Why::SourceAway);
+            return Liveness::Unknown(LivenessReason::SourceAway);
         }
         let mut start = 0;
         for (now, step) in history.iter().enumerate() {
@@ -588,16 +601,16 @@ mod tests {
         }
         let valid = &history[start..];
         if !valid.iter().any(|step| shown(step, id) == Some(true)) {
-            return Life::Unknown(Why::NeverSeen);
+            return Liveness::Unknown(LivenessReason::NeverSeen);
         }
         let says = |step: &Step| matches!(step, Step::Complete(_)) && shown(step, id) != Some(true);
         match valid {
-            [.., last] if !says(last) => Life::Alive,
+            [.., last] if !says(last) => Liveness::Alive,
             [.., before, last] if says(before) => match shown(last, id) {
-                Some(_) => Life::Dead(STOPPED),
+                Some(_) => Liveness::Dead(STOPPED),
                 None => GONE,
             },
-            _ => Life::Unknown(Why::SeenOnce),
+            _ => Liveness::Unknown(LivenessReason::SeenOnce),
         }
     }
 

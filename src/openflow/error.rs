@@ -4,9 +4,9 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::hello::Version;
-use super::numbers::*;
-use super::wire::Reader;
+use crate::openflow::codec::hello::Version;
+use crate::openflow::codec::numbers::*;
+use crate::openflow::codec::wire::Reader;
 
 /// Why bytes from a switch (or the journal) are not what they should be.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl SwitchError {
 
     #[cfg(test)]
     pub(super) fn write(self, out: &mut Vec<u8>) {
-        use super::wire::Value as _;
+        use crate::openflow::codec::wire::Value as _;
         [self.kind, self.code].iter().for_each(|number| number.write(out));
         self.experimenter.iter().for_each(|number| number.write(out));
     }

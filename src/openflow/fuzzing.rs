@@ -12,16 +12,22 @@ use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use super::flow_mod::{self, Change};
-use super::hello::{Versions, greeting};
-use super::numbers::OFP_HEADER_LEN as HEADER;
-use super::oxm::{self, Oxm};
-use super::wire::Reader;
-use super::{
-    Applied, Connection, Entry, Error, Filter, MatchTerm, RawEntry, STRICT_COOKIE_MASK, Version,
-};
-use crate::clock::Deadline;
-use crate::stale::flow::{Actions, Address, Flow, Match};
+use crate::model::flow::{Actions, Address, Flow, Match};
+use crate::openflow::Applied;
+use crate::openflow::Connection;
+use crate::openflow::Entry;
+use crate::openflow::Error;
+use crate::openflow::Filter;
+use crate::openflow::MatchTerm;
+use crate::openflow::RawEntry;
+use crate::openflow::STRICT_COOKIE_MASK;
+use crate::openflow::Version;
+use crate::openflow::codec::flow_mod::{self, Change};
+use crate::openflow::codec::hello::{Versions, greeting};
+use crate::openflow::codec::numbers::OFP_HEADER_LEN as HEADER;
+use crate::openflow::codec::oxm::{self, Oxm};
+use crate::openflow::codec::wire::Reader;
+use crate::util::clock::Deadline;
 
 /// No script of ours takes in more than a few messages.
 const MOST: usize = 64 << 10;
@@ -122,7 +128,7 @@ pub(super) fn written(
     version: Version,
     tlvs: &[u8],
     instructions: &[u8],
-) -> Result<Entry, super::BadEntry> {
+) -> Result<Entry, crate::openflow::BadEntry> {
     let (tlvs, instructions) = (hex(tlvs), hex(instructions));
     Entry::try_from(format!("{:x} a 64 2a 3c 0 0 0 {tlvs} {instructions}", version.wire()))
 }
@@ -302,7 +308,7 @@ pub(crate) fn replies(data: &[u8]) -> bool {
                 believe(connection.watch())?;
                 believe(connection.barrier())?;
                 let (on, told) = (connection.is_watching(), connection.noted());
-                assert_eq!(connection.told(), told.len() as u64);
+                assert_eq!(connection.update_seq(), told.len() as u64);
                 let paused = (connection.is_paused(), connection.take_pause());
                 // What came behind the answer, up to the end.
                 assert_eq!(believe(connection.updates()), None, "it had hung up");

@@ -1,8 +1,8 @@
 //! OpenFlow 1.3, 1.4 and 1.5 as Open vSwitch speaks them on `<rundir>/<bridge>.mgmt`.
 //!
-//! Synchronous, one [`Connection`] per bridge, everything within one deadline. Layers, top
-//! down: requests ([`Connection`]'s methods, a file each) → `connection` (transport, xids,
-//! echo) → codecs (`entry`, `oxm`, `actions`, `filter`) → `wire` (checked reading).
+//! Synchronous, one [`Connection`] per bridge, everything within one deadline. `client` asks:
+//! a file for each kind of request, on `connection` (transport, xids, echo). `codec` reads and
+//! writes the bytes; `wire` is its checked reading. `text` prints entries as `ovs-ofctl` does.
 //!
 //! What the switch makes easy to get wrong, and where it is dealt with:
 //!
@@ -19,47 +19,26 @@
 //! | a delete cannot be tied to one incarnation of an entry | a flow monitor tells which one it was, `monitor.rs` |
 //! | 1.0-made VLAN matches resist a strict delete | [`Connection::delete_vlan_tci`]; dump again and report what stayed |
 
-mod actions;
-mod bundle;
-mod bundle_message;
-mod connection;
-mod conntrack;
-mod ct_flush;
-mod describe;
-mod dump;
-mod effects;
-mod entry;
+pub(crate) mod client;
+mod codec;
 mod error;
-mod filter;
-mod flow_mod;
-mod flow_update;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
-mod group;
-mod hello;
-mod lanes;
-mod learn;
-pub(crate) mod monitor;
-mod multipart;
-mod numbers;
-mod oxm;
-mod port;
-mod show;
-mod wire;
+mod text;
 
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use bundle::Applied;
-pub use connection::{Connection, Opening};
-pub use describe::{Asked, PortsAndTables};
-pub use dump::AskedDump;
-pub use entry::{BadEntry, Entry, FlowKey, RawEntry};
+pub use client::bundle::Applied;
+pub use client::connection::{Connection, Opening};
+pub use client::describe::{Asked, PortsAndTables};
+pub use client::dump::AskedDump;
+pub use client::monitor::{Update, What};
+pub use client::parallel::delete_strict_parallel;
+pub use codec::entry::{BadEntry, Entry, FlowKey, RawEntry};
+pub use codec::filter::{Filter, MatchTerm, filters_for_address};
+pub use codec::flow_mod::STRICT_COOKIE_MASK;
+pub use codec::hello::Version;
 pub use error::{Error, Malformed, SwitchError};
-pub use filter::{Filter, MatchTerm, filters_for_address};
-pub use flow_mod::STRICT_COOKIE_MASK;
-pub use hello::Version;
-pub use lanes::delete_strict_over;
-pub use monitor::{Update, What};

@@ -1,18 +1,21 @@
 //! One list of messages, in all versions. Each is read and written again, whole and cut off.
 
-use super::bundle_message::BundleMessage;
-use super::ct_flush::CtFlush;
-use super::error::{Malformed, SwitchError};
-use super::filter::Filter;
-use super::flow_update::{self, Cancel, Told};
-use super::hello::Versions;
-use super::multipart::{self, Port, TableStats, Which};
-use super::numbers::*;
-use super::oxm::Oxm;
-use super::testing::hex;
-use super::wire::{Layout, MessageHeader, Reader, message};
-use super::{Version, dump, flow_mod, group};
-use crate::stale::flow::{Actions, Flow, Match};
+use crate::model::flow::{Actions, Flow, Match};
+use crate::openflow::Version;
+use crate::openflow::client::dump;
+use crate::openflow::codec::bundle_message::BundleMessage;
+use crate::openflow::codec::ct_flush::CtFlush;
+use crate::openflow::codec::filter::Filter;
+use crate::openflow::codec::flow_mod;
+use crate::openflow::codec::flow_update::{self, Cancel, Told};
+use crate::openflow::codec::group;
+use crate::openflow::codec::hello::Versions;
+use crate::openflow::codec::multipart::{self, Port, TableStats, Which};
+use crate::openflow::codec::numbers::*;
+use crate::openflow::codec::oxm::Oxm;
+use crate::openflow::codec::wire::{Layout, MessageHeader, Reader, message};
+use crate::openflow::error::{Malformed, SwitchError};
+use crate::openflow::testing::hex;
 
 /// Reads a body, and writes what was read.
 type Recode = fn(Version, &mut Reader<'_>, &mut Vec<u8>) -> Result<(), Malformed>;
@@ -54,7 +57,7 @@ fn hello(_: Version, r: &mut Reader<'_>, out: &mut Vec<u8>) -> Result<(), Malfor
 }
 
 fn tlvs(_: Version, r: &mut Reader<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
-    super::oxm::decode(r.rest(), &mut Match::default())?;
+    crate::openflow::codec::oxm::decode(r.rest(), &mut Match::default())?;
     while !r.is_empty() {
         Oxm::read(r)?.write(out);
     }
@@ -104,7 +107,7 @@ fn groups(v: Version, r: &mut Reader<'_>, out: &mut Vec<u8>) -> Result<(), Malfo
     items(OFPMP_GROUP_DESC, v, r, out, |r, out| {
         let mut buckets = Vec::new();
         group::read(v, r, &mut |list| {
-            super::effects::decode_list(list, &mut Actions::default())?;
+            crate::openflow::codec::effects::decode_list(list, &mut Actions::default())?;
             buckets.push(list.to_vec());
             Ok(())
         })?;

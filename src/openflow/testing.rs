@@ -5,8 +5,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{Connection, Error, Version};
-use crate::clock::Deadline;
+use crate::openflow::Connection;
+use crate::openflow::Error;
+use crate::openflow::Version;
+use crate::util::clock::Deadline;
 
 /// Bytes of hexadecimal digits; spaces are for the reader.
 pub(crate) fn hex(text: &str) -> Vec<u8> {

@@ -14,8 +14,8 @@ use super::rows::{BRIDGE_WHOLE, INTERFACE, PORT, Rows, SWITCH, must, rows_of, se
 use super::rpc::{Connection, Outcome, Sent, TIMED_OUT, Transacted, outcomes, parse};
 use super::snapshot::{Ofport, Port, Snapshot};
 use super::value::{Datum, map, row, set};
-use crate::clock::Deadline;
-use crate::stale::case::RowId;
+use crate::model::row::RowId;
+use crate::util::clock::Deadline;
 
 /// How late an answer of a server that is well may be on a busy node.
 const LATENESS: Duration = Duration::from_millis(100);
@@ -143,7 +143,7 @@ impl Client {
     /// # Errors
     /// Any [`Error`]; [`Error::Malformed`] also if a row that another one names is missing.
     pub fn snapshot(&mut self) -> Result<Snapshot, Error> {
-        let asked = self.connection.ask_transact(WHOLE, self.deadline, everything())?;
+        let asked = self.connection.ask_transact(WHOLE, self.deadline, registry_snapshot())?;
         self.take(asked)
     }
 
@@ -173,7 +173,7 @@ impl Client {
         };
         let whole = !self.watching || self.rows.is_none();
         // What changed before an empty transaction was told of before its answer.
-        let operations = if whole { everything() } else { Vec::new() };
+        let operations = if whole { registry_snapshot() } else { Vec::new() };
         let snapshot = self.connection.ask_transact(WHOLE, self.deadline, operations)?;
         Ok(Asked { watch, snapshot, whole })
     }
@@ -216,7 +216,8 @@ impl Client {
                 }
                 (Some((rows, _)), _) => rows,
                 (None, _) => {
-                    let all = self.connection.ask_transact(WHOLE, self.deadline, everything())?;
+                    let all =
+                        self.connection.ask_transact(WHOLE, self.deadline, registry_snapshot())?;
                     let arrived =
                         self.arrived(Asked { watch: None, snapshot: all, whole: true })?;
                     return self.read_arrived(arrived);
@@ -441,7 +442,7 @@ impl Client {
     }
 }
 
-fn everything() -> Vec<Value> {
+fn registry_snapshot() -> Vec<Value> {
     TABLES.iter().map(|(table, columns)| select(table, &[], columns)).collect()
 }
 

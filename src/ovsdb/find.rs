@@ -3,7 +3,7 @@
 
 use super::marks::{DEFAULT_IFNAME, Marks, marks};
 use super::snapshot::{Bridge, Interface, LOCAL, Ofport, Port, Snapshot, is_tunnel_or_patch};
-use crate::stale::flow::MacAddr;
+use crate::model::flow::MacAddr;
 
 /// What is known of an attachment whose port is looked for. Empty strings are absent.
 #[derive(Clone, Debug, Default)]

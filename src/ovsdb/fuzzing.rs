@@ -25,9 +25,9 @@ use super::rows::Rows;
 use super::rpc::{Transacted, outcomes};
 use super::snapshot::{Bridge, Interface, LOCAL, MAX_PORT, Ofport, Port, Snapshot};
 use super::value::{map, row, set};
-use crate::clock::Deadline;
-use crate::stale::case::RowId;
-use crate::stale::flow::{Address, MacAddr};
+use crate::model::flow::{Address, MacAddr};
+use crate::model::row::RowId;
+use crate::util::clock::Deadline;
 
 const MOST: usize = 64 << 10;
 

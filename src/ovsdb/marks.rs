@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::snapshot::{Interface, Port};
-use crate::stale::flow::{Address, MacAddr};
+use crate::model::flow::{Address, MacAddr};
 
 /// The name that runtimes give to a pod's first interface (containerd, CRI-O, Multus).
 /// CNIs that make no other one do not write it down.

@@ -12,7 +12,7 @@ use super::find::{How, Wanted, find_port, kube_ovn_names, netns_spellings};
 use super::rows::{BRIDGE, INTERFACE, PORT, Rows, SWITCH, rows_of, select};
 use super::snapshot::Snapshot;
 use super::value::{Datum, map, row};
-use crate::stale::case::{RowId, RowSet};
+use crate::model::row::{RowId, RowSet};
 
 /// An attachment that DEL is about: what its record knows, and what finds it without one.
 #[derive(Clone, Copy, Debug, Default)]

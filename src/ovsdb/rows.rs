@@ -12,7 +12,7 @@ use super::error::Error;
 use super::rpc::{Outcome, parse};
 use super::snapshot::{Bridge, Interface, Ofport, Ovn, Port, Snapshot};
 use super::value::Datum;
-use crate::stale::case::{RowId, RowMap, RowSet};
+use crate::model::row::{RowId, RowMap, RowSet};
 
 pub(super) const SWITCH: &[&str] = &["external_ids", "ovs_version"];
 pub(super) const BRIDGE: &[&str] = &["_uuid", "name", "datapath_type", "protocols", "fail_mode"];

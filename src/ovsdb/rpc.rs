@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::error::Error;
 use super::frame::Frames;
-use crate::clock::{Deadline, arm, connect_within};
+use crate::util::clock::{Deadline, arm, connect_within};
 
 /// A message of any kind. `null` reads as absent, which is what it means here.
 #[derive(Deserialize)]

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::stale::case::RowId;
-use crate::stale::flow::MacAddr;
+use crate::model::flow::MacAddr;
+use crate::model::row::RowId;
 
 /// The number of a bridge's own port (OFPP_LOCAL), in 16 bits.
 pub const LOCAL: u16 = 65534;

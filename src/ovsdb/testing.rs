@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Bridge, Interface, Ofport, Port, Snapshot};
-use crate::stale::case::RowId;
+use crate::model::row::RowId;
 
 /// An interface with number 5, whose device has index 7, and no marks.
 pub(crate) fn interface(id: u128, name: &str) -> Interface {

@@ -11,9 +11,9 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::clock::Deadline;
-use crate::stale::case::RowId;
-use crate::stale::flow::MacAddr;
+use crate::model::flow::MacAddr;
+use crate::model::row::RowId;
+use crate::util::clock::Deadline;
 
 const ALL: &[u8] = include_bytes!("../../tests/data/ovsdb/transact-select-all.json");
 const NUMBERS: &[u8] = include_bytes!("../../tests/data/ovsdb/transact-select-numbers.json");

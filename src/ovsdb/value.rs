@@ -9,7 +9,7 @@ use serde::de::{
 };
 use serde_json::{Value, json};
 
-use crate::stale::case::RowId;
+use crate::model::row::RowId;
 
 /// One atom.
 #[derive(Clone, Debug, PartialEq)]

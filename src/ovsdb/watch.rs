@@ -12,7 +12,7 @@ use super::error::Error;
 use super::rpc::{Connection, parse};
 use super::snapshot::Ofport;
 use super::value::Datum;
-use crate::clock::Deadline;
+use crate::util::clock::Deadline;
 
 const WATCHING: &str = "watching interfaces";
 

@@ -142,7 +142,7 @@ fn del_of_a_failed_add_while_a_sibling_sandbox_lives() {
     let mut second = node.pod("web").with_ip("10.244.1.50");
     second.uid.clone_from(&first.uid);
     let web = tenant(&node, node.add(&second), 0x1002);
-    let everything: [&[String]; 3] = [&base, &db.flows, &web.flows];
+    let registry_snapshot: [&[String]; 3] = [&base, &db.flows, &web.flows];
 
     let records = list(&node);
     assert_eq!(
@@ -154,11 +154,11 @@ fn del_of_a_failed_add_while_a_sibling_sandbox_lives() {
         let conf = node.plugin_conf("ovs-flow-gc", Some(&first), None);
         let call = node.call_for(&conf, "DEL", &first);
         if netns { call } else { call.without("CNI_NETNS") }.run().ok();
-        only(&node, &everything);
+        only(&node, &registry_snapshot);
     }
     node.kill_sandbox(&first);
     sweep(&node);
-    only(&node, &everything);
+    only(&node, &registry_snapshot);
     assert_eq!(record_of(&node, &web)["ofport"], web.ofport);
     node.must_reach(&web, &db.ip);
     node.del(&web);

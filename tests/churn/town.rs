@@ -8,8 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ovs_flow_gc::attachment::Attachment;
 use ovs_flow_gc::config::NetworkState;
+use ovs_flow_gc::model::attachment::Attachment;
 use serde_json::json;
 
 use crate::crowd::{self, Dice, Member, all_at_once, missing, records};
@@ -317,16 +317,17 @@ impl Town {
         let dump = self.node.dump("br0");
         let waiting = self.stale(&dump, |due| due == Due::Later);
         self.must(waiting.is_empty(), "stale entries are still waited for", &waiting);
-        let everything = records(&self.node);
+        let registry_snapshot = records(&self.node);
         let brief = |t: &Attachment| {
             format!("{} {:?} {:?} {:?}", t.title(), t.state, t.register, t.last_error)
         };
         let doubtful =
             |t: &&Attachment| t.register.is_some_and(|r| self.doubtful.contains(&r.value));
         let left: Vec<_> =
-            everything.tombstones.iter().filter(|t| !doubtful(t)).map(brief).collect();
+            registry_snapshot.tombstones.iter().filter(|t| !doubtful(t)).map(brief).collect();
         self.must(left.is_empty(), "tombstones are stuck", &left);
-        let known: BTreeSet<_> = everything.attachments.iter().map(|r| r.key.clone()).collect();
+        let known: BTreeSet<_> =
+            registry_snapshot.attachments.iter().map(|r| r.key.clone()).collect();
         let alive: BTreeSet<_> = self.alive.iter().map(|r| r.member.key()).collect();
         assert_eq!(known, alive, "the records are not those of the living");
     }

@@ -16,8 +16,8 @@ use std::fs;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-use ovs_flow_gc::attachment::Key;
-use ovs_flow_gc::registry::{Everything, Registry};
+use ovs_flow_gc::model::attachment::Key;
+use ovs_flow_gc::store::{Registry, RegistrySnapshot};
 use serde_json::{Value, json};
 
 use crate::rig::node::NETWORK;
@@ -215,18 +215,18 @@ pub(crate) fn sweep(node: &Node) -> Value {
 
 /// Everything that is written down: all of it can be read, and nothing is torn.
 #[track_caller]
-pub(crate) fn records(node: &Node) -> Everything {
+pub(crate) fn records(node: &Node) -> RegistrySnapshot {
     let Some(registry) = Registry::open_existing(&node.state_dir).unwrap() else {
-        return Everything::default();
+        return RegistrySnapshot::default();
     };
-    let everything = registry.snapshot().unwrap();
-    assert!(everything.corrupt.is_empty(), "{:?}", everything.corrupt);
-    assert!(everything.aside.is_empty(), "{:?}", everything.aside);
-    assert!(everything.failures.is_empty(), "{:?}", everything.failures);
-    for network in &everything.networks {
+    let registry_snapshot = registry.snapshot().unwrap();
+    assert!(registry_snapshot.corrupt.is_empty(), "{:?}", registry_snapshot.corrupt);
+    assert!(registry_snapshot.aside.is_empty(), "{:?}", registry_snapshot.aside);
+    assert!(registry_snapshot.failures.is_empty(), "{:?}", registry_snapshot.failures);
+    for network in &registry_snapshot.networks {
         network.state::<ovs_flow_gc::config::NetworkState>().unwrap();
     }
-    everything
+    registry_snapshot
 }
 
 /// Every file below a directory.

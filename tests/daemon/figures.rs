@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ovs_flow_gc::clock::Deadline;
 use ovs_flow_gc::openflow::Connection;
+use ovs_flow_gc::util::clock::Deadline;
 
 use crate::crowd::{Member, add_ports, all_at_once, del_ports, end_sandboxes};
 use crate::guard::{Daemon, settle};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use ovs_flow_gc::attachment::{Attachment, Key};
-use ovs_flow_gc::registry::Leftover;
+use ovs_flow_gc::model::attachment::{Attachment, Key};
+use ovs_flow_gc::store::Leftover;
 use serde_json::Value;
 
 use super::super::checks::{End, Terms, manners, must_complain};

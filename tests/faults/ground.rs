@@ -6,10 +6,10 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use ovs_flow_gc::attachment::Key;
-use ovs_flow_gc::clock::Deadline;
+use ovs_flow_gc::model::attachment::Key;
 use ovs_flow_gc::openflow::{Connection, Entry, Filter};
-use ovs_flow_gc::registry::{Everything, Registry};
+use ovs_flow_gc::store::{Registry, RegistrySnapshot};
+use ovs_flow_gc::util::clock::Deadline;
 use serde_json::{Value, json};
 
 use super::rig::node::NETWORK;
@@ -291,10 +291,10 @@ impl Ground {
 
     /// Everything that is written down.
     #[track_caller]
-    pub(super) fn records(&self) -> Everything {
+    pub(super) fn records(&self) -> RegistrySnapshot {
         match Registry::open_existing(&self.node.state_dir).unwrap() {
             Some(registry) => registry.snapshot().unwrap(),
-            None => Everything::default(),
+            None => RegistrySnapshot::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ mod after;
 use std::path::Path;
 use std::time::Duration;
 
-use ovs_flow_gc::attachment::{Attachment, Key, State};
+use ovs_flow_gc::model::attachment::{Attachment, Key, State};
 use serde_json::{Value, json};
 
 use super::checks::{End, Terms};

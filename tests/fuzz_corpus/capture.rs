@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ovs_flow_gc::clock::Deadline;
+use ovs_flow_gc::model::flow::MacAddr;
+use ovs_flow_gc::model::row::RowId;
 use ovs_flow_gc::openflow::{Connection, Entry, Filter, MatchTerm, Version};
 use ovs_flow_gc::ovsdb::watch::Watcher;
 use ovs_flow_gc::ovsdb::{Client, Leaving, Wanted};
-use ovs_flow_gc::stale::case::RowId;
-use ovs_flow_gc::stale::flow::MacAddr;
+use ovs_flow_gc::util::clock::Deadline;
 use serde_json::{Value, json};
 
 use crate::directory;

@@ -42,7 +42,7 @@ impl Crowd {
     }
 
     /// The dump as long as nobody's entries are gone.
-    pub(super) fn everything(&self) -> Vec<String> {
+    pub(super) fn registry_snapshot(&self) -> Vec<String> {
         self.without(&[])
     }
 }

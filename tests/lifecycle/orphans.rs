@@ -41,7 +41,7 @@ fn the_port_row_is_still_there() {
     let crowd = Crowd::new(&node, &["web", "db", "cache"]);
     let (web, db, cache) = (&crowd.pods[0], &crowd.pods[1], &crowd.pods[2]);
     node.vanish(db, Port::Stays);
-    assert_eq!(node.dump("br0"), crowd.everything(), "the flows are left over");
+    assert_eq!(node.dump("br0"), crowd.registry_snapshot(), "the flows are left over");
 
     let answer = sweep(&node, &[]);
 
@@ -113,11 +113,11 @@ fn nobody_is_dead() {
     let crowd = Crowd::new(&node, &["web", "db"]);
     let answer = sweep(&node, &[]);
     assert_eq!((&answer["dead"], &answer["targets"]), (&json!(0), &json!([])));
-    assert_eq!(node.dump("br0"), crowd.everything());
+    assert_eq!(node.dump("br0"), crowd.registry_snapshot());
     // The loss of a port row is not a death.
     node.ovs_vsctl(&["del-port", &crowd.pods[0].port]);
     sweep(&node, &[]);
-    assert_eq!(node.dump("br0"), crowd.everything());
+    assert_eq!(node.dump("br0"), crowd.registry_snapshot());
     assert_eq!(states(&node)["web"], "active");
 }
 
@@ -131,7 +131,7 @@ fn a_dry_run_changes_nothing() {
 
     let answer = sweep(&node, &["--dry-run"]);
 
-    assert_eq!(node.dump("br0"), crowd.everything());
+    assert_eq!(node.dump("br0"), crowd.registry_snapshot());
     assert!(before == (tree(&node.state_dir), database(&node)), "records or OVSDB changed");
     assert_eq!(answer["dryRun"], true);
     assert_eq!(answer["dead"], 2);
@@ -155,7 +155,7 @@ fn a_dry_run_changes_nothing() {
     // For people, too; and what it said is what a sweep then does.
     let text = node.admin(&["sweep", "--dry-run"]).ok();
     assert!(text.contains(&pod_name("web")) && text.contains("would be deleted"), "{text}");
-    assert_eq!(node.dump("br0"), crowd.everything());
+    assert_eq!(node.dump("br0"), crowd.registry_snapshot());
     sweep(&node, &[]);
     assert_eq!(node.dump("br0"), crowd.without(&[0, 1]));
 }
@@ -176,7 +176,7 @@ fn a_dry_run_names_the_entries() {
     // The switch takes them back and has what it had.
     let commands: Vec<&str> = named.iter().map(String::as_str).collect();
     node.add_flows("br0", &commands);
-    let (had, has) = (crowd.everything(), node.dump("br0"));
+    let (had, has) = (crowd.registry_snapshot(), node.dump("br0"));
     let differs: Vec<_> = has.iter().filter(|flow| !had.contains(flow)).collect();
     assert_eq!(differs, [""; 0]);
     assert_eq!(has.len(), had.len());
@@ -208,7 +208,7 @@ fn a_sweep_as_json() {
     assert_eq!(gone.get("error"), None);
     let bridge = &answer["bridges"][0];
     assert_eq!((&bridge["bridge"], &bridge["full"]), (&json!("br0"), &json!(true)));
-    assert_eq!(bridge["flows"], crowd.everything().len());
+    assert_eq!(bridge["flows"], crowd.registry_snapshot().len());
     assert_eq!(bridge["deleted"], crowd.flows[0].len());
     for key in ["stayed", "putOff", "dangling", "suspicions"] {
         assert_eq!(bridge[key], 0, "{key}");

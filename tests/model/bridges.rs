@@ -1,6 +1,6 @@
 //! One bridge or two, and what a network's configuration says of them.
 
-use ovs_flow_gc::attachment::Attachment;
+use ovs_flow_gc::model::attachment::Attachment;
 use serde_json::{Value, json};
 
 /// Index of a bridge in [`NAMES`].

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use ovs_flow_gc::stale::flow::{
+use ovs_flow_gc::model::flow::{
     Actions, Address, AddressMatch, Flow, Match, RegisterMatch, RegisterRange, RegisterWrite, Side,
 };
 

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use ovs_flow_gc::attachment::Attachment;
 use ovs_flow_gc::config::NetworkState;
+use ovs_flow_gc::model::attachment::Attachment;
 use ovs_flow_gc::ovsdb::Ofport;
 
 use super::bridges::{BridgeId, Bridges, PATCH};

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use ovs_flow_gc::attachment::{Attachment, Register, RegisterHow};
-use ovs_flow_gc::stale::flow::{Address, AddressMatch, Flow, Side};
+use ovs_flow_gc::model::attachment::{Attachment, Register, RegisterHow};
+use ovs_flow_gc::model::flow::{Address, AddressMatch, Flow, Side};
 
 use super::bridges::{BridgeId, Bridges, PATCH};
 use super::controllers::{Layout, UPLINK};
@@ -211,14 +211,14 @@ impl<'a, D: Driver> View<'a, D> {
         let reach = |r: &&Attachment| town.bridges.reach(r, bridge);
         let living = after.records.iter().filter(reach);
         let living = living.map(|r| (&town.pods[town.pod_of(r)], r)).collect();
-        let buried = after.tombstones.iter();
+        let tombstones_written = after.tombstones.iter();
         let removed = before.tombstones.iter().filter(|t| !ours(t, &after.tombstones));
         let died = |record: &Attachment| record.died.map_or(at, |died| died.boot_ms);
         let swept = before
             .records
             .iter()
             .filter(|r| !ours(r, &after.records) && !ours(r, &after.tombstones));
-        let all = buried.chain(removed).chain(swept).map(|record| {
+        let all = tombstones_written.chain(removed).chain(swept).map(|record| {
             let pod = &town.pods[town.pod_of(record)];
             let here = pod.bridge == bridge;
             let current = pod.number.or(record.ofport).filter(|_| here);
@@ -333,10 +333,10 @@ impl<'a, D: Driver> View<'a, D> {
         // The tombstone of a DEL without a record says which port was its own when the DEL, or a
         // sweep, has looked.
         let names_its_port = |t: &&Attachment| t.interface.is_some();
-        let buried = self.after.tombstones.iter().filter(names_its_port);
+        let tombstones_written = self.after.tombstones.iter().filter(names_its_port);
         // The call was about those whose tombstones are gone.
         let forgotten = self.before.tombstones.iter().filter(|t| !ours(t, &self.after.tombstones));
-        let known = self.after.records.iter().chain(buried).chain(forgotten);
+        let known = self.after.records.iter().chain(tombstones_written).chain(forgotten);
         let known: Vec<PodId> = known.map(|record| self.town.pod_of(record)).collect();
         let has_device =
             |pod: &Pod| pod.phase != Phase::Gone || pod.number.is_none() || !D::MAKE_BELIEVE;
@@ -446,8 +446,8 @@ impl<'a, D: Driver> View<'a, D> {
                 let pod = &self.town.pods[self.town.pod_of(r)];
                 near(pod) && r.register.is_some_and(|r| r.value == value)
             };
-            let buried = self.before.tombstones.iter().chain(&self.after.tombstones);
-            let mut others = buried.filter(|t| !t.is_same(dead.record));
+            let tombstones_written = self.before.tombstones.iter().chain(&self.after.tombstones);
+            let mut others = tombstones_written.filter(|t| !t.is_same(dead.record));
             // What the dead left under a number that somebody has now looks like his.
             let left = |entry: &Entry| {
                 let Flow { matches, actions, .. } = &entry.line.flow;

@@ -1,22 +1,26 @@
 //! A node that is made up: a table with ages, OVSDB rows, records. The verdicts are the real
-//! ones: `Scene::build`, `Survey`, `Judge`, `Recheck`, `wait_together`. What has no part without
+//! ones: `BridgeInput::build`, `Survey`, `Judge`, `Recheck`, `wait_together`. What has no part without
 //! I/O (who is buried, what is written down when) is done here as `sweep` and `plugin` do it,
 //! with a place to crash after each of its stages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use ovs_flow_gc::attachment::{self, Attachment, Key, Netns, Register, RegisterHow, State};
-use ovs_flow_gc::clock::Stamp;
 use ovs_flow_gc::config::{Config, NetworkState};
+use ovs_flow_gc::judge::input::{JudgeInput, Live};
+use ovs_flow_gc::judge::{Judge, Learned, Recheck, Standing, Survey, Verdict};
+use ovs_flow_gc::model::attachment::{self, Attachment, Key, Netns, Register, RegisterHow, State};
+use ovs_flow_gc::model::flow::{Flow, RegisterMatch};
+use ovs_flow_gc::model::register::RegisterSource;
+use ovs_flow_gc::model::row::RowId;
 use ovs_flow_gc::ovsdb::{
     Bridge, Interface, Ofport, Ovn, Port, Snapshot, Wanted, find_for_delete, find_port,
 };
-use ovs_flow_gc::stale::case::{Case, Live, RegisterSource, RowId};
-use ovs_flow_gc::stale::flow::{Flow, RegisterMatch};
-use ovs_flow_gc::stale::{Judge, Learned, Recheck, Standing, Survey, Verdict};
-use ovs_flow_gc::sweep::orphans::died;
-use ovs_flow_gc::sweep::{Cause, Heritage, Scene, Target, World, register_of, wait_together};
+use ovs_flow_gc::reconcile::orphans::died;
+use ovs_flow_gc::reconcile::{
+    BridgeInput, Cause, CleanTarget, Heritage, NodeSnapshot, register_of, wait_together,
+};
+use ovs_flow_gc::util::clock::Stamp;
 use serde_json::json;
 use std::time::Duration;
 
@@ -31,7 +35,7 @@ const LINGER: u64 = 30_000;
 const BOOT: &str = "this";
 /// As `liveness::netns` allows for the file clock.
 const TICK: u64 = 10;
-/// As `sweep::scene` has it.
+/// As `sweep::input` has it.
 const ADD_TAKES: Duration = Duration::from_secs(120);
 
 fn stamp(ms: u64) -> Stamp {
@@ -120,9 +124,9 @@ struct Work {
     crash: u8,
     thorough: bool,
     /// What was read when it began, once for all bridges.
-    world: World,
-    targets: Vec<Target>,
-    newcomer: Option<Key>,
+    world: NodeSnapshot,
+    targets: Vec<CleanTarget>,
+    adding: Option<Key>,
     waiting: Vec<bool>,
     started: u64,
 }
@@ -132,7 +136,7 @@ struct Work {
 struct Pass {
     bridge: BridgeId,
     looked: u64,
-    case: Case,
+    facts: JudgeInput,
     learned: Learned,
     dead_of: Vec<usize>,
     doomed: Vec<(Slot, Flow, Verdict)>,
@@ -265,8 +269,8 @@ impl Sim {
     }
 
     /// Everything as a call reads it; ages count back from `now`.
-    fn world(&self, now: u64) -> World {
-        let mut world = World::of(stamp(now), BOOT.to_owned(), self.snapshot().into());
+    fn world(&self, now: u64) -> NodeSnapshot {
+        let mut world = NodeSnapshot::of(stamp(now), BOOT.to_owned(), self.snapshot().into());
         world.records.clone_from(&self.records);
         world.tombstones.clone_from(&self.tombstones);
         if let Some(state) = &self.state {
@@ -280,14 +284,14 @@ impl Sim {
         world
     }
 
-    fn scene(
+    fn input(
         &self,
-        world: &World,
+        world: &NodeSnapshot,
         bridge: BridgeId,
-        targets: &[Target],
-        newcomer: Option<&Key>,
-    ) -> Scene {
-        let mut scene = Scene::build(world, bridge, targets, newcomer);
+        targets: &[CleanTarget],
+        adding: Option<&Key>,
+    ) -> BridgeInput {
+        let mut input = BridgeInput::build(world, bridge, targets, adding);
         let here = self.rows.values().filter(|row| row.bridge == bridge);
         let named = here.filter_map(|row| Some((row.ofport.number()?, row.name.clone())));
         let mut described: Vec<_> = named.collect();
@@ -295,7 +299,7 @@ impl Sim {
         if self.bridges.has_patch() {
             described.push((PATCH, PATCHES[bridge].to_owned()));
         }
-        scene.check_ports(world, bridge, &described);
+        input.check_ports(world, bridge, &described);
         // There is no namespace on this machine whose file could tell a stranger's age.
         // A target's port is the dead's own, even if its tombstone does not say so yet.
         let dead = self.tombstones.iter().chain(targets.iter().map(|t| &t.attachment));
@@ -317,11 +321,11 @@ impl Sim {
                 *oldest = age.max(*oldest);
             }
         }
-        let stranger = |l: &&mut Live| l.network.is_none() && !l.addresses_known && l.is_pod;
-        for live in scene.case.live.iter_mut().filter(stranger) {
+        let unrecorded_port = |l: &&mut Live| l.network.is_none() && !l.addresses_known && l.is_pod;
+        for live in input.facts.live.iter_mut().filter(unrecorded_port) {
             live.age = arriving.get(&live.ofport).copied();
         }
-        scene
+        input
     }
 
     fn flow(&self, line: &Line, added: u64, now: u64) -> Flow {
@@ -330,17 +334,17 @@ impl Sim {
     }
 
     /// Which entries a look by tokens is answered with (`sweep::look::token_filters`).
-    fn answers(case: &Case, flow: &Flow) -> bool {
-        case.dead.iter().any(|dead| {
-            let rule = case.networks[dead.network].register;
+    fn answers(facts: &JudgeInput, flow: &Flow) -> bool {
+        facts.dead.iter().any(|dead| {
+            let rule = facts.networks[dead.network].register;
             let m = &flow.matches;
-            let former = |r: &RegisterMatch| {
+            let previous_ofports = |r: &RegisterMatch| {
                 rule.source == RegisterSource::Ofport
                     && r.index == rule.index
-                    && dead.former.iter().any(|port| u32::from(*port) == r.value)
+                    && dead.previous_ofports.iter().any(|port| u32::from(*port) == r.value)
             };
             m.in_port.is_some_and(|port| dead.had(port))
-                || m.registers.iter().any(former)
+                || m.registers.iter().any(previous_ofports)
                 || m.addresses.iter().any(|m| dead.addresses.contains(&m.address))
                 || flow.actions.outputs.iter().any(|port| dead.had(*port))
                 || dead.register.is_some_and(|value| {
@@ -355,12 +359,12 @@ impl Sim {
     fn look(
         &self,
         bridge: BridgeId,
-        case: &Case,
+        facts: &JudgeInput,
         thorough: bool,
         now: u64,
     ) -> (Vec<(Slot, Flow)>, Learned, bool) {
-        let proof = case.dead.iter().any(|dead| {
-            let source = case.networks[dead.network].register.source;
+        let proof = facts.dead.iter().any(|dead| {
+            let source = facts.networks[dead.network].register.source;
             matches!(
                 source,
                 RegisterSource::Pod
@@ -370,16 +374,16 @@ impl Sim {
         let here = || self.table.iter().filter(|(_, (line, _))| line.bridge == bridge);
         let flows =
             || here().map(|(slot, (line, added))| (slot.clone(), self.flow(line, *added, now)));
-        if !thorough && !self.small && case.dead.len() <= 4 && !proof {
-            let mut survey = Survey::partial(case);
+        if !thorough && !self.small && facts.dead.len() <= 4 && !proof {
+            let mut survey = Survey::partial(facts);
             let seen: Vec<_> = flows()
-                .filter(|(_, flow)| Self::answers(case, flow))
+                .filter(|(_, flow)| Self::answers(facts, flow))
                 .filter(|(_, flow)| survey.see(flow))
                 .collect();
             let learned = survey.finish();
-            let judge = Judge::new(case, &learned);
-            let newly = |(dead, value): (&ovs_flow_gc::stale::case::Dead, &Option<u32>)| {
-                let rule = case.networks[dead.network].register;
+            let judge = Judge::new(facts, &learned);
+            let newly = |(dead, value): (&ovs_flow_gc::judge::input::Dead, &Option<u32>)| {
+                let rule = facts.networks[dead.network].register;
                 let learns =
                     matches!(rule.source, RegisterSource::Learn { .. } | RegisterSource::Pod);
                 learns
@@ -395,18 +399,18 @@ impl Sim {
                     })
             };
             let more = seen.iter().any(|(_, flow)| judge.would_register_matter(flow))
-                || case.dead.iter().zip(&learned.dead_registers).any(newly);
+                || facts.dead.iter().zip(&learned.dead_registers).any(newly);
             if !more {
                 return (seen, learned, false);
             }
         }
-        let mut survey = Survey::new(case);
+        let mut survey = Survey::new(facts);
         let seen = flows().filter(|(_, flow)| survey.see(flow)).collect();
         (seen, survey.finish(), true)
     }
 
     /// `sweep::unrecorded::refresh`.
-    fn refresh(&mut self, world: &World, targets: &[Target]) {
+    fn refresh(&mut self, world: &NodeSnapshot, targets: &[CleanTarget]) {
         let heritage = Heritage::of(world, targets);
         for record in &mut self.records {
             if let Some(row) = Self::certain(&self.rows, record) {
@@ -416,7 +420,7 @@ impl Sim {
         }
     }
 
-    /// `World::certain_place_of`.
+    /// `NodeSnapshot::certain_place_of`.
     fn certain<'r>(rows: &'r BTreeMap<PodId, Row>, record: &Attachment) -> Option<&'r Row> {
         let id = record.interface?;
         let container = record.key.container.as_str();
@@ -425,7 +429,7 @@ impl Sim {
         rows.values().find(own).or_else(|| rows.values().find(marked))
     }
 
-    fn renew(world: &World, record: &mut Attachment, row: &Row) {
+    fn renew(world: &NodeSnapshot, record: &mut Attachment, row: &Row) {
         record.interface = Some(row.id);
         let now = row.ofport.number();
         if now.is_some() && now != record.ofport {
@@ -436,7 +440,7 @@ impl Sim {
     }
 
     /// `sweep::unrecorded::resolve`.
-    fn resolve(&self, world: &World, record: &mut Attachment) {
+    fn resolve(&self, world: &NodeSnapshot, record: &mut Attachment) {
         if let Some(row) = Self::certain(&self.rows, record)
             && record.interface != Some(row.id)
         {
@@ -467,9 +471,9 @@ impl Sim {
     /// `sweep::remember`.
     fn remember(
         &mut self,
-        world: &World,
-        scene: &Scene,
-        targets: &mut [Target],
+        world: &NodeSnapshot,
+        input: &BridgeInput,
+        targets: &mut [CleanTarget],
         learned: &Learned,
         full: bool,
         shared: &[bool],
@@ -486,7 +490,7 @@ impl Sim {
             shown.for_each(|s| state.register.show(&s.member, s.value));
         }
         let found = |value: &u32| Register { value: *value, how: RegisterHow::Learned };
-        for (live, value) in scene.live_of.iter().zip(&learned.live_registers) {
+        for (live, value) in input.live_of.iter().zip(&learned.live_registers) {
             let (Some(index), Some(value), true) = (live, value, full && learns) else { continue };
             let of = &world.records[*index];
             let same = |r: &&mut Attachment| r.is_same(of);
@@ -494,7 +498,7 @@ impl Sim {
                 record.register = Some(found(value));
             }
         }
-        for (target, value) in scene.dead_of.iter().zip(&learned.dead_registers) {
+        for (target, value) in input.dead_of.iter().zip(&learned.dead_registers) {
             let (Some(value), true) = (value, learns) else { continue };
             let of = &mut targets[*target].attachment;
             if of.register.is_none() {
@@ -510,8 +514,8 @@ impl Sim {
     /// `Engine::clean`, up to where the first bridge, or in turn the second, is to be acted upon.
     fn clean(
         &mut self,
-        mut targets: Vec<Target>,
-        newcomer: Option<Key>,
+        mut targets: Vec<CleanTarget>,
+        adding: Option<Key>,
         thorough: bool,
         crash: u8,
     ) -> Call {
@@ -528,7 +532,7 @@ impl Sim {
         self.verdicts.clear();
         let mut bridges = Self::bridges_to_look_at(&world, &targets, thorough);
         let (waiting, started) = (vec![false; targets.len()], self.started);
-        let mut work = Work { crash, thorough, world, targets, newcomer, waiting, started };
+        let mut work = Work { crash, thorough, world, targets, adding, waiting, started };
         self.calls += 1;
         let turn = self.calls % bridges.len().max(1);
         let rest = bridges.split_off(turn);
@@ -545,7 +549,11 @@ impl Sim {
     }
 
     /// `Engine::bridges_to_look_at`.
-    fn bridges_to_look_at(world: &World, targets: &[Target], thorough: bool) -> Vec<BridgeId> {
+    fn bridges_to_look_at(
+        world: &NodeSnapshot,
+        targets: &[CleanTarget],
+        thorough: bool,
+    ) -> Vec<BridgeId> {
         let dead = targets.iter().map(|target| &target.attachment);
         let living = world.records.iter().filter(|_| thorough);
         let bridges: BTreeSet<_> = dead.chain(living).flat_map(|r| world.bridges_of(r)).collect();
@@ -554,11 +562,11 @@ impl Sim {
 
     /// The first half of a pass over a bridge: look, learn, judge. `None`: it crashed.
     fn judge(&mut self, work: &mut Work, bridge: BridgeId, may_crash: bool) -> Option<Pass> {
-        let Work { crash, thorough, world, targets, newcomer, waiting, .. } = work;
+        let Work { crash, thorough, world, targets, adding, waiting, .. } = work;
         let crashes = |at: u8| may_crash && *crash == at;
         let (now, looked) = (world.now.boot_ms, self.now);
-        let scene = self.scene(world, bridge, targets, newcomer.as_ref());
-        let (seen, learned, full) = self.look(bridge, &scene.case, *thorough, now);
+        let input = self.input(world, bridge, targets, adding.as_ref());
+        let (seen, learned, full) = self.look(bridge, &input.facts, *thorough, now);
         if crashes(stage::LOOKED) {
             return None;
         }
@@ -567,15 +575,15 @@ impl Sim {
                 .is_some_and(|i| !self.sandboxes.contains(world.records[i].key.container.as_str()))
         };
         let ghosts: Vec<usize> =
-            scene.live_of.iter().enumerate().filter(|(_, r)| ghost(r)).map(|(l, _)| l).collect();
-        let shared: Vec<bool> = (0..scene.networks.len())
-            .map(|n| learned.shared_without(&scene.case, n, &ghosts))
+            input.live_of.iter().enumerate().filter(|(_, r)| ghost(r)).map(|(l, _)| l).collect();
+        let shared: Vec<bool> = (0..input.networks.len())
+            .map(|n| learned.shared_without(&input.facts, n, &ghosts))
             .collect();
-        self.remember(world, &scene, targets, &learned, full, &shared);
+        self.remember(world, &input, targets, &learned, full, &shared);
         if crashes(stage::REMEMBERED) {
             return None;
         }
-        let judge = Judge::new(&scene.case, &learned);
+        let judge = Judge::new(&input.facts, &learned);
         let mut doomed = Vec::new();
         for (slot, flow) in seen {
             let verdict = judge.verdict(&flow);
@@ -586,21 +594,21 @@ impl Sim {
                 let mut kept = judge.kept_for(&flow);
                 kept.retain(|other| other.dead != verdict.dead);
                 kept.push(verdict);
-                let waits = |kept| wait_together(&scene, &learned, &shared, &kept);
+                let waits = |kept| wait_together(&input, &learned, &shared, &kept);
                 for dead in kept.into_iter().flat_map(waits) {
-                    waiting[scene.dead_of[dead]] = true;
+                    waiting[input.dead_of[dead]] = true;
                 }
             }
         }
         drop(judge);
-        let Scene { case, dead_of, .. } = scene;
-        Some(Pass { bridge, looked, case, learned, dead_of, doomed })
+        let BridgeInput { facts, dead_of, .. } = input;
+        Some(Pass { bridge, looked, facts, learned, dead_of, doomed })
     }
 
     /// The second half: look at the world again, delete. Whether it came to its end.
     fn delete(&mut self, work: &mut Work, pass: Pass, may_crash: bool) -> bool {
-        let Pass { bridge, looked, case, learned, dead_of, mut doomed } = pass;
-        let Work { world, targets, newcomer, waiting, .. } = work;
+        let Pass { bridge, looked, facts, learned, dead_of, mut doomed } = pass;
+        let Work { world, targets, adding, waiting, .. } = work;
         // The switch tells what was put since the look (`sweep::window`).
         doomed.retain(|(slot, _, verdict)| {
             let newer = self.table.get(slot).is_some_and(|(_, added)| *added > looked);
@@ -610,8 +618,8 @@ impl Sim {
             !newer
         });
         let fresh = self.world(world.now.boot_ms);
-        let fresh = self.scene(&fresh, bridge, targets, newcomer.as_ref());
-        let recheck = Recheck::between(&case, &learned, &fresh.case);
+        let fresh = self.input(&fresh, bridge, targets, adding.as_ref());
+        let recheck = Recheck::between(&facts, &learned, &fresh.facts);
         doomed.retain(|(_, flow, verdict)| {
             let holds = recheck.standing(flow, verdict) == Standing::Holds;
             if let (false, Some(dead)) = (holds, verdict.dead) {
@@ -656,7 +664,7 @@ impl Sim {
     }
 
     /// `sweep::settle`.
-    fn settle(&mut self, target: &Target, waits: bool, read: u64, started: u64) {
+    fn settle(&mut self, target: &CleanTarget, waits: bool, read: u64, started: u64) {
         let mut record = target.attachment.clone();
         let known = self.tombstones.iter().position(|t| t.is_same(&record));
         record.register = record.register.or_else(|| self.tombstones[known?].register);
@@ -676,7 +684,7 @@ impl Sim {
         self.tombstones.push(record);
     }
 
-    fn bury(&mut self, record: &Attachment) {
+    fn write_tombstone(&mut self, record: &Attachment) {
         self.records.retain(|r| !r.is_same(record));
         self.tombstones.push(record.clone());
     }
@@ -835,8 +843,10 @@ impl Driver for Sim {
         };
         let (mut targets, now) = (Vec::new(), self.now);
         for tombstone in self.tombstones.iter().filter(|t| shares(t)) {
-            targets
-                .push(Target { attachment: Self::dead(tombstone, now), cause: Cause::Tombstone });
+            targets.push(CleanTarget {
+                attachment: Self::dead(tombstone, now),
+                cause: Cause::Tombstone,
+            });
         }
         let gone = |r: &&Attachment| {
             shares(r) && !r.is_same(&record) && !self.sandboxes.contains(r.key.container.as_str())
@@ -844,8 +854,9 @@ impl Driver for Sim {
         let orphans: Vec<_> =
             self.records.iter().filter(gone).map(|r| Self::dead(r, now)).collect();
         for orphan in orphans {
-            self.bury(&orphan);
-            targets.push(Target { attachment: orphan, cause: Cause::Orphan("gone".to_owned()) });
+            self.write_tombstone(&orphan);
+            targets
+                .push(CleanTarget { attachment: orphan, cause: Cause::Orphan("gone".to_owned()) });
         }
         self.clean(targets, Some(key), false, crash)
     }
@@ -863,12 +874,12 @@ impl Driver for Sim {
             if self.sandboxes.contains(&pod.container()) {
                 record.seen_alive = stamp(now);
             }
-            self.bury(&record);
-            targets.push(Target { attachment: record, cause: Cause::Del });
+            self.write_tombstone(&record);
+            targets.push(CleanTarget { attachment: record, cause: Cause::Del });
         }
         for tombstone in earlier {
             let attachment = Self::dead(&tombstone, now);
-            targets.push(Target { attachment, cause: Cause::Tombstone });
+            targets.push(CleanTarget { attachment, cause: Cause::Tombstone });
         }
         if targets.is_empty() {
             let mut record = self.new_record(key, pod, now);
@@ -877,7 +888,7 @@ impl Driver for Sim {
             record.born = there.then(|| stamp(pod.born - TICK));
             let record = Self::dead(&record, now);
             self.tombstones.push(record.clone());
-            targets.push(Target { attachment: record, cause: Cause::Del });
+            targets.push(CleanTarget { attachment: record, cause: Cause::Del });
         }
         if self.state.is_none() {
             self.state =
@@ -899,9 +910,11 @@ impl Driver for Sim {
             return Call::Over { ended: false };
         }
         let now = self.now;
-        let tombstone =
-            |t: &Attachment| Target { attachment: Self::dead(t, now), cause: Cause::Tombstone };
-        let mut targets: Vec<Target> = self.tombstones.iter().map(tombstone).collect();
+        let tombstone = |t: &Attachment| CleanTarget {
+            attachment: Self::dead(t, now),
+            cause: Cause::Tombstone,
+        };
+        let mut targets: Vec<CleanTarget> = self.tombstones.iter().map(tombstone).collect();
         let gone = |r: &&Attachment| !self.sandboxes.contains(r.key.container.as_str());
         let orphans: Vec<_> =
             self.records.iter().filter(gone).map(|r| Self::dead(r, now)).collect();
@@ -909,8 +922,9 @@ impl Driver for Sim {
             if crash == stage::RECORDED && n == 1 {
                 return Call::Over { ended: false };
             }
-            self.bury(&orphan);
-            targets.push(Target { attachment: orphan, cause: Cause::Orphan("gone".to_owned()) });
+            self.write_tombstone(&orphan);
+            targets
+                .push(CleanTarget { attachment: orphan, cause: Cause::Orphan("gone".to_owned()) });
         }
         if crash == stage::RECORDED {
             return Call::Over { ended: false };

@@ -6,9 +6,9 @@ use std::fs;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ovs_flow_gc::clock::{Deadline, Stamp};
 use ovs_flow_gc::config::database_socket;
 use ovs_flow_gc::ovsdb::{Client, Ofport};
+use ovs_flow_gc::util::clock::{Deadline, Stamp};
 use serde_json::json;
 
 use super::bridges::{BridgeId, Bridges, NAMES, PATCH, PATCHES, UPLINKS};
@@ -317,11 +317,11 @@ impl Driver for Switch<'_> {
     }
 
     fn book(&mut self) -> Book {
-        let everything = crowd::records(self.node);
-        let state = everything.networks.iter().find_map(|n| n.state().unwrap());
+        let registry_snapshot = crowd::records(self.node);
+        let state = registry_snapshot.networks.iter().find_map(|n| n.state().unwrap());
         Book {
-            records: everything.attachments,
-            tombstones: everything.tombstones,
+            records: registry_snapshot.attachments,
+            tombstones: registry_snapshot.tombstones,
             configured: state.is_some(),
             state: state.unwrap_or_default(),
         }

@@ -2,8 +2,8 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ovs_flow_gc::clock::Deadline;
 use ovs_flow_gc::openflow::Connection;
+use ovs_flow_gc::util::clock::Deadline;
 use serde_json::json;
 
 use crate::rig::{Datapath, Node, Port, Setup, eventually, layouts};

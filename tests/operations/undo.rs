@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use ovs_flow_gc::clock::Deadline;
 use ovs_flow_gc::openflow::{Connection, Filter};
+use ovs_flow_gc::util::clock::Deadline;
 use serde_json::{Value, json};
 
 use crate::rig::{Attached, Node, Port, Setup, eventually, layouts};

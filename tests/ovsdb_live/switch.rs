@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ovs_flow_gc::clock::Deadline;
+use ovs_flow_gc::model::row::RowId;
 use ovs_flow_gc::ovsdb::{Client, Snapshot};
-use ovs_flow_gc::stale::case::RowId;
+use ovs_flow_gc::util::clock::Deadline;
 
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 

@@ -8,9 +8,9 @@
 
 use std::time::Duration;
 
-use ovs_flow_gc::attachment::Attachment;
-use ovs_flow_gc::clock::Deadline;
-use ovs_flow_gc::registry::Registry;
+use ovs_flow_gc::model::attachment::Attachment;
+use ovs_flow_gc::store::Registry;
+use ovs_flow_gc::util::clock::Deadline;
 use serde_json::json;
 
 use crate::apiserver::ApiServer;
@@ -25,8 +25,8 @@ const DAY_MS: u64 = 86_400_000;
 fn rewrite(node: &Node, change: impl Fn(&mut Attachment)) {
     let registry = Registry::open(&node.state_dir).unwrap();
     let lock = registry.lock(Deadline::after(Duration::from_secs(5))).unwrap();
-    let everything = registry.snapshot().unwrap();
-    for record in &everything.attachments {
+    let registry_snapshot = registry.snapshot().unwrap();
+    for record in &registry_snapshot.attachments {
         lock.update(record, &change).unwrap();
     }
 }

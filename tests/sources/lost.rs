@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use ovs_flow_gc::registry::Registry;
+use ovs_flow_gc::store::Registry;
 use serde_json::json;
 
 use crate::apiserver::ApiServer;
@@ -33,15 +33,19 @@ fn start_here(node: &Node, runtime: &Runtime<'_>, api: &ApiServer) -> Daemon {
 fn known(node: &Node) -> usize {
     let registry = Registry::open_existing(&node.state_dir);
     let snapshot = registry.ok().flatten().and_then(|registry| registry.snapshot().ok());
-    snapshot.map_or(0, |everything| everything.attachments.len())
+    snapshot.map_or(0, |registry_snapshot| registry_snapshot.attachments.len())
 }
 
 /// Each sandbox has a record that says of it what ADD's said.
 #[track_caller]
-fn known_again(node: &Node, before: &[ovs_flow_gc::attachment::Attachment], pods: &[&Sandbox]) {
+fn known_again(
+    node: &Node,
+    before: &[ovs_flow_gc::model::attachment::Attachment],
+    pods: &[&Sandbox],
+) {
     let now = records(node).attachments;
     for pod in pods {
-        let of = |all: &[ovs_flow_gc::attachment::Attachment]| {
+        let of = |all: &[ovs_flow_gc::model::attachment::Attachment]| {
             let found = all.iter().find(|record| record.key.container.as_str() == pod.id);
             found.unwrap_or_else(|| panic!("{} has no record", pod.name)).clone()
         };

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ovs_flow_gc::clock::Deadline;
-use ovs_flow_gc::registry::Registry;
+use ovs_flow_gc::store::Registry;
+use ovs_flow_gc::util::clock::Deadline;
 use serde_json::{Value, json};
 
 use crate::apiserver::{self, ApiServer};
@@ -121,7 +121,7 @@ pub(crate) fn age(node: &Node) {
     }
 }
 
-fn records_of(registry: &Registry) -> Vec<ovs_flow_gc::attachment::Attachment> {
+fn records_of(registry: &Registry) -> Vec<ovs_flow_gc::model::attachment::Attachment> {
     registry.snapshot().unwrap().attachments
 }
 

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ovs_flow_gc::attachment::{Attachment, Key};
-use ovs_flow_gc::clock::{Deadline, Stamp, boot_id};
 use ovs_flow_gc::config::NetworkState;
+use ovs_flow_gc::model::attachment::{Attachment, Key};
 use ovs_flow_gc::openflow::{Connection, Entry, Filter};
-use ovs_flow_gc::registry::Registry;
-use ovs_flow_gc::sweep::{Cause, Engine, Report, Target};
+use ovs_flow_gc::reconcile::{Cause, CleanTarget, Engine, Report};
+use ovs_flow_gc::store::Registry;
+use ovs_flow_gc::util::clock::{Deadline, Stamp, boot_id};
 
 use crate::proxy::Proxy;
 use crate::rig::node::NETWORK;
@@ -100,7 +100,7 @@ impl Ground {
         let target = |dead: &Dead| {
             let mut attachment = dead.record.clone();
             attachment.died = Some(now);
-            Target { attachment, cause: Cause::Del }
+            CleanTarget { attachment, cause: Cause::Del }
         };
         let run_dir = if via { self.proxy.run_dir.clone() } else { self.run_dir() };
         let engine = Engine::of_call(Some(&self.registry), run_dir, soon(), "DEL");

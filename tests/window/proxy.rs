@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ovs_flow_gc::clock::connect_within;
+use ovs_flow_gc::util::clock::connect_within;
 
 use crate::ground::soon;
 

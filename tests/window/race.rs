@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ovs_flow_gc::openflow::{Connection, Entry, Filter, FlowKey, What};
-use ovs_flow_gc::registry::Deleted;
+use ovs_flow_gc::store::Deleted;
 
 use crate::crowd::Dice;
 use crate::ground::{Dead, Ground, soon};

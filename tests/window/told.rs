@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use ovs_flow_gc::clock::Deadline;
 use ovs_flow_gc::openflow::{Connection, Entry, Error, Filter, Update, Version, What};
+use ovs_flow_gc::util::clock::Deadline;
 
 use crate::ground::soon;
 use crate::rig::{Datapath, Node, Setup, sleep_ms};
@@ -149,7 +149,7 @@ fn every_kind_of_change_is_told_in_order() {
         connection.barrier().unwrap();
         node.ofctl(&[&of, "add-flow", "br0", "priority=5,in_port=9,actions=drop"]);
         connection.barrier().unwrap();
-        assert_eq!((connection.told(), connection.noted().len()), (0, 0));
+        assert_eq!((connection.update_seq(), connection.noted().len()), (0, 0));
         // It is not that nothing is told any more, but that it is not asked for.
         connection.watch().unwrap();
         connection.barrier().unwrap();

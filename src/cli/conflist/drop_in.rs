@@ -12,7 +12,7 @@ use super::edit::{check_version, indices, same_settings, stand_behind, with_scop
 use super::error::{Error, FileError};
 use super::file::{directory_of, io_error, read};
 use super::{Entry, Options, PLUGIN_TYPE, ovs_plugin};
-use crate::attachment::NetworkName;
+use crate::model::attachment::NetworkName;
 
 /// A plugin in a file of its own.
 pub(super) struct DropIn {

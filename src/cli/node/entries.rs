@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Error, PLUGIN_TYPE, io_error};
-use crate::attachment::ContainerId;
+use crate::model::attachment::ContainerId;
 
 /// The largest file we look into, in bytes.
 const MOST: u64 = 4 << 20;

@@ -9,9 +9,7 @@
 //! IPv4 address first; for anything else every pod of the cluster is looked at, page by page.
 //!
 //! Caveat: `status.podIPs` has the addresses of the pods' first interface. What Multus gives to
-//! a further one is not in it: ask about `eth0` only (as [`in_question`] does).
-//!
-//! [`in_question`]: crate::sweep::in_question
+//! a further one is not in it: ask about `eth0` only (as `reconcile::in_question` does).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

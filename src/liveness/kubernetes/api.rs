@@ -72,7 +72,7 @@ pub(crate) enum Failure {
     #[error("the API server showed more than {0} pods of one node")]
     TooMany(usize),
     #[error("the watch ended at once")]
-    Brief,
+    RecordHeader,
 }
 
 impl Failure {

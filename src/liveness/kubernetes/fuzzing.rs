@@ -19,9 +19,9 @@ use super::pod::Pod;
 use super::view::{Pods, View};
 use super::watch::Watcher;
 use super::{Contact, Shared, Timing};
-use crate::attachment::{Attachment, Key, Pod as Named};
-use crate::clock::Stamp;
-use crate::liveness::Life;
+use crate::liveness::Liveness;
+use crate::model::attachment::{Attachment, Key, Pod as Named};
+use crate::util::clock::Stamp;
 
 const NODE: &str = "n1";
 
@@ -111,7 +111,7 @@ fn follow(text: &[u8], piece: usize) -> Result<usize, Failure> {
     let mut view = shared.view();
     let dead = |view: &View, uid: &str| {
         let now = Stamp { boot_ms: 10_000_000, wall_ms: 10_000_000 };
-        matches!(view.judge(&record(uid), now, |_| true), Life::Dead(_))
+        matches!(view.judge(&record(uid), now, |_| true), Liveness::Dead(_))
     };
     let known = view.len();
     assert!(!dead(&view, "uid-1") && !dead(&view, "never shown"), "dead by a watch alone");

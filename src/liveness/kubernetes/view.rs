@@ -10,10 +10,10 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use crate::attachment::Attachment;
-use crate::clock::Stamp;
 use crate::liveness::observations::{News, Observations, Seen, Shown};
-use crate::liveness::{Life, Why};
+use crate::liveness::{Liveness, LivenessReason};
+use crate::model::attachment::Attachment;
+use crate::util::clock::Stamp;
 
 use super::api::Failure;
 use super::pod::Pod;
@@ -64,7 +64,7 @@ impl Pods {
         pods.map(|(uid, known)| Shown {
             id: uid,
             uid: "",
-            seen: if known.ended { Seen::Ended(Why::PodEnded) } else { Seen::Alive },
+            seen: if known.ended { Seen::Ended(LivenessReason::PodEnded) } else { Seen::Alive },
         })
     }
 }
@@ -94,7 +94,7 @@ pub(crate) struct View {
 
 impl View {
     pub(crate) fn new() -> Self {
-        let seen = Observations::new(Why::PodGone);
+        let seen = Observations::new(LivenessReason::PodGone);
         Self { pods: Pods::default(), unbroken: false, doubtful: false, seen }
     }
 
@@ -171,43 +171,49 @@ impl View {
         record: &Attachment,
         now: Stamp,
         stopped: impl FnOnce(&Attachment) -> bool,
-    ) -> Life {
+    ) -> Liveness {
         let uid = record.pod.as_ref().map_or("", |pod| pod.uid.as_str());
         if uid.is_empty() {
-            return Life::Unknown(Why::NeverSeen);
+            return Liveness::Unknown(LivenessReason::NeverSeen);
         }
         if let Some(life) = self.of_static(uid) {
             return life;
         }
         match self.seen.life(uid, "", record, now) {
-            Life::Alive if self.pods.0.get(uid).is_none_or(|known| known.ended) => {
-                Life::Unknown(Why::SeenOnce)
+            Liveness::Alive if self.pods.0.get(uid).is_none_or(|known| known.ended) => {
+                Liveness::Unknown(LivenessReason::SeenOnce)
             }
-            Life::Dead(Why::PodEnded) if !stopped(record) => Life::Unknown(Why::SandboxMayRun),
+            Liveness::Dead(LivenessReason::PodEnded) if !stopped(record) => {
+                Liveness::Unknown(LivenessReason::SandboxMayRun)
+            }
             life => life,
         }
     }
 
     /// A static pod lives by a file on the node: its mirror may be deleted by anybody, and is
     /// made anew. So here is one who may be alive, but never dead.
-    fn of_static(&self, uid: &str) -> Option<Life> {
+    fn of_static(&self, uid: &str) -> Option<Liveness> {
         let mut mirrors = self.pods.0.iter().filter(|(own, known)| {
             known.mirrored.as_deref().is_some_and(|hash| hash == uid || ***own == *uid)
         });
         let (_, mirror) = mirrors.next()?;
         if !self.seen.is_up() {
-            return Some(Life::Unknown(Why::SourceAway));
+            return Some(Liveness::Unknown(LivenessReason::SourceAway));
         }
-        Some(if mirror.ended { Life::Unknown(Why::SandboxMayRun) } else { Life::Alive })
+        Some(if mirror.ended {
+            Liveness::Unknown(LivenessReason::SandboxMayRun)
+        } else {
+            Liveness::Alive
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attachment::{Key, Pod as PodRef};
+    use crate::model::attachment::{Key, Pod as PodRef};
 
-    const DEAD: Life = Life::Dead(Why::PodGone);
+    const DEAD: Liveness = Liveness::Dead(LivenessReason::PodGone);
 
     fn pod(uid: &str, phase: &str) -> Pod {
         of("n1", uid, phase, "")
@@ -235,7 +241,7 @@ mod tests {
         pods
     }
 
-    fn life_at(view: &View, uid: &str, boot_ms: u64, stopped: bool) -> Life {
+    fn life_at(view: &View, uid: &str, boot_ms: u64, stopped: bool) -> Liveness {
         let key = Key {
             network: "net".parse().unwrap(),
             container: "c1".parse().unwrap(),
@@ -248,7 +254,7 @@ mod tests {
         view.judge(&record, at(boot_ms), |_| stopped)
     }
 
-    fn life(view: &View, uid: &str) -> Life {
+    fn life(view: &View, uid: &str) -> Liveness {
         life_at(view, uid, 200_000, true)
     }
 
@@ -261,12 +267,12 @@ mod tests {
     #[test]
     fn deleted_and_confirmed_by_a_list_is_dead() {
         let mut view = seen(&["a", "b"]);
-        assert_eq!(life(&view, "a"), Life::Alive);
+        assert_eq!(life(&view, "a"), Liveness::Alive);
         assert!(view.deleted(&pod("a", "Running"), "n1").unwrap());
-        assert_eq!(life(&view, "a"), Life::Unknown(Why::SeenOnce));
+        assert_eq!(life(&view, "a"), Liveness::Unknown(LivenessReason::SeenOnce));
         let news = view.list(pods(&["b"]));
         assert_eq!((news.dead, news.doubtful), (1, 0));
-        assert_eq!((life(&view, "a"), life(&view, "b")), (DEAD, Life::Alive));
+        assert_eq!((life(&view, "a"), life(&view, "b")), (DEAD, Liveness::Alive));
     }
 
     #[test]
@@ -275,7 +281,7 @@ mod tests {
         let mut view = seen(&["a", "b"]);
         view.deleted(&pod("a", "Running"), "n1").unwrap();
         assert_eq!(view.list(pods(&["a", "b"])).dead, 0);
-        assert_eq!(life(&view, "a"), Life::Alive);
+        assert_eq!(life(&view, "a"), Liveness::Alive);
         // A list; what the watch tells of it afterwards is the same lie.
         for short in [&["b"][..], &[]] {
             let mut view = seen(&["a", "b"]);
@@ -284,7 +290,7 @@ mod tests {
             view.changed(&pod("b", "Running"), "n1").unwrap();
             assert!(!life(&view, "a").is_dead());
             assert_eq!(view.list(pods(&["a", "b"])).dead, 0);
-            assert_eq!(life(&view, "a"), Life::Alive, "{short:?}");
+            assert_eq!(life(&view, "a"), Liveness::Alive, "{short:?}");
         }
         // Two lists in a row, with or without a watch between them.
         for unbroken in [true, false] {
@@ -300,7 +306,7 @@ mod tests {
     fn whom_only_the_watch_showed_was_seen_alive() {
         let mut view = seen(&["b", "c"]);
         view.changed(&pod("a", "Pending"), "n1").unwrap();
-        assert_eq!(life(&view, "a"), Life::Alive);
+        assert_eq!(life(&view, "a"), Liveness::Alive);
         view.deleted(&pod("a", "Running"), "n1").unwrap();
         view.list(pods(&["b", "c"]));
         assert_eq!(life(&view, "a"), DEAD);
@@ -308,7 +314,7 @@ mod tests {
         view.changed(&pod("a2", "Running"), "n1").unwrap();
         view.gap();
         view.list(pods(&["b", "c"]));
-        assert_eq!(life(&view, "a2"), Life::Unknown(Why::SeenOnce));
+        assert_eq!(life(&view, "a2"), Liveness::Unknown(LivenessReason::SeenOnce));
         view.list(pods(&["b", "c"]));
         assert_eq!(life(&view, "a2"), DEAD);
     }
@@ -319,7 +325,7 @@ mod tests {
         for uid in ["a", "b"] {
             view.deleted(&pod(uid, "Running"), "n1").unwrap();
         }
-        assert_eq!(life(&view, "a"), Life::Unknown(Why::SeenOnce));
+        assert_eq!(life(&view, "a"), Liveness::Unknown(LivenessReason::SeenOnce));
         assert_eq!(view.list(pods(&["c"])).dead, 2);
     }
 
@@ -329,7 +335,7 @@ mod tests {
         view.deleted(&pod("a", "Running"), "n1").unwrap();
         view.gap();
         assert_eq!(view.list(pods(&["b"])).doubtful, 1);
-        assert_eq!(life(&view, "a"), Life::Unknown(Why::SeenOnce));
+        assert_eq!(life(&view, "a"), Liveness::Unknown(LivenessReason::SeenOnce));
         view.list(pods(&["b"]));
         assert_eq!(life(&view, "a"), DEAD);
     }
@@ -340,18 +346,18 @@ mod tests {
             let mut view = seen(&["a", "b"]);
             assert!(view.changed(&pod("a", phase), "n1").unwrap());
             assert!(!view.changed(&pod("a", phase), "n1").unwrap(), "no news");
-            assert_eq!(life(&view, "a"), Life::Unknown(Why::SeenOnce));
+            assert_eq!(life(&view, "a"), Liveness::Unknown(LivenessReason::SeenOnce));
             let mut list = pods(&["b"]);
             list.see(&pod("a", phase), "n1").unwrap();
             assert_eq!(view.list(list).dead, 1);
-            assert_eq!(life(&view, "a"), Life::Dead(Why::PodEnded));
-            let may_run = Life::Unknown(Why::SandboxMayRun);
+            assert_eq!(life(&view, "a"), Liveness::Dead(LivenessReason::PodEnded));
+            let may_run = Liveness::Unknown(LivenessReason::SandboxMayRun);
             assert_eq!(life_at(&view, "a", 200_000, false), may_run);
         }
         for phase in ["Pending", "Running", "Unknown", ""] {
             let mut view = seen(&["a", "b"]);
             assert!(!view.changed(&pod("a", phase), "n1").unwrap());
-            assert_eq!(life(&view, "a"), Life::Alive, "{phase}");
+            assert_eq!(life(&view, "a"), Liveness::Alive, "{phase}");
         }
     }
 
@@ -363,13 +369,13 @@ mod tests {
         view.list(list);
         view.list(pods(&["b"]));
         for uid in ["old", "ctr", ""] {
-            assert_eq!(life(&view, uid), Life::Unknown(Why::NeverSeen), "{uid}");
+            assert_eq!(life(&view, uid), Liveness::Unknown(LivenessReason::NeverSeen), "{uid}");
         }
         view.changed(&pod("a", "Running"), "n1").unwrap();
         view.list(pods(&["a", "b"]));
         view.deleted(&pod("a", "Running"), "n1").unwrap();
         view.list(pods(&["b"]));
-        assert_eq!(life_at(&view, "a", 129_999, true), Life::Unknown(Why::Young));
+        assert_eq!(life_at(&view, "a", 129_999, true), Liveness::Unknown(LivenessReason::Young));
         assert_eq!(life_at(&view, "a", 130_000, true), DEAD);
     }
 
@@ -379,16 +385,19 @@ mod tests {
         let mut list = pods(&["b"]);
         list.see(&mirror("api-uid", "Running"), "n1").unwrap();
         view.list(list);
-        assert_eq!((life(&view, "hash"), life(&view, "api-uid")), (Life::Alive, Life::Alive));
+        assert_eq!(
+            (life(&view, "hash"), life(&view, "api-uid")),
+            (Liveness::Alive, Liveness::Alive)
+        );
         // Somebody deletes the mirror; the kubelet makes it anew with another UID.
         assert!(!view.deleted(&mirror("api-uid", "Running"), "n1").unwrap());
         view.list(pods(&["b"]));
         view.list(pods(&["b"]));
         for uid in ["hash", "api-uid"] {
-            assert_eq!(life(&view, uid), Life::Unknown(Why::NeverSeen));
+            assert_eq!(life(&view, uid), Liveness::Unknown(LivenessReason::NeverSeen));
         }
         view.changed(&mirror("api-2", "Failed"), "n1").unwrap();
-        assert_eq!(life(&view, "hash"), Life::Unknown(Why::SandboxMayRun));
+        assert_eq!(life(&view, "hash"), Liveness::Unknown(LivenessReason::SandboxMayRun));
     }
 
     #[test]
@@ -400,7 +409,7 @@ mod tests {
         let mut view = seen(&["a"]);
         assert!(view.changed(&of("n2", "a", "Failed", ""), "n1").is_err());
         assert!(view.deleted(&of("", "a", "Failed", ""), "n1").is_err());
-        assert_eq!(life(&view, "a"), Life::Alive);
+        assert_eq!(life(&view, "a"), Liveness::Alive);
     }
 
     #[test]
@@ -409,15 +418,15 @@ mod tests {
         view.deleted(&pod("a", "Running"), "n1").unwrap();
         view.away();
         for uid in ["a", "b"] {
-            assert_eq!(life(&view, uid), Life::Unknown(Why::SourceAway));
+            assert_eq!(life(&view, uid), Liveness::Unknown(LivenessReason::SourceAway));
         }
         view.list(pods(&["b"]));
-        assert_eq!(life(&view, "a"), Life::Unknown(Why::SeenOnce));
+        assert_eq!(life(&view, "a"), Liveness::Unknown(LivenessReason::SeenOnce));
         view.list(pods(&["b"]));
         assert_eq!(life(&view, "a"), DEAD);
         view.forget();
         view.list(pods(&["b"]));
-        assert_eq!(life(&view, "a"), Life::Unknown(Why::NeverSeen));
+        assert_eq!(life(&view, "a"), Liveness::Unknown(LivenessReason::NeverSeen));
     }
 
     #[test]

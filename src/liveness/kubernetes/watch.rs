@@ -104,7 +104,9 @@ impl Watcher {
                     self.confirm_soon();
                     return Ok(());
                 }
-                Next::End if !heard && started.elapsed() < BRIEF => return Err(Failure::Brief),
+                Next::End if !heard && started.elapsed() < BRIEF => {
+                    return Err(Failure::RecordHeader);
+                }
                 Next::Silence | Next::End => return Ok(()),
             }
         }
@@ -278,7 +280,7 @@ impl Watcher {
             // The watch goes on where it was.
             Failure::Client(_)
             | Failure::TimedOut(_)
-            | Failure::Brief
+            | Failure::RecordHeader
             | Failure::Refused { .. }
             | Failure::Token(_)
             | Failure::Forbidden(_)

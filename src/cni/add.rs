@@ -1,0 +1,345 @@
+//! ADD: writes down who the pod is on the switch, purges what the dead left under the same
+//! tokens, and returns prevResult as it came.
+
+use log::{debug, info, warn};
+use serde_json::Value;
+
+use super::{Failure, Request, result};
+use crate::config::{NetworkState, database_socket};
+use crate::liveness::{Liveness, LivenessReason, netns};
+use crate::model::attachment::{Attachment, Register, State};
+use crate::ovsdb::{Client, Ofport, Snapshot, Wanted, find_port};
+use crate::reconcile::{
+    AskedPortScan, Cause, CleanTarget, Engine, PortScan, connect_early, device_of, orphans,
+    register_of,
+};
+use crate::store::{self, Lock, RecordHeader, Registry, RegistrySnapshot, new_generation};
+use crate::util::clock::{Deadline, Stamp, boot_id};
+
+pub(super) fn run(request: &Request) -> Result<String, Failure> {
+    let raw = request.prev_result.as_deref().ok_or(Failure::NoPrevResult)?;
+    let previous: Value = serde_json::from_str(raw.get())
+        .ok()
+        .filter(Value::is_object)
+        .ok_or(Failure::BadPrevResult)?;
+    let deadline = Deadline::after(request.config.timeout());
+    let registry = Registry::open(&request.config.state_dir)?;
+    let boot = boot_id().map_err(Failure::BootId)?;
+
+    let early = connect_early(&request.config, deadline);
+    let now = Stamp::now();
+    let mut record = Attachment::new(request.key()?, new_generation(), boot.clone(), now);
+    describe(&mut record, request, &previous, now);
+    let located = locate(&mut record, request, &previous, deadline);
+    let ovs = located.unwrap_or_else(|failed| {
+        // A pod without a record would be worse than a record without a port: the next
+        // sweep and DEL look the port up again.
+        warn!("{}: {failed}; recorded without its port", record.title());
+        None
+    });
+    // While the switch says hello and looks, the record is written and the dead are looked for.
+    let scan = ovs.and_then(|ovs| {
+        let state = NetworkState { config: request.config.clone(), ..NetworkState::default() };
+        PortScan::begin(&record, &state, ovs, early, deadline)
+    });
+    let (waiting, asked) = match scan {
+        Some(scan) if scan.is_ready() => (None, Some(scan.ask())),
+        waiting => (waiting, None),
+    };
+    let record = write(&registry, record, request)?;
+    let asked = asked.or_else(|| waiting.map(PortScan::ask));
+    if purge(&registry, &record, request, &boot, deadline) == Number::OwnAlone
+        && let Some(asked) = asked
+    {
+        match asked.and_then(AskedPortScan::value) {
+            Ok(Some(register)) => write_value(&registry, &record, register, deadline),
+            Ok(None) => {}
+            Err(failed) => debug!("{}: its classifier was not read: {failed}", record.key),
+        }
+    }
+    Ok(raw.get().to_owned())
+}
+
+/// Whether entries under the new pod's port number may be somebody else's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Number {
+    /// Nobody dead had it.
+    OwnAlone,
+    /// Somebody dead had it, or nobody knows: the purge has written down what it could tell.
+    HadByTheDead,
+}
+
+/// The value that the pod's classifier loads: its number may go to another pod before a sweep
+/// or somebody's DEL sees it.
+fn write_value(registry: &Registry, record: &Attachment, register: Register, deadline: Deadline) {
+    if record.register == Some(register) {
+        return;
+    }
+    let written = registry
+        .lock(deadline)
+        .and_then(|lock| lock.update(record, |record| record.register = Some(register)));
+    match written {
+        Ok(_) => debug!("{}: its classifier loads {:#x}", record.key, register.value),
+        Err(failed) => warn!("{}: its register value is not recorded: {failed}", record.key),
+    }
+}
+
+/// What the request itself says.
+fn describe(record: &mut Attachment, request: &Request, previous: &Value, now: Stamp) {
+    let path = request.netns.as_deref().unwrap_or_default();
+    let own = result::own(previous, path, record.key.ifname.as_str());
+    record.pod.clone_from(&request.pod);
+    record.ips = own.ips;
+    record.macs = own.macs;
+    match netns::capture(path) {
+        Ok(captured) => record.netns = Some(captured),
+        Err(failed) => {
+            warn!("{}: network namespace {path}: {failed}; its end will not be noticed", record.key)
+        }
+    }
+    record.born = netns::born(path, now);
+    if record.netns.is_some() && record.born.is_none() {
+        warn!(
+            "{}: cannot tell how old network namespace {path} is; entries under its addresses \
+             that may be its own stay for the next sweep",
+            record.key
+        );
+    }
+}
+
+/// What OVSDB says: the port, and its number once it has one. Returns what was read, if the
+/// number was there already.
+fn locate(
+    record: &mut Attachment,
+    request: &Request,
+    previous: &Value,
+    deadline: Deadline,
+) -> Result<Option<Snapshot>, String> {
+    let run_dir = request.config.ovs_run_dir();
+    let own = result::own(
+        previous,
+        request.netns.as_deref().unwrap_or_default(),
+        record.key.ifname.as_str(),
+    );
+    let wanted = Wanted {
+        container_id: record.key.container.as_str(),
+        ifname: record.key.ifname.as_str(),
+        netns: request.netns.as_deref(),
+        pod: record.pod.as_ref().map(|p| (p.namespace.as_str(), p.name.as_str())),
+        host_interfaces: own.host_interfaces.iter().map(String::as_str).collect(),
+        macs: &record.macs,
+        bridge: request.config.bridge.as_deref(),
+    };
+    let mut client = Client::connect(&database_socket(&run_dir), deadline)
+        .map_err(|failed| failed.to_string())?;
+    let snapshot = client.find(&wanted).map_err(|failed| failed.to_string())?;
+    let found = find_port(&snapshot, &wanted).ok_or_else(|| {
+        "no port of this pod in OVSDB (neither an interface of prevResult nor a mark of a known \
+         OVS CNI)"
+            .to_owned()
+    })?;
+    record.bridge = Some(found.bridge.name.clone());
+    record.port = Some(found.interface.name.clone());
+    record.interface = Some(found.interface.id);
+    record.see_port_vlans(&found.port.vlans);
+    record.device = device_of(found.interface);
+    let number = match found.interface.ofport {
+        Ofport::Unassigned => client
+            .wait_ofport(found.interface.id, deadline)
+            .map_err(|failed| failed.to_string())?
+            .unwrap_or(Ofport::Unassigned),
+        known => known,
+    };
+    let mut interface = found.interface.clone();
+    interface.ofport = number;
+    record.register = register_of(&request.config, record, Some((found.port, &interface)));
+    match number {
+        Ofport::Number(number) => {
+            record.ofport = Some(number);
+            debug!("{}: port {} is {number} ({:?})", record.key, interface.name, found.by);
+            let known = found.interface.ofport.number().is_some();
+            Ok(known.then_some(snapshot))
+        }
+        Ofport::Failed => {
+            Err(format!("port {} has no number: the switch cannot open it", interface.name))
+        }
+        Ofport::Unassigned => Err(format!("port {} got no number in time", interface.name)),
+    }
+}
+
+/// Writes the record and the network's configuration.
+fn write(
+    registry: &Registry,
+    mut record: Attachment,
+    request: &Request,
+) -> Result<Attachment, Failure> {
+    let lock = registry.lock(Deadline::after(request.config.timeout()))?;
+    let recorded: Option<NetworkState> =
+        mended(&lock, lock.network_state(&record.key.network))?.flatten();
+    let mut state = recorded.clone().unwrap_or_default();
+    state.configure(request.config.clone());
+    if recorded.as_ref() != Some(&state) {
+        lock.set_network_state(&record.key.network, &state)?;
+    }
+    if let Some(old) = mended(&lock, lock.get(&record.key))?.flatten() {
+        if same_life(&old, &record) {
+            // A repeated ADD must not lose what the first one knew.
+            record.generation = old.generation;
+            record.created = old.created;
+            record.born = old.born.or(record.born);
+            record.register = record.register.or(old.register);
+            record.pod = record.pod.or(old.pod);
+            record.workload = old.workload;
+            record.bridge = record.bridge.or(old.bridge);
+            record.port = record.port.or(old.port);
+            record.interface = record.interface.or(old.interface);
+            record.ofport = record.ofport.or(old.ofport);
+            record.device = record.device.or(old.device);
+            if record.ips.is_empty() {
+                record.ips = old.ips;
+            }
+            if record.macs.is_empty() {
+                record.macs = old.macs;
+            }
+        } else {
+            info!("{}: ADD again without a DEL; what the first one left is cleaned up", record.key);
+            lock.write_tombstone(&orphans::died(old, Stamp::now(), &record.boot_id))?;
+        }
+    }
+    lock.put(&record)?;
+    info!(
+        "{}: recorded {} as port {} on {}",
+        record.title(),
+        record.key,
+        record.ofport.map_or_else(|| "unknown".to_owned(), |n| n.to_string()),
+        record.bridge.as_deref().unwrap_or("an unknown bridge"),
+    );
+    Ok(record)
+}
+
+/// What was read, unless it is corrupt: then it is moved aside for people to look at. It must
+/// not stop pods from starting until somebody does.
+fn mended<T>(lock: &Lock<'_>, read: Result<T, store::Error>) -> Result<Option<T>, Failure> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(store::Error::Corrupt(corrupt)) => {
+            let aside = lock.move_corrupt_aside(&corrupt)?;
+            warn!("{corrupt}; {}", if aside.is_some() { "moved aside" } else { "written anew" });
+            Ok(None)
+        }
+        Err(failed) => Err(failed.into()),
+    }
+}
+
+/// Whether two records of one key are of the same sandbox on the same port.
+fn same_life(old: &Attachment, new: &Attachment) -> bool {
+    let sandbox = old.netns == new.netns && old.boot_id == new.boot_id;
+    sandbox
+        && (new.interface.is_none() || old.interface == new.interface || old.interface.is_none())
+}
+
+/// Whether the dead may have left something under the newcomer's tokens.
+fn shares_a_token(dead: &RecordHeader, new: &Attachment) -> bool {
+    let port = dead.ofport.is_some() && dead.ofport == new.ofport && dead.bridge == new.bridge;
+    let register =
+        dead.register.is_some() && dead.register.map(|r| r.value) == new.register.map(|r| r.value);
+    port || register
+        || dead.ips.iter().any(|ip| new.ips.contains(ip))
+        || dead.macs.iter().any(|mac| new.macs.contains(mac))
+}
+
+/// Leftovers are gone before ADD returns; what cannot be done now the next sweep does.
+fn purge(
+    registry: &Registry,
+    record: &Attachment,
+    request: &Request,
+    boot: &str,
+    deadline: Deadline,
+) -> Number {
+    // Everybody who shares a token, dead or alive.
+    let registry_snapshot = match registry.snapshot_of(&|other| shares_a_token(other, record)) {
+        Ok(registry_snapshot) => registry_snapshot,
+        Err(failed) => {
+            warn!("cannot look for leftovers: {failed}");
+            return Number::HadByTheDead;
+        }
+    };
+    for failed in &registry_snapshot.failures {
+        warn!("{}: cannot look for leftovers everywhere: {failed}", record.title());
+    }
+    let targets = leavers(registry, &registry_snapshot, record, boot, deadline);
+    let had_it = |a: &Attachment| a.ofport == record.ofport && a.bridge == record.bridge;
+    let unread = !registry_snapshot.failures.is_empty();
+    let number = if unread || targets.iter().any(|t| had_it(&t.attachment)) {
+        Number::HadByTheDead
+    } else {
+        Number::OwnAlone
+    };
+    if targets.is_empty() {
+        return number;
+    }
+    let engine = Engine {
+        adding: Some(record.key.clone()),
+        overlay: Some((request.network.clone(), request.config.clone())),
+        ..Engine::of_call(Some(registry), request.config.ovs_run_dir(), deadline, "ADD")
+    };
+    let report = engine.clean(targets);
+    if let Some(failed) = report.error() {
+        warn!("{}: leftovers stay for the next sweep: {failed}", record.title());
+    }
+    number
+}
+
+/// The dead among those who share a token with the new pod: tombstones, and orphans, which are
+/// buried.
+fn leavers(
+    registry: &Registry,
+    registry_snapshot: &RegistrySnapshot,
+    record: &Attachment,
+    boot: &str,
+    deadline: Deadline,
+) -> Vec<CleanTarget> {
+    let now = Stamp::now();
+    let mut targets: Vec<CleanTarget> = registry_snapshot
+        .tombstones
+        .iter()
+        .map(|t| CleanTarget {
+            attachment: orphans::died(t.clone(), now, boot),
+            cause: Cause::Tombstone,
+        })
+        .collect();
+    for other in &registry_snapshot.attachments {
+        if other.is_same(record) || other.state != State::Active {
+            continue;
+        }
+        let why = match netns::judge(other, boot) {
+            Liveness::Dead(why) => why,
+            Liveness::Unknown(why @ LivenessReason::Failed) => {
+                warn!("{} ({}) may have left something: {why}", other.title(), other.key);
+                continue;
+            }
+            Liveness::Alive | Liveness::Unknown(_) => continue,
+        };
+        let dead = orphans::died(other.clone(), now, boot);
+        match registry.lock(deadline).and_then(|lock| orphans::write_tombstone(&lock, &dead)) {
+            Ok(true) => {
+                info!("{} ({}) is dead: {why}", dead.title(), dead.key);
+                targets
+                    .push(CleanTarget { attachment: dead, cause: Cause::Orphan(why.to_string()) });
+            }
+            // Somebody was quicker, for whom our tokens are a live pod's: what the dead left
+            // under them is ours to purge.
+            Ok(false) => {
+                let tombstones = registry.tombstones_of(&dead.key).unwrap_or_default();
+                targets.extend(
+                    tombstones
+                        .into_iter()
+                        .filter(|t| t.is_same(&dead))
+                        .map(|attachment| CleanTarget { attachment, cause: Cause::Tombstone }),
+                );
+            }
+            Err(failed) => warn!("{}: cannot bury its record: {failed}", dead.key),
+        }
+    }
+    targets
+}

@@ -1,0 +1,531 @@
+//! Why the next sweep is due, and when. Pure: time and chance are arguments, so that bursts
+//! and bad days can be tested.
+//!
+//! Guarantees: the first event after a quiet time is acted upon at once; a burst costs a
+//! handful of sweeps however many events it has; whatever fails is tried again, ever more
+//! rarely, but at least once an interval.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Why a sweep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// The daemon has started.
+    Start,
+    /// SIGHUP.
+    Hangup,
+    /// A file is gone from a directory of network namespaces, or was replaced.
+    Netns,
+    /// OVSDB: an interface was removed, or its netdev is gone (ofport −1).
+    Interface,
+    /// A tombstone was written: a DEL or a GC could not finish, or its linger time runs.
+    Tombstone,
+    /// The pause of this node began or ended.
+    Pause,
+    /// The state directory was removed.
+    StateDirectory,
+    /// ovs-vswitchd has started.
+    Switch,
+    /// ovsdb-server answers again.
+    Database,
+    /// The container runtime says that a sandbox has ended.
+    Cri,
+    /// The API server says that a pod has ended.
+    Kubernetes,
+    /// Something that failed or waits is tried again.
+    Retry,
+    /// The interval.
+    Interval,
+}
+
+/// Every reason.
+pub const REASONS: [Reason; 13] = [
+    Reason::Start,
+    Reason::Hangup,
+    Reason::Netns,
+    Reason::Interface,
+    Reason::Tombstone,
+    Reason::Pause,
+    Reason::StateDirectory,
+    Reason::Switch,
+    Reason::Database,
+    Reason::Cri,
+    Reason::Kubernetes,
+    Reason::Retry,
+    Reason::Interval,
+];
+
+impl Reason {
+    /// Stable, for metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Hangup => "hangup",
+            Self::Netns => "netns",
+            Self::Interface => "interface",
+            Self::Tombstone => "tombstone",
+            Self::Pause => "pause",
+            Self::StateDirectory => "state-directory",
+            Self::Switch => "switch",
+            Self::Database => "database",
+            Self::Cri => "cri",
+            Self::Kubernetes => "kubernetes",
+            Self::Retry => "retry",
+            Self::Interval => "interval",
+        }
+    }
+
+    /// Whether everything that waits is worth another try now, not only what is new.
+    #[must_use]
+    pub fn wakes_all(self) -> bool {
+        matches!(
+            self,
+            Self::Start
+                | Self::Hangup
+                | Self::Pause
+                | Self::StateDirectory
+                | Self::Switch
+                | Self::Database
+        )
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Reasons, each with when it was first given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reasons(Vec<(Reason, Duration)>);
+
+impl Reasons {
+    fn add(&mut self, reason: Reason, now: Duration) {
+        if !self.has(reason) {
+            self.0.push((reason, now));
+        }
+    }
+
+    /// Whether this is one of them.
+    #[must_use]
+    pub fn has(&self, reason: Reason) -> bool {
+        self.0.iter().any(|(r, _)| *r == reason)
+    }
+
+    /// Whether one of them wakes everything that waits.
+    #[must_use]
+    pub fn wakes_all(&self) -> bool {
+        self.0.iter().any(|(r, _)| r.wakes_all())
+    }
+
+    /// This one was none.
+    pub fn take_back(&mut self, reason: Reason) {
+        self.0.retain(|(r, _)| *r != reason);
+    }
+
+    /// The first that was given.
+    #[must_use]
+    pub fn first(&self) -> Option<(Reason, Duration)> {
+        self.0.first().copied()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Reasons {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, (reason, _)) in self.0.iter().enumerate() {
+            if n > 0 {
+                f.write_str(", ")?;
+            }
+            f.write_str(reason.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+/// What a sweep came to, as far as the next one goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// How many were found dead.
+    pub dead: usize,
+    /// How long it took.
+    pub took: Duration,
+    /// It failed as a whole: no records, no switch.
+    pub failed: bool,
+    /// When something that waits is to be looked at again, from the end of the sweep.
+    pub look_again: Option<Duration>,
+}
+
+/// The first event is acted upon so long after it came: what belongs together comes together.
+const DEBOUNCE: Duration = Duration::from_millis(1);
+/// More dead than this in one sweep are a burst.
+const BURST: usize = 4;
+/// Between the sweeps of a burst, at first and at most.
+const BURST_GAP: Duration = Duration::from_millis(25);
+const BURST_GAP_MOST: Duration = Duration::from_millis(400);
+/// Between sweeps for events that turned out to be nobody's death, at most.
+const IDLE_GAP_MOST: Duration = Duration::from_millis(250);
+/// A quiet time after which a burst is over.
+const QUIET: Duration = Duration::from_secs(2);
+/// The first try again.
+pub(super) const RETRY: Duration = Duration::from_millis(200);
+/// A look at the switch that nobody waits for may take this part of the time at most: a dump
+/// stalls ovs-vswitchd for 2 µs a flow.
+const SHARE: u32 = 20;
+
+/// When the next sweep is due. Times are since some fixed moment.
+#[derive(Debug)]
+pub struct SweepScheduler {
+    interval: Duration,
+    pending: Reasons,
+    /// Events wait until then: the pace of a burst.
+    not_before: Duration,
+    gap: Duration,
+    /// How many sweeps in a row that an event asked for found nobody dead.
+    idle: u32,
+    /// An event asked for the sweep that is under way: it is not only that its time had come.
+    by_event: bool,
+    /// When the last sweep ended.
+    ended: Duration,
+    failures: u32,
+    retry: Option<Duration>,
+    next_interval: Duration,
+}
+
+impl SweepScheduler {
+    /// The first sweep is due at once.
+    #[must_use]
+    pub fn new(interval: Duration, now: Duration) -> Self {
+        let mut pending = Reasons::default();
+        pending.add(Reason::Start, now);
+        Self {
+            interval,
+            pending,
+            not_before: now,
+            gap: Duration::ZERO,
+            idle: 0,
+            by_event: false,
+            ended: now,
+            failures: 0,
+            retry: None,
+            next_interval: now.saturating_add(interval),
+        }
+    }
+
+    /// Something happened. Whether it is news: a second event of a kind changes nothing.
+    pub fn event(&mut self, reason: Reason, now: Duration) -> bool {
+        let news = self.pending.is_empty() || !self.pending.has(reason);
+        self.pending.add(reason, now);
+        news
+    }
+
+    /// When the next sweep is due.
+    #[must_use]
+    pub fn due(&self) -> Duration {
+        let event = self.pending.first().map(|(_, first)| {
+            let at_once = self.pending.has(Reason::Hangup) || self.pending.has(Reason::Start);
+            let debounce = if at_once { Duration::ZERO } else { DEBOUNCE };
+            let soon = first.saturating_add(debounce);
+            if at_once { soon } else { soon.max(self.not_before) }
+        });
+        let times = [event, self.retry, Some(self.next_interval)];
+        times.into_iter().flatten().min().unwrap_or(self.next_interval)
+    }
+
+    /// Begins the sweep that is due, for the reasons that were given until now.
+    pub fn begin(&mut self, now: Duration) -> Reasons {
+        self.by_event = !self.pending.is_empty();
+        if self.retry.is_some_and(|at| at <= now) {
+            self.pending.add(Reason::Retry, now);
+            self.retry = None;
+        }
+        if self.next_interval <= now {
+            self.pending.add(Reason::Interval, now);
+        }
+        std::mem::take(&mut self.pending)
+    }
+
+    /// Takes back reasons that needed no sweep.
+    pub fn nothing_new(&mut self, now: Duration) {
+        self.ended = now;
+    }
+
+    /// The sweep has ended. `chance` is from 0 to 1: nodes that failed together must not come
+    /// back together.
+    pub fn done(&mut self, outcome: &Outcome, now: Duration, chance: f64) {
+        let began = now.saturating_sub(outcome.took);
+        if began.saturating_sub(self.ended) > QUIET {
+            (self.gap, self.idle) = (Duration::ZERO, 0);
+        }
+        // One that found nobody because nothing had happened says nothing of the next event.
+        if self.by_event || outcome.dead > 0 {
+            if outcome.dead > BURST {
+                self.gap = (self.gap * 2).clamp(BURST_GAP, BURST_GAP_MOST);
+                self.idle = 0;
+            } else if outcome.dead > 0 {
+                (self.gap, self.idle) = (Duration::ZERO, 0);
+            } else {
+                // The first may be about the port of somebody who is swept already.
+                let factor = (1u32 << self.idle.min(8)) / 2;
+                self.gap = outcome.took.saturating_mul(factor).min(IDLE_GAP_MOST);
+                self.idle = self.idle.saturating_add(1);
+            }
+            self.not_before = now.saturating_add(self.gap);
+        }
+        self.ended = now;
+        self.next_interval = now.saturating_add(jittered(self.interval, chance));
+        let again = if outcome.failed {
+            self.failures = self.failures.saturating_add(1);
+            Some(back_off(self.failures, self.interval, chance))
+        } else {
+            self.failures = 0;
+            // At least so long that nobody's look takes a small share of the time.
+            outcome.look_again.map(|after| after.max(outcome.took.saturating_mul(SHARE)))
+        };
+        self.retry = again.map(|after| now.saturating_add(after.min(self.interval)));
+    }
+}
+
+/// A tenth to either side: the nodes of a cluster that were started together drift apart.
+fn jittered(interval: Duration, chance: f64) -> Duration {
+    interval.mul_f64(0.9 + 0.2 * chance.clamp(0.0, 1.0))
+}
+
+/// How long to wait after so many failures in a row: doubled each time, `most` at most, and
+/// anything from half of that to all of it.
+#[must_use]
+pub fn back_off(failures: u32, most: Duration, chance: f64) -> Duration {
+    let doubled = RETRY.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    doubled.min(most).mul_f64(0.5 + 0.5 * chance.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(30);
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    /// After its first sweep, in a quiet moment.
+    fn quiet() -> (SweepScheduler, Duration) {
+        let mut scheduler = SweepScheduler::new(INTERVAL, ms(0));
+        assert_eq!(scheduler.due(), ms(0), "the first sweep is due at once");
+        assert!(scheduler.begin(ms(0)).has(Reason::Start));
+        scheduler.done(&Outcome { took: ms(10), ..Outcome::default() }, ms(10), 0.5);
+        (scheduler, ms(5_000))
+    }
+
+    #[test]
+    fn an_event_in_a_quiet_moment_is_acted_upon_at_once() {
+        let (mut scheduler, now) = quiet();
+        assert!(scheduler.event(Reason::Netns, now));
+        assert!(!scheduler.event(Reason::Netns, now + ms(1)), "no news");
+        assert!(scheduler.event(Reason::Interface, now + ms(1)));
+        assert!(scheduler.due() <= now + ms(3));
+        let reasons = scheduler.begin(now + ms(1));
+        assert_eq!(reasons.first(), Some((Reason::Netns, now)));
+        assert_eq!(reasons.to_string(), "netns, interface");
+        assert!(!reasons.wakes_all());
+    }
+
+    /// Plays events against sweeps that take this long and find whoever died by then.
+    fn sweeps(deaths: &[Duration], took: Duration) -> (usize, Duration) {
+        let (mut scheduler, start) = quiet();
+        let (mut now, mut found, mut count, mut worst) = (start, 0, 0, ms(0));
+        while found < deaths.len() {
+            let mut seen = found;
+            // Everything that happens until the next sweep is due.
+            loop {
+                let next = deaths.get(seen).map(|at| start + *at);
+                match next {
+                    Some(at) if at <= scheduler.due().max(now) => {
+                        scheduler.event(Reason::Netns, at);
+                        seen += 1;
+                    }
+                    _ => break,
+                }
+            }
+            now = scheduler.due().max(now);
+            scheduler.begin(now);
+            count += 1;
+            let dead = seen - found;
+            for at in &deaths[found..seen] {
+                worst = worst.max(now + took - (start + *at));
+            }
+            found = seen;
+            // During the sweep, too.
+            now += took;
+            for at in deaths[seen..].iter().take_while(|at| start + **at <= now) {
+                scheduler.event(Reason::Netns, start + *at);
+            }
+            scheduler.done(&Outcome { dead, took, ..Outcome::default() }, now, 0.5);
+        }
+        (count, worst)
+    }
+
+    #[test]
+    fn five_hundred_deaths_at_once_are_a_handful_of_sweeps() {
+        // All in one moment, within 100 ms, within half a second.
+        for spread in [0u64, 200, 1000] {
+            let deaths: Vec<Duration> =
+                (0..500).map(|n| Duration::from_micros(n * spread)).collect();
+            let (count, worst) = sweeps(&deaths, ms(30));
+            assert!(count <= 8, "{count} sweeps for 500 deaths, {spread} µs apart");
+            assert!(worst <= ms(700), "{worst:?}");
+        }
+    }
+
+    #[test]
+    fn one_death_after_the_other_does_not_wait() {
+        let deaths: Vec<Duration> = (0..100).map(|n| ms(n * 60)).collect();
+        let (count, worst) = sweeps(&deaths, ms(15));
+        assert!(count <= 100);
+        assert!(worst <= ms(17), "{worst:?}");
+    }
+
+    #[test]
+    fn a_flood_of_events_about_nobody_is_slowed_down() {
+        let (mut scheduler, start) = quiet();
+        let (mut now, mut count) = (start, 0);
+        while now < start + ms(10_000) {
+            scheduler.event(Reason::Interface, now);
+            now = scheduler.due().max(now);
+            scheduler.begin(now);
+            now += ms(5);
+            scheduler.done(&Outcome { took: ms(5), ..Outcome::default() }, now, 0.5);
+            count += 1;
+        }
+        assert!(count <= 50, "{count} looks in 10 s");
+        // And forgotten when it is over.
+        now += ms(5_000);
+        scheduler.event(Reason::Netns, now);
+        assert!(scheduler.due() <= now + ms(2));
+    }
+
+    /// Dead pods that linger are looked at again and again: who dies then must not wait.
+    #[test]
+    fn a_death_during_a_look_that_was_due_does_not_wait() {
+        let (mut scheduler, start) = quiet();
+        let waits = Outcome { look_again: Some(ms(200)), took: ms(25), ..Outcome::default() };
+        let mut now = start;
+        for _ in 0..20 {
+            scheduler.done(&waits, now, 0.5);
+            now = scheduler.due();
+            assert_eq!(scheduler.begin(now).to_string(), "retry");
+            scheduler.event(Reason::Netns, now + ms(20));
+            now += ms(25);
+            scheduler.done(&waits, now, 0.5);
+            assert!(scheduler.due() <= now, "{:?}", scheduler.due() - now);
+            // It is found, and then the port goes, too.
+            scheduler.begin(now);
+            now += ms(25);
+            scheduler.done(&Outcome { dead: 1, ..waits }, now, 0.5);
+            scheduler.event(Reason::Interface, now);
+            now = scheduler.due();
+            scheduler.begin(now);
+            now += ms(25);
+            scheduler.done(&waits, now, 0.5);
+            scheduler.event(Reason::Netns, now);
+            assert!(scheduler.due() <= now + ms(1));
+            scheduler.begin(now);
+        }
+    }
+
+    #[test]
+    fn the_interval_is_the_net_and_is_jittered() {
+        let mut seen = Vec::new();
+        for chance in [0.0, 0.25, 0.5, 0.75, 1.0] {
+            let (mut scheduler, now) = quiet();
+            scheduler.done(&Outcome::default(), now, chance);
+            let due = scheduler.due() - now;
+            assert!(due >= INTERVAL.mul_f64(0.89) && due <= INTERVAL.mul_f64(1.11), "{due:?}");
+            seen.push(due);
+            let reasons = scheduler.begin(now + due);
+            assert_eq!(reasons.to_string(), "interval");
+        }
+        seen.dedup();
+        assert_eq!(seen.len(), 5);
+    }
+
+    #[test]
+    fn failures_back_off_to_the_interval_and_never_end() {
+        let (mut scheduler, mut now) = quiet();
+        let failed = Outcome { failed: true, took: ms(1), ..Outcome::default() };
+        let mut pauses = Vec::new();
+        for _ in 0..200 {
+            scheduler.done(&failed, now, 1.0);
+            let due = scheduler.due();
+            pauses.push(due - now);
+            now = due;
+            let reasons = scheduler.begin(now);
+            assert!(reasons.has(Reason::Retry) || reasons.has(Reason::Interval));
+        }
+        assert_eq!(pauses[..4], [ms(200), ms(400), ms(800), ms(1600)]);
+        assert!(pauses.iter().all(|p| *p <= INTERVAL), "{pauses:?}");
+        assert!(pauses[190] >= ms(10_000));
+        // One success, and the next failure starts over.
+        scheduler.done(&Outcome::default(), now, 1.0);
+        scheduler.done(&failed, now, 1.0);
+        assert_eq!(scheduler.due(), now + ms(200));
+    }
+
+    #[test]
+    fn what_waits_is_looked_at_again_but_not_at_any_price() {
+        let (mut scheduler, now) = quiet();
+        let waits = |took| Outcome { look_again: Some(ms(200)), took, dead: 0, failed: false };
+        scheduler.done(&waits(ms(2)), now, 0.5);
+        assert_eq!(scheduler.due(), now + ms(200));
+        assert_eq!(scheduler.begin(now + ms(200)).to_string(), "retry");
+        // A sweep that stalls the switch for long is not repeated five times a second.
+        scheduler.done(&waits(ms(400)), now, 0.5);
+        assert_eq!(scheduler.due(), now + ms(8_000));
+        scheduler.done(&waits(Duration::from_secs(10)), now, 0.5);
+        assert_eq!(scheduler.due(), now + INTERVAL);
+    }
+
+    #[test]
+    fn a_hangup_waits_for_nothing() {
+        let (mut scheduler, now) = quiet();
+        scheduler.event(Reason::Netns, now);
+        scheduler.begin(now);
+        scheduler.done(&Outcome { dead: 300, took: ms(300), ..Outcome::default() }, now, 0.5);
+        scheduler.event(Reason::Netns, now);
+        assert!(scheduler.due() > now + ms(20));
+        scheduler.event(Reason::Hangup, now);
+        assert_eq!(scheduler.due(), now);
+    }
+
+    proptest! {
+        /// Whatever happens, the next sweep is due within an interval and its jitter.
+        #[test]
+        fn a_sweep_is_always_due(steps in prop::collection::vec(
+            (0u64..5_000, 0usize..REASONS.len(), 0usize..600, any::<bool>(), 0.0f64..1.0), 1..60))
+        {
+            let (mut scheduler, mut now) = quiet();
+            for (pause, reason, dead, failed, chance) in steps {
+                now += ms(pause);
+                scheduler.event(REASONS[reason], now);
+                prop_assert!(scheduler.due() <= now + INTERVAL.mul_f64(1.1));
+                now = now.max(scheduler.due());
+                let reasons = scheduler.begin(now);
+                prop_assert!(reasons.first().is_some());
+                let outcome = Outcome { dead, failed, took: ms(pause / 10), look_again: None };
+                now += outcome.took;
+                scheduler.done(&outcome, now, chance);
+                prop_assert!(scheduler.due() <= now + INTERVAL.mul_f64(1.1));
+                prop_assert!(scheduler.due() >= now || !failed);
+            }
+        }
+    }
+}

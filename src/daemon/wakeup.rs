@@ -1,0 +1,150 @@
+//! The bell that wakes the sweeper: anybody rings it with a reason, one waits for it.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::scheduler::{Outcome, Reason, Reasons, SweepScheduler};
+
+/// The bell. Its times are since it was made.
+#[derive(Debug)]
+pub struct Wakeup {
+    start: Instant,
+    state: Mutex<State>,
+    rung: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    scheduler: SweepScheduler,
+    stopped: bool,
+}
+
+impl Wakeup {
+    /// Rings at once, and then at least once an interval.
+    #[must_use]
+    pub fn new(interval: Duration) -> Self {
+        let state =
+            State { scheduler: SweepScheduler::new(interval, Duration::ZERO), stopped: false };
+        Self { start: Instant::now(), state: Mutex::new(state), rung: Condvar::new() }
+    }
+
+    /// Now.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Something happened that may be a death.
+    pub fn ring(&self, reason: Reason) {
+        let now = self.now();
+        let news = self.state().scheduler.event(reason, now);
+        if news {
+            log::debug!("event: {reason}");
+            self.rung.notify_all();
+        }
+    }
+
+    /// Waits until a sweep is due; `None`: it is over.
+    pub fn wait(&self) -> Option<Reasons> {
+        let mut state = self.state();
+        loop {
+            if state.stopped {
+                return None;
+            }
+            let now = self.now();
+            let left = state.scheduler.due().saturating_sub(now);
+            if left.is_zero() {
+                return Some(state.scheduler.begin(now));
+            }
+            let waited = self.rung.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The sweep that [`Wakeup::wait`] asked for has ended.
+    pub fn done(&self, outcome: &Outcome) {
+        let now = self.now();
+        self.state().scheduler.done(outcome, now, chance());
+    }
+
+    /// It needed no sweep.
+    pub fn nothing_new(&self) {
+        let now = self.now();
+        self.state().scheduler.nothing_new(now);
+    }
+
+    /// Ends [`Wakeup::wait`] for good.
+    pub fn stop(&self) {
+        self.state().stopped = true;
+        self.rung.notify_all();
+    }
+
+    /// Whether it was stopped.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.state().stopped
+    }
+
+    /// Sleeps, but not past the end; whether it is over.
+    pub fn sleep(&self, time: Duration) -> bool {
+        let until = self.now().saturating_add(time);
+        let mut state = self.state();
+        loop {
+            let left = until.saturating_sub(self.now());
+            if state.stopped || left.is_zero() {
+                return state.stopped;
+            }
+            let waited = self.rung.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// From 0 to 1, another one each time: seeds of hash maps are random.
+#[must_use]
+pub fn chance() -> f64 {
+    let random = RandomState::new().build_hasher().finish() >> 32;
+    f64::from(u32::try_from(random).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_ring_ends_the_wait_and_a_stop_ends_it_for_good() {
+        let wakeup = Arc::new(Wakeup::new(Duration::from_secs(3600)));
+        assert!(wakeup.wait().unwrap().has(Reason::Start));
+        wakeup.done(&Outcome::default());
+        let ringer = Arc::clone(&wakeup);
+        let ringing = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            ringer.ring(Reason::Netns);
+            thread::sleep(Duration::from_millis(50));
+            ringer.stop();
+        });
+        assert_eq!(wakeup.wait().unwrap().to_string(), "netns");
+        wakeup.done(&Outcome::default());
+        assert!(wakeup.sleep(Duration::from_secs(3600)), "it is over");
+        assert_eq!(wakeup.wait(), None);
+        ringing.join().unwrap();
+    }
+
+    #[test]
+    fn chances_differ_and_are_chances() {
+        let some: std::collections::BTreeSet<u64> = (0..64)
+            .map(|_| chance())
+            .inspect(|c| assert!((0.0..=1.0).contains(c), "{c}"))
+            .map(f64::to_bits)
+            .collect();
+        assert!(some.len() > 32);
+    }
+}

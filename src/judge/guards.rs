@@ -1,0 +1,281 @@
+//! The guards of rule 3. Each says that an address has another owner whom we cannot see.
+//!
+//! Guarantee: an entry that a controller made for the address's next owner is kept, as
+//! long as that owner is reached in a way that the entry shows, or the entry is younger
+//! than the death.
+//! Assumption: a controller ADDs entries for a new owner. One that MODIFYs an old entry
+//! leaves its duration alone; then only what the entry does can show the owner.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::basis::Basis;
+use super::carried::Carried;
+use super::input::{Dead, JudgeInput, Live};
+use super::reason::Reason;
+use super::tokens::{Field, Index, ROUNDING, is_older};
+use super::vlans::is_other_owners;
+use crate::model::flow::{
+    Address, AddressMatch, Flow, RegisterMatch, RegisterRange, RegisterWrite, Side,
+};
+
+/// How long after the start of ovs-vswitchd entries may still be restored in bulk
+/// (`ovs-ctl restart`, or a controller that reconnects).
+const RESTORE_WINDOW: Duration = Duration::from_secs(30);
+
+/// What is known of the registers that outputs take their port from, and of those that carry the
+/// port that a packet is for.
+#[derive(Clone, Copy)]
+pub(super) struct OutputRegisters<'a> {
+    /// Those seen.
+    pub(super) seen: &'a [RegisterRange],
+    /// Every flow was seen: there are no others.
+    pub(super) complete: bool,
+    /// See [`Carried::targets`].
+    pub(super) carried: &'a Carried,
+}
+
+/// The guard that holds for this dead address in this flow, if any does.
+pub(super) fn guard(
+    index: &Index<'_>,
+    outputs: OutputRegisters<'_>,
+    flow: &Flow,
+    dead: &Dead,
+    token: &AddressMatch,
+) -> Option<Reason> {
+    let address = token.address.into();
+    if created_after(index.input, dead, flow) {
+        return Some(Reason::CreatedAfterDeath { address });
+    }
+    if let Some(port) = live_output(index, flow) {
+        return Some(Reason::OutputsToLivePort { address, port });
+    }
+    if let Some(register) = loads_live_port(index, outputs, flow) {
+        return Some(Reason::LoadsLivePort { address, register });
+    }
+    if flow.actions.sets_tunnel {
+        return Some(Reason::SetsTunnel { address });
+    }
+    if flow.actions.group {
+        return Some(Reason::SendsToGroup { address });
+    }
+    if may_reach_elsewhere(dead, flow) {
+        return Some(Reason::MayReachElsewhere { address });
+    }
+    // ct_nw_src and the like may be either side: both count.
+    if let Some(port) = flow.matches.in_port
+        && token.side != Side::Destination
+        && index.is_live_port(port)
+        && !dead.had(port)
+    {
+        return Some(Reason::ArrivesElsewhere { address, port });
+    }
+    // A set-based controller would not install a member again, however old it is.
+    let with_living = pairs_with_living(index, outputs, flow, dead, token);
+    if with_living && is_newcomers(index, flow, dead, token) {
+        return Some(Reason::HasLiveOwner { token: address });
+    }
+    let policy =
+        with_living || is_policy_member(dead, flow) || pairs_by_register(dead, flow, token);
+    let held = dead.holds_addresses && !names_another_source(dead, flow);
+    let may_be_own = |live: &Live| {
+        live.is_arriving()
+            && (!held || is_in_another_vlan(dead, live))
+            && (policy || !is_older(flow, live))
+    };
+    if index.input.live.iter().any(may_be_own) {
+        return Some(Reason::MayBeArriving { address });
+    }
+    if policy && !all_lingered(index, dead, flow) {
+        return Some(Reason::PolicyWaits { address });
+    }
+    None
+}
+
+/// Whether a port is in another VLAN than the dead attachment's, where its address is another one.
+pub(super) fn is_in_another_vlan(dead: &Dead, live: &Live) -> bool {
+    !live.vlans.is_empty() && !live.vlans.iter().any(|vlan| dead.is_in_vlan(*vlan))
+}
+
+/// Whether the flow is for packets of somebody else's, whoever that is: whose addresses and value
+/// nobody knows yet may have a rule for an address that the dead one still holds.
+pub(super) fn names_another_source(dead: &Dead, flow: &Flow) -> bool {
+    let another = |m: &AddressMatch| m.side == Side::Source && !dead.addresses.contains(&m.address);
+    let value = |m: &RegisterMatch| dead.register != Some(m.value);
+    flow.matches.registers.iter().any(value) || flow.matches.addresses.iter().any(another)
+}
+
+/// Whether the linger time has passed since the last of the dead whom a policy member names: who
+/// had the address first must not take it from who may come after the last.
+fn all_lingered(index: &Index<'_>, dead: &Dead, flow: &Flow) -> bool {
+    let owners = flow.matches.addresses.iter().filter_map(|m| index.address(m.address));
+    let mut named = owners.flat_map(|owners| &owners.dead).filter_map(|i| index.input.dead.get(*i));
+    dead.lingered && named.all(|other| other.lingered)
+}
+
+/// Whether the flow is younger than the attachment's death, as far as its age can tell.
+pub(super) fn created_after(input: &JudgeInput, dead: &Dead, flow: &Flow) -> bool {
+    let younger = flow.duration <= dead.died.saturating_add(ROUNDING);
+    let restored = input.switch_up.is_some_and(|up| up < dead.died) && was_restored(input, flow);
+    younger && !restored
+}
+
+/// Whether the flow is as old as the switch, so that its age may be that of a restore.
+pub(super) fn was_restored(input: &JudgeInput, flow: &Flow) -> bool {
+    input.switch_up.is_some_and(|up| flow.duration >= up.saturating_sub(RESTORE_WINDOW))
+}
+
+/// A conjunction, or exact addresses of two ends, whosever they are.
+pub(super) fn looks_like_policy(flow: &Flow) -> bool {
+    let mut ips = ips(flow);
+    let first = ips.next();
+    flow.actions.conjunction || ips.any(|ip| Some(ip) != first)
+}
+
+/// Whether the flow may be of the kind of [`pairs_with_living`], whoever lives: it names two ends,
+/// or a register.
+pub(super) fn may_pair(flow: &Flow) -> bool {
+    let matches = &flow.matches;
+    let mut sides = matches.addresses.iter().map(|m| m.side);
+    let first = sides.next();
+    !matches.registers.is_empty() || sides.any(|side| Some(side) != first)
+}
+
+/// A conjunction, or an IP of the dead attachment beside somebody else's. Of MACs see
+/// [`pairs_with_living`].
+pub(super) fn is_policy_member(dead: &Dead, flow: &Flow) -> bool {
+    let own = |ip: &IpAddr| dead.addresses.contains(&Address::Ip(*ip));
+    flow.actions.conjunction || (ips(flow).any(|ip| own(&ip)) && ips(flow).any(|ip| !own(&ip)))
+}
+
+/// The same, if a register value stands for the dead attachment's address.
+fn pairs_by_register(dead: &Dead, flow: &Flow, token: &AddressMatch) -> bool {
+    let own = |ip: &IpAddr| dead.addresses.contains(&Address::Ip(*ip));
+    !flow.matches.addresses.contains(token) && ips(flow).any(|ip| !own(&ip))
+}
+
+/// Whether the flow is for packets from the dead attachment to a living pod, whom it tells by an
+/// address of any kind, or by its port in a register: a rule of the living one's own policy.
+/// What it sends is its own for good.
+fn pairs_with_living(
+    index: &Index<'_>,
+    outputs: OutputRegisters<'_>,
+    flow: &Flow,
+    dead: &Dead,
+    token: &AddressMatch,
+) -> bool {
+    let is_pods = |l: &usize| index.live(*l).is_some_and(|live| live.is_pod);
+    let to_pod = |m: &AddressMatch| {
+        m.side != Side::Source
+            && m.side != token.side
+            && !dead.addresses.contains(&m.address)
+            && index.address(m.address).is_some_and(|owners| owners.live.iter().any(is_pods))
+    };
+    let to_port = |port: u16| index.is_pods_port(port) && !dead.had(port);
+    flow.matches.addresses.iter().any(to_pod)
+        || token.side != Side::Destination && outputs.carried.targets(flow).any(to_port)
+}
+
+/// Whether a pod that is being ADDed has the address: a rule of somebody else's policy is right for
+/// it, too, however old.
+fn is_newcomers(index: &Index<'_>, flow: &Flow, dead: &Dead, token: &AddressMatch) -> bool {
+    let has_it = |live: &Live| live.adding && !is_other_owners(dead, live, flow);
+    let owners = index.address(token.address).map_or(&[][..], |owners| &owners.live);
+    owners.iter().filter_map(|l| index.live(*l)).any(has_it)
+}
+
+fn ips(flow: &Flow) -> impl Iterator<Item = IpAddr> {
+    flow.matches.addresses.iter().filter_map(|m| match m.address {
+        Address::Ip(ip) => Some(ip),
+        Address::Mac(_) => None,
+    })
+}
+
+/// Whether packets for an address of the dead may reach its owner on another node: by NORMAL,
+/// FLOOD or ALL, or by the controller. Only addresses ask this, and only where they may live on
+/// another node: a port number and a register value are this bridge's own, and an address that
+/// stays on its node has no owner whom such an output could reach.
+fn may_reach_elsewhere(dead: &Dead, flow: &Flow) -> bool {
+    dead.roams && (flow.actions.spreads || flow.actions.controller)
+}
+
+/// A live port that the flow outputs to, or names in a resubmit.
+fn live_output(index: &Index<'_>, flow: &Flow) -> Option<u16> {
+    let actions = &flow.actions;
+    let mut named = actions.outputs.iter().chain(&actions.port_references).copied();
+    named.find(|port| index.is_live_port(*port))
+}
+
+/// The register that the flow loads a live port into for a later output. A write that
+/// nobody can read counts: it may be a live port.
+fn loads_live_port(index: &Index<'_>, outputs: OutputRegisters<'_>, flow: &Flow) -> Option<u8> {
+    let writes = &flow.actions.register_writes;
+    writes.iter().find(|write| may_load_live_port(index, outputs, write)).map(|write| write.index)
+}
+
+fn may_load_live_port(
+    index: &Index<'_>,
+    outputs: OutputRegisters<'_>,
+    write: &RegisterWrite,
+) -> bool {
+    let mut ranges = outputs
+        .seen
+        .iter()
+        .filter(|range| range.index == write.index && range.mask & write.mask != 0)
+        .peekable();
+    if outputs.complete || ranges.peek().is_some() {
+        return ranges.any(|range| match write.value {
+            Some(value) if write.mask & range.mask == range.mask => {
+                is_live_value(index, aligned(value, range.mask))
+            }
+            _ => true,
+        });
+    }
+    // Not every flow was seen: any register may be one that some flow outputs to, but for
+    // those that carry identities. A mark may be a piece of a port number, but nobody puts
+    // one together like that; without that much trust no DEL would get past a mark.
+    match identity_register(index, write) {
+        Identity::Learned => false,
+        // It may hold port numbers itself.
+        Identity::Computed => write.value.is_none_or(|value| is_live_value(index, value)),
+        Identity::No => write.value.is_none_or(|value| {
+            [value, aligned(value, write.mask), value & 0xffff, value >> 16]
+                .into_iter()
+                .any(|port| is_live_value(index, port))
+        }),
+    }
+}
+
+enum Identity {
+    No,
+    Learned,
+    Computed,
+}
+
+fn identity_register(index: &Index<'_>, write: &RegisterWrite) -> Identity {
+    let mut found = Identity::No;
+    for network in &index.input.networks {
+        let Some(field) = Field::of(&network.register) else { continue };
+        if field.index == write.index && write.mask & !field.mask == 0 {
+            let ports = network.basis.found() == Some(Basis::Ofport);
+            if network.register.source.is_computed() || ports {
+                return Identity::Computed;
+            }
+            found = Identity::Learned;
+        }
+    }
+    found
+}
+
+fn aligned(value: u32, mask: u32) -> u32 {
+    (value & mask).checked_shr(mask.trailing_zeros()).unwrap_or(0)
+}
+
+/// Whether a register that holds this value outputs to somebody alive. Reserved numbers
+/// (NORMAL, FLOOD, IN_PORT, LOCAL; 16 or 32 bits wide) reach the living.
+fn is_live_value(index: &Index<'_>, value: u32) -> bool {
+    match value {
+        0xff00..=0xffff | 0xffff_ff00..=u32::MAX => true,
+        _ => u16::try_from(value).is_ok_and(|port| index.is_live_port(port)),
+    }
+}

@@ -1,0 +1,445 @@
+//! What a dump shows of register values: whose they are, and how a
+//! network uses them.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use super::basis::{self, Basis, BasisFacts};
+use super::carried::Carried;
+use super::input::{Dead, JudgeInput, LiveRegister, Network, NetworkIndex};
+use super::proof::{Evidence, Prover};
+use super::survey::{Claim, Claims, Owner, Seen};
+use super::tokens::{Field, Index, RegisterToken, Token, is_its_own};
+use super::vlans::{Relation, Vlans};
+use crate::model::flow::{Flow, RegisterRange};
+use crate::model::register::RegisterSource;
+use crate::model::workload::Member;
+
+/// What a network is seen to do with its register, to be remembered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetworkFacts {
+    /// Two pods of one workload had different values.
+    pub distinct_seen: bool,
+    /// Two attachments had the same value while both lived.
+    pub shared_seen: bool,
+}
+
+/// What a pod of a workload showed, while the network still waits for two that differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// In which network.
+    pub network: NetworkIndex,
+    /// Which pod.
+    pub member: Member,
+    /// Its register value. `None`: its own flows show another than its record, so the value has
+    /// moved while the pod lived (with a label, say), which a pod's own does not.
+    pub value: Option<u32>,
+}
+
+/// Two attachments that had one value while both were alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sharers {
+    /// The value.
+    pub value: u32,
+    /// The two.
+    pub owners: [Owner; 2],
+}
+
+/// What phase 1 found out.
+#[derive(Debug, Default)]
+pub struct Learned {
+    /// Per index of `JudgeInput::dead`: its value, recorded or learned.
+    pub dead_registers: Vec<Option<u32>>,
+    /// Per index of `JudgeInput::live`: the one value that its own flows load, if it is one.
+    pub live_registers: Vec<Option<u32>>,
+    /// Per index of `JudgeInput::networks`: what was remembered, and what this dump adds.
+    pub networks: Vec<NetworkFacts>,
+    /// The same of which token values are computed from.
+    pub basis_facts: Vec<BasisFacts>,
+    /// What pods of workloads showed, in networks that wait for that.
+    pub shown: Vec<Shown>,
+    /// Registers that outputs take their port from.
+    pub output_registers: Vec<RegisterRange>,
+    /// Every flow of the bridge was seen.
+    pub(super) complete: bool,
+    pub(super) overflow: bool,
+    pub(super) vlans: Vlans,
+    pub(super) carried: Carried,
+    pub(super) evidence: Vec<Evidence>,
+    /// Per network: what its learned values are computed from.
+    pub(super) held: Vec<Option<Basis>>,
+    pub(super) values: HashMap<RegisterToken, Claims>,
+    /// Per index of `JudgeInput::live`: its own flows show a value, or several.
+    pub(super) known: Vec<bool>,
+}
+
+impl Learned {
+    /// Whether every flow of the bridge was seen.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// The VLANs that a dead attachment's (by index) own flows show.
+    #[must_use]
+    pub fn shown_vlans(&self, dead: usize) -> &[u16] {
+        self.vlans.shown(dead)
+    }
+
+    /// Which VLAN a flow is about, by its match or by a register that carries it.
+    pub(super) fn relation(&self, i: usize, dead: &Dead, flow: &Flow) -> Relation {
+        self.vlans.relation(i, dead, flow.matches.vlan.or_else(|| self.carried.vlan(flow)))
+    }
+
+    /// A dead attachment's (by index) register values that are computed from a token, and from
+    /// which.
+    pub(super) fn bases(&self, dead: usize) -> Vec<(RegisterToken, Token)> {
+        let Some(evidence) = self.evidence.get(dead) else { return Vec::new() };
+        let now = evidence.token.zip(evidence.basis);
+        let previous_ofports =
+            evidence.previous_ofports.iter().map(|(value, port)| (*value, Token::Port(*port)));
+        now.into_iter().chain(previous_ofports).collect()
+    }
+
+    /// The token that one of them is computed from.
+    pub(super) fn basis(&self, dead: usize, value: RegisterToken) -> Option<Token> {
+        let bases = self.bases(dead);
+        bases.into_iter().find(|(known, _)| *known == value).map(|(_, basis)| basis)
+    }
+
+    /// The live owners of a register value; `None`: somebody whom we do not know.
+    pub(super) fn owners(&self, token: RegisterToken) -> Option<Vec<usize>> {
+        match self.values.get(&token) {
+            Some(claims) if claims.foreign => None,
+            Some(claims) => Some(claims.live().collect()),
+            None => Some(Vec::new()),
+        }
+    }
+
+    /// Whether a network is known to share register values by others than these of the
+    /// living (by index), who turned out to be dead: their span had ended.
+    #[must_use]
+    pub fn shared_without(
+        &self,
+        input: &JudgeInput,
+        network: NetworkIndex,
+        ghosts: &[usize],
+    ) -> bool {
+        input.networks.get(network).is_some_and(|n| remembered(n).shared_seen)
+            || self.sharers(input, network, ghosts).is_some()
+    }
+
+    /// Two attachments of a network, none of them among `without` (indexes of the living), that
+    /// had one value while both were alive.
+    #[must_use]
+    pub fn sharers(
+        &self,
+        input: &JudgeInput,
+        network: NetworkIndex,
+        without: &[usize],
+    ) -> Option<Sharers> {
+        sharers(input, network, &self.values, without)
+    }
+
+    /// The live (by index) whose own flows show a value, each with the field.
+    pub(super) fn showing(&self) -> HashSet<(usize, Field)> {
+        let of = |(token, claims): (&RegisterToken, &Claims)| {
+            let field = Field { index: token.index, mask: token.mask };
+            let own = claims.claims.iter().filter(|claim| claim.own);
+            let live = own.filter_map(move |claim| match claim.owner {
+                Owner::Live(l) => Some((l, field)),
+                Owner::Dead(_) => None,
+            });
+            live.collect::<Vec<_>>()
+        };
+        self.values.iter().flat_map(of).collect()
+    }
+
+    /// Whether anybody's value in a register field is known: if not, as far as everything was
+    /// seen, the field tells no pods apart.
+    pub(super) fn is_used(&self, field: Field) -> bool {
+        let of_field =
+            |token: &RegisterToken| Field { index: token.index, mask: token.mask } == field;
+        !self.complete
+            || self.values.keys().any(of_field)
+            || self.evidence.iter().any(|e| e.token.as_ref().is_some_and(of_field))
+    }
+
+    /// Whether somebody alive is known to have a register value.
+    pub(super) fn is_live(&self, token: RegisterToken) -> bool {
+        self.overflow || self.values.get(&token).is_some_and(Claims::is_live)
+    }
+}
+
+/// The values of one attachment, as far as "none, one, several" goes.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Values {
+    #[default]
+    None,
+    One {
+        value: u32,
+        own: bool,
+    },
+    Several,
+}
+
+impl Values {
+    fn add(&mut self, value: u32, own: bool) {
+        *self = match *self {
+            Self::None => Self::One { value, own },
+            Self::One { value: same, own: was } if same == value => {
+                Self::One { value, own: was || own }
+            }
+            _ => Self::Several,
+        };
+    }
+
+    /// The one value, if a flow that is certainly its own shows it.
+    fn one(self) -> Option<u32> {
+        if let Self::One { value, own: true } = self { Some(value) } else { None }
+    }
+}
+
+pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
+    let input = index.input;
+    if seen.overflow {
+        // Which values were counted depends on the order of the dump: none are used.
+        seen.values.clear();
+    }
+    seen.settle();
+    let (mut dead, mut live) = loaded_values(index, &seen, |claim| claim.oldest.is_some());
+    let live_registers: Vec<Option<u32>> = live.iter().map(|v| v.one()).collect();
+
+    // Records say what the dump may no longer show.
+    let mut dead_registers = Vec::new();
+    for (i, values) in dead.iter_mut().enumerate() {
+        let Some((it, field, source)) = registers_of(index, i) else {
+            dead_registers.push(None);
+            continue;
+        };
+        let recorded = it.register.and_then(|v| field.token(v));
+        let recorded = recorded.filter(|t| is_its_own(it, field.basis(source, *t)));
+        let recorded = recorded.map(|t| t.value);
+        let learned = if source.is_computed() { None } else { values.one() };
+        if index.holds_port(i) && learned.is_some() {
+            dead_registers.push(learned);
+            continue;
+        }
+        dead_registers.push(recorded.or(learned));
+        recorded.into_iter().for_each(|v| values.add(v, true));
+    }
+    let known: Vec<bool> = live.iter().map(|v| *v != Values::None).collect();
+    for (it, values) in input.live.iter().zip(&mut live) {
+        let network = it.network.and_then(|n| input.networks.get(n));
+        let field = network.and_then(|n| Field::of(&n.register));
+        if let (LiveRegister::Is(value), Some(field)) = (it.register, field)
+            && let Some(token) = field.token(value)
+        {
+            values.add(token.value, true);
+        }
+    }
+
+    let (networks, shown) = facts(index, &seen, &live);
+    let basis_facts = basis::facts(index, &seen);
+    let held = basis::held(index, &seen, &basis_facts);
+    let values = basis::computed(index, &held, &dead_registers);
+    let prover = Prover {
+        index,
+        seen: &seen,
+        networks: &networks,
+        held: &held,
+        known: &known,
+        dead: &values,
+    };
+    let evidence = prover.all();
+    Learned {
+        dead_registers,
+        live_registers,
+        networks,
+        basis_facts,
+        shown,
+        output_registers: seen.outputs,
+        vlans: seen.vlans,
+        carried: seen.carried,
+        complete: seen.complete,
+        overflow: seen.overflow,
+        evidence,
+        held,
+        values: seen.values,
+        known,
+    }
+}
+
+pub(super) fn registers_of<'c>(
+    index: &Index<'c>,
+    i: usize,
+) -> Option<(&'c Dead, Field, RegisterSource)> {
+    let (dead, network) = index.dead(i)?;
+    Some((dead, Field::of(&network.register)?, network.register.source))
+}
+
+/// The values that each attachment's own flows load into its network's field, by the claims that
+/// count.
+fn loaded_values(
+    index: &Index<'_>,
+    seen: &Seen,
+    counts: impl Fn(&Claim) -> bool,
+) -> (Vec<Values>, Vec<Values>) {
+    let mut dead = vec![Values::None; index.input.dead.len()];
+    let mut live = vec![Values::None; index.input.live.len()];
+    for (token, claims) in &seen.values {
+        for claim in claims.claims.iter().filter(|c| counts(c)) {
+            if network_of(index.input, claim.owner).and_then(|(_, n)| Field::of(&n.register))
+                != Some(Field { index: token.index, mask: token.mask })
+            {
+                continue;
+            }
+            let values = match claim.owner {
+                Owner::Dead(i) => dead.get_mut(i),
+                Owner::Live(i) => live.get_mut(i),
+            };
+            values.into_iter().for_each(|v| v.add(token.value, claim.own));
+        }
+    }
+    (dead, live)
+}
+
+pub(super) fn network_of(input: &JudgeInput, owner: Owner) -> Option<(usize, &Network)> {
+    let n = match owner {
+        Owner::Dead(i) => input.dead.get(i)?.network,
+        Owner::Live(i) => input.live.get(i)?.network?,
+    };
+    Some((n, input.networks.get(n)?))
+}
+
+fn facts(index: &Index<'_>, seen: &Seen, live: &[Values]) -> (Vec<NetworkFacts>, Vec<Shown>) {
+    let input = index.input;
+    let mut facts: Vec<NetworkFacts> = input.networks.iter().map(remembered).collect();
+    let shown = shown(index, seen, live);
+    for (n, (facts, network)) in facts.iter_mut().zip(&input.networks).enumerate() {
+        let now = shown.iter().filter(|s| s.network == n).map(|s| (&s.member, s.value));
+        let before = network.shown.iter().map(|(member, value)| (member, *value));
+        facts.distinct_seen |= are_told_apart(before.chain(now));
+        facts.shared_seen |= sharers(input, n, &seen.values, &[]).is_some();
+    }
+    (facts, shown)
+}
+
+/// Whether two pods of one workload had different values. A workload whose value moved within a
+/// pod's life shows nothing.
+fn are_told_apart<'s>(shown: impl Iterator<Item = (&'s Member, Option<u32>)>) -> bool {
+    let mut first: HashMap<&str, Option<(&str, u32)>> = HashMap::new();
+    let mut apart = HashSet::new();
+    for (Member { workload, pod }, value) in shown {
+        match (first.entry(workload), value) {
+            (Entry::Vacant(entry), value) => {
+                entry.insert(value.map(|value| (pod.as_str(), value)));
+            }
+            (Entry::Occupied(mut entry), None) => {
+                entry.insert(None);
+            }
+            (Entry::Occupied(entry), Some(value)) => {
+                if entry.get().is_some_and(|(other, before)| other != pod && before != value) {
+                    apart.insert(workload);
+                }
+            }
+        }
+    }
+    apart.into_iter().any(|workload| first.get(workload.as_str()).is_some_and(Option::is_some))
+}
+
+/// What pods of workloads show, in networks where no two are known to differ yet. Only entries
+/// that were made for the pod's own port show anything: a classifier that stands since the number
+/// was somebody else's, whom perhaps nobody recorded, loads that one's value.
+fn shown(index: &Index<'_>, seen: &Seen, known: &[Values]) -> Vec<Shown> {
+    let input = index.input;
+    let waits = |n: NetworkIndex| input.networks.get(n).is_some_and(Network::waits_for_two);
+    let (dead, live) = loaded_values(index, seen, |claim| claim.shows);
+    let mut shown = Vec::new();
+    for (dead, values) in input.dead.iter().zip(dead).filter(|(dead, _)| waits(dead.network)) {
+        // Flows under a number of the dead that somebody else has now are not theirs.
+        if let (Some(member), Some(value)) = (&dead.member, values.one()) {
+            let (network, member) = (dead.network, member.clone());
+            shown.push(Shown { network, member, value: Some(value) });
+        }
+    }
+    for ((live, values), known) in input.live.iter().zip(live).zip(known) {
+        let Some(network) = live.network.filter(|n| waits(*n)) else { continue };
+        let value = match (known, live.register) {
+            (Values::Several, LiveRegister::Is(_)) => None,
+            _ => match values.one() {
+                Some(value) => Some(value),
+                None => continue,
+            },
+        };
+        if let Some(member) = live.member.clone() {
+            shown.push(Shown { network, member, value });
+        }
+    }
+    shown
+}
+
+/// See [`Learned::sharers`].
+fn sharers(
+    input: &JudgeInput,
+    n: NetworkIndex,
+    values: &HashMap<RegisterToken, Claims>,
+    without: &[usize],
+) -> Option<Sharers> {
+    let field = input.networks.get(n).and_then(|n| Field::of(&n.register))?;
+    let of_field = values.iter().filter(|(t, _)| (t.index, t.mask) == (field.index, field.mask));
+    let counts = |c: &&Claim| !matches!(c.owner, Owner::Live(l) if without.contains(&l));
+    let pairs = of_field.filter_map(|(token, claims)| {
+        let claims: Vec<Claim> = claims.claims.iter().filter(counts).cloned().collect();
+        let owners = overlap(input, n, *token, &claims)?;
+        Some(Sharers { value: token.value, owners })
+    });
+    pairs.min()
+}
+
+fn remembered(network: &Network) -> NetworkFacts {
+    match network.register.source {
+        RegisterSource::Learn { distinct_seen, shared_seen } => {
+            NetworkFacts { distinct_seen, shared_seen }
+        }
+        _ => NetworkFacts::default(),
+    }
+}
+
+/// Two attachments of a network that had the value at the same time. Each had it from its
+/// oldest flow that loads it until it was last seen alive.
+fn overlap(
+    input: &JudgeInput,
+    network: usize,
+    token: RegisterToken,
+    claims: &[Claim],
+) -> Option<[Owner; 2]> {
+    let mut spans: Vec<(Duration, Duration, Owner)> = claims
+        .iter()
+        .filter(|c| network_of(input, c.owner).is_some_and(|(n, _)| n == network))
+        .filter_map(|c| match c.owner {
+            Owner::Dead(i) => {
+                let dead = input.dead.get(i)?;
+                Some((dead.seen_alive, c.oldest?, c.owner))
+            }
+            Owner::Live(i) => {
+                // A flow older than itself only protects; a record says that it has it now.
+                let recorded = matches!(input.live.get(i)?.register,
+                    LiveRegister::Is(value) if value & token.mask == token.value);
+                let from = c.oldest.or(recorded.then_some(Duration::ZERO))?;
+                Some((Duration::ZERO, from, c.owner))
+            }
+        })
+        .filter(|(until, from, _)| until <= from)
+        .collect();
+    spans.sort_unstable();
+    let mut longest: Option<(Duration, Owner)> = None;
+    for (until, from, owner) in spans {
+        match longest {
+            Some((longest, other)) if until <= longest => return Some([other, owner]),
+            _ => longest = longest.max(Some((from, owner))),
+        }
+    }
+    None
+}

@@ -1,0 +1,240 @@
+//! Whether a register value is a dead attachment's own.
+//!
+//! Guarantee: a value is evidence only while no live attachment has it, is known to be
+//! given it, or may have it without our knowing.
+//! Assumption for `learn`: values are pods' own if they are found to be computed from a token
+//! (`basis`), or if two pods of one workload were seen with
+//! different ones, and no two attachments with the same while both lived. Pods of different
+//! workloads prove nothing: where each tenant has one pod, a tenant's value looks like a pod's.
+//! For `pod` and computed values the operator vouches.
+//! A value that is computed from a port's number or an address is that token: its questions are
+//! asked, too.
+
+use std::collections::HashMap;
+
+use super::basis::{self, Basis};
+use super::input::{Dead, Live, LiveRegister};
+use super::learned::{NetworkFacts, registers_of};
+use super::reason::NotProven;
+use super::survey::{Claim, Claims, Owner, Seen};
+use super::tokens::{Field, Index, RegisterToken, Token, is_its_own};
+use crate::model::register::RegisterSource;
+
+/// What a dead attachment's register value is worth.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Evidence {
+    /// `None`: it has no value.
+    pub(super) token: Option<RegisterToken>,
+    /// The token that the value is computed from: the value is dead exactly where that one is.
+    /// `None`: it stands for itself.
+    pub(super) basis: Option<Token>,
+    /// Values that stand for the numbers which its port had before, and the numbers.
+    pub(super) previous_ofports: Vec<(RegisterToken, u16)>,
+    /// Why the value condemns nothing.
+    pub(super) not_proven: Option<NotProven>,
+    /// Newcomers that have the value: it condemns only what they do not cover.
+    pub(super) newcomers: Vec<usize>,
+    /// All live owners of the value are known, so that it can be half of a pair (rule 5).
+    pub(super) owners_known: bool,
+}
+
+/// Proves values, or says what is missing.
+pub(super) struct Prover<'a, 'c> {
+    pub(super) index: &'a Index<'c>,
+    pub(super) seen: &'a Seen,
+    pub(super) networks: &'a [NetworkFacts],
+    /// Per network: what its learned values are computed from.
+    pub(super) held: &'a [Option<Basis>],
+    /// Per live index: its own flows show a value.
+    pub(super) known: &'a [bool],
+    /// Per dead index: its value.
+    pub(super) dead: &'a [Option<u32>],
+}
+
+impl Prover<'_, '_> {
+    pub(super) fn all(&self) -> Vec<Evidence> {
+        let tokens: Vec<_> = (0..self.dead.len()).map(|i| self.token(i)).collect();
+        let mut holders: HashMap<RegisterToken, Vec<usize>> = HashMap::new();
+        for (i, token) in tokens.iter().enumerate() {
+            if let Some(token) = token {
+                holders.entry(*token).or_default().push(i);
+            }
+        }
+        let evidence = |(i, token): (usize, &Option<RegisterToken>)| {
+            let previous_ofports = self.index.dead(i).map_or_else(Vec::new, |(dead, network)| {
+                let configured = dead.former_values(network.register);
+                configured.chain(self.found_former(i, dead)).collect()
+            });
+            let Some(token) = *token else {
+                return Evidence { previous_ofports, ..Evidence::default() };
+            };
+            let together = |other: &usize| *other != i && self.lived_together(i, *other);
+            // The distinct values are few, and fields that overlap fewer.
+            let twin = holders.get(&token).is_some_and(|same| same.iter().any(together))
+                || (self.index.fields.len() > 1
+                    && holders.keys().any(|other| *other != token && agree(*other, token)))
+                || self.seen.values.get(&token).is_some_and(|c| c.dead().any(|i| together(&i)));
+            Evidence { previous_ofports, ..self.evidence(i, token, twin) }
+        };
+        tokens.iter().enumerate().map(evidence).collect()
+    }
+
+    /// Whether two of the dead may have lived at the same time. If one was born when the
+    /// other's death was known, the value was re-used, not shared.
+    fn lived_together(&self, a: usize, b: usize) -> bool {
+        let (Some((a, _)), Some((b, _))) = (self.index.dead(a), self.index.dead(b)) else {
+            return true;
+        };
+        let after = |late: &Dead, early: &Dead| late.born.is_some_and(|born| born < early.died);
+        !after(a, b) && !after(b, a)
+    }
+
+    fn token(&self, i: usize) -> Option<RegisterToken> {
+        let (_, field, _) = registers_of(self.index, i)?;
+        field.token(self.dead.get(i).copied().flatten()?)
+    }
+
+    fn evidence(&self, i: usize, token: RegisterToken, twin: bool) -> Evidence {
+        let Some((dead, field, source)) = registers_of(self.index, i) else {
+            return Evidence::default();
+        };
+        let found = self.held.get(dead.network).copied().flatten().map(Basis::source);
+        let basis = field.basis(found.unwrap_or(source), token);
+        let basis = basis.filter(|basis| found.is_none() || is_its_own(dead, Some(*basis)));
+        let claims = self.seen.values.get(&token);
+        let unknown = self.unknown_live(dead.network, source);
+        let obscured = self.is_obscured(token, source);
+        let foreign = claims.is_some_and(|c| c.foreign);
+        let learned = !source.is_computed();
+
+        let mut holders: Vec<usize> = claims.into_iter().flat_map(Claims::live).collect();
+        if basis.is_some() && !learned {
+            holders.retain(|l| !self.is_known_otherwise(*l, dead.network, token));
+        }
+        holders.extend(self.wider_owners(token));
+        // A computed value is its owner's from birth on, as its address is: a newcomer has
+        // it without having made the entries that use it.
+        let live = self.index;
+        let newcomers = if !learned
+            && holders.iter().all(|l| live.live(*l).is_some_and(|live| live.adding))
+            && !claims.is_some_and(|c| c.claims.iter().any(is_loaded_by_live))
+        {
+            std::mem::take(&mut holders)
+        } else {
+            Vec::new()
+        };
+
+        let facts = self.networks.get(dead.network).copied().unwrap_or_default();
+        let learn = matches!(source, RegisterSource::Learn { .. });
+        let others = learned
+            && claims.and_then(|c| c.common.as_ref()).is_some_and(|common| !common.contains(&i));
+        let alive = |l: &&usize| !live.live(**l).is_some_and(Live::is_unjudged_dead);
+        // What part of a dump can show comes first: a full dump would not change it.
+        let not_proven = if let Some(l) = holders.iter().filter(alive).min() {
+            Some(NotProven::LiveHasIt(*l))
+        } else if !holders.is_empty() {
+            Some(NotProven::OtherDeadHasIt)
+        } else if foreign || others {
+            Some(NotProven::OthersLoadIt)
+        } else if learned && basis.is_none() && twin {
+            Some(NotProven::OtherDeadHasIt)
+        } else if learn && basis.is_none() && facts.shared_seen {
+            Some(NotProven::Shared)
+        } else if learn && obscured {
+            Some(NotProven::Obscured)
+        } else if self.seen.overflow {
+            Some(NotProven::TooManyValues)
+        } else if learned && !self.seen.complete {
+            Some(NotProven::PartialDump)
+        } else if let Some(l) = unknown {
+            Some(NotProven::LiveUnknown(l))
+        } else if learn && basis.is_none() && (!facts.distinct_seen || found.is_some()) {
+            Some(NotProven::NeedsSecondAttachment)
+        } else {
+            None
+        };
+        let owners_known = unknown.is_none()
+            && !foreign
+            && !obscured
+            && !self.seen.overflow
+            && (self.seen.complete || !learned)
+            && self.wider_owners(token).next().is_none();
+        let previous_ofports = Vec::new();
+        Evidence {
+            token: Some(token),
+            basis,
+            previous_ofports,
+            not_proven,
+            newcomers,
+            owners_known,
+        }
+    }
+
+    /// The values of a dead attachment's former numbers, where values are found to be port numbers:
+    /// each is shown to be nobody else's.
+    fn found_former<'d>(
+        &self,
+        i: usize,
+        dead: &'d Dead,
+    ) -> impl Iterator<Item = (RegisterToken, u16)> + use<'_, 'd> {
+        let basis = self.held.get(dead.network).copied().flatten();
+        let previous_ofports = basis.map(|basis| basis::former_values(self.index, dead, basis));
+        previous_ofports.into_iter().flatten().filter(move |(token, _)| {
+            let common = self.seen.values.get(token).and_then(|claims| claims.common.as_ref());
+            self.seen.complete
+                && !self.seen.overflow
+                && !self.seen.obscured.contains(&Field { index: token.index, mask: token.mask })
+                && common.is_none_or(|common| common.contains(&i))
+                && self.unknown_live(dead.network, RegisterSource::Pod).is_none()
+        })
+    }
+
+    /// Whether a live attachment's value is computed by the same rule, and is another one: that
+    /// its flows load this one for what they send to the dead does not make it its own.
+    fn is_known_otherwise(&self, live: usize, network: usize, token: RegisterToken) -> bool {
+        let rule = |n: usize| self.index.input.networks.get(n).map(|network| network.register);
+        self.index.live(live).is_some_and(|live| {
+            let has = |value: u32| value & token.mask == token.value;
+            live.network.is_some_and(|n| rule(n) == rule(network))
+                && matches!(live.register, LiveRegister::Is(value) if !has(value))
+        })
+    }
+
+    /// A live attachment of the network whose value is not known.
+    fn unknown_live(&self, network: usize, source: RegisterSource) -> Option<usize> {
+        let lives = self.index.input.live.iter().zip(self.known).enumerate();
+        let mut unknown = lives.filter(|(_, (live, known))| {
+            live.network == Some(network)
+                && live.register == LiveRegister::Unknown
+                && (source.is_computed() || !**known)
+        });
+        unknown.next().map(|(l, _)| l)
+    }
+
+    fn is_obscured(&self, token: RegisterToken, source: RegisterSource) -> bool {
+        matches!(source, RegisterSource::Learn { .. })
+            && self.seen.obscured.contains(&Field { index: token.index, mask: token.mask })
+    }
+
+    /// Live attachments whose field overlaps this one without filling it, and whose value
+    /// agrees where both look.
+    fn wider_owners(&self, token: RegisterToken) -> impl Iterator<Item = usize> {
+        let input = self.index.input;
+        input.live.iter().enumerate().filter_map(move |(l, live)| {
+            let LiveRegister::Is(value) = live.register else { return None };
+            let field = Field::of(&input.networks.get(live.network?)?.register)?;
+            let theirs = RegisterToken { index: field.index, mask: field.mask, value };
+            (field.mask & token.mask != token.mask && agree(theirs, token)).then_some(l)
+        })
+    }
+}
+
+/// Whether one register can hold both values: the same where both fields look.
+fn agree(a: RegisterToken, b: RegisterToken) -> bool {
+    let both = a.mask & b.mask;
+    a.index == b.index && both != 0 && (a.value ^ b.value) & both == 0
+}
+
+fn is_loaded_by_live(claim: &Claim) -> bool {
+    matches!(claim.owner, Owner::Live(_)) && claim.oldest.is_some()
+}

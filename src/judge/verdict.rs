@@ -1,0 +1,633 @@
+//! Phase 2: the rules.
+//!
+//! A match is a conjunction: one dead conjunct makes an entry unreachable for legitimate
+//! traffic, whatever else it matches. That is why rules 1 to 3 ask about one token only.
+//! A token that somebody alive has now is not dead, and alone it condemns nothing.
+//!
+//! A live attachment whose addresses are not all known may have any; if that protected
+//! every address nothing would ever be stale. It matters only where the flow names a token
+//! that it is known to have (rule 5).
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Serialize;
+
+use super::basis::Basis;
+use super::guards::{self, OutputRegisters};
+use super::input::{Dead, JudgeInput, Live, LiveRegister, Network};
+use super::learned::Learned;
+use super::proof::Evidence;
+use super::reason::{NotProven, Reason};
+use super::tokens::{
+    Field, Index, PortState, ROUNDING, RegisterToken, Token, Written, in_scope, is_older,
+    is_pod_port, push_once,
+};
+use super::vlans::Relation;
+use crate::model::flow::{Address, AddressMatch, Flow, Side};
+use crate::model::register::RegisterSource;
+
+/// What is to become of one flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// To be deleted.
+    pub stale: bool,
+    /// Why, or why not.
+    pub reason: Reason,
+    /// Index in `JudgeInput::dead` of the attachment that condemns it, or would have.
+    pub dead: Option<usize>,
+}
+
+/// Phase 2; see the module's head. Wants the flows for which `Survey::see` said true.
+pub struct Judge<'c> {
+    pub(super) index: Index<'c>,
+    pub(super) learned: &'c Learned,
+    /// Dead attachments by register value.
+    by_value: HashMap<RegisterToken, Vec<usize>>,
+    /// Live owners (by index) whose own flows show a value, with the fields.
+    showing: HashSet<(usize, Field)>,
+}
+
+/// What one dead attachment's rules say.
+enum Opinion {
+    Stale(Reason),
+    Kept(Reason),
+}
+
+impl<'c> Judge<'c> {
+    /// The case must be the one that was surveyed.
+    #[must_use]
+    pub fn new(input: &'c JudgeInput, learned: &'c Learned) -> Self {
+        let mut by_value: HashMap<_, Vec<_>> = HashMap::new();
+        for (i, evidence) in learned.evidence.iter().enumerate() {
+            let previous_ofports = evidence.previous_ofports.iter().map(|(token, _)| *token);
+            for token in evidence.token.into_iter().chain(previous_ofports) {
+                push_once(by_value.entry(token).or_default(), i);
+            }
+        }
+        Self { index: Index::new(input), learned, by_value, showing: learned.showing() }
+    }
+
+    /// Whether the flow is stale, and why. If several dead attachments have a say, stale
+    /// wins: each rule that condemns is sufficient by itself.
+    #[must_use]
+    pub fn verdict(&self, flow: &Flow) -> Verdict {
+        if self.index.input.ovn {
+            return Verdict { stale: false, reason: Reason::Ovn, dead: None };
+        }
+        let mut stale = None;
+        let mut kept = None;
+        for i in self.matched(flow) {
+            match self.opinion(flow, i) {
+                Opinion::Stale(reason) => first(&mut stale, (reason, Some(i))),
+                Opinion::Kept(reason) => first(&mut kept, (reason, Some(i))),
+            }
+        }
+        if let Some((reason, i)) = self.delivers_to_nobody(flow) {
+            first(&mut stale, (reason, Some(i)));
+        }
+        if let Some((port, only)) = self.dangling(flow) {
+            let reap = only && self.reaps_dangling(flow);
+            first(if reap { &mut stale } else { &mut kept }, (Reason::Dangling { port }, None));
+        }
+        if kept.is_none()
+            && let Some((reason, i)) = self.mentions(flow)
+        {
+            kept = Some((reason, Some(i)));
+        }
+        let (reason, dead) = stale.or(kept).unwrap_or((Reason::NothingDead, None));
+        Verdict { stale: stale.is_some(), reason, dead }
+    }
+
+    /// Why each of the dead that a kept flow names keeps it: what one of them waits for is
+    /// nothing to another, and [`Self::verdict`] tells of one only.
+    #[must_use]
+    pub fn kept_for(&self, flow: &Flow) -> Vec<Verdict> {
+        let matched = self.matched(flow).into_iter();
+        let kept = matched.filter_map(|i| match self.opinion(flow, i) {
+            Opinion::Kept(reason) => Some(Verdict { stale: false, reason, dead: Some(i) }),
+            Opinion::Stale(_) => None,
+        });
+        kept.collect()
+    }
+
+    /// Whether a full dump may turn this verdict: the flow is kept now, and would be stale
+    /// if a dead attachment's register value, which part of a dump cannot prove, were its
+    /// own; or it is stale for its address, and matches a value that may be a living pod's.
+    #[must_use]
+    pub fn would_register_matter(&self, flow: &Flow) -> bool {
+        let turns = |i: usize| {
+            let Some((_, network)) = self.index.dead(i) else { return false };
+            let Some(evidence) = self.learned.evidence.get(i) else { return false };
+            evidence.not_proven == Some(NotProven::PartialDump)
+                && in_scope(network, flow)
+                && evidence
+                    .token
+                    .is_some_and(|t| self.matched_registers(flow).any(|m| m == t) || sets(flow, t))
+        };
+        let verdict = self.verdict(flow);
+        let unknown = |verdict: &Verdict| match verdict.reason {
+            Reason::RegisterNotProven { why, .. } => matches!(why, NotProven::LiveUnknown(_)),
+            _ => false,
+        };
+        if !self.learned.complete && !verdict.stale && self.kept_for(flow).iter().any(unknown) {
+            return true;
+        }
+        if verdict.stale {
+            let by_address = matches!(verdict.reason, Reason::MatchesAddress { .. });
+            let unknown = |t: RegisterToken| !self.by_value.contains_key(&t);
+            return by_address
+                && !self.learned.complete
+                && (self.matched_registers(flow).any(unknown)
+                    || verdict.dead.is_some_and(|i| self.may_be_carried(flow, i)));
+        }
+        self.matched(flow).into_iter().any(turns)
+    }
+
+    /// Whether the rest of the dump may show that a register of the flow carries a living pod's
+    /// port, or another VLAN than the dead attachment's.
+    fn may_be_carried(&self, flow: &Flow, i: usize) -> bool {
+        let Some((dead, _)) = self.index.dead(i) else { return false };
+        let others = |vlan: u16| {
+            let in_it = |live: &Live| live.vlans.contains(&vlan);
+            !dead.vlans.contains(&vlan) && self.index.input.live.iter().any(in_it)
+        };
+        let others_port = |port: u16| self.index.is_pods_port(port) && !dead.had(port);
+        self.learned.carried.untold(flow).any(|number| others_port(number) || others(number))
+    }
+
+    /// The value of a register that carries a living pod's port, which never was the dead one's.
+    fn carried_source(&self, flow: &Flow, dead: &Dead) -> Option<Token> {
+        let ports = self.learned.carried.ports(flow);
+        let found = ports.filter(|(_, port)| self.index.is_pods_port(*port) && !dead.had(*port));
+        found.map(|(value, _)| Token::Register(value)).min()
+    }
+
+    fn outputs(&self) -> OutputRegisters<'_> {
+        OutputRegisters {
+            seen: &self.learned.output_registers,
+            complete: self.learned.complete,
+            carried: &self.learned.carried,
+        }
+    }
+
+    /// Dead attachments that the flow matches, or whose register value it sets.
+    fn matched(&self, flow: &Flow) -> Vec<usize> {
+        let index = &self.index;
+        let mut found = Vec::new();
+        let port = flow.matches.in_port.and_then(|p| index.port(p)).map(|o| &o.dead);
+        let addresses = flow.matches.addresses.iter().filter_map(|m| index.address(m.address));
+        let tokens = self.matched_registers(flow).chain(self.written_registers(flow));
+        port.into_iter()
+            .chain(addresses.map(|o| &o.dead))
+            .chain(tokens.filter_map(|t| self.by_value.get(&t)))
+            .flatten()
+            .for_each(|i| push_once(&mut found, *i));
+        found
+    }
+
+    pub(super) fn matched_registers(&self, flow: &Flow) -> impl Iterator<Item = RegisterToken> {
+        let matched = &flow.matches.registers;
+        self.index.fields.iter().flat_map(|f| matched.iter().filter_map(|m| f.matched(m)))
+    }
+
+    fn written_registers(&self, flow: &Flow) -> impl Iterator<Item = RegisterToken> {
+        let writes = &flow.actions.register_writes;
+        self.index.fields.iter().flat_map(move |field| {
+            writes.iter().filter_map(move |write| match field.written(write) {
+                Written::Value(value) => field.token(value),
+                _ => None,
+            })
+        })
+    }
+
+    fn opinion(&self, flow: &Flow, i: usize) -> Opinion {
+        let Some((dead, network)) = self.index.dead(i) else {
+            return Opinion::Kept(Reason::NothingDead);
+        };
+        if !in_scope(network, flow) {
+            return Opinion::Kept(Reason::OutOfScope);
+        }
+        if dead.is_younger_than(flow.duration) {
+            let named = self.own_token(flow, i, dead);
+            return Opinion::Kept(
+                named.map_or(Reason::NothingDead, |token| Reason::MadeBeforeBirth { token }),
+            );
+        }
+        let mut kept = None;
+        let stale = self
+            .matches_port(flow, dead, network, &mut kept)
+            .or_else(|| self.uses_register(flow, i, dead, network, &mut kept))
+            .or_else(|| self.matches_address(flow, i, dead, network, &mut kept))
+            .or_else(|| self.nobody_has_both(flow, i, dead, network));
+        match (stale, kept) {
+            (Some(reason), _) => Opinion::Stale(reason),
+            (None, Some(reason)) => Opinion::Kept(reason),
+            (None, None) => Opinion::Kept(Reason::NothingDead),
+        }
+    }
+
+    /// The first token of a dead attachment's that the flow matches, or whose value it sets.
+    fn own_token(&self, flow: &Flow, i: usize, dead: &Dead) -> Option<Token> {
+        let port = flow.matches.in_port.filter(|port| dead.had(*port)).map(Token::Port);
+        let own = |value: &RegisterToken| {
+            self.by_value.get(value).is_some_and(|owners| owners.contains(&i))
+        };
+        let mut values = self.matched_registers(flow).chain(self.written_registers(flow));
+        port.or_else(|| values.find(own).map(Token::Register))
+            .or_else(|| own_addresses(dead, flow).next().map(|m| Token::Address(m.address)))
+    }
+
+    /// Rule 1, ports.
+    fn matches_port(
+        &self,
+        flow: &Flow,
+        dead: &Dead,
+        network: &Network,
+        kept: &mut Option<Reason>,
+    ) -> Option<Reason> {
+        let number = flow.matches.in_port.filter(|p| dead.had(*p) && is_pod_port(*p))?;
+        let port = Token::Port(number);
+        match self.index.port_state(dead, number, Some(flow)) {
+            _ if !network.match_port => first(kept, Reason::EvidenceOff { token: port }),
+            PortState::Dead => return Some(Reason::MatchesPort { port }),
+            PortState::Reassigned => first(kept, Reason::HasLiveOwner { token: port }),
+            PortState::Unsettled => first(kept, Reason::PortUnsettled { port }),
+        }
+        None
+    }
+
+    /// Rules 1 and 2, registers.
+    fn uses_register(
+        &self,
+        flow: &Flow,
+        i: usize,
+        dead: &Dead,
+        network: &Network,
+        kept: &mut Option<Reason>,
+    ) -> Option<Reason> {
+        let evidence = self.learned.evidence.get(i)?;
+        Field::of(&network.register)?;
+        let previous_ofports = evidence.previous_ofports.iter().map(|(token, _)| *token);
+        let mut stale = None;
+        for token in evidence.token.into_iter().chain(previous_ofports) {
+            let register = token.into();
+            let matches = self.matched_registers(flow).any(|m| m == token);
+            if !matches && !self.written_registers(flow).any(|w| w == token) {
+                continue;
+            }
+            let reason = if let Some(reason) = self.basis_lives(flow, i, dead, token) {
+                reason
+            } else if let Some(why) = self.not_proven(flow, evidence, dead, token) {
+                Reason::RegisterNotProven { register, why }
+            } else if matches {
+                first(&mut stale, Reason::MatchesRegister { register });
+                continue;
+            } else if sets(flow, token) {
+                first(&mut stale, Reason::SetsRegister { register });
+                continue;
+            } else {
+                Reason::OnlyMentions { token: register }
+            };
+            first(kept, reason);
+        }
+        stale
+    }
+
+    /// Why the token that a register value is computed from is not dead, as far as this flow is
+    /// concerned. `None`: it is dead, or the value is not computed from one.
+    fn basis_lives(
+        &self,
+        flow: &Flow,
+        i: usize,
+        dead: &Dead,
+        value: RegisterToken,
+    ) -> Option<Reason> {
+        let register = value.into();
+        match self.learned.basis(i, value)? {
+            Token::Port(port) => match self.index.port_state(dead, port, Some(flow)) {
+                PortState::Reassigned => Some(Reason::HasLiveOwner { token: register }),
+                PortState::Unsettled => Some(Reason::PortUnsettled { port: register }),
+                PortState::Dead => self.belongs_to_live(flow, dead, register, Some(value)),
+            },
+            Token::Address(_) if self.learned.relation(i, dead, flow) != Relation::Own => {
+                Some(Reason::OtherVlan { address: register })
+            }
+            Token::Address(address) => {
+                let side = Side::Unknown;
+                self.address_lives(flow, dead, &AddressMatch { address, side }, Some(value))
+            }
+            Token::Register(_) => None,
+        }
+    }
+
+    /// Why a register value condemns nothing, whatever it is computed from: somebody alive may
+    /// mean something else by it.
+    fn not_proven(
+        &self,
+        flow: &Flow,
+        evidence: &Evidence,
+        dead: &Dead,
+        value: RegisterToken,
+    ) -> Option<NotProven> {
+        let covered = |l: &usize| !self.index.is_leftover(flow, dead, *l);
+        if evidence.token == Some(value) {
+            let adding = evidence.newcomers.iter().copied().find(covered);
+            let why = evidence.not_proven.or(adding.map(NotProven::LiveHasIt));
+            let own = evidence.basis.is_none();
+            let untold = || self.may_have_untold(flow, dead, value).filter(|_| own);
+            return why.or_else(|| untold().map(NotProven::LiveUnknown));
+        }
+        match self.learned.owners(value) {
+            None => Some(NotProven::OthersLoadIt),
+            Some(_) if self.learned.overflow => Some(NotProven::TooManyValues),
+            Some(owners) => owners.into_iter().find(covered).map(|l| {
+                let dead = self.index.live(l).is_some_and(Live::is_unjudged_dead);
+                if dead { NotProven::OtherDeadHasIt } else { NotProven::LiveHasIt(l) }
+            }),
+        }
+    }
+
+    /// A pod's or a machine's port that no record explains and that shows no value yet: a dead
+    /// pod's value may have been given to it, and the flow made for it before the one that loads
+    /// the value. How old a machine is nobody knows; what is older than the last sight of the dead
+    /// one alive is not the machine's, but the dead one's.
+    fn may_have_untold(&self, flow: &Flow, dead: &Dead, value: RegisterToken) -> Option<usize> {
+        let input = self.index.input;
+        let learned = |n: &Network| n.register.source.is_learned();
+        if !input.networks.get(dead.network).is_some_and(learned) {
+            return None;
+        }
+        let field = Field { index: value.index, mask: value.mask };
+        let since = dead.seen_alive.saturating_add(ROUNDING);
+        let may_have = |(l, live): &(usize, &Live)| {
+            live.register == LiveRegister::Untold
+                && !is_older(flow, live)
+                && (live.is_arriving()
+                    || flow.duration <= since && (live.ofport.is_some() || input.ports.unassigned))
+                && !self.showing.contains(&(*l, field))
+        };
+        input.live.iter().enumerate().find(may_have).map(|(l, _)| l)
+    }
+
+    /// Rule 3.
+    fn matches_address(
+        &self,
+        flow: &Flow,
+        i: usize,
+        dead: &Dead,
+        network: &Network,
+        kept: &mut Option<Reason>,
+    ) -> Option<Reason> {
+        let mut stale = None;
+        let in_vlan = self.learned.relation(i, dead, flow) == Relation::Own;
+        for m in own_addresses(dead, flow) {
+            let address = m.address.into();
+            let counts = match m.address {
+                Address::Ip(_) => network.match_ip,
+                Address::Mac(_) => network.match_mac,
+            };
+            let reason = if !counts {
+                Reason::EvidenceOff { token: address }
+            } else if !in_vlan {
+                Reason::OtherVlan { address }
+            } else if let Some(reason) = self.address_lives(flow, dead, m, None) {
+                reason
+            } else {
+                first(&mut stale, Reason::MatchesAddress { address });
+                continue;
+            };
+            first(kept, reason);
+        }
+        stale
+    }
+
+    /// Why an address of a dead attachment, or a register value that is computed from it, is not
+    /// dead as far as this flow is concerned.
+    fn address_lives(
+        &self,
+        flow: &Flow,
+        dead: &Dead,
+        m: &AddressMatch,
+        value: Option<RegisterToken>,
+    ) -> Option<Reason> {
+        let address = m.address.into();
+        if self.index.is_live_address(m.address, dead, Some(flow)) {
+            Some(Reason::HasLiveOwner { token: address })
+        } else if !dead.recorded {
+            Some(Reason::NoRecord { address })
+        } else if !dead.is_evidence(m.address) {
+            Some(Reason::MayLiveElsewhere { address })
+        } else {
+            guards::guard(&self.index, self.outputs(), flow, dead, m)
+                .or_else(|| self.belongs_to_live(flow, dead, address, value))
+        }
+    }
+
+    /// Why a flow that names a dead token may be a living pod's own; `value`: see
+    /// [`Self::live_source`].
+    fn belongs_to_live(
+        &self,
+        flow: &Flow,
+        dead: &Dead,
+        address: Token,
+        value: Option<RegisterToken>,
+    ) -> Option<Reason> {
+        if let Some(owner) = self.live_source(flow, dead, value) {
+            return Some(Reason::BelongsToLivePod { address, owner });
+        }
+        let mut matched = self.matched_registers(flow).filter(|t| value != Some(*t));
+        matched.find_map(|t| {
+            let why = NotProven::LiveUnknown(self.may_have_value(flow, dead, t)?);
+            Some(Reason::RegisterNotProven { register: t.into(), why })
+        })
+    }
+
+    /// Somebody alive whose value nobody knows: it may be the one that the flow matches as its
+    /// source. A classifier goes with the number that it names; what matches its value stays.
+    fn may_have_value(&self, flow: &Flow, dead: &Dead, value: RegisterToken) -> Option<usize> {
+        let field = Field { index: value.index, mask: value.mask };
+        let networks = &self.index.input.networks;
+        let learns =
+            |n: &Network| Field::of(&n.register) == Some(field) && n.register.source.is_learned();
+        if !networks.iter().any(learns) || !self.learned.is_used(field) {
+            return None;
+        }
+        let may_have = |(l, live): &(usize, &Live)| {
+            let unknown = match live.network {
+                Some(n) => {
+                    live.register == LiveRegister::Unknown && networks.get(n).is_some_and(learns)
+                }
+                // What a part of a dump shows of who is not ours is less than all.
+                None => live.is_pod && !self.learned.complete,
+            };
+            unknown
+                && self.learned.known.get(*l) != Some(&true)
+                && !is_older(flow, live)
+                && !self.index.is_leftover(flow, dead, *l)
+        };
+        self.index.input.live.iter().enumerate().find(may_have).map(|(l, _)| l)
+    }
+
+    /// The token by which the flow is a live owner's own: its port, its register value or its
+    /// address, matched as the source. Whatever else the flow names, the controller that made it
+    /// for a living pod does not install it again. A pair of two ends' addresses is a policy's
+    /// member, not the sender's: once the linger time is over it goes with either end. The value
+    /// that is in question says nothing of itself.
+    fn live_source(&self, flow: &Flow, dead: &Dead, value: Option<RegisterToken>) -> Option<Token> {
+        let m = &flow.matches;
+        // What it once sent under a number is not its heir's; what is sent to it there is.
+        let sends =
+            value.is_some() || own_addresses(dead, flow).any(|m| m.side != Side::Destination);
+        let heirs = |p: u16| !(sends && dead.had(p));
+        let port = m.in_port.filter(|p| self.index.is_pods_port(*p) && heirs(*p));
+        let live = |m: &&AddressMatch| {
+            m.side == Side::Source
+                && !guards::is_policy_member(dead, flow)
+                && self.index.is_live_address(m.address, dead, Some(flow))
+        };
+        let is_live_value = |t: &RegisterToken| self.is_live_value(flow, dead, *t);
+        let register =
+            || self.matched_registers(flow).filter(|t| value != Some(*t)).find(is_live_value);
+        let address = || m.addresses.iter().find(live).map(|m| m.address.into());
+        port.map(Token::Port)
+            .or_else(|| register().map(Token::Register))
+            .or_else(|| self.carried_source(flow, dead))
+            .or_else(address)
+    }
+
+    /// Whether somebody alive has a register value, as far as the flow is concerned: a newcomer
+    /// does not have what the dead one left behind.
+    fn is_live_value(&self, flow: &Flow, dead: &Dead, value: RegisterToken) -> bool {
+        let counts = |l: &usize| !self.index.is_leftover(flow, dead, *l);
+        let claimed = self.learned.is_live(value)
+            && (self.learned.overflow
+                || self.learned.owners(value).is_none_or(|owners| owners.iter().any(counts)));
+        claimed || self.is_computed_of_live(flow, dead, value)
+    }
+
+    /// Whether a value is computed from a token of somebody alive, with a record or without.
+    fn is_computed_of_live(&self, flow: &Flow, dead: &Dead, value: RegisterToken) -> bool {
+        let field = Field { index: value.index, mask: value.mask };
+        let number = value.value.checked_shr(value.mask.trailing_zeros()).unwrap_or(0);
+        let rules = self.index.input.networks.iter().map(|n| n.register).zip(&self.learned.held);
+        let mut of_field = rules.filter(|(rule, _)| Field::of(rule) == Some(field));
+        of_field.any(|(rule, held)| match held.map_or(rule.source, Basis::source) {
+            RegisterSource::Ofport => u16::try_from(number)
+                .is_ok_and(|port| self.index.is_pods_port(port) && !dead.had(port)),
+            RegisterSource::Ipv4 => {
+                let address = Address::Ip(std::net::Ipv4Addr::from(number).into());
+                self.index.is_live_address(address, dead, Some(flow))
+            }
+            _ => false,
+        })
+    }
+
+    /// Rule 4: packets for an address of the dead go to dead ports and nowhere else, nothing
+    /// else happens to them, and they do not come from somebody alive in particular. The
+    /// destination must have been an address of the attachment whose port is output to: a
+    /// service's address that is rewritten to a dead pod's stays the service's, and a controller
+    /// that MODIFYs the entry for the next pod would find nothing to modify.
+    fn delivers_to_nobody(&self, flow: &Flow) -> Option<(Reason, usize)> {
+        let Flow { matches, actions, .. } = flow;
+        if actions.beyond || actions.outputs.is_empty() {
+            return None;
+        }
+        let from_live = |m: &AddressMatch| {
+            m.side != Side::Destination
+                && self.index.address(m.address).is_some_and(|owners| !owners.live.is_empty())
+        };
+        if matches.addresses.iter().any(from_live)
+            || matches.in_port.is_some_and(|p| self.index.is_live_port(p))
+            || self.matched_registers(flow).any(|t| self.learned.is_live(t))
+        {
+            return None;
+        }
+        let from_unknown = |dead: &Dead| {
+            self.matched_registers(flow).any(|t| self.may_have_value(flow, dead, t).is_some())
+        };
+        let mut lowest: Option<(u16, usize)> = None;
+        for port in &actions.outputs {
+            let owners = self.index.port(*port)?;
+            let dead = owners.dead.iter().copied().find(|i| {
+                self.index.dead(*i).is_some_and(|(dead, network)| {
+                    network.match_port
+                        && in_scope(network, flow)
+                        && !dead.is_younger_than(flow.duration)
+                        && is_for(dead, flow)
+                        && !from_unknown(dead)
+                        && self.index.port_state(dead, *port, None) == PortState::Dead
+                })
+            })?;
+            first(&mut lowest, (*port, dead));
+        }
+        let (port, dead) = lowest?;
+        Some((Reason::DeliversToNobody { port: Token::Port(port) }, dead))
+    }
+
+    /// A port that OVSDB lacks and nobody explains, and whether the flow is for such ports only:
+    /// it matches on one, or all that it does is to output to them.
+    fn dangling(&self, flow: &Flow) -> Option<(u16, bool)> {
+        let dangling = |p: &u16| self.index.is_dangling(*p);
+        if let Some(port) = flow.matches.in_port.filter(dangling) {
+            return Some((port, true));
+        }
+        let outputs = &flow.actions.outputs;
+        let port = outputs.iter().copied().min()?;
+        outputs.iter().all(dangling).then_some((port, !flow.actions.beyond))
+    }
+
+    /// Every network that looks at this flow wants its dangling entries deleted.
+    fn reaps_dangling(&self, flow: &Flow) -> bool {
+        let mut looking = self.index.input.networks.iter().filter(|n| in_scope(n, flow)).peekable();
+        looking.peek().is_some() && looking.all(|n| n.reap_dangling)
+    }
+
+    /// A dead port in a flow that does not match anything dead: a flood list, say.
+    fn mentions(&self, flow: &Flow) -> Option<(Reason, usize)> {
+        let named = flow.actions.outputs.iter().chain(&flow.actions.port_references);
+        let dead = |p: &u16| Some((*p, *self.index.port(*p)?.dead.first()?));
+        let (port, i) = named.filter_map(dead).min()?;
+        Some((Reason::OnlyMentions { token: Token::Port(port) }, i))
+    }
+}
+
+/// The flow's matches on a dead attachment's own addresses.
+pub(super) fn own_addresses<'f>(
+    dead: &'f Dead,
+    flow: &'f Flow,
+) -> impl Iterator<Item = &'f AddressMatch> {
+    flow.matches
+        .addresses
+        .iter()
+        .filter(|m| !m.address.is_unusable() && dead.addresses.contains(&m.address))
+}
+
+/// Whether the flow is for packets to an address of the dead attachment. A DEL without a record
+/// knows what the port's marks name: ovs-cni's name no address, openshift-sdn's one IPv4. Of a
+/// kind that they do not name, any exact destination counts, unless the entry writes another one
+/// into the packets: then the destination may be a service's.
+fn is_for(dead: &Dead, flow: &Flow) -> bool {
+    let known = |address: Address| dead.addresses.iter().any(|own| own.kind() == address.kind());
+    let any = !dead.recorded && !flow.actions.rewrites_destination;
+    let own = |m: &AddressMatch| dead.addresses.contains(&m.address) || any && !known(m.address);
+    let to = |m: &&AddressMatch| m.side == Side::Destination && !m.address.is_unusable();
+    flow.matches.addresses.iter().filter(to).any(own)
+}
+
+/// Whether the value is what the flow leaves in the register: the last write that touches
+/// the field, and not one in a list of its own.
+pub(super) fn sets(flow: &Flow, token: RegisterToken) -> bool {
+    let field = Field { index: token.index, mask: token.mask };
+    let writes = flow.actions.register_writes.iter().rev().filter(|w| !w.nested);
+    let mut written = writes.map(|w| field.written(w));
+    let last = written.find(|w| !matches!(w, Written::Nothing));
+    matches!(last, Some(Written::Value(value)) if value == token.value)
+}
+
+/// Keeps the first reason in the order of [`Reason`], so that the order of attachments
+/// does not matter.
+pub(super) fn first<T: Ord>(best: &mut Option<T>, found: T) {
+    if best.as_ref().is_none_or(|best| found < *best) {
+        *best = Some(found);
+    }
+}

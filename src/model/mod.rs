@@ -1,0 +1,7 @@
+//! The nouns that everything above shares: ids, addresses, rows, the decoded entry, the record.
+
+pub mod attachment;
+pub mod flow;
+pub mod register;
+pub mod row;
+pub mod workload;

@@ -1,0 +1,97 @@
+//! The identity of an OVSDB row, and maps that are keyed by it.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The UUID of an OVSDB row.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RowId(pub u128);
+
+/// Why a string is not a row's UUID.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is not a UUID")]
+pub struct NotARowId(String);
+
+/// Hashes a [`RowId`]: a random UUID needs no stirring.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RowHasher(u64);
+
+impl Hasher for RowHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u128(&mut self, id: u128) {
+        let half = |id: u128| u64::try_from(id & u128::from(u64::MAX)).unwrap_or(0);
+        self.0 = half(id >> 64) ^ half(id).rotate_left(32);
+    }
+}
+
+/// A map by row.
+pub type RowMap<V> = HashMap<RowId, V, BuildHasherDefault<RowHasher>>;
+
+/// A set of rows.
+pub type RowSet = HashSet<RowId, BuildHasherDefault<RowHasher>>;
+
+impl FromStr for RowId {
+    type Err = NotARowId;
+
+    fn from_str(text: &str) -> Result<Self, NotARowId> {
+        let wrong = || NotARowId(text.chars().take(64).collect());
+        if text.len() != 36 {
+            return Err(wrong());
+        }
+        let (mut value, mut digits) = (0_u128, 0);
+        for byte in text.bytes().filter(|byte| *byte != b'-') {
+            let digit = char::from(byte).to_digit(16).ok_or_else(wrong)?;
+            value = value << 4 | u128::from(digit);
+            digits += 1;
+        }
+        if digits == 32 { Ok(Self(value)) } else { Err(wrong()) }
+    }
+}
+
+impl fmt::Debug for RowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for RowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e] = [
+            (96, u32::MAX.into()),
+            (80, 0xffff),
+            (64, 0xffff),
+            (48, 0xffff),
+            (0, 0xffff_ffff_ffff),
+        ]
+        .map(|(shift, mask): (u32, u128)| (self.0 >> shift) & mask);
+        write!(f, "{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}")
+    }
+}
+
+impl TryFrom<String> for RowId {
+    type Error = NotARowId;
+
+    fn try_from(text: String) -> Result<Self, NotARowId> {
+        text.parse()
+    }
+}
+
+impl From<RowId> for String {
+    fn from(id: RowId) -> Self {
+        id.to_string()
+    }
+}

@@ -1,0 +1,423 @@
+//! The window between the look at an entry and its deletion.
+//!
+//! A strict delete hits whatever has the table, priority, match and cookie when it is done. A
+//! controller that puts the same entry anew in between, for the address's next owner, would
+//! lose it. So the switch is asked, before the look, to tell of every change in the order in
+//! which they happen ([`Connection::watch`]):
+//!
+//! - what was put anew before the commit is not deleted;
+//! - what was put anew and then removed while our deletes were under way was hit by them, and
+//!   is put back at once, as it was put.
+//!
+//! Nothing in OpenFlow adds an entry only if it is not there (OFPFF_CHECK_OVERLAP does not
+//! refuse to replace the same entry). So the switch's word is asked before and behind: who has
+//! put it back himself in the meantime is left alone, and who did so in the moment in which we
+//! put it back has his own put back again.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use log::{debug, error, info};
+
+use super::scan::{Candidate, fingerprint};
+use crate::openflow::{Applied, Connection, Entry, Error, Update, What, delete_strict_parallel};
+use crate::util::clock::Deadline;
+
+/// Deletes that are under way on the connection that puts back what they hit: a bundle.
+const AT_ONCE: usize = 1_000;
+/// Put back in one bundle: the first are not to wait for the last.
+const LOT: usize = 100;
+/// For how long a switch that has paused its telling is waited for.
+const MONITOR_WAIT: Duration = Duration::from_millis(200);
+/// How long nothing may be heard while others delete.
+const TICK: Duration = Duration::from_millis(1);
+/// Whoever calls us may be out of time: what was hit goes back nevertheless.
+const GRACE: Duration = Duration::from_secs(2);
+/// A controller that puts its entries more often than this while we put them back has them there.
+const ROUNDS: u8 = 16;
+const STACK: usize = 256 << 10;
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DeleteOutcome {
+    /// The switch has not said: a dump does.
+    Unknown,
+    /// It is gone, and nobody has put it since.
+    Gone,
+    /// It is gone, and somebody has put it again.
+    Again,
+    /// Somebody has put it anew, and that one is there.
+    Newer,
+    /// Somebody had put it anew, and that one was deleted and is there again.
+    PutBack,
+    /// The same, but it could not be put back.
+    Lost,
+}
+
+#[derive(Debug)]
+enum State {
+    Listed,
+    Gone,
+    /// Somebody put it since the look.
+    Newer(Box<Update>),
+    /// That one was deleted.
+    Hit(Box<Update>),
+    /// It is on its way back.
+    Mending,
+    Back,
+    Lost,
+    /// A dump has found another one in its place.
+    Another,
+}
+
+#[derive(Debug)]
+struct TrackedEntry<'l> {
+    candidate: &'l Candidate,
+    state: State,
+    /// The one that was looked at is gone.
+    gone: bool,
+    /// Its delete may still be under way.
+    flying: bool,
+    /// It was not deleted, as it may be a newer one.
+    held: bool,
+    /// How often it was put back.
+    tries: u8,
+}
+
+/// What the switch tells of the entries that are to go.
+#[derive(Debug)]
+pub(super) struct ReplaceGuard<'l> {
+    bridge: String,
+    entries: HashMap<u64, TrackedEntry<'l>>,
+    hit: Vec<u64>,
+    /// What was put is not known: nothing is deleted.
+    deaf: bool,
+    /// Was so while deletes were under way.
+    pub(super) was_deaf: bool,
+}
+
+impl<'l> ReplaceGuard<'l> {
+    /// Of these entries; none if the switch does not tell.
+    pub(super) fn over(
+        connection: &Connection,
+        bridge: &str,
+        planned: impl Iterator<Item = &'l Candidate>,
+    ) -> Option<Self> {
+        if !connection.is_watching() {
+            debug!(
+                "bridge {bridge}: does not tell what changes: it is not known what a delete hits"
+            );
+            return None;
+        }
+        let tracked = |candidate: &'l Candidate| TrackedEntry {
+            candidate,
+            state: State::Listed,
+            gone: false,
+            flying: false,
+            held: false,
+            tries: 0,
+        };
+        let entries =
+            planned.map(|candidate| (candidate.fingerprint(), tracked(candidate))).collect();
+        let (bridge, hit) = (bridge.to_owned(), Vec::new());
+        Some(Self { bridge, entries, hit, deaf: false, was_deaf: false })
+    }
+
+    /// Hears what was told up to now: right before a commit.
+    pub(super) fn listen(&mut self, connection: &mut Connection) -> Result<(), Error> {
+        self.hear(connection.updates()?);
+        let patience = Deadline::after(MONITOR_WAIT);
+        while connection.is_paused() && !patience.passed() {
+            connection.wait_for_updates(TICK);
+            self.hear(connection.updates()?);
+        }
+        connection.take_pause();
+        self.deaf = connection.is_paused() || connection.is_flooded();
+        Ok(())
+    }
+
+    /// Whether somebody has put this one since the look, or may have.
+    pub(super) fn is_newer(&self, candidate: &Candidate) -> bool {
+        self.deaf
+            || matches!(self.outcome_of(candidate), DeleteOutcome::Newer | DeleteOutcome::Again)
+    }
+
+    pub(super) fn outcome_of(&self, candidate: &Candidate) -> DeleteOutcome {
+        let Some(tracked) = self.entries.get(&candidate.fingerprint()) else {
+            return DeleteOutcome::Unknown;
+        };
+        match tracked.state {
+            State::Listed | State::Newer(_) if tracked.held => DeleteOutcome::Newer,
+            State::Listed => DeleteOutcome::Unknown,
+            State::Gone => DeleteOutcome::Gone,
+            State::Newer(_) if tracked.gone => DeleteOutcome::Again,
+            // It may have been put once more, and deleted, and neither was told.
+            State::Newer(_) if self.was_deaf => DeleteOutcome::Unknown,
+            State::Newer(_) => DeleteOutcome::Newer,
+            State::Another => DeleteOutcome::Again,
+            State::Back => DeleteOutcome::PutBack,
+            State::Hit(_) | State::Mending | State::Lost => DeleteOutcome::Lost,
+        }
+    }
+
+    /// Takes in what a dump has found in the place of a deleted entry. Whether that is the entry
+    /// which was to go, and not one that somebody has put since: the switch has told of it, or
+    /// its age says so (what is put in a pause is told only when the pause is over).
+    pub(super) fn is_still(&mut self, candidate: &Candidate, younger: bool) -> bool {
+        let Some(tracked) = self.entries.get_mut(&candidate.fingerprint()) else { return !younger };
+        let another = younger || matches!(tracked.state, State::Newer(_));
+        if another {
+            tracked.state = State::Another;
+        }
+        !another
+    }
+
+    /// Deletes these, over `parallel` if there are any, and puts back what should not have been
+    /// hit. `meanwhile` is done on this thread while others delete.
+    pub(super) fn delete(
+        &mut self,
+        connection: &mut Connection,
+        parallel: &mut [Connection],
+        chunk: &[&'l Candidate],
+        meanwhile: impl FnOnce(),
+    ) -> Result<Applied, Error> {
+        let (mut all, mut meanwhile) = (Applied::default(), Some(meanwhile));
+        // With others to delete, this connection is free to put back at any time.
+        let at_once = if parallel.is_empty() { AT_ONCE } else { usize::MAX };
+        let mut rest = (0..).zip(chunk.iter().copied()).peekable();
+        while rest.peek().is_some() {
+            self.listen(connection)?;
+            let mut going: Vec<(usize, &'l Candidate)> = rest.by_ref().take(at_once).collect();
+            going.retain(|(_, candidate)| {
+                let newer = self.is_newer(candidate);
+                self.set(candidate, |tracked| (tracked.flying, tracked.held) = (!newer, newer));
+                !newer
+            });
+            let entries: Vec<&Entry> =
+                going.iter().map(|(_, candidate)| &candidate.entry).collect();
+            let deleted = match parallel.split_first_mut() {
+                Some((first, others)) => {
+                    let meanwhile = meanwhile.take();
+                    self.delete_over(connection, first, others, &entries, || {
+                        if let Some(meanwhile) = meanwhile {
+                            meanwhile();
+                        }
+                    })?
+                }
+                None => self.delete_here(connection, &entries)?,
+            };
+            for (_, candidate) in &going {
+                self.set(candidate, |tracked| tracked.flying = false);
+            }
+            self.was_deaf |= connection.take_pause() || connection.is_flooded();
+            all.sent = all.sent.saturating_add(deleted.sent);
+            let refused = deleted.refused.into_iter();
+            all.refused.extend(refused.filter_map(|(i, why)| Some((going.get(i)?.0, why))));
+        }
+        Ok(all)
+    }
+
+    fn delete_here(
+        &mut self,
+        connection: &mut Connection,
+        entries: &[&Entry],
+    ) -> Result<Applied, Error> {
+        connection.take_abbreviated();
+        let applied = connection.delete_strict(entries);
+        self.was_deaf |= connection.take_abbreviated();
+        // Also if it came to no good end: part of it may be done.
+        let mended = self.mend(connection);
+        let applied = applied?;
+        mended.map(|()| applied)
+    }
+
+    fn delete_over(
+        &mut self,
+        connection: &mut Connection,
+        first: &mut Connection,
+        others: &mut [Connection],
+        entries: &[&Entry],
+        meanwhile: impl FnOnce(),
+    ) -> Result<Applied, Error> {
+        let done = AtomicBool::new(false);
+        let (applied, watched) = thread::scope(|scope| {
+            let watching = || self.mend_until(connection, &done);
+            let watcher = thread::Builder::new().stack_size(STACK);
+            let watcher = watcher.spawn_scoped(scope, watching).ok();
+            let applied = delete_strict_parallel(first, others, entries, meanwhile);
+            done.store(true, Ordering::Release);
+            let end = |watcher: thread::ScopedJoinHandle<'_, _>| {
+                watcher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            (applied, watcher.map(end))
+        });
+        // There was no thread to be had for it.
+        let watched = watched.unwrap_or_else(|| self.mend_until(connection, &done));
+        let applied = applied?;
+        watched.map(|()| applied)
+    }
+
+    /// The second try, of entries that match on "untagged".
+    pub(super) fn delete_vlan_tci(
+        &mut self,
+        connection: &mut Connection,
+        chunk: &[&'l Candidate],
+    ) -> Result<(), Error> {
+        let entries: Vec<Entry> = chunk.iter().map(|candidate| candidate.entry.clone()).collect();
+        for candidate in chunk {
+            self.set(candidate, |tracked| tracked.flying = true);
+        }
+        let applied = connection.delete_vlan_tci(&entries);
+        self.mend(connection)?;
+        for candidate in chunk {
+            self.set(candidate, |tracked| tracked.flying = false);
+        }
+        applied.map(drop)
+    }
+
+    /// How many were hit and are not back. For when it all ended in an error.
+    pub(super) fn lost(&self) -> u64 {
+        let lost = |tracked: &&TrackedEntry<'_>| {
+            matches!(tracked.state, State::Hit(_) | State::Mending | State::Lost)
+        };
+        let count = self.entries.values().filter(lost).inspect(|tracked| {
+            let entry = &tracked.candidate.entry;
+            error!(
+                "bridge {}: put anew while it was being deleted, and not put back, check that \
+                 pod: {entry}",
+                self.bridge
+            );
+        });
+        u64::try_from(count.count()).unwrap_or(u64::MAX)
+    }
+
+    fn set(&mut self, candidate: &Candidate, how: impl FnOnce(&mut TrackedEntry<'l>)) {
+        if let Some(tracked) = self.entries.get_mut(&candidate.fingerprint()) {
+            how(tracked);
+        }
+    }
+
+    /// Puts back what others' deletes hit, until they are done.
+    fn mend_until(&mut self, connection: &mut Connection, done: &AtomicBool) -> Result<(), Error> {
+        while !done.load(Ordering::Acquire) {
+            connection.wait_for_updates(TICK);
+            self.hear(connection.updates()?);
+            self.mend(connection)?;
+        }
+        // What they did was told before this is answered.
+        connection.barrier()?;
+        self.mend(connection)
+    }
+
+    /// Puts back what was hit, as far as the switch has told by now.
+    fn mend(&mut self, connection: &mut Connection) -> Result<(), Error> {
+        self.hear(connection.noted());
+        if self.hit.is_empty() {
+            return Ok(());
+        }
+        let before = connection.deadline();
+        if before.left().is_ok_and(|left| left < GRACE) || before.passed() {
+            connection.set_deadline(Deadline::after(GRACE));
+        }
+        // Whoever was quicker than us has put a newer one.
+        let heard = connection.updates().map(|updates| self.hear(updates));
+        let mended = heard.and_then(|()| self.put_back(connection));
+        connection.set_deadline(before);
+        mended
+    }
+
+    fn put_back(&mut self, connection: &mut Connection) -> Result<(), Error> {
+        // More may be hit while these go back.
+        while !self.hit.is_empty() {
+            let (mut prints, mut entries) = (Vec::new(), Vec::new());
+            for print in self.hit.drain(..self.hit.len().min(LOT)) {
+                let Some(tracked) = self.entries.get_mut(&print) else { continue };
+                tracked.state = match std::mem::replace(&mut tracked.state, State::Lost) {
+                    State::Hit(_) if tracked.tries >= ROUNDS => State::Back,
+                    State::Hit(newer) => match newer.entry(&tracked.candidate.entry) {
+                        Ok(entry) => {
+                            tracked.tries += 1;
+                            prints.push(print);
+                            entries.push(entry);
+                            State::Mending
+                        }
+                        Err(bad) => {
+                            error!(
+                                "bridge {}: cannot put back what was deleted: {bad}",
+                                self.bridge
+                            );
+                            State::Lost
+                        }
+                    },
+                    other => other,
+                };
+            }
+            if entries.is_empty() {
+                continue;
+            }
+            let added = connection.add(&entries)?;
+            for (index, why) in &added.refused {
+                let Some((entry, print)) = entries.get(*index).zip(prints.get(*index)) else {
+                    continue;
+                };
+                error!("bridge {}: {why}: could not put back {entry}", self.bridge);
+                if let Some(tracked) = self.entries.get_mut(print) {
+                    tracked.state = State::Lost;
+                }
+            }
+            // Who put one between the delete and our answer to it may have been overwritten.
+            self.hear(connection.noted());
+            for (print, entry) in prints.iter().zip(&entries) {
+                let Some(tracked) = self.entries.get_mut(print) else { continue };
+                if matches!(tracked.state, State::Mending) {
+                    tracked.state = State::Back;
+                    info!(
+                        "bridge {}: put back at once what was put anew while it was being \
+                         deleted: {entry}",
+                        self.bridge
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, updates: Vec<Update>) {
+        for update in updates {
+            let print = fingerprint(update.table, update.priority, update.match_bytes());
+            let Some(tracked) = self.entries.get_mut(&print) else { continue };
+            if update.at < tracked.candidate.update_seq {
+                continue;
+            }
+            let (state, what) = (std::mem::replace(&mut tracked.state, State::Lost), update.what);
+            tracked.state = match (state, what) {
+                (State::Listed | State::Gone | State::Newer(_) | State::Hit(_), What::Put) => {
+                    State::Newer(Box::new(update))
+                }
+                (State::Listed, What::Removed) => {
+                    tracked.gone = true;
+                    State::Gone
+                }
+                (State::Newer(newer), What::Removed) if tracked.flying => {
+                    self.hit.push(print);
+                    State::Hit(newer)
+                }
+                // Whoever put it took it away.
+                (State::Newer(_), What::Removed) => {
+                    tracked.gone = true;
+                    State::Gone
+                }
+                (State::Mending, What::Put) => {
+                    self.hit.push(print);
+                    State::Hit(Box::new(update))
+                }
+                (other, _) => other,
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

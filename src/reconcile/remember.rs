@@ -1,0 +1,213 @@
+//! What a look teaches beyond its verdicts, and what of that is written down.
+
+use std::collections::HashMap;
+
+use log::warn;
+
+use super::report::Report;
+use super::scan::FlowScan;
+use super::{BridgeInput, CleanTarget, Engine, NodeSnapshot};
+use crate::config::{NetworkState, RegisterFacts, SharedValue, Sharer};
+use crate::judge::input::Live;
+use crate::judge::{Learned, Owner, Sharers};
+use crate::liveness::{Liveness, netns};
+use crate::model::attachment::{Attachment, Key, Register, RegisterHow};
+use crate::openflow::Filter;
+use crate::store::{Lock, Version};
+
+/// Per network: it shares register values, and that is no mistake.
+pub(super) fn shared_for_good(
+    node: &NodeSnapshot,
+    input: &BridgeInput,
+    learned: &Learned,
+) -> Vec<bool> {
+    if !shares(learned) {
+        return vec![false; input.networks.len()];
+    }
+    let ghosts = ghosts(node, input);
+    (0..input.networks.len()).map(|n| learned.shared_without(&input.facts, n, &ghosts)).collect()
+}
+
+fn shares(learned: &Learned) -> bool {
+    learned.networks.iter().any(|facts| facts.shared_seen)
+}
+
+/// Indexes of the living that are dead and not noticed yet: an orphan and the next pod that was
+/// given its value look as if both lived.
+fn ghosts(node: &NodeSnapshot, input: &BridgeInput) -> Vec<usize> {
+    let is_ghost = |record: &Option<usize>| {
+        let record = record.and_then(|i| node.records.get(i));
+        record.is_some_and(|r| matches!(netns::judge(r, &node.boot_id), Liveness::Dead(_)))
+    };
+    let living = input.live_of.iter().enumerate();
+    living.filter(|(_, r)| is_ghost(r)).map(|(l, _)| l).collect()
+}
+
+/// What a whole look taught of a network (by its index in the scene).
+pub(super) fn learn_facts(
+    facts: &mut RegisterFacts,
+    (node, targets): (&NodeSnapshot, &[CleanTarget]),
+    input: &BridgeInput,
+    learned: &Learned,
+    network: usize,
+) {
+    let dying = targets.iter().map(|target| &target.attachment);
+    facts.reconsider(dying.chain(&node.records).chain(&node.tombstones));
+    let shared = || learned.sharers(&input.facts, network, &ghosts(node, input));
+    if let Some(Sharers { value, owners }) = shares(learned).then(shared).flatten() {
+        let record = |owner| match owner {
+            Owner::Dead(i) => {
+                input.dead_of.get(i).and_then(|t| targets.get(*t)).map(|t| &t.attachment)
+            }
+            Owner::Live(l) => {
+                input.live_of.get(l).copied().flatten().and_then(|r| node.records.get(r))
+            }
+        };
+        let [one, other] = owners.map(|owner| record(owner).map(Sharer::of));
+        match one.zip(other) {
+            Some((one, other)) => facts.share(SharedValue { value, by: [one, other] }),
+            None => facts.register_shared = true,
+        }
+    }
+    if learned.networks.get(network).is_some_and(|facts| facts.distinct_seen) {
+        facts.told_apart();
+    }
+    learn_shown(facts, learned, network, |_| true);
+    if let Some(basis) = learned.basis_facts.get(network) {
+        facts.register_basis.add(basis);
+    }
+}
+
+/// What pods of workloads showed, of these values.
+fn learn_shown(
+    facts: &mut RegisterFacts,
+    learned: &Learned,
+    network: usize,
+    counts: impl Fn(Option<u32>) -> bool,
+) {
+    let shown = learned.shown.iter().filter(|shown| shown.network == network);
+    for shown in shown.filter(|shown| counts(shown.value)) {
+        facts.show(&shown.member, shown.value);
+    }
+}
+
+/// Writes down what a look taught: of the dead, before the entries that show it are deleted;
+/// a whole one also of the network, and of the living as far as it saw all of their ports'
+/// entries. A register value that is not proven now
+/// may be later, when nothing shows it any more. Returns what the world's records count as now,
+/// if nobody else wrote any.
+pub(super) fn remember(
+    engine: &Engine<'_>,
+    node: &NodeSnapshot,
+    targets: &[CleanTarget],
+    input: &BridgeInput,
+    scan: &FlowScan,
+    report: &mut Report,
+) -> Option<Version> {
+    let registry = engine.registry?;
+    let learns = |record: &Attachment| {
+        let network = input.networks.iter().position(|n| *n == record.key.network);
+        network
+            .and_then(|n| input.facts.networks.get(n))
+            .is_some_and(|n| n.register.source.is_learned())
+    };
+    let mut write = || -> Result<Option<Version>, crate::store::Error> {
+        let lock = registry.lock(engine.deadline)?;
+        let records = Records::new(&lock, node);
+        // A value that moved may be seen by a part of a look, too; the record forgets what it was.
+        let moved =
+            |n: usize| scan.learned.shown.iter().any(|s| s.network == n && s.value.is_none());
+        let learning = input.networks.iter().enumerate().filter(|(n, _)| scan.full || moved(*n));
+        for (index, name) in learning {
+            // As it is now: since the world was read, an ADD may have changed the
+            // configuration, or another look may have learned the other fact.
+            let recorded: Option<NetworkState> = lock.network_state(name)?;
+            let mut state = recorded.unwrap_or_else(|| node.network(name).clone());
+            let before = state.clone();
+            if scan.full {
+                learn_facts(&mut state.register, (node, targets), input, &scan.learned, index);
+            } else {
+                learn_shown(&mut state.register, &scan.learned, index, |shown| shown.is_none());
+            }
+            if state != before {
+                lock.set_network_state(name, &state)?;
+            }
+        }
+        let living = input.live_of.iter().zip(&scan.learned.live_registers);
+        let living = living.zip(&input.facts.live).filter(|(_, live)| shows_all_of(scan, live));
+        for ((live, value), _) in living {
+            let record = live.and_then(|i| node.records.get(i)).filter(|r| learns(r));
+            let (Some(record), Some(value)) = (record, *value) else { continue };
+            if record.register.is_none_or(|r| r.value != value) {
+                let register = Some(Register { value, how: RegisterHow::Learned });
+                records.set(record, |known| known.register = register)?;
+            }
+        }
+        for (dead, (target, value)) in
+            input.dead_of.iter().zip(&scan.learned.dead_registers).enumerate()
+        {
+            let Some(record) = targets.get(*target).map(|t| &t.attachment) else { continue };
+            let mut new = record.clone();
+            if let Some(value) = value.filter(|_| learns(record))
+                && record.register.is_none_or(|r| r.value != value)
+            {
+                new.register = Some(Register { value, how: RegisterHow::Learned });
+            }
+            new.see_vlans(scan.learned.shown_vlans(dead));
+            if new != *record {
+                records.set(record, |known| {
+                    if new.register != record.register {
+                        known.register = new.register;
+                    }
+                    known.see_vlans(&new.vlans);
+                })?;
+                if let Some(of) = report.targets.get_mut(*target) {
+                    (of.register, of.vlans) = (new.register, new.vlans);
+                }
+            }
+        }
+        Ok(lock.succeeds(node.version))
+    };
+    write().unwrap_or_else(|failed| {
+        warn!("could not write down what was learned: {failed}");
+        None
+    })
+}
+
+/// Whether a look saw every entry of a live port: one that it missed may load another value.
+fn shows_all_of(scan: &FlowScan, live: &Live) -> bool {
+    scan.full || live.ofport.is_some_and(|port| scan.asked.contains(&Filter::in_port(port)))
+}
+
+/// The records, to be changed. What the world says of them need not be read again if nobody
+/// has written since it was read.
+struct Records<'a> {
+    lock: &'a Lock<'a>,
+    /// By key and generation: as it is written, and whether that is a tombstone.
+    known: HashMap<(&'a Key, u64), (&'a Attachment, bool)>,
+}
+
+impl<'a> Records<'a> {
+    fn new(lock: &'a Lock<'a>, node: &'a NodeSnapshot) -> Self {
+        let mut known = HashMap::new();
+        if lock.succeeds(node.version).is_some() {
+            let life = |record: &'a Attachment| (&record.key, record.generation);
+            known.extend(node.records.iter().map(|record| (life(record), (record, false))));
+            known.extend(node.tombstones.iter().map(|record| (life(record), (record, true))));
+        }
+        Self { lock, known }
+    }
+
+    fn set(
+        &self,
+        of: &Attachment,
+        change: impl FnOnce(&mut Attachment),
+    ) -> Result<(), crate::store::Error> {
+        let Some((written, dead)) = self.known.get(&(&of.key, of.generation)) else {
+            return self.lock.update(of, change).map(drop);
+        };
+        let mut record = (*written).clone();
+        change(&mut record);
+        if *dead { self.lock.put_tombstone(&record) } else { self.lock.put(&record) }
+    }
+}

@@ -1,0 +1,298 @@
+//! One sweep from its beginning to its end, for the admin command and for the daemon: the
+//! roll call (who is there, who is dead), then the clean-up of the dead.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use log::warn;
+
+use super::orphans::{self, CleanTargets, Orphan, Orphans};
+use super::{
+    CleanTarget, Database, Engine, Error, Report, in_question, mass_death, network_states,
+};
+use crate::liveness::mass_death_guard::Decision;
+use crate::liveness::{LivenessSource, Source};
+use crate::model::attachment::Attachment;
+use crate::store::{Registry, RegistrySnapshot};
+use crate::util::clock::{Deadline, boot_id};
+
+/// Which of these addresses nobody has.
+pub type Free<'f> = dyn Fn(&BTreeSet<IpAddr>) -> BTreeSet<IpAddr> + 'f;
+
+/// How to sweep.
+#[derive(Clone, Copy)]
+pub struct SweepRun<'a> {
+    /// Where the records are; none: no directory, no records.
+    pub registry: Option<&'a Registry>,
+    /// Where OVS's sockets are.
+    pub run_dir: &'a Path,
+    /// For everything done on the switch.
+    pub timeout: Duration,
+    /// Who is asked beside the network namespaces.
+    pub witnesses: &'a [&'a dyn LivenessSource],
+    /// This process saw the brake pulled: a guard's file that is missing proves nothing.
+    pub held: bool,
+    /// Who knows which of these addresses nobody in the cluster has now; none: nobody knows.
+    pub free: Option<&'a Free<'a>>,
+    /// A connection to the database that is kept; none: there is one for this sweep alone.
+    pub database: Option<&'a Database>,
+    /// False: a dry run, nothing is changed anywhere.
+    pub dry_run: bool,
+    /// An operator says so: no brake.
+    pub yes: bool,
+    /// Look at whole bridges, also if nobody is dead.
+    pub thorough: bool,
+    /// List every flow in the report.
+    pub details: bool,
+}
+
+/// Who is there and who is dead.
+#[derive(Debug)]
+pub struct LivenessPass {
+    /// Everything that is written down.
+    pub registry_snapshot: RegistrySnapshot,
+    /// What liveness says.
+    pub orphans: Orphans,
+    /// Nothing is deleted on the word of one source alone: too many at once by this one's.
+    pub braked: Option<Source>,
+    /// More may be dying at this moment: those of one source's word wait so long, and are counted
+    /// again.
+    pub waits: Option<Duration>,
+    /// How many of the same burst were swept before.
+    pub swept_before: usize,
+    /// An operator said that nothing is deleted.
+    pub paused: bool,
+    /// Files that should be records and are not.
+    pub corrupt: Vec<String>,
+    boot_id: String,
+}
+
+/// How long one sweep waits for the end of a burst of deaths, at most: longer than the guard does.
+const LONGEST_BURST: Duration = Duration::from_secs(4);
+
+impl LivenessPass {
+    /// Whether those who are dead on the word of one source alone are left alone for now.
+    fn holds_back(&self) -> bool {
+        self.braked.is_some() || self.waits.is_some()
+    }
+
+    /// Those whom this sweep buries.
+    #[must_use]
+    pub fn condemned(&self) -> Cow<'_, [Orphan]> {
+        if self.holds_back() {
+            let sure = self.orphans.dead.iter().filter(|orphan| orphan.alone().is_none());
+            Cow::Owned(sure.cloned().collect())
+        } else {
+            Cow::Borrowed(&self.orphans.dead)
+        }
+    }
+
+    /// Those whom it does not, because one source alone calls them dead.
+    pub fn held_back(&self) -> impl Iterator<Item = &Orphan> {
+        let holds_back = self.holds_back();
+        self.orphans.dead.iter().filter(move |orphan| holds_back && orphan.alone().is_some())
+    }
+}
+
+impl SweepRun<'_> {
+    /// Reads the records, tidies up, and judges.
+    ///
+    /// # Errors
+    /// If the state directory cannot be read or written.
+    pub fn liveness_pass(&self) -> Result<LivenessPass, Error> {
+        self.liveness_pass_knowing(None)
+    }
+
+    /// The same for who has read the records before: they are read again only if somebody may
+    /// have written since.
+    ///
+    /// # Errors
+    /// As [`liveness_pass`](Self::liveness_pass).
+    pub fn liveness_pass_knowing(
+        &self,
+        known: Option<RegistrySnapshot>,
+    ) -> Result<LivenessPass, Error> {
+        let registry_snapshot = match self.registry {
+            // What could not be read then may be readable now.
+            Some(registry) => registry.snapshot_or(known)?,
+            None => RegistrySnapshot::default(),
+        };
+        let corrupt: Vec<String> =
+            registry_snapshot.corrupt.iter().map(ToString::to_string).collect();
+        let untidy =
+            !registry_snapshot.corrupt.is_empty() || !registry_snapshot.leftovers.is_empty();
+        if let (Some(registry), true, true) = (self.registry, !self.dry_run, untidy) {
+            let lock = registry.lock(Deadline::after(self.timeout))?;
+            for torn in &registry_snapshot.corrupt {
+                if let Err(failed) = lock.move_corrupt_aside(torn) {
+                    warn!("{failed}; {torn}");
+                }
+            }
+            if let Err(failed) = lock.tidy(&registry_snapshot) {
+                warn!("{failed}; the next sweep tries again");
+            }
+        }
+        let boot_id = boot_id().map_err(Error::BootId)?;
+        let orphans = orphans::find_with(&registry_snapshot, &boot_id, self.witnesses);
+        let paused = self.registry.is_some_and(Registry::paused);
+        let (decision, swept_before) =
+            mass_death::consult(self, &registry_snapshot, &orphans, paused, &boot_id);
+        let (braked, waits) = match decision {
+            Decision::Sweep => (None, None),
+            Decision::Wait(left) => (None, Some(left)),
+            Decision::Hold(source) => (Some(source), None),
+        };
+        Ok(LivenessPass {
+            registry_snapshot,
+            orphans,
+            braked,
+            waits,
+            swept_before,
+            paused,
+            corrupt,
+            boot_id,
+        })
+    }
+
+    /// [`liveness_pass`](Self::liveness_pass), again and again until a burst of deaths has come to its end.
+    ///
+    /// # Errors
+    /// As [`liveness_pass`](Self::liveness_pass).
+    pub fn roll_call_after_burst(&self) -> Result<LivenessPass, Error> {
+        let until = Deadline::after(LONGEST_BURST);
+        loop {
+            let pass = self.liveness_pass()?;
+            match pass.waits {
+                Some(left) if !until.passed() => std::thread::sleep(left),
+                _ => return Ok(pass),
+            }
+        }
+    }
+
+    /// Cleans up behind the dead of a roll call, and behind those earlier dead that `pick`
+    /// wants looked at. The switch is spoken to only if there are any, or if thorough.
+    ///
+    /// # Errors
+    /// If the lock cannot be had. What goes wrong with one record or on the switch is in the
+    /// report.
+    pub fn clean(
+        &self,
+        pass: &LivenessPass,
+        pick: impl FnMut(&Attachment) -> bool,
+    ) -> Result<Report, Error> {
+        let LivenessPass { registry_snapshot, boot_id, .. } = pass;
+        let CleanTargets { targets, tombstones_failed, records } = match self.registry {
+            Some(registry) => {
+                let dead = pass.condemned();
+                let act = !self.dry_run && !pass.paused;
+                let deadline = Deadline::after(self.timeout);
+                orphans::targets(registry, registry_snapshot, &dead, boot_id, act, deadline, pick)?
+            }
+            None => CleanTargets::default(),
+        };
+        let mut report = if targets.is_empty() && !self.thorough {
+            Report::default()
+        } else {
+            let engine = Engine {
+                registry: self.registry,
+                run_dir: self.run_dir.to_owned(),
+                deadline: Deadline::after(self.timeout),
+                dry_run: self.dry_run,
+                verb: "sweep",
+                adding: None,
+                overlay: None,
+                thorough: self.thorough,
+                details: self.details,
+                free: self.free(registry_snapshot, &targets),
+                database: self.database,
+            };
+            engine.clean_knowing(targets, records)
+        };
+        for (target, failed) in tombstones_failed {
+            report.add_failed(&target, format!("its record could not be buried: {failed}"));
+        }
+        Ok(report)
+    }
+
+    /// Writes down who was seen alive: behind the clean-up, for nothing waits for it.
+    pub fn sighted(&self, pass: &mut LivenessPass) {
+        let Some(registry) = self.registry.filter(|_| !self.dry_run && !pass.paused) else {
+            return;
+        };
+        let deadline = Deadline::after(self.timeout);
+        let written = orphans::sighted(
+            registry,
+            &mut pass.registry_snapshot,
+            &pass.orphans,
+            self.witnesses,
+            deadline,
+        );
+        if let Err(failed) = written {
+            warn!("could not write down who was seen alive: {failed}");
+        }
+    }
+
+    /// The addresses of these dead that nobody has, where that has to be asked.
+    fn free(
+        &self,
+        registry_snapshot: &RegistrySnapshot,
+        targets: &[CleanTarget],
+    ) -> Option<BTreeSet<IpAddr>> {
+        let free = self.free?;
+        let addresses = in_question(&network_states(registry_snapshot), targets);
+        Some(if addresses.is_empty() { addresses } else { free(&addresses) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::attachment::Key;
+    use crate::store;
+    use crate::util::clock::Stamp;
+
+    /// A record that could not be read once would be unknown for as long as nobody writes one.
+    #[test]
+    fn what_could_not_be_read_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::open(&dir.path().join("state")).unwrap();
+        let key = Key {
+            network: "podnet".parse().unwrap(),
+            container: "c1".parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        };
+        let boot = boot_id().unwrap();
+        let lock = registry.lock(Deadline::after(Duration::from_secs(5))).unwrap();
+        lock.put(&Attachment::new(key, 1, boot, Stamp::now())).unwrap();
+        drop(lock);
+        let run = SweepRun {
+            registry: Some(&registry),
+            run_dir: Path::new("/nonexistent"),
+            timeout: Duration::from_secs(5),
+            witnesses: &[],
+            held: false,
+            free: None,
+            database: None,
+            dry_run: false,
+            yes: false,
+            thorough: false,
+            details: false,
+        };
+        let whole = registry.snapshot().unwrap();
+        let failed = std::io::Error::from_raw_os_error(nix::libc::EIO);
+        let path = dir.path().join("state/podnet/c1:eth0.json");
+        let failures = vec![store::Error::io("read", &path)(failed)];
+        let known =
+            RegistrySnapshot { version: whole.version, failures, ..RegistrySnapshot::default() };
+        assert_eq!(run.liveness_pass_knowing(Some(known)).unwrap().orphans.total, 1);
+        let known = RegistrySnapshot { version: whole.version, ..RegistrySnapshot::default() };
+        assert_eq!(
+            run.liveness_pass_knowing(Some(known)).unwrap().orphans.total,
+            0,
+            "not read again"
+        );
+    }
+}

@@ -1,0 +1,127 @@
+//! After the clean-up: what becomes of each target's record.
+
+use log::{debug, info, warn};
+
+use super::report::{Report, TargetReport};
+use super::{Cause, CleanTarget, Engine, NodeSnapshot};
+use crate::model::attachment::State;
+use crate::store::{self, Lock};
+use crate::util::clock::Stamp;
+
+/// A target whose entries are gone becomes `gone` and is dropped once its linger time has
+/// passed; one that could not be finished stays `deleting`. Nothing is forgotten.
+pub(super) fn settle(
+    engine: &Engine<'_>,
+    node: Option<&NodeSnapshot>,
+    targets: &[CleanTarget],
+    report: &mut Report,
+) {
+    let (Some(registry), true) = (engine.registry, !engine.dry_run && !targets.is_empty()) else {
+        return;
+    };
+    let lock = match registry.lock(lock_deadline(engine)) {
+        Ok(lock) => lock,
+        Err(failed) => {
+            warn!("could not settle the records of this clean-up, the next sweep does: {failed}");
+            for target in 0..targets.len() {
+                report.fail(target, &unsettled(&failed));
+            }
+            return;
+        }
+    };
+    let paused = registry.paused();
+    for (index, target) in targets.iter().enumerate() {
+        let Some(outcome) = report.targets.get_mut(index) else { continue };
+        match settle_one(&lock, paused, node, target, outcome) {
+            Ok(ended) => {
+                outcome.ended = ended;
+                if ended && outcome.value_unknown {
+                    info!(
+                        "{} ({}): its register value was never known; entries that only match on \
+                         it, if there are any, stay",
+                        target.attachment.title(),
+                        target.attachment.key
+                    );
+                }
+            }
+            Err(failed) => {
+                let key = &target.attachment.key;
+                warn!("{key}: could not settle it, the next sweep does: {failed}");
+                report.fail(index, &unsettled(&failed));
+            }
+        }
+    }
+}
+
+fn unsettled(failed: &store::Error) -> String {
+    format!("its record could not be settled: {failed}")
+}
+
+fn is_active(lock: &Lock<'_>, target: &CleanTarget) -> Result<bool, store::Error> {
+    Ok(lock.get(&target.attachment.key)?.is_some_and(|now| now.is_same(&target.attachment)))
+}
+
+/// Whether `adopt` has recorded its pod again meanwhile and taken the tombstone away.
+fn is_retired(lock: &Lock<'_>, target: &CleanTarget) -> Result<bool, store::Error> {
+    let record = &target.attachment;
+    Ok(lock.get(&record.key)?.is_some_and(|now| now.adopted)
+        && lock.tombstone_of(record)?.is_none())
+}
+
+/// The switch may have used up the deadline; the record must still be written.
+fn lock_deadline(engine: &Engine<'_>) -> crate::util::clock::Deadline {
+    let grace = std::time::Duration::from_millis(500);
+    if engine.deadline.left().is_ok_and(|left| left > grace) {
+        engine.deadline
+    } else {
+        crate::util::clock::Deadline::after(grace)
+    }
+}
+
+/// Whether the tombstone has ended.
+fn settle_one(
+    lock: &Lock<'_>,
+    paused: bool,
+    node: Option<&NodeSnapshot>,
+    target: &CleanTarget,
+    outcome: &TargetReport,
+) -> Result<bool, store::Error> {
+    // Nobody buried it: it is judged again when the pause is over.
+    if paused && matches!(target.cause, Cause::Orphan(_)) && is_active(lock, target)? {
+        return Ok(false);
+    }
+    if target.cause == Cause::Tombstone && is_retired(lock, target)? {
+        return Ok(false);
+    }
+    let mut record = target.attachment.clone();
+    if record.register.is_none() {
+        // Another look may have learned it meanwhile.
+        record.register = lock.tombstone_of(&record)?.and_then(|known| known.register);
+    }
+    let finished = outcome.complete && outcome.error.is_none();
+    if !finished || outcome.waiting {
+        record.state = State::Deleting;
+        record.attempts = record.attempts.saturating_add(1);
+        record.last_error = outcome.error.clone().or_else(|| {
+            outcome
+                .waiting
+                .then(|| "entries are kept for evidence that is still to come".to_owned())
+        });
+        return lock.put_tombstone(&record).map(|()| false);
+    }
+    let linger = node.map(|w| w.config(&record.key.network).linger()).unwrap_or_default();
+    // As of when the world was read: the look behind it was later still.
+    let read = node.map_or_else(Stamp::now, |w| w.now);
+    // A switch that has started since may yet be given everything back that it had.
+    let started = node.and_then(|w| w.switch_started);
+    let since = record.died.map(|died| started.map_or(died, |started| started.max(died)));
+    let lingered = since.is_none_or(|since| since.until(read) >= linger);
+    let nothing_known = record.unrecorded && record.interface.is_none();
+    if lingered || nothing_known || outcome.bridge_gone {
+        debug!("{}: nothing left to watch for", record.key);
+        return lock.remove_tombstone(&record).map(|()| true);
+    }
+    record.state = State::Gone;
+    record.last_error = None;
+    lock.put_tombstone(&record).map(|()| false)
+}

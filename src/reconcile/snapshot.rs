@@ -1,0 +1,633 @@
+//! Everything read about this node at one moment: records and OVSDB.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+use std::time::UNIX_EPOCH;
+
+use crate::config::{Config, Mode, NetworkState};
+use crate::model::attachment::{Attachment, Device, NetworkName};
+use crate::model::row::{RowId, RowMap, RowSet};
+use crate::openflow;
+use crate::ovsdb::{self, Arrived, Asked, Check, Client, Interface, Marks, Moment, Port, Snapshot};
+use crate::ovsdb::{marks, same_netns};
+use crate::store::{self, Registry, Version};
+use crate::util::clock::{Stamp, boot_id};
+
+/// What can go wrong on the way to a verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database.
+    #[error(transparent)]
+    Ovsdb(#[from] ovsdb::Error),
+    /// A bridge.
+    #[error(transparent)]
+    OpenFlow(#[from] openflow::Error),
+    /// The state directory.
+    #[error(transparent)]
+    Registry(#[from] store::Error),
+    /// The kernel's boot id.
+    #[error("cannot read the kernel's boot id: {0}")]
+    BootId(std::io::Error),
+}
+
+/// What an error is about.
+pub mod object {
+    /// The database.
+    pub const OVSDB: &str = "OVSDB";
+    /// ovs-vswitchd.
+    pub const SWITCH: &str = "ovs-vswitchd";
+    /// The state directory.
+    pub const STATE_DIRECTORY: &str = "the state directory";
+    /// The kernel.
+    pub const KERNEL: &str = "the kernel";
+}
+
+impl Error {
+    /// What it is about: one of [`object`].
+    #[must_use]
+    pub fn object(&self) -> &'static str {
+        match self {
+            Self::Ovsdb(_) => object::OVSDB,
+            Self::OpenFlow(_) => object::SWITCH,
+            Self::Registry(_) => object::STATE_DIRECTORY,
+            Self::BootId(_) => object::KERNEL,
+        }
+    }
+}
+
+/// Records and OVSDB, each read completely.
+#[derive(Debug)]
+pub struct NodeSnapshot {
+    /// When; every age is counted back from here.
+    pub now: Stamp,
+    /// This boot.
+    pub boot_id: String,
+    /// Active records.
+    pub records: Vec<Attachment>,
+    /// Dead ones.
+    pub tombstones: Vec<Attachment>,
+    /// Per network: configuration and what was learned.
+    pub networks: BTreeMap<NetworkName, NetworkState>,
+    /// OVSDB.
+    pub ovs: Arc<Snapshot>,
+    /// When ovs-vswitchd started, from its pid file.
+    pub switch_started: Option<Stamp>,
+    /// Addresses that nobody in the cluster has: [`Engine::free`](super::Engine::free).
+    pub free: Option<BTreeSet<IpAddr>>,
+    /// For telling whether all this still holds.
+    moment: Moment,
+    pub(super) version: Option<Version>,
+    /// Where an interface is, by row and by name: bridge, port, interface.
+    by_row: RowMap<[usize; 3]>,
+    by_name: HashMap<String, [usize; 3]>,
+}
+
+/// A world that is being read: the database has been asked.
+#[derive(Debug)]
+pub(super) struct Reading {
+    registry_snapshot: store::RegistrySnapshot,
+    asked: Asked,
+    now: Stamp,
+}
+
+/// One whose answer has come.
+#[derive(Debug)]
+pub(super) struct Answered {
+    registry_snapshot: store::RegistrySnapshot,
+    arrived: Arrived,
+    now: Stamp,
+}
+
+/// What a port was found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Row,
+    /// Its row, which is another's by its marks or its device: the next pod's, or its own that
+    /// keeps a predecessor's marks. Who lives keeps it, who is dead does not have it.
+    ReusedRow,
+    Marks,
+    Device,
+    /// Nothing else speaks for it, or against.
+    Name,
+}
+
+/// An interface with where it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PortLocation<'w> {
+    pub(crate) bridge: usize,
+    pub(crate) port: &'w Port,
+    pub(crate) interface: &'w Interface,
+}
+
+impl NodeSnapshot {
+    /// A world that has only a switch. Nothing can tell whether it still holds.
+    #[must_use]
+    pub fn of(now: Stamp, boot_id: String, ovs: Arc<Snapshot>) -> Self {
+        let (mut by_row, mut by_name) = (RowMap::default(), HashMap::new());
+        for (b, bridge) in ovs.bridges.iter().enumerate() {
+            for (p, port) in bridge.ports.iter().enumerate() {
+                for (i, interface) in port.interfaces.iter().enumerate() {
+                    by_row.insert(interface.id, [b, p, i]);
+                    by_name.insert(interface.name.clone(), [b, p, i]);
+                }
+            }
+        }
+        Self {
+            now,
+            boot_id,
+            records: Vec::new(),
+            tombstones: Vec::new(),
+            networks: BTreeMap::new(),
+            ovs,
+            switch_started: None,
+            free: None,
+            moment: Moment::default(),
+            version: None,
+            by_row,
+            by_name,
+        }
+    }
+
+    /// Reads it; ages count from `now`. Without a registry there are no records.
+    ///
+    /// # Errors
+    /// If OVSDB does not answer completely or the records cannot be listed: absence is
+    /// believed only after a complete answer.
+    pub fn read(
+        registry: Option<&Registry>,
+        run_dir: &Path,
+        client: &mut Client,
+        now: Stamp,
+    ) -> Result<Self, Error> {
+        let asked = client.ask()?;
+        let reading = Self::begin(registry, None, asked, now);
+        reading.answered(client)?.finish(run_dir, client)
+    }
+
+    /// Reads the records while the database works on its answer. (A record or a row that
+    /// came between the two is found out before a commit: [`NodeSnapshot::is_current`].) What is
+    /// `known` is not read again if nobody has written since.
+    pub(super) fn begin(
+        registry: Option<&Registry>,
+        known: Option<store::RegistrySnapshot>,
+        asked: Asked,
+        now: Stamp,
+    ) -> Reading {
+        let registry_snapshot = match registry {
+            Some(registry) => registry.snapshot_or(known),
+            None => Ok(store::RegistrySnapshot::default()),
+        };
+        let registry_snapshot = registry_snapshot.unwrap_or_else(|failed| {
+            store::RegistrySnapshot { failures: vec![failed], ..store::RegistrySnapshot::default() }
+        });
+        Reading { registry_snapshot, asked, now }
+    }
+
+    /// Whether nothing was written since this world was read: no record, and no row of
+    /// OVSDB. `version` is what its records count as.
+    pub(super) fn is_current(
+        &self,
+        registry: Option<&Registry>,
+        version: Option<Version>,
+        client: &mut Client,
+        check: Check,
+    ) -> Result<bool, Error> {
+        let rows = client.answered_unchanged(check, self.moment)?;
+        Ok(rows && registry.is_none_or(|registry| registry.unchanged(version)))
+    }
+
+    /// A network's state; the default for one that was never recorded.
+    pub(crate) fn network(&self, name: &NetworkName) -> &NetworkState {
+        static NEVER_RECORDED: LazyLock<NetworkState> = LazyLock::new(NetworkState::default);
+        self.networks.get(name).unwrap_or(&NEVER_RECORDED)
+    }
+
+    /// A network's configuration.
+    #[must_use]
+    pub fn config(&self, name: &NetworkName) -> &Config {
+        &self.network(name).config
+    }
+
+    pub(crate) fn places(&self) -> impl Iterator<Item = PortLocation<'_>> {
+        self.ovs.bridges.iter().enumerate().flat_map(|(bridge, b)| {
+            b.ports.iter().flat_map(move |port| {
+                port.interfaces.iter().map(move |interface| PortLocation {
+                    bridge,
+                    port,
+                    interface,
+                })
+            })
+        })
+    }
+
+    fn at(&self, [bridge, port, interface]: [usize; 3]) -> Option<PortLocation<'_>> {
+        let port = self.ovs.bridges.get(bridge)?.ports.get(port)?;
+        Some(PortLocation { bridge, port, interface: port.interfaces.get(interface)? })
+    }
+
+    pub(super) fn row(&self, id: RowId) -> Option<PortLocation<'_>> {
+        self.by_row.get(&id).and_then(|at| self.at(*at))
+    }
+
+    fn named(&self, name: &str) -> Option<PortLocation<'_>> {
+        self.by_name.get(name).and_then(|at| self.at(*at))
+    }
+
+    /// Where an attachment's port is now: its row, else a row of its port's name (a port that is
+    /// attached anew has a new row). Names and rows are given to the next pod, too: marks or a
+    /// device that contradict the record make it another's.
+    fn port_of(&self, record: &Attachment) -> Option<(PortLocation<'_>, By)> {
+        if let Some(place) = record.interface.and_then(|id| self.row(id)) {
+            let by = if self.is_anothers(&place, record) { By::ReusedRow } else { By::Row };
+            return Some((place, by));
+        }
+        let place = self.named(record.port.as_deref()?)?;
+        let here = self.ovs.bridges.get(place.bridge).map(|b| &b.name) == record.bridge.as_ref();
+        let marked = marked_as(place.port, place.interface, record);
+        match (marked, has_device(place.interface, record, &self.boot_id)) {
+            (Some(its), _) => its.then_some((place, By::Marks)),
+            (None, Some(its)) => its.then_some((place, By::Device)),
+            (None, None) => here.then_some((place, By::Name)),
+        }
+    }
+
+    /// The rows that a record or a tombstone explains.
+    pub(super) fn recorded_rows(&self) -> RowSet {
+        let records = self.records.iter().chain(&self.tombstones);
+        records.filter_map(|record| self.place_of(record)).map(|p| p.interface.id).collect()
+    }
+
+    /// Whether an interface is somebody else's by its marks, or by its device if they do not say.
+    fn is_anothers(&self, place: &PortLocation<'_>, record: &Attachment) -> bool {
+        is_anothers(place.port, place.interface, record, &self.boot_id)
+    }
+
+    /// The row that an attachment had, if it was not given to somebody else since (a
+    /// representor's, or `--may-exist add-port`). One that is gone is nobody else's.
+    pub(super) fn former_row_of(&self, record: &Attachment) -> Option<RowId> {
+        let id = record.interface?;
+        let reused = self.row(id).is_some_and(|place| self.is_anothers(&place, record));
+        (!reused).then_some(id)
+    }
+
+    /// A live attachment's interface now. Where nothing but the name speaks for it, or its row
+    /// seems to be another's, it is its own as far as keeping goes: nothing of it is written down.
+    pub(crate) fn place_of(&self, record: &Attachment) -> Option<PortLocation<'_>> {
+        self.port_of(record).map(|(place, _)| place)
+    }
+
+    /// The interface of an attachment that lives or whose DEL is under way, where it is certain.
+    pub(super) fn certain_place_of(&self, record: &Attachment) -> Option<PortLocation<'_>> {
+        let certain = |by: &By| matches!(by, By::Row | By::Marks | By::Device);
+        self.port_of(record).filter(|(_, by)| certain(by)).map(|(place, _)| place)
+    }
+
+    /// A dead attachment's own interface, if it is still there and nobody alive has it. Its device
+    /// is no evidence: another pod may have been given it. (While a DEL is under way it is the
+    /// dead pod's still: `unrecorded::resolve`.)
+    pub(crate) fn own_place_of(
+        &self,
+        dead: &Attachment,
+        claimed: &RowSet,
+    ) -> Option<PortLocation<'_>> {
+        let own = self.port_of(dead).filter(|(_, by)| matches!(by, By::Row | By::Marks));
+        own.map(|(place, _)| place).filter(|own| !claimed.contains(&own.interface.id))
+    }
+
+    /// Indexes of the bridges that an attachment may have entries on. Empty: they are all
+    /// gone from OVSDB.
+    #[must_use]
+    pub fn bridges_of(&self, record: &Attachment) -> Vec<usize> {
+        let config = self.config(&record.key.network);
+        let index = |name: &String| self.ovs.bridges.iter().position(|b| b.name == *name);
+        if !config.bridges.is_empty() {
+            return config.bridges.iter().filter_map(index).collect();
+        }
+        let own = self.place_of(record).map(|p| p.bridge);
+        if let Some(named) = record.bridge.as_ref().or(config.bridge.as_ref()) {
+            return own.or_else(|| index(named)).into_iter().collect();
+        }
+        match own {
+            Some(bridge) => vec![bridge],
+            // Nobody knows where its port was: its addresses may be matched anywhere.
+            None => (0..self.ovs.bridges.len()).collect(),
+        }
+    }
+
+    /// When an attachment was given the number that it has now and its record does not know yet,
+    /// at the latest. Every start of ovs-vswitchd gives numbers anew.
+    #[must_use]
+    pub fn number_changed(&self, record: &Attachment) -> Stamp {
+        let known = record.ofport_since.map_or(record.created, |since| since.max(record.created));
+        self.switch_started.filter(|start| start.boot_ms > known.boot_ms).unwrap_or(self.now)
+    }
+}
+
+impl Reading {
+    /// Waits for the database's answer.
+    pub(super) fn answered(self, client: &mut Client) -> Result<Answered, Error> {
+        let Self { registry_snapshot, asked, now } = self;
+        Ok(Answered { registry_snapshot, arrived: client.arrived(asked)?, now })
+    }
+}
+
+impl Answered {
+    /// A network's state as recorded.
+    pub(super) fn network(&self, name: &NetworkName) -> NetworkState {
+        let network = self.registry_snapshot.networks.iter().find(|n| n.name == *name);
+        network.and_then(|n| n.state().ok().flatten()).unwrap_or_default()
+    }
+
+    /// Puts it together.
+    pub(super) fn finish(self, run_dir: &Path, client: &mut Client) -> Result<NodeSnapshot, Error> {
+        let Self { mut registry_snapshot, arrived, now } = self;
+        let (ovs, moment) = client.read_arrived(arrived)?;
+        // What could not be read may be alive.
+        if let Some(failed) = registry_snapshot.failures.pop() {
+            return Err(failed.into());
+        }
+        let networks = network_states(&registry_snapshot);
+        let store::RegistrySnapshot { attachments, tombstones, version, .. } = registry_snapshot;
+        let mut node = NodeSnapshot::of(now, boot_id().map_err(Error::BootId)?, ovs);
+        (node.records, node.tombstones, node.networks) = (attachments, tombstones, networks);
+        node.switch_started = switch_started(run_dir, now);
+        (node.moment, node.version) = (moment, version);
+        Ok(node)
+    }
+}
+
+/// Whether a row is somebody else's by its marks, or by its device if they do not say.
+pub(crate) fn is_anothers(
+    port: &Port,
+    interface: &Interface,
+    record: &Attachment,
+    boot: &str,
+) -> bool {
+    let its = marked_as(port, interface, record).or_else(|| has_device(interface, record, boot));
+    its == Some(false)
+}
+
+/// Whether the device behind an interface is the one that an attachment had.
+fn has_device(interface: &Interface, record: &Attachment, boot: &str) -> Option<bool> {
+    let (was, is) = (record.device?, device_of(interface)?);
+    // Indexes begin anew with a boot, and with a node that is a container.
+    if record.boot_id != boot {
+        return None;
+    }
+    let same_mac = was.mac == is.mac || was.mac.is_none() || is.mac.is_none();
+    match was.ifindex == is.ifindex {
+        true => same_mac.then_some(true),
+        false => Some(false),
+    }
+}
+
+/// Whether the marks of a port name this attachment. `None`: they do not say.
+pub(crate) fn marked_as(port: &Port, interface: &Interface, record: &Attachment) -> Option<bool> {
+    are_of(&marks(port, interface)?, record)
+}
+
+/// Whether marks name this attachment, if they name anybody by what no two pods have.
+fn are_of(marks: &Marks, record: &Attachment) -> Option<bool> {
+    let differ = |ours: &str, theirs: Option<&str>| {
+        !ours.is_empty() && theirs.is_some_and(|theirs| theirs != ours)
+    };
+    let uid = record.pod.as_ref().map_or("", |pod| pod.uid.as_str());
+    if differ(record.key.ifname.as_str(), marks.ifname.as_deref())
+        || differ(uid, marks.pod_uid.as_deref())
+    {
+        return Some(false);
+    }
+    if let Some(container) = marks.container_id.as_deref() {
+        return Some(container == record.key.container.as_str());
+    }
+    let path = record.netns.as_ref().map(|n| n.path.as_str()).filter(|path| !path.is_empty());
+    Some(same_netns(path?, marks.netns.as_deref()?))
+}
+
+/// The device behind an interface, if it is there.
+pub(crate) fn device_of(interface: &Interface) -> Option<Device> {
+    let ifindex = interface.ifindex.filter(|index| *index != 0)?;
+    Some(Device { ifindex, mac: interface.mac_in_use })
+}
+
+/// The pid file is written at start: its mtime is when ovs-vswitchd started.
+pub(super) fn switch_started(run_dir: &Path, now: Stamp) -> Option<Stamp> {
+    let written = std::fs::metadata(run_dir.join("ovs-vswitchd.pid")).ok()?.modified().ok()?;
+    let wall = u64::try_from(written.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()?;
+    Stamp::of_wall(wall, now)
+}
+
+/// What each network's `config.json` holds. Where there is none, or one that cannot be read,
+/// nobody knows which flows are in scope, what a register means there, or whether anything is
+/// to be deleted at all: then nothing is, until an ADD writes it down again or a call brings
+/// its configuration along.
+#[must_use]
+pub fn network_states(
+    registry_snapshot: &store::RegistrySnapshot,
+) -> BTreeMap<NetworkName, NetworkState> {
+    let mut states = BTreeMap::new();
+    for network in &registry_snapshot.networks {
+        match network.state::<NetworkState>() {
+            Ok(Some(state)) => {
+                states.insert(network.name.clone(), state);
+                continue;
+            }
+            Ok(None) => log::debug!("network {}: no configuration is recorded", network.name),
+            Err(failed) => log::warn!("{failed}; nothing of this network is deleted"),
+        }
+        let mut state = NetworkState::default();
+        state.config.mode = Mode::Observe;
+        states.insert(network.name.clone(), state);
+    }
+    states
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::attachment::{Key, Netns, Pod};
+    use crate::ovsdb::{Bridge, Ofport};
+
+    const BOOT: &str = "this-boot";
+
+    fn interface(id: u128, name: &str, ifindex: u64) -> Interface {
+        Interface {
+            id: RowId(id),
+            name: name.to_owned(),
+            kind: String::new(),
+            ofport: Ofport::Number(9),
+            ofport_request: None,
+            external_ids: BTreeMap::new(),
+            mac_in_use: "0a:58:00:00:00:09".parse().ok(),
+            ifindex: Some(ifindex),
+            error: None,
+            patch_peer: None,
+        }
+    }
+
+    fn port(interface: Interface, marks: &[(&str, &str)]) -> Port {
+        Port {
+            id: interface.id,
+            name: interface.name.clone(),
+            external_ids: marks.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            mac: None,
+            vlans: Vec::new(),
+            interfaces: vec![interface],
+        }
+    }
+
+    fn node(ports: Vec<Port>) -> NodeSnapshot {
+        let bridge = |n: u128, name: &str, ports| Bridge {
+            id: RowId(n),
+            name: name.to_owned(),
+            datapath_type: String::new(),
+            protocols: Vec::new(),
+            fail_mode: None,
+            ports,
+        };
+        let bridges = vec![bridge(100, "br0", ports), bridge(101, "br1", Vec::new())];
+        let ovs = Snapshot { complete: true, bridges, ..Snapshot::default() };
+        NodeSnapshot::of(Stamp { boot_ms: 1_000, wall_ms: 1_000 }, BOOT.to_owned(), Arc::new(ovs))
+    }
+
+    /// Port `veth1` of br0 was row 1, device 7.
+    fn record() -> Attachment {
+        let key = Key {
+            network: "podnet".parse().unwrap(),
+            container: "c1".parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        };
+        let mut record = Attachment::new(key, 1, BOOT.to_owned(), Stamp { boot_ms: 1, wall_ms: 1 });
+        record.pod = Some(Pod { uid: "u1".to_owned(), ..Pod::default() });
+        record.netns = Some(Netns {
+            path: "/var/run/netns/n1".to_owned(),
+            device: 1,
+            inode: 1,
+            parent_device: 1,
+            parent_inode: 1,
+            pid_namespace: None,
+        });
+        record.bridge = Some("br0".to_owned());
+        record.port = Some("veth1".to_owned());
+        record.interface = Some(RowId(1));
+        record.device = Some(Device { ifindex: 7, mac: "0a:58:00:00:00:09".parse().ok() });
+        record
+    }
+
+    /// Where the living are taken to be, and where that is certain.
+    fn found(node: &NodeSnapshot, record: &Attachment) -> (bool, bool) {
+        (node.place_of(record).is_some(), node.certain_place_of(record).is_some())
+    }
+
+    const ITS: (bool, bool) = (true, true);
+    const MAYBE: (bool, bool) = (true, false);
+    const NOT_ITS: (bool, bool) = (false, false);
+
+    #[test]
+    fn a_port_that_is_attached_anew_is_told_by_its_device() {
+        let at = |ifindex| node(vec![port(interface(2, "veth1", ifindex), &[])]);
+        assert_eq!(found(&at(7), &record()), ITS);
+        // Another veth that was given the name.
+        assert_eq!(found(&at(8), &record()), NOT_ITS);
+        // Its device is gone, or was never seen.
+        assert_eq!(found(&at(0), &record()), MAYBE);
+        let old = Attachment { device: None, ..record() };
+        assert_eq!(found(&at(7), &old), MAYBE);
+        // Indexes count from the beginning again.
+        let rebooted = Attachment { boot_id: "another".to_owned(), ..record() };
+        assert_eq!(found(&at(7), &rebooted), MAYBE);
+        let mut other_mac = interface(2, "veth1", 7);
+        other_mac.mac_in_use = "0a:58:00:00:00:0a".parse().ok();
+        assert_eq!(found(&node(vec![port(other_mac, &[])]), &record()), MAYBE);
+        // Only the name speaks, and on another bridge.
+        let moved = Attachment { bridge: Some("br1".to_owned()), device: None, ..record() };
+        assert_eq!(found(&at(7), &moved), NOT_ITS);
+        let elsewhere = node(vec![port(interface(2, "veth2", 7), &[])]);
+        assert_eq!(found(&elsewhere, &record()), NOT_ITS);
+    }
+
+    #[test]
+    fn a_row_that_was_given_to_another_pod_is_not_the_records() {
+        let antrea = |id| vec![("antrea-type", "container"), ("container-id", id)];
+        let ovs_cni = |netns| vec![("contNetns", netns), ("contIface", "eth0")];
+        let none = Vec::new();
+        let old = Attachment { device: None, ..record() };
+        let rebooted = Attachment { boot_id: "another".to_owned(), ..record() };
+        for (record, ifindex, marks, its) in [
+            // A row that says nothing, or what the record says.
+            (record(), 7, none.clone(), true),
+            (record(), 0, none.clone(), true),
+            (record(), 7, ovs_cni("/run/netns/n1"), true),
+            (record(), 7, vec![("contIface", "eth0")], true),
+            (record(), 7, vec![("antrea-type", "container"), ("pod-name", "next")], true),
+            // Its own CNI has made the device anew.
+            (record(), 8, antrea("c1"), true),
+            // The representor stays, the marks are another's.
+            (record(), 7, antrea("c2"), false),
+            (record(), 7, ovs_cni("/run/netns/n2"), false),
+            (record(), 0, antrea("c2"), false),
+            (old.clone(), 7, antrea("c2"), false),
+            // Nobody marks it, and there is another veth of the name.
+            (record(), 8, none.clone(), false),
+            (old, 8, none.clone(), true),
+            (rebooted, 8, none, true),
+        ] {
+            let node = node(vec![port(interface(1, "veth1", ifindex), &marks)]);
+            // As long as it lives, it keeps what is there.
+            let want = if its { ITS } else { MAYBE };
+            assert_eq!(found(&node, &record), want, "{ifindex} {marks:?}");
+            assert_eq!(node.own_place_of(&record, &RowSet::default()).is_some(), its);
+            assert_eq!(node.former_row_of(&record), its.then_some(RowId(1)));
+        }
+        // A row that is gone was not given to anybody.
+        assert_eq!(node(Vec::new()).former_row_of(&record()), Some(RowId(1)));
+    }
+
+    #[test]
+    fn marks_that_contradict_the_record_win() {
+        let ovs_cni = |netns, ifname, uid| {
+            vec![
+                ("owner", "ovs-cni.network.kubevirt.io"),
+                ("contNetns", netns),
+                ("contIface", ifname),
+                ("contPodUid", uid),
+            ]
+        };
+        let antrea = |id| vec![("antrea-type", "container"), ("container-id", id)];
+        let theirs = "/var/run/netns/n2";
+        for (marks, want) in [
+            (ovs_cni("/var/run/netns/n1", "eth0", "u1"), ITS),
+            (ovs_cni("/run/netns/n1", "eth0", ""), ITS),
+            (ovs_cni(theirs, "eth0", ""), NOT_ITS),
+            (ovs_cni("/var/run/netns/n1", "net1", "u1"), NOT_ITS),
+            (ovs_cni("/var/run/netns/n1", "eth0", "u2"), NOT_ITS),
+            (antrea("c1"), ITS),
+            (antrea("c2"), NOT_ITS),
+            // A name is given to a pod's successor.
+            (vec![("antrea-type", "container"), ("pod-name", "web")], ITS),
+        ] {
+            // The device is the one that was recorded; marks know better.
+            let node = node(vec![port(interface(2, "veth1", 7), &marks)]);
+            assert_eq!(found(&node, &record()), want, "{marks:?}");
+        }
+        // Another device, but the marks are its own.
+        let marks = antrea("c1");
+        let remade = node(vec![port(interface(2, "veth1", 8), &marks)]);
+        assert_eq!(found(&remade, &record()), ITS);
+    }
+
+    #[test]
+    fn a_row_that_somebody_alive_has_is_nobody_elses() {
+        let marks = [("antrea-type", "container"), ("container-id", "c1")];
+        let own = |marks: &[(&str, &str)], claimed: &[RowId]| {
+            let node = node(vec![port(interface(2, "veth1", 7), marks)]);
+            node.own_place_of(&record(), &claimed.iter().copied().collect()).is_some()
+        };
+        assert!(own(&marks, &[]));
+        assert!(!own(&marks, &[RowId(2)]));
+        // The device may be another pod's by now.
+        assert!(!own(&[], &[]));
+    }
+}

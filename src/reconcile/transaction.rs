@@ -1,0 +1,123 @@
+//! What a clean-up of a bridge writes into the journal, before each commit.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use log::warn;
+
+use super::apply::{PlannedDelete, target_of, title};
+use super::report::Report;
+use super::{BridgeInput, CleanTarget, Engine};
+use crate::store::{Deleted, Error, Subject, Writer};
+
+/// The journal of a clean-up. A full state directory must not stop a DEL: whatever fails here
+/// ends the journal and nothing else.
+pub(super) struct JournalTransaction<'a> {
+    bridge: &'a str,
+    targets: &'a [CleanTarget],
+    input: &'a BridgeInput,
+    writer: Option<Writer>,
+    subjects: HashMap<Option<usize>, Subject>,
+    /// So many of the next commit are in the writer's memory.
+    prepared: usize,
+    /// Was recorded and is there again.
+    back: Vec<&'a crate::openflow::Entry>,
+}
+
+impl<'a> JournalTransaction<'a> {
+    pub(super) fn open(
+        engine: &Engine<'_>,
+        bridge: &'a str,
+        targets: &'a [CleanTarget],
+        input: &'a BridgeInput,
+        report: &mut Report,
+    ) -> Self {
+        let reason = report.targets.iter().map(|t| t.pod.as_str()).take(8).collect::<Vec<_>>();
+        let begun = engine.registry.map(|registry| {
+            registry.begin_journal(engine.verb, vec![bridge.to_owned()], &reason.join(", "))
+        });
+        let writer = begun.and_then(|begun| {
+            begun
+                .inspect_err(|failed| {
+                    warn!("no undo for this clean-up: {failed}");
+                    report.note(format!("no undo for this clean-up: {failed}"));
+                })
+                .ok()
+        });
+        let (subjects, back) = (HashMap::new(), Vec::new());
+        Self { bridge, targets, input, writer, subjects, prepared: 0, back }
+    }
+
+    /// Encodes the lines of the commit after this one while there is time. Nothing of it is
+    /// written before [`Self::commit`]: its evidence is still to be looked at.
+    pub(super) fn prepare(&mut self, next: &[PlannedDelete<'_>]) {
+        for planned in next {
+            if !self.writer.as_ref().is_some_and(Writer::has_room) {
+                return;
+            }
+            self.note(planned, |writer, deleted| writer.prepare(deleted));
+            self.prepared += 1;
+        }
+    }
+
+    /// Hands what is about to be deleted to the kernel.
+    pub(super) fn commit(&mut self, chunk: &[PlannedDelete<'_>]) {
+        let mut prepared = std::mem::take(&mut self.prepared);
+        if chunk.iter().take(prepared).any(|planned| planned.put_off) {
+            if let Some(writer) = &mut self.writer {
+                writer.take_back();
+            }
+            prepared = 0;
+        }
+        for planned in chunk.iter().skip(prepared).filter(|planned| !planned.put_off) {
+            self.note(planned, |writer, deleted| writer.record(deleted));
+        }
+        let flushed = self.writer.as_mut().map(Writer::flush);
+        self.end_if_failed(flushed.unwrap_or(Ok(())));
+    }
+
+    /// Of what was recorded this is there again, or still: somebody had put it anew.
+    pub(super) fn put_back(&mut self, entry: &'a crate::openflow::Entry) {
+        self.back.push(entry);
+    }
+
+    pub(super) fn finish(mut self, report: &mut Report) {
+        for entry in std::mem::take(&mut self.back) {
+            let noted = self.writer.as_mut().map(|writer| writer.put_back(&entry));
+            self.end_if_failed(noted.unwrap_or(Ok(())));
+        }
+        match self.writer.map(Writer::finish).transpose() {
+            Ok(id) => report.journals.extend(id.map(|id| id.to_string())),
+            Err(failed) => warn!("no undo for this clean-up: {failed}"),
+        }
+    }
+
+    fn note(
+        &mut self,
+        planned: &PlannedDelete<'_>,
+        how: impl FnOnce(&mut Writer, &Deleted<'_, &crate::openflow::Entry>) -> Result<(), Error>,
+    ) {
+        let Some(writer) = &mut self.writer else { return };
+        let target = target_of(self.input, &planned.verdict);
+        let subject = self.subjects.entry(target).or_insert_with(|| Subject {
+            bridge: self.bridge.to_owned(),
+            pod: title(self.targets, target).unwrap_or_default(),
+            key: target.and_then(|t| self.targets.get(t)).map(|t| t.attachment.key.clone()),
+        });
+        let deleted = Deleted {
+            subject: Cow::Borrowed(&*subject),
+            rule: Cow::Borrowed(planned.verdict.reason.as_str()),
+            reason: Cow::Owned(planned.verdict.reason.to_string()),
+            entry: &planned.candidate.entry,
+        };
+        let noted = how(writer, &deleted);
+        self.end_if_failed(noted);
+    }
+
+    fn end_if_failed(&mut self, done: Result<(), Error>) {
+        if let Err(failed) = done {
+            warn!("no undo for the rest of this clean-up: {failed}");
+            self.writer = None;
+        }
+    }
+}

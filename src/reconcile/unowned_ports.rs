@@ -1,0 +1,97 @@
+//! Rows of OVSDB that nobody has: a reboot takes every pod and every record away, and the
+//! database keeps their ports, each in error because its device is gone.
+//!
+//! Guarantee: a row goes only if two things show that its pod is gone: the switch says that the
+//! device is not there, and the sandbox that the row is marked with is not in a directory in
+//! which a living pod's sandbox is seen. Neither a record nor a tombstone may name it.
+
+use log::{info, warn};
+
+use super::snapshot::PortLocation;
+use super::{Engine, NodeSnapshot, Report};
+use crate::config::Mode;
+use crate::liveness::netns::Directories;
+use crate::model::attachment::NetworkName;
+use crate::ovsdb::{Client, Ofport, marks};
+
+/// Removes such rows of the bridges whose networks want it (`reapPorts`).
+pub(super) fn reap(
+    engine: &Engine<'_>,
+    node: &NodeSnapshot,
+    client: &mut Client,
+    report: &mut Report,
+) {
+    if !engine.thorough || report.paused {
+        return;
+    }
+    let wanted: Vec<bool> = (0..node.ovs.bridges.len()).map(|b| is_wanted(node, b)).collect();
+    if !wanted.contains(&true) {
+        return;
+    }
+    let directories = Directories::of(&node.records, &node.boot_id);
+    let known = node.recorded_rows();
+    for place in node.places() {
+        let Some(bridge) = node.ovs.bridges.get(place.bridge) else { continue };
+        if wanted.get(place.bridge) != Some(&true)
+            || known.contains(&place.interface.id)
+            || !has_lost_its_device(&place)
+        {
+            continue;
+        }
+        let marks = marks(place.port, place.interface);
+        let Some(netns) = marks.and_then(|marks| marks.netns) else { continue };
+        if !directories.lack(&netns) {
+            continue;
+        }
+        let (port, name) = (&place.port.name, &bridge.name);
+        if engine.dry_run {
+            report.note(format!("would remove port {port} from {name}: its sandbox is gone"));
+            continue;
+        }
+        match client.remove_port(bridge.id, place.port) {
+            Ok(()) => {
+                info!("{name}: removed port {port}: its sandbox ({netns}) and its device are gone");
+                report.note(format!("removed port {port} from {name}: its sandbox is gone"));
+            }
+            Err(failed) => {
+                warn!("{name}: port {port} stays: {failed}");
+                report.note(format!("port {port} stays: {failed}"));
+            }
+        }
+    }
+}
+
+/// Whether every network that is known to have pods on the bridge wants ports removed: nobody
+/// can tell whose a row was that no record names.
+fn is_wanted(node: &NodeSnapshot, bridge: usize) -> bool {
+    let ovn = node.ovs.bridges.get(bridge).is_none_or(|b| node.ovs.is_ovn(b));
+    let networks = networks_on(node, bridge);
+    let wants = |network: &&NetworkName| {
+        let config = node.config(network);
+        config.reap_ports && config.mode == Mode::Enforce
+    };
+    !ovn && !networks.is_empty() && networks.iter().all(wants)
+}
+
+/// The networks that are known to have pods on the bridge, by configuration or record.
+pub(super) fn networks_on(node: &NodeSnapshot, bridge: usize) -> Vec<&NetworkName> {
+    let Some(of) = node.ovs.bridges.get(bridge) else { return Vec::new() };
+    let has_pods = |network: &NetworkName| {
+        let mut its = node.records.iter().filter(|record| record.key.network == *network);
+        its.any(|record| node.bridges_of(record).contains(&bridge))
+    };
+    let is_on = |network: &&NetworkName| {
+        let config = node.config(network);
+        let named = config.bridge.as_ref() == Some(&of.name) || config.bridges.contains(&of.name);
+        named || has_pods(network)
+    };
+    node.networks.keys().filter(is_on).collect()
+}
+
+/// Whether the switch says that there is no such device. Another error may pass.
+fn has_lost_its_device(place: &PortLocation<'_>) -> bool {
+    let interface = place.interface;
+    let no_device = interface.error.as_ref().is_some_and(|error| error.contains("No such device"));
+    let alone = place.port.interfaces.len() == 1;
+    alone && no_device && interface.ofport == Ofport::Failed && interface.ifindex.unwrap_or(0) == 0
+}

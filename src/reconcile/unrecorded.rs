@@ -1,0 +1,215 @@
+//! A DEL without a record, and a record without a port: who is it on the switch?
+//!
+//! openshift/origin and ovs-cni #304: state vanishes, and a DEL that trusts only its state
+//! quietly does nothing. A record has no port if OVSDB was away at ADD.
+
+use std::collections::{HashMap, HashSet};
+
+use log::{info, warn};
+
+use super::snapshot::{PortLocation, device_of};
+use super::{Cause, CleanTarget, Engine, NodeSnapshot};
+use crate::model::attachment::{Attachment, Key};
+use crate::model::flow::Address;
+use crate::model::row::RowSet;
+use crate::ovsdb::{Ofport, Wanted, find_for_delete, marks};
+use crate::util::clock::Stamp;
+
+/// Fills targets whose port nobody recorded from OVSDB, and those whose port was attached anew
+/// since it was recorded: their tombstones must know its row, its number and its VLANs when it is
+/// gone.
+pub(super) fn resolve(node: &NodeSnapshot, targets: &mut [CleanTarget]) {
+    for CleanTarget { attachment, cause } in targets.iter_mut() {
+        find(node, attachment);
+        if *cause == Cause::Del && attachment.unrecorded && attachment.interface.is_none() {
+            let (key, pod) = (&attachment.key, attachment.title());
+            info!("{key}: DEL without a record of {pod}: no port has a CNI's marks of it");
+        }
+    }
+    let place_of = |target: &CleanTarget| match target.cause {
+        Cause::Del => node.certain_place_of(&target.attachment),
+        _ => node.own_place_of(&target.attachment, &RowSet::default()),
+    };
+    let is_recorded =
+        |t: &CleanTarget, p: &PortLocation<'_>| t.attachment.interface == Some(p.interface.id);
+    for target in targets.iter_mut() {
+        if let Some(place) = place_of(target).filter(|place| is_recorded(target, place)) {
+            target.attachment.see_port_vlans(&place.port.vlans);
+        }
+    }
+    let another =
+        |target: &CleanTarget| place_of(target).filter(|place| !is_recorded(target, place));
+    if !targets.iter().any(|target| another(target).is_some()) {
+        return;
+    }
+    let claimed = claimed(node, targets);
+    for target in targets {
+        if let Some(place) = another(target).filter(|p| !claimed.contains(&p.interface.id)) {
+            renew(node, &mut target.attachment, place);
+        }
+    }
+}
+
+/// The rows that the living have.
+fn claimed(node: &NodeSnapshot, targets: &[CleanTarget]) -> RowSet {
+    let dead: HashSet<(&Key, u64)> =
+        targets.iter().map(|t| (&t.attachment.key, t.attachment.generation)).collect();
+    let living = node.records.iter().filter(|r| !dead.contains(&(&r.key, r.generation)));
+    living.filter_map(|r| node.place_of(r)).map(|place| place.interface.id).collect()
+}
+
+/// Writes down where a port is now. A number that it had on this bridge stays known.
+fn renew(node: &NodeSnapshot, record: &mut Attachment, place: PortLocation<'_>) {
+    let bridge = node.ovs.bridges.get(place.bridge).map(|bridge| &bridge.name);
+    if record.bridge.as_ref() != bridge {
+        (record.ofport, record.ofport_before) = (None, None);
+        record.ofport_since = None;
+    }
+    record.bridge = bridge.cloned();
+    record.interface = Some(place.interface.id);
+    record.see_port_vlans(&place.port.vlans);
+    record.device = device_of(place.interface).or(record.device);
+    let now = place.interface.ofport.number();
+    if now.is_some() && now != record.ofport {
+        record.ofport_since = Some(node.number_changed(record));
+        record.ofport_before = record.ofport.or(record.ofport_before);
+        record.ofport = now;
+    }
+}
+
+/// By container id, or by namespace and interface; never a row that a record claims.
+fn find(node: &NodeSnapshot, record: &mut Attachment) {
+    if record.interface.is_some() || record.port.is_some() {
+        return;
+    }
+    let claimed: Vec<_> =
+        node.records.iter().filter_map(|r| node.place_of(r)).map(|p| p.interface.id).collect();
+    let wanted = Wanted {
+        container_id: record.key.container.as_str(),
+        ifname: record.key.ifname.as_str(),
+        netns: record.netns.as_ref().map(|n| n.path.as_str()).filter(|path| !path.is_empty()),
+        pod: None,
+        host_interfaces: Vec::new(),
+        macs: &[],
+        bridge: None,
+    };
+    let Some(found) =
+        find_for_delete(&node.ovs, &wanted, |interface| claimed.contains(&interface.id))
+    else {
+        return;
+    };
+    info!("{}: no port recorded; it is {} on {}", record.key, found.port.name, found.bridge.name);
+    record.bridge = Some(found.bridge.name.clone());
+    record.port = Some(found.interface.name.clone());
+    record.interface = Some(found.interface.id);
+    record.see_port_vlans(&found.port.vlans);
+    record.ofport = match found.interface.ofport {
+        Ofport::Number(number) => Some(number),
+        Ofport::Unassigned | Ofport::Failed => None,
+    };
+    if let (true, Some(marks)) = (record.unrecorded, marks(found.port, found.interface)) {
+        record.ips = marks.ips;
+        record.macs = marks.mac.into_iter().collect();
+    }
+}
+
+/// What the dead may have left to those who have a token of theirs now. While somebody alive has
+/// the token nothing of it is deleted, and the dead one's tombstone does not last as long: the
+/// entries go with the heir, though they are older than he is.
+#[derive(Debug, Default)]
+pub struct Heritage {
+    /// Per bridge and number: when the first came to be who had it.
+    ports: HashMap<(String, u16), Stamp>,
+    addresses: HashMap<Address, Stamp>,
+    dead: Vec<(Key, u64)>,
+}
+
+impl Heritage {
+    /// Of these dead.
+    #[must_use]
+    pub fn of(node: &NodeSnapshot, targets: &[CleanTarget]) -> Self {
+        let mut heritage = Self::default();
+        let dead = targets.iter().map(|target| &target.attachment);
+        for dead in dead.filter(|dead| dead.boot_id == node.boot_id) {
+            heritage.dead.push((dead.key.clone(), dead.generation));
+            let Some(first) = dead.earliest() else { continue };
+            let earlier = |known: &mut Stamp| *known = first.min(*known);
+            for port in dead.ofport.into_iter().chain(dead.ofport_before) {
+                let Some(bridge) = dead.bridge.clone() else { continue };
+                heritage.ports.entry((bridge, port)).and_modify(earlier).or_insert(first);
+            }
+            for address in dead.addresses() {
+                heritage.addresses.entry(address).and_modify(earlier).or_insert(first);
+            }
+        }
+        heritage
+    }
+
+    /// When the first of them came to be who had one of this living attachment's tokens, if that
+    /// was before itself.
+    #[must_use]
+    pub fn first(&self, live: &Attachment) -> Option<Stamp> {
+        if self.ports.is_empty() && self.addresses.is_empty() {
+            return None;
+        }
+        let own = live.earliest()?;
+        let is_dead =
+            |(key, generation): &(Key, u64)| (key, generation) == (&live.key, &live.generation);
+        let port = live.bridge.clone().zip(live.ofport).and_then(|port| self.ports.get(&port));
+        let addresses = live.addresses();
+        let addresses = addresses.iter().filter_map(|address| self.addresses.get(address));
+        let first = port.into_iter().chain(addresses).min().copied()?;
+        Some(first).filter(|first| *first < own && !self.dead.iter().any(is_dead))
+    }
+}
+
+/// Keeps the records of the living as OVSDB has them now: a port that ADD could not see, one that
+/// was attached anew, and a number that the switch has changed since. If the row is gone when the
+/// pod dies, the record must already have its number.
+pub(super) fn refresh(engine: &Engine<'_>, node: &mut NodeSnapshot, targets: &[CleanTarget]) {
+    let (Some(registry), true) = (engine.registry, !engine.dry_run) else { return };
+    let heritage = Heritage::of(node, targets);
+    let mut changed = Vec::new();
+    for (index, old) in node.records.iter().enumerate() {
+        let mut record = old.clone();
+        find(node, &mut record);
+        if let Some(place) = node.certain_place_of(&record) {
+            renew(node, &mut record, place);
+        }
+        if let Some(first) = heritage.first(&record) {
+            record.inherits = Some(first);
+        }
+        if record != *old {
+            changed.push((index, record));
+        }
+    }
+    if changed.is_empty() {
+        return;
+    }
+    let written = registry.lock(engine.deadline).and_then(|lock| {
+        for (_, new) in &changed {
+            lock.update(new, |record| {
+                record.bridge.clone_from(&new.bridge);
+                record.port.clone_from(&new.port);
+                record.interface = new.interface;
+                record.see_vlans(&new.vlans);
+                record.vlans_before.clone_from(&new.vlans_before);
+                record.ofport = new.ofport;
+                record.ofport_before = new.ofport_before;
+                record.ofport_since = new.ofport_since;
+                record.device = new.device;
+                record.inherits = new.inherits;
+            })?;
+        }
+        Ok(lock.succeeds(node.version))
+    });
+    node.version = written.unwrap_or_else(|failed| {
+        warn!("could not write down which ports the living have now: {failed}");
+        None
+    });
+    for (index, new) in changed {
+        if let Some(record) = node.records.get_mut(index) {
+            *record = new;
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Rows of OVSDB that an OVS CNI has marked and that nobody recorded: a runtime was killed
+//! during its ADD, so our ADD never came, and neither will a DEL.
+//!
+//! Guarantee: such a row's pod counts as dead only if two things show it: its device is gone,
+//! and its namespace is not in a directory in which a living pod's namespace is seen.
+
+use log::{info, warn};
+use serde::Serialize;
+
+use super::input::arriving;
+use super::snapshot::PortLocation;
+use super::unowned_ports::networks_on;
+use super::{Cause, CleanTarget, Engine, NodeSnapshot, Report, open_bridge};
+use crate::liveness::netns::Directories;
+use crate::model::attachment::{Attachment, IfName, Key, Netns, NetworkName, Pod, State};
+use crate::openflow::{self, Filter};
+use crate::ovsdb::{Marks, Ofport, marks};
+use crate::store::{self, new_generation};
+
+/// A port that an OVS CNI has marked, and that neither a record nor a tombstone explains.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnrecordedPort {
+    /// Its bridge.
+    pub bridge: String,
+    /// Its name.
+    pub port: String,
+    /// The CNI that marked it.
+    pub cni: &'static str,
+    /// Its pod is gone for certain.
+    pub gone: bool,
+}
+
+impl UnrecordedPort {
+    /// For people.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let Self { bridge, port, cni, gone } = self;
+        let what = if *gone { "its pod is gone" } else { "its pod may live" };
+        format!("{bridge}: port {port} is marked by {cni} and nobody recorded it; {what}")
+    }
+}
+
+/// One, with its row.
+struct Found<'w> {
+    place: PortLocation<'w>,
+    marks: Marks,
+    gone: bool,
+}
+
+/// All of them. A sandbox that is younger than two minutes may still be arriving: its port is
+/// not among them.
+#[must_use]
+pub fn unrecorded_ports(node: &NodeSnapshot) -> Vec<UnrecordedPort> {
+    find(node).iter().filter_map(|found| found.named(node)).collect()
+}
+
+impl Found<'_> {
+    fn named(&self, node: &NodeSnapshot) -> Option<UnrecordedPort> {
+        let bridge = node.ovs.bridges.get(self.place.bridge)?.name.clone();
+        let port = self.place.interface.name.clone();
+        Some(UnrecordedPort { bridge, port, cni: self.marks.cni, gone: self.gone })
+    }
+}
+
+fn find(node: &NodeSnapshot) -> Vec<Found<'_>> {
+    let known = node.recorded_rows();
+    let mut found = Vec::new();
+    let mut directories = None;
+    for place in node.places().filter(|p| p.port.interfaces.len() == 1) {
+        let ovn = node.ovs.bridges.get(place.bridge).is_none_or(|b| node.ovs.is_ovn(b));
+        if ovn || known.contains(&place.interface.id) {
+            continue;
+        }
+        let Some(marks) = marks(place.port, place.interface) else { continue };
+        if marks.is_machine() || arriving(&marks, node).is_some() {
+            continue;
+        }
+        let no_device = place.interface.ofport == Ofport::Failed
+            || place.interface.ifindex.unwrap_or_default() == 0;
+        let gone = no_device
+            && marks.netns.as_ref().is_some_and(|netns| {
+                directories
+                    .get_or_insert_with(|| Directories::of(&node.records, &node.boot_id))
+                    .lack(netns)
+            });
+        found.push(Found { place, marks, gone });
+    }
+    found
+}
+
+/// Makes those whose pod is gone targets like any other orphan, as far as an entry names their
+/// number. The report names the others.
+pub(super) fn adopt(
+    engine: &Engine<'_>,
+    node: &mut NodeSnapshot,
+    targets: &mut Vec<CleanTarget>,
+    report: &mut Report,
+) {
+    if !engine.thorough {
+        return;
+    }
+    let mut adopted = Vec::new();
+    for found in find(node) {
+        let record = record(node, &found).filter(|_| found.gone && !report.paused);
+        match record.filter(|record| is_named(engine, record)) {
+            Some(record) => adopted.push(record),
+            None => report.unrecorded_ports.extend(found.named(node)),
+        }
+    }
+    for record in adopted {
+        let why = "its network namespace is gone, and nobody recorded it";
+        let (port, key) = (record.port.as_deref().unwrap_or_default(), &record.key);
+        if !engine.dry_run {
+            if let Err(failed) = write_tombstone(engine, node, &record) {
+                warn!("port {port}: it cannot be written down, the next sweep tries: {failed}");
+                continue;
+            }
+            info!("{key} (port {port}) is dead: {why}");
+        }
+        let target = CleanTarget { attachment: record, cause: Cause::Orphan(why.to_owned()) };
+        report.add(&target);
+        targets.push(target);
+    }
+}
+
+/// Nothing of the dead is deleted without a tombstone.
+fn write_tombstone(
+    engine: &Engine<'_>,
+    node: &mut NodeSnapshot,
+    record: &Attachment,
+) -> Result<(), store::Error> {
+    let Some(registry) = engine.registry else { return Ok(()) };
+    let lock = registry.lock(engine.deadline)?;
+    lock.put_tombstone(record)?;
+    node.version = lock.succeeds(node.version);
+    node.tombstones.push(record.clone());
+    Ok(())
+}
+
+/// The record of a dead pod as its port tells it: when its addresses were freed nobody knows.
+/// `None`: its number or its network is not known.
+fn record(node: &NodeSnapshot, found: &Found<'_>) -> Option<Attachment> {
+    let Found { place, marks, .. } = found;
+    let bridge = node.ovs.bridges.get(place.bridge)?;
+    let ofport = place.interface.ofport.number()?;
+    let networks = networks_on(node, place.bridge);
+    let network: NetworkName = match networks.as_slice() {
+        [one] => (*one).clone(),
+        _ => return None,
+    };
+    // ovs-cni's marks name no container; the row's id is nobody else's.
+    let container = marks.container_id.as_deref().and_then(|id| id.parse().ok());
+    let container = container.or_else(|| format!("row-{}", place.interface.id).parse().ok())?;
+    let ifname: IfName = marks.ifname.as_deref().unwrap_or("eth0").parse().ok()?;
+    let key = Key { network, container, ifname };
+    let mut record = Attachment::new(key, new_generation(), node.boot_id.clone(), node.now);
+    (record.unrecorded, record.adopted) = (true, true);
+    (record.state, record.died) = (State::Deleting, Some(node.now));
+    record.pod = marks.pod_name.clone().map(|name| Pod {
+        namespace: marks.pod_namespace.clone().unwrap_or_default(),
+        name,
+        uid: marks.pod_uid.clone().unwrap_or_default(),
+    });
+    record.netns = marks.netns.clone().map(Netns::of_path);
+    record.bridge = Some(bridge.name.clone());
+    record.port = Some(place.interface.name.clone());
+    (record.interface, record.ofport) = (Some(place.interface.id), Some(ofport));
+    record.ips.clone_from(&marks.ips);
+    record.macs = marks.mac.into_iter().collect();
+    Some(record)
+}
+
+/// Whether an entry is for packets from its number, or does nothing but deliver to it. A row
+/// that nothing names would be adopted for ever: its port stays until somebody removes it.
+fn is_named(engine: &Engine<'_>, record: &Attachment) -> bool {
+    let (Some(ofport), Some(bridge)) = (record.ofport, &record.bridge) else { return false };
+    let scan = || -> Result<bool, openflow::Error> {
+        let mut connection = open_bridge(&engine.run_dir, bridge, engine.deadline)?;
+        let mut named = false;
+        let filters = [Filter::in_port(ofport), Filter::out_port(ofport)];
+        connection.dump_many(&filters, &mut |filter, _, flow| {
+            named |= filter == 0 || flow.actions.outputs == [ofport];
+        })?;
+        Ok(named)
+    };
+    scan().unwrap_or_else(|failed| {
+        warn!("bridge {bridge}: {failed}");
+        false
+    })
+}

@@ -1,0 +1,62 @@
+//! The file of the mass-death guard, shared by all who sweep.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::Error;
+use super::file::{self, Content};
+use super::{Registry, layout, lock};
+use crate::util::clock::Deadline;
+
+/// Held while the guard's file is read, decided upon, and written: two who sweep at once must not
+/// overlook each other's deaths. It is a lock on the state directory, apart from that of the
+/// records: who read these need not read them again because of it.
+#[derive(Debug)]
+pub struct GuardLock {
+    path: PathBuf,
+    _directory: File,
+}
+
+impl Registry {
+    /// Takes the guard's lock.
+    ///
+    /// # Errors
+    /// [`Error::Io`], also if somebody else has it until the deadline.
+    pub fn lock_guard(&self, deadline: Deadline) -> Result<GuardLock, Error> {
+        let failed = |e| Error::io("lock", &self.root)(e);
+        let directory = File::open(&self.root).map_err(failed)?;
+        lock::poll(deadline, || directory.try_lock()).map_err(failed)?;
+        Ok(GuardLock { path: self.root.join(layout::DEATHS), _directory: directory })
+    }
+
+    /// What the guard's file says; `None`: there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`], also if it is torn.
+    pub fn guard<T: DeserializeOwned>(&self) -> Result<Option<T>, Error> {
+        let path = self.root.join(layout::DEATHS);
+        let torn = |why: String| Error::io("read", &path)(io::Error::other(why));
+        match file::read(&path)? {
+            Content::Absent => Ok(None),
+            Content::Odd(why) => Err(torn(why.to_string())),
+            Content::Bytes(bytes, _) => {
+                serde_json::from_slice(&bytes).map(Some).map_err(|e| torn(e.to_string()))
+            }
+        }
+    }
+}
+
+impl GuardLock {
+    /// Writes the guard's file.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; the earlier one is as it was.
+    pub fn write<T: Serialize>(&self, guard: &T) -> Result<(), Error> {
+        let encode = |source| Error::Encode { path: self.path.clone(), source };
+        file::replace(&self.path, &serde_json::to_vec(guard).map_err(encode)?)
+    }
+}

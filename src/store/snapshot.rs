@@ -1,0 +1,236 @@
+//! Everything that is written down, read at once.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+use super::error::{Corrupt, CorruptWhy, Error, Slot};
+use super::layout;
+use super::record::{self, Found, Wanted};
+use crate::model::attachment::{Attachment, Key, NetworkName};
+
+/// All networks' records, sorted by key and generation.
+#[derive(Debug, Default)]
+pub struct RegistrySnapshot {
+    /// Every network that has a directory.
+    pub networks: Vec<KnownNetwork>,
+    /// Active records.
+    pub attachments: Vec<Attachment>,
+    /// Tombstones.
+    pub tombstones: Vec<Attachment>,
+    /// Files that should be one of these and are not. Each may stand for a live pod.
+    pub corrupt: Vec<Corrupt>,
+    /// Corrupt files that were moved aside earlier, and still wait for somebody to look.
+    pub aside: Vec<PathBuf>,
+    /// What crashes left behind, for [`Lock::tidy`](super::Lock::tidy).
+    pub leftovers: Vec<Leftover>,
+    /// For [`Registry::unchanged`](super::Registry::unchanged).
+    pub version: Option<super::Version>,
+    /// Files and directories that could not be read. If there are any, absence from the
+    /// rest proves nothing.
+    pub failures: Vec<Error>,
+}
+
+/// A network that has a directory.
+#[derive(Clone, Debug)]
+pub struct KnownNetwork {
+    /// Its name.
+    pub name: NetworkName,
+    path: PathBuf,
+    state: Option<String>,
+}
+
+impl KnownNetwork {
+    /// What is in its `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it is not a `T`.
+    pub fn state<T: DeserializeOwned>(&self) -> Result<Option<T>, Error> {
+        let decode = |text| decode_state(self.path.clone(), &self.name, text);
+        self.state.as_deref().map(decode).transpose()
+    }
+}
+
+/// What a crash left behind.
+#[derive(Clone, Debug)]
+pub enum Leftover {
+    /// A file that was never renamed.
+    Temporary(PathBuf),
+    /// An active record whose tombstone was written.
+    Buried(Box<Attachment>),
+}
+
+pub(super) fn decode_state<T: DeserializeOwned>(
+    path: PathBuf,
+    network: &NetworkName,
+    text: &str,
+) -> Result<T, Error> {
+    serde_json::from_str(text).map_err(|e| {
+        let (network, why) = (network.clone(), CorruptWhy::NotJson(e));
+        Corrupt { path, network, slot: Slot::State, why }.into()
+    })
+}
+
+/// The names in a directory, sorted; none if it is not there. Names that are not UTF-8 are
+/// nobody's of ours.
+pub(super) fn names(directory: &Path, passes: usize) -> Result<BTreeSet<String>, Error> {
+    let mut names = BTreeSet::new();
+    for _ in 0..passes {
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => break,
+            Err(e) => return Err(Error::io("list", directory)(e)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(Error::io("list", directory))?;
+            names.extend(entry.file_name().into_string().ok());
+        }
+    }
+    Ok(names)
+}
+
+pub(super) fn take(
+    root: &Path,
+    passes: usize,
+    wanted: Option<Wanted<'_>>,
+) -> Result<RegistrySnapshot, Error> {
+    let mut all = RegistrySnapshot::default();
+    for directory in names(root, passes)? {
+        let Some(network) = layout::network_of(&directory) else { continue };
+        let path = root.join(directory);
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_dir() => all.add_network(network, &path, passes, wanted),
+            // Records may be behind it, and we made no link: not to be trusted, nor ignored.
+            Ok(meta) if meta.is_symlink() => {
+                let what = "a symbolic link";
+                all.failures.push(Error::NotADirectory { path, what });
+            }
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => all.failures.push(Error::io("read", &path)(e)),
+        }
+    }
+    all.attachments.sort_by(|a, b| (&a.key, a.generation).cmp(&(&b.key, b.generation)));
+    all.tombstones.sort_by(|a, b| (&a.key, a.generation).cmp(&(&b.key, b.generation)));
+    Ok(all)
+}
+
+impl RegistrySnapshot {
+    /// Whether everything could be read (which may be corrupt nevertheless).
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// What the next snapshot will find once these were buried, if nothing else was written:
+    /// `version` is what the records count as then. Only the networks, the living and the
+    /// dead; `None` where that is not all that there is.
+    #[must_use]
+    pub fn after_tombstones<'a>(
+        &self,
+        tombstones_written: impl Iterator<Item = &'a Attachment>,
+        version: Option<super::Version>,
+    ) -> Option<Self> {
+        if version.is_none() || !self.is_complete() {
+            return None;
+        }
+        let mut tombstones = self.tombstones.clone();
+        tombstones.extend(tombstones_written.cloned());
+        tombstones.sort_by(|a, b| (&a.key, a.generation).cmp(&(&b.key, b.generation)));
+        let dead: HashSet<(&Key, u64)> =
+            tombstones.iter().map(|a| (&a.key, a.generation)).collect();
+        let alive = self.attachments.iter().filter(|a| !dead.contains(&(&a.key, a.generation)));
+        let attachments = alive.cloned().collect();
+        let networks = self.networks.clone();
+        Some(Self { networks, attachments, tombstones, version, ..Self::default() })
+    }
+
+    fn add_network(
+        &mut self,
+        network: NetworkName,
+        path: &Path,
+        passes: usize,
+        wanted: Option<Wanted<'_>>,
+    ) {
+        let config = path.join(layout::CONFIG);
+        let state = match record::examine(&config, &network, Slot::State) {
+            Ok(Found::State(text)) => Some(text),
+            Ok(found) => {
+                self.note(found);
+                None
+            }
+            Err(e) => {
+                self.failures.push(e);
+                None
+            }
+        };
+        // The living first: whoever is buried meanwhile is then found among the dead.
+        let mut active = Vec::new();
+        self.add_directory(path, (passes, wanted), &network, &mut active, |name| {
+            layout::parse_active(&network, name).map(Slot::Active)
+        });
+        let mut dead = Vec::new();
+        self.add_directory(
+            &path.join(layout::DEAD),
+            (passes, wanted),
+            &network,
+            &mut dead,
+            |name| layout::parse_tombstone(&network, name).map(|(k, g)| Slot::Tombstone(k, g)),
+        );
+        let tombstones_written: HashSet<(&Key, u64)> =
+            dead.iter().map(|a| (&a.key, a.generation)).collect();
+        for a in active {
+            if tombstones_written.contains(&(&a.key, a.generation)) {
+                self.leftovers.push(Leftover::Buried(Box::new(a)));
+            } else {
+                self.attachments.push(a);
+            }
+        }
+        self.tombstones.extend(dead);
+        self.networks.push(KnownNetwork { name: network, path: config, state });
+    }
+
+    /// Reads one directory's records into `into`.
+    fn add_directory(
+        &mut self,
+        directory: &Path,
+        (passes, wanted): (usize, Option<Wanted<'_>>),
+        network: &NetworkName,
+        into: &mut Vec<Attachment>,
+        slot_of: impl Fn(&str) -> Option<Slot>,
+    ) {
+        let names = match names(directory, passes) {
+            Ok(names) => names,
+            Err(e) => return self.failures.push(e),
+        };
+        for name in names {
+            let path = directory.join(&name);
+            if name.starts_with('.') {
+                if name.ends_with(layout::TEMPORARY) {
+                    self.leftovers.push(Leftover::Temporary(path));
+                }
+            } else if name.ends_with(".json") {
+                if name == layout::CONFIG {
+                    continue;
+                }
+                let slot = slot_of(&name).unwrap_or(Slot::Nothing);
+                match record::examine_if(&path, network, slot, wanted) {
+                    Ok(Found::Record(a)) => into.push(*a),
+                    Ok(found) => self.note(found),
+                    Err(e) => self.failures.push(e),
+                }
+            } else if name.contains(".json.corrupt") {
+                self.aside.push(path);
+            }
+        }
+    }
+
+    fn note(&mut self, found: Found) {
+        if let Found::Corrupt(corrupt) = found {
+            self.corrupt.push(*corrupt);
+        }
+    }
+}

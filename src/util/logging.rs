@@ -1,0 +1,156 @@
+//! Logging: one line per event to stderr or to a file, never to stdout, which carries the
+//! CNI result and nothing else. Rotation is the operator's job: the file is opened once
+//! and appended to, so `copytruncate` is the way.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use log::{LevelFilter, Log, Metadata, Record};
+use nix::fcntl::OFlag;
+
+use crate::util::clock::{Stamp, Utc};
+
+/// Starts logging at `level` to `file` (appended to, created 0600), or to stderr if there
+/// is none or it cannot be opened; the latter is warned of. A second call only changes the
+/// level.
+pub fn init(level: LevelFilter, file: Option<&Path>) {
+    let opened = file.map(|path| (path, open(path)));
+    let (file, failure) = match opened {
+        None => (None, None),
+        Some((_, Ok(file))) => (Some(file), None),
+        Some((path, Err(error))) => (None, Some((path, error))),
+    };
+    let first = log::set_boxed_logger(Box::new(Lines { file })).is_ok();
+    log::set_max_level(level);
+    if let (true, Some((path, error))) = (first, failure) {
+        log::warn!("cannot open log file {}: {error}; logging to stderr", path.display());
+    }
+}
+
+/// Never blocks: without `O_NONBLOCK` a FIFO that nobody reads would hang the plugin.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
+        .open(path)
+}
+
+/// The level at which libraries speak, at most.
+const LIBRARIES: LevelFilter = LevelFilter::Info;
+
+struct Lines {
+    /// `None`: stderr.
+    file: Option<File>,
+}
+
+impl Log for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // What libraries have to say of each frame is for those who ask for all there is.
+        let ours = metadata.target().starts_with(env!("CARGO_CRATE_NAME"));
+        let most = log::max_level();
+        metadata.level()
+            <= if ours || most == LevelFilter::Trace { most } else { most.min(LIBRARIES) }
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let line = line(Stamp::now(), record.level(), &record.args().to_string());
+        // One write per line: with O_APPEND, lines of many processes do not mix.
+        if let Some(mut file) = self.file.as_ref() {
+            // A full disk is the classic cause of evictions: stderr is better than nothing.
+            if file.write_all(line.as_bytes()).is_ok() {
+                return;
+            }
+        }
+        // A runtime may have closed stderr; there is nobody left to tell.
+        let _ = io::stderr().lock().write_all(line.as_bytes());
+    }
+
+    fn flush(&self) {}
+}
+
+/// Names come from outside, and one event is one line.
+fn line(now: Stamp, level: log::Level, message: &str) -> String {
+    format!("{} {level} {}\n", Utc::of(now.wall_ms), escape(message))
+}
+
+/// Text from outside, fit for a line that people read: what would end the line, move the cursor,
+/// hide, or turn round what follows is shown by its number.
+pub(crate) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_plain(c) {
+            escaped.push(c);
+        } else {
+            let _ = write!(escaped, "{}", c.escape_default());
+        }
+    }
+    escaped
+}
+
+/// Neither a control character, nor of zero width, nor a line end or a direction of Unicode's
+/// (CVE-2021-42574).
+pub(crate) fn is_plain(c: char) -> bool {
+    let of_format = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{feff}'
+        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
+    !c.is_control() && !of_format
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn lines(file: Option<File>) -> Lines {
+        log::set_max_level(LevelFilter::Info);
+        Lines { file }
+    }
+
+    fn say(to: &Lines, level: log::Level, message: &str) {
+        to.log(&Record::builder().level(level).args(format_args!("{message}")).build());
+    }
+
+    #[test]
+    fn a_line_is_one_line() {
+        let now = Stamp { boot_ms: 1, wall_ms: 1_795_255_871_123 };
+        assert_eq!(
+            line(now, log::Level::Warn, "pod \"a\nb\u{1b}[0m\" größer"),
+            "2026-11-21T10:11:11.123Z WARN pod \"a\\nb\\u{1b}[0m\" größer\n"
+        );
+        // Terminals and log viewers turn round what follows a direction, and some break lines here.
+        assert_eq!(escape("a\u{202e}b\u{2028}c\u{85}"), "a\\u{202e}b\\u{2028}c\\u{85}");
+    }
+
+    #[test]
+    fn a_file_is_private_and_appended_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        for message in ["one", "two"] {
+            let lines = lines(Some(open(&path).unwrap()));
+            say(&lines, log::Level::Info, message);
+            say(&lines, log::Level::Debug, "not at this level");
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let said: Vec<&str> = text.lines().map(|l| l.split_once(' ').unwrap().1).collect();
+        assert_eq!(said, ["INFO one", "INFO two"]);
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_fifo_without_a_reader_and_a_full_disk_do_not_stop_us() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(open(&fifo).unwrap_err().raw_os_error(), Some(nix::errno::Errno::ENXIO as i32));
+        let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        say(&lines(Some(full)), log::Level::Info, "to stderr instead");
+    }
+}
