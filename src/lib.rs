@@ -19,7 +19,7 @@
 //! | [`config`] | the plugin's configuration and its presets |
 //! | [`judge`] | which entries are stale. Pure |
 //! | [`model`] | the nouns: ids, addresses, rows, the decoded entry, the record |
-//! | [`util`] | time and the log |
+//! | [`util`] | time, files and the log |
 
 pub mod adopt;
 pub mod cli;

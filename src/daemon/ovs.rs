@@ -6,12 +6,12 @@ use std::time::Duration;
 use log::{debug, info, warn};
 
 use super::metrics::Server;
-use super::scheduler::{Reason, back_off};
-use super::wakeup::chance;
+use super::scheduler::{RETRY, Reason};
 use super::{Shared, Thread};
 use crate::config::database_socket;
 use crate::ovsdb;
 use crate::ovsdb::watch::{Change, Watcher};
+use crate::util::backoff::{back_off, chance};
 use crate::util::clock::Deadline;
 
 /// For connecting, and for answering a probe: a busy server is not a dead one.
@@ -47,7 +47,7 @@ fn watch(shared: &Shared) {
         } else {
             debug!("{failed}; trying again");
         }
-        shared.database.wait(back_off(failures, RECONNECT, chance()));
+        shared.database.wait(back_off(failures, RETRY, RECONNECT, chance()));
     }
 }
 

@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use super::scheduler::{Reason, Reasons, back_off};
+use super::scheduler::{RETRY, Reason, Reasons};
 use crate::model::attachment::{Attachment, Key, State};
 use crate::reconcile::{Report, TargetReport, Withheld};
+use crate::util::backoff::back_off;
 
 /// One life of a key.
 pub(super) type AttachmentLife = (Key, u64);
@@ -198,7 +199,7 @@ impl RetryQueue {
         }
         let hopeless = target.error.is_none() && step > HOPEFUL;
         let most = if hopeless { self.interval * SELDOM } else { self.interval };
-        back_off(step, most, chance)
+        back_off(step, RETRY, most, chance)
     }
 
     /// When the next one is due, from now.

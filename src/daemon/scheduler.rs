@@ -8,6 +8,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::util::backoff::back_off;
+
 /// Why a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
@@ -282,7 +284,7 @@ impl SweepScheduler {
         self.next_interval = now.saturating_add(jittered(self.interval, chance));
         let again = if outcome.failed {
             self.failures = self.failures.saturating_add(1);
-            Some(back_off(self.failures, self.interval, chance))
+            Some(back_off(self.failures, RETRY, self.interval, chance))
         } else {
             self.failures = 0;
             // At least so long that nobody's look takes a small share of the time.
@@ -295,14 +297,6 @@ impl SweepScheduler {
 /// A tenth to either side: the nodes of a cluster that were started together drift apart.
 fn jittered(interval: Duration, chance: f64) -> Duration {
     interval.mul_f64(0.9 + 0.2 * chance.clamp(0.0, 1.0))
-}
-
-/// How long to wait after so many failures in a row: doubled each time, `most` at most, and
-/// anything from half of that to all of it.
-#[must_use]
-pub fn back_off(failures: u32, most: Duration, chance: f64) -> Duration {
-    let doubled = RETRY.saturating_mul(1 << failures.saturating_sub(1).min(16));
-    doubled.min(most).mul_f64(0.5 + 0.5 * chance.clamp(0.0, 1.0))
 }
 
 #[cfg(test)]

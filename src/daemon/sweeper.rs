@@ -17,13 +17,13 @@ use super::recovery::StateDirRecovery;
 use super::retry_queue::{AttachmentLife, RetryQueue};
 use super::scheduler::{Outcome, Reason, Reasons};
 use super::sources::Sources;
-use super::wakeup::chance;
 use super::{Shared, Thread, systemd};
 use crate::liveness::{LivenessSource, Source, mass_death_guard};
 use crate::model::attachment::State;
 use crate::openflow::Connection;
 use crate::reconcile::{Database, Error, LivenessPass, Report, SweepRun, object};
 use crate::store::{DaemonLock, Registry, RegistrySnapshot};
+use crate::util::backoff::chance;
 use crate::util::clock::{Deadline, Stamp};
 
 /// For everything that one stage of a sweep does on the switch.

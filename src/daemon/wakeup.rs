@@ -1,10 +1,10 @@
 //! The bell that wakes the sweeper: anybody rings it with a reason, one waits for it.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::scheduler::{Outcome, Reason, Reasons, SweepScheduler};
+use crate::util::backoff::chance;
 
 /// The bell. Its times are since it was made.
 #[derive(Debug)]
@@ -105,13 +105,6 @@ impl Wakeup {
     }
 }
 
-/// From 0 to 1, another one each time: seeds of hash maps are random.
-#[must_use]
-pub fn chance() -> f64 {
-    let random = RandomState::new().build_hasher().finish() >> 32;
-    f64::from(u32::try_from(random).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -136,15 +129,5 @@ mod tests {
         assert!(wakeup.sleep(Duration::from_secs(3600)), "it is over");
         assert_eq!(wakeup.wait(), None);
         ringing.join().unwrap();
-    }
-
-    #[test]
-    fn chances_differ_and_are_chances() {
-        let some: std::collections::BTreeSet<u64> = (0..64)
-            .map(|_| chance())
-            .inspect(|c| assert!((0.0..=1.0).contains(c), "{c}"))
-            .map(f64::to_bits)
-            .collect();
-        assert!(some.len() > 32);
     }
 }

@@ -21,7 +21,6 @@ pub(crate) use client::fuzz;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,6 +36,7 @@ use self::client::{Client, Sandbox};
 use super::observations::{News, Observations, Seen, Shown};
 use super::{Liveness, LivenessReason, LivenessSource, Source, netns};
 use crate::model::attachment::Attachment;
+use crate::util::backoff::{back_off, chance};
 use crate::util::clock::{Stamp, boot_id};
 
 /// How often, and how patiently, the runtime is asked.
@@ -229,10 +229,15 @@ impl Watcher {
                 }
                 Err(error) => {
                     self.away(&error);
-                    sleep(self.back_off()).await;
+                    sleep(self.pause()).await;
                 }
             }
         }
+    }
+
+    /// Before it is asked again, behind a failure.
+    fn pause(&self) -> Duration {
+        back_off(self.failures, self.pace.retry, self.pace.retry_most, chance())
     }
 
     /// One connection's life.
@@ -256,7 +261,7 @@ impl Watcher {
                     if client.is_lost() {
                         return;
                     }
-                    self.back_off()
+                    self.pause()
                 }
             };
             tokio::select! {
@@ -354,15 +359,5 @@ impl Watcher {
             (self.up)(up);
         }
         news
-    }
-
-    /// Between half and the whole of the time, so that nodes do not retry in step.
-    fn back_off(&self) -> Duration {
-        let doublings = self.failures.saturating_sub(1).min(16);
-        let most = self.pace.retry.saturating_mul(1 << doublings).min(self.pace.retry_most);
-        let half = most / 2;
-        let random = RandomState::new().hash_one(self.failures);
-        let span = u64::try_from(half.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
-        half.saturating_add(Duration::from_millis(random % span))
     }
 }

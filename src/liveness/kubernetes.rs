@@ -18,7 +18,6 @@
 
 mod addresses;
 mod api;
-mod backoff;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod items;

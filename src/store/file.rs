@@ -11,6 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::error::{CorruptWhy, Error};
 use super::layout::TEMPORARY;
+use crate::util::atomic_file::NewFile;
 
 /// No record and no network's state is larger.
 pub(super) const MOST: u64 = 64 * 1024;
@@ -58,17 +59,9 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let name = format!(".{}-{}{TEMPORARY}", std::process::id(), new_generation());
     let temporary = directory.join(name);
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)
-        .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| fs::rename(&temporary, path));
-    written.map_err(|source| {
-        let _ = fs::remove_file(&temporary);
-        Error::io("write", path)(source)
-    })
+    NewFile::write(temporary, |file| file.write_all(bytes))
+        .and_then(|new| new.replace(path))
+        .map_err(Error::io("write", path))
 }
 
 /// Makes a directory that only we can read, unless it is there.

@@ -1,4 +1,6 @@
-//! What knows nothing of Open vSwitch: time, and the log.
+//! What knows nothing of Open vSwitch: time, files, and the log.
 
+pub mod atomic_file;
+pub mod backoff;
 pub mod clock;
 pub mod logging;

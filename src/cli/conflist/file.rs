@@ -18,6 +18,7 @@ use super::document::{Body, Document, MAX_BYTES};
 use super::edit::{Edit, add_text, remove_text};
 use super::error::{Error, FileError};
 use super::{Options, drop_in, single};
+use crate::util::atomic_file::{NewFile, sync_directory};
 
 /// Runtimes load `*.conf`, `*.conflist` and `*.json`, dot files too: the suffix hides a file.
 const ORIGINAL: &str = ".ovs-flow-gc-orig";
@@ -291,24 +292,18 @@ impl Source {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let temporary = path.with_file_name(format!(".{name}{TEMPORARY}"));
         let _ = fs::remove_file(&temporary);
-        let write = || -> io::Result<()> {
-            let mut file =
-                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let written = NewFile::write(temporary, |file| {
             file.write_all(text.as_bytes())?;
             let meta = file.metadata()?;
             if (meta.uid(), meta.gid()) != (self.uid, self.gid) {
-                fchown(&file, Some(self.uid), Some(self.gid))?;
+                fchown(&*file, Some(self.uid), Some(self.gid))?;
             }
             // After fchown, which clears set-id bits.
             file.set_permissions(fs::Permissions::from_mode(self.mode))?;
-            file.sync_all()?;
-            fs::rename(&temporary, path)
-        };
-        if let Err(source) = write() {
-            let _ = fs::remove_file(&temporary);
-            return Err(FileError::Io { path: path.to_owned(), what: "write it", source });
-        }
-        sync_directory(path);
+            file.sync_all()
+        });
+        written.and_then(|new| new.replace(path)).map_err(io_error(path, "write it"))?;
+        sync_directory(&directory_of(path));
         Ok(())
     }
 }
@@ -344,13 +339,6 @@ pub(super) fn directory_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
-    }
-}
-
-/// Best effort: after a power cut the old name is as good as the new one.
-fn sync_directory(path: &Path) {
-    if let Ok(directory) = File::open(directory_of(path)) {
-        let _ = directory.sync_all();
     }
 }
 
@@ -392,13 +380,13 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     fs::rename(from, to).map_err(io_error(from, "rename it"))?;
-    sync_directory(to);
+    sync_directory(&directory_of(to));
     Ok(())
 }
 
 fn unlink(path: &Path) -> Result<(), FileError> {
     fs::remove_file(path).map_err(io_error(path, "remove it"))?;
-    sync_directory(path);
+    sync_directory(&directory_of(path));
     Ok(())
 }
 

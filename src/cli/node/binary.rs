@@ -1,12 +1,13 @@
 //! This binary as a CNI plugin of the node.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::{Error, FileError, io_error, lock};
+use crate::util::atomic_file::{NewFile, sync_directory};
 
 /// Under `.ovs-flow-gc.new.*`, which install.sh clears away as well.
 const TEMPORARY: &str = ".ovs-flow-gc.new.self";
@@ -24,19 +25,15 @@ pub(super) fn put(installed: &Path) -> Result<bool, Error> {
     }
     let temporary = directory.join(TEMPORARY);
     let _ = fs::remove_file(&temporary);
-    let placed = write(&temporary, &bytes)
-        .map_err(|e| io_error(&temporary, "write it", e))
-        .map_err(Error::from)
-        .and_then(|()| must_speak_cni(&temporary))
-        .and_then(|()| {
-            fs::rename(&temporary, installed)
-                .map_err(|e| io_error(installed, "replace it", e).into())
-        });
-    if placed.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    placed?;
-    sync(&directory);
+    let new = NewFile::write(temporary.clone(), |file| {
+        file.write_all(&bytes)?;
+        file.set_permissions(fs::Permissions::from_mode(0o755))?;
+        file.sync_all()
+    })
+    .map_err(|e| io_error(&temporary, "write it", e))?;
+    must_speak_cni(new.path())?;
+    new.replace(installed).map_err(|e| io_error(installed, "replace it", e))?;
+    sync_directory(&directory);
     Ok(true)
 }
 
@@ -46,7 +43,7 @@ pub(super) fn remove(installed: &Path) -> Result<bool, FileError> {
     let _ = fs::remove_file(directory.join(TEMPORARY));
     match fs::remove_file(installed) {
         Ok(()) => {
-            sync(&directory);
+            sync_directory(&directory);
             Ok(true)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -60,13 +57,6 @@ fn is_there(installed: &Path, bytes: &[u8]) -> bool {
     executable
         && usize::try_from(meta.len()) == Ok(bytes.len())
         && fs::read(installed).is_ok_and(|there| there == bytes)
-}
-
-fn write(temporary: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o700).open(temporary)?;
-    file.write_all(bytes)?;
-    file.set_permissions(fs::Permissions::from_mode(0o755))?;
-    file.sync_all()
 }
 
 /// What the runtime is going to call must start there: the directory may be mounted `noexec`.
@@ -95,11 +85,4 @@ fn must_speak_cni(binary: &Path) -> Result<(), Error> {
 
 fn directory_of(path: &Path) -> PathBuf {
     path.parent().map(Path::to_owned).unwrap_or_default()
-}
-
-/// Best effort: after a power cut the old file is as good as the new one.
-fn sync(directory: &Path) {
-    if let Ok(directory) = File::open(directory) {
-        let _ = directory.sync_all();
-    }
 }

@@ -10,10 +10,10 @@ use log::{debug, info, warn};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::api::{Api, Ask, Failure, chunk, refused};
-use super::backoff::{Backoff, part_of};
 use super::pod::{Event, Pod, Refusal};
 use super::view::Pods;
 use super::{Shared, Timing};
+use crate::util::backoff::{back_off, chance, part_of};
 
 /// An event of this size is none: etcd refuses objects beyond 1.5 MiB.
 const LARGEST_EVENT: usize = 4 << 20;
@@ -67,16 +67,19 @@ impl Watcher {
     }
 
     pub(super) async fn run(mut self) {
-        let mut backoff = Backoff::new(self.timing.retry_least, self.timing.retry_most);
+        let mut failures = 0;
         loop {
             let started = Instant::now();
             let ended = self.follow().await;
             if started.elapsed() > self.timing.retry_most {
-                backoff.reset();
+                failures = 0;
             }
             let Err(failure) = ended else { continue };
             self.take_in(&failure);
-            sleep(backoff.wait(failure.wait())).await;
+            failures += 1;
+            let Timing { retry_least, retry_most, .. } = self.timing;
+            let wait = back_off(failures, retry_least, retry_most, chance());
+            sleep(wait.max(failure.wait().unwrap_or_default())).await;
         }
     }
 
@@ -147,7 +150,8 @@ impl Watcher {
             Next::Confirm => {
                 if let Err(failure) = self.list().await {
                     // What is in doubt stays so.
-                    let wait = part_of(self.timing.retry_most.min(self.timing.confirm * 8));
+                    let wait =
+                        part_of(self.timing.retry_most.min(self.timing.confirm * 8), chance());
                     let wait = wait.max(failure.wait().unwrap_or_default());
                     self.confirm = Some(tokio::time::Instant::now() + wait);
                     return Err(failure);
