@@ -10,7 +10,7 @@ use crate::liveness::{Liveness, LivenessReason, netns};
 use crate::model::attachment::{Attachment, Register, State};
 use crate::ovsdb::{Client, Ofport, Snapshot, Wanted, find_port};
 use crate::reconcile::{
-    AskedPortScan, Cause, CleanTarget, Engine, PortScan, connect_early, device_of, orphans,
+    AskedPortScan, Cause, CleanRequest, CleanTarget, PortScan, connect_early, device_of, orphans,
     register_of,
 };
 use crate::store::{self, Lock, RecordHeader, Registry, RegistrySnapshot, new_generation};
@@ -278,12 +278,11 @@ fn purge(
     if targets.is_empty() {
         return number;
     }
-    let engine = Engine {
-        adding: Some(record.key.clone()),
-        overlay: Some((request.network.clone(), request.config.clone())),
-        ..Engine::of_call(Some(registry), request.config.ovs_run_dir(), deadline, "ADD")
-    };
-    let report = engine.clean(targets);
+    let cleaning =
+        CleanRequest::of_call(Some(registry), request.config.ovs_run_dir(), deadline, "ADD")
+            .adding(record.key.clone())
+            .overlaid(Some((request.network.clone(), request.config.clone())));
+    let report = cleaning.clean(targets);
     if let Some(failed) = report.error() {
         warn!("{}: leftovers stay for the next sweep: {failed}", record.title());
     }

@@ -13,7 +13,7 @@ use super::{Failure, Request};
 use crate::config::{Config, NetworkState};
 use crate::liveness::{Liveness, netns};
 use crate::model::attachment::{Attachment, Key, Netns};
-use crate::reconcile::{Cause, CleanTarget, Engine, orphans};
+use crate::reconcile::{Cause, CleanRequest, CleanTarget, orphans};
 use crate::store::{Registry, new_generation};
 use crate::util::clock::{Deadline, Stamp, boot_id};
 
@@ -43,8 +43,8 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
         remember(registry.as_ref(), &targets, deadline);
     }
     let run_dir = request.config.ovs_run_dir();
-    let engine = Engine { overlay, ..Engine::of_call(registry.as_ref(), run_dir, deadline, "DEL") };
-    let report = engine.clean(targets);
+    let cleaning = CleanRequest::of_call(registry.as_ref(), run_dir, deadline, "DEL");
+    let report = cleaning.overlaid(overlay).clean(targets);
     if let Some(failed) = report.error() {
         warn!("clean-up unfinished, the next sweep goes on: {failed}");
     }

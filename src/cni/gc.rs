@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Failure, Request};
 use crate::config::NetworkState;
-use crate::reconcile::{Cause, CleanTarget, Engine, orphans};
+use crate::reconcile::{Cause, CleanRequest, CleanTarget, orphans};
 use crate::store::Registry;
 use crate::util::clock::{Deadline, Stamp, boot_id};
 
@@ -61,11 +61,10 @@ pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
         }
     }
     let of = targets.len().saturating_add(left.len());
-    let engine = Engine {
-        overlay: request.overlay(matches!(state, Ok(Some(_)))),
-        ..Engine::of_call(Some(&registry), request.config.ovs_run_dir(), deadline, "GC")
-    };
-    let report = engine.clean(targets);
+    let overlay = request.overlay(matches!(state, Ok(Some(_))));
+    let run_dir = request.config.ovs_run_dir();
+    let cleaning = CleanRequest::of_call(Some(&registry), run_dir, deadline, "GC");
+    let report = cleaning.overlaid(overlay).clean(targets);
     left.extend(report.targets.iter().filter_map(|t| {
         t.error.as_ref().map(|error| format!("{} ({}): {error}", t.pod, t.container))
     }));

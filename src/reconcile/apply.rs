@@ -10,7 +10,9 @@ use super::report::{BridgeReport, FlowReport, Report};
 use super::scan::{Candidate, FlowScan, again, fingerprint, scan_tables};
 use super::snapshot::Error;
 use super::transaction::JournalTransaction;
-use super::{BridgeInput, Cause, CleanTarget, Engine, NodeSnapshot, Prefetch, WAIT_FOR_CONTROLLER};
+use super::{
+    BridgeInput, Cause, CleanRequest, CleanTarget, NodeSnapshot, Prefetch, WAIT_FOR_CONTROLLER,
+};
 use crate::config::Mode;
 use crate::judge::input::LiveRegister;
 use crate::judge::{
@@ -42,7 +44,7 @@ pub(super) struct PlannedDelete<'l> {
 
 /// What has changed since the verdicts, looked at right before each commit.
 struct PreCommitCheck<'a> {
-    engine: &'a Engine<'a>,
+    request: &'a CleanRequest<'a>,
     bridge: usize,
     targets: &'a [CleanTarget],
     judged: &'a BridgeInput,
@@ -68,14 +70,14 @@ impl PreCommitCheck<'_> {
         let current = self.fresh.as_ref().unwrap_or(self.node);
         let check = client.ask_unchanged()?;
         let ports = connection.ports();
-        let same = current.is_current(self.engine.registry, self.version, client, check)?;
+        let same = current.is_current(self.request.registry, self.version, client, check)?;
         let ports = ports?;
         if same && ports == self.ports {
             return Ok(());
         }
         self.ports = ports;
         if !same {
-            let fresh = self.engine.world_again(client, self.node.now)?;
+            let fresh = self.request.world_again(client, self.node.now)?;
             self.version = fresh.version;
             self.fresh = Some(fresh);
         }
@@ -87,7 +89,7 @@ impl PreCommitCheck<'_> {
     }
 
     fn input(&self, node: &NodeSnapshot) -> BridgeInput {
-        BridgeInput::build(node, self.bridge, self.targets, self.engine.adding.as_ref())
+        BridgeInput::build(node, self.bridge, self.targets, self.request.adding.as_ref())
     }
 
     /// Of each, whether its verdict still holds.
@@ -108,12 +110,12 @@ impl PreCommitCheck<'_> {
     fn suspect(&mut self, client: &mut Client, done: &[PlannedDelete<'_>], out: &mut BridgeReport) {
         let current = self.fresh.as_ref().unwrap_or(self.node);
         let same = client.ask_unchanged().map_err(Error::from).and_then(|check| {
-            current.is_current(self.engine.registry, self.version, client, check)
+            current.is_current(self.request.registry, self.version, client, check)
         });
         if same.unwrap_or(false) {
             return;
         }
-        let Ok(after) = self.engine.world_again(client, self.node.now) else {
+        let Ok(after) = self.request.world_again(client, self.node.now) else {
             return;
         };
         let input = self.input(&after);
@@ -135,7 +137,7 @@ impl PreCommitCheck<'_> {
     reason = "one call site; the arguments are the pass's whole state"
 )]
 pub(super) fn pass(
-    engine: &Engine<'_>,
+    request: &CleanRequest<'_>,
     node: &NodeSnapshot,
     client: &mut Client,
     prefetch: Option<Prefetch>,
@@ -148,9 +150,9 @@ pub(super) fn pass(
     // one that was made while it was read would look older than it is.
     let since = Instant::now();
     let since = since.checked_sub(node.now.until(Stamp::now())).unwrap_or(since);
-    let open = Prefetch::or_open(prefetch, engine, &out.bridge)?;
+    let open = Prefetch::or_open(prefetch, request, &out.bridge)?;
     let (mut connection, (ports, tables)) = (open.connection, open.known);
-    let mut input = BridgeInput::build(node, bridge, targets, engine.adding.as_ref());
+    let mut input = BridgeInput::build(node, bridge, targets, request.adding.as_ref());
     input.check_ports(node, bridge, &ports);
     if input.facts.ovn {
         report.note(format!("bridge {}: ovn-controller runs it: OVN's, not judged", out.bridge));
@@ -160,17 +162,17 @@ pub(super) fn pass(
             }
         }
     }
-    let scan = scan_tables(&mut connection, &input, engine.thorough, since, &tables, open.guess)?;
+    let scan = scan_tables(&mut connection, &input, request.thorough, since, &tables, open.guess)?;
     out.flows = scan.flows;
     out.full = scan.full;
     let shared = shared_for_good(node, &input, &scan.learned);
     let mut version = node.version;
-    if !engine.dry_run {
+    if !request.dry_run {
         // What was learned is in the look already: it changes nothing for its verdicts.
-        version = remember(engine, node, targets, &input, &scan, report);
+        version = remember(request, node, targets, &input, &scan, report);
     }
 
-    let mut planned = judge(engine, &input, &scan, &shared, targets, out, report);
+    let mut planned = judge(request, &input, &scan, &shared, targets, out, report);
     out.stale += planned.len() as u64;
     for target in &input.dead_of {
         if let Some(target) = report.targets.get_mut(*target) {
@@ -187,7 +189,7 @@ pub(super) fn pass(
     let paused = report.paused;
     let stays = |d: &mut PlannedDelete<'_>| paused || observing(target_of(&input, &d.verdict));
     let watched: Vec<PlannedDelete<'_>> = planned.extract_if(.., stays).collect();
-    if engine.dry_run {
+    if request.dry_run {
         report.observed |= !planned.is_empty();
         planned.clear();
     }
@@ -200,7 +202,7 @@ pub(super) fn pass(
     }
     if !planned.is_empty() {
         let watch = PreCommitCheck {
-            engine,
+            request,
             bridge,
             targets,
             judged: &input,
@@ -311,7 +313,7 @@ pub(super) fn title(targets: &[CleanTarget], target: Option<usize>) -> Option<St
 
 /// Judges every candidate; the stale ones are doomed.
 fn judge<'l>(
-    engine: &Engine<'_>,
+    request: &CleanRequest<'_>,
     input: &BridgeInput,
     scan: &'l FlowScan,
     shared: &[bool],
@@ -364,7 +366,7 @@ fn judge<'l>(
         } else {
             continue;
         }
-        if engine.details {
+        if request.details {
             report.flows.push(FlowReport {
                 bridge: out.bridge.clone(),
                 flow: candidate.entry.to_string(),
@@ -393,23 +395,23 @@ fn delete<'l>(
     out: &mut BridgeReport,
     report: &mut Report,
 ) -> Result<(), Error> {
-    let (engine, targets, judged) = (watch.engine, watch.targets, watch.judged);
+    let (request, targets, judged) = (watch.request, watch.targets, watch.judged);
     let (bridge, put_back_before, observed_before) =
         (out.bridge.clone(), out.put_back, out.observed);
     let mut guard = ReplaceGuard::over(connection, &bridge, planned.iter().map(|d| d.candidate));
-    let mut transaction = JournalTransaction::open(engine, &bridge, targets, judged, report);
+    let mut transaction = JournalTransaction::open(request, &bridge, targets, judged, report);
     let only = planned.len() <= CHUNK;
     let (mut asked, mut left, mut patience) = (Vec::new(), HashSet::new(), LOOKS_BEHIND);
     // The connection that puts back what was hit at once deletes nothing itself beside others.
     let others = if guard.is_some() { LANES } else { LANES - 1 };
     let mut parallel =
-        if only { Vec::new() } else { open_parallel(connection, engine.deadline, others) };
+        if only { Vec::new() } else { open_parallel(connection, request.deadline, others) };
     let mut chunks = planned.chunks_mut(CHUNK);
     let mut next = chunks.next();
     while let Some(chunk) = next {
         next = chunks.next();
         // Who pauses a large clean-up wants it to stop now.
-        if engine.is_paused() {
+        if request.is_paused() {
             report.paused = true;
             info!("bridge {bridge}: paused, not deleted: {} entries", chunk.len());
             for planned in chunk {
@@ -695,7 +697,7 @@ fn open_parallel(connection: &Connection, deadline: Deadline, count: usize) -> V
 
 /// Removes orphans' OVSDB ports whose netdev is gone, where the network wants it.
 pub(super) fn reap_ports(
-    engine: &Engine<'_>,
+    request: &CleanRequest<'_>,
     node: &NodeSnapshot,
     client: &mut Client,
     targets: &[CleanTarget],
@@ -706,7 +708,7 @@ pub(super) fn reap_ports(
         let config = node.config(&record.key.network);
         // DEL leaves the port to the OVS plugin, whose DEL comes right behind.
         let wanted =
-            config.reap_ports && config.mode == Mode::Enforce && !engine.dry_run && !report.paused;
+            config.reap_ports && config.mode == Mode::Enforce && !request.dry_run && !report.paused;
         let failed = report.targets.get(index).is_none_or(|t| t.error.is_some());
         if !wanted || failed || target.cause == Cause::Del {
             continue;

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use log::{debug, warn};
 
 use super::input::{has_lost_its_device, joined_with};
-use super::{BridgeInput, CleanTarget, Engine, NodeSnapshot, Report, open_bridge};
+use super::{BridgeInput, CleanRequest, CleanTarget, NodeSnapshot, Report, open_bridge};
 use crate::config::Mode;
 use crate::judge::input::{Dead, Live, Network};
 use crate::judge::{Reason, Token};
@@ -79,7 +79,7 @@ fn unknown(node: &NodeSnapshot, targets: &[CleanTarget]) -> Vec<Unknown> {
 /// Flushes the dead IPs' connections where the network wants it. The next sweep does if the switch
 /// was not heard to the end.
 pub(super) fn flush(
-    engine: &Engine<'_>,
+    request: &CleanRequest<'_>,
     before: &NodeSnapshot,
     client: &mut Client,
     targets: &[CleanTarget],
@@ -89,11 +89,11 @@ pub(super) fn flush(
         let config = before.config(&target.attachment.key.network);
         config.conntrack && config.mode == Mode::Enforce
     };
-    if engine.dry_run || report.paused || !targets.iter().any(wants) {
+    if request.dry_run || report.paused || !targets.iter().any(wants) {
         return;
     }
     // Somebody may have been given an address since the bridges were judged.
-    let node = match engine.world_again(client, before.now) {
+    let node = match request.world_again(client, before.now) {
         Ok(node) => node,
         Err(failed) => return report.note(format!("connections are not flushed: {failed}")),
     };
@@ -110,8 +110,8 @@ pub(super) fn flush(
                 continue;
             }
             flushed.push(datapath(&row.datapath_type));
-            let ips = free_ips(engine, &node, (bridge, index), targets, report);
-            if let Err(failed) = flush_over(engine, &row.name, &ips) {
+            let ips = free_ips(request, &node, (bridge, index), targets, report);
+            if let Err(failed) = flush_over(request, &row.name, &ips) {
                 let stay = format!("connections of {} stay: {failed}", target.attachment.title());
                 warn!("bridge {}: {stay}", row.name);
                 if failed.is_refusal() {
@@ -125,11 +125,11 @@ pub(super) fn flush(
     }
 }
 
-fn flush_over(engine: &Engine<'_>, bridge: &str, ips: &[IpAddr]) -> Result<(), Error> {
+fn flush_over(request: &CleanRequest<'_>, bridge: &str, ips: &[IpAddr]) -> Result<(), Error> {
     if ips.is_empty() {
         return Ok(());
     }
-    let mut connection = open_bridge(&engine.run_dir, bridge, engine.deadline)?;
+    let mut connection = open_bridge(&request.run_dir, bridge, request.deadline)?;
     ips.iter().try_for_each(|ip| connection.flush_conntrack(*ip))
 }
 
@@ -140,13 +140,13 @@ fn datapath(kind: &str) -> &str {
 
 /// The IPs of a dead attachment whose connections are nobody else's.
 fn free_ips(
-    engine: &Engine<'_>,
+    request: &CleanRequest<'_>,
     node: &NodeSnapshot,
     (bridge, index): (usize, usize),
     targets: &[CleanTarget],
     report: &Report,
 ) -> Vec<IpAddr> {
-    let build = |bridge| BridgeInput::build(node, bridge, targets, engine.adding.as_ref());
+    let build = |bridge| BridgeInput::build(node, bridge, targets, request.adding.as_ref());
     let input = build(bridge);
     let kind = |bridge: usize| node.ovs.bridges.get(bridge).map(|b| datapath(&b.datapath_type));
     let joined = joined_with(node, bridge);

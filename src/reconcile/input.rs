@@ -407,7 +407,7 @@ fn is_pod_ip(target: &CleanTarget) -> bool {
 }
 
 /// The addresses of the dead that somebody in the cluster may have by now: whoever can find out
-/// passes those that nobody has to the [`Engine`](super::Engine) as `free`.
+/// passes those that nobody has to the [`CleanRequest`](super::CleanRequest) as `free`.
 #[must_use]
 pub fn in_question(
     networks: &BTreeMap<NetworkName, NetworkState>,

@@ -10,13 +10,13 @@ use std::collections::HashSet;
 
 use log::{debug, warn};
 
-use super::{Cause, CleanTarget, Engine};
+use super::{Cause, CleanRequest, CleanTarget};
 use crate::model::attachment::{Attachment, Netns, State};
 use crate::ovsdb::same_netns;
 use crate::store;
 
 /// Merges the targets that stand for one pod interface. Returns whether tombstones changed.
-pub(super) fn merge(engine: &Engine<'_>, targets: &mut Vec<CleanTarget>) -> bool {
+pub(super) fn merge(request: &CleanRequest<'_>, targets: &mut Vec<CleanTarget>) -> bool {
     let mut keys = HashSet::new();
     if targets.iter().all(|target| keys.insert(&target.attachment.key)) {
         return false;
@@ -33,8 +33,8 @@ pub(super) fn merge(engine: &Engine<'_>, targets: &mut Vec<CleanTarget>) -> bool
     }
     // In a pause nobody writes a tombstone: an orphan's record is still an active one.
     let writes =
-        !engine.dry_run && !engine.is_paused() && merged.iter().any(|(_, o)| !o.is_empty());
-    if writes && let Err(failed) = write(engine, &merged) {
+        !request.dry_run && !request.is_paused() && merged.iter().any(|(_, o)| !o.is_empty());
+    if writes && let Err(failed) = write(request, &merged) {
         warn!("tombstones of one sandbox are not merged yet: {failed}");
     }
     targets.extend(merged.into_iter().map(|(kept, _)| kept));
@@ -42,11 +42,11 @@ pub(super) fn merge(engine: &Engine<'_>, targets: &mut Vec<CleanTarget>) -> bool
 }
 
 fn write(
-    engine: &Engine<'_>,
+    request: &CleanRequest<'_>,
     merged: &[(CleanTarget, Vec<Attachment>)],
 ) -> Result<(), store::Error> {
-    let Some(registry) = engine.registry else { return Ok(()) };
-    let lock = registry.lock(engine.deadline)?;
+    let Some(registry) = request.registry else { return Ok(()) };
+    let lock = registry.lock(request.deadline)?;
     for (kept, others) in merged.iter().filter(|(_, others)| !others.is_empty()) {
         lock.put_tombstone(&kept.attachment)?;
         for other in others {
@@ -161,9 +161,9 @@ mod tests {
 
     fn merged(mut targets: Vec<CleanTarget>) -> Vec<CleanTarget> {
         let deadline = crate::util::clock::Deadline::after(std::time::Duration::from_secs(1));
-        let engine = Engine::of_call(None, "/nonexistent".into(), deadline, "sweep");
-        let engine = Engine { dry_run: true, ..engine };
-        merge(&engine, &mut targets);
+        let request = CleanRequest::of_call(None, "/nonexistent".into(), deadline, "sweep");
+        let request = CleanRequest { dry_run: true, ..request };
+        merge(&request, &mut targets);
         targets
     }
 

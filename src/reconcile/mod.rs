@@ -17,6 +17,7 @@ pub mod orphans;
 mod prefetch;
 mod remember;
 mod report;
+mod request;
 mod run;
 mod scan;
 mod settle;
@@ -28,7 +29,6 @@ mod unrecorded;
 mod unrecorded_ports;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +42,7 @@ pub use input::{BridgeInput, in_question, register_of};
 pub use mass_death::pulled_brake;
 use prefetch::Prefetch;
 pub use report::{BridgeReport, FlowReport, Report, TargetReport, Withheld};
+pub use request::CleanRequest;
 pub use run::{Free, LivenessPass, SweepRun};
 pub use scan::{FlowScan, scan_bridge};
 pub use snapshot::{Error, NodeSnapshot, network_states, object};
@@ -50,11 +51,11 @@ pub use standing::{AskedPortScan, PortScan, connect_early};
 pub use unrecorded::Heritage;
 pub use unrecorded_ports::{UnrecordedPort, unrecorded_ports};
 
-use crate::config::{Config, database_socket};
-use crate::model::attachment::{Attachment, Key, NetworkName};
+use crate::config::database_socket;
+use crate::model::attachment::Attachment;
 use crate::openflow::Connection;
 use crate::ovsdb::Client;
-use crate::store::{Registry, RegistrySnapshot};
+use crate::store::RegistrySnapshot;
 use crate::util::clock::{Deadline, Stamp};
 
 /// Why an attachment is dead.
@@ -80,61 +81,7 @@ pub struct CleanTarget {
     pub cause: Cause,
 }
 
-/// How to clean.
-#[derive(Debug)]
-pub struct Engine<'a> {
-    /// Where the records are; none when the state directory is out of order.
-    pub registry: Option<&'a Registry>,
-    /// Where OVS's sockets are.
-    pub run_dir: PathBuf,
-    /// For everything done on the switch.
-    pub deadline: Deadline,
-    /// False: a dry run, nothing is changed anywhere.
-    pub dry_run: bool,
-    /// `ADD`, `DEL`, `GC` or `sweep`: for the journal.
-    pub verb: &'static str,
-    /// The attachment that is being ADDed.
-    pub adding: Option<Key>,
-    /// A network's configuration as the caller has it; wins over the recorded one.
-    pub overlay: Option<(NetworkName, Config)>,
-    /// Look at whole bridges, also those where nobody died: finds dangling flows.
-    pub thorough: bool,
-    /// List every flow in the report, not just counts.
-    pub details: bool,
-    /// Of the addresses that are [`in_question`], those that nobody in the cluster has; none:
-    /// there is nobody to ask, now or later.
-    pub free: Option<BTreeSet<IpAddr>>,
-    /// A connection to the database that outlives this clean-up; none: there is one for it
-    /// alone.
-    pub database: Option<&'a Database>,
-}
-
-impl<'a> Engine<'a> {
-    /// How a call cleans that a runtime waits for: the bridges of its own dead, and no more.
-    #[must_use]
-    pub fn of_call(
-        registry: Option<&'a Registry>,
-        run_dir: PathBuf,
-        deadline: Deadline,
-        verb: &'static str,
-    ) -> Self {
-        Self {
-            registry,
-            run_dir,
-            deadline,
-            dry_run: false,
-            verb,
-            adding: None,
-            overlay: None,
-            thorough: false,
-            details: false,
-            free: None,
-            database: None,
-        }
-    }
-}
-
-impl Engine<'_> {
+impl CleanRequest<'_> {
     /// Deletes the targets' entries and settles their records.
     #[must_use]
     pub fn clean(&self, targets: Vec<CleanTarget>) -> Report {
@@ -260,22 +207,17 @@ impl Engine<'_> {
         // While the switch looks for the entries that the record speaks of, the answer is
         // read.
         prefetch = prefetch.and_then(|prefetch| prefetch.guess(self, &answered, targets));
-        let node = self.overlaid(answered.finish(&self.run_dir, &mut client)?);
+        let node = self.with_overlay(answered.finish(&self.run_dir, &mut client)?);
         Ok((node, client, prefetch))
     }
 
     /// The world once more; ages stay relative to `now`.
     fn world_again(&self, client: &mut Client, now: Stamp) -> Result<NodeSnapshot, Error> {
         NodeSnapshot::read(self.registry, &self.run_dir, client, now)
-            .map(|node| self.overlaid(node))
+            .map(|node| self.with_overlay(node))
     }
 
-    /// Whether an operator wants nothing deleted, at this moment.
-    fn is_paused(&self) -> bool {
-        self.registry.is_some_and(Registry::paused)
-    }
-
-    fn overlaid(&self, mut node: NodeSnapshot) -> NodeSnapshot {
+    fn with_overlay(&self, mut node: NodeSnapshot) -> NodeSnapshot {
         if let Some((network, config)) = &self.overlay {
             node.networks.entry(network.clone()).or_default().config = config.clone();
         }

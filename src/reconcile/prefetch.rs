@@ -11,7 +11,7 @@ use std::path::Path;
 use super::input::register_now;
 use super::scan::{FEW_DEAD, Tokens, expects_proof, is_small, token_filters};
 use super::snapshot::Answered;
-use super::{CleanTarget, Engine, socket_of};
+use super::{CleanRequest, CleanTarget, socket_of};
 use crate::openflow::{Asked, AskedDump, Connection, Error, Opening, PortsAndTables};
 
 /// How far it has come.
@@ -37,14 +37,14 @@ pub(super) struct Open {
 
 impl Prefetch {
     /// Connects, if all targets' records name the same bridge.
-    pub(super) fn begin(engine: &Engine<'_>, targets: &[CleanTarget]) -> Option<Self> {
+    pub(super) fn begin(request: &CleanRequest<'_>, targets: &[CleanTarget]) -> Option<Self> {
         let bridge = targets.first()?.attachment.bridge.as_deref()?;
         if targets.iter().any(|t| t.attachment.bridge.as_deref() != Some(bridge)) {
             return None;
         }
-        let path = socket_of(&engine.run_dir, bridge).ok()?;
-        let opening = Connection::begin(&path, engine.deadline).ok()?;
-        Some(Self::Connecting(opening.watching(!engine.dry_run)))
+        let path = socket_of(&request.run_dir, bridge).ok()?;
+        let opening = Connection::begin(&path, request.deadline).ok()?;
+        Some(Self::Connecting(opening.watching(!request.dry_run)))
     }
 
     /// Answers the switch's hello and asks the first questions, if the hello is there.
@@ -63,7 +63,7 @@ impl Prefetch {
     /// to be expected.
     pub(super) fn guess(
         self,
-        engine: &Engine<'_>,
+        request: &CleanRequest<'_>,
         answered: &Answered,
         targets: &[CleanTarget],
     ) -> Option<Self> {
@@ -73,7 +73,7 @@ impl Prefetch {
             other => return Some(other),
         };
         let known = connection.hear_ports_and_tables(asked).ok()?;
-        if engine.thorough || targets.len() > FEW_DEAD || is_small(&known.1) {
+        if request.thorough || targets.len() > FEW_DEAD || is_small(&known.1) {
             return Some(Self::Looking(connection, known, None));
         }
         let mut proof = false;
@@ -81,7 +81,7 @@ impl Prefetch {
             let record = &target.attachment;
             let mut state = answered.network(&record.key.network);
             if let Some((_, config)) =
-                engine.overlay.as_ref().filter(|(name, _)| *name == record.key.network)
+                request.overlay.as_ref().filter(|(name, _)| *name == record.key.network)
             {
                 state.config = config.clone();
             }
@@ -112,17 +112,17 @@ impl Prefetch {
     /// that bridge's.
     pub(super) fn or_open(
         prefetch: Option<Self>,
-        engine: &Engine<'_>,
+        request: &CleanRequest<'_>,
         bridge: &str,
     ) -> Result<Open, Error> {
-        let path = socket_of(&engine.run_dir, bridge)?;
+        let path = socket_of(&request.run_dir, bridge)?;
         match prefetch.filter(|prefetch| prefetch.path() == path).map(Self::finish) {
-            Some(Err(_)) if !engine.deadline.passed() => {}
+            Some(Err(_)) if !request.deadline.passed() => {}
             Some(finished) => return finished,
             None => {}
         }
-        let mut connection = Connection::open(&path, engine.deadline)?;
-        if !engine.dry_run {
+        let mut connection = Connection::open(&path, request.deadline)?;
+        if !request.dry_run {
             connection.watch()?;
         }
         let known = connection.ports_and_tables()?;

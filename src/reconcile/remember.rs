@@ -6,7 +6,7 @@ use log::warn;
 
 use super::report::Report;
 use super::scan::FlowScan;
-use super::{BridgeInput, CleanTarget, Engine, NodeSnapshot};
+use super::{BridgeInput, CleanRequest, CleanTarget, NodeSnapshot};
 use crate::config::{NetworkState, RegisterFacts, SharedValue, Sharer};
 use crate::judge::input::Live;
 use crate::judge::{Learned, Owner, Sharers};
@@ -97,14 +97,14 @@ fn learn_shown(
 /// may be later, when nothing shows it any more. Returns what the world's records count as now,
 /// if nobody else wrote any.
 pub(super) fn remember(
-    engine: &Engine<'_>,
+    request: &CleanRequest<'_>,
     node: &NodeSnapshot,
     targets: &[CleanTarget],
     input: &BridgeInput,
     scan: &FlowScan,
     report: &mut Report,
 ) -> Option<Version> {
-    let registry = engine.registry?;
+    let registry = request.registry?;
     let learns = |record: &Attachment| {
         let network = input.networks.iter().position(|n| *n == record.key.network);
         network
@@ -112,7 +112,7 @@ pub(super) fn remember(
             .is_some_and(|n| n.register.source.is_learned())
     };
     let mut write = || -> Result<Option<Version>, crate::store::Error> {
-        let lock = registry.lock(engine.deadline)?;
+        let lock = registry.lock(request.deadline)?;
         let records = Records::new(&lock, node);
         // A value that moved may be seen by a part of a look, too; the record forgets what it was.
         let moved =

@@ -11,7 +11,7 @@ use log::warn;
 
 use super::orphans::{self, CleanTargets, Orphan, Orphans};
 use super::{
-    CleanTarget, Database, Engine, Error, Report, in_question, mass_death, network_states,
+    CleanRequest, CleanTarget, Database, Error, Report, in_question, mass_death, network_states,
 };
 use crate::liveness::mass_death_guard::Decision;
 use crate::liveness::{LivenessSource, Source};
@@ -196,20 +196,8 @@ impl SweepRun<'_> {
         let mut report = if targets.is_empty() && !self.thorough {
             Report::default()
         } else {
-            let engine = Engine {
-                registry: self.registry,
-                run_dir: self.run_dir.to_owned(),
-                deadline: Deadline::after(self.timeout),
-                dry_run: self.dry_run,
-                verb: "sweep",
-                adding: None,
-                overlay: None,
-                thorough: self.thorough,
-                details: self.details,
-                free: self.free(registry_snapshot, &targets),
-                database: self.database,
-            };
-            engine.clean_knowing(targets, records)
+            let free = self.free(registry_snapshot, &targets);
+            CleanRequest::of_sweep(self, free).clean_knowing(targets, records)
         };
         for (target, failed) in tombstones_failed {
             report.add_failed(&target, format!("its record could not be buried: {failed}"));

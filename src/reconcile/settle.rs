@@ -3,7 +3,7 @@
 use log::{debug, info, warn};
 
 use super::report::{Report, TargetReport};
-use super::{Cause, CleanTarget, Engine, NodeSnapshot};
+use super::{Cause, CleanRequest, CleanTarget, NodeSnapshot};
 use crate::model::attachment::State;
 use crate::store::{self, Lock};
 use crate::util::clock::Stamp;
@@ -11,15 +11,15 @@ use crate::util::clock::Stamp;
 /// A target whose entries are gone becomes `gone` and is dropped once its linger time has
 /// passed; one that could not be finished stays `deleting`. Nothing is forgotten.
 pub(super) fn settle(
-    engine: &Engine<'_>,
+    request: &CleanRequest<'_>,
     node: Option<&NodeSnapshot>,
     targets: &[CleanTarget],
     report: &mut Report,
 ) {
-    let (Some(registry), true) = (engine.registry, !engine.dry_run && !targets.is_empty()) else {
+    let (Some(registry), true) = (request.registry, !request.dry_run && !targets.is_empty()) else {
         return;
     };
-    let lock = match registry.lock(lock_deadline(engine)) {
+    let lock = match registry.lock(lock_deadline(request)) {
         Ok(lock) => lock,
         Err(failed) => {
             warn!("could not settle the records of this clean-up, the next sweep does: {failed}");
@@ -69,10 +69,10 @@ fn is_retired(lock: &Lock<'_>, target: &CleanTarget) -> Result<bool, store::Erro
 }
 
 /// The switch may have used up the deadline; the record must still be written.
-fn lock_deadline(engine: &Engine<'_>) -> crate::util::clock::Deadline {
+fn lock_deadline(request: &CleanRequest<'_>) -> crate::util::clock::Deadline {
     let grace = std::time::Duration::from_millis(500);
-    if engine.deadline.left().is_ok_and(|left| left > grace) {
-        engine.deadline
+    if request.deadline.left().is_ok_and(|left| left > grace) {
+        request.deadline
     } else {
         crate::util::clock::Deadline::after(grace)
     }

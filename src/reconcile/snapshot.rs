@@ -74,7 +74,7 @@ pub struct NodeSnapshot {
     pub ovs: Arc<Snapshot>,
     /// When ovs-vswitchd started, from its pid file.
     pub switch_started: Option<Stamp>,
-    /// Addresses that nobody in the cluster has: [`Engine::free`](super::Engine::free).
+    /// Addresses that nobody in the cluster has: [`CleanRequest::free`](super::CleanRequest::free).
     pub free: Option<BTreeSet<IpAddr>>,
     /// For telling whether all this still holds.
     moment: Moment,

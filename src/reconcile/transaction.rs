@@ -7,7 +7,7 @@ use log::warn;
 
 use super::apply::{PlannedDelete, target_of, title};
 use super::report::Report;
-use super::{BridgeInput, CleanTarget, Engine};
+use super::{BridgeInput, CleanRequest, CleanTarget};
 use crate::store::{Deleted, Error, Subject, Writer};
 
 /// The journal of a clean-up. A full state directory must not stop a DEL: whatever fails here
@@ -26,15 +26,15 @@ pub(super) struct JournalTransaction<'a> {
 
 impl<'a> JournalTransaction<'a> {
     pub(super) fn open(
-        engine: &Engine<'_>,
+        request: &CleanRequest<'_>,
         bridge: &'a str,
         targets: &'a [CleanTarget],
         input: &'a BridgeInput,
         report: &mut Report,
     ) -> Self {
         let reason = report.targets.iter().map(|t| t.pod.as_str()).take(8).collect::<Vec<_>>();
-        let begun = engine.registry.map(|registry| {
-            registry.begin_journal(engine.verb, vec![bridge.to_owned()], &reason.join(", "))
+        let begun = request.registry.map(|registry| {
+            registry.begin_journal(request.verb, vec![bridge.to_owned()], &reason.join(", "))
         });
         let writer = begun.and_then(|begun| {
             begun

@@ -8,7 +8,7 @@
 use log::{info, warn};
 
 use super::snapshot::PortLocation;
-use super::{Engine, NodeSnapshot, Report};
+use super::{CleanRequest, NodeSnapshot, Report};
 use crate::config::Mode;
 use crate::liveness::netns::Directories;
 use crate::model::attachment::NetworkName;
@@ -16,12 +16,12 @@ use crate::ovsdb::{Client, Ofport, marks};
 
 /// Removes such rows of the bridges whose networks want it (`reapPorts`).
 pub(super) fn reap(
-    engine: &Engine<'_>,
+    request: &CleanRequest<'_>,
     node: &NodeSnapshot,
     client: &mut Client,
     report: &mut Report,
 ) {
-    if !engine.thorough || report.paused {
+    if !request.thorough || report.paused {
         return;
     }
     let wanted: Vec<bool> = (0..node.ovs.bridges.len()).map(|b| is_wanted(node, b)).collect();
@@ -44,7 +44,7 @@ pub(super) fn reap(
             continue;
         }
         let (port, name) = (&place.port.name, &bridge.name);
-        if engine.dry_run {
+        if request.dry_run {
             report.note(format!("would remove port {port} from {name}: its sandbox is gone"));
             continue;
         }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use log::{info, warn};
 
 use super::snapshot::{PortLocation, device_of};
-use super::{Cause, CleanTarget, Engine, NodeSnapshot};
+use super::{Cause, CleanRequest, CleanTarget, NodeSnapshot};
 use crate::model::attachment::{Attachment, Key};
 use crate::model::flow::Address;
 use crate::model::row::RowSet;
@@ -166,8 +166,12 @@ impl Heritage {
 /// Keeps the records of the living as OVSDB has them now: a port that ADD could not see, one that
 /// was attached anew, and a number that the switch has changed since. If the row is gone when the
 /// pod dies, the record must already have its number.
-pub(super) fn refresh(engine: &Engine<'_>, node: &mut NodeSnapshot, targets: &[CleanTarget]) {
-    let (Some(registry), true) = (engine.registry, !engine.dry_run) else { return };
+pub(super) fn refresh(
+    request: &CleanRequest<'_>,
+    node: &mut NodeSnapshot,
+    targets: &[CleanTarget],
+) {
+    let (Some(registry), true) = (request.registry, !request.dry_run) else { return };
     let heritage = Heritage::of(node, targets);
     let mut changed = Vec::new();
     for (index, old) in node.records.iter().enumerate() {
@@ -186,7 +190,7 @@ pub(super) fn refresh(engine: &Engine<'_>, node: &mut NodeSnapshot, targets: &[C
     if changed.is_empty() {
         return;
     }
-    let written = registry.lock(engine.deadline).and_then(|lock| {
+    let written = registry.lock(request.deadline).and_then(|lock| {
         for (_, new) in &changed {
             lock.update(new, |record| {
                 record.bridge.clone_from(&new.bridge);

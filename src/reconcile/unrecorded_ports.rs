@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::input::arriving;
 use super::snapshot::PortLocation;
 use super::unowned_ports::networks_on;
-use super::{Cause, CleanTarget, Engine, NodeSnapshot, Report, open_bridge};
+use super::{Cause, CleanRequest, CleanTarget, NodeSnapshot, Report, open_bridge};
 use crate::liveness::netns::Directories;
 use crate::model::attachment::{Attachment, IfName, Key, Netns, NetworkName, Pod, State};
 use crate::openflow::{self, Filter};
@@ -92,18 +92,18 @@ fn find(node: &NodeSnapshot) -> Vec<Found<'_>> {
 /// Makes those whose pod is gone targets like any other orphan, as far as an entry names their
 /// number. The report names the others.
 pub(super) fn adopt(
-    engine: &Engine<'_>,
+    request: &CleanRequest<'_>,
     node: &mut NodeSnapshot,
     targets: &mut Vec<CleanTarget>,
     report: &mut Report,
 ) {
-    if !engine.thorough {
+    if !request.thorough {
         return;
     }
     let mut adopted = Vec::new();
     for found in find(node) {
         let record = record(node, &found).filter(|_| found.gone && !report.paused);
-        match record.filter(|record| is_named(engine, record)) {
+        match record.filter(|record| is_named(request, record)) {
             Some(record) => adopted.push(record),
             None => report.unrecorded_ports.extend(found.named(node)),
         }
@@ -111,8 +111,8 @@ pub(super) fn adopt(
     for record in adopted {
         let why = "its network namespace is gone, and nobody recorded it";
         let (port, key) = (record.port.as_deref().unwrap_or_default(), &record.key);
-        if !engine.dry_run {
-            if let Err(failed) = write_tombstone(engine, node, &record) {
+        if !request.dry_run {
+            if let Err(failed) = write_tombstone(request, node, &record) {
                 warn!("port {port}: it cannot be written down, the next sweep tries: {failed}");
                 continue;
             }
@@ -126,12 +126,12 @@ pub(super) fn adopt(
 
 /// Nothing of the dead is deleted without a tombstone.
 fn write_tombstone(
-    engine: &Engine<'_>,
+    request: &CleanRequest<'_>,
     node: &mut NodeSnapshot,
     record: &Attachment,
 ) -> Result<(), store::Error> {
-    let Some(registry) = engine.registry else { return Ok(()) };
-    let lock = registry.lock(engine.deadline)?;
+    let Some(registry) = request.registry else { return Ok(()) };
+    let lock = registry.lock(request.deadline)?;
     lock.put_tombstone(record)?;
     node.version = lock.succeeds(node.version);
     node.tombstones.push(record.clone());
@@ -173,10 +173,10 @@ fn record(node: &NodeSnapshot, found: &Found<'_>) -> Option<Attachment> {
 
 /// Whether an entry is for packets from its number, or does nothing but deliver to it. A row
 /// that nothing names would be adopted for ever: its port stays until somebody removes it.
-fn is_named(engine: &Engine<'_>, record: &Attachment) -> bool {
+fn is_named(request: &CleanRequest<'_>, record: &Attachment) -> bool {
     let (Some(ofport), Some(bridge)) = (record.ofport, &record.bridge) else { return false };
     let scan = || -> Result<bool, openflow::Error> {
-        let mut connection = open_bridge(&engine.run_dir, bridge, engine.deadline)?;
+        let mut connection = open_bridge(&request.run_dir, bridge, request.deadline)?;
         let mut named = false;
         let filters = [Filter::in_port(ofport), Filter::out_port(ofport)];
         connection.dump_many(&filters, &mut |filter, _, flow| {

@@ -511,7 +511,7 @@ impl Sim {
         }
     }
 
-    /// `Engine::clean`, up to where the first bridge, or in turn the second, is to be acted upon.
+    /// `CleanRequest::clean`, up to where the first bridge, or in turn the second, is to be acted upon.
     fn clean(
         &mut self,
         mut targets: Vec<CleanTarget>,
@@ -548,7 +548,7 @@ impl Sim {
         }
     }
 
-    /// `Engine::bridges_to_look_at`.
+    /// `CleanRequest::bridges_to_look_at`.
     fn bridges_to_look_at(
         world: &NodeSnapshot,
         targets: &[CleanTarget],

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ovs_flow_gc::config::NetworkState;
 use ovs_flow_gc::model::attachment::{Attachment, Key};
 use ovs_flow_gc::openflow::{Connection, Entry, Filter};
-use ovs_flow_gc::reconcile::{Cause, CleanTarget, Engine, Report};
+use ovs_flow_gc::reconcile::{Cause, CleanRequest, CleanTarget, Report};
 use ovs_flow_gc::store::Registry;
 use ovs_flow_gc::util::clock::{Deadline, Stamp, boot_id};
 
@@ -103,8 +103,8 @@ impl Ground {
             CleanTarget { attachment, cause: Cause::Del }
         };
         let run_dir = if via { self.proxy.run_dir.clone() } else { self.run_dir() };
-        let engine = Engine::of_call(Some(&self.registry), run_dir, soon(), "DEL");
-        let report = engine.clean(dead.iter().map(target).collect());
+        let request = CleanRequest::of_call(Some(&self.registry), run_dir, soon(), "DEL");
+        let report = request.clean(dead.iter().map(target).collect());
         // Who is not told takes what was put anew behind the deletes for what they left.
         let left = |error: &str| error.contains("still there after their deletion");
         let fine = report.error().is_none_or(|error| self.proxy.is_mute() && left(error));
