@@ -119,15 +119,7 @@ fn explain(
         if !verdict.stale && verdict.dead.is_none() {
             continue;
         }
-        flows.push(FlowReport {
-            bridge: name.clone(),
-            flow: candidate.entry.to_string(),
-            stale: verdict.stale,
-            rule: verdict.reason.rule(),
-            reason: verdict.reason.as_str(),
-            text: verdict.reason.to_string(),
-            pod: None,
-        });
+        flows.push(FlowReport::new(&name, &candidate.entry, &verdict, None));
     }
     Ok(flows)
 }

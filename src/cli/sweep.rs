@@ -45,7 +45,7 @@ struct Answer<'a> {
     /// Whom nobody could judge, and why not.
     unjudged: Vec<String>,
     #[serde(flatten)]
-    report: &'a Report,
+    report: &'a Report<'a>,
 }
 
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
@@ -70,9 +70,9 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         details: options.details || options.dry_run,
     };
     let mut pass = run.roll_call_after_burst()?;
-    let report = run.clean(&pass, |_| true)?;
+    let outcome = run.clean(&pass, |_| true)?;
     if act {
-        report.withheld().for_each(|withheld| info!("{withheld}"));
+        outcome.withheld().for_each(|withheld| info!("{withheld}"));
     }
     run.sighted(&mut pass);
     let (held_back, swept_before) = (pass.held_back().count(), pass.swept_before);
@@ -83,7 +83,8 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         unjudged.push(format!("{} ({}): {why}", record.title(), record.key));
     }
     let (attachments, dead) = (orphans.total, orphans.dead.len());
-    let (braked, paused) = (braked.is_some(), paused || report.paused);
+    let (braked, paused) = (braked.is_some(), paused || outcome.paused);
+    let report = Report::of(&outcome);
     let answer = Answer {
         dry_run: options.dry_run,
         paused,
@@ -97,9 +98,9 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         report: &report,
     };
     output::say(context, &answer, &text(&answer))?;
-    Ok(if report.failed.is_some() {
+    Ok(if outcome.failed.is_some() {
         Exit::Failed
-    } else if report.needs_attention()
+    } else if outcome.needs_attention()
         || braked
         || !answer.corrupt.is_empty()
         || !answer.unjudged.is_empty()
@@ -111,17 +112,15 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
 }
 
 /// What became of a dead pod or, in a dry run, what the next sweep does about it.
-fn state(answer: &Answer<'_>, target: &TargetReport) -> String {
+fn state(answer: &Answer<'_>, target: &TargetReport<'_>) -> String {
     if target.error.is_some() {
         return "failed, see below".to_owned();
     }
-    let is_its = |of: &TargetReport| std::ptr::eq(of, target);
-    let mut withheld = answer.report.withheld().filter(|_| answer.dry_run);
-    let stays = withheld.find(|withheld| withheld.of.is_some_and(is_its));
+    let stays = target.withheld.filter(|_| answer.dry_run);
     let clean = if answer.dry_run && target.stale > 0 { "would be clean" } else { "clean" };
     match (target.complete, target.waiting, stays) {
         (true, ..) if target.ovn => "OVN's, not judged".to_owned(),
-        (true, _, Some(stays)) => format!("would stay: {}", stays.why),
+        (true, _, Some(stays)) => format!("would stay: {stays}"),
         (true, false, None) if target.value_unknown => {
             format!("{clean}, but its register value was never known")
         }
@@ -135,12 +134,12 @@ fn state(answer: &Answer<'_>, target: &TargetReport) -> String {
 }
 
 /// What went wrong, and with whom: what no other line says.
-fn failures(report: &Report) -> BTreeMap<&str, Vec<&str>> {
+fn failures<'r>(report: &Report<'r>) -> BTreeMap<&'r str, Vec<&'r str>> {
     let mut failures: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for target in &report.targets {
-        let error = target.error.as_deref().filter(|error| report.failed.as_deref() != Some(error));
+        let error = target.error.filter(|error| report.failed != Some(*error));
         if let Some(error) = error {
-            failures.entry(error).or_default().push(&target.pod);
+            failures.entry(error).or_default().push(target.pod);
         }
     }
     failures
@@ -150,7 +149,7 @@ fn text(answer: &Answer<'_>) -> String {
     let report = answer.report;
     let mut text = String::new();
     let mut flows = Table::new(&["BRIDGE", "POD", "VERDICT", "WHY", "FLOW"]);
-    for flow in &report.flows {
+    for flow in report.flows {
         let verdict = match (flow.stale, flow.rule) {
             (true, Some(rule)) => format!("stale, rule {rule}"),
             (true, None) => "stale".to_owned(),
@@ -167,7 +166,7 @@ fn text(answer: &Answer<'_>) -> String {
     for target in &report.targets {
         let kept: Vec<_> = target.kept.iter().map(|(why, n)| format!("{n} {why}")).collect();
         pods.row(vec![
-            target.pod.clone(),
+            target.pod.to_owned(),
             target.container.chars().take(13).collect(),
             target.stale.to_string(),
             target.deleted.to_string(),
@@ -180,21 +179,21 @@ fn text(answer: &Answer<'_>) -> String {
     }
     let failures = failures(report);
     let is_said = |error: &str| failures.keys().any(|said| said.ends_with(error));
-    for bridge in report.bridges.iter().filter(|b| b.dangling > 0 || b.error.is_some()) {
-        if bridge.dangling > 0 {
+    for bridge in report.bridges.iter().filter(|b| b.counts.dangling > 0 || b.error.is_some()) {
+        if bridge.counts.dangling > 0 {
             let _ = writeln!(
                 text,
                 "{}: {} dangling flows name a port that is nobody's (--details lists them; \
                  reapDangling deletes them)",
-                bridge.bridge, bridge.dangling
+                bridge.bridge, bridge.counts.dangling
             );
         }
         // It stands beside the pods that it concerns.
-        if let Some(error) = bridge.error.as_ref().filter(|error| !is_said(error)) {
+        if let Some(error) = bridge.error.filter(|error| !is_said(error)) {
             let _ = writeln!(text, "{}: {error}", bridge.bridge);
         }
     }
-    if let Some(failed) = &report.failed {
+    if let Some(failed) = report.failed {
         let _ = writeln!(text, "nothing was looked at: {failed}");
     }
     for (error, pods) in failures {
@@ -203,7 +202,7 @@ fn text(answer: &Answer<'_>) -> String {
     for note in report.notes.iter().chain(&answer.corrupt) {
         let _ = writeln!(text, "{note}");
     }
-    for unrecorded in &report.unrecorded_ports {
+    for unrecorded in report.unrecorded_ports {
         let _ = writeln!(text, "{}", unrecorded.sentence());
     }
     for what in &answer.unjudged {
@@ -221,28 +220,29 @@ fn text(answer: &Answer<'_>) -> String {
         );
     }
     if answer.paused {
-        let what = if report.deleted() > 0 { "the rest was not" } else { "nothing was" };
+        let what = if report.sum(|c| c.deleted) > 0 { "the rest was not" } else { "nothing was" };
         let _ = writeln!(text, "paused: {what} deleted (`ovs-flow-gc resume` ends it)");
     }
-    if report.observed() > 0 && !answer.paused {
+    let observed = report.sum(|c| c.observed);
+    if observed > 0 && !answer.paused {
         let _ = writeln!(
             text,
-            "observe: {} stale entries stay because the mode of their network is \"observe\"",
-            report.observed()
+            "observe: {observed} stale entries stay because the mode of their network is \"observe\""
         );
     }
     let (attachments, dead) = (answer.attachments, report.targets.len());
     let _ = write!(text, "{attachments} attachments, {dead} dead; ");
+    let (stale, put_back) = (report.sum(|c| c.stale), report.sum(|c| c.put_back));
     if answer.dry_run {
-        let go = report.stale().saturating_sub(report.observed());
+        let go = stale.saturating_sub(observed);
         let _ = write!(text, "{go} entries would be deleted");
     } else {
-        let _ = write!(text, "{} entries stale", report.stale());
-        let _ = write!(text, ", {} deleted", report.deleted());
-        if report.put_back() > 0 {
-            let _ = write!(text, ", {} put back: somebody had put them anew", report.put_back());
+        let _ = write!(text, "{stale} entries stale");
+        let _ = write!(text, ", {} deleted", report.sum(|c| c.deleted));
+        if put_back > 0 {
+            let _ = write!(text, ", {put_back} put back: somebody had put them anew");
         }
-        for id in &report.journals {
+        for id in report.journals {
             let _ = write!(text, "\novs-flow-gc undo {id} puts them back");
         }
     }
@@ -253,22 +253,22 @@ fn text(answer: &Answer<'_>) -> String {
 mod tests {
     use super::*;
     use crate::model::attachment::{Attachment, Key};
-    use crate::reconcile::{Cause, CleanTarget};
+    use crate::reconcile::{BridgeOutcome, Cause, CleanTarget, Outcome, TargetOutcome};
     use crate::util::clock::Stamp;
 
-    fn failed(container: &str, error: &str) -> TargetReport {
+    fn failed(container: &str, error: &str) -> TargetOutcome {
         let key = Key {
             network: "net".parse().unwrap(),
             container: container.parse().unwrap(),
             ifname: "eth0".parse().unwrap(),
         };
         let attachment = Attachment::new(key, 1, String::new(), Stamp::now());
-        let mut report = TargetReport::new(&CleanTarget { attachment, cause: Cause::Tombstone });
-        report.error = Some(error.to_owned());
-        report
+        let mut failed = TargetOutcome::new(&CleanTarget { attachment, cause: Cause::Tombstone });
+        failed.error = Some(error.to_owned());
+        failed
     }
 
-    fn said(report: &Report) -> String {
+    fn said(outcome: &Outcome) -> String {
         text(&Answer {
             dry_run: false,
             paused: false,
@@ -279,7 +279,7 @@ mod tests {
             dead: 2,
             corrupt: Vec::new(),
             unjudged: Vec::new(),
-            report,
+            report: &Report::of(outcome),
         })
     }
 
@@ -289,19 +289,19 @@ mod tests {
         let why = "cannot connect to /run/openvswitch/br0.mgmt: ".repeat(5);
         let error = format!("bridge br0: {why}");
         let targets = vec![failed("c1", &error), failed("c2", &error)];
-        let bridge = crate::reconcile::BridgeReport {
+        let bridge = BridgeOutcome {
             bridge: "br0".to_owned(),
             error: Some(why.clone()),
             ..Default::default()
         };
-        let mut report = Report { targets, bridges: vec![bridge], ..Report::default() };
-        let text = said(&report);
+        let mut outcome = Outcome { targets, bridges: vec![bridge], ..Outcome::default() };
+        let text = said(&outcome);
         assert_eq!(text.matches("failed, see below").count(), 2, "{text}");
         assert_eq!(text.matches(&why).count(), 1, "{text}");
         assert!(text.contains(&format!("net/c1:eth0, net/c2:eth0: {error}")), "{text}");
         // What nobody got through is said for all.
-        report.failed = Some(error.clone());
-        let text = said(&report);
+        outcome.failed = Some(error.clone());
+        let text = said(&outcome);
         assert!(text.contains(&format!("nothing was looked at: {error}")), "{text}");
         assert!(!text.contains("net/c2:eth0: "), "{text}");
     }

@@ -282,8 +282,8 @@ fn purge(
         CleanRequest::of_call(Some(registry), request.config.ovs_run_dir(), deadline, "ADD")
             .adding(record.key.clone())
             .overlaid(Some((request.network.clone(), request.config.clone())));
-    let report = cleaning.clean(targets);
-    if let Some(failed) = report.error() {
+    let outcome = cleaning.clean(targets);
+    if let Some(failed) = outcome.error() {
         warn!("{}: leftovers stay for the next sweep: {failed}", record.title());
     }
     number

@@ -44,8 +44,8 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
     }
     let run_dir = request.config.ovs_run_dir();
     let cleaning = CleanRequest::of_call(registry.as_ref(), run_dir, deadline, "DEL");
-    let report = cleaning.overlaid(overlay).clean(targets);
-    if let Some(failed) = report.error() {
+    let outcome = cleaning.overlaid(overlay).clean(targets);
+    if let Some(failed) = outcome.error() {
         warn!("clean-up unfinished, the next sweep goes on: {failed}");
     }
     Ok(())

@@ -64,9 +64,9 @@ pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
     let overlay = request.overlay(matches!(state, Ok(Some(_))));
     let run_dir = request.config.ovs_run_dir();
     let cleaning = CleanRequest::of_call(Some(&registry), run_dir, deadline, "GC");
-    let report = cleaning.overlaid(overlay).clean(targets);
-    left.extend(report.targets.iter().filter_map(|t| {
-        t.error.as_ref().map(|error| format!("{} ({}): {error}", t.pod, t.container))
+    let outcome = cleaning.overlaid(overlay).clean(targets);
+    left.extend(outcome.targets.iter().filter_map(|t| {
+        t.error.as_ref().map(|error| format!("{} ({}): {error}", t.pod, t.life.0.container))
     }));
     if left.is_empty() { Ok(()) } else { Err(Failure::Unfinished { left, of }) }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::reconcile::{Report, object};
+use crate::reconcile::{Outcome, object};
 
 /// Recording the pods that run, after the state directory was removed.
 pub(super) const PODS: &str = "recording the pods that run";
@@ -35,19 +35,19 @@ impl Complaints {
 
     /// What a sweep has seen on the switch: the complaints that are news, and the objects that
     /// answer again. A `thorough` one has asked every bridge that matters.
-    pub(super) fn seen(&mut self, report: &Report, thorough: bool) -> (Vec<String>, Vec<String>) {
+    pub(super) fn seen(&mut self, outcome: &Outcome, thorough: bool) -> (Vec<String>, Vec<String>) {
         let (mut news, mut again) = (Vec::new(), Vec::new());
-        if let Some((object, what)) = report.failed_in.zip(report.failed.as_deref()) {
+        if let Some((object, what)) = outcome.failed_in.zip(outcome.failed.as_deref()) {
             news.extend(self.add(object, what).then(|| what.to_owned()));
             return (news, again);
         }
-        let asked = thorough || !report.targets.is_empty();
+        let asked = thorough || !outcome.targets.is_empty();
         if asked {
             for object in [object::OVSDB, object::SWITCH] {
                 again.extend(self.answered(object).then(|| object.to_owned()));
             }
         }
-        for bridge in &report.bridges {
+        for bridge in &outcome.bridges {
             let object = bridge_object(&bridge.bridge);
             match &bridge.error {
                 Some(what) => {
@@ -59,7 +59,7 @@ impl Complaints {
         if thorough {
             // Bridges that are gone, or that nobody is on any more, never answer.
             let there: Vec<String> =
-                report.bridges.iter().map(|bridge| bridge_object(&bridge.bridge)).collect();
+                outcome.bridges.iter().map(|bridge| bridge_object(&bridge.bridge)).collect();
             self.0.retain(|object, _| !object.starts_with("bridge ") || there.contains(object));
         }
         (news, again)
@@ -73,24 +73,24 @@ fn bridge_object(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reconcile::BridgeReport;
+    use crate::reconcile::BridgeOutcome;
 
-    fn bridge(name: &str, error: Option<&str>) -> BridgeReport {
+    fn bridge(name: &str, error: Option<&str>) -> BridgeOutcome {
         let error = error.map(str::to_owned);
-        BridgeReport { bridge: name.to_owned(), error, ..BridgeReport::default() }
+        BridgeOutcome { bridge: name.to_owned(), error, ..BridgeOutcome::default() }
     }
 
-    fn report(bridges: Vec<BridgeReport>) -> Report {
-        Report { bridges, ..Report::default() }
+    fn report(bridges: Vec<BridgeOutcome>) -> Outcome {
+        Outcome { bridges, ..Outcome::default() }
     }
 
     #[test]
     fn a_sweep_that_asked_nobody_ends_no_complaint() {
         let mut complaints = Complaints::default();
-        let away = Report {
+        let away = Outcome {
             failed: Some("no OVSDB".to_owned()),
             failed_in: Some(object::OVSDB),
-            ..Report::default()
+            ..Outcome::default()
         };
         let nothing = (vec![], vec![]);
         assert_eq!(complaints.seen(&away, true), (vec!["no OVSDB".to_owned()], vec![]));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::scheduler::{RETRY, Reason, Reasons};
 use crate::model::attachment::{Attachment, Key, State};
-use crate::reconcile::{Report, TargetReport, Withheld};
+use crate::reconcile::{Outcome, TargetOutcome, Withheld};
 use crate::util::backoff::back_off;
 
 /// One life of a key.
@@ -136,14 +136,15 @@ impl RetryQueue {
 
     /// What a pause or observe mode keeps, where that has changed since it was last said. Each
     /// sweep finds the same entries again.
-    pub(super) fn unsaid<'r>(&mut self, report: &'r Report) -> Vec<Withheld<'r>> {
+    pub(super) fn unsaid<'r>(&mut self, outcome: &'r Outcome) -> Vec<Withheld<'r>> {
         let place = |w: &Withheld<'_>| (w.bridge.to_owned(), w.of.map(|of| of.life.clone()));
-        let withheld: Vec<Withheld<'_>> = report.withheld().collect();
+        let withheld: Vec<Withheld<'_>> = outcome.withheld().collect();
         let now: HashSet<_> = withheld.iter().map(place).collect();
         let looked: HashSet<&AttachmentLife> =
-            report.targets.iter().map(|target| &target.life).collect();
-        let bridges = report.bridges.iter().filter(|b| b.error.is_none());
-        let full: HashSet<&str> = bridges.filter(|b| b.full).map(|b| b.bridge.as_str()).collect();
+            outcome.targets.iter().map(|target| &target.life).collect();
+        let bridges = outcome.bridges.iter().filter(|b| b.error.is_none());
+        let full: HashSet<&str> =
+            bridges.filter(|b| b.counts.full).map(|b| b.bridge.as_str()).collect();
         self.said.retain(|at, _| {
             let looked = match &at.1 {
                 Some(life) => looked.contains(life),
@@ -158,25 +159,24 @@ impl RetryQueue {
         withheld.into_iter().filter(changed).collect()
     }
 
-    /// Writes down what came of a look. Returns those that are clean now and were not before,
-    /// by their place in the report.
-    pub(super) fn looked(
+    /// Writes down what came of a look. Returns those that are clean now and were not before.
+    pub(super) fn looked<'o>(
         &mut self,
-        report: &Report,
+        outcome: &'o Outcome,
         paused: bool,
         now: Duration,
         chance: f64,
-    ) -> Vec<usize> {
-        let observed = report.observed() > 0;
+    ) -> Vec<&'o TargetOutcome> {
+        let observed = outcome.observed() > 0;
         let mut finished = Vec::new();
-        for (index, target) in report.targets.iter().enumerate() {
+        for target in &outcome.targets {
             let before = self.entries.get(&target.life);
             let (was_clean, step) = before.map_or((false, 0), |e| (e.clean, e.step));
-            let clean = target.complete && target.error.is_none() && !target.waiting;
+            let clean = target.is_finished() && !target.entries.waiting;
             let step =
                 if before.is_some() && clean != was_clean { 1 } else { step.saturating_add(1) };
             if clean && !was_clean {
-                finished.push(index);
+                finished.push(target);
             }
             let wait = self.wait(target, clean, step, chance);
             let entry = Entry {
@@ -184,7 +184,7 @@ impl RetryQueue {
                 step,
                 clean,
                 theirs: false,
-                kept: target.kept.clone(),
+                kept: target.entries.kept.clone(),
                 left: left(target, paused, observed),
             };
             self.entries.insert(target.life.clone(), entry);
@@ -192,7 +192,7 @@ impl RetryQueue {
         finished
     }
 
-    fn wait(&self, target: &TargetReport, clean: bool, step: u32, chance: f64) -> Duration {
+    fn wait(&self, target: &TargetOutcome, clean: bool, step: u32, chance: f64) -> Duration {
         if clean {
             let doubled = LINGER_LOOK.saturating_mul(1 << step.saturating_sub(1).min(16));
             return doubled.min(self.interval);
@@ -218,8 +218,8 @@ impl RetryQueue {
     }
 }
 
-fn left(target: &TargetReport, paused: bool, observed: bool) -> BTreeMap<&'static str, u64> {
-    let count = target.stale.saturating_sub(target.deleted);
+fn left(target: &TargetOutcome, paused: bool, observed: bool) -> BTreeMap<&'static str, u64> {
+    let count = target.entries.stale.saturating_sub(target.entries.deleted);
     if count == 0 {
         return BTreeMap::new();
     }
@@ -250,7 +250,7 @@ fn sum<'m>(
 mod tests {
     use super::*;
     use crate::daemon::scheduler::SweepScheduler;
-    use crate::reconcile::{BridgeReport, Cause, CleanTarget};
+    use crate::reconcile::{BridgeOutcome, Cause, CleanTarget, TargetId};
     use crate::util::clock::Stamp;
 
     fn record(generation: u64, state: State, attempts: u32) -> Attachment {
@@ -275,11 +275,13 @@ mod tests {
     }
 
     /// What comes of a look that finds nothing left of it.
-    fn clean(record: &Attachment) -> Report {
-        let mut target =
-            TargetReport::new(&CleanTarget { attachment: record.clone(), cause: Cause::Tombstone });
+    fn clean(record: &Attachment) -> Outcome {
+        let mut target = TargetOutcome::new(&CleanTarget {
+            attachment: record.clone(),
+            cause: Cause::Tombstone,
+        });
         target.complete = true;
-        Report { targets: vec![target], ..Report::default() }
+        Outcome { targets: vec![target], ..Outcome::default() }
     }
 
     fn at(seconds: u64) -> Duration {
@@ -293,13 +295,14 @@ mod tests {
             cause: Cause::Tombstone,
         };
         let report = |of: &[(u64, u64)], paused: bool| {
-            let targets = of.iter().map(|(generation, _)| TargetReport::new(&target(*generation)));
+            let targets = of.iter().map(|(generation, _)| TargetOutcome::new(&target(*generation)));
             let withheld = of.iter().enumerate().filter(|(_, (_, count))| *count > 0);
-            let withheld = withheld.map(|(index, (_, count))| (Some(index), *count)).collect();
+            let withheld =
+                withheld.map(|(index, (_, count))| (Some(TargetId(index)), *count)).collect();
             let bridge =
-                BridgeReport { bridge: "br0".to_owned(), withheld, ..BridgeReport::default() };
+                BridgeOutcome { bridge: "br0".to_owned(), withheld, ..BridgeOutcome::default() };
             let targets = targets.collect();
-            Report { paused, targets, bridges: vec![bridge], ..Report::default() }
+            Outcome { paused, targets, bridges: vec![bridge], ..Outcome::default() }
         };
         let mut retry_queue = RetryQueue::new(at(30));
         let mut said = |of: &[(u64, u64)], paused| {
@@ -387,16 +390,16 @@ mod tests {
             let mut retry_queue = RetryQueue::new(at(30));
             let before = record(1, State::Gone, 0);
             retry_queue.is_due(&before, &all, false, at(10));
-            assert_eq!(retry_queue.looked(&clean(&before), false, at(10), 0.5), [0_usize; 0]);
+            assert_eq!(retry_queue.looked(&clean(&before), false, at(10), 0.5).len(), 0);
             // One whose DEL was at work when we met it, and has ended it.
             assert!(!retry_queue.is_due(&record(2, State::Deleting, 0), &told, false, at(10)));
             let ended = record(2, State::Gone, 0);
             retry_queue.is_due(&ended, &all, false, at(11));
-            assert_eq!(retry_queue.looked(&clean(&ended), false, at(11), 0.5), [0_usize; 0]);
+            assert_eq!(retry_queue.looked(&clean(&ended), false, at(11), 0.5).len(), 0);
             // One that we clean up.
             let ours = record(3, State::Deleting, 1);
             assert!(retry_queue.is_due(&ours, &all, false, at(11)));
-            assert_eq!(retry_queue.looked(&clean(&ours), false, at(11), 0.5), [0]);
+            assert_eq!(retry_queue.looked(&clean(&ours), false, at(11), 0.5).len(), 1);
         }
     }
 }

@@ -21,7 +21,7 @@ use super::{Shared, Thread, systemd};
 use crate::liveness::{LivenessSource, Source, mass_death_guard};
 use crate::model::attachment::State;
 use crate::openflow::Connection;
-use crate::reconcile::{Database, Error, LivenessPass, Report, SweepRun, object};
+use crate::reconcile::{self, Database, Error, LivenessPass, SweepRun, object};
 use crate::store::{DaemonLock, Registry, RegistrySnapshot};
 use crate::util::backoff::chance;
 use crate::util::clock::{Deadline, Stamp};
@@ -289,14 +289,14 @@ impl Sweeper<'_> {
         self.note_orphans(&pass);
 
         let (retry_queue, urgent) = (&mut self.retry_queue, !nobody_waits);
-        let report =
-            match run.clean(&pass, |record| retry_queue.is_due(record, reasons, urgent, now)) {
-                Ok(report) => report,
-                Err(failed) => {
-                    self.complain(failed.object(), &failed.to_string());
-                    return Outcome { failed: true, ..Outcome::default() };
-                }
-            };
+        let done = match run.clean(&pass, |record| retry_queue.is_due(record, reasons, urgent, now))
+        {
+            Ok(done) => done,
+            Err(failed) => {
+                self.complain(failed.object(), &failed.to_string());
+                return Outcome { failed: true, ..Outcome::default() };
+            }
+        };
         // A sweep that buries nobody did not need the lock.
         if self.complaints.is_about(object::STATE_DIRECTORY)
             && registry.lock(Deadline::after(PROBE)).is_ok()
@@ -310,30 +310,30 @@ impl Sweeper<'_> {
             "sweep ({reasons}): {} ms for the roll call, {} ms for {} of the dead",
             called.saturating_sub(now).as_millis(),
             ended.saturating_sub(called).as_millis(),
-            report.targets.len()
+            done.targets.len()
         );
         if run.thorough {
-            if report.failed.is_none() {
-                let unrecorded = i64::try_from(report.unrecorded_ports.len());
+            if done.failed.is_none() {
+                let unrecorded = i64::try_from(done.unrecorded_ports.len());
                 shared.metrics.unrecorded_ports.set(unrecorded.unwrap_or(i64::MAX));
             }
             let took = ended.saturating_sub(now);
             let pause = shared.options.interval * THOROUGH_EVERY;
             self.thorough_at = ended.saturating_add(pause.max(took * THOROUGH_SHARE));
-            if report.error().is_some() && !self.thorough_done {
+            if done.error().is_some() && !self.thorough_done {
                 self.thorough_at = ended;
             }
-            self.thorough_done |= report.error().is_none();
+            self.thorough_done |= done.error().is_none();
         }
-        self.done(&report, &pass, reasons, ended, stamp);
+        self.done(&done, &pass, reasons, ended, stamp);
         let (roll_waits, held_back) = (pass.waits, pass.held_back().count());
         if pass.braked.is_some() && ended >= self.mass_death_guard.count_at {
             self.count_braked(run, &mut pass);
         }
         self.known = Some(pass.registry_snapshot);
         self.gauges();
-        self.complain_of(&report, run.thorough);
-        let failed = self.failed(&report, &shared.run_dir, reasons);
+        self.complain_of(&done, run.thorough);
+        let failed = self.failed(&done, &shared.run_dir, reasons);
         let waiting = [self.retry_queue.next(ended), self.recovery.next(ended)];
         let mut look_again = waiting.into_iter().flatten().chain(roll_waits).min();
         if dead > 0 && now >= self.thorough_at {
@@ -430,40 +430,40 @@ impl Sweeper<'_> {
     /// What came of the clean-up.
     fn done(
         &mut self,
-        report: &Report,
+        done: &reconcile::Outcome,
         pass: &LivenessPass,
         reasons: &Reasons,
         now: Duration,
         then: Stamp,
     ) {
         let metrics = &self.shared.metrics;
-        for note in report.notes.iter().filter(|note| !self.notes.contains(*note)) {
+        for note in done.notes.iter().filter(|note| !self.notes.contains(*note)) {
             info!("{note}");
         }
-        if !report.bridges.is_empty() {
-            self.notes.clone_from(&report.notes);
+        if !done.bridges.is_empty() {
+            self.notes.clone_from(&done.notes);
         }
-        for withheld in self.retry_queue.unsaid(report) {
+        for withheld in self.retry_queue.unsaid(done) {
             info!("{withheld}");
         }
-        for bridge in &report.bridges {
+        for bridge in &done.bridges {
             for (reason, n) in &bridge.deleted_by {
                 let label = [("reason", (*reason).to_owned())];
                 metrics.flows_deleted.get_or_create(&label).inc_by(*n);
             }
-            metrics.put_back.inc_by(bridge.put_back);
-            metrics.suspicions.inc_by(bridge.suspicions);
+            metrics.put_back.inc_by(bridge.counts.put_back);
+            metrics.suspicions.inc_by(bridge.counts.suspicions);
             if bridge.error.is_none() {
-                self.dumps.insert(bridge.bridge.clone(), bridge.flows);
-                if bridge.full {
-                    self.dangling.insert(bridge.bridge.clone(), bridge.dangling);
+                self.dumps.insert(bridge.bridge.clone(), bridge.counts.flows);
+                if bridge.counts.full {
+                    self.dangling.insert(bridge.bridge.clone(), bridge.counts.dangling);
                 }
             }
         }
-        for target in &report.targets {
+        for target in &done.targets {
             metrics.values_never_known.inc_by(u64::from(target.ended && target.value_unknown));
             if let Some(cleaned) = self.cleaned.get_mut(&target.life) {
-                cleaned.flows = cleaned.flows.saturating_add(target.deleted);
+                cleaned.flows = cleaned.flows.saturating_add(target.entries.deleted);
             }
         }
         // From the event that told of it, if it was one; else from when it was noticed.
@@ -471,8 +471,7 @@ impl Sweeper<'_> {
             !matches!(reason, Reason::Interval | Reason::Retry | Reason::Start | Reason::Hangup)
         });
         let ended = Stamp::now();
-        for index in self.retry_queue.looked(report, pass.paused || report.paused, now, chance()) {
-            let Some(target) = report.targets.get(index) else { continue };
+        for target in self.retry_queue.looked(done, pass.paused || done.paused, now, chance()) {
             self.tell(&target.life);
             let died = target.died.filter(|died| *died < then).map(|died| died.until(ended));
             let since = died.or_else(|| heard.map(|(_, at)| now.saturating_sub(at)));
@@ -502,7 +501,9 @@ impl Sweeper<'_> {
         match dry.clean(pass, |a| {
             a.state == State::Active && held.contains(&(a.key.clone(), a.generation))
         }) {
-            Ok(report) => self.mass_death_guard.left = report.targets.iter().map(|t| t.stale).sum(),
+            Ok(done) => {
+                self.mass_death_guard.left = done.targets.iter().map(|t| t.entries.stale).sum();
+            }
             Err(failed) => debug!("cannot count what the brake keeps: {failed}"),
         }
     }
@@ -522,8 +523,8 @@ impl Sweeper<'_> {
     }
 
     /// Says what has stopped to work, and what works again.
-    fn complain_of(&mut self, report: &Report, thorough: bool) {
-        let (news, again) = self.complaints.seen(report, thorough);
+    fn complain_of(&mut self, done: &reconcile::Outcome, thorough: bool) {
+        let (news, again) = self.complaints.seen(done, thorough);
         for what in &news {
             warn!("{what}; trying again");
             systemd::status(what);
@@ -534,12 +535,12 @@ impl Sweeper<'_> {
     }
 
     /// Whether the sweep failed, and whether OVS is there.
-    fn failed(&mut self, report: &Report, run_dir: &Path, reasons: &Reasons) -> bool {
+    fn failed(&mut self, done: &reconcile::Outcome, run_dir: &Path, reasons: &Reasons) -> bool {
         let shared = self.shared;
-        let bridges = report.bridges.iter();
+        let bridges = done.bridges.iter();
         let mut errors = bridges.filter_map(|bridge| bridge.error.as_deref());
-        let failed = report.failed.as_deref().or_else(|| errors.next());
-        let answered = report.bridges.iter().any(|bridge| bridge.error.is_none());
+        let failed = done.failed.as_deref().or_else(|| errors.next());
+        let answered = done.bridges.iter().any(|bridge| bridge.error.is_none());
         if answered && failed.is_none() {
             shared.server(Server::Vswitchd, true);
         } else if failed.is_some() || reasons.has(Reason::Interval) || reasons.wakes_all() {

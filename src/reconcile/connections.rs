@@ -11,7 +11,8 @@ use std::net::IpAddr;
 use log::{debug, warn};
 
 use super::input::{has_lost_its_device, joined_with};
-use super::{BridgeInput, CleanRequest, CleanTarget, NodeSnapshot, Report, open_bridge};
+use super::outcome::TargetId;
+use super::{BridgeInput, CleanRequest, CleanTarget, NodeSnapshot, Outcome, open_bridge};
 use crate::config::Mode;
 use crate::judge::input::{Dead, Live, Network};
 use crate::judge::{Reason, Token};
@@ -83,23 +84,22 @@ pub(super) fn flush(
     before: &NodeSnapshot,
     client: &mut Client,
     targets: &[CleanTarget],
-    report: &mut Report,
+    outcome: &mut Outcome,
 ) {
     let wants = |target: &CleanTarget| {
         let config = before.config(&target.attachment.key.network);
         config.conntrack && config.mode == Mode::Enforce
     };
-    if request.dry_run || report.paused || !targets.iter().any(wants) {
+    if request.dry_run || outcome.paused || !targets.iter().any(wants) {
         return;
     }
     // Somebody may have been given an address since the bridges were judged.
-    let node = match request.world_again(client, before.now) {
+    let node = match request.node_again(client, before.now) {
         Ok(node) => node,
-        Err(failed) => return report.note(format!("connections are not flushed: {failed}")),
+        Err(failed) => return outcome.note(format!("connections are not flushed: {failed}")),
     };
     for (index, target) in targets.iter().enumerate() {
-        let judged =
-            report.targets.get(index).is_some_and(|t| t.complete && !t.ovn && t.error.is_none());
+        let judged = outcome.targets.get(index).is_some_and(|t| t.is_finished() && !t.ovn);
         if !judged || !wants(target) {
             continue;
         }
@@ -110,15 +110,15 @@ pub(super) fn flush(
                 continue;
             }
             flushed.push(datapath(&row.datapath_type));
-            let ips = free_ips(request, &node, (bridge, index), targets, report);
+            let ips = free_ips(request, &node, (bridge, index), targets, outcome);
             if let Err(failed) = flush_over(request, &row.name, &ips) {
                 let stay = format!("connections of {} stay: {failed}", target.attachment.title());
                 warn!("bridge {}: {stay}", row.name);
                 if failed.is_refusal() {
                     // It would say the same the next time.
-                    report.note(stay);
+                    outcome.note(stay);
                 } else {
-                    report.fail(index, &format!("bridge {}: {failed}", row.name));
+                    outcome.fail(TargetId(index), &format!("bridge {}: {failed}", row.name));
                 }
             }
         }
@@ -144,7 +144,7 @@ fn free_ips(
     node: &NodeSnapshot,
     (bridge, index): (usize, usize),
     targets: &[CleanTarget],
-    report: &Report,
+    outcome: &Outcome,
 ) -> Vec<IpAddr> {
     let build = |bridge| BridgeInput::build(node, bridge, targets, request.adding.as_ref());
     let input = build(bridge);
@@ -160,7 +160,7 @@ fn free_ips(
     let mut found = input.dead_of.iter().zip(&input.facts.dead);
     let Some((_, dead)) = found.find(|(target, _)| **target == index) else { return Vec::new() };
     let Some(network) = input.facts.networks.get(dead.network) else { return Vec::new() };
-    let may = |ip: &IpAddr| may_be_flushed(*ip, dead, network, &others, &report.owned);
+    let may = |ip: &IpAddr| may_be_flushed(*ip, dead, network, &others, &outcome.owned);
     let ips = targets.get(index).map(|target| target.attachment.ips.clone()).unwrap_or_default();
     ips.into_iter().filter(may).collect()
 }

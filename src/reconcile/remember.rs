@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use log::warn;
 
-use super::report::Report;
+use super::outcome::TargetId;
 use super::scan::FlowScan;
 use super::{BridgeInput, CleanRequest, CleanTarget, NodeSnapshot};
 use crate::config::{NetworkState, RegisterFacts, SharedValue, Sharer};
@@ -91,20 +91,27 @@ fn learn_shown(
     }
 }
 
+/// What a scan taught of a dead attachment, as it is written down.
+pub(super) struct Taught {
+    pub(super) target: TargetId,
+    pub(super) register: Option<Register>,
+    pub(super) vlans: Vec<u16>,
+}
+
 /// Writes down what a look taught: of the dead, before the entries that show it are deleted;
 /// a whole one also of the network, and of the living as far as it saw all of their ports'
 /// entries. A register value that is not proven now
 /// may be later, when nothing shows it any more. Returns what the world's records count as now,
-/// if nobody else wrote any.
+/// if nobody else wrote any, and what it taught of the dead.
 pub(super) fn remember(
     request: &CleanRequest<'_>,
     node: &NodeSnapshot,
     targets: &[CleanTarget],
     input: &BridgeInput,
     scan: &FlowScan,
-    report: &mut Report,
-) -> Option<Version> {
-    let registry = request.registry?;
+) -> (Option<Version>, Vec<Taught>) {
+    let mut taught = Vec::new();
+    let Some(registry) = request.registry else { return (None, taught) };
     let learns = |record: &Attachment| {
         let network = input.networks.iter().position(|n| *n == record.key.network);
         network
@@ -161,17 +168,17 @@ pub(super) fn remember(
                     }
                     known.see_vlans(&new.vlans);
                 })?;
-                if let Some(of) = report.targets.get_mut(*target) {
-                    (of.register, of.vlans) = (new.register, new.vlans);
-                }
+                let Attachment { register, vlans, .. } = new;
+                taught.push(Taught { target: TargetId(*target), register, vlans });
             }
         }
         Ok(lock.succeeds(node.version))
     };
-    write().unwrap_or_else(|failed| {
+    let version = write().unwrap_or_else(|failed| {
         warn!("could not write down what was learned: {failed}");
         None
-    })
+    });
+    (version, taught)
 }
 
 /// Whether a look saw every entry of a live port: one that it missed may load another value.

@@ -11,7 +11,7 @@ use log::warn;
 
 use super::orphans::{self, CleanTargets, Orphan, Orphans};
 use super::{
-    CleanRequest, CleanTarget, Database, Error, Report, in_question, mass_death, network_states,
+    CleanRequest, CleanTarget, Database, Error, Outcome, in_question, mass_death, network_states,
 };
 use crate::liveness::mass_death_guard::Decision;
 use crate::liveness::{LivenessSource, Source};
@@ -177,12 +177,12 @@ impl SweepRun<'_> {
     ///
     /// # Errors
     /// If the lock cannot be had. What goes wrong with one record or on the switch is in the
-    /// report.
+    /// outcome.
     pub fn clean(
         &self,
         pass: &LivenessPass,
         pick: impl FnMut(&Attachment) -> bool,
-    ) -> Result<Report, Error> {
+    ) -> Result<Outcome, Error> {
         let LivenessPass { registry_snapshot, boot_id, .. } = pass;
         let CleanTargets { targets, tombstones_failed, records } = match self.registry {
             Some(registry) => {
@@ -193,16 +193,16 @@ impl SweepRun<'_> {
             }
             None => CleanTargets::default(),
         };
-        let mut report = if targets.is_empty() && !self.thorough {
-            Report::default()
+        let mut outcome = if targets.is_empty() && !self.thorough {
+            Outcome::default()
         } else {
             let free = self.free(registry_snapshot, &targets);
             CleanRequest::of_sweep(self, free).clean_knowing(targets, records)
         };
         for (target, failed) in tombstones_failed {
-            report.add_failed(&target, format!("its record could not be buried: {failed}"));
+            outcome.add_failed(&target, format!("its record could not be buried: {failed}"));
         }
-        Ok(report)
+        Ok(outcome)
     }
 
     /// Writes down who was seen alive: behind the clean-up, for nothing waits for it.

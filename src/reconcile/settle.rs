@@ -2,7 +2,7 @@
 
 use log::{debug, info, warn};
 
-use super::report::{Report, TargetReport};
+use super::outcome::{Outcome, TargetId, TargetOutcome};
 use super::{Cause, CleanRequest, CleanTarget, NodeSnapshot};
 use crate::model::attachment::State;
 use crate::store::{self, Lock};
@@ -14,7 +14,7 @@ pub(super) fn settle(
     request: &CleanRequest<'_>,
     node: Option<&NodeSnapshot>,
     targets: &[CleanTarget],
-    report: &mut Report,
+    outcome: &mut Outcome,
 ) {
     let (Some(registry), true) = (request.registry, !request.dry_run && !targets.is_empty()) else {
         return;
@@ -23,19 +23,18 @@ pub(super) fn settle(
         Ok(lock) => lock,
         Err(failed) => {
             warn!("could not settle the records of this clean-up, the next sweep does: {failed}");
-            for target in 0..targets.len() {
-                report.fail(target, &unsettled(&failed));
+            for (id, _) in TargetId::each(targets) {
+                outcome.fail(id, &unsettled(&failed));
             }
             return;
         }
     };
     let paused = registry.paused();
-    for (index, target) in targets.iter().enumerate() {
-        let Some(outcome) = report.targets.get_mut(index) else { continue };
-        match settle_one(&lock, paused, node, target, outcome) {
+    for (target, of) in targets.iter().zip(&mut outcome.targets) {
+        match settle_one(&lock, paused, node, target, of) {
             Ok(ended) => {
-                outcome.ended = ended;
-                if ended && outcome.value_unknown {
+                of.ended = ended;
+                if ended && of.value_unknown {
                     info!(
                         "{} ({}): its register value was never known; entries that only match on \
                          it, if there are any, stay",
@@ -47,7 +46,7 @@ pub(super) fn settle(
             Err(failed) => {
                 let key = &target.attachment.key;
                 warn!("{key}: could not settle it, the next sweep does: {failed}");
-                report.fail(index, &unsettled(&failed));
+                of.fail(&unsettled(&failed));
             }
         }
     }
@@ -84,7 +83,7 @@ fn settle_one(
     paused: bool,
     node: Option<&NodeSnapshot>,
     target: &CleanTarget,
-    outcome: &TargetReport,
+    outcome: &TargetOutcome,
 ) -> Result<bool, store::Error> {
     // Nobody buried it: it is judged again when the pause is over.
     if paused && matches!(target.cause, Cause::Orphan(_)) && is_active(lock, target)? {
@@ -98,15 +97,12 @@ fn settle_one(
         // Another look may have learned it meanwhile.
         record.register = lock.tombstone_of(&record)?.and_then(|known| known.register);
     }
-    let finished = outcome.complete && outcome.error.is_none();
-    if !finished || outcome.waiting {
+    let waiting = outcome.entries.waiting;
+    if !outcome.is_finished() || waiting {
         record.state = State::Deleting;
         record.attempts = record.attempts.saturating_add(1);
-        record.last_error = outcome.error.clone().or_else(|| {
-            outcome
-                .waiting
-                .then(|| "entries are kept for evidence that is still to come".to_owned())
-        });
+        let to_come = "entries are kept for evidence that is still to come";
+        record.last_error = outcome.error.clone().or_else(|| waiting.then(|| to_come.to_owned()));
         return lock.put_tombstone(&record).map(|()| false);
     }
     let linger = node.map(|w| w.config(&record.key.network).linger()).unwrap_or_default();

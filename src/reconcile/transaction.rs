@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use log::warn;
 
-use super::apply::{PlannedDelete, target_of, title};
-use super::report::Report;
-use super::{BridgeInput, CleanRequest, CleanTarget};
+use super::outcome::TargetId;
+use super::plan::{PlannedDelete, title};
+use super::{CleanRequest, CleanTarget};
 use crate::store::{Deleted, Error, Subject, Writer};
 
 /// The journal of a clean-up. A full state directory must not stop a DEL: whatever fails here
@@ -15,9 +15,8 @@ use crate::store::{Deleted, Error, Subject, Writer};
 pub(super) struct JournalTransaction<'a> {
     bridge: &'a str,
     targets: &'a [CleanTarget],
-    input: &'a BridgeInput,
     writer: Option<Writer>,
-    subjects: HashMap<Option<usize>, Subject>,
+    subjects: HashMap<Option<TargetId>, Subject>,
     /// So many of the next commit are in the writer's memory.
     prepared: usize,
     /// Was recorded and is there again.
@@ -29,10 +28,9 @@ impl<'a> JournalTransaction<'a> {
         request: &CleanRequest<'_>,
         bridge: &'a str,
         targets: &'a [CleanTarget],
-        input: &'a BridgeInput,
-        report: &mut Report,
+        notes: &mut Vec<String>,
     ) -> Self {
-        let reason = report.targets.iter().map(|t| t.pod.as_str()).take(8).collect::<Vec<_>>();
+        let reason = targets.iter().map(|t| t.attachment.title()).take(8).collect::<Vec<_>>();
         let begun = request.registry.map(|registry| {
             registry.begin_journal(request.verb, vec![bridge.to_owned()], &reason.join(", "))
         });
@@ -40,12 +38,12 @@ impl<'a> JournalTransaction<'a> {
             begun
                 .inspect_err(|failed| {
                     warn!("no undo for this clean-up: {failed}");
-                    report.note(format!("no undo for this clean-up: {failed}"));
+                    notes.push(format!("no undo for this clean-up: {failed}"));
                 })
                 .ok()
         });
         let (subjects, back) = (HashMap::new(), Vec::new());
-        Self { bridge, targets, input, writer, subjects, prepared: 0, back }
+        Self { bridge, targets, writer, subjects, prepared: 0, back }
     }
 
     /// Encodes the lines of the commit after this one while there is time. Nothing of it is
@@ -60,16 +58,17 @@ impl<'a> JournalTransaction<'a> {
         }
     }
 
-    /// Hands what is about to be deleted to the kernel.
-    pub(super) fn commit(&mut self, chunk: &[PlannedDelete<'_>]) {
+    /// Hands what is about to be deleted to the kernel: of a chunk that which `goes`.
+    pub(super) fn commit(&mut self, chunk: &[PlannedDelete<'_>], goes: &[bool]) {
         let mut prepared = std::mem::take(&mut self.prepared);
-        if chunk.iter().take(prepared).any(|planned| planned.put_off) {
+        if goes.iter().take(prepared).any(|goes| !goes) {
             if let Some(writer) = &mut self.writer {
                 writer.take_back();
             }
             prepared = 0;
         }
-        for planned in chunk.iter().skip(prepared).filter(|planned| !planned.put_off) {
+        let rest = chunk.iter().zip(goes).skip(prepared);
+        for (planned, _) in rest.filter(|(_, goes)| **goes) {
             self.note(planned, |writer, deleted| writer.record(deleted));
         }
         let flushed = self.writer.as_mut().map(Writer::flush);
@@ -81,15 +80,15 @@ impl<'a> JournalTransaction<'a> {
         self.back.push(entry);
     }
 
-    pub(super) fn finish(mut self, report: &mut Report) {
+    /// The journal's id, if anything was written.
+    pub(super) fn finish(mut self) -> Option<String> {
         for entry in std::mem::take(&mut self.back) {
             let noted = self.writer.as_mut().map(|writer| writer.put_back(&entry));
             self.end_if_failed(noted.unwrap_or(Ok(())));
         }
-        match self.writer.map(Writer::finish).transpose() {
-            Ok(id) => report.journals.extend(id.map(|id| id.to_string())),
-            Err(failed) => warn!("no undo for this clean-up: {failed}"),
-        }
+        let finished = self.writer.map(Writer::finish).transpose();
+        let id = finished.inspect_err(|failed| warn!("no undo for this clean-up: {failed}"));
+        id.ok().flatten().map(|id| id.to_string())
     }
 
     fn note(
@@ -98,11 +97,11 @@ impl<'a> JournalTransaction<'a> {
         how: impl FnOnce(&mut Writer, &Deleted<'_, &crate::openflow::Entry>) -> Result<(), Error>,
     ) {
         let Some(writer) = &mut self.writer else { return };
-        let target = target_of(self.input, &planned.verdict);
+        let target = planned.target;
         let subject = self.subjects.entry(target).or_insert_with(|| Subject {
             bridge: self.bridge.to_owned(),
             pod: title(self.targets, target).unwrap_or_default(),
-            key: target.and_then(|t| self.targets.get(t)).map(|t| t.attachment.key.clone()),
+            key: target.and_then(|t| t.of(self.targets)).map(|t| t.attachment.key.clone()),
         });
         let deleted = Deleted {
             subject: Cow::Borrowed(&*subject),

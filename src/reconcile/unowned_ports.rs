@@ -7,21 +7,62 @@
 
 use log::{info, warn};
 
+use super::outcome::TargetId;
 use super::snapshot::PortLocation;
-use super::{CleanRequest, NodeSnapshot, Report};
+use super::{Cause, CleanRequest, CleanTarget, NodeSnapshot, Outcome};
 use crate::config::Mode;
 use crate::liveness::netns::Directories;
 use crate::model::attachment::NetworkName;
 use crate::ovsdb::{Client, Ofport, marks};
+
+/// Removes orphans' OVSDB ports whose netdev is gone, where the network wants it.
+pub(super) fn reap_of_the_dead(
+    request: &CleanRequest<'_>,
+    node: &NodeSnapshot,
+    client: &mut Client,
+    targets: &[CleanTarget],
+    outcome: &mut Outcome,
+) {
+    for (id, target) in TargetId::each(targets) {
+        let record = &target.attachment;
+        let config = node.config(&record.key.network);
+        // DEL leaves the port to the OVS plugin, whose DEL comes right behind.
+        let wanted = config.reap_ports
+            && config.mode == Mode::Enforce
+            && !request.dry_run
+            && !outcome.paused;
+        let failed = outcome.target(id).is_none_or(|t| t.error.is_some());
+        if !wanted || failed || target.cause == Cause::Del {
+            continue;
+        }
+        // Also one that is found by its name and marks may be somebody's who lives.
+        let living = node.records.iter().filter(|r| !r.is_same(record));
+        let claimed = living.filter_map(|r| node.place_of(r)).map(|p| p.interface.id).collect();
+        let Some(place) = node.own_place_of(record, &claimed) else { continue };
+        let Some(bridge) = node.ovs.bridges.get(place.bridge) else { continue };
+        let netdev_gone = matches!(place.interface.ofport, Ofport::Failed)
+            || place.interface.ifindex.unwrap_or(0) == 0;
+        if !netdev_gone || node.ovs.is_ovn(bridge) {
+            continue;
+        }
+        match client.remove_port(bridge.id, place.port) {
+            Ok(()) => {
+                info!("{}: removed port {} of {}", bridge.name, place.port.name, record.title());
+                outcome.note(format!("removed port {} from {}", place.port.name, bridge.name));
+            }
+            Err(failed) => outcome.note(format!("port {} stays: {failed}", place.port.name)),
+        }
+    }
+}
 
 /// Removes such rows of the bridges whose networks want it (`reapPorts`).
 pub(super) fn reap(
     request: &CleanRequest<'_>,
     node: &NodeSnapshot,
     client: &mut Client,
-    report: &mut Report,
+    outcome: &mut Outcome,
 ) {
-    if !request.thorough || report.paused {
+    if !request.thorough || outcome.paused {
         return;
     }
     let wanted: Vec<bool> = (0..node.ovs.bridges.len()).map(|b| is_wanted(node, b)).collect();
@@ -45,17 +86,17 @@ pub(super) fn reap(
         }
         let (port, name) = (&place.port.name, &bridge.name);
         if request.dry_run {
-            report.note(format!("would remove port {port} from {name}: its sandbox is gone"));
+            outcome.note(format!("would remove port {port} from {name}: its sandbox is gone"));
             continue;
         }
         match client.remove_port(bridge.id, place.port) {
             Ok(()) => {
                 info!("{name}: removed port {port}: its sandbox ({netns}) and its device are gone");
-                report.note(format!("removed port {port} from {name}: its sandbox is gone"));
+                outcome.note(format!("removed port {port} from {name}: its sandbox is gone"));
             }
             Err(failed) => {
                 warn!("{name}: port {port} stays: {failed}");
-                report.note(format!("port {port} stays: {failed}"));
+                outcome.note(format!("port {port} stays: {failed}"));
             }
         }
     }

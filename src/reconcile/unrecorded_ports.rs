@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::input::arriving;
 use super::snapshot::PortLocation;
 use super::unowned_ports::networks_on;
-use super::{Cause, CleanRequest, CleanTarget, NodeSnapshot, Report, open_bridge};
+use super::{Cause, CleanRequest, CleanTarget, NodeSnapshot, Outcome, open_bridge};
 use crate::liveness::netns::Directories;
 use crate::model::attachment::{Attachment, IfName, Key, Netns, NetworkName, Pod, State};
 use crate::openflow::{self, Filter};
@@ -95,17 +95,17 @@ pub(super) fn adopt(
     request: &CleanRequest<'_>,
     node: &mut NodeSnapshot,
     targets: &mut Vec<CleanTarget>,
-    report: &mut Report,
+    outcome: &mut Outcome,
 ) {
     if !request.thorough {
         return;
     }
     let mut adopted = Vec::new();
     for found in find(node) {
-        let record = record(node, &found).filter(|_| found.gone && !report.paused);
+        let record = record(node, &found).filter(|_| found.gone && !outcome.paused);
         match record.filter(|record| is_named(request, record)) {
             Some(record) => adopted.push(record),
-            None => report.unrecorded_ports.extend(found.named(node)),
+            None => outcome.unrecorded_ports.extend(found.named(node)),
         }
     }
     for record in adopted {
@@ -119,7 +119,7 @@ pub(super) fn adopt(
             info!("{key} (port {port}) is dead: {why}");
         }
         let target = CleanTarget { attachment: record, cause: Cause::Orphan(why.to_owned()) };
-        report.add(&target);
+        outcome.add(&target);
         targets.push(target);
     }
 }

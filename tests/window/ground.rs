@@ -6,7 +6,7 @@ use std::time::Duration;
 use ovs_flow_gc::config::NetworkState;
 use ovs_flow_gc::model::attachment::{Attachment, Key};
 use ovs_flow_gc::openflow::{Connection, Entry, Filter};
-use ovs_flow_gc::reconcile::{Cause, CleanRequest, CleanTarget, Report};
+use ovs_flow_gc::reconcile::{Cause, CleanRequest, CleanTarget, Outcome};
 use ovs_flow_gc::store::Registry;
 use ovs_flow_gc::util::clock::{Deadline, Stamp, boot_id};
 
@@ -95,7 +95,7 @@ impl Ground {
     }
 
     /// DEL of some of them at once. `via` the proxy, or directly.
-    pub(crate) fn del(&self, dead: &[Dead], via: bool) -> Report {
+    pub(crate) fn del(&self, dead: &[Dead], via: bool) -> Outcome {
         let now = Stamp::now();
         let target = |dead: &Dead| {
             let mut attachment = dead.record.clone();
@@ -104,13 +104,13 @@ impl Ground {
         };
         let run_dir = if via { self.proxy.run_dir.clone() } else { self.run_dir() };
         let request = CleanRequest::of_call(Some(&self.registry), run_dir, soon(), "DEL");
-        let report = request.clean(dead.iter().map(target).collect());
+        let outcome = request.clean(dead.iter().map(target).collect());
         // Who is not told takes what was put anew behind the deletes for what they left.
         let left = |error: &str| error.contains("still there after their deletion");
-        let fine = report.error().is_none_or(|error| self.proxy.is_mute() && left(error));
-        assert!(fine, "{report:?}");
-        assert_eq!(report.bridges.len(), 1, "{report:?}");
-        report
+        let fine = outcome.error().is_none_or(|error| self.proxy.is_mute() && left(error));
+        assert!(fine, "{outcome:?}");
+        assert_eq!(outcome.bridges.len(), 1, "{outcome:?}");
+        outcome
     }
 
     fn run_dir(&self) -> PathBuf {

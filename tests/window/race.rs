@@ -217,9 +217,9 @@ fn race(ground: &Ground, dice: &mut Dice, races: usize, via: bool) -> Score {
             }
             let begun = Instant::now();
             orders.send(order).unwrap();
-            let report = ground.del(std::slice::from_ref(dead), via);
-            let bridge = &report.bridges[0];
-            match (bridge.put_back, bridge.put_off) {
+            let outcome = ground.del(std::slice::from_ref(dead), via);
+            let bridge = &outcome.bridges[0];
+            match (bridge.counts.put_back, bridge.counts.put_off) {
                 // A little more than it takes when nobody is in its way.
                 (0, 0) => span = (span * 7 + begun.elapsed() * 5 / 4) / 8,
                 // All of it came before the commit: the machine has other things to do.
@@ -229,18 +229,18 @@ fn race(ground: &Ground, dice: &mut Dice, races: usize, via: bool) -> Score {
             done.recv().unwrap();
             // What is there again is nothing to be undone.
             let mut undoable = 0;
-            for id in &report.journals {
+            for id in &outcome.journals {
                 let read = &mut |_: Deleted<'static, Entry>| undoable += 1;
                 ground.registry.read_journal(&id.parse().unwrap(), read).unwrap();
             }
-            assert_eq!(undoable, bridge.deleted + bridge.stayed, "{report:?}");
-            assert!(bridge.stayed == 0 || ground.proxy.is_mute(), "{report:?}");
+            assert_eq!(undoable, bridge.counts.deleted + bridge.counts.stayed, "{outcome:?}");
+            assert!(bridge.counts.stayed == 0 || ground.proxy.is_mute(), "{outcome:?}");
             score.races += 1;
             score.entries += last.len();
-            score.put_back += bridge.put_back;
-            score.put_off += bridge.put_off;
-            score.deleted += bridge.deleted;
-            score.suspicions += bridge.suspicions;
+            score.put_back += bridge.counts.put_back;
+            score.put_off += bridge.counts.put_off;
+            score.deleted += bridge.counts.deleted;
+            score.suspicions += bridge.counts.suspicions;
             // The controller has spoken last.
             connection.set_deadline(soon());
             connection
@@ -337,10 +337,14 @@ fn what_was_not_told_is_a_suspicion() {
     for (pause, suspicions) in [(false, 0), (true, 40)] {
         ground.restore(&mut connection);
         ground.proxy.pause(pause);
-        let report = ground.del(&ground.dead[..1], true);
-        let bridge = &report.bridges[0];
-        assert_eq!((bridge.deleted, bridge.suspicions), (40, suspicions), "{report:?}");
-        assert_eq!(report.needs_attention(), pause);
+        let outcome = ground.del(&ground.dead[..1], true);
+        let bridge = &outcome.bridges[0];
+        assert_eq!(
+            (bridge.counts.deleted, bridge.counts.suspicions),
+            (40, suspicions),
+            "{outcome:?}"
+        );
+        assert_eq!(outcome.needs_attention(), pause);
     }
 }
 
@@ -356,9 +360,13 @@ fn what_is_put_behind_its_deletion_has_not_stayed() {
         theirs.set_deadline(soon());
         assert_eq!(theirs.add(&new).unwrap().refused, []);
     });
-    let report = ground.del(&ground.dead, true);
-    let bridge = &report.bridges[0];
-    assert_eq!((bridge.deleted, bridge.stayed, bridge.suspicions), (40, 0, 0), "{report:?}");
+    let outcome = ground.del(&ground.dead, true);
+    let bridge = &outcome.bridges[0];
+    assert_eq!(
+        (bridge.counts.deleted, bridge.counts.stayed, bridge.counts.suspicions),
+        (40, 0, 0),
+        "{outcome:?}"
+    );
     let mut there = 0;
     connection.set_deadline(soon());
     connection.dump(&Filter::table(40), &mut |_, _| there += 1).unwrap();

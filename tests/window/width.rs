@@ -51,11 +51,11 @@ fn the_width_of_the_window() {
             ground.restore(&mut connection);
             ground.proxy.window();
             let (begun, before) = (Instant::now(), busy_for(&ground));
-            let report = ground.del(&ground.dead, true);
+            let outcome = ground.del(&ground.dead, true);
             let figures = &mut figures[tells];
             figures.whole.push(begun.elapsed());
             figures.busy += busy_for(&ground).saturating_sub(before);
-            assert_eq!(report.deleted(), entries as u64);
+            assert_eq!(outcome.deleted(), entries as u64);
             figures.widths.push(ground.proxy.window().expect("a dump and a commit"));
         }
         let [without, with] = figures.map(Figures::say);

@@ -1,0 +1,338 @@
+//! One clean-up from its beginning to its end, for every [`CleanRequest`].
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use log::{debug, info};
+
+use super::execute::{Executed, PreCommitCheck, execute};
+use super::outcome::{BridgeOutcome, Outcome, TargetId};
+use super::plan::{Orders, PlanInput, Withholding, plan};
+use super::prefetch::Prefetch;
+use super::remember::{Taught, remember, shared_for_good};
+use super::scan::{FlowScan, scan_tables};
+use super::{
+    BridgeInput, CleanRequest, CleanTarget, Error, NodeSnapshot, connections, lacks_value, merge,
+    settle, unowned_ports, unrecorded, unrecorded_ports,
+};
+use crate::config::{Mode, database_socket};
+use crate::openflow::Connection;
+use crate::ovsdb::Client;
+use crate::store::{RegistrySnapshot, Version};
+use crate::util::clock::Stamp;
+
+/// How long after the look before a bridge is looked at again, until it has settled.
+const SETTLING: [Duration; 5] = [
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(20),
+    Duration::from_millis(40),
+    Duration::from_millis(80),
+];
+
+impl CleanRequest<'_> {
+    /// Deletes the targets' entries and settles their records.
+    #[must_use]
+    pub fn clean(&self, targets: Vec<CleanTarget>) -> Outcome {
+        let outcome = self.clean_knowing(targets, None);
+        outcome.withheld().for_each(|withheld| info!("{withheld}"));
+        outcome
+    }
+
+    /// The same for who has read the records a moment ago: they are not read again if it is
+    /// certain that nobody has written since. What was [withheld](Outcome::withheld) is the
+    /// caller's to say.
+    #[must_use]
+    pub fn clean_knowing(
+        &self,
+        mut targets: Vec<CleanTarget>,
+        known: Option<RegistrySnapshot>,
+    ) -> Outcome {
+        let merged = merge::merge(self, &mut targets);
+        let known = known.filter(|_| !merged);
+        let mut outcome = Outcome::new(&targets);
+        let (mut node, client, mut prefetch) = match self.node(&targets, known) {
+            Ok(read) => read,
+            Err(error) => {
+                outcome.fail_all(&error);
+                settle::settle(self, None, &targets, &mut outcome);
+                return outcome;
+            }
+        };
+        unrecorded::refresh(self, &mut node, &targets);
+        unrecorded::resolve(&node, &mut targets);
+        outcome.paused = self.is_paused();
+        unrecorded_ports::adopt(self, &mut node, &mut targets, &mut outcome);
+        let mut run = CleanUp { request: self, client, targets, outcome, taught: Vec::new() };
+        for bridge in run.bridges_to_look_at(&node) {
+            run.clean_bridge(&node, bridge, prefetch.take());
+        }
+        let CleanUp { mut client, targets, mut outcome, .. } = run;
+        connections::flush(self, &node, &mut client, &targets, &mut outcome);
+        unowned_ports::reap_of_the_dead(self, &node, &mut client, &targets, &mut outcome);
+        unowned_ports::reap(self, &node, &mut client, &mut outcome);
+        note_missing_values(&node, &targets, &mut outcome);
+        settle::settle(self, Some(&node), &targets, &mut outcome);
+        if let Some(database) = self.database {
+            database.keep(client);
+        }
+        outcome
+    }
+
+    /// Reads the node, over the connection that is kept if there is one.
+    fn node(
+        &self,
+        targets: &[CleanTarget],
+        mut known: Option<RegistrySnapshot>,
+    ) -> Result<(NodeSnapshot, Client, Option<Prefetch>), Error> {
+        if let Some(client) = self.database.and_then(|database| database.take(self.deadline)) {
+            match self.node_over(client, targets, &mut known) {
+                Ok(read) => return Ok(read),
+                // The server may have been restarted.
+                Err(failed) => debug!("{failed}; connecting again"),
+            }
+        }
+        let client = Client::connect(&database_socket(&self.run_dir), self.deadline)?;
+        self.node_over(client, targets, &mut known)
+    }
+
+    /// While others work on their answers we ask the next: the database, the bridge that it
+    /// will most likely be about, the records.
+    fn node_over(
+        &self,
+        mut client: Client,
+        targets: &[CleanTarget],
+        known: &mut Option<RegistrySnapshot>,
+    ) -> Result<(NodeSnapshot, Client, Option<Prefetch>), Error> {
+        let asked = client.ask()?;
+        let mut prefetch = Prefetch::begin(self, targets);
+        let reading = NodeSnapshot::begin(self.registry, known.take(), asked, Stamp::now());
+        prefetch = prefetch.and_then(Prefetch::go_on);
+        let answered = reading.answered(&mut client)?;
+        // While the switch looks for the entries that the record speaks of, the answer is
+        // read.
+        prefetch = prefetch.and_then(|prefetch| prefetch.guess(self, &answered, targets));
+        let node = self.with_overlay(answered.finish(&self.run_dir, &mut client)?);
+        Ok((node, client, prefetch))
+    }
+
+    /// The node once more; ages stay relative to `now`.
+    pub(super) fn node_again(
+        &self,
+        client: &mut Client,
+        now: Stamp,
+    ) -> Result<NodeSnapshot, Error> {
+        NodeSnapshot::read(self.registry, &self.run_dir, client, now)
+            .map(|node| self.with_overlay(node))
+    }
+
+    fn with_overlay(&self, mut node: NodeSnapshot) -> NodeSnapshot {
+        if let Some((network, config)) = &self.overlay {
+            node.networks.entry(network.clone()).or_default().config = config.clone();
+        }
+        node.free.clone_from(&self.free);
+        node
+    }
+}
+
+/// A clean-up that is under way.
+struct CleanUp<'a> {
+    request: &'a CleanRequest<'a>,
+    client: Client,
+    targets: Vec<CleanTarget>,
+    outcome: Outcome,
+    /// What the scans of a bridge taught of the dead.
+    taught: Vec<Taught>,
+}
+
+/// A bridge that was read.
+struct ScannedBridge {
+    connection: Connection,
+    /// When the node was read: see [`scan_tables`].
+    since: Instant,
+    input: BridgeInput,
+    ports: Vec<(u16, String)>,
+    scan: FlowScan,
+    /// What the records count as now.
+    version: Option<Version>,
+    /// Per network of the input: it shares register values for good.
+    shared: Vec<bool>,
+}
+
+impl CleanUp<'_> {
+    /// Bridges that some target may have entries on; all that matter when thorough. A
+    /// target whose bridge is gone from a complete answer is finished.
+    fn bridges_to_look_at(&mut self, node: &NodeSnapshot) -> Vec<usize> {
+        let mut bridges = BTreeSet::new();
+        for (id, target) in TargetId::each(&self.targets) {
+            let of = node.bridges_of(&target.attachment);
+            if of.is_empty() {
+                let title = target.attachment.title();
+                self.outcome.note(format!("{title}: its bridge is gone, and its entries with it"));
+                if let Some(target) = self.outcome.target(id) {
+                    (target.complete, target.bridge_gone) = (true, true);
+                }
+            }
+            bridges.extend(of);
+        }
+        if self.request.thorough {
+            for record in &node.records {
+                bridges.extend(node.bridges_of(record));
+            }
+        }
+        bridges.into_iter().collect()
+    }
+
+    /// One bridge. Evidence that is in flux (a port that waits for its number, an answer that
+    /// came too late to tell an entry's age) settles within milliseconds: a call that somebody
+    /// waits for looks again before it leaves that to a sweep.
+    fn clean_bridge(&mut self, node: &NodeSnapshot, bridge: usize, prefetch: Option<Prefetch>) {
+        let Some(name) = node.ovs.bridges.get(bridge).map(|b| b.name.clone()) else { return };
+        let mut on = BridgeOutcome::new(&name);
+        let is_here = |target: &CleanTarget| node.bridges_of(&target.attachment).contains(&bridge);
+        let here = TargetId::each(&self.targets).filter(|(_, target)| is_here(target));
+        on.targets.extend(here.map(|(id, _)| (id, Default::default())));
+        let mut done = self.pass(node, bridge, prefetch, &mut on);
+        for pause in SETTLING {
+            let ends = self.request.dry_run || self.outcome.paused || !on.is_unsettled();
+            if done.is_err() || ends {
+                break;
+            }
+            std::thread::sleep(pause);
+            let Ok(fresh) = self.request.node_again(&mut self.client, Stamp::now()) else { break };
+            // A bridge that came or went has other indexes.
+            if fresh.ovs.bridges.get(bridge).map(|b| &b.name) != Some(&name) {
+                break;
+            }
+            self.heed();
+            on.look_again();
+            done = self.pass(&fresh, bridge, None, &mut on);
+        }
+        self.heed();
+        on.error = done.err().map(|error| error.to_string());
+        self.outcome.add_bridge(on);
+    }
+
+    /// What a scan taught of the dead counts for the next one: what showed it may be deleted.
+    fn heed(&mut self) {
+        for Taught { target, register, vlans } in self.taught.drain(..) {
+            let Some(target) = self.targets.get_mut(target.0) else { continue };
+            let record = &mut target.attachment;
+            record.register = register.or(record.register);
+            record.see_vlans(&vlans);
+        }
+    }
+
+    /// Reads the bridge, plans, and carries the plan out.
+    fn pass(
+        &mut self,
+        node: &NodeSnapshot,
+        bridge: usize,
+        prefetch: Option<Prefetch>,
+        on: &mut BridgeOutcome,
+    ) -> Result<(), Error> {
+        let ScannedBridge { mut connection, since, input, ports, scan, version, shared } =
+            self.scan(node, bridge, prefetch, on)?;
+        let Self { request, client, targets, outcome, .. } = self;
+        let mode = |network| node.config(network).mode;
+        let orders = Orders {
+            dry_run: request.dry_run,
+            paused: outcome.paused,
+            observe: input.networks.iter().map(|n| mode(n) == Mode::Observe).collect(),
+            details: request.details,
+        };
+        let name = on.bridge.clone();
+        let (input, scan, shared) = (&input, &scan, &shared);
+        let plan = plan(&PlanInput { bridge: &name, targets, input, scan, shared, orders });
+        on.planned(&plan);
+        for target in on.targets.keys() {
+            if let Some(target) = outcome.target(*target) {
+                target.complete = true;
+            }
+        }
+        outcome.observed |= !plan.withhold.is_empty();
+        outcome.owned.extend(plan.owned);
+        outcome.flows.extend(plan.details);
+        for (planned, why) in plan.withhold.iter().filter(|(_, why)| why.is_an_operators()) {
+            // How many there are of each pod is said when that changes: a sweep finds them each
+            // time.
+            let why = if *why == Withholding::Paused { "paused" } else { "mode observe" };
+            let (entry, reason) = (&planned.candidate.entry, planned.verdict.reason);
+            debug!("bridge {name}: {why}, not deleted: {entry} ({reason})");
+        }
+        if plan.delete.is_empty() {
+            return Ok(());
+        }
+        let check = PreCommitCheck {
+            request,
+            bridge: (bridge, &name),
+            targets,
+            judged: input,
+            learned: &scan.learned,
+            node,
+            version,
+            since,
+            fresh: None,
+            ports,
+            recheck: None,
+        };
+        let mut done = Executed::default();
+        let planned = (scan, plan.delete.as_slice());
+        let executed = execute(check, planned, client, &mut connection, &mut done);
+        on.executed(&plan.delete, &done);
+        outcome.executed(done);
+        executed
+    }
+
+    /// Reads the bridge, and writes down what that teaches.
+    fn scan(
+        &mut self,
+        node: &NodeSnapshot,
+        bridge: usize,
+        prefetch: Option<Prefetch>,
+        on: &mut BridgeOutcome,
+    ) -> Result<ScannedBridge, Error> {
+        let Self { request, targets, outcome, taught, .. } = self;
+        // Deaths are as long ago as they were when the node was read; entries must be, too, or
+        // one that was made while it was read would look older than it is.
+        let since = Instant::now();
+        let since = since.checked_sub(node.now.until(Stamp::now())).unwrap_or(since);
+        let open = Prefetch::or_open(prefetch, request, &on.bridge)?;
+        let (mut connection, (ports, tables)) = (open.connection, open.known);
+        let mut input = BridgeInput::build(node, bridge, targets, request.adding.as_ref());
+        input.check_ports(node, bridge, &ports);
+        if input.facts.ovn {
+            let name = &on.bridge;
+            outcome.note(format!("bridge {name}: ovn-controller runs it: OVN's, not judged"));
+            for target in on.targets.keys() {
+                if let Some(target) = outcome.target(*target) {
+                    target.ovn = true;
+                }
+            }
+        }
+        let thorough = request.thorough;
+        let scan = scan_tables(&mut connection, &input, thorough, since, &tables, open.guess)?;
+        (on.counts.flows, on.counts.full) = (scan.flows, scan.full);
+        let shared = shared_for_good(node, &input, &scan.learned);
+        // What was learned is in the scan already: it changes nothing for its verdicts.
+        let version = if request.dry_run {
+            node.version
+        } else {
+            let (version, dead) = remember(request, node, targets, &input, &scan);
+            taught.extend(dead);
+            version
+        };
+        Ok(ScannedBridge { connection, since, input, ports, scan, version, shared })
+    }
+}
+
+/// Says of whom nobody ever saw the register value.
+fn note_missing_values(node: &NodeSnapshot, targets: &[CleanTarget], outcome: &mut Outcome) {
+    for (target, outcome) in targets.iter().zip(&mut outcome.targets) {
+        let record = &target.attachment;
+        let others = node.records.iter().chain(&node.tombstones);
+        outcome.value_unknown = !outcome.bridge_gone
+            && !outcome.ovn
+            && lacks_value(node.network(&record.key.network), record, others);
+    }
+}

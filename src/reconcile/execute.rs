@@ -1,0 +1,560 @@
+//! Carries a plan out on one bridge: looks at the evidence once more, writes the journal, deletes,
+//! and looks whether the entries are gone.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use log::{error, info, warn};
+
+use super::guard::{DeleteOutcome, ReplaceGuard};
+use super::outcome::TargetId;
+use super::plan::PlannedDelete;
+use super::scan::{Candidate, FlowScan, again, fingerprint};
+use super::snapshot::Error;
+use super::transaction::JournalTransaction;
+use super::{BridgeInput, CleanRequest, CleanTarget, NodeSnapshot};
+use crate::judge::{Learned, Recheck, Standing};
+use crate::openflow::{Applied, Connection, Entry, Filter, delete_strict_parallel};
+use crate::ovsdb::Client;
+use crate::store::Version;
+use crate::util::clock::Deadline;
+
+/// How many entries are deleted on one look at the evidence: at 20 µs each the window between
+/// that look and the last delete stays under 100 ms.
+const CHUNK: usize = 4_000;
+/// How often a clean-up looks again before it leaves what has changed to the next one, and how
+/// long after the look before.
+const LOOKS_BEHIND: u32 = 8;
+const FOLLOWING: Duration = Duration::from_millis(3);
+/// Connections that a chunk is divided among.
+const LANES: usize = 4;
+
+/// What became of an entry that was to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EntryOutcome {
+    /// It is gone.
+    Deleted,
+    /// It is gone, and somebody has put it again.
+    Replaced,
+    /// It is gone. Somebody had put it anew meanwhile, and that one could not be put back.
+    Lost,
+    /// It was left: its evidence changed before the commit, or somebody has put it anew.
+    PutOff,
+    /// Somebody put it anew while it was being deleted, and that one was put back.
+    PutBack,
+    /// It is still there after its deletion.
+    Stayed,
+    /// It was left: an operator has paused the clean-up meanwhile.
+    Withheld,
+}
+
+impl EntryOutcome {
+    /// By what the switch told while it was deleted. What it did not tell a dump does.
+    fn told(told: DeleteOutcome) -> Self {
+        match told {
+            DeleteOutcome::Unknown | DeleteOutcome::Gone => Self::Deleted,
+            DeleteOutcome::Again => Self::Replaced,
+            DeleteOutcome::Newer => Self::PutOff,
+            DeleteOutcome::PutBack => Self::PutBack,
+            DeleteOutcome::Lost => Self::Lost,
+        }
+    }
+
+    /// Whether it was deleted for good, as far as is known.
+    fn is_done(self) -> bool {
+        matches!(self, Self::Deleted | Self::Replaced | Self::Lost)
+    }
+}
+
+/// What was done about a plan.
+#[derive(Debug, Default)]
+pub(super) struct Executed {
+    /// Of each planned delete, as far as it has come.
+    pub(super) outcomes: Vec<EntryOutcome>,
+    /// Entries that may have been a live pod's.
+    pub(super) suspicions: u64,
+    /// An operator has paused the clean-up meanwhile.
+    pub(super) paused: bool,
+    /// What a person should know.
+    pub(super) notes: Vec<String>,
+    /// The journal's id.
+    pub(super) journal: Option<String>,
+}
+
+/// What has changed since the verdicts, looked at right before each commit.
+pub(super) struct PreCommitCheck<'a> {
+    pub(super) request: &'a CleanRequest<'a>,
+    /// The bridge, and its name.
+    pub(super) bridge: (usize, &'a str),
+    pub(super) targets: &'a [CleanTarget],
+    pub(super) judged: &'a BridgeInput,
+    pub(super) learned: &'a Learned,
+    /// The node as it was judged.
+    pub(super) node: &'a NodeSnapshot,
+    /// What its records count as, after our own writing.
+    pub(super) version: Option<Version>,
+    /// When that was read: see [`scan_tables`](super::scan::scan_tables).
+    pub(super) since: Instant,
+    /// The node now, if it is another.
+    pub(super) fresh: Option<NodeSnapshot>,
+    /// The bridge's ports, as it describes them.
+    pub(super) ports: Vec<(u16, String)>,
+    /// `None`: nothing has changed.
+    pub(super) recheck: Option<Recheck>,
+}
+
+impl PreCommitCheck<'_> {
+    /// Looks at records, OVSDB and the bridge's ports. What says that nothing was written
+    /// is as good as reading it again, and there are many chunks.
+    fn scan(&mut self, client: &mut Client, connection: &mut Connection) -> Result<(), Error> {
+        let current = self.fresh.as_ref().unwrap_or(self.node);
+        let check = client.ask_unchanged()?;
+        let ports = connection.ports();
+        let same = current.is_current(self.request.registry, self.version, client, check)?;
+        let ports = ports?;
+        if same && ports == self.ports {
+            return Ok(());
+        }
+        self.ports = ports;
+        if !same {
+            let fresh = self.request.node_again(client, self.node.now)?;
+            self.version = fresh.version;
+            self.fresh = Some(fresh);
+        }
+        let current = self.fresh.as_ref().unwrap_or(self.node);
+        let mut input = self.input(current);
+        input.check_ports(current, self.bridge.0, &self.ports);
+        self.recheck = Some(Recheck::between(&self.judged.facts, self.learned, &input.facts));
+        Ok(())
+    }
+
+    fn input(&self, node: &NodeSnapshot) -> BridgeInput {
+        BridgeInput::build(node, self.bridge.0, self.targets, self.request.adding.as_ref())
+    }
+
+    /// Of each, whether its verdict still holds.
+    fn holding(&self, chunk: &[PlannedDelete<'_>]) -> Vec<bool> {
+        chunk.iter().map(|planned| self.standing(planned) == Standing::Holds).collect()
+    }
+
+    fn standing(&self, planned: &PlannedDelete<'_>) -> Standing {
+        let Some(recheck) = &self.recheck else { return Standing::Holds };
+        match planned.candidate.entry.flow() {
+            Ok(flow) => recheck.standing(&flow, &planned.verdict),
+            Err(_) => Standing::Unsettled,
+        }
+    }
+
+    /// A token that became live between the last look and the commit may have lost its new
+    /// owner's entry. That must never be silent. Returns how many.
+    fn suspect<'p>(
+        &mut self,
+        client: &mut Client,
+        done: impl Iterator<Item = &'p PlannedDelete<'p>>,
+    ) -> u64 {
+        let current = self.fresh.as_ref().unwrap_or(self.node);
+        let same = client.ask_unchanged().map_err(Error::from).and_then(|check| {
+            current.is_current(self.request.registry, self.version, client, check)
+        });
+        if same.unwrap_or(false) {
+            return 0;
+        }
+        let Ok(after) = self.request.node_again(client, self.node.now) else { return 0 };
+        let input = self.input(&after);
+        self.recheck = Some(Recheck::between(&self.judged.facts, self.learned, &input.facts));
+        let hurt = done.filter(|planned| self.standing(planned) == Standing::NewOwner);
+        let told = hurt.inspect(|planned| {
+            let (name, entry) = (self.bridge.1, &planned.candidate.entry);
+            error!(
+                "bridge {name}: deleted while its token found a new owner, check that pod: {entry}"
+            );
+        });
+        told.count() as u64
+    }
+}
+
+/// How the entries of a plan are deleted, and how it is known that they are gone.
+enum Strategy<'a> {
+    /// The switch tells what others put meanwhile, and what was hit is put back.
+    Guarded(ReplaceGuard<'a>, Vec<Connection>),
+    /// A single chunk: the switch is asked right behind the delete, in one exchange, what is
+    /// still there.
+    Asking { asked: Vec<Filter>, left: HashSet<u64> },
+    /// Over several connections.
+    Parallel(Vec<Connection>),
+}
+
+impl<'a> Strategy<'a> {
+    fn of(
+        check: &PreCommitCheck<'_>,
+        connection: &Connection,
+        planned: &'a [PlannedDelete<'a>],
+    ) -> Self {
+        let candidates = planned.iter().map(|planned| planned.candidate);
+        let guard = ReplaceGuard::over(connection, check.bridge.1, candidates);
+        let only = planned.len() <= CHUNK;
+        let parallel = |count| open_parallel(connection, check.request.deadline, count);
+        match guard {
+            Some(guard) if only => Self::Guarded(guard, Vec::new()),
+            // The connection that puts back what was hit at once deletes nothing itself beside
+            // others.
+            Some(guard) => Self::Guarded(guard, parallel(LANES)),
+            None if only => Self::Asking { asked: Vec::new(), left: HashSet::new() },
+            None => Self::Parallel(parallel(LANES - 1)),
+        }
+    }
+
+    /// Hears what was told up to now: right before a commit.
+    fn listen(&mut self, connection: &mut Connection) -> Result<(), Error> {
+        match self {
+            Self::Guarded(guard, _) => Ok(guard.listen(connection)?),
+            _ => Ok(()),
+        }
+    }
+
+    fn told(&self, candidate: &Candidate) -> DeleteOutcome {
+        match self {
+            Self::Guarded(guard, _) => guard.outcome_of(candidate),
+            _ => DeleteOutcome::Unknown,
+        }
+    }
+
+    /// Whether somebody has put this one since the scan, or may have.
+    fn is_newer(&self, candidate: &Candidate) -> bool {
+        matches!(self, Self::Guarded(guard, _) if guard.is_newer(candidate))
+    }
+
+    /// Deletes these. `meanwhile` is done while others delete.
+    fn delete(
+        &mut self,
+        connection: &mut Connection,
+        (scan, since): (&FlowScan, Instant),
+        going: &[&'a Candidate],
+        meanwhile: impl FnOnce(),
+    ) -> Result<Applied, Error> {
+        let entries = || going.iter().map(|candidate| &candidate.entry).collect::<Vec<&Entry>>();
+        Ok(match self {
+            Self::Guarded(guard, parallel) => {
+                guard.delete(connection, parallel, going, meanwhile)?
+            }
+            Self::Asking { asked, left } => {
+                *asked = again(scan, going.iter().copied());
+                let places: HashMap<u64, &Candidate> =
+                    going.iter().map(|candidate| (candidate.fingerprint(), *candidate)).collect();
+                let since = since.elapsed();
+                connection.delete_strict_and_dump(&entries(), asked, &mut |raw| {
+                    let print = fingerprint(raw.table(), raw.priority(), raw.match_bytes());
+                    let there = places.get(&print);
+                    left.extend(
+                        there.filter(|c| !c.is_older_than(raw.duration(), since)).map(|_| print),
+                    );
+                })?
+            }
+            Self::Parallel(parallel) => {
+                delete_strict_parallel(connection, parallel, &entries(), meanwhile)?
+            }
+        })
+    }
+}
+
+/// A plan that is being carried out.
+struct Execution<'a> {
+    check: PreCommitCheck<'a>,
+    scan: &'a FlowScan,
+    planned: &'a [PlannedDelete<'a>],
+    strategy: Strategy<'a>,
+    transaction: JournalTransaction<'a>,
+    /// How often the evidence is looked at again.
+    patience: u32,
+    done: &'a mut Executed,
+}
+
+/// Deletes in chunks, each after a fresh look at records, OVSDB, the bridge's ports, and what
+/// others have put since. `done` says what was done also if that ends with an error.
+pub(super) fn execute<'a>(
+    check: PreCommitCheck<'a>,
+    (scan, planned): (&'a FlowScan, &'a [PlannedDelete<'a>]),
+    client: &mut Client,
+    connection: &mut Connection,
+    done: &'a mut Executed,
+) -> Result<(), Error> {
+    let strategy = Strategy::of(&check, connection, planned);
+    let (bridge, targets) = (check.bridge.1, check.targets);
+    let transaction = JournalTransaction::open(check.request, bridge, targets, &mut done.notes);
+    let patience = LOOKS_BEHIND;
+    let mut execution = Execution { check, scan, planned, strategy, transaction, patience, done };
+    let mut chunks = planned.chunks(CHUNK).peekable();
+    while let Some(chunk) = chunks.next() {
+        let next = chunks.peek().copied().unwrap_or_default();
+        let outcomes = execution.delete(chunk, next, client, connection)?;
+        execution.done.outcomes.extend(outcomes);
+    }
+    execution.finish(client, connection)
+}
+
+impl<'a> Execution<'a> {
+    fn delete(
+        &mut self,
+        chunk: &'a [PlannedDelete<'a>],
+        next: &[PlannedDelete<'a>],
+        client: &mut Client,
+        connection: &mut Connection,
+    ) -> Result<Vec<EntryOutcome>, Error> {
+        let bridge = self.check.bridge.1;
+        // Who pauses a large clean-up wants it to stop now.
+        if self.check.request.is_paused() {
+            self.done.paused = true;
+            info!("bridge {bridge}: paused, not deleted: {} entries", chunk.len());
+            return Ok(vec![EntryOutcome::Withheld; chunk.len()]);
+        }
+        let mut goes = self.holding(chunk, client, connection)?;
+        self.strategy.listen(connection)?;
+        for (planned, goes) in chunk.iter().zip(&mut goes) {
+            *goes &= !self.strategy.is_newer(planned.candidate);
+            if !*goes {
+                info!("kept for now, its evidence changed: {}", planned.candidate.entry);
+            }
+        }
+        self.transaction.commit(chunk, &goes);
+        let going = chunk.iter().zip(&goes).filter(|(_, goes)| **goes);
+        let going: Vec<&Candidate> = going.map(|(planned, _)| planned.candidate).collect();
+        let (transaction, scanned) = (&mut self.transaction, (self.scan, self.check.since));
+        let deleted =
+            self.strategy.delete(connection, scanned, &going, || transaction.prepare(next));
+        if let (Err(_), Strategy::Guarded(guard, _)) = (&deleted, &self.strategy) {
+            self.done.suspicions += guard.lost();
+        }
+        for (index, name) in &deleted?.refused {
+            if let Some(candidate) = going.get(*index) {
+                warn!("bridge {bridge}: {name}: could not delete {}", candidate.entry);
+            }
+        }
+        let outcome = |(planned, goes): (&'a PlannedDelete<'a>, bool)| {
+            if goes { self.told(planned.candidate) } else { EntryOutcome::PutOff }
+        };
+        Ok(chunk.iter().zip(goes).map(outcome).collect())
+    }
+
+    /// Of each, whether it still goes. OVSDB and the bridge follow each other within milliseconds.
+    /// A look at these two costs less than another one at the entries.
+    fn holding(
+        &mut self,
+        chunk: &[PlannedDelete<'_>],
+        client: &mut Client,
+        connection: &mut Connection,
+    ) -> Result<Vec<bool>, Error> {
+        self.check.scan(client, connection)?;
+        let mut holds = self.check.holding(chunk);
+        while self.patience > 0 && holds.contains(&false) {
+            self.patience -= 1;
+            std::thread::sleep(FOLLOWING);
+            self.check.scan(client, connection)?;
+            holds = self.check.holding(chunk);
+        }
+        Ok(holds)
+    }
+
+    /// What has become of one that was deleted, as far as the switch has told by now. What
+    /// somebody put anew while it was to be deleted does not count as deleted.
+    fn told(&mut self, candidate: &'a Candidate) -> EntryOutcome {
+        let outcome = EntryOutcome::told(self.strategy.told(candidate));
+        match outcome {
+            EntryOutcome::PutOff => {
+                info!("kept for now, it was put anew: {}", candidate.entry);
+                self.transaction.put_back(&candidate.entry);
+            }
+            EntryOutcome::PutBack => self.transaction.put_back(&candidate.entry),
+            EntryOutcome::Lost => {
+                self.done.suspicions += 1;
+                error!(
+                    "bridge {}: put anew while it was being deleted, and not put back, check that \
+                     pod: {}",
+                    self.check.bridge.1, candidate.entry
+                );
+            }
+            _ => {}
+        }
+        outcome
+    }
+
+    /// Looks whether the entries are gone.
+    fn finish(mut self, client: &mut Client, connection: &mut Connection) -> Result<(), Error> {
+        if let Strategy::Guarded(_, parallel) | Strategy::Parallel(parallel) = &mut self.strategy {
+            parallel.clear();
+        }
+        self.done.journal = self.transaction.finish();
+        let outcomes = self.done.outcomes.iter_mut().zip(self.planned);
+        let (mut outcomes, done): (Vec<_>, Vec<_>) =
+            outcomes.filter(|(outcome, _)| outcome.is_done()).unzip();
+        let mut second = SecondLook { connection, scan: self.scan, since: self.check.since };
+        let stayed = match &mut self.strategy {
+            Strategy::Guarded(guard, _) => {
+                let (stayed, suspicions) = second.untold(guard, &done, self.check.bridge.1)?;
+                self.done.suspicions += suspicions;
+                stayed
+            }
+            Strategy::Asking { asked, left } => {
+                let is_left = |d: &&PlannedDelete<'_>| left.contains(&d.candidate.fingerprint());
+                let left = (0..).zip(&done).filter(|(_, d)| is_left(d)).map(|(i, _)| i).collect();
+                second.again(asked, &done, left)?
+            }
+            Strategy::Parallel(_) => {
+                let asked = again(self.scan, done.iter().map(|d| d.candidate));
+                let stayed = unchanged(second.still_there(&asked, &done)?);
+                second.again(&asked, &done, stayed)?
+            }
+        };
+        for (index, (outcome, planned)) in outcomes.iter_mut().zip(&done).enumerate() {
+            if stayed.contains(&index) {
+                **outcome = EntryOutcome::Stayed;
+                let (bridge, entry) = (self.check.bridge.1, &planned.candidate.entry);
+                warn!("bridge {bridge}: still there after its deletion: {entry}");
+            } else if self.strategy.told(planned.candidate) == DeleteOutcome::Again {
+                **outcome = EntryOutcome::Replaced;
+            }
+        }
+        say_deleted(&self.check, &self.done.outcomes, self.planned);
+        self.done.suspicions += self.check.suspect(client, done.into_iter());
+        Ok(())
+    }
+}
+
+/// Says how many entries of each pod were deleted, and why.
+fn say_deleted(
+    check: &PreCommitCheck<'_>,
+    outcomes: &[EntryOutcome],
+    planned: &[PlannedDelete<'_>],
+) {
+    let mut counts: BTreeMap<Option<TargetId>, BTreeMap<&'static str, u64>> = BTreeMap::new();
+    for (_, planned) in outcomes.iter().zip(planned).filter(|(outcome, _)| outcome.is_done()) {
+        let by = counts.entry(planned.target).or_default();
+        *by.entry(planned.verdict.reason.as_str()).or_default() += 1;
+    }
+    let bridge = check.bridge.1;
+    for (target, by) in counts {
+        let count: u64 = by.values().sum();
+        let why: Vec<String> = by.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+        let why = why.join(", ");
+        match target.and_then(|target| target.of(check.targets)) {
+            Some(CleanTarget { attachment, .. }) => info!(
+                "bridge {bridge}: deleted {count} entries of {} (container {}, port {}): {why}",
+                attachment.title(),
+                attachment.key.container,
+                attachment.port.as_deref().unwrap_or("unknown"),
+            ),
+            None => info!("bridge {bridge}: deleted {count} entries of nobody's port: {why}"),
+        }
+    }
+}
+
+/// A look at the places of the deleted entries.
+struct SecondLook<'a> {
+    connection: &'a mut Connection,
+    scan: &'a FlowScan,
+    /// When the node was read.
+    since: Instant,
+}
+
+impl SecondLook<'_> {
+    /// Deletes those that stayed (by index) once more, as entries that match on "untagged". Which
+    /// of them are still there.
+    fn again(
+        &mut self,
+        asked: &[Filter],
+        done: &[&PlannedDelete<'_>],
+        stayed: HashSet<usize>,
+    ) -> Result<HashSet<usize>, Error> {
+        if stayed.is_empty() {
+            return Ok(stayed);
+        }
+        let tried = stayed.iter().filter_map(|index| done.get(*index));
+        let tried: Vec<Entry> = tried.map(|d| d.candidate.entry.clone()).collect();
+        self.connection.delete_vlan_tci(&tried)?;
+        Ok(unchanged(self.still_there(asked, done)?))
+    }
+
+    /// Which of the deleted entries (by index) are still there, and how many suspicions there are.
+    /// The switch has told of those that are gone; the others are looked for.
+    fn untold<'l>(
+        &mut self,
+        guard: &mut ReplaceGuard<'l>,
+        done: &[&PlannedDelete<'l>],
+        bridge: &str,
+    ) -> Result<(HashSet<usize>, u64), Error> {
+        let unknown = |guard: &ReplaceGuard<'_>, index: &usize| {
+            let told = done.get(*index).map(|d| guard.outcome_of(d.candidate));
+            told == Some(DeleteOutcome::Unknown)
+        };
+        if !(0..done.len()).any(|index| unknown(guard, &index)) {
+            return Ok((HashSet::new(), 0));
+        }
+        // What was put in a pause is told at its end.
+        guard.listen(self.connection)?;
+        let untold: Vec<usize> = (0..done.len()).filter(|index| unknown(guard, index)).collect();
+        let candidates = |some: &mut dyn Iterator<Item = &usize>| -> Vec<&'l Candidate> {
+            some.filter_map(|index| done.get(*index)).map(|d| d.candidate).collect()
+        };
+        let asked = again(self.scan, candidates(&mut untold.iter()).into_iter());
+        let there = self.still_there(&asked, done)?;
+        guard.listen(self.connection)?;
+        let mut stayed = HashSet::new();
+        for (index, younger) in &there {
+            let Some(planned) = done.get(*index) else { continue };
+            if unknown(guard, index) && guard.is_still(planned.candidate, *younger) {
+                stayed.insert(*index);
+            }
+        }
+        if !stayed.is_empty() && !guard.was_deaf {
+            guard.delete_vlan_tci(self.connection, &candidates(&mut stayed.iter()))?;
+            let there = unchanged(self.still_there(&asked, done)?);
+            stayed.retain(|index| there.contains(index));
+        }
+        let gone = |index: &&usize| !there.contains_key(index) && unknown(guard, index);
+        let hurt = untold.iter().filter(|_| guard.was_deaf).filter(gone);
+        let hurt = hurt.filter_map(|index| done.get(*index)).inspect(|planned| {
+            error!(
+                "bridge {bridge}: deleted while the switch did not tell who else put it, check \
+                 that pod: {}",
+                planned.candidate.entry
+            );
+        });
+        let suspicions = hurt.count() as u64;
+        Ok((stayed, suspicions))
+    }
+
+    /// In which places of the deleted entries (by index) a fresh look finds one, and whether that
+    /// is younger than the one that was to go. Who puts an entry anew right behind its deletion
+    /// has not kept us from deleting it.
+    fn still_there(
+        &mut self,
+        asked: &[Filter],
+        done: &[&PlannedDelete<'_>],
+    ) -> Result<HashMap<usize, bool>, Error> {
+        let places: HashMap<u64, usize> =
+            done.iter().enumerate().map(|(n, d)| (d.candidate.fingerprint(), n)).collect();
+        let (mut there, began) = (HashMap::new(), self.since.elapsed());
+        self.connection.dump_raw(asked, &mut |raw| {
+            let print = fingerprint(raw.table(), raw.priority(), raw.match_bytes());
+            let Some((index, planned)) = places.get(&print).and_then(|n| Some((*n, done.get(*n)?)))
+            else {
+                return;
+            };
+            there.insert(index, planned.candidate.is_older_than(raw.duration(), began));
+        })?;
+        Ok(there)
+    }
+}
+
+/// The places in which there is the entry that was to go.
+fn unchanged(there: HashMap<usize, bool>) -> HashSet<usize> {
+    there.into_iter().filter(|(_, younger)| !younger).map(|(index, _)| index).collect()
+}
+
+/// So many more connections to the same bridge, to delete over. Nothing is lost if there are
+/// none.
+fn open_parallel(connection: &Connection, deadline: Deadline, count: usize) -> Vec<Connection> {
+    let begun: Vec<_> =
+        (0..count).map_while(|_| Connection::begin(connection.path(), deadline).ok()).collect();
+    let open = begun.into_iter().filter_map(|opening| opening.finish().ok());
+    open.filter(|lane| lane.version() == connection.version()).collect()
+}

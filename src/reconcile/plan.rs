@@ -1,0 +1,257 @@
+//! What is to be done on one bridge. A pure function of what was read: no I/O, no clock, no log.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::connections::owned_by;
+use super::outcome::{TargetEntries, TargetId};
+use super::report::FlowReport;
+use super::scan::{Candidate, FlowScan};
+use super::{BridgeInput, CleanTarget, WAIT_FOR_CONTROLLER};
+use crate::judge::input::LiveRegister;
+use crate::judge::{Judge, Learned, NotProven, Reason, RegisterToken, Token, Verdict};
+
+/// What may be done.
+#[derive(Debug, Default)]
+pub(super) struct Orders {
+    /// Nothing is changed anywhere.
+    pub(super) dry_run: bool,
+    /// An operator wants nothing deleted.
+    pub(super) paused: bool,
+    /// Per network of the input: its entries are only looked at.
+    pub(super) observe: Vec<bool>,
+    /// Every entry is wanted with its reason.
+    pub(super) details: bool,
+}
+
+/// What a plan is made from.
+#[derive(Debug)]
+pub(super) struct PlanInput<'a> {
+    /// The bridge's name.
+    pub(super) bridge: &'a str,
+    /// All targets of the clean-up.
+    pub(super) targets: &'a [CleanTarget],
+    /// Who is dead and who lives.
+    pub(super) input: &'a BridgeInput,
+    /// The bridge's entries, and what they taught.
+    pub(super) scan: &'a FlowScan,
+    /// Per network of the input: it shares register values, and that is no mistake.
+    pub(super) shared: &'a [bool],
+    pub(super) orders: Orders,
+}
+
+/// An entry that is to go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PlannedDelete<'s> {
+    pub(super) candidate: &'s Candidate,
+    pub(super) verdict: Verdict,
+    /// Because of whom; `None`: it names a port that is nobody's.
+    pub(super) target: Option<TargetId>,
+}
+
+/// Why a stale entry stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Withholding {
+    Paused,
+    Observe,
+    DryRun,
+}
+
+impl Withholding {
+    /// Whether an operator has to end it before the entry goes.
+    pub(super) fn is_an_operators(self) -> bool {
+        self != Self::DryRun
+    }
+}
+
+/// What is to be done on a bridge.
+#[derive(Debug, Default)]
+pub(super) struct Plan<'s> {
+    /// Stale entries.
+    pub(super) delete: Vec<PlannedDelete<'s>>,
+    /// Stale entries that stay by order.
+    pub(super) withhold: Vec<(PlannedDelete<'s>, Withholding)>,
+    /// Entries that mention a dead pod and stay, by reason.
+    pub(super) kept: BTreeMap<&'static str, u64>,
+    /// Entries that name a port which is nobody's.
+    pub(super) dangling: u64,
+    /// What there is of each target, and whether it waits.
+    pub(super) targets: BTreeMap<TargetId, TargetEntries>,
+    /// IPs that kept entries show to have another owner.
+    pub(super) owned: BTreeSet<IpAddr>,
+    /// Each stale or kept entry with its reason, if that is wanted.
+    pub(super) details: Vec<FlowReport>,
+}
+
+/// Judges every candidate.
+pub(super) fn plan<'s>(of: &PlanInput<'s>) -> Plan<'s> {
+    let judge = Judge::new(&of.input.facts, &of.scan.learned);
+    let mut plan = Plan::default();
+    for candidate in &of.scan.candidates {
+        let Some(verdict) = candidate.verdict(&judge) else { continue };
+        let dangling = matches!(verdict.reason, Reason::Dangling { .. });
+        plan.dangling += u64::from(dangling);
+        if !verdict.stale && verdict.dead.is_none() && !dangling {
+            continue;
+        }
+        let target = target_of(of.input, verdict.dead);
+        if of.orders.details {
+            let pod = title(of.targets, target);
+            plan.details.push(FlowReport::new(of.bridge, &candidate.entry, &verdict, pod));
+        }
+        if verdict.stale {
+            plan.delete_or_withhold(of, PlannedDelete { candidate, verdict, target });
+        } else {
+            plan.keep(of, &judge, candidate, verdict);
+        }
+    }
+    plan
+}
+
+impl<'s> Plan<'s> {
+    fn delete_or_withhold(&mut self, of: &PlanInput<'_>, planned: PlannedDelete<'s>) {
+        let withholding = of.withholding(&planned.verdict);
+        if let Some(target) = planned.target {
+            self.target(target).stale += 1;
+        }
+        match withholding {
+            Some(why) => self.withhold.push((planned, why)),
+            None => self.delete.push(planned),
+        }
+    }
+
+    fn keep(
+        &mut self,
+        of: &PlanInput<'_>,
+        judge: &Judge<'_>,
+        candidate: &Candidate,
+        verdict: Verdict,
+    ) {
+        let PlanInput { input, scan, .. } = of;
+        let reason = verdict.reason.as_str();
+        *self.kept.entry(reason).or_default() += 1;
+        let may_be_older = candidate.may_be_older(judge, &verdict);
+        if let Some(target) = target_of(input, verdict.dead) {
+            let entries = self.target(target);
+            *entries.kept.entry(reason).or_default() += 1;
+            // The next answer may come sooner.
+            entries.unsettled |=
+                may_be_older || matches!(verdict.reason, Reason::PortUnsettled { .. });
+        }
+        let died_lately = |dead: &usize| {
+            input.facts.dead.get(*dead).is_some_and(|dead| dead.died < WAIT_FOR_CONTROLLER)
+        };
+        let mut waits: Vec<usize> =
+            verdict.dead.filter(|_| may_be_older).filter(died_lately).into_iter().collect();
+        let mut kept = candidate.kept_for(judge);
+        kept.retain(|other| other.dead != verdict.dead);
+        kept.push(verdict);
+        for verdict in &kept {
+            self.owned.extend(owned_by(&verdict.reason));
+            waits.extend(wait_together(input, &scan.learned, of.shared, verdict));
+        }
+        for target in waits.into_iter().filter_map(|dead| target_of(input, Some(dead))) {
+            self.target(target).waiting = true;
+        }
+    }
+
+    fn target(&mut self, target: TargetId) -> &mut TargetEntries {
+        self.targets.entry(target).or_default()
+    }
+}
+
+impl PlanInput<'_> {
+    /// Why a stale entry is not deleted now. One that names nobody's port may be of any network on
+    /// the bridge.
+    fn withholding(&self, verdict: &Verdict) -> Option<Withholding> {
+        let Orders { dry_run, paused, observe, .. } = &self.orders;
+        let dead = verdict.dead.and_then(|dead| self.input.facts.dead.get(dead));
+        let observes = match dead {
+            Some(dead) => observe.get(dead.network) == Some(&true),
+            None => observe.contains(&true),
+        };
+        let (paused, observes) = (paused.then_some(Withholding::Paused), observes);
+        let observes = observes.then_some(Withholding::Observe);
+        paused.or(observes).or_else(|| dry_run.then_some(Withholding::DryRun))
+    }
+}
+
+fn target_of(input: &BridgeInput, dead: Option<usize>) -> Option<TargetId> {
+    dead.and_then(|dead| input.dead_of.get(dead)).copied().map(TargetId)
+}
+
+/// The pod that a target is, or was.
+pub(super) fn title(targets: &[CleanTarget], target: Option<TargetId>) -> Option<String> {
+    target.and_then(|target| target.of(targets)).map(|target| target.attachment.title())
+}
+
+/// Reasons that time may change: the tombstone waits for them.
+fn may_change(
+    reason: Reason,
+    dead: usize,
+    input: &BridgeInput,
+    learned: &Learned,
+    shared: bool,
+) -> bool {
+    match reason {
+        // Until somebody elsewhere gives it back.
+        Reason::MayLiveElsewhere { .. } | Reason::MayReachElsewhere { .. } => {
+            input.may_be_freed.get(dead) == Some(&true)
+        }
+        // The other one may go, or have been a slip of the dump.
+        Reason::Ambiguous
+        | Reason::PolicyWaits { .. }
+        | Reason::MayBeArriving { .. }
+        | Reason::PortUnsettled { .. } => true,
+        // A look at everything shows which VLANs there are.
+        Reason::OtherVlan { .. } => !learned.is_complete(),
+        // A look at everything shows which registers are output to.
+        Reason::LoadsLivePort { .. } => !learned.is_complete(),
+        Reason::RegisterNotProven { why: NotProven::Shared, .. } => !shared,
+        // Whoever was given the value since answers for what it condemns, to the end of
+        // their own life.
+        Reason::RegisterNotProven { why: NotProven::LiveHasIt(l), register } => {
+            let (Token::Register(RegisterToken { value, .. }), Some(live)) =
+                (register, input.facts.live.get(l))
+            else {
+                return true;
+            };
+            // Without a network it is a stranger, or a dead one that is not judged now.
+            let shown = learned.live_registers.get(l).copied().flatten();
+            let has = live.register == LiveRegister::Is(value) || shown == Some(value);
+            live.network.is_none() || !has
+        }
+        Reason::RegisterNotProven { .. } => true,
+        _ => false,
+    }
+}
+
+/// The dead (by index) that wait because of a kept entry. Those that had one register value
+/// wait together: the last one left would look like its only owner. `shared`: per network, it
+/// is known for good that its register values are shared.
+#[must_use]
+pub fn wait_together(
+    input: &BridgeInput,
+    learned: &Learned,
+    shared: &[bool],
+    verdict: &Verdict,
+) -> Vec<usize> {
+    let network = verdict.dead.and_then(|dead| input.facts.dead.get(dead)).map(|d| d.network);
+    let for_good = network.and_then(|n| shared.get(n)).copied() == Some(true);
+    let changes = |dead: &usize| may_change(verdict.reason, *dead, input, learned, for_good);
+    let Some(named) = verdict.dead.filter(changes) else {
+        return Vec::new();
+    };
+    let value = |dead: usize| {
+        let register = learned.dead_registers.get(dead).copied().flatten()?;
+        Some((input.facts.dead.get(dead)?.network, register))
+    };
+    let by_register = matches!(verdict.reason, Reason::RegisterNotProven { .. });
+    let same = |dead: &usize| *dead == named || by_register && value(*dead) == value(named);
+    let group: Vec<usize> = (0..input.facts.dead.len()).filter(same).collect();
+    let mut died = group.iter().filter_map(|dead| input.facts.dead.get(*dead));
+    if died.any(|dead| dead.died < WAIT_FOR_CONTROLLER) { group } else { Vec::new() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,297 @@
+//! Decisions on hand-made bridges: no switch, no database.
+
+use std::time::Duration;
+
+use super::*;
+use crate::judge::input::{Dead, JudgeInput, Live, Network, Ports};
+use crate::judge::{BasisFacts, Survey};
+use crate::model::attachment::{Attachment, Key};
+use crate::model::flow::Address;
+use crate::model::register::{RegisterRule, RegisterSource};
+use crate::model::row::RowId;
+use crate::openflow::testing::hex;
+use crate::openflow::{Entry, Version};
+use crate::reconcile::Cause;
+use crate::util::clock::Stamp;
+
+const HOUR: u32 = 3600;
+const A: u16 = 12;
+const C: u16 = 14;
+
+/// An entry of this age that matches on `oxm` and sends to a port.
+fn entry(seconds: u32, oxm: &str, output: u16) -> Entry {
+    let oxm = hex(oxm);
+    let length = u16::try_from(oxm.len() + 4).unwrap();
+    let mut bytes = hex("00000a00 00000000 00000000 0064003c 00000000 00000000");
+    bytes.extend(hex("00000000 0000002a 00000000 00000000 00000000 00000000 0001"));
+    bytes.extend(length.to_be_bytes());
+    bytes.extend(oxm);
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    bytes.extend(hex("0004001800000000 00000010 0000"));
+    bytes.extend(output.to_be_bytes());
+    bytes.resize(bytes.len() + 8, 0);
+    let length = u16::try_from(bytes.len()).unwrap();
+    bytes[..2].copy_from_slice(&length.to_be_bytes());
+    bytes[4..8].copy_from_slice(&seconds.to_be_bytes());
+    Entry::new(Version::V13, bytes).unwrap()
+}
+
+/// An old entry for packets from a port.
+fn from(port: u16) -> Entry {
+    entry(2 * HOUR, &format!("80000004 0000{port:04x}"), 1)
+}
+
+/// An old entry for packets to 10.0.0.`host`, which has the port of this number.
+fn to(host: u8) -> Entry {
+    entry(2 * HOUR, &format!("80000a02 0800 80001804 0a0000{host:02x}"), host.into())
+}
+
+/// An old entry that matches on a register value.
+fn of_value(value: u32) -> Entry {
+    entry(2 * HOUR, &format!("00010004 {value:08x}"), 1)
+}
+
+fn dead(port: u16) -> Dead {
+    let minute = Duration::from_secs(60);
+    Dead {
+        network: 0,
+        ofport: Some(port),
+        previous_ofports: Vec::new(),
+        number_since: None,
+        interface: Some(RowId(u128::from(port) + 1000)),
+        addresses: vec![Address::Ip([10, 0, 0, u8::try_from(port).unwrap()].into())],
+        vlans: Vec::new(),
+        vlans_before: Vec::new(),
+        register: None,
+        born: None,
+        oldest: None,
+        died: minute,
+        seen_alive: minute,
+        lingered: true,
+        recorded: true,
+        holds_addresses: false,
+        ip_evidence: true,
+        mac_evidence: true,
+        roams: false,
+        member: None,
+    }
+}
+
+/// Who lives on port 13.
+fn live() -> Live {
+    Live {
+        network: Some(0),
+        ofport: Some(13),
+        previous_ofports: Vec::new(),
+        number_since: None,
+        addresses: vec![Address::Ip([10, 0, 0, 13].into())],
+        vlans: Vec::new(),
+        addresses_known: true,
+        is_pod: true,
+        register: LiveRegister::Absent,
+        age: Some(Duration::from_secs(86_400)),
+        adding: false,
+        member: None,
+    }
+}
+
+/// A bridge, its entries, and what may be done.
+struct Case {
+    input: BridgeInput,
+    targets: Vec<CleanTarget>,
+    scan: FlowScan,
+    orders: Orders,
+}
+
+/// The dead had these ports, and nobody else has them now.
+fn case(dead_ports: &[u16], source: RegisterSource) -> Case {
+    let network = Network {
+        tables: None,
+        cookie: 0,
+        cookie_mask: 0,
+        match_port: true,
+        match_ip: true,
+        match_mac: true,
+        register: RegisterRule { index: 0, mask: u32::MAX, source },
+        basis: BasisFacts::default(),
+        reap_dangling: false,
+    };
+    let by_number = [1, 13, 65534].map(|port: u16| (port, RowId(port.into()))).into();
+    let facts = JudgeInput {
+        networks: vec![network],
+        dead: dead_ports.iter().map(|port| dead(*port)).collect(),
+        live: vec![live()],
+        ports: Ports { by_number, ..Ports::default() },
+        switch_up: None,
+        ovn: false,
+    };
+    let count = dead_ports.len();
+    let target = |index: usize| {
+        let key = Key {
+            network: "net".parse().unwrap(),
+            container: format!("c{index}").parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        };
+        let now = Stamp { boot_ms: 1, wall_ms: 1 };
+        let attachment = Attachment::new(key, 1, "boot".to_owned(), now);
+        CleanTarget { attachment, cause: Cause::Del }
+    };
+    let input = BridgeInput {
+        facts,
+        dead_of: (0..count).collect(),
+        may_be_freed: vec![false; count],
+        live_of: vec![None],
+        networks: vec!["net".parse().unwrap()],
+    };
+    let orders = Orders { observe: vec![false], ..Orders::default() };
+    let targets = (0..count).map(target).collect();
+    Case { scan: scan(&input.facts, Vec::new()), input, targets, orders }
+}
+
+fn scan(facts: &JudgeInput, entries: Vec<Entry>) -> FlowScan {
+    let mut survey = Survey::new(facts);
+    let flows = entries.len() as u64;
+    let wanted = entries.into_iter().filter(|entry| survey.see(&entry.flow().unwrap()));
+    let candidates = wanted.map(|entry| Candidate::seen(entry, 0)).collect();
+    FlowScan { candidates, learned: survey.finish(), flows, asked: Vec::new(), full: true }
+}
+
+impl Case {
+    fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    fn seeing(self, entries: Vec<Entry>) -> Self {
+        let scan = scan(&self.input.facts, entries);
+        Self { scan, ..self }
+    }
+
+    fn plan(&self) -> Plan<'_> {
+        let Self { input, targets, scan, orders, .. } = self;
+        let Orders { dry_run, paused, details, ref observe } = *orders;
+        let orders = Orders { dry_run, paused, details, observe: observe.clone() };
+        plan(&PlanInput { bridge: "br0", targets, input, scan, shared: &[false], orders })
+    }
+}
+
+fn one_dead() -> Case {
+    case(&[A], RegisterSource::None)
+}
+
+/// Stale, waiting, unsettled.
+fn state(plan: &Plan<'_>, target: usize) -> (u64, bool, bool) {
+    let none = TargetEntries::default();
+    let of = plan.targets.get(&TargetId(target)).unwrap_or(&none);
+    (of.stale, of.waiting, of.unsettled)
+}
+
+fn deleted<'s>(plan: &Plan<'s>) -> Vec<&'s Entry> {
+    plan.delete.iter().map(|planned| &planned.candidate.entry).collect()
+}
+
+#[test]
+fn what_is_the_deads_goes_and_what_is_a_live_pods_stays() {
+    let case = one_dead().seeing(vec![from(A), from(13), to(12), to(13)]);
+    let plan = case.plan();
+    assert_eq!(deleted(&plan), [&from(A), &to(12)]);
+    assert!(plan.delete.iter().all(|planned| planned.target == Some(TargetId(0))));
+    assert_eq!(state(&plan, 0), (2, false, false));
+    assert!(plan.withhold.is_empty() && plan.kept.is_empty() && plan.details.is_empty());
+}
+
+#[test]
+fn what_was_made_after_the_death_stays_and_its_address_has_an_owner() {
+    let case = one_dead().seeing(vec![entry(5, "80000a02 0800 80001804 0a00000c", 1)]);
+    let plan = case.plan();
+    assert_eq!(deleted(&plan).len(), 0);
+    assert_eq!(plan.kept, BTreeMap::from([("created-after-death", 1)]));
+    assert_eq!(plan.targets[&TargetId(0)].kept, plan.kept);
+    assert_eq!(state(&plan, 0), (0, false, false));
+    assert_eq!(plan.owned, BTreeSet::from(["10.0.0.12".parse().unwrap()]));
+}
+
+#[test]
+fn an_entry_that_looks_like_another_waits_for_an_hour() {
+    let ambiguous = |case: &mut Case| case.scan.candidates[0].ambiguous = true;
+    let case = one_dead().seeing(vec![from(A)]).with(ambiguous);
+    let plan = case.plan();
+    assert_eq!((deleted(&plan).len(), state(&plan, 0)), (0, (0, true, false)));
+    let long_dead = |case: &mut Case| case.input.facts.dead[0].died = WAIT_FOR_CONTROLLER;
+    let case = one_dead().with(long_dead).seeing(vec![from(A)]).with(ambiguous);
+    assert_eq!(state(&case.plan(), 0), (0, false, false));
+}
+
+#[test]
+fn a_port_without_a_number_leaves_the_numbers_of_the_dead_unsettled() {
+    let unassigned = |case: &mut Case| case.input.facts.ports.unassigned = true;
+    let case = one_dead().with(unassigned).seeing(vec![from(A)]);
+    let plan = case.plan();
+    assert_eq!((deleted(&plan).len(), state(&plan, 0)), (0, (0, true, true)));
+}
+
+#[test]
+fn observe_mode_a_pause_and_a_dry_run_withhold_what_is_stale() {
+    type Change = fn(&mut Orders);
+    let table: [(Change, Withholding, bool); 4] = [
+        (|orders| orders.observe = vec![true], Withholding::Observe, true),
+        (|orders| orders.paused = true, Withholding::Paused, true),
+        (|orders| orders.dry_run = true, Withholding::DryRun, false),
+        // A dry run says what an operator withholds.
+        (
+            |orders| (orders.dry_run, orders.observe) = (true, vec![true]),
+            Withholding::Observe,
+            true,
+        ),
+    ];
+    for (change, why, waits) in table {
+        let case = one_dead().seeing(vec![from(A)]).with(|case| change(&mut case.orders));
+        let plan = case.plan();
+        assert!(plan.delete.is_empty(), "{why:?}");
+        let found: Vec<_> = plan.withhold.iter().map(|(_, why)| *why).collect();
+        assert_eq!(found, [why]);
+        assert_eq!(state(&plan, 0), (1, false, false), "{why:?}");
+        let mut on = crate::reconcile::BridgeOutcome::new("br0");
+        on.planned(&plan);
+        assert_eq!((on.counts.stale, on.counts.observed), (1, u64::from(waits)), "{why:?}");
+        assert_eq!(on.targets[&TargetId(0)].waiting, waits, "{why:?}");
+    }
+}
+
+#[test]
+fn a_port_that_is_nobodys_is_dangling_and_goes_where_that_is_wanted() {
+    let case = one_dead().seeing(vec![from(99)]);
+    let plan = case.plan();
+    assert_eq!((plan.dangling, deleted(&plan).len()), (1, 0));
+    assert_eq!(plan.kept.values().sum::<u64>(), 1);
+    let reaps = |case: &mut Case| case.input.facts.networks[0].reap_dangling = true;
+    let case = one_dead().with(reaps).seeing(vec![from(99)]);
+    let plan = case.plan();
+    assert_eq!((plan.dangling, deleted(&plan)), (1, vec![&from(99)]));
+    assert_eq!(plan.delete[0].target, None);
+    // It may be of any network on the bridge: one that observes keeps it.
+    let case = case.with(|case| case.orders.observe = vec![true]);
+    assert_eq!(case.plan().withhold.len(), 1);
+}
+
+#[test]
+fn two_of_the_dead_that_had_one_value_wait_together() {
+    let source = RegisterSource::Learn { distinct_seen: true, shared_seen: false };
+    let one_value = |case: &mut Case| {
+        case.input.facts.dead.iter_mut().for_each(|dead| dead.register = Some(7));
+    };
+    let case = case(&[A, C], source).with(one_value).seeing(vec![of_value(7)]);
+    let plan = case.plan();
+    assert_eq!(deleted(&plan).len(), 0);
+    assert_eq!((state(&plan, 0), state(&plan, 1)), ((0, true, false), (0, true, false)));
+}
+
+#[test]
+fn details_name_each_stale_and_kept_entry_with_its_pod() {
+    let entries = vec![from(A), from(13), from(99)];
+    let case = one_dead().seeing(entries).with(|case| case.orders.details = true);
+    let plan = case.plan();
+    let found: Vec<_> = plan.details.iter().map(|flow| (flow.stale, flow.pod.as_deref())).collect();
+    assert_eq!(found, [(true, Some("net/c0:eth0")), (false, None)]);
+    assert!(plan.details.iter().all(|flow| flow.bridge == "br0"));
+}
