@@ -9,39 +9,45 @@
 //! tells of most that no other looked like them. The few of the others that are to go are looked
 //! for once more, and counted.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 
-use super::scan::{Candidate, FEW_FILTERS, FlowScan, fingerprint};
+use super::scan::{Candidate, FEW_FILTERS, FlowScan};
 use crate::judge::Judge;
 use crate::judge::input::JudgeInput;
-use crate::openflow::{Connection, Error, Filter};
+use crate::openflow::{Connection, Error, Filter, FlowKey};
 
 /// 1 MiB. Of a million entries it mistakes one in thirty for another one.
 const WORDS: usize = 1 << 17;
 
-/// Fingerprints that were seen, or may have been. Of each, four bits of one word are set.
+/// Keys that were seen, or may have been. Of each, four bits of one word are set. Whoever makes
+/// entries cannot foresee which: the hash has a random key.
 #[derive(Debug)]
-pub(super) struct BloomFilter(Vec<u64>);
+pub(super) struct BloomFilter {
+    words: Vec<u64>,
+    hash: RandomState,
+}
 
 impl BloomFilter {
     pub(super) fn nothing() -> Self {
-        Self(vec![0; WORDS])
+        Self { words: vec![0; WORDS], hash: RandomState::new() }
     }
 
-    pub(super) fn add(&mut self, print: u64) {
-        let (index, bits) = Self::place(print);
-        if let Some(word) = self.0.get_mut(index) {
+    pub(super) fn add(&mut self, key: &FlowKey<'_>) {
+        let (index, bits) = self.place(key);
+        if let Some(word) = self.words.get_mut(index) {
             *word |= bits;
         }
     }
 
     /// `false` is certain.
-    pub(super) fn may_have(&self, print: u64) -> bool {
-        let (index, bits) = Self::place(print);
-        self.0.get(index).is_some_and(|word| word & bits == bits)
+    pub(super) fn may_have(&self, key: &FlowKey<'_>) -> bool {
+        let (index, bits) = self.place(key);
+        self.words.get(index).is_some_and(|word| word & bits == bits)
     }
 
-    fn place(print: u64) -> (usize, u64) {
+    fn place(&self, key: &FlowKey<'_>) -> (usize, u64) {
+        let print = self.hash.hash_one(key);
         let bits = (0..4).fold(0, |bits, n| bits | 1 << (print >> (6 * n) & 63));
         (usize::try_from(print >> 24).unwrap_or_default() % WORDS, bits)
     }
@@ -57,33 +63,43 @@ pub(super) fn settle(
     let is_meant = |candidate: &Candidate| {
         candidate.may_be_ambiguous && candidate.verdict(&judge).is_some_and(|verdict| verdict.stale)
     };
-    let suspects = scan.candidates.iter_mut().filter(|candidate| is_meant(candidate));
-    let mut suspects: HashMap<u64, &mut Candidate> =
-        suspects.map(|candidate| (candidate.fingerprint(), candidate)).collect();
+    let suspects: HashMap<FlowKey<'_>, &Candidate> =
+        scan.candidates.iter().filter(|c| is_meant(c)).map(|c| (c.entry.key(), c)).collect();
     let tables: BTreeSet<u8> = suspects.values().map(|c| c.entry.table()).collect();
     let tables: Vec<Filter> = tables.into_iter().map(Filter::table).collect();
+    let mut ambiguous = HashSet::new();
     if suspects.len() > FEW_FILTERS {
-        return count(connection, &tables, &mut suspects);
+        count(connection, &tables, &suspects, &mut ambiguous)?;
+    } else {
+        let like: Vec<Filter> = suspects.values().map(|c| Filter::like(&c.entry)).collect();
+        match count(connection, &like, &suspects, &mut ambiguous) {
+            Err(refused) if refused.is_refusal() => {
+                count(connection, &tables, &suspects, &mut ambiguous)?;
+            }
+            counted => counted?,
+        }
     }
-    let like: Vec<Filter> = suspects.values().map(|c| Filter::like(&c.entry)).collect();
-    match count(connection, &like, &mut suspects) {
-        Err(refused) if refused.is_refusal() => count(connection, &tables, &mut suspects),
-        counted => counted,
+    let ambiguous: HashSet<_> = ambiguous.into_iter().map(FlowKey::into_owned).collect();
+    for candidate in &mut scan.candidates {
+        candidate.ambiguous |= !ambiguous.is_empty() && ambiguous.contains(&candidate.entry.key());
     }
+    Ok(())
 }
 
 /// Two that answer one filter are two; and another one may be there by now in its place.
-fn count(
+fn count<'s>(
     connection: &mut Connection,
     filters: &[Filter],
-    suspects: &mut HashMap<u64, &mut Candidate>,
+    suspects: &HashMap<FlowKey<'s>, &'s Candidate>,
+    ambiguous: &mut HashSet<FlowKey<'s>>,
 ) -> Result<(), Error> {
-    let mut found_by: HashMap<u64, usize> = HashMap::new();
+    let mut found_by: HashMap<FlowKey<'s>, usize> = HashMap::new();
     connection.dump_many(filters, &mut |dump, raw, _| {
-        let print = fingerprint(raw.table(), raw.priority(), raw.match_bytes());
-        let Some(candidate) = suspects.get_mut(&print) else { return };
-        let again = found_by.insert(print, dump) == Some(dump);
-        candidate.ambiguous |= again || raw.content() != candidate.entry.content();
+        let Some(candidate) = suspects.get(&raw.key()) else { return };
+        let again = found_by.insert(candidate.entry.key(), dump) == Some(dump);
+        if again || raw.content() != candidate.entry.content() {
+            ambiguous.insert(candidate.entry.key());
+        }
     })
 }
 
@@ -93,11 +109,14 @@ mod tests {
 
     #[test]
     fn what_was_seen_is_known_and_of_a_million_others_few_seem_to_be() {
-        let print = |n: u32| fingerprint(n.to_be_bytes()[3], 5, &n.to_be_bytes());
+        let key = |n: u32| {
+            let matches = n.to_be_bytes().to_vec().into();
+            FlowKey { table: n.to_be_bytes()[3], priority: 5, matches }
+        };
         let mut seen = BloomFilter::nothing();
-        (0..1_000_000).for_each(|n| seen.add(print(n)));
-        assert!((0..1_000_000).all(|n| seen.may_have(print(n))));
-        let mistaken = (1_000_000..1_100_000).filter(|n| seen.may_have(print(*n))).count();
+        (0..1_000_000).for_each(|n| seen.add(&key(n)));
+        assert!((0..1_000_000).all(|n| seen.may_have(&key(n))));
+        let mistaken = (1_000_000..1_100_000).filter(|n| seen.may_have(&key(*n))).count();
         assert!((1..4_000).contains(&mistaken), "{mistaken} of 100,000");
     }
 }

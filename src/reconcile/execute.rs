@@ -9,12 +9,12 @@ use log::{error, info, warn};
 use super::guard::{DeleteOutcome, ReplaceGuard};
 use super::outcome::TargetId;
 use super::plan::PlannedDelete;
-use super::scan::{Candidate, FlowScan, again, fingerprint};
+use super::scan::{Candidate, FlowScan, again};
 use super::snapshot::Error;
 use super::transaction::JournalTransaction;
 use super::{BridgeInput, CleanRequest, CleanTarget, NodeSnapshot};
 use crate::judge::{Learned, Recheck, Standing};
-use crate::openflow::{Applied, Connection, Entry, Filter, delete_strict_parallel};
+use crate::openflow::{Applied, Connection, Entry, Filter, FlowKey, delete_strict_parallel};
 use crate::ovsdb::Client;
 use crate::store::Version;
 use crate::util::clock::Deadline;
@@ -179,7 +179,7 @@ enum Strategy<'a> {
     Guarded(ReplaceGuard<'a>, Vec<Connection>),
     /// A single chunk: the switch is asked right behind the delete, in one exchange, what is
     /// still there.
-    Asking { asked: Vec<Filter>, left: HashSet<u64> },
+    Asking { asked: Vec<Filter>, left: HashSet<FlowKey<'a>> },
     /// Over several connections.
     Parallel(Vec<Connection>),
 }
@@ -239,15 +239,13 @@ impl<'a> Strategy<'a> {
             }
             Self::Asking { asked, left } => {
                 *asked = again(scan, going.iter().copied());
-                let places: HashMap<u64, &Candidate> =
-                    going.iter().map(|candidate| (candidate.fingerprint(), *candidate)).collect();
+                let places: HashMap<FlowKey<'a>, &'a Candidate> =
+                    going.iter().map(|candidate| (candidate.entry.key(), *candidate)).collect();
                 let since = since.elapsed();
                 connection.delete_strict_and_dump(&entries(), asked, &mut |raw| {
-                    let print = fingerprint(raw.table(), raw.priority(), raw.match_bytes());
-                    let there = places.get(&print);
-                    left.extend(
-                        there.filter(|c| !c.is_older_than(raw.duration(), since)).map(|_| print),
-                    );
+                    let there = places.get(&raw.key());
+                    let there = there.filter(|c| !c.is_older_than(raw.duration(), since));
+                    left.extend(there.map(|candidate| candidate.entry.key()));
                 })?
             }
             Self::Parallel(parallel) => {
@@ -394,7 +392,7 @@ impl<'a> Execution<'a> {
                 stayed
             }
             Strategy::Asking { asked, left } => {
-                let is_left = |d: &&PlannedDelete<'_>| left.contains(&d.candidate.fingerprint());
+                let is_left = |d: &&PlannedDelete<'_>| left.contains(&d.candidate.entry.key());
                 let left = (0..).zip(&done).filter(|(_, d)| is_left(d)).map(|(i, _)| i).collect();
                 second.again(asked, &done, left)?
             }
@@ -530,13 +528,12 @@ impl SecondLook<'_> {
         asked: &[Filter],
         done: &[&PlannedDelete<'_>],
     ) -> Result<HashMap<usize, bool>, Error> {
-        let places: HashMap<u64, usize> =
-            done.iter().enumerate().map(|(n, d)| (d.candidate.fingerprint(), n)).collect();
+        let places: HashMap<FlowKey<'_>, usize> =
+            done.iter().enumerate().map(|(n, d)| (d.candidate.entry.key(), n)).collect();
         let (mut there, began) = (HashMap::new(), self.since.elapsed());
         self.connection.dump_raw(asked, &mut |raw| {
-            let print = fingerprint(raw.table(), raw.priority(), raw.match_bytes());
-            let Some((index, planned)) = places.get(&print).and_then(|n| Some((*n, done.get(*n)?)))
-            else {
+            let place = places.get(&raw.key());
+            let Some((index, planned)) = place.and_then(|n| Some((*n, done.get(*n)?))) else {
                 return;
             };
             there.insert(index, planned.candidate.is_older_than(raw.duration(), began));

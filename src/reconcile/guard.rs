@@ -21,8 +21,10 @@ use std::time::Duration;
 
 use log::{debug, error, info};
 
-use super::scan::{Candidate, fingerprint};
-use crate::openflow::{Applied, Connection, Entry, Error, Update, What, delete_strict_parallel};
+use super::scan::Candidate;
+use crate::openflow::{
+    Applied, Connection, Entry, Error, FlowKey, Update, What, delete_strict_parallel,
+};
 use crate::util::clock::Deadline;
 
 /// Deletes that are under way on the connection that puts back what they hit: a bundle.
@@ -90,8 +92,11 @@ struct TrackedEntry<'l> {
 #[derive(Debug)]
 pub(super) struct ReplaceGuard<'l> {
     bridge: String,
-    entries: HashMap<u64, TrackedEntry<'l>>,
-    hit: Vec<u64>,
+    entries: Vec<TrackedEntry<'l>>,
+    /// Where in `entries` each is.
+    places: HashMap<FlowKey<'l>, usize>,
+    /// Places of those that were hit.
+    hit: Vec<usize>,
     /// What was put is not known: nothing is deleted.
     deaf: bool,
     /// Was so while deletes were under way.
@@ -119,10 +124,11 @@ impl<'l> ReplaceGuard<'l> {
             held: false,
             tries: 0,
         };
-        let entries =
-            planned.map(|candidate| (candidate.fingerprint(), tracked(candidate))).collect();
-        let (bridge, hit) = (bridge.to_owned(), Vec::new());
-        Some(Self { bridge, entries, hit, deaf: false, was_deaf: false })
+        let entries: Vec<_> = planned.map(tracked).collect();
+        let keys = entries.iter().map(|tracked| tracked.candidate.entry.key());
+        let (places, hit) = (keys.zip(0..).collect(), Vec::new());
+        let bridge = bridge.to_owned();
+        Some(Self { bridge, entries, places, hit, deaf: false, was_deaf: false })
     }
 
     /// Hears what was told up to now: right before a commit.
@@ -145,7 +151,8 @@ impl<'l> ReplaceGuard<'l> {
     }
 
     pub(super) fn outcome_of(&self, candidate: &Candidate) -> DeleteOutcome {
-        let Some(tracked) = self.entries.get(&candidate.fingerprint()) else {
+        let place = self.places.get(&candidate.entry.key());
+        let Some(tracked) = place.and_then(|place| self.entries.get(*place)) else {
             return DeleteOutcome::Unknown;
         };
         match tracked.state {
@@ -166,7 +173,7 @@ impl<'l> ReplaceGuard<'l> {
     /// which was to go, and not one that somebody has put since: the switch has told of it, or
     /// its age says so (what is put in a pause is told only when the pause is over).
     pub(super) fn is_still(&mut self, candidate: &Candidate, younger: bool) -> bool {
-        let Some(tracked) = self.entries.get_mut(&candidate.fingerprint()) else { return !younger };
+        let Some(tracked) = self.tracked(&candidate.entry.key()) else { return !younger };
         let another = younger || matches!(tracked.state, State::Newer(_));
         if another {
             tracked.state = State::Another;
@@ -282,7 +289,7 @@ impl<'l> ReplaceGuard<'l> {
         let lost = |tracked: &&TrackedEntry<'_>| {
             matches!(tracked.state, State::Hit(_) | State::Mending | State::Lost)
         };
-        let count = self.entries.values().filter(lost).inspect(|tracked| {
+        let count = self.entries.iter().filter(lost).inspect(|tracked| {
             let entry = &tracked.candidate.entry;
             error!(
                 "bridge {}: put anew while it was being deleted, and not put back, check that \
@@ -294,9 +301,14 @@ impl<'l> ReplaceGuard<'l> {
     }
 
     fn set(&mut self, candidate: &Candidate, how: impl FnOnce(&mut TrackedEntry<'l>)) {
-        if let Some(tracked) = self.entries.get_mut(&candidate.fingerprint()) {
+        if let Some(tracked) = self.tracked(&candidate.entry.key()) {
             how(tracked);
         }
+    }
+
+    fn tracked(&mut self, key: &FlowKey<'_>) -> Option<&mut TrackedEntry<'l>> {
+        let place = self.places.get(key)?;
+        self.entries.get_mut(*place)
     }
 
     /// Puts back what others' deletes hit, until they are done.
@@ -331,15 +343,15 @@ impl<'l> ReplaceGuard<'l> {
     fn put_back(&mut self, connection: &mut Connection) -> Result<(), Error> {
         // More may be hit while these go back.
         while !self.hit.is_empty() {
-            let (mut prints, mut entries) = (Vec::new(), Vec::new());
-            for print in self.hit.drain(..self.hit.len().min(LOT)) {
-                let Some(tracked) = self.entries.get_mut(&print) else { continue };
+            let (mut places, mut entries) = (Vec::new(), Vec::new());
+            for place in self.hit.drain(..self.hit.len().min(LOT)) {
+                let Some(tracked) = self.entries.get_mut(place) else { continue };
                 tracked.state = match std::mem::replace(&mut tracked.state, State::Lost) {
                     State::Hit(_) if tracked.tries >= ROUNDS => State::Back,
                     State::Hit(newer) => match newer.entry(&tracked.candidate.entry) {
                         Ok(entry) => {
                             tracked.tries += 1;
-                            prints.push(print);
+                            places.push(place);
                             entries.push(entry);
                             State::Mending
                         }
@@ -359,18 +371,18 @@ impl<'l> ReplaceGuard<'l> {
             }
             let added = connection.add(&entries)?;
             for (index, why) in &added.refused {
-                let Some((entry, print)) = entries.get(*index).zip(prints.get(*index)) else {
+                let Some((entry, place)) = entries.get(*index).zip(places.get(*index)) else {
                     continue;
                 };
                 error!("bridge {}: {why}: could not put back {entry}", self.bridge);
-                if let Some(tracked) = self.entries.get_mut(print) {
+                if let Some(tracked) = self.entries.get_mut(*place) {
                     tracked.state = State::Lost;
                 }
             }
             // Who put one between the delete and our answer to it may have been overwritten.
             self.hear(connection.noted());
-            for (print, entry) in prints.iter().zip(&entries) {
-                let Some(tracked) = self.entries.get_mut(print) else { continue };
+            for (place, entry) in places.iter().zip(&entries) {
+                let Some(tracked) = self.entries.get_mut(*place) else { continue };
                 if matches!(tracked.state, State::Mending) {
                     tracked.state = State::Back;
                     info!(
@@ -386,8 +398,8 @@ impl<'l> ReplaceGuard<'l> {
 
     fn hear(&mut self, updates: Vec<Update>) {
         for update in updates {
-            let print = fingerprint(update.table, update.priority, update.match_bytes());
-            let Some(tracked) = self.entries.get_mut(&print) else { continue };
+            let Some(place) = self.places.get(&update.key()).copied() else { continue };
+            let Some(tracked) = self.entries.get_mut(place) else { continue };
             if update.at < tracked.candidate.update_seq {
                 continue;
             }
@@ -401,7 +413,7 @@ impl<'l> ReplaceGuard<'l> {
                     State::Gone
                 }
                 (State::Newer(newer), What::Removed) if tracked.flying => {
-                    self.hit.push(print);
+                    self.hit.push(place);
                     State::Hit(newer)
                 }
                 // Whoever put it took it away.
@@ -410,7 +422,7 @@ impl<'l> ReplaceGuard<'l> {
                     State::Gone
                 }
                 (State::Mending, What::Put) => {
-                    self.hit.push(print);
+                    self.hit.push(place);
                     State::Hit(Box::new(update))
                 }
                 (other, _) => other,

@@ -5,7 +5,6 @@
 //! table by table. Never a large bridge in one request.
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use log::debug;
@@ -16,7 +15,9 @@ use crate::judge::input::JudgeInput;
 use crate::judge::{BasisFacts, Judge, Learned, Reason, Survey, Verdict};
 use crate::model::flow::{Actions, Address, Flow};
 use crate::model::register::RegisterSource;
-use crate::openflow::{AskedDump, Connection, Entry, Error, Filter, RawEntry, filters_for_address};
+use crate::openflow::{
+    AskedDump, Connection, Entry, Error, Filter, FlowKey, RawEntry, filters_for_address,
+};
 
 /// Below this a whole bridge costs less than many filtered dumps.
 const SMALL_BRIDGE: u64 = 2_000;
@@ -77,11 +78,6 @@ impl Candidate {
         }
     }
 
-    /// Where it is.
-    pub(super) fn fingerprint(&self) -> u64 {
-        fingerprint(self.entry.table(), self.entry.priority(), self.entry.match_bytes())
-    }
-
     /// Whether an entry in its place, of this `age` in a dump that was asked for so long after the
     /// world was read, is another one: this one is older by then.
     pub(super) fn is_older_than(&self, age: Duration, asked: Duration) -> bool {
@@ -124,19 +120,12 @@ impl Candidate {
     }
 }
 
-/// Where an entry is: its table, priority and match, hashed.
-pub(super) fn fingerprint(table: u8, priority: u16, matches: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (table, priority, matches).hash(&mut hasher);
-    hasher.finish()
-}
-
 /// Collects what the survey wants kept, over one or more dumps.
 struct Collector<'c> {
     survey: Survey<'c>,
     kept: Vec<Candidate>,
-    /// Fingerprint to (index in `kept`, the dump it came from).
-    places: HashMap<u64, (usize, usize)>,
+    /// Index in `kept`, and the dump it came from.
+    places: HashMap<FlowKey<'static>, (usize, usize)>,
     /// What was not kept: a twin of a kept entry may be among it.
     passed: BloomFilter,
     flows: u64,
@@ -160,14 +149,14 @@ impl<'c> Collector<'c> {
         self.flows += 1;
         let lag = self.since.elapsed();
         flow.duration = flow.duration.saturating_sub(lag);
-        let print = fingerprint(flow.table, flow.priority, raw.match_bytes());
+        let key = raw.key();
         if !self.survey.see(flow) {
-            self.passed.add(print);
+            self.passed.add(&key);
             return;
         }
-        match self.places.get(&print) {
+        match self.places.get(&key) {
             None => {
-                self.places.insert(print, (self.kept.len(), dump));
+                self.places.insert(key.into_owned(), (self.kept.len(), dump));
                 self.kept.push(Candidate {
                     entry: raw.to_entry(),
                     lag,
@@ -192,7 +181,7 @@ impl<'c> Collector<'c> {
             // Who asks for outputs to a port is not told of the like that outputs elsewhere.
             let by_output =
                 !full && asked.get(candidate.found_by).is_some_and(|f| f.out_port.is_some());
-            candidate.may_be_ambiguous = by_output || self.passed.may_have(candidate.fingerprint());
+            candidate.may_be_ambiguous = by_output || self.passed.may_have(&candidate.entry.key());
         }
         let learned = self.survey.finish();
         FlowScan { candidates: self.kept, learned, flows: self.flows, asked, full }

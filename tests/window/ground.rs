@@ -127,7 +127,7 @@ fn entries(node: &Node, connection: &mut Connection, lines: &[String]) -> Vec<En
     connection.dump(&table, &mut |raw, _| all.push(raw.to_entry())).unwrap();
     assert_eq!(all.len(), lines.len());
     node.ofctl(&["del-flows", "br0", "table=40"]);
-    all.sort_by_key(Entry::key);
+    all.sort_by(|a, b| a.key().cmp(&b.key()));
     all
 }
 

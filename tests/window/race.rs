@@ -50,8 +50,9 @@ struct Observer {
 
 impl Observer {
     fn new(ground: &Ground) -> Self {
-        let old: HashMap<FlowKey, Entry> =
-            ground.dead.iter().flat_map(|d| &d.old).map(|e| (e.key(), e.clone())).collect();
+        let old = ground.dead.iter().flat_map(|d| &d.old);
+        let old: HashMap<FlowKey<'_>, Entry> =
+            old.map(|e| (e.key().into_owned(), e.clone())).collect();
         let (stop, book) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::default()));
         let mut connection = ground.connect();
         connection.watch().unwrap();
@@ -66,10 +67,8 @@ impl Observer {
                 let (now, mut book) = (Instant::now(), noted.lock().unwrap());
                 let book: &mut Book = &mut book;
                 for update in updates {
-                    let matches: Box<[u8]> = update.match_bytes().into();
-                    let key = FlowKey { table: update.table, priority: update.priority, matches };
-                    let Some(old) = old.get(&key) else { continue };
-                    let place = (key.table, key.priority, key.matches);
+                    let Some(old) = old.get(&update.key()) else { continue };
+                    let place = (update.table, update.priority, update.match_bytes().into());
                     let sight = book.sights.entry(place).or_default();
                     match update.what {
                         What::Put => {
@@ -211,7 +210,7 @@ fn race(ground: &Ground, dice: &mut Dice, races: usize, via: bool) -> Score {
         ground.restore(&mut connection);
         for dead in &ground.dead {
             let order = draw(dice, dead, span);
-            let mut last: HashMap<FlowKey, Vec<u8>> = HashMap::new();
+            let mut last: HashMap<FlowKey<'_>, Vec<u8>> = HashMap::new();
             for entry in order.turns.iter().flatten() {
                 last.insert(entry.key(), entry.content());
             }

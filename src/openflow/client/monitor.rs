@@ -22,7 +22,7 @@
 use std::time::Duration;
 
 use crate::openflow::client::connection::{Connection, Message};
-use crate::openflow::codec::entry::{BadEntry, Entry, Head};
+use crate::openflow::codec::entry::{BadEntry, Entry, FlowKey, Head};
 use crate::openflow::codec::flow_update::{Cancel, Full, Told, read, request};
 use crate::openflow::codec::hello::Version;
 use crate::openflow::codec::numbers::*;
@@ -70,6 +70,13 @@ impl Update {
     #[must_use]
     pub fn match_bytes(&self) -> &[u8] {
         &self.matches
+    }
+
+    /// Which entry it is about.
+    #[must_use]
+    pub fn key(&self) -> FlowKey<'_> {
+        let (table, priority) = (self.table, self.priority);
+        FlowKey { table, priority, matches: self.match_bytes().into() }
     }
 
     /// The entry as it was put. Flags and importance are not told: they are taken from the

@@ -1,5 +1,6 @@
 //! One entry of a flow dump: its bytes, checked once, and what is where in them.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -73,13 +74,21 @@ struct Parts {
 
 /// What makes an entry *this* entry to a strict delete, but for its cookie.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FlowKey {
+pub struct FlowKey<'a> {
     /// Table.
     pub table: u8,
     /// Priority.
     pub priority: u16,
     /// The match as dumped.
-    pub matches: Box<[u8]>,
+    pub matches: Cow<'a, [u8]>,
+}
+
+impl FlowKey<'_> {
+    /// A copy that outlives the entry.
+    #[must_use]
+    pub fn into_owned(self) -> FlowKey<'static> {
+        FlowKey { matches: Cow::Owned(self.matches.into_owned()), ..self }
+    }
 }
 
 macro_rules! getters {
@@ -196,12 +205,9 @@ impl<'a> RawEntry<'a> {
 
     /// Its identity.
     #[must_use]
-    pub fn key(&self) -> FlowKey {
-        FlowKey {
-            table: self.table(),
-            priority: self.priority(),
-            matches: self.match_bytes().into(),
-        }
+    pub fn key(&self) -> FlowKey<'a> {
+        let (table, priority) = (self.table(), self.priority());
+        FlowKey { table, priority, matches: self.match_bytes().into() }
     }
 
     /// What whoever added it chose: everything but duration and counters. Two entries of
@@ -321,7 +327,7 @@ impl Entry {
 
     /// Its identity.
     #[must_use]
-    pub fn key(&self) -> FlowKey {
+    pub fn key(&self) -> FlowKey<'_> {
         self.raw().key()
     }
 
