@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info};
 
-use super::execute::{Executed, PreCommitCheck, execute};
+use super::execute::{Executed, ScannedBridge, execute};
 use super::outcome::{BridgeOutcome, Outcome, TargetId};
-use super::plan::{Orders, PlanInput, Withholding, plan};
+use super::plan::{Orders, PlanInput, PlannedDelete, plan};
 use super::prefetch::Prefetch;
 use super::remember::{Taught, remember, shared_for_good};
-use super::scan::{FlowScan, scan_tables};
+use super::scan::scan_tables;
 use super::{
     BridgeInput, CleanRequest, CleanTarget, Error, NodeSnapshot, connections, lacks_value, merge,
     settle, unowned_ports, unrecorded, unrecorded_ports,
@@ -18,7 +18,7 @@ use super::{
 use crate::config::{Mode, database_socket};
 use crate::openflow::Connection;
 use crate::ovsdb::Client;
-use crate::store::{RegistrySnapshot, Version};
+use crate::store::RegistrySnapshot;
 use crate::util::clock::Stamp;
 
 /// How long after the look before a bridge is looked at again, until it has settled.
@@ -145,20 +145,6 @@ struct CleanUp<'a> {
     taught: Vec<Taught>,
 }
 
-/// A bridge that was read.
-struct ScannedBridge {
-    connection: Connection,
-    /// When the node was read: see [`scan_tables`].
-    since: Instant,
-    input: BridgeInput,
-    ports: Vec<(u16, String)>,
-    scan: FlowScan,
-    /// What the records count as now.
-    version: Option<Version>,
-    /// Per network of the input: it shares register values for good.
-    shared: Vec<bool>,
-}
-
 impl CleanUp<'_> {
     /// Bridges that some target may have entries on; all that matter when thorough. A
     /// target whose bridge is gone from a complete answer is finished.
@@ -231,99 +217,78 @@ impl CleanUp<'_> {
         prefetch: Option<Prefetch>,
         on: &mut BridgeOutcome,
     ) -> Result<(), Error> {
-        let ScannedBridge { mut connection, since, input, ports, scan, version, shared } =
-            self.scan(node, bridge, prefetch, on)?;
-        let Self { request, client, targets, outcome, .. } = self;
-        let mode = |network| node.config(network).mode;
-        let orders = Orders {
-            dry_run: request.dry_run,
-            paused: outcome.paused,
-            observe: input.networks.iter().map(|n| mode(n) == Mode::Observe).collect(),
-            details: request.details,
-        };
+        let Self { request, client, targets, outcome, taught } = self;
         let name = on.bridge.clone();
-        let (input, scan, shared) = (&input, &scan, &shared);
-        let plan = plan(&PlanInput { bridge: &name, targets, input, scan, shared, orders });
-        on.planned(&plan);
+        let (mut read, mut connection) = scan(request, node, (bridge, &name), targets, prefetch)?;
+        let shared = shared_for_good(node, &read.input, &read.scan.learned);
+        if !request.dry_run {
+            // What was learned is in the scan already: it changes nothing for its verdicts.
+            let (version, dead) = remember(request, node, targets, &read.input, &read.scan);
+            read.version = version;
+            taught.extend(dead);
+        }
+        let ScannedBridge { input, scan, .. } = &read;
+        (on.counts.flows, on.counts.full) = (scan.flows, scan.full);
+        if input.facts.ovn {
+            outcome.note(format!("bridge {name}: ovn-controller runs it: OVN's, not judged"));
+        }
         for target in on.targets.keys() {
             if let Some(target) = outcome.target(*target) {
                 target.complete = true;
+                target.ovn |= input.facts.ovn;
             }
+        }
+        let observes = |network| node.config(network).mode == Mode::Observe;
+        let orders = Orders {
+            dry_run: request.dry_run,
+            paused: outcome.paused,
+            observe: input.networks.iter().map(observes).collect(),
+            details: request.details,
+        };
+        let plan =
+            plan(&PlanInput { bridge: &name, targets, input, scan, shared: &shared, orders });
+        on.planned(&plan);
+        for (PlannedDelete { candidate, verdict, .. }, why) in plan.withheld() {
+            // How many there are of each pod is said when that changes: a sweep finds them each
+            // time.
+            let (entry, reason) = (&candidate.entry, verdict.reason);
+            debug!("bridge {name}: {why}, not deleted: {entry} ({reason})");
         }
         outcome.observed |= !plan.withhold.is_empty();
         outcome.owned.extend(plan.owned);
         outcome.flows.extend(plan.details);
-        for (planned, why) in plan.withhold.iter().filter(|(_, why)| why.is_an_operators()) {
-            // How many there are of each pod is said when that changes: a sweep finds them each
-            // time.
-            let why = if *why == Withholding::Paused { "paused" } else { "mode observe" };
-            let (entry, reason) = (&planned.candidate.entry, planned.verdict.reason);
-            debug!("bridge {name}: {why}, not deleted: {entry} ({reason})");
-        }
         if plan.delete.is_empty() {
             return Ok(());
         }
-        let check = PreCommitCheck {
-            request,
-            bridge: (bridge, &name),
-            targets,
-            judged: input,
-            learned: &scan.learned,
-            node,
-            version,
-            since,
-            fresh: None,
-            ports,
-            recheck: None,
-        };
         let mut done = Executed::default();
-        let planned = (scan, plan.delete.as_slice());
-        let executed = execute(check, planned, client, &mut connection, &mut done);
+        let executed = execute(&read, &plan.delete, client, &mut connection, &mut done);
         on.executed(&plan.delete, &done);
         outcome.executed(done);
         executed
     }
+}
 
-    /// Reads the bridge, and writes down what that teaches.
-    fn scan(
-        &mut self,
-        node: &NodeSnapshot,
-        bridge: usize,
-        prefetch: Option<Prefetch>,
-        on: &mut BridgeOutcome,
-    ) -> Result<ScannedBridge, Error> {
-        let Self { request, targets, outcome, taught, .. } = self;
-        // Deaths are as long ago as they were when the node was read; entries must be, too, or
-        // one that was made while it was read would look older than it is.
-        let since = Instant::now();
-        let since = since.checked_sub(node.now.until(Stamp::now())).unwrap_or(since);
-        let open = Prefetch::or_open(prefetch, request, &on.bridge)?;
-        let (mut connection, (ports, tables)) = (open.connection, open.known);
-        let mut input = BridgeInput::build(node, bridge, targets, request.adding.as_ref());
-        input.check_ports(node, bridge, &ports);
-        if input.facts.ovn {
-            let name = &on.bridge;
-            outcome.note(format!("bridge {name}: ovn-controller runs it: OVN's, not judged"));
-            for target in on.targets.keys() {
-                if let Some(target) = outcome.target(*target) {
-                    target.ovn = true;
-                }
-            }
-        }
-        let thorough = request.thorough;
-        let scan = scan_tables(&mut connection, &input, thorough, since, &tables, open.guess)?;
-        (on.counts.flows, on.counts.full) = (scan.flows, scan.full);
-        let shared = shared_for_good(node, &input, &scan.learned);
-        // What was learned is in the scan already: it changes nothing for its verdicts.
-        let version = if request.dry_run {
-            node.version
-        } else {
-            let (version, dead) = remember(request, node, targets, &input, &scan);
-            taught.extend(dead);
-            version
-        };
-        Ok(ScannedBridge { connection, since, input, ports, scan, version, shared })
-    }
+/// Reads a bridge.
+fn scan<'a>(
+    request: &'a CleanRequest<'a>,
+    node: &'a NodeSnapshot,
+    bridge: (usize, &'a str),
+    targets: &'a [CleanTarget],
+    prefetch: Option<Prefetch>,
+) -> Result<(ScannedBridge<'a>, Connection), Error> {
+    // Deaths are as long ago as they were when the node was read; entries must be, too, or
+    // one that was made while it was read would look older than it is.
+    let since = Instant::now();
+    let since = since.checked_sub(node.now.until(Stamp::now())).unwrap_or(since);
+    let open = Prefetch::or_open(prefetch, request, bridge.1)?;
+    let (mut connection, (ports, tables)) = (open.connection, open.known);
+    let mut input = BridgeInput::build(node, bridge.0, targets, request.adding.as_ref());
+    input.check_ports(node, bridge.0, &ports);
+    let thorough = request.thorough;
+    let scan = scan_tables(&mut connection, &input, thorough, since, &tables, open.guess)?;
+    let version = node.version;
+    let read = ScannedBridge { request, targets, node, bridge, since, version, ports, input, scan };
+    Ok((read, connection))
 }
 
 /// Says of whom nobody ever saw the register value.

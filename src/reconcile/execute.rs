@@ -13,9 +13,9 @@ use super::scan::{Candidate, FlowScan, again};
 use super::snapshot::Error;
 use super::transaction::JournalTransaction;
 use super::{BridgeInput, CleanRequest, CleanTarget, NodeSnapshot};
-use crate::judge::{Learned, Recheck, Standing};
+use crate::judge::{Recheck, Standing};
 use crate::openflow::{Applied, Connection, Entry, Filter, FlowKey, delete_strict_parallel};
-use crate::ovsdb::Client;
+use crate::ovsdb::{Check, Client};
 use crate::store::Version;
 use crate::util::clock::Deadline;
 
@@ -81,55 +81,72 @@ pub(super) struct Executed {
     pub(super) journal: Option<String>,
 }
 
-/// What has changed since the verdicts, looked at right before each commit.
-pub(super) struct PreCommitCheck<'a> {
+/// A bridge that was read, and who it was read for.
+pub(super) struct ScannedBridge<'a> {
     pub(super) request: &'a CleanRequest<'a>,
-    /// The bridge, and its name.
-    pub(super) bridge: (usize, &'a str),
     pub(super) targets: &'a [CleanTarget],
-    pub(super) judged: &'a BridgeInput,
-    pub(super) learned: &'a Learned,
     /// The node as it was judged.
     pub(super) node: &'a NodeSnapshot,
+    /// The bridge's place in it, and its name.
+    pub(super) bridge: (usize, &'a str),
+    /// When the node was read: see [`scan_tables`](super::scan::scan_tables).
+    pub(super) since: Instant,
     /// What its records count as, after our own writing.
     pub(super) version: Option<Version>,
-    /// When that was read: see [`scan_tables`](super::scan::scan_tables).
-    pub(super) since: Instant,
-    /// The node now, if it is another.
-    pub(super) fresh: Option<NodeSnapshot>,
     /// The bridge's ports, as it describes them.
     pub(super) ports: Vec<(u16, String)>,
+    pub(super) input: BridgeInput,
+    pub(super) scan: FlowScan,
+}
+
+/// What has changed since the verdicts, looked at right before each commit.
+struct PreCommitCheck<'a> {
+    judged: &'a ScannedBridge<'a>,
+    version: Option<Version>,
+    /// The node now, if it is another.
+    fresh: Option<NodeSnapshot>,
+    /// The bridge's ports now, if they are others.
+    ports: Option<Vec<(u16, String)>>,
     /// `None`: nothing has changed.
-    pub(super) recheck: Option<Recheck>,
+    recheck: Option<Recheck>,
 }
 
 impl PreCommitCheck<'_> {
     /// Looks at records, OVSDB and the bridge's ports. What says that nothing was written
     /// is as good as reading it again, and there are many chunks.
     fn scan(&mut self, client: &mut Client, connection: &mut Connection) -> Result<(), Error> {
-        let current = self.fresh.as_ref().unwrap_or(self.node);
         let check = client.ask_unchanged()?;
         let ports = connection.ports();
-        let same = current.is_current(self.request.registry, self.version, client, check)?;
+        let same = self.is_current(client, check)?;
         let ports = ports?;
-        if same && ports == self.ports {
+        let before = self.ports.as_ref().unwrap_or(&self.judged.ports);
+        if same && ports == *before {
             return Ok(());
         }
-        self.ports = ports;
         if !same {
-            let fresh = self.request.node_again(client, self.node.now)?;
+            let fresh = self.judged.request.node_again(client, self.judged.node.now)?;
             self.version = fresh.version;
             self.fresh = Some(fresh);
         }
-        let current = self.fresh.as_ref().unwrap_or(self.node);
-        let mut input = self.input(current);
-        input.check_ports(current, self.bridge.0, &self.ports);
-        self.recheck = Some(Recheck::between(&self.judged.facts, self.learned, &input.facts));
+        let current = self.fresh.as_ref().unwrap_or(self.judged.node);
+        self.recheck = Some(self.between(current, Some(&ports)));
+        self.ports = Some(ports);
         Ok(())
     }
 
-    fn input(&self, node: &NodeSnapshot) -> BridgeInput {
-        BridgeInput::build(node, self.bridge.0, self.targets, self.request.adding.as_ref())
+    fn is_current(&self, client: &mut Client, check: Check) -> Result<bool, Error> {
+        let current = self.fresh.as_ref().unwrap_or(self.judged.node);
+        current.is_current(self.judged.request.registry, self.version, client, check)
+    }
+
+    /// What has changed up to this node and these ports.
+    fn between(&self, node: &NodeSnapshot, ports: Option<&[(u16, String)]>) -> Recheck {
+        let ScannedBridge { request, targets, bridge: (bridge, _), input, scan, .. } = self.judged;
+        let mut now = BridgeInput::build(node, *bridge, targets, request.adding.as_ref());
+        if let Some(ports) = ports {
+            now.check_ports(node, *bridge, ports);
+        }
+        Recheck::between(&input.facts, &scan.learned, &now.facts)
     }
 
     /// Of each, whether its verdict still holds.
@@ -152,19 +169,16 @@ impl PreCommitCheck<'_> {
         client: &mut Client,
         done: impl Iterator<Item = &'p PlannedDelete<'p>>,
     ) -> u64 {
-        let current = self.fresh.as_ref().unwrap_or(self.node);
-        let same = client.ask_unchanged().map_err(Error::from).and_then(|check| {
-            current.is_current(self.request.registry, self.version, client, check)
-        });
-        if same.unwrap_or(false) {
+        let asked = client.ask_unchanged().map_err(Error::from);
+        if asked.and_then(|check| self.is_current(client, check)).unwrap_or(false) {
             return 0;
         }
-        let Ok(after) = self.request.node_again(client, self.node.now) else { return 0 };
-        let input = self.input(&after);
-        self.recheck = Some(Recheck::between(&self.judged.facts, self.learned, &input.facts));
+        let ScannedBridge { request, node, .. } = self.judged;
+        let Ok(after) = request.node_again(client, node.now) else { return 0 };
+        self.recheck = Some(self.between(&after, None));
         let hurt = done.filter(|planned| self.standing(planned) == Standing::NewOwner);
         let told = hurt.inspect(|planned| {
-            let (name, entry) = (self.bridge.1, &planned.candidate.entry);
+            let (name, entry) = (self.judged.bridge.1, &planned.candidate.entry);
             error!(
                 "bridge {name}: deleted while its token found a new owner, check that pod: {entry}"
             );
@@ -186,14 +200,14 @@ enum Strategy<'a> {
 
 impl<'a> Strategy<'a> {
     fn of(
-        check: &PreCommitCheck<'_>,
+        judged: &ScannedBridge<'_>,
         connection: &Connection,
         planned: &'a [PlannedDelete<'a>],
     ) -> Self {
         let candidates = planned.iter().map(|planned| planned.candidate);
-        let guard = ReplaceGuard::over(connection, check.bridge.1, candidates);
+        let guard = ReplaceGuard::over(connection, judged.bridge.1, candidates);
         let only = planned.len() <= CHUNK;
-        let parallel = |count| open_parallel(connection, check.request.deadline, count);
+        let parallel = |count| open_parallel(connection, judged.request.deadline, count);
         match guard {
             Some(guard) if only => Self::Guarded(guard, Vec::new()),
             // The connection that puts back what was hit at once deletes nothing itself beside
@@ -228,7 +242,7 @@ impl<'a> Strategy<'a> {
     fn delete(
         &mut self,
         connection: &mut Connection,
-        (scan, since): (&FlowScan, Instant),
+        judged: &ScannedBridge<'_>,
         going: &[&'a Candidate],
         meanwhile: impl FnOnce(),
     ) -> Result<Applied, Error> {
@@ -238,10 +252,10 @@ impl<'a> Strategy<'a> {
                 guard.delete(connection, parallel, going, meanwhile)?
             }
             Self::Asking { asked, left } => {
-                *asked = again(scan, going.iter().copied());
+                *asked = again(&judged.scan, going.iter().copied());
                 let places: HashMap<FlowKey<'a>, &'a Candidate> =
                     going.iter().map(|candidate| (candidate.entry.key(), *candidate)).collect();
-                let since = since.elapsed();
+                let since = judged.since.elapsed();
                 connection.delete_strict_and_dump(&entries(), asked, &mut |raw| {
                     let there = places.get(&raw.key());
                     let there = there.filter(|c| !c.is_older_than(raw.duration(), since));
@@ -257,8 +271,8 @@ impl<'a> Strategy<'a> {
 
 /// A plan that is being carried out.
 struct Execution<'a> {
+    judged: &'a ScannedBridge<'a>,
     check: PreCommitCheck<'a>,
-    scan: &'a FlowScan,
     planned: &'a [PlannedDelete<'a>],
     strategy: Strategy<'a>,
     transaction: JournalTransaction<'a>,
@@ -270,17 +284,18 @@ struct Execution<'a> {
 /// Deletes in chunks, each after a fresh look at records, OVSDB, the bridge's ports, and what
 /// others have put since. `done` says what was done also if that ends with an error.
 pub(super) fn execute<'a>(
-    check: PreCommitCheck<'a>,
-    (scan, planned): (&'a FlowScan, &'a [PlannedDelete<'a>]),
+    judged: &'a ScannedBridge<'a>,
+    planned: &'a [PlannedDelete<'a>],
     client: &mut Client,
     connection: &mut Connection,
     done: &'a mut Executed,
 ) -> Result<(), Error> {
-    let strategy = Strategy::of(&check, connection, planned);
-    let (bridge, targets) = (check.bridge.1, check.targets);
-    let transaction = JournalTransaction::open(check.request, bridge, targets, &mut done.notes);
+    let version = judged.version;
+    let check = PreCommitCheck { judged, version, fresh: None, ports: None, recheck: None };
+    let strategy = Strategy::of(judged, connection, planned);
+    let transaction = JournalTransaction::open(judged, &mut done.notes);
     let patience = LOOKS_BEHIND;
-    let mut execution = Execution { check, scan, planned, strategy, transaction, patience, done };
+    let mut execution = Execution { judged, check, planned, strategy, transaction, patience, done };
     let mut chunks = planned.chunks(CHUNK).peekable();
     while let Some(chunk) = chunks.next() {
         let next = chunks.peek().copied().unwrap_or_default();
@@ -298,9 +313,9 @@ impl<'a> Execution<'a> {
         client: &mut Client,
         connection: &mut Connection,
     ) -> Result<Vec<EntryOutcome>, Error> {
-        let bridge = self.check.bridge.1;
+        let bridge = self.judged.bridge.1;
         // Who pauses a large clean-up wants it to stop now.
-        if self.check.request.is_paused() {
+        if self.judged.request.is_paused() {
             self.done.paused = true;
             info!("bridge {bridge}: paused, not deleted: {} entries", chunk.len());
             return Ok(vec![EntryOutcome::Withheld; chunk.len()]);
@@ -316,9 +331,8 @@ impl<'a> Execution<'a> {
         self.transaction.commit(chunk, &goes);
         let going = chunk.iter().zip(&goes).filter(|(_, goes)| **goes);
         let going: Vec<&Candidate> = going.map(|(planned, _)| planned.candidate).collect();
-        let (transaction, scanned) = (&mut self.transaction, (self.scan, self.check.since));
-        let deleted =
-            self.strategy.delete(connection, scanned, &going, || transaction.prepare(next));
+        let meanwhile = || self.transaction.prepare(next);
+        let deleted = self.strategy.delete(connection, self.judged, &going, meanwhile);
         if let (Err(_), Strategy::Guarded(guard, _)) = (&deleted, &self.strategy) {
             self.done.suspicions += guard.lost();
         }
@@ -367,7 +381,7 @@ impl<'a> Execution<'a> {
                 error!(
                     "bridge {}: put anew while it was being deleted, and not put back, check that \
                      pod: {}",
-                    self.check.bridge.1, candidate.entry
+                    self.judged.bridge.1, candidate.entry
                 );
             }
             _ => {}
@@ -384,10 +398,10 @@ impl<'a> Execution<'a> {
         let outcomes = self.done.outcomes.iter_mut().zip(self.planned);
         let (mut outcomes, done): (Vec<_>, Vec<_>) =
             outcomes.filter(|(outcome, _)| outcome.is_done()).unzip();
-        let mut second = SecondLook { connection, scan: self.scan, since: self.check.since };
+        let mut second = SecondLook { connection, judged: self.judged };
         let stayed = match &mut self.strategy {
             Strategy::Guarded(guard, _) => {
-                let (stayed, suspicions) = second.untold(guard, &done, self.check.bridge.1)?;
+                let (stayed, suspicions) = second.untold(guard, &done)?;
                 self.done.suspicions += suspicions;
                 stayed
             }
@@ -397,7 +411,7 @@ impl<'a> Execution<'a> {
                 second.again(asked, &done, left)?
             }
             Strategy::Parallel(_) => {
-                let asked = again(self.scan, done.iter().map(|d| d.candidate));
+                let asked = again(&self.judged.scan, done.iter().map(|d| d.candidate));
                 let stayed = unchanged(second.still_there(&asked, &done)?);
                 second.again(&asked, &done, stayed)?
             }
@@ -405,13 +419,13 @@ impl<'a> Execution<'a> {
         for (index, (outcome, planned)) in outcomes.iter_mut().zip(&done).enumerate() {
             if stayed.contains(&index) {
                 **outcome = EntryOutcome::Stayed;
-                let (bridge, entry) = (self.check.bridge.1, &planned.candidate.entry);
+                let (bridge, entry) = (self.judged.bridge.1, &planned.candidate.entry);
                 warn!("bridge {bridge}: still there after its deletion: {entry}");
             } else if self.strategy.told(planned.candidate) == DeleteOutcome::Again {
                 **outcome = EntryOutcome::Replaced;
             }
         }
-        say_deleted(&self.check, &self.done.outcomes, self.planned);
+        say_deleted(self.judged, &self.done.outcomes, self.planned);
         self.done.suspicions += self.check.suspect(client, done.into_iter());
         Ok(())
     }
@@ -419,7 +433,7 @@ impl<'a> Execution<'a> {
 
 /// Says how many entries of each pod were deleted, and why.
 fn say_deleted(
-    check: &PreCommitCheck<'_>,
+    judged: &ScannedBridge<'_>,
     outcomes: &[EntryOutcome],
     planned: &[PlannedDelete<'_>],
 ) {
@@ -428,12 +442,12 @@ fn say_deleted(
         let by = counts.entry(planned.target).or_default();
         *by.entry(planned.verdict.reason.as_str()).or_default() += 1;
     }
-    let bridge = check.bridge.1;
+    let bridge = judged.bridge.1;
     for (target, by) in counts {
         let count: u64 = by.values().sum();
         let why: Vec<String> = by.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
         let why = why.join(", ");
-        match target.and_then(|target| target.of(check.targets)) {
+        match target.and_then(|target| target.of(judged.targets)) {
             Some(CleanTarget { attachment, .. }) => info!(
                 "bridge {bridge}: deleted {count} entries of {} (container {}, port {}): {why}",
                 attachment.title(),
@@ -448,9 +462,7 @@ fn say_deleted(
 /// A look at the places of the deleted entries.
 struct SecondLook<'a> {
     connection: &'a mut Connection,
-    scan: &'a FlowScan,
-    /// When the node was read.
-    since: Instant,
+    judged: &'a ScannedBridge<'a>,
 }
 
 impl SecondLook<'_> {
@@ -477,7 +489,6 @@ impl SecondLook<'_> {
         &mut self,
         guard: &mut ReplaceGuard<'l>,
         done: &[&PlannedDelete<'l>],
-        bridge: &str,
     ) -> Result<(HashSet<usize>, u64), Error> {
         let unknown = |guard: &ReplaceGuard<'_>, index: &usize| {
             let told = done.get(*index).map(|d| guard.outcome_of(d.candidate));
@@ -492,7 +503,7 @@ impl SecondLook<'_> {
         let candidates = |some: &mut dyn Iterator<Item = &usize>| -> Vec<&'l Candidate> {
             some.filter_map(|index| done.get(*index)).map(|d| d.candidate).collect()
         };
-        let asked = again(self.scan, candidates(&mut untold.iter()).into_iter());
+        let asked = again(&self.judged.scan, candidates(&mut untold.iter()).into_iter());
         let there = self.still_there(&asked, done)?;
         guard.listen(self.connection)?;
         let mut stayed = HashSet::new();
@@ -511,9 +522,9 @@ impl SecondLook<'_> {
         let hurt = untold.iter().filter(|_| guard.was_deaf).filter(gone);
         let hurt = hurt.filter_map(|index| done.get(*index)).inspect(|planned| {
             error!(
-                "bridge {bridge}: deleted while the switch did not tell who else put it, check \
-                 that pod: {}",
-                planned.candidate.entry
+                "bridge {}: deleted while the switch did not tell who else put it, check that \
+                 pod: {}",
+                self.judged.bridge.1, planned.candidate.entry
             );
         });
         let suspicions = hurt.count() as u64;
@@ -530,7 +541,7 @@ impl SecondLook<'_> {
     ) -> Result<HashMap<usize, bool>, Error> {
         let places: HashMap<FlowKey<'_>, usize> =
             done.iter().enumerate().map(|(n, d)| (d.candidate.entry.key(), n)).collect();
-        let (mut there, began) = (HashMap::new(), self.since.elapsed());
+        let (mut there, began) = (HashMap::new(), self.judged.since.elapsed());
         self.connection.dump_raw(asked, &mut |raw| {
             let place = places.get(&raw.key());
             let Some((index, planned)) = place.and_then(|n| Some((*n, done.get(*n)?))) else {

@@ -138,9 +138,7 @@ impl BridgeOutcome {
         for (target, entries) in &plan.targets {
             self.targets.entry(*target).or_default().add(entries);
         }
-        for (planned, _) in plan.withhold.iter().filter(|(_, why)| why.is_an_operators()) {
-            self.withheld(planned);
-        }
+        plan.withheld().for_each(|(planned, _)| self.withheld(planned));
     }
 
     /// Counts what was done about a plan.

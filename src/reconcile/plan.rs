@@ -57,13 +57,6 @@ pub(super) enum Withholding {
     DryRun,
 }
 
-impl Withholding {
-    /// Whether an operator has to end it before the entry goes.
-    pub(super) fn is_an_operators(self) -> bool {
-        self != Self::DryRun
-    }
-}
-
 /// What is to be done on a bridge.
 #[derive(Debug, Default)]
 pub(super) struct Plan<'s> {
@@ -109,6 +102,15 @@ pub(super) fn plan<'s>(of: &PlanInput<'s>) -> Plan<'s> {
 }
 
 impl<'s> Plan<'s> {
+    /// Whose entries stay by an operator's order.
+    pub(super) fn withheld(&self) -> impl Iterator<Item = (&PlannedDelete<'s>, &'static str)> {
+        self.withhold.iter().filter_map(|(planned, why)| match why {
+            Withholding::Paused => Some((planned, "paused")),
+            Withholding::Observe => Some((planned, "mode observe")),
+            Withholding::DryRun => None,
+        })
+    }
+
     fn delete_or_withhold(&mut self, of: &PlanInput<'_>, planned: PlannedDelete<'s>) {
         let withholding = of.withholding(&planned.verdict);
         if let Some(target) = planned.target {

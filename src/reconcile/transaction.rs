@@ -5,9 +5,10 @@ use std::collections::HashMap;
 
 use log::warn;
 
+use super::CleanTarget;
+use super::execute::ScannedBridge;
 use super::outcome::TargetId;
 use super::plan::{PlannedDelete, title};
-use super::{CleanRequest, CleanTarget};
 use crate::store::{Deleted, Error, Subject, Writer};
 
 /// The journal of a clean-up. A full state directory must not stop a DEL: whatever fails here
@@ -24,12 +25,8 @@ pub(super) struct JournalTransaction<'a> {
 }
 
 impl<'a> JournalTransaction<'a> {
-    pub(super) fn open(
-        request: &CleanRequest<'_>,
-        bridge: &'a str,
-        targets: &'a [CleanTarget],
-        notes: &mut Vec<String>,
-    ) -> Self {
+    pub(super) fn open(judged: &ScannedBridge<'a>, notes: &mut Vec<String>) -> Self {
+        let ScannedBridge { request, targets, bridge: (_, bridge), .. } = *judged;
         let reason = targets.iter().map(|t| t.attachment.title()).take(8).collect::<Vec<_>>();
         let begun = request.registry.map(|registry| {
             registry.begin_journal(request.verb, vec![bridge.to_owned()], &reason.join(", "))

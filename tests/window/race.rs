@@ -212,7 +212,7 @@ fn race(ground: &Ground, dice: &mut Dice, races: usize, via: bool) -> Score {
             let order = draw(dice, dead, span);
             let mut last: HashMap<FlowKey<'_>, Vec<u8>> = HashMap::new();
             for entry in order.turns.iter().flatten() {
-                last.insert(entry.key(), entry.content());
+                last.insert(entry.key().into_owned(), entry.content());
             }
             let begun = Instant::now();
             orders.send(order).unwrap();
@@ -244,7 +244,7 @@ fn race(ground: &Ground, dice: &mut Dice, races: usize, via: bool) -> Score {
             connection.set_deadline(soon());
             connection
                 .dump(&Filter::table(40), &mut |raw, _| {
-                    if let Some(wanted) = last.remove(&raw.key()) {
+                    if let Some(wanted) = last.remove(&raw.key().into_owned()) {
                         score.outdated += usize::from(wanted != raw.content());
                     }
                 })
