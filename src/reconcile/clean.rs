@@ -285,7 +285,8 @@ fn scan<'a>(
     let mut input = BridgeInput::build(node, bridge.0, targets, request.adding.as_ref());
     input.check_ports(node, bridge.0, &ports);
     let thorough = request.thorough;
-    let scan = scan_tables(&mut connection, &input, thorough, since, &tables, open.guess)?;
+    let asked = (tables.as_slice(), open.guess);
+    let scan = scan_tables(&mut connection, &input, thorough, since, asked)?;
     let version = node.version;
     let read = ScannedBridge { request, targets, node, bridge, since, version, ports, input, scan };
     Ok((read, connection))

@@ -205,9 +205,9 @@ impl<'l> ReplaceGuard<'l> {
             let entries: Vec<&Entry> =
                 going.iter().map(|(_, candidate)| &candidate.entry).collect();
             let deleted = match parallel.split_first_mut() {
-                Some((first, others)) => {
+                Some(lanes) => {
                     let meanwhile = meanwhile.take();
-                    self.delete_over(connection, first, others, &entries, || {
+                    self.delete_over(connection, lanes, &entries, || {
                         if let Some(meanwhile) = meanwhile {
                             meanwhile();
                         }
@@ -243,8 +243,7 @@ impl<'l> ReplaceGuard<'l> {
     fn delete_over(
         &mut self,
         connection: &mut Connection,
-        first: &mut Connection,
-        others: &mut [Connection],
+        (first, others): (&mut Connection, &mut [Connection]),
         entries: &[&Entry],
         meanwhile: impl FnOnce(),
     ) -> Result<Applied, Error> {

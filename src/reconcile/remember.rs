@@ -112,15 +112,33 @@ pub(super) fn remember(
 ) -> (Option<Version>, Vec<Taught>) {
     let mut taught = Vec::new();
     let Some(registry) = request.registry else { return (None, taught) };
-    let learns = |record: &Attachment| {
-        let network = input.networks.iter().position(|n| *n == record.key.network);
-        network
-            .and_then(|n| input.facts.networks.get(n))
-            .is_some_and(|n| n.register.source.is_learned())
-    };
+    let learning = Learning { node, targets, input, scan };
     let mut write = || -> Result<Option<Version>, crate::store::Error> {
         let lock = registry.lock(request.deadline)?;
         let records = Records::new(&lock, node);
+        learning.of_the_networks(&lock)?;
+        learning.of_the_living(&records)?;
+        learning.of_the_dead(&records, &mut taught)?;
+        Ok(lock.succeeds(node.version))
+    };
+    let version = write().unwrap_or_else(|failed| {
+        warn!("could not write down what was learned: {failed}");
+        None
+    });
+    (version, taught)
+}
+
+/// What a look taught.
+struct Learning<'a> {
+    node: &'a NodeSnapshot,
+    targets: &'a [CleanTarget],
+    input: &'a BridgeInput,
+    scan: &'a FlowScan,
+}
+
+impl Learning<'_> {
+    fn of_the_networks(&self, lock: &Lock<'_>) -> Result<(), crate::store::Error> {
+        let Self { node, targets, input, scan } = *self;
         // A value that moved may be seen by a part of a look, too; the record forgets what it was.
         let moved =
             |n: usize| scan.learned.shown.iter().any(|s| s.network == n && s.value.is_none());
@@ -140,27 +158,47 @@ pub(super) fn remember(
                 lock.set_network_state(name, &state)?;
             }
         }
+        Ok(())
+    }
+
+    /// Whether register values are learned in its network.
+    fn learns(&self, record: &Attachment) -> bool {
+        let network = self.input.networks.iter().position(|n| *n == record.key.network);
+        let network = network.and_then(|n| self.input.facts.networks.get(n));
+        network.is_some_and(|n| n.register.source.is_learned())
+    }
+
+    fn of_the_living(&self, records: &Records<'_>) -> Result<(), crate::store::Error> {
+        let Self { node, input, scan, .. } = *self;
         let living = input.live_of.iter().zip(&scan.learned.live_registers);
         let living = living.zip(&input.facts.live).filter(|(_, live)| shows_all_of(scan, live));
         for ((live, value), _) in living {
-            let record = live.and_then(|i| node.records.get(i)).filter(|r| learns(r));
+            let record = live.and_then(|i| node.records.get(i)).filter(|r| self.learns(r));
             let (Some(record), Some(value)) = (record, *value) else { continue };
             if record.register.is_none_or(|r| r.value != value) {
                 let register = Some(Register { value, how: RegisterHow::Learned });
                 records.set(record, |known| known.register = register)?;
             }
         }
-        for (dead, (target, value)) in
-            input.dead_of.iter().zip(&scan.learned.dead_registers).enumerate()
-        {
-            let Some(record) = targets.get(*target).map(|t| &t.attachment) else { continue };
+        Ok(())
+    }
+
+    fn of_the_dead(
+        &self,
+        records: &Records<'_>,
+        taught: &mut Vec<Taught>,
+    ) -> Result<(), crate::store::Error> {
+        let learned = &self.scan.learned;
+        let dead = self.input.dead_of.iter().zip(&learned.dead_registers).enumerate();
+        for (dead, (target, value)) in dead {
+            let Some(record) = self.targets.get(*target).map(|t| &t.attachment) else { continue };
             let mut new = record.clone();
-            if let Some(value) = value.filter(|_| learns(record))
+            if let Some(value) = value.filter(|_| self.learns(record))
                 && record.register.is_none_or(|r| r.value != value)
             {
                 new.register = Some(Register { value, how: RegisterHow::Learned });
             }
-            new.see_vlans(scan.learned.shown_vlans(dead));
+            new.see_vlans(learned.shown_vlans(dead));
             if new != *record {
                 records.set(record, |known| {
                     if new.register != record.register {
@@ -172,13 +210,8 @@ pub(super) fn remember(
                 taught.push(Taught { target: TargetId(*target), register, vlans });
             }
         }
-        Ok(lock.succeeds(node.version))
-    };
-    let version = write().unwrap_or_else(|failed| {
-        warn!("could not write down what was learned: {failed}");
-        None
-    });
-    (version, taught)
+        Ok(())
+    }
 }
 
 /// Whether a look saw every entry of a live port: one that it missed may load another value.

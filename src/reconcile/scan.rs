@@ -199,7 +199,7 @@ pub fn scan_bridge(
     since: Instant,
 ) -> Result<FlowScan, Error> {
     let tables = connection.tables()?;
-    scan_tables(connection, input, thorough, since, &tables, None)
+    scan_tables(connection, input, thorough, since, (&tables, None))
 }
 
 /// The same, when it is known how many entries each table has.
@@ -208,8 +208,7 @@ pub(super) fn scan_tables(
     input: &BridgeInput,
     thorough: bool,
     since: Instant,
-    tables: &[(u8, u32)],
-    guess: Option<AskedDump>,
+    (tables, guess): (&[(u8, u32)], Option<AskedDump>),
 ) -> Result<FlowScan, Error> {
     let facts = &input.facts;
     let all = thorough || is_small(tables) || facts.dead.len() > FEW_DEAD || needs_proof(facts);
