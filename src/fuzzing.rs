@@ -5,7 +5,7 @@
 //! and read again, answers that were cut off are no answers, no token comes of an empty value,
 //! no name leaves its directory, and what comes out is bounded by what went in.
 //!
-//! `fuzz/` has a target of three lines for each; `tests/fuzz_corpus.rs` runs them all over the
+//! `fuzz/` has a target of three lines for each; `tests/fuzz_corpus` runs them all over the
 //! committed corpus and over mutations of it, on stable Rust.
 //!
 //! A feature and not a hidden module: bodies assert, and a release that has none of them needs

@@ -2,7 +2,7 @@
 # The model test with large numbers: sudo ./tests/nightly.sh
 #
 # Walks a reference model of a node at random against the real rules, and against the real
-# program with a real switch; tests/model.rs says what is promised after every step, and
+# program with a real switch; tests/model says what is promised after every step, and
 # docs/promises.md what is not. Fails with the shortest walk that breaks a promise.
 #
 #   OFG_MODEL_STEPS         steps of the pure variant (2,000,000)
@@ -22,4 +22,4 @@ export OFG_MODEL_NODES="${OFG_MODEL_NODES:-3}"
 
 export OFG_SEED="${OFG_SEED:-clock}"
 
-exec env TEST_THREADS=1 RUST_TEST_NOCAPTURE=1 ./tests/run.sh --test model
+exec env TEST_THREADS=1 RUST_TEST_NOCAPTURE=1 ./tests/run.sh --test verdict model::

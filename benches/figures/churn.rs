@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::crowd::{Shape, who};
 use super::daemon::{args, crowded, start};
-use super::guard::Daemon;
+use super::gcd::Daemon;
 use super::idle::memory;
 use super::rig::{Datapath, Setup};
 use super::table::Table;

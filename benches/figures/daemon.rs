@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::crowd::{Crowd, Shape, who};
 use super::del::install;
 use super::echo::percentile;
-use super::guard::Daemon;
+use super::gcd::Daemon;
 use super::idle;
 use super::measure::median;
 use super::rig::{Datapath, Node, Setup};

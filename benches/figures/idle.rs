@@ -10,7 +10,7 @@ use serde_json::json;
 use super::apiserver::{ApiServer, pod};
 use super::crowd::{uid, who};
 use super::daemon::{SMALL, SMALL_FLOWS, SMALL_SHAPE, args, crowded, start};
-use super::guard::Daemon;
+use super::gcd::Daemon;
 use super::rig::{Datapath, Runtime, Setup, eventually};
 use super::table::Table;
 

@@ -18,8 +18,8 @@ mod rig;
 
 #[path = "../../tests/apiserver/mod.rs"]
 mod apiserver;
-#[path = "../../tests/daemon/guard.rs"]
-mod guard;
+#[path = "../../tests/gcd/mod.rs"]
+mod gcd;
 
 mod add;
 mod churn;

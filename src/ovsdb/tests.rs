@@ -1,6 +1,6 @@
 //! The client against replies captured from ovsdb-server 3.1.0 (`tests/data/ovsdb`, named
 //! after the method or operations), whole, cut and garbled. The server itself is met in
-//! `tests/ovsdb_live.rs`.
+//! `tests/ovsdb_live`.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;

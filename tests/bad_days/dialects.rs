@@ -1,10 +1,10 @@
 //! Bridges that speak little OpenFlow, and entries that look like others because a client of
 //! OpenFlow 1.0 made them.
 
-use super::rig::{Node, Port, Setup, layouts};
 use super::{
     hasty_node, only, our_del, settle, still_there, sweep, sweep_finishes, tombstone_of, tombstones,
 };
+use crate::rig::{Node, Port, Setup, layouts};
 use serde_json::{Value, json};
 
 #[test]

@@ -1,10 +1,10 @@
 //! Deaths that are none, deaths that are too many, and names that are used twice.
 
-use super::rig::{Attached, Datapath, Node, Outcome, Port, Setup, pod_name};
 use super::{
     Tenant, hasty_node, list, must_have, only, our_del, record_of, settle, still_there, sweep,
     sweep_finishes, tenant, tombstones,
 };
+use crate::rig::{Attached, Datapath, Node, Outcome, Port, Setup, pod_name};
 use serde_json::json;
 
 /// A sweep in a mount namespace of its own, after `mounts`.

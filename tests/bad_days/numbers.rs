@@ -2,11 +2,11 @@
 //! another interface's `ofport_request` takes one. Flows are never adapted: they mean the
 //! number.
 
-use super::rig::{Flows, Node, Port, eventually, layouts};
 use super::{
     Tenant, hasty_node, must_have, only, our_del, settle, still_there, sweep, sweep_finishes,
     tombstones,
 };
+use crate::rig::{Flows, Node, Port, eventually, layouts};
 use serde_json::json;
 
 fn ofport(node: &Node, pod: &Tenant) -> u16 {

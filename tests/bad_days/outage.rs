@@ -3,11 +3,11 @@
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::rig::{Datapath, Flows, Node, Setup, layouts, sleep_ms};
 use super::{
     SMALL, del_gives_up, hasty_node, only, our_del, record_of, settle, still_there, sweep,
     sweep_finishes, tombstones,
 };
+use crate::rig::{Datapath, Flows, Node, Setup, layouts, sleep_ms};
 use serde_json::json;
 
 /// ovs-vswitchd is back, and the controller (or `ovs-ctl restart`) has put all entries back.
@@ -274,7 +274,7 @@ fn sweeps_while_vswitchd_restarts() {
     let all = node.dump("br0");
     node.vswitchd.kill();
     our_del(&node, &web).ok();
-    node.vanish(&web, super::rig::Port::Gone);
+    node.vanish(&web, crate::rig::Port::Gone);
     std::thread::scope(|scope| {
         let sweeps = scope.spawn(|| {
             for _ in 0..10 {

@@ -1,10 +1,10 @@
 //! Rows of OVSDB that are replaced, gone, or of no use.
 
-use super::rig::{Flows, Node, Port, Setup, Who, eventually, layouts};
 use super::{
     SMALL, Tenant, del_gives_up, hasty_node, list, only, our_del, record_of, settle, sweep,
     sweep_finishes, tombstones,
 };
+use crate::rig::{Flows, Node, Port, Setup, Who, eventually, layouts};
 use serde_json::json;
 
 fn row(node: &Node, port: &str) -> String {

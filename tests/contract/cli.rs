@@ -4,8 +4,8 @@ use std::fs;
 
 use serde_json::Value;
 
+use crate::contract::{GC, pods};
 use crate::rig::{Datapath, Node, Outcome, Port, Setup, layouts, pod_name};
-use crate::{GC, pods};
 
 /// Without `--state-dir`, which the rig adds.
 fn bare(node: &Node, args: &[&str]) -> Outcome {

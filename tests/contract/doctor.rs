@@ -78,7 +78,7 @@ fn the_records_need_attention() {
     node.admin(&["pause"]).ok();
     finds(&node, "warning", "pause", &["resume"]);
     node.ovsdb.stop();
-    crate::silent(crate::call(&node, "DEL", &db).run());
+    crate::contract::silent(crate::contract::call(&node, "DEL", &db).run());
     finds(&node, "warning", "tombstones", &["1 dead", "db.sock", "sweep"]);
 }
 

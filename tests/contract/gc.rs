@@ -7,8 +7,8 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
+use crate::contract::{GC, pods, records, refused_with, silent, sorted};
 use crate::rig::{Attached, Node, Outcome, Setup, eventually};
-use crate::{GC, pods, records, refused_with, silent, sorted};
 
 const VALID: &str = "cni.dev/valid-attachments";
 /// The name that came from a slip in the spec, and that libcni sends as well.
@@ -110,7 +110,7 @@ fn a_container_that_is_valid_under_any_ifname_protects_all_its_attachments() {
     ipam["routes"] = json!([]);
     node.configure_plugin("ovs-test-cni", json!({"ipam": ipam}));
     let second = node.add(&pods[0].pod.clone().with_ifname("net1"));
-    let its = node.install("br0", &crate::layouts::classifier(&second.who(0x2001)));
+    let its = node.install("br0", &crate::contract::layouts::classifier(&second.who(0x2001)));
     silent(gc(&node, &[(VALID, json!([entry(&second)]))]));
     assert_eq!(node.dump("br0"), sorted(&[&flows[0], &its]));
     silent(gc(&node, &[(VALID, json!([{"containerID": pods[0].container}]))]));
@@ -132,7 +132,7 @@ fn only_this_networks_records_are_judged() {
         let ours = node.add(&node.pod(name).with_ip(ip));
         let (v4, v6) = (ours.ip.clone(), format!("fd00::{reg:x}"));
         let who = crate::rig::Who { ip: v4, ip6: v6, ..ours.who(reg) };
-        node.install("br0", &crate::layouts::classifier(&who));
+        node.install("br0", &crate::contract::layouts::classifier(&who));
     }
     silent(gc(&node, &[(VALID, Value::Null)]));
     let left = node.dump("br0");
@@ -156,7 +156,7 @@ fn a_pod_that_was_added_since_the_call_is_protected() {
     eventually("GC reads", || fs::read_to_string(&wchan).is_ok_and(|at| at.contains("pipe")));
 
     let new = node.run_pod("new");
-    let its = node.install("br0", &crate::layouts::classifier(&new.who(0x2001)));
+    let its = node.install("br0", &crate::contract::layouts::classifier(&new.who(0x2001)));
     let mut conf = node.plugin_conf(GC, None, None);
     conf[VALID] = json!([]);
     call.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::contract::{GC, call, refused, refused_with, silent};
 use crate::rig::{Node, Outcome, Setup};
-use crate::{GC, call, refused, refused_with, silent};
 
 fn node(test: &str, keys: serde_json::Value) -> Node {
     Setup::new().cni_version("1.1.0").gc_conf(keys).up(test)

@@ -5,8 +5,8 @@ use std::os::unix::ffi::OsStringExt;
 
 use serde_json::{Value, json};
 
+use crate::contract::{GC, pods, refused, refused_with, silent, sorted, tree};
 use crate::rig::{Datapath, Node, Pod, Setup};
-use crate::{GC, pods, refused, refused_with, silent, sorted, tree};
 
 /// Longer than what we read.
 const OVERSIZED: usize = (8 << 20) + 1;

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::contract::{GC, VERSIONS, refused_with, silent, tree};
 use crate::rig::{Datapath, Node, Pod, Setup};
-use crate::{GC, VERSIONS, refused_with, silent, tree};
 
 fn node(test: &str) -> Node {
     Setup::new().datapath(Datapath::Dummy).up(test)

@@ -6,7 +6,7 @@ use std::fs;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::guard::{Daemon, settle};
+use crate::gcd::{Daemon, settle};
 use crate::rig::{Attached, Flows, Node, Port, Setup, eventually, layouts};
 
 #[track_caller]

@@ -9,7 +9,7 @@ use ovs_flow_gc::openflow::Connection;
 use ovs_flow_gc::util::clock::Deadline;
 
 use crate::crowd::{Member, add_ports, all_at_once, del_ports, end_sandboxes};
-use crate::guard::{Daemon, settle};
+use crate::gcd::{Daemon, settle};
 use crate::rig::{Datapath, Setup, layouts, sleep_ms};
 
 const PODS: u32 = 250;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::guard::{Daemon, Systemd, settle};
+use crate::gcd::{Daemon, Systemd, settle};
 use crate::rig::{Node, Port, Setup, eventually, layouts, sleep_ms};
 
 #[test]

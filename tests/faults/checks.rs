@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::rig::Outcome;
+use crate::rig::Outcome;
 
 /// What a call may take beyond its timeout: the lock's grace of 500 ms, and a busy machine.
 const SMALL: Duration = Duration::from_secs(10);

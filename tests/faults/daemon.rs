@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::checks::{End, Extent, Summary, extent, wanted};
-use super::guard::Daemon;
 use super::proxy::{Fault, Plan, Proxy, Way};
-use super::rig::sleep_ms;
 use super::verbs::{Stage, Verb};
+use crate::gcd::Daemon;
+use crate::rig::sleep_ms;
 
 /// How long it may take to get over a fault: its retries back off from a second, and a question
 /// to a switch that says nothing is given up after two.
@@ -71,7 +71,7 @@ fn sweep(
     stage: &mut Stage,
     proxy: &Proxy,
     plan: Option<Plan>,
-) -> (Result<End, String>, super::rig::Outcome) {
+) -> (Result<End, String>, crate::rig::Outcome) {
     stage.before();
     proxy.expect(plan);
     let run_dir = format!("OVS_RUNDIR={}", proxy.dir.display());
@@ -90,7 +90,7 @@ fn sweep(
     let stderr = daemon.log();
     let (code, _) = daemon.end(Signal::SIGTERM);
     let (command, stdout) = ("ovs-flow-gcd".to_owned(), String::new());
-    let outcome = super::rig::Outcome { command, code, stdout, stderr, took };
+    let outcome = crate::rig::Outcome { command, code, stdout, stderr, took };
     let end = end.and_then(|()| {
         if outcome.stderr.contains("panicked") {
             return Err("panicked".to_owned());

@@ -12,9 +12,9 @@ use ovs_flow_gc::store::{Registry, RegistrySnapshot};
 use ovs_flow_gc::util::clock::Deadline;
 use serde_json::{Value, json};
 
-use super::rig::node::NETWORK;
-use super::rig::run::run;
-use super::rig::{Datapath, Node, Outcome, Pod, Setup, Who, layouts};
+use crate::rig::node::NETWORK;
+use crate::rig::run::run;
+use crate::rig::{Datapath, Node, Outcome, Pod, Setup, Who, layouts};
 
 /// So many entries of nobody in the table of the pods' addresses: a dump of it has two parts.
 const FILLERS: u32 = 700;

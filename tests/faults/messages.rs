@@ -8,8 +8,8 @@ use serde_json::json;
 use super::checks::{End, Extent, Summary, Terms, extent, wanted};
 use super::ground::How;
 use super::proxy::{Fault, Peer, Plan, Proxy, Seen, Way};
-use super::rig::Outcome;
 use super::verbs::{Stage, Verb};
+use crate::rig::Outcome;
 
 /// What a call has on the switch, in milliseconds; where a message is too late, and else.
 const HASTY: u64 = 400;

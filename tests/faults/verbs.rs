@@ -1,6 +1,5 @@
 //! The calls, and what they are about.
 
-#[path = "after.rs"]
 mod after;
 
 use std::path::Path;
@@ -11,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::checks::{End, Terms};
 use super::ground::{Entries, Ground, How, Resident, only_in};
-use super::rig::Outcome;
-use super::rig::node::NETWORK;
+use crate::rig::Outcome;
+use crate::rig::node::NETWORK;
 
 /// What is disturbed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

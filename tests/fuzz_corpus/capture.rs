@@ -19,7 +19,7 @@ use ovs_flow_gc::ovsdb::{Client, Leaving, Wanted};
 use ovs_flow_gc::util::clock::Deadline;
 use serde_json::{Value, json};
 
-use crate::directory;
+use crate::fuzz_corpus::directory;
 use crate::rig::{Attached, Node, Port, Setup, layouts};
 
 /// k-vswitch: entries by port and address.
@@ -118,7 +118,7 @@ fn soon() -> Deadline {
 }
 
 #[test]
-#[ignore = "writes fuzz/corpus anew; as root: cargo test --test fuzz_corpus -- --ignored"]
+#[ignore = "writes fuzz/corpus anew; as root: cargo test --test fuzzers -- --ignored"]
 fn capture_the_corpus() {
     let _ = fs::remove_dir_all(directory().join("corpus"));
     let mut corpus = Corpus { files: 0 };

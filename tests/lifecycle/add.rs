@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::crowd::{Crowd, register, sorted, states, sweep};
-use super::rig::{Attached, Datapath, Node, Pod, Port, Setup, Who, layouts};
+use crate::rig::{Attached, Datapath, Node, Pod, Port, Setup, Who, layouts};
 
 /// A controller that is quicker than we are: it installs the flows of `controller/NAME` as
 /// soon as the OVS plugin has made the port. It may give the port a number first.

@@ -6,22 +6,22 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::rig::{Attached, Node, Who, called, layouts};
+use crate::rig::{Attached, Node, Who, called, layouts};
 
 /// Several pods, and which line of a dump belongs to whom.
-pub(super) struct Crowd {
+pub(crate) struct Crowd {
     /// The pods.
-    pub(super) pods: Vec<Attached>,
+    pub(crate) pods: Vec<Attached>,
     /// Per pod: its entries.
-    pub(super) flows: Vec<Vec<String>>,
+    pub(crate) flows: Vec<Vec<String>>,
     /// Entries of no pod in particular.
-    pub(super) base: Vec<String>,
+    pub(crate) base: Vec<String>,
 }
 
 impl Crowd {
     /// Pods whose entries come after ADD, as a controller installs them.
     #[track_caller]
-    pub(super) fn new(node: &Node, names: &[&str]) -> Self {
+    pub(crate) fn new(node: &Node, names: &[&str]) -> Self {
         let base = node.install("br0", &layouts::classifier_base());
         let pods: Vec<_> = names.iter().map(|name| node.run_pod(name)).collect();
         let mut crowd = Self { pods, flows: Vec::new(), base };
@@ -36,23 +36,23 @@ impl Crowd {
     }
 
     /// The dump once these pods' entries are gone.
-    pub(super) fn without(&self, gone: &[usize]) -> Vec<String> {
+    pub(crate) fn without(&self, gone: &[usize]) -> Vec<String> {
         let kept = self.flows.iter().enumerate().filter(|(index, _)| !gone.contains(index));
         sorted([self.base.clone(), kept.flat_map(|(_, flows)| flows.clone()).collect()].concat())
     }
 
     /// The dump as long as nobody's entries are gone.
-    pub(super) fn registry_snapshot(&self) -> Vec<String> {
+    pub(crate) fn registry_snapshot(&self) -> Vec<String> {
         self.without(&[])
     }
 }
 
 /// The value that stands for a pod.
-pub(super) fn register(index: usize) -> u32 {
+pub(crate) fn register(index: usize) -> u32 {
     0x1001 + u32::try_from(index).unwrap()
 }
 
-pub(super) fn sorted(mut lines: Vec<String>) -> Vec<String> {
+pub(crate) fn sorted(mut lines: Vec<String>) -> Vec<String> {
     lines.sort();
     lines
 }
@@ -103,7 +103,7 @@ fn nobodys(ports: &[u16]) -> Vec<String> {
 }
 
 /// What `list --json` says: per pod, as the test calls it, its state.
-pub(super) fn states(node: &Node) -> BTreeMap<String, String> {
+pub(crate) fn states(node: &Node) -> BTreeMap<String, String> {
     let list = node.admin(&["list", "--json", "--no-flows"]).ok();
     let list: Value = serde_json::from_str(&list).unwrap();
     let rows = list.as_array().or_else(|| list["attachments"].as_array());
@@ -114,14 +114,14 @@ pub(super) fn states(node: &Node) -> BTreeMap<String, String> {
 
 /// `sweep`, which must be content. Returns its answer.
 #[track_caller]
-pub(super) fn sweep(node: &Node, options: &[&str]) -> Value {
+pub(crate) fn sweep(node: &Node, options: &[&str]) -> Value {
     let outcome = node.admin(&[&["sweep", "--json"], options].concat());
     assert!(outcome.succeeded(), "{outcome}");
     outcome.json()
 }
 
 /// Every file below a directory, with its content.
-pub(super) fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut todo = vec![dir.to_owned()];
     while let Some(dir) = todo.pop() {

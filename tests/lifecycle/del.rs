@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::crowd::{Crowd, sorted, states, sweep};
-use super::rig::{Attached, Call, Datapath, Node, Outcome, Setup};
+use crate::rig::{Attached, Call, Datapath, Node, Outcome, Setup};
 
 /// DEL of our plugin alone: the pod's port is still there, as it is when a chain is torn
 /// down in reverse.
@@ -274,7 +274,7 @@ fn del_of_one_of_two_interfaces() {
     ipam["routes"] = json!([]);
     node.configure_plugin("ovs-test-cni", json!({"ipam": ipam}));
     let second = node.add(&crowd.pods[0].pod.clone().with_ifname("net1"));
-    let lines = super::rig::layouts::classifier(&second.who(0x2001));
+    let lines = crate::rig::layouts::classifier(&second.who(0x2001));
     crowd.flows.push(node.install("br0", &lines));
     crowd.pods.push(second);
 

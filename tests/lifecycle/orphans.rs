@@ -7,7 +7,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::crowd::{Crowd, sorted, states, sweep, tree};
-use super::rig::{Attached, Datapath, Node, Port, Setup, eventually, pod_name};
+use crate::rig::{Attached, Datapath, Node, Port, Setup, eventually, pod_name};
 
 fn dummy(test: &str) -> Node {
     Setup::new().datapath(Datapath::Dummy).up(test)

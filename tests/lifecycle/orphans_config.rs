@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::json;
 
 use super::crowd::{Crowd, sorted, sweep};
-use super::rig::{Attached, Datapath, Flows, Node, Port, Setup, eventually, layouts};
+use crate::rig::{Attached, Datapath, Flows, Node, Port, Setup, eventually, layouts};
 
 fn node(test: &str, keys: serde_json::Value) -> Node {
     Setup::new().datapath(Datapath::Dummy).gc_conf(keys).up(test)

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use serde_json::{Value, json};
 
 use super::crowd::{Crowd, register, sorted, states, sweep};
-use super::rig::{Attached, Datapath, Node, Port, Setup, layouts};
+use crate::rig::{Attached, Datapath, Node, Port, Setup, layouts};
 
 fn node(test: &str, keys: Value) -> Node {
     Setup::new().datapath(Datapath::Dummy).gc_conf(keys).up(test)

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{at, run};
+use crate::manifests::{at, run};
 
 #[test]
 fn the_image_holds_two_binaries_and_a_link_and_nothing_else() {

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{at, files, run, yaml};
+use crate::manifests::{at, files, run, yaml};
 
 const BASE: &str = "conf/kubernetes/base";
 const COMPONENTS: &str = "conf/kubernetes/components";

@@ -7,8 +7,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::metrics::METRICS;
-use crate::{at, run, text, yaml};
+use crate::manifests::metrics::METRICS;
+use crate::manifests::{at, run, text, yaml};
 
 const ALERTS: &str = "conf/prometheus/alerts.yaml";
 

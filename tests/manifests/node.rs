@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use serde_json::Value;
 
-use crate::{text, yaml};
+use crate::manifests::{text, yaml};
 
 /// kubelet.config.k8s.io/v1beta1 as of Kubernetes 1.20 (staging/src/k8s.io/kubelet/config/v1beta1/
 /// types.go), as far as it is used. A kubelet does not start with a field that it does not know.

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::operations::{deleted, journals, records, sorted, stale, sweep};
 use crate::rig::{Attached, Node, Outcome, Port, Setup, Valid, called, eventually, layouts};
-use crate::{deleted, journals, records, sorted, stale, sweep};
 
 fn cache_dir(node: &Node) -> PathBuf {
     node.dir.join("var-lib/cni/results")

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::records;
+use crate::operations::records;
 use crate::rig::{Node, Outcome, Setup, eventually};
 
 /// The node's directories as a container has them.

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use crate::operations::{deleted, journals, stale, sweep};
 use crate::rig::{Datapath, Node, Port, Setup};
-use crate::{deleted, journals, stale, sweep};
 
 const BOUND: u64 = 16 * 1024 * 1024;
 

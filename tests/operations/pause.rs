@@ -6,8 +6,8 @@ use ovs_flow_gc::openflow::Connection;
 use ovs_flow_gc::util::clock::Deadline;
 use serde_json::json;
 
+use crate::operations::{deleted, records, sweep};
 use crate::rig::{Datapath, Node, Port, Setup, eventually, layouts};
-use crate::{deleted, records, sweep};
 
 /// More than are deleted on one look at the world.
 const MANY: u16 = 40_000;

@@ -6,8 +6,8 @@ use ovs_flow_gc::openflow::{Connection, Filter};
 use ovs_flow_gc::util::clock::Deadline;
 use serde_json::{Value, json};
 
+use crate::operations::{deleted, journals, sorted, sweep};
 use crate::rig::{Attached, Node, Port, Setup, eventually, layouts};
-use crate::{deleted, journals, sorted, sweep};
 
 /// Everything of every entry but its age and its counters, as the switch sends it.
 fn bytes(node: &Node, bridge: &str) -> Vec<Vec<u8>> {

@@ -3,8 +3,8 @@
 
 use serde_json::json;
 
+use crate::operations::{deleted, records, sorted, stale, sweep};
 use crate::rig::{Attached, Node, Port, Setup, Valid, layouts};
-use crate::{deleted, records, sorted, stale, sweep};
 
 /// A pod of each kind of end, and one that lives.
 struct Ends {

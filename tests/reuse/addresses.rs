@@ -3,9 +3,9 @@
 
 use serde_json::json;
 
-use super::crowd::sweep;
-use super::rig::{Attached, Port, sleep_ms};
 use super::town::{Town, strings};
+use crate::lifecycle::crowd::sweep;
+use crate::rig::{Attached, Port, sleep_ms};
 
 /// Delivery to the pod by entries that its successor's do not replace.
 fn delivery(pod: &Attached) -> Vec<String> {

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use super::crowd::{sorted, sweep};
-use super::rig::{Attached, Datapath, Node, Port, Setup};
 use super::town::Town;
+use crate::lifecycle::crowd::{sorted, sweep};
+use crate::rig::{Attached, Datapath, Node, Port, Setup};
 
 /// The tunnel to the other nodes.
 #[track_caller]

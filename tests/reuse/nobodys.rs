@@ -3,9 +3,9 @@
 
 use serde_json::json;
 
-use super::crowd::{states, sweep};
-use super::rig::{Datapath, Node, Port, Setup, layouts};
 use super::town::Town;
+use crate::lifecycle::crowd::{states, sweep};
+use crate::rig::{Datapath, Node, Port, Setup, layouts};
 
 /// A number that entries output to beside more. The next pod that is given the number is
 /// served by them, too.

@@ -4,9 +4,9 @@
 
 use serde_json::json;
 
-use super::crowd::{states, sweep};
-use super::rig::{Attached, Port, sleep_ms};
 use super::town::Town;
+use crate::lifecycle::crowd::{states, sweep};
+use crate::rig::{Attached, Port, sleep_ms};
 
 /// The pod's memberships, and what is everybody's in those policies.
 struct Policy {

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use super::crowd::sweep;
-use super::rig::{Flows, Port, sleep_ms};
 use super::town::Town;
+use crate::lifecycle::crowd::sweep;
+use crate::rig::{Flows, Port, sleep_ms};
 
 /// antrea #430, #434: the late DEL of a pod whose number OVS has given to another one.
 #[test]

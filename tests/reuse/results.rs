@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::crowd::sorted;
-use super::rig::{Attached, Datapath, Node, Setup, layouts};
+use crate::lifecycle::crowd::sorted;
+use crate::rig::{Attached, Datapath, Node, Setup, layouts};
 
 /// Puts a plugin between the OVS plugin and us that rewrites its result.
 fn rewrite(node: &Node, sed: &str) {

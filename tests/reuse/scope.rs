@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::crowd::sweep;
-use super::rig::{Datapath, Port, Setup, layouts, sleep_ms};
 use super::town::Town;
+use crate::lifecycle::crowd::sweep;
+use crate::rig::{Datapath, Port, Setup, layouts, sleep_ms};
 
 /// IPAM may have given the address to another node since: a sweep keeps what rests on the
 /// address alone, for good. A DEL comes before the address is free.

@@ -3,8 +3,8 @@
 
 use serde_json::json;
 
-use super::crowd::{sorted, sweep};
-use super::rig::{Datapath, Node, Port, Setup};
+use crate::lifecycle::crowd::{sorted, sweep};
+use crate::rig::{Datapath, Node, Port, Setup};
 
 /// One pod of each CNI that writes addresses down: table and marks. `IP` and `MAC` are to be
 /// filled in.

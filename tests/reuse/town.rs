@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::crowd::sorted;
-use super::rig::{Attached, Datapath, Node, Setup, layouts};
+use crate::lifecycle::crowd::sorted;
+use crate::rig::{Attached, Datapath, Node, Setup, layouts};
 
 /// A node with the classifier pipeline. Every line of its dumps has an owner.
 pub(super) struct Town {

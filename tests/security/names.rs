@@ -9,7 +9,7 @@ use ovs_flow_gc::daemon::metrics::{Metrics, plain};
 use serde_json::{Value, json};
 
 use crate::rig::{Datapath, Node, Pod, Setup};
-use crate::{GC, HOSTILE, is_logged, is_plain};
+use crate::security::{GC, HOSTILE, is_logged, is_plain};
 
 fn node(test: &str) -> Node {
     let _ = fs::remove_file("/tmp/ofg-escaped");

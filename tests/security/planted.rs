@@ -1,5 +1,5 @@
 //! Files that somebody else put into the state directory. It is root's alone, and refused if it
-//! is not (`tests/state_dir.rs`, `somebody_elses_or_open_to_others`); here is what holds, and what
+//! is not (`tests/state_dir`, `somebody_elses_or_open_to_others`); here is what holds, and what
 //! does not, if he could write into it all the same.
 
 use std::fs;
@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::is_plain;
 use crate::rig::{Attached, Datapath, Node, Setup, layouts};
+use crate::security::is_plain;
 
 struct Town {
     node: Node,

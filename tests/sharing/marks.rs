@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::crowd::{sorted, sweep};
-use super::rig::{Attached, Datapath, Node, Port, Setup, layouts};
+use crate::lifecycle::crowd::{sorted, sweep};
+use crate::rig::{Attached, Datapath, Node, Port, Setup, layouts};
 
 fn configurations() -> [Value; 2] {
     [json!({"preset": "antrea", "lingerSeconds": 0}), json!({"lingerSeconds": 0})]

@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::crowd::{sorted, states, sweep};
-use super::rig::{Attached, Datapath, Node, Setup};
+use crate::lifecycle::crowd::{sorted, states, sweep};
+use crate::rig::{Attached, Datapath, Node, Setup};
 
 /// Pods that the tenants' controller knows, and what it installed: each pod's classifier is the
 /// only entry that loads the value, and packets find their way back by it.

@@ -10,9 +10,9 @@ use ovs_flow_gc::reconcile::{Cause, CleanRequest, CleanTarget, Outcome};
 use ovs_flow_gc::store::Registry;
 use ovs_flow_gc::util::clock::{Deadline, Stamp, boot_id};
 
-use crate::proxy::Proxy;
 use crate::rig::node::NETWORK;
 use crate::rig::{Datapath, Node, Setup, sleep_ms};
+use crate::window::proxy::Proxy;
 
 /// Ages are told apart from 10 ms on, and the switch's clock ticks when it has time for it.
 const AGEING_MS: u64 = 50;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use ovs_flow_gc::util::clock::connect_within;
 
-use crate::ground::soon;
+use crate::window::ground::soon;
 
 #[derive(Default)]
 struct Seen {

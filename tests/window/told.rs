@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use ovs_flow_gc::openflow::{Connection, Entry, Error, Filter, Update, Version, What};
 use ovs_flow_gc::util::clock::Deadline;
 
-use crate::ground::soon;
 use crate::rig::{Datapath, Node, Setup, sleep_ms};
+use crate::window::ground::soon;
 
 const VERSIONS: [Version; 3] = [Version::V13, Version::V14, Version::V15];
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::ground::Ground;
+use crate::window::ground::Ground;
 
 /// Entries on the bridge beside those that go.
 const FILLER: usize = 10_000;
@@ -37,7 +37,7 @@ fn busy_for(ground: &Ground) -> Duration {
     Duration::from_nanos(nanoseconds)
 }
 
-/// `cargo test --test window width -- --nocapture` prints it.
+/// `cargo test --test switch window::width -- --nocapture` prints it.
 #[test]
 fn the_width_of_the_window() {
     for (entries, rounds) in [(1, 100), (40, 200), (4_000, 16), (5_000, 10)] {

@@ -90,7 +90,7 @@ fn exchanged_numbers_teach_nothing_until_somebody_is_known() {
     assert_eq!(survey(&known, &not_adapted).live_registers, [None], "nothing to unlearn");
 }
 
-/// Found by tests/model.rs: whoever had the number before may be long forgotten, and its flow
+/// Found by tests/model: whoever had the number before may be long forgotten, and its flow
 /// still there; at the death of another one with that value a living pod's entries went.
 #[test]
 fn a_changed_number_teaches_nothing() {
@@ -110,7 +110,7 @@ fn a_changed_number_teaches_nothing() {
     }
 }
 
-/// Found by tests/model.rs: a slow controller puts a dead pod's flow back, under the number that
+/// Found by tests/model: a slow controller puts a dead pod's flow back, under the number that
 /// a younger pod has by now, and the next look took its value for that pod's.
 #[test]
 fn what_is_put_back_under_a_newer_owners_number_shows_nothing_of_it() {
@@ -126,7 +126,7 @@ fn what_is_put_back_under_a_newer_owners_number_shows_nothing_of_it() {
     assert_eq!(learned.live_registers, [None, Some(9)], "its own");
 }
 
-/// Found by tests/model.rs: the dead pod had the younger one's address, too, or nobody knew its
+/// Found by tests/model: the dead pod had the younger one's address, too, or nobody knew its
 /// addresses. All that was put back of it named the younger one, who seemed to have its value.
 /// Another dead pod had the younger one's own, which then seemed to be nobody's.
 #[test]
@@ -234,7 +234,7 @@ fn a_start_of_the_switch_may_be_followed_by_restored_entries() {
     // The controller comes 5 s after the restore, and its guards before its classifiers.
     let late = new.clone().map(|flow| flow.aged(7195));
     assert_eq!(learned(&[&not_adapted[..], &late].concat()), (None, None), "restored");
-    // Found by tests/model.rs: the number's owner of before has the dead one's address by now.
+    // Found by tests/model: the number's owner of before has the dead one's address by now.
     let shares = input().with(|c| c.live[0].addresses.push(address(IP_A)));
     let restored = [classifier(A, ID_A), classifier(B, ID_B), guard(B, IP_A)];
     assert_eq!(survey(&shares, &restored).dead_registers, [None]);
@@ -243,7 +243,7 @@ fn a_start_of_the_switch_may_be_followed_by_restored_entries() {
     assert_eq!(learned(&later), (None, None));
 }
 
-/// Found by tests/model.rs: a pod that nobody remembers had the number and the address which one
+/// Found by tests/model: a pod that nobody remembers had the number and the address which one
 /// pod has by now. What is left of it named that pod beside its new number, whose restored entry
 /// loads the value of the number's owner of before.
 #[test]

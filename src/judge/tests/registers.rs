@@ -184,7 +184,7 @@ fn pods_of_different_workloads_prove_nothing() {
     assert_eq!(doubt(&of(by_name("ns", a), by_name("ns", b)), &two()), None);
 }
 
-/// Found by tests/model.rs: a port that nobody recorded left a classifier of another tenant under
+/// Found by tests/model: a port that nobody recorded left a classifier of another tenant under
 /// a number. Its next owner had no entries yet, and looked as if it had that tenant's value.
 #[test]
 fn what_may_be_left_of_somebody_before_proves_nothing() {
@@ -275,7 +275,7 @@ fn what_a_pod_of_the_workload_showed_before_counts() {
     assert!(!proves(&[(&sister, Some(ID_B)), (&sister, None)]));
 }
 
-/// Found by tests/model.rs: the switch gave a living pod another number before anybody knew its
+/// Found by tests/model: the switch gave a living pod another number before anybody knew its
 /// value. Its classifier went with the number's next owner; what matches its value was still its own.
 #[test]
 fn a_living_pod_whose_value_nobody_knows_may_have_any() {

@@ -1,5 +1,5 @@
 //! What becomes of an entry, by what the switch tells and when: against a switch that follows a
-//! script. (`tests/guard.rs` has a real one, and races; what a real one does once in a thousand
+//! script. (`tests/window` has a real one, and races; what a real one does once in a thousand
 //! races or never is here.)
 
 use std::sync::{Arc, Mutex};

@@ -114,6 +114,7 @@ fn case(dead_ports: &[u16], source: RegisterSource) -> Case {
         match_mac: true,
         register: RegisterRule { index: 0, mask: u32::MAX, source },
         basis: BasisFacts::default(),
+        shown: Vec::new(),
         reap_dangling: false,
     };
     let by_number = [1, 13, 65534].map(|port: u16| (port, RowId(port.into()))).into();

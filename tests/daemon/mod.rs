@@ -1,0 +1,6 @@
+//! The daemon on a real switch: deaths that nobody told it of, bad days, and what it says.
+
+mod bad_days;
+mod deaths;
+mod figures;
+mod life;

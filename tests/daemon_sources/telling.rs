@@ -1,0 +1,144 @@
+//! What the cluster's operators are told.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::apiserver::{self, ApiServer, Bad};
+use crate::daemon_sources::town::{Flows, api_pod, node, start_unsettled, stranger, well};
+use crate::gcd::Daemon;
+use crate::manifests::metrics::METRICS;
+use crate::rig::{Attached, Node, Port, eventually, within};
+
+const SOON: Duration = Duration::from_secs(40);
+
+/// The Events that came, with where they were sent.
+fn events(api: &ApiServer) -> Vec<(String, Value)> {
+    let asked = api.asked().into_iter().filter(|asked| asked.method != "GET");
+    asked.map(|asked| (asked.target, serde_json::from_str(&asked.body).unwrap())).collect()
+}
+
+fn town(node: &Node, api: &ApiServer, count: usize) -> (Flows, Vec<Attached>) {
+    let mut flows = Flows::new(node);
+    let pods = (0..count).map(|n| stranger(node, api, &mut flows, &format!("p{n}")));
+    let pods = pods.collect();
+    (flows, pods)
+}
+
+#[track_caller]
+fn start(node: &Node, api: &ApiServer) -> Daemon {
+    let none = node.dir.join("none");
+    let daemon = start_unsettled(node, &none, api, &[], &["--interval=500ms"]);
+    eventually("it is ready", || daemon.get("/readyz").0 == 200 && api.watching() > 0);
+    daemon
+}
+
+fn count(daemon: &Daemon, result: &str) -> f64 {
+    daemon.metric(&format!("kubernetes_events_total{{result=\"{result}\"}}"))
+}
+
+#[test]
+fn one_on_the_pod_and_a_burst_on_the_node() {
+    let node = node("sources_events", json!({"lingerSeconds": 0}));
+    let api = ApiServer::start();
+    let (mut flows, pods) = town(&node, &api, 28);
+    let daemon = start(&node, &api);
+    let [alone, burst @ ..] = &pods[..13] else { unreachable!() };
+    node.vanish(alone, Port::Gone);
+    flows.forget("p0");
+    flows.only(&node, SOON);
+    eventually("it is told", || events(&api).len() == 1);
+    let (target, event) = events(&api).remove(0);
+    assert!(target.starts_with("/api/v1/namespaces/default/events"), "{target}");
+    let object = &event["involvedObject"];
+    assert_eq!((&object["kind"], &object["name"]), (&json!("Pod"), &json!(alone.name)));
+    assert_eq!(object["uid"], json!(alone.uid));
+    assert_eq!(event["reason"], "StaleFlowsDeleted");
+    let message = event["message"].as_str().unwrap();
+    assert!(message.contains("Deleted 15 stale") && message.contains("dead by netns"), "{message}");
+
+    for pod in burst {
+        node.vanish(pod, Port::Gone);
+        flows.forget(&pod.name);
+    }
+    flows.only(&node, SOON);
+    eventually("nine more pods are told of", || events(&api).len() == 10);
+    within(Duration::from_secs(40), "the rest is told together", || events(&api).len() == 11);
+    let (target, event) = events(&api).remove(10);
+    assert!(target.starts_with("/api/v1/namespaces/default/events"), "{target}");
+    assert_eq!(event["involvedObject"]["kind"], "Node");
+    assert_eq!(event["involvedObject"]["name"], "n1");
+    let message = event["message"].as_str().unwrap();
+    assert!(message.contains("Deleted 45 stale OpenFlow entries of 3 pods"), "{message}");
+    eventually("it is counted", || count(&daemon, "sent") == 11.0);
+    assert_eq!((count(&daemon, "aggregated"), count(&daemon, "failed")), (3.0, 0.0));
+    flows.stay(&node, Duration::from_secs(1));
+    well(&daemon);
+}
+
+#[test]
+fn an_api_server_that_takes_no_events_hinders_nothing() {
+    let node = node("sources_no_events", json!({"lingerSeconds": 0}));
+    let api = ApiServer::start();
+    let (mut flows, pods) = town(&node, &api, 8);
+    let daemon = start(&node, &api);
+    api.every_write(Some(Bad::Status(403, apiserver::status(403, "events is forbidden"))));
+    for pod in &pods[..3] {
+        node.vanish(pod, Port::Gone);
+        flows.forget(&pod.name);
+        flows.only(&node, SOON);
+    }
+    eventually("it is counted", || count(&daemon, "failed") == 3.0);
+    // It takes them and never says so.
+    api.every_write(Some(Bad::Hang));
+    for pod in &pods[3..6] {
+        node.vanish(pod, Port::Gone);
+        flows.forget(&pod.name);
+        flows.only(&node, SOON);
+    }
+    assert_eq!(count(&daemon, "sent"), 0.0);
+    assert!(daemon.metric("source_up{source=\"kubernetes\"}") == 1.0, "watching works");
+    within(Duration::from_secs(60), "that is counted, too", || count(&daemon, "failed") == 6.0);
+    flows.stay(&node, Duration::from_secs(1));
+    well(&daemon);
+}
+
+/// What dashboard and alerts ask for (`manifests/monitoring.rs`) is what is served.
+#[test]
+fn the_metrics_that_there_are() {
+    let node = node("sources_metrics", json!({"ipScope": "cluster", "lingerSeconds": 0}));
+    let api = ApiServer::start();
+    let (mut flows, pods) = town(&node, &api, 4);
+    // Two entries are kept for it.
+    api.put(api_pod("elsewhere", "new", "n2", "Running", &[&pods[0].ip]));
+    let daemon = start(&node, &api);
+    node.vanish(&pods[0], Port::Gone);
+    let of_p0 = flows.forget("p0");
+    flows.add("of p0", of_p0.into_iter().filter(|l| l.contains("ct_nw_")).collect());
+    flows.only(&node, SOON);
+    api.delete(&pods[2].uid);
+    node.vanish(&pods[2], Port::Gone);
+    flows.forget("p2");
+    flows.only(&node, SOON);
+    eventually("it is told", || count(&daemon, "sent") == 1.0);
+    node.admin(&["pause"]).ok();
+    node.vanish(&pods[1], Port::Gone);
+    eventually("it is left", || daemon.sum("stale_flows_left") > 0.0);
+    flows.stay(&node, Duration::from_millis(300));
+    // A family without a sample is not served at all: something of each has happened by now.
+    let (_, text) = daemon.get("/metrics");
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let served: BTreeSet<String> = types
+        .map(|line| match line.split_once(' ').unwrap() {
+            (name, "histogram") => format!("{name}_bucket"),
+            (name, _) => name.to_owned(),
+        })
+        .collect();
+    let known: BTreeSet<String> =
+        METRICS.iter().filter(|name| **name != "up").map(|name| (*name).to_owned()).collect();
+    assert_eq!(served, known);
+    for name in METRICS.iter().filter(|name| **name != "up") {
+        assert!(text.lines().any(|line| line.starts_with(name)), "{name} has no sample: {text}");
+    }
+}

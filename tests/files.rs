@@ -1,0 +1,17 @@
+//! What needs no switch: records, conflists, namespaces, the installer.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "tests, and what helps them, may fail this way"
+)]
+
+mod conflist_edit;
+mod inside;
+mod install_sh;
+mod liveness_netns;
+mod registry_fs;

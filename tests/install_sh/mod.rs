@@ -1,0 +1,595 @@
+//! `install.sh` below a root directory of its own.
+//!
+//! The binary that it installs here is a stand-in, a shell script that writes down how it was
+//! called and edits one known file: what is tested is the installer's order, that it can be
+//! interrupted anywhere, and that it never leaves an entry without a binary. The editor itself
+//! is tested in `conflist_edit.rs`. `systemctl` is a stand-in too: the machine's own must not
+//! start a timer for a test.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+const LIST: &str = r#"{
+  "cniVersion": "0.4.0",
+  "name": "net",
+  "plugins": [
+    { "type": "ovs", "bridge": "br1" }
+  ]
+}
+"#;
+
+const BRIDGE: &str = r#"{"cniVersion":"0.4.0","name":"b","plugins":[{"type":"bridge"}]}"#;
+
+/// Writes its call down; counts it; dies with the whole process group if it is the chosen one.
+const WATCH: &str = r#"
+n=$(($(cat "$RIG/count" 2>/dev/null || echo 0) + 1)); echo $n >"$RIG/count"
+if [ "$n" = "${KILL_AT:-0}" ]; then kill -9 0; fi
+"#;
+
+const STAND_IN: &str = r#"
+if [ "${CNI_COMMAND:-}" = VERSION ]; then echo '{"cniVersion":"1.0.0","supportedVersions":["1.0.0"]}'; exit; fi
+echo "$*" >>"$RIG/log"
+entry='    ,{ "type": "ovs-flow-gc" }'
+case "$1 $2" in
+adopt*) [ ! -e "$RIG/adopt-fails" ] || { echo "no OVSDB"; exit 1; } ;;
+"conflist find")
+    for f in "$3"/*.conf*; do if grep -qs '"type": "ovs"' "$f"; then echo "$f"; exit; fi; done
+    exit 1 ;;
+"conflist add")
+    [ ! -e "$RIG/add-fails" ] || { echo "$3: no Open vSwitch plugin in it"; exit 1; }
+    if grep -qF "$entry" "$3"; then echo "$3: there already"; exit; fi
+    sed "/\"type\": \"ovs\"/a\\$entry" "$3" >"$3.tmp" && mv "$3.tmp" "$3" && echo "$3: added" ;;
+"conflist remove")
+    [ ! -e "$RIG/remove-fails" ] || { echo "$3: read-only"; exit 1; }
+    grep -vF "$entry" "$3" >"$3.tmp"; mv "$3.tmp" "$3" && echo "$3: removed" ;;
+esac
+"#;
+
+/// `show` is asked for the daemon's process.
+const SYSTEMCTL: &str = r#"
+if [ "$1" = show ]; then cat "$RIG/pid" 2>/dev/null; exit; fi
+echo "systemctl $*" >>"$RIG/log"
+"#;
+
+struct Node {
+    dir: TempDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        let node = Self { dir: TempDir::new().unwrap() };
+        for dir in ["root/etc/cni/net.d", "root/run/systemd/system", "path"] {
+            fs::create_dir_all(node.at(dir)).unwrap();
+        }
+        node.put("root/etc/cni/net.d/10-ovs.conflist", LIST);
+        node.put("root/etc/cni/net.d/05-bridge.conflist", BRIDGE);
+        node.script("stand-in", &format!("{WATCH}{STAND_IN}"));
+        node.script("daemon", &format!("{WATCH}echo ovs-flow-gcd 0.1.0"));
+        node.script("path/systemctl", &format!("{WATCH}{SYSTEMCTL}"));
+        for tool in ["cp", "mv", "rm", "mkdir", "chmod"] {
+            let log = if tool == "rm" { "echo \"rm $*\" >>\"$RIG/log\"" } else { "" };
+            node.script(&format!("path/{tool}"), &format!("{WATCH}{log}\nexec /bin/{tool} \"$@\""));
+        }
+        node
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.dir.path().join(path)
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
+        fs::write(self.at(path), text).unwrap();
+    }
+
+    fn script(&self, path: &str, body: &str) {
+        self.put(path, &format!("#!/bin/sh\n{body}\n"));
+        fs::set_permissions(self.at(path), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn command(&self, command: &str, options: &[&str]) -> Command {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("install.sh");
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.at("path").display());
+        let mut sh = Command::new("sh");
+        sh.arg(script).arg(command).arg("--prefix").arg(self.at("root")).args(options);
+        // A group of its own: the stand-ins kill the installer with everything it started.
+        sh.env("PATH", path).env("RIG", self.dir.path()).process_group(0);
+        let _ = fs::remove_file(self.at("count"));
+        sh
+    }
+
+    fn run(&self, command: &str, options: &[&str]) -> (i32, String) {
+        let output: Output = self.command(command, options).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().expect("killed"), String::from_utf8(text).unwrap())
+    }
+
+    fn install(&self) -> (i32, String) {
+        let stand_in = self.at("stand-in");
+        self.run("install", &["--binary", stand_in.to_str().unwrap()])
+    }
+
+    fn install_daemon(&self) -> (i32, String) {
+        let (stand_in, daemon) = (self.at("stand-in"), self.at("daemon"));
+        let [binary, daemon] = [&stand_in, &daemon].map(|path| path.to_str().unwrap());
+        self.run("install", &["--binary", binary, "--daemon-binary", daemon])
+    }
+
+    fn uninstall(&self) -> (i32, String) {
+        self.run("uninstall", &[])
+    }
+
+    /// What was called since the last time, below this node's directory.
+    fn log(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.at("log")).unwrap_or_default();
+        let _ = fs::remove_file(self.at("log"));
+        let prefix = format!("{}/", self.dir.path().display());
+        text.lines().map(|line| line.replace(&prefix, "")).collect()
+    }
+
+    fn list(&self) -> String {
+        fs::read_to_string(self.at("root/etc/cni/net.d/10-ovs.conflist")).unwrap()
+    }
+
+    fn binary(&self) -> PathBuf {
+        self.at("root/opt/cni/bin/ovs-flow-gc")
+    }
+
+    fn unit(&self, name: &str) -> PathBuf {
+        self.at("root/etc/systemd/system").join(format!("ovs-flow-gc-sweep.{name}"))
+    }
+
+    fn daemon_unit(&self) -> PathBuf {
+        self.at("root/etc/systemd/system/ovs-flow-gcd.service")
+    }
+
+    /// The promise: whoever is named in a conflist can be called.
+    fn assert_callable_if_named(&self, when: &str) {
+        if self.list().contains("ovs-flow-gc") {
+            let same = fs::read(self.binary()).ok() == fs::read(self.at("stand-in")).ok();
+            let mode = fs::metadata(self.binary()).map_or(0, |m| m.permissions().mode() & 0o777);
+            assert!(same && mode == 0o755, "{when}: an entry without a binary");
+        }
+    }
+
+    fn registry_snapshot(&self) -> Vec<String> {
+        let mut files = Vec::new();
+        let mut todo = vec![self.at("root")];
+        while let Some(dir) = todo.pop() {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    todo.push(path);
+                } else {
+                    let path = path.strip_prefix(self.at("root")).unwrap();
+                    files.push(path.display().to_string());
+                }
+            }
+        }
+        files.sort();
+        files
+    }
+}
+
+const BARE: [&str; 2] = ["etc/cni/net.d/05-bridge.conflist", "etc/cni/net.d/10-ovs.conflist"];
+
+#[test]
+fn install_puts_the_binary_before_the_entry_and_says_each_step() {
+    let node = Node::new();
+    let (code, text) = node.install();
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(
+        node.log(),
+        [
+            "adopt --net-dir root/etc/cni/net.d --state-dir root/run/ovs-flow-gc",
+            "conflist find root/etc/cni/net.d",
+            "conflist add root/etc/cni/net.d/10-ovs.conflist",
+            "systemctl daemon-reload",
+            "systemctl enable --now ovs-flow-gc-sweep.timer",
+        ]
+    );
+    for said in
+        ["binary: installed", "adopt: recorded", "conflist: found", ": added", "timer: installed"]
+    {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    node.assert_callable_if_named("after install");
+    assert!(node.list().contains("ovs-flow-gc"));
+    let service = fs::read_to_string(node.unit("service")).unwrap();
+    assert!(service.contains("\nExecStart=/opt/cni/bin/ovs-flow-gc sweep --only-dead\n"));
+
+    let (before, list) = (node.registry_snapshot(), node.list());
+    let (code, text) = node.install();
+    assert_eq!(code, 0, "{text}");
+    for said in ["is this one already", ": there already", "is there already, started"] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    assert_eq!((node.registry_snapshot(), node.list()), (before, list));
+}
+
+#[test]
+fn uninstall_takes_the_entry_out_first_and_the_binary_last() {
+    let node = Node::new();
+    node.install();
+    node.put("root/run/ovs-flow-gc/net/config.json", "{}");
+    node.log();
+    let (code, text) = node.uninstall();
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(
+        node.log(),
+        [
+            "conflist remove root/etc/cni/net.d/10-ovs.conflist",
+            "systemctl disable --now ovs-flow-gc-sweep.timer",
+            "systemctl stop ovs-flow-gc-sweep.service",
+            "rm -f -- root/etc/systemd/system/ovs-flow-gc-sweep.service",
+            "rm -f -- root/etc/systemd/system/ovs-flow-gc-sweep.timer",
+            "systemctl daemon-reload",
+            "rm -rf -- root/run/ovs-flow-gc",
+            "rm -f -- root/opt/cni/bin/ovs-flow-gc",
+        ]
+    );
+    assert_eq!(node.registry_snapshot(), BARE);
+    assert_eq!(node.list(), LIST);
+
+    let (code, text) = node.uninstall();
+    assert_eq!(code, 0, "{text}");
+    for said in ["no entry is left", "timer: not there", "ovs-flow-gc is not there"] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    assert!(node.log().is_empty());
+}
+
+/// SIGKILL at each command that any of the scripts runs, in turn.
+#[test]
+fn killed_at_any_step_nothing_dangles_and_the_next_run_finishes() {
+    let cases = [("install", false), ("uninstall", false), ("install", true), ("uninstall", true)];
+    let mut kills = [0; 4];
+    for (kills, (command, daemon)) in kills.iter_mut().zip(cases) {
+        for at in 1.. {
+            assert!(at < 100, "no end");
+            let node = Node::new();
+            let [binary, daemon_binary] =
+                ["stand-in", "daemon"].map(|file| node.at(file).display().to_string());
+            let mut options = vec!["--binary", binary.as_str()];
+            match (command, daemon) {
+                ("install", false) => {}
+                ("install", true) => {
+                    node.install();
+                    options.extend(["--daemon-binary", daemon_binary.as_str()]);
+                }
+                (_, false) => drop(node.install()),
+                (_, true) => drop(node.install_daemon()),
+            }
+            if command == "uninstall" {
+                node.put("root/run/ovs-flow-gc/net/config.json", "{}");
+            }
+            let status = node
+                .command(command, &options)
+                .env("KILL_AT", at.to_string())
+                .output()
+                .unwrap()
+                .status;
+            if status.success() {
+                break;
+            }
+            assert_eq!(status.signal(), Some(9), "{command}, call {at}");
+            *kills += 1;
+            node.assert_callable_if_named(&format!("{command} killed at call {at}"));
+            if daemon && command == "install" {
+                let sweeper = node.unit("timer").exists() || node.daemon_unit().exists();
+                assert!(sweeper, "call {at}: no sweeper is left");
+            }
+            let (code, text) = node.run(command, &options);
+            assert_eq!(code, 0, "{command} after a kill at call {at}: {text}");
+            if command == "install" {
+                node.assert_callable_if_named("finished");
+                assert!(node.list().contains("ovs-flow-gc"));
+                assert_eq!(node.unit("timer").exists(), !daemon);
+                assert_eq!(node.unit("service").exists(), !daemon);
+                assert_eq!(node.daemon_unit().exists(), daemon);
+                let new = |f: &String| f.contains(".new.");
+                assert!(!node.registry_snapshot().iter().any(new), "leftovers of call {at}");
+            } else {
+                let left: Vec<String> =
+                    node.registry_snapshot().into_iter().filter(|f| !f.ends_with(".tmp")).collect();
+                assert_eq!(left, BARE, "killed at call {at}");
+                assert_eq!(node.list(), LIST);
+            }
+        }
+    }
+    let least = [10, 8, 16, 8];
+    assert!(kills.iter().zip(least).all(|(kills, least)| *kills >= least), "{kills:?}");
+}
+
+#[test]
+fn the_daemon_takes_the_timers_place() {
+    let node = Node::new();
+    node.install();
+    node.log();
+    let (code, text) = node.install_daemon();
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(
+        node.log()[3..],
+        [
+            "systemctl daemon-reload",
+            "systemctl enable ovs-flow-gcd.service",
+            "systemctl restart ovs-flow-gcd.service",
+            "systemctl disable --now ovs-flow-gc-sweep.timer",
+            "systemctl stop ovs-flow-gc-sweep.service",
+            "rm -f -- root/etc/systemd/system/ovs-flow-gc-sweep.service",
+            "rm -f -- root/etc/systemd/system/ovs-flow-gc-sweep.timer",
+            "systemctl daemon-reload",
+        ]
+    );
+    let unit = fs::read_to_string(node.daemon_unit()).unwrap();
+    assert!(unit.contains("\nExecStart=/usr/local/sbin/ovs-flow-gcd\n"), "{unit}");
+    assert!(node.at("root/usr/local/sbin/ovs-flow-gcd").exists());
+
+    // Without --daemon the plugin alone is brought up to date; the daemon stays, and no timer.
+    let before = node.registry_snapshot();
+    let (code, text) = node.install();
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("timer: left out, ovs-flow-gcd.service does its work"), "{text}");
+    assert_eq!(node.registry_snapshot(), before);
+    node.log();
+
+    let (code, text) = node.uninstall();
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(
+        node.log()[1..5],
+        [
+            "systemctl disable --now ovs-flow-gcd.service",
+            "rm -f -- root/etc/systemd/system/ovs-flow-gcd.service",
+            "systemctl daemon-reload",
+            "rm -f -- root/usr/local/sbin/ovs-flow-gcd",
+        ]
+    );
+    assert_eq!(node.registry_snapshot(), BARE);
+    let (_, text) = node.uninstall();
+    assert!(text.contains("daemon: not there"), "{text}");
+}
+
+/// Whoever runs is asked, not what the last run of the installer did: it may have been killed
+/// between the new binary and the restart.
+#[test]
+fn a_daemon_is_started_again_only_if_it_is_another_one() {
+    let node = Node::new();
+    let source = r#"
+        #include <stdio.h>
+        #include <unistd.h>
+        int main(int n, char **v) { if (n > 1) puts("ovs-flow-gcd 0.1.0"); else pause(); }
+    "#;
+    node.put("daemon.c", source);
+    let compiled = Command::new("gcc")
+        .args([node.at("daemon.c").to_str().unwrap(), "-o", node.at("daemon").to_str().unwrap()])
+        .status()
+        .expect("gcc, of tests/run.sh's packages, runs");
+    assert!(compiled.success());
+    node.install_daemon();
+    let mut running = Command::new(node.at("root/usr/local/sbin/ovs-flow-gcd")).spawn().unwrap();
+    node.put("pid", &running.id().to_string());
+    node.log();
+    let (code, same) = node.install_daemon();
+    let first = node.log();
+    // The same file again, but under another inode: what runs is the "(deleted)" one.
+    let installed = node.at("root/usr/local/sbin/ovs-flow-gcd");
+    fs::copy(&installed, node.at("copy")).unwrap();
+    fs::rename(node.at("copy"), &installed).unwrap();
+    let (_, other) = node.install_daemon();
+    let second = node.log();
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let restarts = |log: &[String]| log.iter().any(|line| line.contains("restart"));
+    assert!(code == 0 && same.contains("is there already, started"), "{same}");
+    assert!(!restarts(&first), "{first:?}");
+    assert!(other.contains("daemon: installed and started"), "{other}");
+    assert!(restarts(&second), "{second:?}");
+}
+
+#[test]
+fn a_daemon_that_does_not_run_here_replaces_nothing() {
+    let node = Node::new();
+    node.install();
+    node.script("daemon", "exit 126");
+    let (code, text) = node.install_daemon();
+    assert_eq!(code, 1);
+    assert!(text.contains("does not answer --version as ovs-flow-gcd"), "{text}");
+    assert!(node.unit("timer").exists() && !node.daemon_unit().exists());
+    assert_eq!(fs::read_dir(node.at("root/usr/local/sbin")).unwrap().count(), 0, "no leftovers");
+
+    let node = Node::new();
+    fs::remove_dir_all(node.at("root/run/systemd")).unwrap();
+    let (code, text) = node.install_daemon();
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("daemon: systemd does not run here"), "{text}");
+    assert!(!node.daemon_unit().exists());
+}
+
+#[test]
+fn a_binary_that_does_not_run_here_replaces_nothing() {
+    let node = Node::new();
+    node.install();
+    node.script("broken", "exit 126");
+    let (code, text) = node.run("install", &["--binary", node.at("broken").to_str().unwrap()]);
+    assert_eq!(code, 1);
+    assert!(text.contains("does not answer CNI VERSION"), "{text}");
+    node.assert_callable_if_named("after a bad binary");
+    assert_eq!(fs::read_dir(node.at("root/opt/cni/bin")).unwrap().count(), 1, "no leftovers");
+}
+
+#[test]
+fn a_failed_adopt_is_a_warning_and_a_failed_entry_an_error() {
+    let node = Node::new();
+    node.put("adopt-fails", "");
+    let (code, text) = node.install();
+    assert_eq!(code, 3, "{text}");
+    assert!(text.contains("warning: adopt: failed") && text.contains("no OVSDB"), "{text}");
+    assert!(node.list().contains("ovs-flow-gc"));
+
+    let node = Node::new();
+    node.put("add-fails", "");
+    let (code, text) = node.install();
+    assert_eq!(code, 1);
+    assert!(
+        text.contains("error: conflist: ") && text.contains("no Open vSwitch plugin"),
+        "{text}"
+    );
+
+    let node = Node::new();
+    fs::remove_file(node.at("root/etc/cni/net.d/10-ovs.conflist")).unwrap();
+    let (code, text) = node.install();
+    assert_eq!(code, 1);
+    assert!(text.contains("name the file with --conflist"), "{text}");
+}
+
+#[test]
+fn an_entry_that_stays_keeps_the_binary() {
+    let node = Node::new();
+    node.install();
+    node.put("remove-fails", "");
+    let (code, text) = node.uninstall();
+    assert_eq!(code, 1);
+    assert!(text.contains("so the binary stays") && text.contains("10-ovs.conflist"), "{text}");
+    node.assert_callable_if_named("uninstall that failed");
+
+    // multus has a copy of the list inside its own file; no editor takes that out.
+    fs::remove_file(node.at("remove-fails")).unwrap();
+    let copy = r#"{"type":"multus","delegates":[{"plugins":[{"type": "ovs-flow-gc"}]}]}"#;
+    node.put("root/etc/cni/net.d/00-multus.conf", copy);
+    let (code, text) = node.uninstall();
+    assert_eq!(code, 1);
+    assert!(text.contains("00-multus.conf") && node.binary().exists(), "{text}");
+
+    // Without a binary it is a plain error, not a clean-up.
+    fs::remove_file(node.binary()).unwrap();
+    let (code, text) = node.uninstall();
+    assert_eq!(code, 1);
+    assert!(text.contains("pods cannot end"), "{text}");
+}
+
+/// libcni 1.3 takes in `NETWORK/*.conf` with the list.
+#[test]
+fn an_entry_in_a_file_of_its_own_keeps_the_binary() {
+    let node = Node::new();
+    node.install();
+    // The stand-in edits other text than this.
+    let own = "root/etc/cni/net.d/net/50-own.conf";
+    node.put(own, r#"{"type":"ovs-flow-gc"}"#);
+    node.put("root/etc/cni/net.d/old/50-own.conf", r#"{"type":"ovs-flow-gc"}"#);
+    let (code, text) = node.uninstall();
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("net/50-own.conf") && !text.contains("old/50-own.conf"), "{text}");
+    assert!(node.binary().exists());
+    // The list says that it takes in nothing.
+    node.put(
+        "root/etc/cni/net.d/10-ovs.conflist",
+        &LIST.replace("\"name\"", "\"loadOnlyInlinedPlugins\": true, \"name\""),
+    );
+    assert_eq!(node.uninstall().0, 0);
+    assert!(!node.binary().exists() && node.at(own).exists());
+}
+
+/// CRI-O's DEL uses the configuration that ADD had, from libcni's cache.
+#[test]
+fn pods_that_will_still_call_it_keep_the_binary() {
+    let node = Node::new();
+    node.install();
+    // {"plugins":[{"type":"ovs"},{"type":"ovs-flow-gc"}]}
+    let config = "eyJwbHVnaW5zIjpbeyJ0eXBlIjoib3ZzIn0seyJ0eXBlIjoib3ZzLWZsb3ctZ2MifV19";
+    let cached =
+        format!(r#"{{"kind":"cniCacheV1","containerId":"c","config":"{config}","ifName":"eth0"}}"#);
+    node.put("root/var/lib/cni/results/net-c-eth0", &cached);
+    node.put("root/var/lib/cni/results/net-d-eth0", ""); // cni #1055
+    fs::create_dir_all(node.at("root/run/crio")).unwrap();
+    let _socket = UnixListener::bind(node.at("root/run/crio/crio.sock")).unwrap();
+
+    let (code, text) = node.uninstall();
+    assert_eq!(code, 3, "{text}");
+    assert!(text.contains("binary: kept") && text.contains(": 1 pods"), "{text}");
+    assert!(text.contains("container c"), "{text}");
+    assert!(node.binary().exists());
+    assert_eq!(node.list(), LIST, "the entry is out all the same");
+
+    // Neither its namespace nor its sandbox is there: nobody calls DEL for it.
+    let args = r#""cniArgs":[["K8S_POD_NAMESPACE","default"],["K8S_POD_NAME","web"]]"#;
+    let more = format!(r#","netns":"/var/run/netns/n1",{args},"result":{{}}}}"#);
+    let named = cached.strip_suffix('}').unwrap().to_owned() + &more;
+    node.put("root/var/lib/cni/results/net-c-eth0", &named);
+    node.put("root/var/run/netns/other", "");
+    node.put("root/var/lib/containers/storage/overlay-containers/c/userdata/config.json", "");
+    let (code, text) = node.uninstall();
+    assert!(code == 3 && text.contains("default/web"), "{text}");
+    fs::remove_dir_all(node.at("root/var/lib/containers/storage/overlay-containers/c")).unwrap();
+    node.put("root/var/run/netns/n1", "");
+    assert_eq!(node.uninstall().0, 3);
+    fs::remove_file(node.at("root/var/run/netns/n1")).unwrap();
+    assert_eq!(node.uninstall().0, 0);
+    assert!(!node.binary().exists());
+}
+
+#[test]
+fn without_systemd_it_says_so_and_goes_on() {
+    let node = Node::new();
+    fs::remove_dir_all(node.at("root/run/systemd")).unwrap();
+    let (code, text) = node.install();
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("systemd does not run here"), "{text}");
+    assert!(!node.unit("timer").exists());
+    assert!(!node.log().iter().any(|line| line.starts_with("systemctl")));
+
+    let node = Node::new();
+    let binary = node.at("stand-in");
+    let (code, text) = node.run("install", &["--no-timer", "--binary", binary.to_str().unwrap()]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("left out (--no-timer)") && !node.unit("timer").exists(), "{text}");
+}
+
+#[test]
+fn wrong_usage_is_status_two_and_touches_nothing() {
+    let node = Node::new();
+    for options in [&["--conflist"][..], &["--colour"], &["--binary", ""], &["--daemon-binary"]] {
+        let (code, text) = node.run("install", options);
+        assert_eq!(code, 2, "{options:?}");
+        assert!(text.contains("usage: install.sh"), "{text}");
+    }
+    assert_eq!(node.run("remove", &[]).0, 2);
+    assert_eq!(node.registry_snapshot(), BARE);
+}
+
+/// The units as they are installed, judged by systemd itself. It looks for the binary, so that
+/// lies outside the root here.
+#[test]
+fn systemd_finds_nothing_to_say_about_the_units() {
+    let node = Node::new();
+    let bin = node.at("bin");
+    let [binary, daemon] =
+        ["stand-in", "daemon"].map(|file| node.at(file).to_str().unwrap().to_owned());
+    let options = ["--binary", &binary, "--bin-dir", bin.to_str().unwrap()];
+    let (code, text) = node.run("install", &options);
+    assert_eq!(code, 0, "{text}");
+    // The daemon's own installation takes the timer away.
+    let units = [node.unit("service"), node.unit("timer")].map(|unit| {
+        let copy = node.at(unit.file_name().unwrap().to_str().unwrap());
+        fs::copy(&unit, &copy).unwrap();
+        copy
+    });
+    let more = ["--daemon-binary", &daemon, "--sbin-dir", bin.to_str().unwrap()];
+    let (code, text) = node.run("install", &[&options[..], &more].concat());
+    assert_eq!(code, 0, "{text}");
+    let output = Command::new("systemd-analyze")
+        .arg("verify")
+        .args(units)
+        .arg(node.daemon_unit())
+        .env("SYSTEMD_LOG_LEVEL", "warning")
+        .output()
+        .expect("systemd-analyze, of the package systemd, runs");
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    let units: Vec<&str> = said.lines().filter(|line| line.contains("ovs-flow-gc")).collect();
+    assert!(output.status.success() && units.is_empty(), "{said}");
+}

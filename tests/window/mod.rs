@@ -1,0 +1,8 @@
+//! The window between the look at an entry and its deletion: controllers that put the same
+//! entry anew in it, on purpose, thousands of times. Needs root and Open vSwitch.
+
+mod ground;
+mod proxy;
+mod race;
+mod told;
+mod width;
