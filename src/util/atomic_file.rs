@@ -73,7 +73,10 @@ mod tests {
     fn all_of_the_new_or_all_of_the_old() {
         let directory = tempfile::tempdir().unwrap();
         let (path, temporary) = (directory.path().join("a"), directory.path().join(".a.tmp"));
-        fs::write(&path, "old").unwrap();
+        NewFile::write(path.clone(), |file| file.write_all(b"old"))
+            .unwrap()
+            .replace(&path)
+            .unwrap();
         let full = NewFile::write(temporary.clone(), |file| {
             file.write_all(b"ne")?;
             Err(io::ErrorKind::StorageFull.into())
