@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
+use super::conflist::Inspection;
 use super::{Context, Error, Exit, Table, networks, output, registers};
 use crate::config::{Config, database_socket};
 use crate::liveness::{Liveness, mass_death_guard, netns};
@@ -21,6 +23,9 @@ use crate::util::clock::{Stamp, boot_id};
 
 /// So many pods of one finding are named, not just counted.
 const MOST_NAMED: usize = 10;
+
+/// What findings about conflists are of.
+const CONFLIST: &str = "conflist";
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -93,30 +98,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
 
 /// The state directory; returns the bridges that records name.
 fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
-    let what = "state directory";
-    let dir = context.state_dir.display().to_string();
-    let registry = match Registry::open_existing(&context.state_dir) {
-        Ok(Some(registry)) => registry,
-        Ok(None) => {
-            findings.add(
-                Level::Note,
-                what,
-                format!("{dir} does not exist"),
-                "the first ADD makes it",
-            );
-            return BTreeSet::new();
-        }
-        Err(error) => {
-            findings.add(Level::Failure, what, error.to_string(), "ADD fails until this is mended");
-            return BTreeSet::new();
-        }
-    };
-    match registry.lock(context.deadline()).and_then(|lock| lock.probe()) {
-        Ok(()) => findings.ok(what, format!("{dir} is writable")),
-        Err(error) => {
-            findings.add(Level::Failure, what, error.to_string(), "ADD fails until this is mended");
-        }
-    }
+    let Some(registry) = state_directory(context, findings) else { return BTreeSet::new() };
     if registry.paused() {
         findings.add(
             Level::Warning,
@@ -132,6 +114,41 @@ fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
             return BTreeSet::new();
         }
     };
+    records(&registry_snapshot, findings);
+    register_values(&registry_snapshot, findings);
+    if let Ok(boot) = boot_id() {
+        liveness(&registry, &registry_snapshot, &boot, findings);
+    }
+    let records = registry_snapshot.attachments.iter().chain(&registry_snapshot.tombstones);
+    records.filter_map(|r| r.bridge.clone()).collect()
+}
+
+/// Whether ADD can write to the state directory; `None` if it cannot be opened.
+fn state_directory(context: &Context, findings: &mut Findings) -> Option<Registry> {
+    let what = "state directory";
+    let dir = context.state_dir.display().to_string();
+    let mend = "ADD fails until this is mended";
+    let registry = match Registry::open_existing(&context.state_dir) {
+        Ok(Some(registry)) => registry,
+        Ok(None) => {
+            let found = format!("{dir} does not exist");
+            findings.add(Level::Note, what, found, "the first ADD makes it");
+            return None;
+        }
+        Err(error) => {
+            findings.add(Level::Failure, what, error.to_string(), mend);
+            return None;
+        }
+    };
+    match registry.lock(context.deadline()).and_then(|lock| lock.probe()) {
+        Ok(()) => findings.ok(what, format!("{dir} is writable")),
+        Err(error) => findings.add(Level::Failure, what, error.to_string(), mend),
+    }
+    Some(registry)
+}
+
+/// Records that cannot be read or lack their port, and dead pods that wait for their clean-up.
+fn records(registry_snapshot: &RegistrySnapshot, findings: &mut Findings) {
     for torn in &registry_snapshot.corrupt {
         findings.add(
             Level::Warning,
@@ -160,39 +177,37 @@ fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
             "ovs-flow-gc sweep; is the timer on?",
         );
     }
-    register_values(&registry_snapshot, findings);
-    if let Ok(boot) = boot_id() {
-        let orphans = orphans::find(&registry_snapshot, &boot);
-        findings.ok("records", format!("{} attachments", orphans.total));
-        if let Some((source, swept)) = pulled_brake(&registry, &registry_snapshot, &orphans, &boot)
-        {
-            let found = format!(
-                "{} of {} attachments seem dead at once on the word of {source} alone{}: nothing of \
-                 theirs is deleted",
-                orphans.dead.iter().filter(|orphan| orphan.alone().is_some()).count(),
-                orphans.total,
-                mass_death_guard::swept_before(swept)
-            );
-            let remedy = "is the netns directory mounted? If they are dead indeed: ovs-flow-gc \
-                          sweep --yes";
-            findings.add(Level::Warning, "brake", found, remedy);
-        }
-        if !orphans.dead.is_empty() {
-            let found = format!("{} died without a DEL", orphans.dead.len());
-            findings.add(
-                Level::Warning,
-                "orphans",
-                found,
-                "ovs-flow-gc sweep --dry-run shows them",
-            );
-        }
-        if let Some((_, why)) = orphans.unknown.first() {
-            let found = format!("nobody knows whether {} live: {why}", orphans.unknown.len());
-            findings.add(Level::Note, "liveness", found, "");
-        }
+}
+
+/// How many of the recorded pods live, have died without a DEL, or cannot be judged.
+fn liveness(
+    registry: &Registry,
+    registry_snapshot: &RegistrySnapshot,
+    boot: &str,
+    findings: &mut Findings,
+) {
+    let orphans = orphans::find(registry_snapshot, boot);
+    findings.ok("records", format!("{} attachments", orphans.total));
+    if let Some((source, swept)) = pulled_brake(registry, registry_snapshot, &orphans, boot) {
+        let found = format!(
+            "{} of {} attachments seem dead at once on the word of {source} alone{}: nothing of \
+             theirs is deleted",
+            orphans.dead.iter().filter(|orphan| orphan.alone().is_some()).count(),
+            orphans.total,
+            mass_death_guard::swept_before(swept)
+        );
+        let remedy = "is the netns directory mounted? If they are dead indeed: ovs-flow-gc \
+                      sweep --yes";
+        findings.add(Level::Warning, "brake", found, remedy);
     }
-    let records = registry_snapshot.attachments.iter().chain(&registry_snapshot.tombstones);
-    records.filter_map(|r| r.bridge.clone()).collect()
+    if !orphans.dead.is_empty() {
+        let found = format!("{} died without a DEL", orphans.dead.len());
+        findings.add(Level::Warning, "orphans", found, "ovs-flow-gc sweep --dry-run shows them");
+    }
+    if let Some((_, why)) = orphans.unknown.first() {
+        let found = format!("nobody knows whether {} live: {why}", orphans.unknown.len());
+        findings.add(Level::Note, "liveness", found, "");
+    }
 }
 
 /// Whether register values are evidence, where they are learned.
@@ -321,69 +336,43 @@ fn unrecorded(context: &Context, client: &mut Client, findings: &mut Findings) {
     }
 }
 
+/// The conflists that have our entry.
 fn chain(options: &Options, findings: &mut Findings) {
-    let what = "conflist";
     let files = networks::read(&options.net_dir, &[]).unwrap_or_default();
     let Some(first) = files.first().map(|file| file.path.clone()) else {
         let found = format!("none in {}", options.net_dir.display());
-        findings.add(Level::Warning, what, found, "--net-dir names another directory");
+        findings.add(Level::Warning, CONFLIST, found, "--net-dir names another directory");
         return;
     };
     let mut ours = 0;
     for file in files {
         let settings = file.settings();
         let networks::File { path, inspection } = file;
-        let name = path.display();
         let found = match inspection {
             Ok(found) => found,
             Err(error) => {
                 let remedy = "runtimes cannot read it either: mend it or take it away";
-                findings.add(Level::Warning, what, error.to_string(), remedy);
+                findings.add(Level::Warning, CONFLIST, error.to_string(), remedy);
                 continue;
             }
         };
-        let (Some(entry), ovs) = (found.ours, found.ovs) else { continue };
+        let Some(entry) = found.ours else { continue };
         ours += 1;
         if path != first {
             findings.add(
                 Level::Warning,
-                what,
+                CONFLIST,
                 format!(
-                    "{name} has the entry, but runtimes use {} (it sorts first)",
+                    "{} has the entry, but runtimes use {} (it sorts first)",
+                    path.display(),
                     first.display()
                 ),
                 "DEL never reaches us if another conflist sorts first at DEL time",
             );
         }
-        match ovs {
-            Some(ovs) if ovs < entry => findings.ok(
-                what,
-                format!(
-                    "{name}: after {}",
-                    found.plugins.get(ovs).map_or("the OVS plugin", String::as_str)
-                ),
-            ),
-            Some(_) => findings.add(
-                Level::Failure,
-                what,
-                format!("{name}: the entry is before the OVS plugin"),
-                "ovs-flow-gc conflist remove FILE, then add",
-            ),
-            None => findings.add(
-                Level::Warning,
-                what,
-                format!("{name}: no OVS plugin known to us in the chain"),
-                "",
-            ),
-        }
-        let name = found.entry_file(&path).display();
-        for warning in Config::retired(&settings) {
-            findings.add(Level::Warning, what, format!("{name}: {warning}"), "take it out");
-        }
-        let (_, problems) = Config::parse(&settings);
-        for problem in problems {
-            findings.add(Level::Failure, what, format!("{name}: {problem}"), "ADD fails with this");
-        }
+        position(&path, &found, entry, findings);
+        let name = found.entry_file(&path).display().to_string();
+        problems(&name, &settings, findings);
         let binary = options.bin_dir.join("ovs-flow-gc");
         if !is_executable(&binary) {
             findings.add(
@@ -396,7 +385,41 @@ fn chain(options: &Options, findings: &mut Findings) {
     }
     if ours == 0 {
         let found = format!("no entry in {}", options.net_dir.display());
-        findings.add(Level::Warning, what, found, "ovs-flow-gc conflist add FILE");
+        findings.add(Level::Warning, CONFLIST, found, "ovs-flow-gc conflist add FILE");
+    }
+}
+
+/// Whether our entry comes after the OVS plugin.
+fn position(path: &Path, found: &Inspection, entry: usize, findings: &mut Findings) {
+    let name = path.display();
+    match found.ovs {
+        Some(ovs) if ovs < entry => {
+            let plugin = found.plugins.get(ovs).map_or("the OVS plugin", String::as_str);
+            findings.ok(CONFLIST, format!("{name}: after {plugin}"));
+        }
+        Some(_) => findings.add(
+            Level::Failure,
+            CONFLIST,
+            format!("{name}: the entry is before the OVS plugin"),
+            "ovs-flow-gc conflist remove FILE, then add",
+        ),
+        None => findings.add(
+            Level::Warning,
+            CONFLIST,
+            format!("{name}: no OVS plugin known to us in the chain"),
+            "",
+        ),
+    }
+}
+
+/// What ADD would refuse or ignore of our entry.
+fn problems(name: &str, settings: &Map<String, Value>, findings: &mut Findings) {
+    for warning in Config::retired(settings) {
+        findings.add(Level::Warning, CONFLIST, format!("{name}: {warning}"), "take it out");
+    }
+    let (_, problems) = Config::parse(settings);
+    for problem in problems {
+        findings.add(Level::Failure, CONFLIST, format!("{name}: {problem}"), "ADD fails with this");
     }
 }
 

@@ -1,6 +1,7 @@
 //! `list`: what this node knows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use clap::Args;
 use log::warn;
@@ -8,9 +9,9 @@ use serde::Serialize;
 
 use super::{Context, Error, Exit, Table, ago, output};
 use crate::config::{NetworkState, database_socket};
-use crate::model::attachment::{Attachment, State};
+use crate::model::attachment::{Attachment, NetworkName, State};
 use crate::model::flow::{Address, Flow};
-use crate::openflow::Filter;
+use crate::openflow::{self, Filter};
 use crate::ovsdb::{Client, Ovn, Wanted};
 use crate::reconcile::{lacks_value, network_states, open_bridge};
 use crate::store::RegistrySnapshot;
@@ -47,16 +48,29 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         Some(registry) => registry.snapshot()?,
         None => RegistrySnapshot::default(),
     };
+    let rows = rows(context, options, &registry_snapshot);
+    let text = if rows.is_empty() { "no attachments".to_owned() } else { table(&rows).to_string() };
+    output::say(context, &rows, &text)?;
+    Ok(if registry_snapshot.corrupt.is_empty() { Exit::Done } else { Exit::Attention })
+}
+
+/// Every record and tombstone, with what the node says of it now.
+fn rows<'a>(
+    context: &Context,
+    options: &Options,
+    registry_snapshot: &'a RegistrySnapshot,
+) -> Vec<Row<'a>> {
     let all: Vec<&Attachment> =
         registry_snapshot.attachments.iter().chain(&registry_snapshot.tombstones).collect();
-    // One for OVSDB and all bridges: while either hangs, the records are printed all the same.
+    // OVSDB and all bridges share one deadline: if one of them hangs, the records are printed all
+    // the same.
     let deadline = context.deadline();
     let nothing_to_ask = options.no_flows || all.is_empty();
     let ovn = if nothing_to_ask { Some(Ovn::default()) } else { ovn(context) };
     let ovn_unknown = ovn.is_none();
     let ovn = ovn.unwrap_or_default();
     let is_ovn = |a: &Attachment| a.bridge.as_ref().is_some_and(|b| ovn.bridges.contains(b));
-    let networks = network_states(&registry_snapshot);
+    let networks = network_states(registry_snapshot);
     let flows = if options.no_flows {
         vec![None; all.len()]
     } else {
@@ -67,35 +81,27 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         state.is_some_and(|state| !is_ovn(a) && lacks_value(state, a, all.iter().copied()))
     };
     let now = Stamp::now();
-    let rows: Vec<Row<'_>> = all
-        .iter()
-        .zip(flows)
-        .map(|(attachment, flows)| Row {
-            attachment,
-            age_seconds: attachment.created.until(now).as_secs(),
-            flows,
-            ovn: is_ovn(attachment),
-            ovn_unknown,
-            value_unknown: value_unknown(attachment),
-        })
-        .collect();
-    let mut table = Table::new(&[
-        "POD",
-        "CONTAINER",
-        "IFNAME",
-        "NETWORK",
-        "BRIDGE",
-        "PORT",
-        "OFPORT",
-        "REG0",
-        "IP",
-        "MAC",
-        "STATE",
-        "AGE",
-        "FLOWS",
-    ]);
+    let row = |(attachment, flows): (&&'a Attachment, _)| Row {
+        attachment,
+        age_seconds: attachment.created.until(now).as_secs(),
+        flows,
+        ovn: is_ovn(attachment),
+        ovn_unknown,
+        value_unknown: value_unknown(attachment),
+    };
+    all.iter().zip(flows).map(row).collect()
+}
+
+#[rustfmt::skip]
+const HEAD: [&str; 13] = [
+    "POD", "CONTAINER", "IFNAME", "NETWORK", "BRIDGE", "PORT", "OFPORT", "REG0", "IP", "MAC",
+    "STATE", "AGE", "FLOWS",
+];
+
+fn table(rows: &[Row<'_>]) -> Table {
+    let mut table = Table::new(&HEAD);
     let dash = || "-".to_owned();
-    for row in &rows {
+    for row in rows {
         let a = row.attachment;
         let join = |texts: Vec<String>| if texts.is_empty() { dash() } else { texts.join(",") };
         table.row(vec![
@@ -114,7 +120,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             join(a.ips.iter().map(ToString::to_string).collect()),
             join(a.macs.iter().map(ToString::to_string).collect()),
             a.state.to_string(),
-            ago(a.created.until(now)),
+            ago(Duration::from_secs(row.age_seconds)),
             match (row.ovn, row.flows) {
                 (true, _) => "OVN's, not judged".to_owned(),
                 (false, None) => "?".to_owned(),
@@ -123,9 +129,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             },
         ]);
     }
-    let text = if table.is_empty() { "no attachments".to_owned() } else { table.to_string() };
-    output::say(context, &rows, &text)?;
-    Ok(if registry_snapshot.corrupt.is_empty() { Exit::Done } else { Exit::Attention })
+    table
 }
 
 /// The bridges that ovn-controller runs; `None` if OVSDB does not say. A database that hangs
@@ -145,74 +149,24 @@ fn ovn(context: &Context) -> Option<Ovn> {
 fn count_flows(
     context: &Context,
     all: &[&Attachment],
-    networks: &std::collections::BTreeMap<crate::model::attachment::NetworkName, NetworkState>,
+    networks: &BTreeMap<NetworkName, NetworkState>,
     is_ovn: impl Fn(&Attachment) -> bool,
     deadline: Deadline,
 ) -> Vec<Option<u64>> {
     let mut counts = vec![None; all.len()];
-    let mut bridges: HashMap<&str, Vec<usize>> = HashMap::new();
+    let mut bridges: HashMap<&str, TokenIndex> = HashMap::new();
     for (index, attachment) in all.iter().enumerate().filter(|(_, a)| !is_ovn(a)) {
         if let Some(bridge) = &attachment.bridge {
-            bridges.entry(bridge).or_default().push(index);
+            let state = networks.get(&attachment.key.network);
+            bridges.entry(bridge).or_default().add(index, attachment, state);
         }
     }
-    for (bridge, members) in bridges {
-        let mut ports: HashMap<u16, Vec<usize>> = HashMap::new();
-        let mut registers: HashMap<(u8, u32, u32), Vec<usize>> = HashMap::new();
-        let mut addresses: HashMap<Address, Vec<usize>> = HashMap::new();
-        for index in &members {
-            let Some(attachment) = all.get(*index) else { continue };
-            if let Some(ofport) = attachment.ofport {
-                ports.entry(ofport).or_default().push(*index);
-            }
-            for address in attachment.addresses() {
-                addresses.entry(address).or_default().push(*index);
-            }
-            if let Some(register) = attachment.register {
-                let state = networks.get(&attachment.key.network).cloned().unwrap_or_default();
-                let field = (state.config.register, state.config.register_mask, register.value);
-                registers.entry(field).or_default().push(*index);
-            }
-        }
-        let mut found = vec![0_u64; all.len()];
-        let mut see = |flow: &Flow| {
-            let mut of: Vec<usize> = Vec::new();
-            of.extend(flow.matches.in_port.and_then(|p| ports.get(&p)).into_iter().flatten());
-            for address in &flow.matches.addresses {
-                of.extend(addresses.get(&address.address).into_iter().flatten());
-            }
-            for output in &flow.actions.outputs {
-                of.extend(ports.get(output).into_iter().flatten());
-            }
-            for ((index, mask, value), members) in &registers {
-                let matches = flow.matches.registers.iter().any(|r| {
-                    r.index == *index && r.mask & mask == *mask && r.value & mask == *value
-                });
-                if matches {
-                    of.extend(members);
-                }
-            }
-            of.sort_unstable();
-            of.dedup();
-            for index in of {
-                if let Some(found) = found.get_mut(index) {
-                    *found += 1;
-                }
-            }
-        };
-        let looked = open_bridge(&context.run_dir, bridge, deadline).and_then(|mut c| {
-            for (table, active) in c.tables()? {
-                if active > 0 {
-                    c.dump(&Filter::table(table), &mut |_, flow| see(flow))?;
-                }
-            }
-            Ok(())
-        });
-        match looked {
-            Ok(()) => {
-                for index in members {
+    for (bridge, tokens) in bridges {
+        match count_on(context, bridge, &tokens, deadline) {
+            Ok(found) => {
+                for (index, found) in found {
                     if let Some(count) = counts.get_mut(index) {
-                        *count = found.get(index).copied();
+                        *count = Some(found);
                     }
                 }
             }
@@ -220,4 +174,67 @@ fn count_flows(
         }
     }
     counts
+}
+
+/// Flows of one bridge that match a token of each of its attachments.
+fn count_on(
+    context: &Context,
+    bridge: &str,
+    tokens: &TokenIndex,
+    deadline: Deadline,
+) -> Result<HashMap<usize, u64>, openflow::Error> {
+    let mut found: HashMap<usize, u64> = tokens.members.iter().map(|index| (*index, 0)).collect();
+    let mut connection = open_bridge(&context.run_dir, bridge, deadline)?;
+    for (table, active) in connection.tables()? {
+        if active > 0 {
+            connection.dump(&Filter::table(table), &mut |_, flow| {
+                for index in tokens.owners(flow) {
+                    *found.entry(index).or_default() += 1;
+                }
+            })?;
+        }
+    }
+    Ok(found)
+}
+
+/// Which of the listed attachments has a token, on one bridge.
+#[derive(Default)]
+struct TokenIndex {
+    members: Vec<usize>,
+    ports: HashMap<u16, Vec<usize>>,
+    /// By the register's index, mask and value.
+    registers: HashMap<(u8, u32, u32), Vec<usize>>,
+    addresses: HashMap<Address, Vec<usize>>,
+}
+
+impl TokenIndex {
+    fn add(&mut self, index: usize, attachment: &Attachment, state: Option<&NetworkState>) {
+        self.members.push(index);
+        if let Some(ofport) = attachment.ofport {
+            self.ports.entry(ofport).or_default().push(index);
+        }
+        for address in attachment.addresses() {
+            self.addresses.entry(address).or_default().push(index);
+        }
+        if let Some(register) = attachment.register {
+            let state = state.cloned().unwrap_or_default();
+            let field = (state.config.register, state.config.register_mask, register.value);
+            self.registers.entry(field).or_default().push(index);
+        }
+    }
+
+    /// Those of whom a flow names a token, each once.
+    fn owners(&self, flow: &Flow) -> BTreeSet<usize> {
+        let ports = flow.matches.in_port.iter().chain(&flow.actions.outputs);
+        let ports = ports.filter_map(|port| self.ports.get(port));
+        let addresses = flow.matches.addresses.iter();
+        let addresses = addresses.filter_map(|a| self.addresses.get(&a.address));
+        let is_matched = |(index, mask, value): &(u8, u32, u32)| {
+            let mut registers = flow.matches.registers.iter();
+            registers
+                .any(|r| r.index == *index && r.mask & mask == *mask && r.value & mask == *value)
+        };
+        let registers = self.registers.iter().filter(|(field, _)| is_matched(field));
+        ports.chain(addresses).chain(registers.map(|(_, of)| of)).flatten().copied().collect()
+    }
 }

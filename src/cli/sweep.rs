@@ -76,23 +76,19 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     }
     run.sighted(&mut pass);
     let (held_back, swept_before) = (pass.held_back().count(), pass.swept_before);
-    let LivenessPass { registry_snapshot, orphans, braked, paused, corrupt, .. } = pass;
-    let mut unjudged: Vec<String> =
-        registry_snapshot.failures.iter().map(ToString::to_string).collect();
-    for (record, why) in orphans.unknown.iter().filter(|(_, why)| *why == LivenessReason::Failed) {
-        unjudged.push(format!("{} ({}): {why}", record.title(), record.key));
-    }
-    let (attachments, dead) = (orphans.total, orphans.dead.len());
-    let (braked, paused) = (braked.is_some(), paused || outcome.paused);
+    let unjudged = unjudged(&pass);
+    let LivenessPass { orphans, braked, paused, corrupt, .. } = pass;
+    let braked = braked.is_some();
+    let attention = outcome.needs_attention() || braked;
     let report = Report::of(&outcome);
     let answer = Answer {
         dry_run: options.dry_run,
-        paused,
+        paused: paused || outcome.paused,
         braked,
         held_back,
         swept_before: if braked { swept_before } else { 0 },
-        attachments,
-        dead,
+        attachments: orphans.total,
+        dead: orphans.dead.len(),
         corrupt,
         unjudged,
         report: &report,
@@ -100,15 +96,20 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     output::say(context, &answer, &text(&answer))?;
     Ok(if outcome.failed.is_some() {
         Exit::Failed
-    } else if outcome.needs_attention()
-        || braked
-        || !answer.corrupt.is_empty()
-        || !answer.unjudged.is_empty()
-    {
+    } else if attention || !answer.corrupt.is_empty() || !answer.unjudged.is_empty() {
         Exit::Attention
     } else {
         Exit::Done
     })
+}
+
+/// Directories that could not be read, and pods whose liveness could not be told.
+fn unjudged(pass: &LivenessPass) -> Vec<String> {
+    let unread = pass.registry_snapshot.failures.iter().map(ToString::to_string);
+    let unknown = pass.orphans.unknown.iter().filter(|(_, why)| *why == LivenessReason::Failed);
+    unread
+        .chain(unknown.map(|(record, why)| format!("{} ({}): {why}", record.title(), record.key)))
+        .collect()
 }
 
 /// What became of a dead pod or, in a dry run, what the next sweep does about it.
@@ -145,9 +146,21 @@ fn failures<'r>(report: &Report<'r>) -> BTreeMap<&'r str, Vec<&'r str>> {
     failures
 }
 
+/// The answer for people. Writing to a String cannot fail.
 fn text(answer: &Answer<'_>) -> String {
-    let report = answer.report;
     let mut text = String::new();
+    for table in [flow_table(answer.report), pod_table(answer)] {
+        if !table.is_empty() {
+            let _ = writeln!(text, "{table}");
+        }
+    }
+    say_problems(&mut text, answer);
+    say_what_is_held_back(&mut text, answer);
+    say_totals(&mut text, answer);
+    text
+}
+
+fn flow_table(report: &Report<'_>) -> Table {
     let mut flows = Table::new(&["BRIDGE", "POD", "VERDICT", "WHY", "FLOW"]);
     for flow in report.flows {
         let verdict = match (flow.stale, flow.rule) {
@@ -158,12 +171,12 @@ fn text(answer: &Answer<'_>) -> String {
         let pod = flow.pod.clone().unwrap_or_else(|| "-".to_owned());
         flows.row(vec![flow.bridge.clone(), pod, verdict, flow.text.clone(), flow.flow.clone()]);
     }
-    // Writing to a String cannot fail.
-    if !flows.is_empty() {
-        let _ = writeln!(text, "{flows}");
-    }
+    flows
+}
+
+fn pod_table(answer: &Answer<'_>) -> Table {
     let mut pods = Table::new(&["DEAD POD", "CONTAINER", "STALE", "DELETED", "KEPT", "STATE"]);
-    for target in &report.targets {
+    for target in &answer.report.targets {
         let kept: Vec<_> = target.kept.iter().map(|(why, n)| format!("{n} {why}")).collect();
         pods.row(vec![
             target.pod.to_owned(),
@@ -174,12 +187,15 @@ fn text(answer: &Answer<'_>) -> String {
             state(answer, target),
         ]);
     }
-    if !pods.is_empty() {
-        let _ = writeln!(text, "{pods}");
-    }
+    pods
+}
+
+/// Dangling flows, errors, and what could not be read or judged.
+fn say_problems(text: &mut String, answer: &Answer<'_>) {
+    let report = answer.report;
     let failures = failures(report);
     let is_said = |error: &str| failures.keys().any(|said| said.ends_with(error));
-    for bridge in report.bridges.iter().filter(|b| b.counts.dangling > 0 || b.error.is_some()) {
+    for bridge in &report.bridges {
         if bridge.counts.dangling > 0 {
             let _ = writeln!(
                 text,
@@ -188,7 +204,7 @@ fn text(answer: &Answer<'_>) -> String {
                 bridge.bridge, bridge.counts.dangling
             );
         }
-        // It stands beside the pods that it concerns.
+        // An error of pods stands beside these pods.
         if let Some(error) = bridge.error.filter(|error| !is_said(error)) {
             let _ = writeln!(text, "{}: {error}", bridge.bridge);
         }
@@ -208,6 +224,11 @@ fn text(answer: &Answer<'_>) -> String {
     for what in &answer.unjudged {
         let _ = writeln!(text, "not judged: {what}");
     }
+}
+
+/// What the brake, a pause or observe mode keeps.
+fn say_what_is_held_back(text: &mut String, answer: &Answer<'_>) {
+    let report = answer.report;
     if answer.braked {
         let _ = writeln!(
             text,
@@ -219,34 +240,35 @@ fn text(answer: &Answer<'_>) -> String {
             mass_death_guard::swept_before(answer.swept_before)
         );
     }
+    let observed = report.sum(|c| c.observed);
     if answer.paused {
         let what = if report.sum(|c| c.deleted) > 0 { "the rest was not" } else { "nothing was" };
         let _ = writeln!(text, "paused: {what} deleted (`ovs-flow-gc resume` ends it)");
-    }
-    let observed = report.sum(|c| c.observed);
-    if observed > 0 && !answer.paused {
+    } else if observed > 0 {
         let _ = writeln!(
             text,
             "observe: {observed} stale entries stay because the mode of their network is \"observe\""
         );
     }
+}
+
+fn say_totals(text: &mut String, answer: &Answer<'_>) {
+    let report = answer.report;
     let (attachments, dead) = (answer.attachments, report.targets.len());
     let _ = write!(text, "{attachments} attachments, {dead} dead; ");
     let (stale, put_back) = (report.sum(|c| c.stale), report.sum(|c| c.put_back));
     if answer.dry_run {
-        let go = stale.saturating_sub(observed);
+        let go = stale.saturating_sub(report.sum(|c| c.observed));
         let _ = write!(text, "{go} entries would be deleted");
-    } else {
-        let _ = write!(text, "{stale} entries stale");
-        let _ = write!(text, ", {} deleted", report.sum(|c| c.deleted));
-        if put_back > 0 {
-            let _ = write!(text, ", {put_back} put back: somebody had put them anew");
-        }
-        for id in report.journals {
-            let _ = write!(text, "\novs-flow-gc undo {id} puts them back");
-        }
+        return;
     }
-    text
+    let _ = write!(text, "{stale} entries stale, {} deleted", report.sum(|c| c.deleted));
+    if put_back > 0 {
+        let _ = write!(text, ", {put_back} put back: somebody had put them anew");
+    }
+    for id in report.journals {
+        let _ = write!(text, "\novs-flow-gc undo {id} puts them back");
+    }
 }
 
 #[cfg(test)]

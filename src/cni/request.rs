@@ -85,48 +85,17 @@ impl<F: Fn(&str) -> Option<OsString>> Environment<F> {
     }
 }
 
-impl Request {
-    /// Checks the configuration and the environment.
-    ///
-    /// # Errors
-    /// With the version the error is to be reported under: code 6 for what is not JSON, 1
-    /// for an unknown version, 7 for a bad network name, 4 for the environment.
-    pub fn read(
-        command: Cmd,
-        stdin: &[u8],
-        get: impl Fn(&str) -> Option<OsString>,
-    ) -> Result<Self, (SpecVersion, Failure)> {
-        let conf = object(stdin).map_err(|f| (SpecVersion::CURRENT, f))?;
-        let version = spec_version(&conf).map_err(|f| (SpecVersion::CURRENT, f))?;
-        Self::checked(command, version, conf, stdin, get).map_err(|f| (version, f))
-    }
+/// What the environment says of a call.
+struct Variables {
+    container: Option<ContainerId>,
+    ifname: Option<IfName>,
+    netns: Option<String>,
+    pod: Option<Pod>,
+}
 
-    fn checked(
-        command: Cmd,
-        version: SpecVersion,
-        conf: Map<String, Value>,
-        stdin: &[u8],
-        get: impl Fn(&str) -> Option<OsString>,
-    ) -> Result<Self, Failure> {
-        version.allows(command).map_err(|_| {
-            let verb: &str = command.into();
-            let since = if command == Cmd::Check { "0.4.0" } else { "1.1.0" };
-            Failure::Cni(Cni::IncompatibleVersion(format!(
-                "{verb} came with cniVersion {since}, and the configuration says {version}"
-            )))
-        })?;
-        let prev_result = match command {
-            Cmd::Add => {
-                let raw: Raw = serde_json::from_slice(stdin).map_err(|e| decode(&e))?;
-                raw.prev_result.filter(|raw| raw.get() != "null")
-            }
-            _ => None,
-        };
-        let network = match conf.get("name") {
-            Some(Value::String(name)) => name.parse()?,
-            Some(_) => return Err(invalid("\"name\" is not a string")),
-            None => return Err(invalid("\"name\" is missing")),
-        };
+impl Variables {
+    /// Reads what the verb needs, and what it can use.
+    fn read(command: Cmd, get: impl Fn(&str) -> Option<OsString>) -> Result<Self, Failure> {
         let mut env = Environment { get, missing: Vec::new() };
         let (mut container, mut ifname, mut netns) = (None, None, None);
         match command {
@@ -150,14 +119,49 @@ impl Request {
             (Err(bad), Cmd::Add) => return Err(bad),
             (args, _) => args.unwrap_or_default(),
         };
-        let pod = args.as_deref().and_then(pod_of);
+        Ok(Self {
+            container: container.map(|c| c.parse()).transpose()?,
+            ifname: ifname.map(|i| i.parse()).transpose()?,
+            netns,
+            pod: args.as_deref().and_then(pod_of),
+        })
+    }
+}
+
+impl Request {
+    /// Checks the configuration and the environment.
+    ///
+    /// # Errors
+    /// With the version the error is to be reported under: code 6 for what is not JSON, 1
+    /// for an unknown version, 7 for a bad network name, 4 for the environment.
+    pub fn read(
+        command: Cmd,
+        stdin: &[u8],
+        get: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, (SpecVersion, Failure)> {
+        let conf = object(stdin).map_err(|f| (SpecVersion::CURRENT, f))?;
+        let version = spec_version(&conf).map_err(|f| (SpecVersion::CURRENT, f))?;
+        Self::checked(command, version, conf, stdin, get).map_err(|f| (version, f))
+    }
+
+    fn checked(
+        command: Cmd,
+        version: SpecVersion,
+        conf: Map<String, Value>,
+        stdin: &[u8],
+        get: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, Failure> {
+        allow(command, version)?;
+        let prev_result = prev_result(command, stdin)?;
+        let network = network_name(&conf)?;
+        let Variables { container, ifname, netns, pod } = Variables::read(command, get)?;
         let (config, problems) = Config::parse(&conf);
         Ok(Self {
             command,
             version,
             network,
-            container: container.map(|c| c.parse()).transpose()?,
-            ifname: ifname.map(|i| i.parse()).transpose()?,
+            container,
+            ifname,
             netns,
             pod,
             prev_result,
@@ -231,6 +235,33 @@ fn spec_version(conf: &Map<String, Value>) -> Result<SpecVersion, Failure> {
     let wrong =
         || incompatible(format!("cniVersion {:?}", text.chars().take(40).collect::<String>()));
     SUPPORTED.into_iter().find(|v| v.to_string() == *text).ok_or_else(wrong)
+}
+
+fn allow(command: Cmd, version: SpecVersion) -> Result<(), Failure> {
+    version.allows(command).map_err(|_| {
+        let verb: &str = command.into();
+        let since = if command == Cmd::Check { "0.4.0" } else { "1.1.0" };
+        Failure::Cni(Cni::IncompatibleVersion(format!(
+            "{verb} came with cniVersion {since}, and the configuration says {version}"
+        )))
+    })
+}
+
+/// ADD's `prevResult`. No other verb reads it.
+fn prev_result(command: Cmd, stdin: &[u8]) -> Result<Option<Box<RawValue>>, Failure> {
+    if command != Cmd::Add {
+        return Ok(None);
+    }
+    let raw: Raw = serde_json::from_slice(stdin).map_err(|e| decode(&e))?;
+    Ok(raw.prev_result.filter(|raw| raw.get() != "null"))
+}
+
+fn network_name(conf: &Map<String, Value>) -> Result<NetworkName, Failure> {
+    match conf.get("name") {
+        Some(Value::String(name)) => Ok(name.parse()?),
+        Some(_) => Err(invalid("\"name\" is not a string")),
+        None => Err(invalid("\"name\" is missing")),
+    }
 }
 
 /// `K8S_POD_NAMESPACE=…;K8S_POD_NAME=…;K8S_POD_UID=…`. Other runtimes send other things or
