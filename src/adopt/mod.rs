@@ -21,6 +21,7 @@ use crate::liveness::{Liveness, LivenessReason};
 use crate::model::attachment::{Attachment, ContainerId, IfName, Key, Netns, NetworkName, Pod};
 use crate::ovsdb::{
     Client, Interface, Marks, Ofport, Port, Snapshot, Wanted, find_port, marks, same_netns,
+    write_port,
 };
 use crate::reconcile::{device_of, is_anothers, marked_as, register_of};
 use crate::store::{self, Registry, RegistrySnapshot, new_generation};
@@ -313,28 +314,10 @@ fn describe(
     tombstone: Option<&Attachment>,
     boot: &str,
 ) -> Result<Attachment, String> {
-    let now = Stamp::now();
-    let mut record = Attachment::new(pending.key, new_generation(), boot.to_owned(), now);
-    record.adopted = true;
-    record.pod = pending.pod;
-    let path = pending.netns.unwrap_or_default();
-    let own = crate::cni::own_of_result(&pending.result, &path, record.key.ifname.as_str());
-    record.ips = own.ips;
-    record.macs = own.macs;
+    let path = pending.netns.clone().unwrap_or_default();
     let captured = netns::capture(&path);
-    record.born = netns::born(&path, now);
-    if let Some(known) = tombstone {
-        remember(&mut record, known);
-    }
-    let wanted = Wanted {
-        container_id: record.key.container.as_str(),
-        ifname: record.key.ifname.as_str(),
-        netns: (!path.is_empty()).then_some(path.as_str()),
-        pod: record.pod.as_ref().map(|p| (p.namespace.as_str(), p.name.as_str())),
-        host_interfaces: own.host_interfaces.iter().map(String::as_str).collect(),
-        macs: &record.macs,
-        bridge: config.bridge.as_deref(),
-    };
+    let (mut record, host_interfaces) = before_its_port(pending, &path, tombstone, boot);
+    let wanted = Wanted::of_pod(&record, Some(&path), &host_interfaces, config.bridge.as_deref());
     let found = find_port(snapshot, &wanted).map(|f| (f.bridge, f.port, f.interface));
     let known = || snapshot.interface(tombstone?.interface?);
     let Some((bridge, port, interface)) = found.or_else(known) else {
@@ -345,26 +328,10 @@ fn describe(
     if [Some(&record), tombstone].iter().flatten().any(|r| is_anothers(port, interface, r, boot)) {
         return Err(format!("{}: port {} is another pod's by now", record.key, interface.name));
     }
-    record.bridge = Some(bridge.name.clone());
-    record.port = Some(interface.name.clone());
-    record.interface = Some(interface.id);
-    record.see_port_vlans(&port.vlans);
+    write_port(&mut record, bridge, port, interface);
     record.device = device_of(interface);
-    if let Ofport::Number(number) = interface.ofport {
-        record.ofport = Some(number);
-    }
-    if let Some(before) = tombstone.filter(|t| t.bridge == record.bridge) {
-        let had = [before.ofport, before.ofport_before];
-        record.ofport_before = had.into_iter().flatten().find(|n| record.ofport != Some(*n));
-    }
-    if let Some(marks) = marks(port, interface) {
-        if record.ips.is_empty() {
-            record.ips = marks.ips;
-        }
-        if record.macs.is_empty() {
-            record.macs = marks.mac.into_iter().collect();
-        }
-    }
+    add_former_number(&mut record, tombstone);
+    add_marked_addresses(&mut record, port, interface);
     let computed = register_of(config, &record, Some((port, interface)));
     record.register = computed.or(record.register);
     if is_over(&path, &captured, interface) {
@@ -386,6 +353,46 @@ fn describe(
     }
     record.netns = captured.ok();
     Ok(record)
+}
+
+/// What the cached result and the tombstone say of a pod, and its interfaces on the host.
+fn before_its_port(
+    pending: Pending,
+    path: &str,
+    tombstone: Option<&Attachment>,
+    boot: &str,
+) -> (Attachment, Vec<String>) {
+    let now = Stamp::now();
+    let own = crate::cni::own_of_result(&pending.result, path, pending.key.ifname.as_str());
+    let mut record = Attachment::new(pending.key, new_generation(), boot.to_owned(), now);
+    record.adopted = true;
+    record.pod = pending.pod;
+    record.ips = own.ips;
+    record.macs = own.macs;
+    record.born = netns::born(path, now);
+    if let Some(known) = tombstone {
+        remember(&mut record, known);
+    }
+    (record, own.host_interfaces)
+}
+
+/// The number that the pod had when it was taken for dead: flows are not adapted by themselves.
+fn add_former_number(record: &mut Attachment, tombstone: Option<&Attachment>) {
+    if let Some(before) = tombstone.filter(|t| t.bridge == record.bridge) {
+        let had = [before.ofport, before.ofport_before];
+        record.ofport_before = had.into_iter().flatten().find(|n| record.ofport != Some(*n));
+    }
+}
+
+/// The addresses that a port's marks name, where nothing better is known.
+fn add_marked_addresses(record: &mut Attachment, port: &Port, interface: &Interface) {
+    let Some(marks) = marks(port, interface) else { return };
+    if record.ips.is_empty() {
+        record.ips = marks.ips;
+    }
+    if record.macs.is_empty() {
+        record.macs = marks.mac.into_iter().collect();
+    }
 }
 
 /// A pod's record, unless somebody who has a record has its row, and neither marks nor the device

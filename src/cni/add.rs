@@ -8,7 +8,7 @@ use super::{Failure, Request, result};
 use crate::config::{NetworkState, database_socket};
 use crate::liveness::{Liveness, LivenessReason, netns};
 use crate::model::attachment::{Attachment, Register, State};
-use crate::ovsdb::{Client, Ofport, Snapshot, Wanted, find_port};
+use crate::ovsdb::{Client, Ofport, Snapshot, Wanted, find_port, write_port};
 use crate::reconcile::{
     AskedPortScan, Cause, CleanRequest, CleanTarget, PortScan, connect_early, device_of, orphans,
     register_of,
@@ -29,8 +29,8 @@ pub(super) fn run(request: &Request) -> Result<String, Failure> {
     let early = connect_early(&request.config, deadline);
     let now = Stamp::now();
     let mut record = Attachment::new(request.key()?, new_generation(), boot.clone(), now);
-    describe(&mut record, request, &previous, now);
-    let located = locate(&mut record, request, &previous, deadline);
+    let host_interfaces = describe(&mut record, request, &previous, now);
+    let located = locate(&mut record, request, &host_interfaces, deadline);
     let ovs = located.unwrap_or_else(|failed| {
         // A pod without a record would be worse than a record without a port: the next
         // sweep and DEL look the port up again.
@@ -84,8 +84,13 @@ fn write_value(registry: &Registry, record: &Attachment, register: Register, dea
     }
 }
 
-/// What the request itself says.
-fn describe(record: &mut Attachment, request: &Request, previous: &Value, now: Stamp) {
+/// Writes down what the request itself says; returns the host's interfaces of prevResult.
+fn describe(
+    record: &mut Attachment,
+    request: &Request,
+    previous: &Value,
+    now: Stamp,
+) -> Vec<String> {
     let path = request.netns.as_deref().unwrap_or_default();
     let own = result::own(previous, path, record.key.ifname.as_str());
     record.pod.clone_from(&request.pod);
@@ -105,6 +110,7 @@ fn describe(record: &mut Attachment, request: &Request, previous: &Value, now: S
             record.key
         );
     }
+    own.host_interfaces
 }
 
 /// What OVSDB says: the port, and its number once it has one. Returns what was read, if the
@@ -112,24 +118,12 @@ fn describe(record: &mut Attachment, request: &Request, previous: &Value, now: S
 fn locate(
     record: &mut Attachment,
     request: &Request,
-    previous: &Value,
+    host_interfaces: &[String],
     deadline: Deadline,
 ) -> Result<Option<Snapshot>, String> {
     let run_dir = request.config.ovs_run_dir();
-    let own = result::own(
-        previous,
-        request.netns.as_deref().unwrap_or_default(),
-        record.key.ifname.as_str(),
-    );
-    let wanted = Wanted {
-        container_id: record.key.container.as_str(),
-        ifname: record.key.ifname.as_str(),
-        netns: request.netns.as_deref(),
-        pod: record.pod.as_ref().map(|p| (p.namespace.as_str(), p.name.as_str())),
-        host_interfaces: own.host_interfaces.iter().map(String::as_str).collect(),
-        macs: &record.macs,
-        bridge: request.config.bridge.as_deref(),
-    };
+    let (netns, bridge) = (request.netns.as_deref(), request.config.bridge.as_deref());
+    let wanted = Wanted::of_pod(record, netns, host_interfaces, bridge);
     let mut client = Client::connect(&database_socket(&run_dir), deadline)
         .map_err(|failed| failed.to_string())?;
     let snapshot = client.find(&wanted).map_err(|failed| failed.to_string())?;
@@ -138,10 +132,7 @@ fn locate(
          OVS CNI)"
             .to_owned()
     })?;
-    record.bridge = Some(found.bridge.name.clone());
-    record.port = Some(found.interface.name.clone());
-    record.interface = Some(found.interface.id);
-    record.see_port_vlans(&found.port.vlans);
+    write_port(record, found.bridge, found.port, found.interface);
     record.device = device_of(found.interface);
     let number = match found.interface.ofport {
         Ofport::Unassigned => client

@@ -21,13 +21,9 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
     };
     let deadline = Deadline::after(request.config.timeout());
     let wanted = Wanted {
-        container_id: record.key.container.as_str(),
-        ifname: record.key.ifname.as_str(),
-        netns: request.netns.as_deref(),
-        pod: None,
         host_interfaces: vec![port.as_str()],
-        macs: &[],
         bridge: record.bridge.as_deref(),
+        ..Wanted::of_key(&record.key, request.netns.as_deref())
     };
     let snapshot = Client::connect(&database_socket(&request.config.ovs_run_dir()), deadline)
         .and_then(|mut client| client.find(&wanted))

@@ -3,6 +3,7 @@
 
 use super::marks::{DEFAULT_IFNAME, Marks, marks};
 use super::snapshot::{Bridge, Interface, LOCAL, Ofport, Port, Snapshot, is_tunnel_or_patch};
+use crate::model::attachment::{Attachment, Key};
 use crate::model::flow::MacAddr;
 
 /// What is known of an attachment whose port is looked for. Empty strings are absent.
@@ -22,6 +23,47 @@ pub struct Wanted<'a> {
     pub macs: &'a [MacAddr],
     /// The configured bridge. It decides between two hits and excludes none.
     pub bridge: Option<&'a str>,
+}
+
+impl<'a> Wanted<'a> {
+    /// By what no two attachments share: container, interface and network namespace.
+    #[must_use]
+    pub fn of_key(key: &'a Key, netns: Option<&'a str>) -> Self {
+        Self {
+            container_id: key.container.as_str(),
+            ifname: key.ifname.as_str(),
+            netns: netns.filter(|path| !path.is_empty()),
+            ..Self::default()
+        }
+    }
+
+    /// By everything that is known of a pod whose record is being made; the bridge is the
+    /// configured one.
+    #[must_use]
+    pub fn of_pod(
+        record: &'a Attachment,
+        netns: Option<&'a str>,
+        host_interfaces: &'a [String],
+        bridge: Option<&'a str>,
+    ) -> Self {
+        Self {
+            pod: record.pod.as_ref().map(|pod| (pod.namespace.as_str(), pod.name.as_str())),
+            host_interfaces: host_interfaces.iter().map(String::as_str).collect(),
+            macs: &record.macs,
+            bridge,
+            ..Self::of_key(&record.key, netns)
+        }
+    }
+}
+
+/// Writes into a record which port was found. A port may have no number yet. The device is left
+/// to the caller: once the pod is dead, its device may be another pod's.
+pub fn write_port(record: &mut Attachment, bridge: &Bridge, port: &Port, interface: &Interface) {
+    record.bridge = Some(bridge.name.clone());
+    record.port = Some(interface.name.clone());
+    record.interface = Some(interface.id);
+    record.see_port_vlans(&port.vlans);
+    record.ofport = interface.ofport.number();
 }
 
 /// How a port was found.
@@ -236,6 +278,8 @@ fn is_kube_ovn_name(name: &str, wanted: &Wanted<'_>) -> bool {
 mod tests {
     use super::super::tests::captured;
     use super::*;
+    use crate::model::attachment::Pod;
+    use crate::util::clock::Stamp;
 
     const MAC: MacAddr = MacAddr([10, 0, 0, 0, 0, 5]);
 
@@ -262,6 +306,57 @@ mod tests {
             false => &mut port.external_ids,
         };
         ids.insert(key.to_owned(), value.to_owned());
+    }
+
+    fn attachment(container: &str, ifname: &str) -> Attachment {
+        let key = Key {
+            network: "podnet".parse().unwrap(),
+            container: container.parse().unwrap(),
+            ifname: ifname.parse().unwrap(),
+        };
+        Attachment::new(key, 1, "boot".to_owned(), Stamp { boot_ms: 1, wall_ms: 1 })
+    }
+
+    #[test]
+    fn a_new_record_is_looked_for_by_more_than_its_key() {
+        let mut record = attachment("ffff99", "eth0");
+        let pod = Pod { namespace: "shop".to_owned(), name: "web-3".to_owned(), ..Pod::default() };
+        (record.pod, record.macs) = (Some(pod), vec![MAC]);
+        let hosts = ["gone0".to_owned(), "ovscni".to_owned()];
+        let by_key = Wanted::of_key(&record.key, Some(""));
+        assert_eq!(found(&by_key), None);
+        assert_eq!((by_key.netns, by_key.pod, by_key.macs), (None, None, &[][..]));
+        is(&Wanted::of_pod(&record, None, &[], None), "kvs", How::Pod);
+        let named = Wanted::of_pod(&record, Some("/run/netns/n"), &hosts[..1], Some("br0"));
+        is(&named, "gone0", How::HostInterface);
+        assert_eq!((named.netns, named.bridge), (Some("/run/netns/n"), Some("br0")));
+        assert_eq!((named.ifname, named.macs), ("eth0", &[MAC][..]));
+        assert_eq!(Wanted::of_pod(&record, None, &hosts, None).host_interfaces, hosts);
+    }
+
+    #[test]
+    fn a_port_that_was_found_is_written_into_the_record() {
+        let mut snapshot = captured();
+        edit(&mut snapshot, "gone0", |port| {
+            port.vlans = vec![7];
+            port.interfaces[0].ofport = Ofport::Number(9);
+        });
+        let mut record = attachment("ffff99", "eth0");
+        let wanted = Wanted { host_interfaces: vec!["gone0"], ..Wanted::default() };
+        let Found { bridge, port, interface, .. } = find_port(&snapshot, &wanted).unwrap();
+        write_port(&mut record, bridge, port, interface);
+        assert_eq!(
+            (record.bridge.as_deref(), record.port.as_deref()),
+            (Some("br0"), Some("gone0"))
+        );
+        assert_eq!((record.interface, record.ofport), (Some(interface.id), Some(9)));
+        assert_eq!((record.vlans, record.device), (vec![7], None));
+        for without in [Ofport::Unassigned, Ofport::Failed] {
+            let mut record = attachment("ffff99", "eth0");
+            let interface = Interface { ofport: without, ..interface.clone() };
+            write_port(&mut record, bridge, port, &interface);
+            assert_eq!((record.port.as_deref(), record.ofport), (Some("gone0"), None));
+        }
     }
 
     #[test]

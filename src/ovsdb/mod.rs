@@ -33,7 +33,7 @@ pub mod watch;
 
 pub use client::{Arrived, Asked, Check, Client, Moment, Number};
 pub use error::Error;
-pub use find::{Found, How, Wanted, find_for_delete, find_port, same_netns};
+pub use find::{Found, How, Wanted, find_for_delete, find_port, same_netns, write_port};
 pub use marks::{Marks, marks};
 pub use narrow::Leaving;
 pub use snapshot::{Bridge, Interface, Ofport, Ovn, Port, Snapshot, is_tunnel_or_patch};

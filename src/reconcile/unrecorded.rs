@@ -12,7 +12,7 @@ use super::{Cause, CleanRequest, CleanTarget, NodeSnapshot};
 use crate::model::attachment::{Attachment, Key};
 use crate::model::flow::Address;
 use crate::model::row::RowSet;
-use crate::ovsdb::{Ofport, Wanted, find_for_delete, marks};
+use crate::ovsdb::{Wanted, find_for_delete, marks, write_port};
 use crate::util::clock::Stamp;
 
 /// Fills targets whose port nobody recorded from OVSDB, and those whose port was attached anew
@@ -84,29 +84,15 @@ fn find(node: &NodeSnapshot, record: &mut Attachment) {
     }
     let claimed: Vec<_> =
         node.records.iter().filter_map(|r| node.place_of(r)).map(|p| p.interface.id).collect();
-    let wanted = Wanted {
-        container_id: record.key.container.as_str(),
-        ifname: record.key.ifname.as_str(),
-        netns: record.netns.as_ref().map(|n| n.path.as_str()).filter(|path| !path.is_empty()),
-        pod: None,
-        host_interfaces: Vec::new(),
-        macs: &[],
-        bridge: None,
-    };
+    let netns = record.netns.as_ref().map(|netns| netns.path.as_str());
+    let wanted = Wanted::of_key(&record.key, netns);
     let Some(found) =
         find_for_delete(&node.ovs, &wanted, |interface| claimed.contains(&interface.id))
     else {
         return;
     };
     info!("{}: no port recorded; it is {} on {}", record.key, found.port.name, found.bridge.name);
-    record.bridge = Some(found.bridge.name.clone());
-    record.port = Some(found.interface.name.clone());
-    record.interface = Some(found.interface.id);
-    record.see_port_vlans(&found.port.vlans);
-    record.ofport = match found.interface.ofport {
-        Ofport::Number(number) => Some(number),
-        Ofport::Unassigned | Ofport::Failed => None,
-    };
+    write_port(record, found.bridge, found.port, found.interface);
     if let (true, Some(marks)) = (record.unrecorded, marks(found.port, found.interface)) {
         record.ips = marks.ips;
         record.macs = marks.mac.into_iter().collect();
