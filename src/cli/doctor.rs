@@ -21,7 +21,7 @@ use crate::reconcile::{
 use crate::store::{Registry, RegistrySnapshot};
 use crate::util::clock::{Stamp, boot_id};
 
-/// So many pods of one finding are named, not just counted.
+/// How many pods of one finding are named; the rest is counted.
 const MOST_NAMED: usize = 10;
 
 /// What findings about conflists are of.
@@ -63,6 +63,18 @@ impl Findings {
         self.add(Level::Ok, what, found, "");
     }
 
+    fn note(&mut self, what: &'static str, found: impl Into<String>, remedy: &str) {
+        self.add(Level::Note, what, found, remedy);
+    }
+
+    fn warn(&mut self, what: &'static str, found: impl Into<String>, remedy: &str) {
+        self.add(Level::Warning, what, found, remedy);
+    }
+
+    fn fail(&mut self, what: &'static str, found: impl Into<String>, remedy: &str) {
+        self.add(Level::Failure, what, found, remedy);
+    }
+
     fn add(&mut self, level: Level, what: &'static str, found: impl Into<String>, remedy: &str) {
         self.0.push(Finding { level, what, found: found.into(), remedy: remedy.to_owned() });
     }
@@ -100,17 +112,12 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
 fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
     let Some(registry) = state_directory(context, findings) else { return BTreeSet::new() };
     if registry.paused() {
-        findings.add(
-            Level::Warning,
-            "pause",
-            "nothing on this node is deleted",
-            "ovs-flow-gc resume",
-        );
+        findings.warn("pause", "nothing on this node is deleted", "ovs-flow-gc resume");
     }
     let registry_snapshot = match registry.snapshot() {
         Ok(registry_snapshot) => registry_snapshot,
         Err(error) => {
-            findings.add(Level::Failure, "records", error.to_string(), "");
+            findings.fail("records", error.to_string(), "");
             return BTreeSet::new();
         }
     };
@@ -132,17 +139,17 @@ fn state_directory(context: &Context, findings: &mut Findings) -> Option<Registr
         Ok(Some(registry)) => registry,
         Ok(None) => {
             let found = format!("{dir} does not exist");
-            findings.add(Level::Note, what, found, "the first ADD makes it");
+            findings.note(what, found, "the first ADD makes it");
             return None;
         }
         Err(error) => {
-            findings.add(Level::Failure, what, error.to_string(), mend);
+            findings.fail(what, error.to_string(), mend);
             return None;
         }
     };
     match registry.lock(context.deadline()).and_then(|lock| lock.probe()) {
         Ok(()) => findings.ok(what, format!("{dir} is writable")),
-        Err(error) => findings.add(Level::Failure, what, error.to_string(), mend),
+        Err(error) => findings.fail(what, error.to_string(), mend),
     }
     Some(registry)
 }
@@ -150,8 +157,7 @@ fn state_directory(context: &Context, findings: &mut Findings) -> Option<Registr
 /// Records that cannot be read or lack their port, and dead pods that wait for their clean-up.
 fn records(registry_snapshot: &RegistrySnapshot, findings: &mut Findings) {
     for torn in &registry_snapshot.corrupt {
-        findings.add(
-            Level::Warning,
+        findings.warn(
             "records",
             torn.to_string(),
             "ovs-flow-gc sweep moves it aside; ovs-flow-gc adopt records the pod again",
@@ -159,8 +165,7 @@ fn records(registry_snapshot: &RegistrySnapshot, findings: &mut Findings) {
     }
     let portless = registry_snapshot.attachments.iter().filter(|r| r.ofport.is_none()).count();
     if portless > 0 {
-        findings.add(
-            Level::Warning,
+        findings.warn(
             "records",
             format!("{portless} attachments have no port"),
             "is the entry after the OVS plugin, and was OVS up at ADD?",
@@ -170,8 +175,7 @@ fn records(registry_snapshot: &RegistrySnapshot, findings: &mut Findings) {
         registry_snapshot.tombstones.iter().filter(|t| t.state == State::Deleting).collect();
     if let Some(first) = waiting.first() {
         let why = first.last_error.clone().unwrap_or_else(|| "not tried yet".to_owned());
-        findings.add(
-            Level::Warning,
+        findings.warn(
             "tombstones",
             format!("{} dead pods wait for clean-up ({why})", waiting.len()),
             "ovs-flow-gc sweep; is the timer on?",
@@ -198,15 +202,15 @@ fn liveness(
         );
         let remedy = "is the netns directory mounted? If they are dead indeed: ovs-flow-gc \
                       sweep --yes";
-        findings.add(Level::Warning, "brake", found, remedy);
+        findings.warn("brake", found, remedy);
     }
     if !orphans.dead.is_empty() {
         let found = format!("{} died without a DEL", orphans.dead.len());
-        findings.add(Level::Warning, "orphans", found, "ovs-flow-gc sweep --dry-run shows them");
+        findings.warn("orphans", found, "ovs-flow-gc sweep --dry-run shows them");
     }
     if let Some((_, why)) = orphans.unknown.first() {
         let found = format!("nobody knows whether {} live: {why}", orphans.unknown.len());
-        findings.add(Level::Note, "liveness", found, "");
+        findings.note("liveness", found, "");
     }
 }
 
@@ -230,8 +234,7 @@ fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &mut Finding
     let (snapshot, mut client) = match read {
         Ok(read) => read,
         Err(error) => {
-            findings.add(
-                Level::Failure,
+            findings.fail(
                 "OVSDB",
                 error.to_string(),
                 "is ovsdb-server running, and is OVS_RUNDIR right?",
@@ -246,13 +249,12 @@ fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &mut Finding
     for name in recorded {
         if !snapshot.bridges.iter().any(|b| b.name == *name) {
             let found = format!("records name {name}, which is not there");
-            findings.add(Level::Note, "bridge", found, "its tombstones end with the next sweep");
+            findings.note("bridge", found, "its tombstones end with the next sweep");
         }
     }
     for bridge in &snapshot.bridges {
         if snapshot.is_ovn(bridge) {
-            findings.add(
-                Level::Note,
+            findings.note(
                 "bridge",
                 format!("{} is run by ovn-controller: OVN's, not judged", bridge.name),
                 "",
@@ -278,8 +280,8 @@ fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &mut Finding
     }
 }
 
-/// Records of pods that live whose port is not in OVSDB any more: somebody unplugged it, and the
-/// DEL came with another container id than the ADD, or not at all.
+/// Records of live pods whose port is not in OVSDB any more: it was unplugged, and the DEL came
+/// with another container id than the ADD, or not at all.
 fn unplugged(context: &Context, snapshot: &Arc<Snapshot>, findings: &mut Findings) {
     let read = context.registry().map(|registry| registry.map(|registry| registry.snapshot()));
     // What cannot be read is another finding.
@@ -297,8 +299,7 @@ fn unplugged(context: &Context, snapshot: &Arc<Snapshot>, findings: &mut Finding
         let Key { network, container, ifname } = &record.key;
         let port = record.port.as_deref().unwrap_or_default();
         let pod = record.title();
-        findings.add(
-            Level::Warning,
+        findings.warn(
             "records",
             format!(
                 "{pod}, {ifname} in {network}, container {container}: its sandbox lives, its port \
@@ -311,11 +312,11 @@ fn unplugged(context: &Context, snapshot: &Arc<Snapshot>, findings: &mut Finding
     let more = found.len().saturating_sub(MOST_NAMED);
     if more > 0 {
         let found = format!("{more} more whose sandbox lives and whose port is gone");
-        findings.add(Level::Warning, "records", found, "was a bridge made anew without its ports?");
+        findings.warn("records", found, "was a bridge made anew without its ports?");
     }
 }
 
-/// Ports that an OVS CNI has marked and that nobody recorded: a runtime was killed in an ADD.
+/// Ports that an OVS CNI has marked and that have no record: a runtime was killed in an ADD.
 fn unrecorded(context: &Context, client: &mut Client, findings: &mut Findings) {
     let Ok(registry) = context.registry() else { return };
     // What cannot be read is another finding.
@@ -327,12 +328,12 @@ fn unrecorded(context: &Context, client: &mut Client, findings: &mut Findings) {
         } else {
             "ovs-flow-gc adopt, if its pod runs"
         };
-        findings.add(Level::Warning, "unrecorded port", port.sentence(), remedy);
+        findings.warn("unrecorded port", port.sentence(), remedy);
     }
     let more = found.len().saturating_sub(MOST_NAMED);
     if more > 0 {
         let found = format!("{more} more ports that a CNI marked and nobody recorded");
-        findings.add(Level::Warning, "unrecorded port", found, "ovs-flow-gc adopt");
+        findings.warn("unrecorded port", found, "ovs-flow-gc adopt");
     }
 }
 
@@ -341,7 +342,7 @@ fn chain(options: &Options, findings: &mut Findings) {
     let files = networks::read(&options.net_dir, &[]).unwrap_or_default();
     let Some(first) = files.first().map(|file| file.path.clone()) else {
         let found = format!("none in {}", options.net_dir.display());
-        findings.add(Level::Warning, CONFLIST, found, "--net-dir names another directory");
+        findings.warn(CONFLIST, found, "--net-dir names another directory");
         return;
     };
     let mut ours = 0;
@@ -352,15 +353,14 @@ fn chain(options: &Options, findings: &mut Findings) {
             Ok(found) => found,
             Err(error) => {
                 let remedy = "runtimes cannot read it either: mend it or take it away";
-                findings.add(Level::Warning, CONFLIST, error.to_string(), remedy);
+                findings.warn(CONFLIST, error.to_string(), remedy);
                 continue;
             }
         };
         let Some(entry) = found.ours else { continue };
         ours += 1;
         if path != first {
-            findings.add(
-                Level::Warning,
+            findings.warn(
                 CONFLIST,
                 format!(
                     "{} has the entry, but runtimes use {} (it sorts first)",
@@ -375,8 +375,7 @@ fn chain(options: &Options, findings: &mut Findings) {
         problems(&name, &settings, findings);
         let binary = options.bin_dir.join("ovs-flow-gc");
         if !is_executable(&binary) {
-            findings.add(
-                Level::Failure,
+            findings.fail(
                 "binary",
                 format!("{} is not there, but {name} calls it", binary.display()),
                 "install.sh install; a missing binary blocks every DEL on the node",
@@ -385,7 +384,7 @@ fn chain(options: &Options, findings: &mut Findings) {
     }
     if ours == 0 {
         let found = format!("no entry in {}", options.net_dir.display());
-        findings.add(Level::Warning, CONFLIST, found, "ovs-flow-gc conflist add FILE");
+        findings.warn(CONFLIST, found, "ovs-flow-gc conflist add FILE");
     }
 }
 
@@ -397,33 +396,30 @@ fn position(path: &Path, found: &Inspection, entry: usize, findings: &mut Findin
             let plugin = found.plugins.get(ovs).map_or("the OVS plugin", String::as_str);
             findings.ok(CONFLIST, format!("{name}: after {plugin}"));
         }
-        Some(_) => findings.add(
-            Level::Failure,
+        Some(_) => findings.fail(
             CONFLIST,
             format!("{name}: the entry is before the OVS plugin"),
             "ovs-flow-gc conflist remove FILE, then add",
         ),
-        None => findings.add(
-            Level::Warning,
-            CONFLIST,
-            format!("{name}: no OVS plugin known to us in the chain"),
-            "",
-        ),
+        None => {
+            findings.warn(CONFLIST, format!("{name}: no OVS plugin known to us in the chain"), "")
+        }
     }
 }
 
 /// What ADD would refuse or ignore of our entry.
 fn problems(name: &str, settings: &Map<String, Value>, findings: &mut Findings) {
     for warning in Config::retired(settings) {
-        findings.add(Level::Warning, CONFLIST, format!("{name}: {warning}"), "take it out");
+        findings.warn(CONFLIST, format!("{name}: {warning}"), "take it out");
     }
     let (_, problems) = Config::parse(settings);
     for problem in problems {
-        findings.add(Level::Failure, CONFLIST, format!("{name}: {problem}"), "ADD fails with this");
+        findings.fail(CONFLIST, format!("{name}: {problem}"), "ADD fails with this");
     }
 }
 
-/// Whoever can write what the runtime runs or reads is root at the next pod.
+/// Files that everybody may write: who can write what the runtime runs or reads is root at the
+/// next pod.
 fn access(options: &Options, findings: &mut Findings) {
     let files = networks::read(&options.net_dir, &[]).unwrap_or_default();
     // A list's plugins may have files of their own, in a directory of the list's.
@@ -438,8 +434,7 @@ fn access(options: &Options, findings: &mut Findings) {
     for path in all {
         let mode = std::fs::metadata(&path).map_or(0, |meta| meta.permissions().mode() & 0o7777);
         if mode & 0o002 != 0 {
-            findings.add(
-                Level::Warning,
+            findings.warn(
                 "access",
                 format!("{} has mode {mode:04o}: everybody may write to it", path.display()),
                 "chmod o-w: whoever writes there is root at the next pod",
@@ -456,6 +451,6 @@ fn runtime(findings: &mut Findings) {
     let sockets = ["/run/containerd/containerd.sock", "/run/crio/crio.sock"];
     match sockets.iter().find(|s| Path::new(s).exists()) {
         Some(socket) => findings.ok("runtime", *socket),
-        None => findings.add(Level::Note, "runtime", "no socket of containerd or CRI-O", ""),
+        None => findings.note("runtime", "no socket of containerd or CRI-O", ""),
     }
 }

@@ -32,13 +32,13 @@ struct Row<'a> {
     age_seconds: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     flows: Option<u64>,
-    /// ovn-controller runs its bridge: its flows are not judged.
+    /// ovn-controller runs the attachment's bridge: its flows are not judged.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     ovn: bool,
-    /// OVSDB did not say whether it does.
+    /// OVSDB did not say whether ovn-controller does.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     ovn_unknown: bool,
-    /// It is dead, and nobody ever saw its register value.
+    /// The pod is dead, and its register value was never seen.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     value_unknown: bool,
 }
@@ -223,7 +223,7 @@ impl TokenIndex {
         }
     }
 
-    /// Those of whom a flow names a token, each once.
+    /// The attachments of which a flow names a token, each once.
     fn owners(&self, flow: &Flow) -> BTreeSet<usize> {
         let ports = flow.matches.in_port.iter().chain(&flow.actions.outputs);
         let ports = ports.filter_map(|port| self.ports.get(port));
@@ -236,5 +236,57 @@ impl TokenIndex {
         };
         let registers = self.registers.iter().filter(|(field, _)| is_matched(field));
         ports.chain(addresses).chain(registers.map(|(_, of)| of)).flatten().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::attachment::{Key, Register, RegisterHow};
+    use crate::model::flow::{AddressMatch, RegisterMatch, Side};
+
+    fn attachment(container: &str, ofport: u16, ip: &str) -> Attachment {
+        let key = Key {
+            network: "podnet".parse().unwrap(),
+            container: container.parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+        };
+        let now = Stamp { boot_ms: 1, wall_ms: 1 };
+        let mut attachment = Attachment::new(key, 1, "boot".to_owned(), now);
+        (attachment.ofport, attachment.ips) = (Some(ofport), vec![ip.parse().unwrap()]);
+        attachment
+    }
+
+    #[test]
+    fn a_flow_counts_once_for_each_attachment_that_it_names() {
+        let mut tokens = TokenIndex::default();
+        tokens.add(0, &attachment("c1", 5, "10.0.0.5"), None);
+        let mut other = attachment("c2", 6, "10.0.0.5");
+        other.register = Some(Register { value: 7, how: RegisterHow::Learned });
+        tokens.add(3, &other, None);
+        let owners = |edit: &dyn Fn(&mut Flow)| {
+            let mut flow = Flow::default();
+            edit(&mut flow);
+            tokens.owners(&flow).into_iter().collect::<Vec<_>>()
+        };
+        let to_address = |flow: &mut Flow| {
+            let address = Address::Ip("10.0.0.5".parse().unwrap());
+            flow.matches.addresses.push(AddressMatch { address, side: Side::Destination });
+        };
+        let with_value = |value, mask| {
+            move |flow: &mut Flow| {
+                flow.matches.registers.push(RegisterMatch { index: 0, value, mask });
+            }
+        };
+        assert_eq!(owners(&|_| {}), [0; 0]);
+        assert_eq!(owners(&to_address), [0, 3]);
+        assert_eq!(owners(&|flow| flow.actions.outputs = vec![9, 6]), [3]);
+        assert_eq!(owners(&with_value(7, u32::MAX)), [3]);
+        assert_eq!(owners(&with_value(7, 0xf)), [0; 0], "a part of the register");
+        let both = |flow: &mut Flow| {
+            flow.matches.in_port = Some(5);
+            flow.actions.outputs = vec![5];
+        };
+        assert_eq!(owners(&both), [0]);
     }
 }
