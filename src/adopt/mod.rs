@@ -1,9 +1,9 @@
 //! Records for pods that were there before us, or whose records were lost. Without them their
 //! addresses are not live tokens.
 //!
-//! Two witnesses: libcni's cached results (who is in which network, with its addresses) and
-//! the marks that OVS CNIs leave in OVSDB (which port is whose). A third one for pods that were
-//! taken for dead and live: their tombstones.
+//! Two sources: libcni's cached results (the network and the addresses of each pod) and the
+//! marks that OVS CNIs leave in OVSDB (the pod of each port). For live pods that were taken for
+//! dead there is a third one: their tombstones.
 
 mod cached;
 
@@ -27,7 +27,7 @@ use crate::reconcile::{device_of, is_anothers, marked_as, register_of};
 use crate::store::{self, Registry, RegistrySnapshot, new_generation};
 use crate::util::clock::{Deadline, Stamp, boot_id};
 
-/// Why nobody can be adopted now.
+/// Why no pod can be adopted now.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The state directory.
@@ -41,14 +41,14 @@ pub enum Error {
     BootId(std::io::Error),
 }
 
-/// Who was adopted.
+/// Which pods were adopted.
 #[derive(Debug, Default, Serialize)]
 pub struct Adopted {
     /// Their records.
     pub adopted: Vec<Attachment>,
-    /// Of them, those that had a tombstone: they were taken for dead and live.
+    /// The keys of those that had a tombstone: live pods that were taken for dead.
     pub again: Vec<Key>,
-    /// Who was not, and why.
+    /// Which pods were not, and why.
     pub skipped: Vec<String>,
 }
 
@@ -57,11 +57,11 @@ pub struct Adopted {
 pub struct Network {
     /// Its configuration and what was learned, for where nothing is recorded.
     pub state: NetworkState,
-    /// It is the operator's word: it wins over what the last ADD wrote down.
+    /// The operator configured it: this configuration wins over what the last ADD wrote down.
     pub ours: bool,
 }
 
-/// Whom, and how.
+/// What one run adopts, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Adoption<'a> {
     /// Where the records are.
@@ -76,8 +76,8 @@ pub struct Adoption<'a> {
     pub timeout: std::time::Duration,
     /// False: nothing is recorded.
     pub dry_run: bool,
-    /// Record pods that have a tombstone, too, if they live. It takes a person's word: a DEL that
-    /// is under way has a tombstone and a namespace that is still there.
+    /// Also record live pods that have a tombstone. Only a person may ask for this: while a DEL is
+    /// under way, its pod has a tombstone and a namespace that is still there.
     pub again: bool,
 }
 
@@ -124,7 +124,7 @@ impl Adoption<'_> {
             let dead: Vec<&Attachment> =
                 registry_snapshot.tombstones.iter().filter(|t| pending.is_of(t)).collect();
             let last = dead.iter().copied().max_by_key(|t| (t.boot_id == boot, t.created.boot_ms));
-            match last.map(|last| life(last, &boot)) {
+            match last.map(|last| liveness(last, &boot)) {
                 None => {}
                 Some(Liveness::Alive) if self.again => {}
                 Some(Liveness::Unknown(why)) if self.again => {
@@ -168,8 +168,9 @@ impl Adoption<'_> {
             // An ADD may have come meanwhile: its record is the better one.
             if lock.get(&record.key)?.is_none() {
                 lock.put(record)?;
-                // Behind the record: whoever is killed between the two leaves both, and a live
-                // record's tokens win. A tombstone that stayed would wait for its entries.
+                // The record is written first: if this process is killed in between, both are
+                // there, and a live record's tokens win. A tombstone that stayed would wait for
+                // its entries.
                 for tombstone in retired.iter().filter(|t| is_of(&record.key, t)) {
                     lock.remove_tombstone(tombstone)?;
                 }
@@ -180,8 +181,8 @@ impl Adoption<'_> {
 }
 
 impl Adopted {
-    /// Of several pods that would be recorded with one row only that one is, whose namespace is
-    /// there: the row was given from one to the other, and nothing else tells to whom.
+    /// If several pods would be recorded with one row, only the pod whose namespace is there gets
+    /// it: the row passed from one pod to another, and nothing else tells which pod has it now.
     fn leave_doubtful(&mut self) {
         let all = std::mem::take(&mut self.adopted);
         let rivals = |record: &Attachment, lives: bool| {
@@ -215,7 +216,7 @@ fn is_of(key: &Key, record: &Attachment) -> bool {
     record.key.container == key.container && record.key.ifname == key.ifname
 }
 
-/// Pods that were taken for dead, where no cached result and no mark speaks of them.
+/// Adds pods that were taken for dead and have no cached result.
 fn from_tombstones(tombstones: &[Attachment], pending: &mut Vec<Pending>) {
     for tombstone in tombstones {
         if !pending.iter().any(|p| p.is_of(tombstone)) {
@@ -229,8 +230,8 @@ fn from_tombstones(tombstones: &[Attachment], pending: &mut Vec<Pending>) {
     }
 }
 
-/// Whether somebody who has a tombstone lives after all, by the namespace that it names.
-fn life(tombstone: &Attachment, boot: &str) -> Liveness {
+/// Whether the pod of a tombstone is alive after all, by the namespace that the tombstone names.
+fn liveness(tombstone: &Attachment, boot: &str) -> Liveness {
     if !tombstone.unrecorded {
         return netns::judge(tombstone, boot);
     }
@@ -243,15 +244,15 @@ fn life(tombstone: &Attachment, boot: &str) -> Liveness {
     }
 }
 
-/// Whether a tombstone is of the port that an adopted pod has: its tokens are the living pod's.
-/// One of another port of the same key still has entries to clean up.
+/// Whether a tombstone is of the port that an adopted pod has: then its tokens are the live
+/// pod's. A tombstone of another port of the same key still has entries to clean up.
 fn same_port(tombstone: &Attachment, record: &Attachment) -> bool {
     let unknown = tombstone.interface.is_none() && tombstone.port.is_none();
     unknown || tombstone.interface == record.interface || tombstone.port == record.port
 }
 
-/// What the marks add to cached results, and ports whose marks name the container where
-/// libcni cached nothing: they are of the node's only network.
+/// Adds what the marks say to the cached results. A port whose marks name a container for which
+/// libcni cached nothing belongs to the node's only network.
 fn from_marks(
     snapshot: &Snapshot,
     only: Option<&NetworkName>,
@@ -395,8 +396,8 @@ fn add_marked_addresses(record: &mut Attachment, port: &Port, interface: &Interf
     }
 }
 
-/// A pod's record, unless somebody who has a record has its row, and neither marks nor the device
-/// contradict that.
+/// A pod's record, unless the record of another pod has its row and neither the marks nor the
+/// device contradict that other record.
 fn unclaimed(
     snapshot: &Snapshot,
     record: Attachment,
@@ -416,7 +417,7 @@ fn unclaimed(
     }
 }
 
-/// What a tombstone knows of a pod that lives, where nothing of now says it.
+/// Takes from the tombstone of a live pod what the cached result and the marks do not say.
 fn remember(record: &mut Attachment, known: &Attachment) {
     record.pod = record.pod.take().or_else(|| known.pod.clone());
     record.born = record.born.or(known.born);
@@ -429,9 +430,9 @@ fn remember(record: &mut Attachment, known: &Attachment) {
     }
 }
 
-/// Whether the pod is gone already. Two witnesses, because nobody recorded what the path
-/// looked like while it lived: seen from a container without mount propagation, every path
-/// is gone. And behind /proc/PID there may be another process by now.
+/// Whether the pod is gone already: its path and its device are. The path alone does not tell,
+/// because no record says what it was while the pod lived: in a container without mount
+/// propagation every path is gone, and behind /proc/PID there may be another process by now.
 fn is_over(path: &str, captured: &Result<Netns, CaptureError>, interface: &Interface) -> bool {
     let path_gone = match captured {
         Err(CaptureError::Io { source, .. }) => {
@@ -445,8 +446,8 @@ fn is_over(path: &str, captured: &Result<Netns, CaptureError>, interface: &Inter
     path_gone && device_gone
 }
 
-/// Whether what a cached result names is no namespace (any more): then a name alone does not tell
-/// whose a row is, which may have passed to another pod or a machine.
+/// Whether the path of a cached result is no namespace (any more). Then the port's name alone does
+/// not tell whose the row is: the row may have passed to another pod or a virtual machine.
 fn has_no_namespace(captured: &Result<Netns, CaptureError>) -> bool {
     match captured {
         Err(CaptureError::Io { source, .. }) => source.kind() == std::io::ErrorKind::NotFound,

@@ -128,8 +128,8 @@ pub fn preset_for(plugin_type: &str) -> Option<&'static str> {
     OVS_PLUGINS.iter().find(|(kind, _)| *kind == plugin_type).and_then(|(_, preset)| *preset)
 }
 
-/// The OVS plugin among these types: a known one, else one whose name says so. The second look
-/// is second because helpers (`ovs-mirror-producer`) stand behind the plugin that they help.
+/// The OVS plugin among these types: a known one, else one whose name says so. Known
+/// plugins come first because a helper (`ovs-mirror-producer`) stands after the plugin it helps.
 fn ovs_plugin(types: &[String]) -> Option<usize> {
     let known = |t: &String| OVS_PLUGINS.iter().any(|(kind, _)| kind == t);
     let looks =

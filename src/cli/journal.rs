@@ -124,7 +124,7 @@ fn add(
     entries: &[Entry],
     outcome: &mut Restored,
 ) -> Result<(), openflow::Error> {
-    // Whoever has the place now put a newer entry there: it stays.
+    // An entry of the same table, priority and match is newer: it stays.
     let mut taken: HashSet<Place> = HashSet::new();
     let tables: HashSet<u8> = entries.iter().map(Entry::table).collect();
     let wanted: HashSet<Place> = entries.iter().map(place).collect();

@@ -184,7 +184,7 @@ fn remove_state(context: &Context) -> Result<(), Error> {
     step(context, "state", &format!("{}: {did}", dir.display()))
 }
 
-/// SIGTERM and SIGINT, held back until somebody waits for them.
+/// SIGTERM and SIGINT, blocked until they are waited for.
 fn blocked_signals() -> Result<SigSet, Error> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);

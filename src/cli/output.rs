@@ -62,7 +62,7 @@ pub(crate) fn say(context: &Context, value: &impl Serialize, text: &str) -> Resu
     if !all.is_empty() {
         all.push('\n');
     }
-    // In one piece: whoever reads JSON has all of it or nothing.
+    // In one piece: a reader of JSON gets all of it or nothing.
     let mut out = io::stdout().lock();
     out.write_all(all.as_bytes())?;
     Ok(out.flush()?)
@@ -70,7 +70,7 @@ pub(crate) fn say(context: &Context, value: &impl Serialize, text: &str) -> Resu
 
 /// An error, for a person.
 pub(crate) fn complain(text: &str) {
-    // Nobody is left to tell if standard error is closed.
+    // If standard error is closed there is no other place to write to.
     let _ = writeln!(io::stderr().lock(), "ovs-flow-gc: {}", escape(text));
 }
 

@@ -35,14 +35,14 @@ struct Answer<'a> {
     dry_run: bool,
     paused: bool,
     braked: bool,
-    /// The dead whom the brake keeps.
+    /// Dead pods whose entries the brake keeps.
     held_back: usize,
-    /// Of the same burst of deaths, before the brake was pulled.
+    /// Pods of the same burst of deaths that were swept before the brake was pulled.
     swept_before: usize,
     attachments: usize,
     dead: usize,
     corrupt: Vec<String>,
-    /// Whom nobody could judge, and why not.
+    /// What could not be judged, and why not.
     unjudged: Vec<String>,
     #[serde(flatten)]
     report: &'a Report<'a>,
@@ -134,7 +134,7 @@ fn state(answer: &Answer<'_>, target: &TargetReport<'_>) -> String {
     }
 }
 
-/// What went wrong, and with whom: what no other line says.
+/// The pods of each error that no other line names.
 fn failures<'r>(report: &Report<'r>) -> BTreeMap<&'r str, Vec<&'r str>> {
     let mut failures: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for target in &report.targets {
@@ -204,7 +204,7 @@ fn say_problems(text: &mut String, answer: &Answer<'_>) {
                 bridge.bridge, bridge.counts.dangling
             );
         }
-        // An error of pods stands beside these pods.
+        // An error that pods have, too, is printed beside these pods.
         if let Some(error) = bridge.error.filter(|error| !is_said(error)) {
             let _ = writeln!(text, "{}: {error}", bridge.bridge);
         }
@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(text.matches("failed, see below").count(), 2, "{text}");
         assert_eq!(text.matches(&why).count(), 1, "{text}");
         assert!(text.contains(&format!("net/c1:eth0, net/c2:eth0: {error}")), "{text}");
-        // What nobody got through is said for all.
+        // An error of the whole sweep is said once, not pod by pod.
         outcome.failed = Some(error.clone());
         let text = said(&outcome);
         assert!(text.contains(&format!("nothing was looked at: {error}")), "{text}");

@@ -1,4 +1,4 @@
-//! ADD: writes down who the pod is on the switch, purges what the dead left under the same
+//! ADD: writes down who the pod is on the switch, purges what dead pods left under the same
 //! tokens, and returns prevResult as it came.
 
 use log::{debug, info, warn};
@@ -37,7 +37,7 @@ pub(super) fn run(request: &Request) -> Result<String, Failure> {
         warn!("{}: {failed}; recorded without its port", record.title());
         None
     });
-    // While the switch says hello and looks, the record is written and the dead are looked for.
+    // While the switch answers, the record is written and dead pods are looked for.
     let scan = ovs.and_then(|ovs| {
         let state = NetworkState { config: request.config.clone(), ..NetworkState::default() };
         PortScan::begin(&record, &state, ovs, early, deadline)
@@ -63,14 +63,14 @@ pub(super) fn run(request: &Request) -> Result<String, Failure> {
 /// Whether entries under the new pod's port number may be somebody else's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Number {
-    /// Nobody dead had it.
+    /// No dead pod had it.
     OwnAlone,
-    /// Somebody dead had it, or nobody knows: the purge has written down what it could tell.
+    /// A dead pod had it, or this is not known: the purge has written down what it could tell.
     HadByTheDead,
 }
 
-/// The value that the pod's classifier loads: its number may go to another pod before a sweep
-/// or somebody's DEL sees it.
+/// Writes down the value that the pod's classifier loads. The port's number may go to another pod
+/// before a sweep or another pod's DEL sees the value.
 fn write_value(registry: &Registry, record: &Attachment, register: Register, deadline: Deadline) {
     if record.register == Some(register) {
         return;
@@ -208,8 +208,8 @@ fn write(
     Ok(record)
 }
 
-/// What was read, unless it is corrupt: then it is moved aside for people to look at. It must
-/// not stop pods from starting until somebody does.
+/// What was read. A corrupt file is moved aside for an operator: it must not stop pods from
+/// starting until then.
 fn mended<T>(lock: &Lock<'_>, read: Result<T, store::Error>) -> Result<Option<T>, Failure> {
     match read {
         Ok(read) => Ok(Some(read)),
@@ -222,14 +222,14 @@ fn mended<T>(lock: &Lock<'_>, read: Result<T, store::Error>) -> Result<Option<T>
     }
 }
 
-/// Whether two records of one key are of the same sandbox on the same port.
+/// Whether two records of one key are of one sandbox on one port.
 fn same_life(old: &Attachment, new: &Attachment) -> bool {
     let sandbox = old.netns == new.netns && old.boot_id == new.boot_id;
     sandbox
         && (new.interface.is_none() || old.interface == new.interface || old.interface.is_none())
 }
 
-/// Whether the dead may have left something under the newcomer's tokens.
+/// Whether a dead pod may have left entries under a token of the new one.
 fn shares_a_token(dead: &RecordHeader, new: &Attachment) -> bool {
     let port = dead.ofport.is_some() && dead.ofport == new.ofport && dead.bridge == new.bridge;
     let register =
@@ -247,7 +247,7 @@ fn purge(
     boot: &str,
     deadline: Deadline,
 ) -> Number {
-    // Everybody who shares a token, dead or alive.
+    // All attachments that share a token, dead or alive.
     let registry_snapshot = match registry.snapshot_of(&|other| shares_a_token(other, record)) {
         Ok(registry_snapshot) => registry_snapshot,
         Err(failed) => {
@@ -258,7 +258,7 @@ fn purge(
     for failed in &registry_snapshot.failures {
         warn!("{}: cannot look for leftovers everywhere: {failed}", record.title());
     }
-    let targets = leavers(registry, &registry_snapshot, record, boot, deadline);
+    let targets = dead_pods(registry, &registry_snapshot, record, boot, deadline);
     let had_it = |a: &Attachment| a.ofport == record.ofport && a.bridge == record.bridge;
     let unread = !registry_snapshot.failures.is_empty();
     let number = if unread || targets.iter().any(|t| had_it(&t.attachment)) {
@@ -280,9 +280,9 @@ fn purge(
     number
 }
 
-/// The dead among those who share a token with the new pod: tombstones, and orphans, which are
-/// buried.
-fn leavers(
+/// The dead pods that share a token with the new one: tombstones, and orphans, of which tombstones
+/// are written here.
+fn dead_pods(
     registry: &Registry,
     registry_snapshot: &RegistrySnapshot,
     record: &Attachment,
@@ -317,8 +317,8 @@ fn leavers(
                 targets
                     .push(CleanTarget { attachment: dead, cause: Cause::Orphan(why.to_string()) });
             }
-            // Somebody was quicker, for whom our tokens are a live pod's: what the dead left
-            // under them is ours to purge.
+            // Another process was quicker. To it the new pod's tokens are a live pod's, so what
+            // the dead pod left under them has to be purged here.
             Ok(false) => {
                 let tombstones = registry.tombstones_of(&dead.key).unwrap_or_default();
                 targets.extend(

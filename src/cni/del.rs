@@ -30,7 +30,7 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
 
     let state = registry.as_ref().map(|r| r.network_state::<NetworkState>(&request.network));
     let overlay = request.overlay(matches!(state, Some(Ok(Some(_)))));
-    // Before there is a tombstone: whoever is killed behind it leaves both.
+    // Before the tombstone is written: if this process is killed after it, both are there.
     if let (Some(registry), Some((_, config)), Some(Ok(None))) = (&registry, &overlay, state) {
         keep_configuration(registry, &key, config);
     }
@@ -81,7 +81,7 @@ fn recorded(
         .lock(deadline)
         .inspect_err(|failed| warn!("{failed}; the record stays for the next sweep"))
         .ok();
-    // Whoever holds the lock reads through it.
+    // The holder of the lock has to read through it.
     let (record, tombstones) = match &lock {
         Some(lock) => (lock.get(key), lock.tombstones_of(key)),
         None => (registry.get(key), registry.tombstones_of(key)),
@@ -114,14 +114,14 @@ fn recorded(
     targets
 }
 
-/// Nothing is written down: what the request says, to be looked up in OVSDB.
+/// A target without a record: what the request says. Its port is looked up in OVSDB.
 fn unrecorded(request: &Request, key: Key, now: Stamp, boot: &str) -> CleanTarget {
     let mut record = Attachment::new(key, new_generation(), boot.to_owned(), now);
     record.unrecorded = true;
     record.pod.clone_from(&request.pod);
     // Only the path counts: it is what OVS CNIs mark their ports with.
     record.netns = request.netns.clone().map(Netns::of_path);
-    // What was there long before the sandbox was not made for it.
+    // An entry that is older than the sandbox was not made for it.
     record.born = request.netns.as_deref().and_then(|path| netns::born(path, now));
     CleanTarget { attachment: orphans::died(record, now, boot), cause: Cause::Del }
 }

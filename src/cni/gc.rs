@@ -34,7 +34,7 @@ pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
             cause: Cause::Tombstone,
         })
         .collect();
-    // Whoever cannot be read or buried keeps nobody else from it: the next GC or sweep finds him.
+    // A record that cannot be read or written stops no other: the next GC or sweep finds it.
     let mut left: Vec<String> =
         registry_snapshot.failures.iter().map(|failed| format!("not judged: {failed}")).collect();
     for record in &registry_snapshot.attachments {
@@ -72,7 +72,7 @@ pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
 }
 
 /// `None`: both keys are absent, do nothing. `null` (CRI-O, for a network without pods) and
-/// `[]`: none is valid. A list we cannot read protects everybody: an error.
+/// `[]`: none is valid. A list that cannot be read protects all pods: an error.
 pub(super) fn valid_containers(request: &Request) -> Result<Option<Vec<String>>, Failure> {
     let mut valid = None;
     for key in KEYS {

@@ -65,8 +65,8 @@ fn panicked(command: &str) -> Ended {
     Err((SpecVersion::CURRENT, failure))
 }
 
-/// Writes the answer to standard output. Whether the call succeeded: a result that nobody got
-/// is none.
+/// Writes the answer to standard output. Returns whether the call succeeded: it did not if its
+/// result could not be written.
 fn answer(ended: Ended) -> bool {
     let (text, succeeded) = answer_text(ended);
     let mut stdout = std::io::stdout().lock();
@@ -91,8 +91,8 @@ fn answer_text(ended: Ended) -> (String, bool) {
     }
 }
 
-/// JSON whose texts runtimes write to their logs as they are: what JSON lets pass and would turn
-/// round or break a line there is spelled by its number.
+/// JSON that runtimes can write to their logs as it is. Characters that JSON allows and that would
+/// break or reverse a line of a log are escaped by their number.
 fn readable(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {

@@ -319,7 +319,7 @@ fn read_text(file: &mut File, path: &Path) -> Result<String, FileError> {
         .map_err(|e| text_error(path, Error::NotUtf8 { offset: e.utf8_error().valid_up_to() }))
 }
 
-/// What `path` says, for those who only look.
+/// The text of `path`, for callers that change nothing.
 pub(super) fn read(path: &Path) -> Result<String, FileError> {
     Source::read(path).map(|source| source.text)
 }

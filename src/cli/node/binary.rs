@@ -12,7 +12,7 @@ use crate::util::atomic_file::{NewFile, sync_directory};
 /// Under `.ovs-flow-gc.new.*`, which install.sh clears away as well.
 const TEMPORARY: &str = ".ovs-flow-gc.new.self";
 
-/// Puts the running binary at `installed`, so that whoever opens it finds all of the old file or
+/// Puts the running binary at `installed`, so that a reader finds all of the old file or
 /// all of the new one. False if it was there already.
 pub(super) fn put(installed: &Path) -> Result<bool, Error> {
     let own = PathBuf::from("/proc/self/exe");

@@ -20,7 +20,7 @@ const MOST: u64 = 4 << 20;
 /// With them, those of a list's plugins that have files of their own (`NETWORK/*.conf`).
 ///
 /// # Errors
-/// A directory or file cannot be read, so nobody knows.
+/// A directory or file cannot be read, so it may name us.
 pub(super) fn naming_us(directories: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     for directory in directories {
@@ -77,7 +77,8 @@ fn paths(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     entries.map(path).collect()
 }
 
-/// Who remembers a configuration that names us, and where it can be seen who of them lives.
+/// Where runtimes keep configurations that name us, and where it can be seen which of their
+/// sandboxes live.
 pub(super) struct Caches<'a> {
     /// libcni's (`results` in it) and multus's.
     pub(super) directory: &'a Path,
@@ -88,7 +89,7 @@ pub(super) struct Caches<'a> {
 
 impl Caches<'_> {
     /// The pods that CRI-O and multus would call us for: they call DEL with the configuration that
-    /// ADD had, from their caches. (containerd, which fills the same cache, uses the file of now.)
+    /// ADD had, from their caches. (containerd fills the same cache, but uses the current file.)
     pub(super) fn remembered(&self) -> Vec<String> {
         let crio = fs::metadata(self.crio_socket).is_ok_and(|meta| meta.file_type().is_socket());
         let results = if crio { texts(&self.directory.join("results")) } else { Vec::new() };
@@ -226,7 +227,7 @@ pub(in crate::cli) fn fuzz(data: &[u8]) -> bool {
     if let Ok(text) = std::str::from_utf8(data)
         && let Ok(seen) = super::super::conflist::inspect(text)
     {
-        // Who may still call us is never overlooked. (Nobody writes the type with escapes.)
+        // A file that may still call us is never overlooked. (No file has the type with escapes.)
         let overlooked = seen.ours.is_some() && !named && !text.contains('\\');
         assert!(!overlooked, "{text}");
     }
