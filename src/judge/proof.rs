@@ -63,7 +63,9 @@ impl Prover<'_, '_> {
         let evidence = |(i, token): (usize, &Option<RegisterToken>)| {
             let previous_ofports = self.index.dead(i).map_or_else(Vec::new, |(dead, network)| {
                 let configured = dead.former_values(network.register);
-                configured.chain(self.found_former(i, dead)).collect()
+                let values = configured.chain(self.found_former(i, dead));
+                // Whoever has a field that overlaps this one may have the same bits in it.
+                values.filter(|(token, _)| self.wider_owners(*token).next().is_none()).collect()
             });
             let Some(token) = *token else {
                 return Evidence { previous_ofports, ..Evidence::default() };

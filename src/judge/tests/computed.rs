@@ -111,6 +111,10 @@ fn the_values_of_former_numbers() {
         ..live(14, &[])
     });
     each(&other, &[("old", old(), "kept: register-not-proven")]);
+    // Another network's field is part of this one, and its pod has the same bits there.
+    let narrow = other.with(|c| c.networks[1].register.mask = 0xff);
+    let load = flow().dst(HEIR).load(1, OLD.into()).beyond();
+    each(&narrow, &[("old", old(), "kept: nothing-dead"), ("load", load, "kept: nothing-dead")]);
 }
 
 #[test]
