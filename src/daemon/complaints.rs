@@ -1,5 +1,5 @@
 //! What does not work at this time. Each complaint is about one object and ends when that object
-//! has answered: a sweep that had nothing to do has asked nobody.
+//! has answered: a sweep that had nothing to do has asked no object.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub(super) const PODS: &str = "recording the pods that run";
 pub(super) struct Complaints(BTreeMap<String, String>);
 
 impl Complaints {
-    /// Something is wrong with an object; whether that is news.
+    /// Something is wrong with an object; whether this complaint is new.
     pub(super) fn add(&mut self, object: &str, what: &str) -> bool {
         self.0.insert(object.to_owned(), what.to_owned()).as_deref() != Some(what)
     }
@@ -57,7 +57,7 @@ impl Complaints {
             }
         }
         if thorough {
-            // Bridges that are gone, or that nobody is on any more, never answer.
+            // Bridges that are gone, or that have no pods any more, never answer.
             let there: Vec<String> =
                 outcome.bridges.iter().map(|bridge| bridge_object(&bridge.bridge)).collect();
             self.0.retain(|object, _| !object.starts_with("bridge ") || there.contains(object));

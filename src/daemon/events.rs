@@ -1,8 +1,8 @@
 //! Kubernetes Events (core/v1): a cluster's operators see there what was cleaned up.
 //!
-//! On the pod while there are few; a burst (an evicted node) is told as one Event on the node,
-//! which is counted up rather than repeated. Needs RBAC `create` and `patch` on `events`. What
-//! cannot be told is counted and forgotten: nothing waits for it.
+//! A few get an Event on each pod. A burst (an evicted node) gets one Event on the node, which is
+//! counted up rather than repeated. Needs RBAC `create` and `patch` on `events`. An Event that
+//! cannot be written is counted and dropped: nothing waits for it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,25 +18,25 @@ use crate::liveness::Source;
 use crate::liveness::kubernetes::{Api, Ask, Failure, Kubernetes};
 use crate::model::attachment::Pod;
 
-/// Who reports.
+/// The component that Events name.
 const COMPONENT: &str = "ovs-flow-gc";
 /// The same Event is counted up for so long (API servers keep Events for an hour).
 const SAME: Duration = Duration::from_secs(1800);
-/// What waits to be told; more is dropped.
-const WAITING: usize = 256;
+/// How many wait to be written; more are dropped.
+const QUEUE: usize = 256;
 /// Names of pods that a summary gives.
 const NAMED: usize = 5;
 /// A pod's or namespace's name has no more.
 const LONGEST_NAME: usize = 253;
 
-/// How much may be told.
+/// How many Events may be written.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// So many pods may get an Event of their own at once…
     pub burst: u32,
     /// …and one more each time this has passed.
     pub refill: Duration,
-    /// Beyond, they are told together, after so long.
+    /// Beyond, they share an Event, which waits so long for more.
     pub together: Duration,
 }
 
@@ -48,18 +48,18 @@ impl Default for Pace {
 
 /// What became of an Event: `ovs_flow_gc_kubernetes_events_total{result}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum EventResult {
     /// The API server took it.
     Sent,
     /// It did not.
     Failed,
-    /// Told as part of another one.
+    /// It is part of a shared one.
     Aggregated,
     /// Too many wait, or the pod's name is no name.
     Dropped,
 }
 
-impl Told {
+impl EventResult {
     /// As the metric's label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -72,41 +72,41 @@ impl Told {
     }
 }
 
-/// An orphan that was cleaned up.
+/// An orphan that was cleaned up, for its Event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cleaned {
     /// Whose it was.
     pub pod: Pod,
     /// How many entries were deleted.
     pub flows: u64,
-    /// On whose word it was dead; nobody's: another boot.
+    /// The source that said it was dead; none: it was of another boot.
     pub by: Option<Source>,
 }
 
-/// Tells of orphans that were cleaned up.
+/// Writes Events about orphans that were cleaned up.
 #[derive(Clone)]
 pub struct Events {
     queue: Sender<Cleaned>,
-    told: Arc<dyn Fn(Told) + Send + Sync>,
+    count: Arc<dyn Fn(EventResult) + Send + Sync>,
 }
 
 impl Events {
-    /// Tells the API server that `kubernetes` watches, on `runtime`. `told` hears what became of
-    /// each.
+    /// Writes them to the API server that `kubernetes` watches, on `runtime`. `count` is called
+    /// with what became of each.
     #[must_use]
     pub fn start(
         kubernetes: &Kubernetes,
         runtime: &Handle,
         pace: Pace,
-        told: impl Fn(Told) + Send + Sync + 'static,
+        count: impl Fn(EventResult) + Send + Sync + 'static,
     ) -> Self {
-        let told: Arc<dyn Fn(Told) + Send + Sync> = Arc::new(told);
-        let (queue, waiting) = channel(WAITING);
+        let count: Arc<dyn Fn(EventResult) + Send + Sync> = Arc::new(count);
+        let (queue, waiting) = channel(QUEUE);
         let node = kubernetes.node().to_owned();
-        let teller =
-            Teller { api: kubernetes.api(), node, pace, told: Arc::clone(&told), last: None };
-        runtime.spawn(teller.run(waiting));
-        Self { queue, told }
+        let writer =
+            Writer { api: kubernetes.api(), node, pace, count: Arc::clone(&count), last: None };
+        runtime.spawn(writer.run(waiting));
+        Self { queue, count }
     }
 
     /// An orphan was cleaned up. Never blocks.
@@ -114,7 +114,7 @@ impl Events {
         let names = [&cleaned.pod.namespace, &cleaned.pod.name];
         // They came from CNI_ARGS and go into a URL.
         if !names.into_iter().all(|name| is_name(name)) || self.queue.try_send(cleaned).is_err() {
-            (self.told)(Told::Dropped);
+            (self.count)(EventResult::Dropped);
         }
     }
 }
@@ -125,15 +125,15 @@ fn is_name(name: &str) -> bool {
     alphanumeric && name.len() <= LONGEST_NAME && name.bytes().all(fits)
 }
 
-/// What is told together.
+/// Orphans that share an Event.
 #[derive(Debug, Default)]
-struct Crowd {
+struct Summary {
     pods: u64,
     flows: u64,
     names: Vec<String>,
 }
 
-impl Crowd {
+impl Summary {
     fn add(&mut self, cleaned: &Cleaned) {
         self.pods = self.pods.saturating_add(1);
         self.flows = self.flows.saturating_add(cleaned.flows);
@@ -153,7 +153,7 @@ impl Crowd {
     }
 }
 
-/// How many may go out at once.
+/// A token bucket: how many may be written at once.
 #[derive(Debug)]
 struct Bucket {
     pace: Pace,
@@ -180,11 +180,11 @@ impl Bucket {
     }
 }
 
-struct Teller {
+struct Writer {
     api: Arc<Api>,
     node: String,
     pace: Pace,
-    told: Arc<dyn Fn(Told) + Send + Sync>,
+    count: Arc<dyn Fn(EventResult) + Send + Sync>,
     /// The last Event on the node.
     last: Option<Last>,
 }
@@ -195,14 +195,14 @@ struct Last {
     first: Instant,
 }
 
-impl Teller {
+impl Writer {
     async fn run(mut self, mut waiting: Receiver<Cleaned>) {
         let mut bucket = Bucket::new(self.pace, Instant::now());
         let together = self.pace.together;
-        let mut crowd: Option<(Crowd, tokio::time::Instant)> = None;
+        let mut summary: Option<(Summary, tokio::time::Instant)> = None;
         loop {
-            let due = crowd.as_ref().map(|(_, due)| *due);
-            let crowded = async {
+            let due = summary.as_ref().map(|(_, due)| *due);
+            let summary_due = async {
                 match due {
                     Some(due) => sleep_until(due).await,
                     None => std::future::pending().await,
@@ -211,26 +211,26 @@ impl Teller {
             tokio::select! {
                 cleaned = waiting.recv() => {
                     let Some(cleaned) = cleaned else { return };
-                    if crowd.is_none() && bucket.take(Instant::now()) {
-                        self.tell_of(&cleaned).await;
+                    if summary.is_none() && bucket.take(Instant::now()) {
+                        self.write_one(&cleaned).await;
                         continue;
                     }
-                    let (crowd, _) = crowd.get_or_insert_with(|| {
-                        (Crowd::default(), tokio::time::Instant::now() + together)
+                    let (summary, _) = summary.get_or_insert_with(|| {
+                        (Summary::default(), tokio::time::Instant::now() + together)
                     });
-                    crowd.add(&cleaned);
-                    (self.told)(Told::Aggregated);
+                    summary.add(&cleaned);
+                    (self.count)(EventResult::Aggregated);
                 }
-                () = crowded => {
-                    if let Some((crowd, _)) = crowd.take() {
-                        self.tell_of_many(&crowd).await;
+                () = summary_due => {
+                    if let Some((summary, _)) = summary.take() {
+                        self.write_summary(&summary).await;
                     }
                 }
             }
         }
     }
 
-    async fn tell_of(&self, cleaned: &Cleaned) {
+    async fn write_one(&self, cleaned: &Cleaned) {
         let pod = &cleaned.pod;
         let by = cleaned.by.map_or_else(String::new, |source| format!(", dead by {source}"));
         let message =
@@ -240,33 +240,33 @@ impl Teller {
             "namespace": pod.namespace, "name": pod.name, "uid": pod.uid,
         });
         let event = event(&self.node, &pod.namespace, object, &message);
-        self.count(self.create(&pod.namespace, &event).await);
+        self.count_result(self.create(&pod.namespace, &event).await);
     }
 
     /// Events of objects without a namespace are in `default`, as the kubelet's are.
-    async fn tell_of_many(&mut self, crowd: &Crowd) {
+    async fn write_summary(&mut self, summary: &Summary) {
         const NAMESPACE: &str = "default";
         if let Some(last) = self.last.as_mut().filter(|last| last.first.elapsed() < SAME) {
             last.count = last.count.saturating_add(1);
             let patch = json!({
-                "count": last.count, "lastTimestamp": now(), "message": crowd.message(),
+                "count": last.count, "lastTimestamp": now(), "message": summary.message(),
             });
             let ask = Ask::EventAgain { namespace: NAMESPACE, name: &last.name, patch: &patch };
             let done = self.api.ask(ask).await.map(|_| ());
-            // Somebody deleted it, perhaps: then it is told anew.
+            // It may have been deleted: then a new one is written.
             if done.is_ok() {
-                return self.count(done);
+                return self.count_result(done);
             }
         }
-        // The kubelet names itself so: by the node's name, not its UID.
+        // As the kubelet does it: the node's name stands for its UID.
         let object =
             json!({ "apiVersion": "v1", "kind": "Node", "name": self.node, "uid": self.node });
-        let event = event(&self.node, NAMESPACE, object, &crowd.message());
+        let event = event(&self.node, NAMESPACE, object, &summary.message());
         let name = event.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         let done = self.create(NAMESPACE, &event).await;
         self.last =
             done.is_ok().then(|| Last { name: name.to_owned(), count: 1, first: Instant::now() });
-        self.count(done);
+        self.count_result(done);
     }
 
     async fn create(&self, namespace: &str, event: &Value) -> Result<(), Failure> {
@@ -274,11 +274,11 @@ impl Teller {
         self.api.ask(Ask::Event { namespace, body }).await.map(|_| ())
     }
 
-    fn count(&self, done: Result<(), Failure>) {
+    fn count_result(&self, done: Result<(), Failure>) {
         if let Err(failure) = &done {
             debug!("kubernetes: cannot tell of a cleaned orphan: {failure}");
         }
-        (self.told)(if done.is_ok() { Told::Sent } else { Told::Failed });
+        (self.count)(if done.is_ok() { EventResult::Sent } else { EventResult::Failed });
     }
 }
 
@@ -335,13 +335,13 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_is_counted_and_some_are_named() {
-        let mut crowd = Crowd::default();
+    fn a_summary_counts_pods_and_names_some() {
+        let mut summary = Summary::default();
         for n in 0..7 {
-            crowd.add(&cleaned(&format!("web-{n}"), 3));
+            summary.add(&cleaned(&format!("web-{n}"), 3));
         }
         assert_eq!(
-            crowd.message(),
+            summary.message(),
             "Deleted 21 stale OpenFlow entries of 7 pods whose CNI DEL never came (ns/web-0, \
              ns/web-1, ns/web-2, ns/web-3, ns/web-4, …)"
         );

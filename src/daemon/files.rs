@@ -2,8 +2,8 @@
 //! namespaces, to the records, and to OVS's sockets.
 //!
 //! A directory that is not there (yet, or any more) is waited for through the nearest one
-//! above it that is. Whatever happened before a watch was set has rung no bell: a new watch
-//! rings it.
+//! above it that is. No event tells what happened before a watch was set: a new watch wakes the
+//! sweeper by itself.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
@@ -34,11 +34,22 @@ const ATTEMPTS: usize = 8;
 /// A record at most.
 const MOST_BYTES: u64 = 64 << 10;
 
-/// Which directories of namespaces are to be watched: the sweeper says so, the thread does.
+/// A watched directory is gone, or has another name.
+const GONE: EventMask = EventMask::DELETE_SELF
+    .union(EventMask::MOVE_SELF)
+    .union(EventMask::IGNORED)
+    .union(EventMask::UNMOUNT);
+/// An entry came into a watched directory.
+const CAME: EventMask = EventMask::CREATE.union(EventMask::MOVED_TO);
+/// An entry left it.
+const WENT: EventMask = EventMask::DELETE.union(EventMask::MOVED_FROM);
+
+/// The directories of namespaces that are to be watched: the sweeper adds to them, the thread
+/// watches them.
 #[derive(Debug)]
 pub(crate) struct Wanted {
     directories: Mutex<BTreeSet<PathBuf>>,
-    poke: Mutex<UnixStream>,
+    waker: Mutex<UnixStream>,
 }
 
 impl Wanted {
@@ -54,15 +65,15 @@ impl Wanted {
         }
         if wanted.len() != before {
             drop(wanted);
-            self.look_again();
+            self.changed();
         }
     }
 
-    /// Has the thread look at what there is to watch.
-    pub(super) fn look_again(&self) {
-        let mut poke = self.poke.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Wakes the thread: there may be more to watch.
+    pub(super) fn changed(&self) {
+        let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
         // A full pipe wakes it as well.
-        let _ = poke.write(&[0]);
+        let _ = waker.write(&[0]);
     }
 
     fn now(&self) -> Vec<PathBuf> {
@@ -71,16 +82,16 @@ impl Wanted {
     }
 }
 
-/// /proc tells nobody when a process ends.
+/// The directory of a namespace; none for one in /proc, where inotify reports nothing.
 fn directory_of(netns: &Netns) -> Option<&Path> {
     let parent = Path::new(&netns.path).parent()?;
     (netns.pid_namespace.is_none() && parent.is_absolute()).then_some(parent)
 }
 
-/// What a watched directory is to us.
+/// What a watched directory holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
-    /// It has network namespaces.
+    /// Network namespaces.
     Namespaces,
     /// The state directory.
     State,
@@ -90,7 +101,7 @@ enum Role {
     Dead,
     /// OVS's sockets.
     Sockets,
-    /// Something below it is waited for.
+    /// A directory below it is not there yet.
     Above,
 }
 
@@ -99,18 +110,18 @@ struct Watched {
     role: Role,
 }
 
-/// The pipe's ends: one for who wants something watched, one for the thread.
+/// The ends of the pipe: one to add directories and wake the thread, one for the thread.
 pub(super) fn prepare(directories: &[PathBuf]) -> Result<(Wanted, UnixStream), Error> {
     let (ours, theirs) = UnixStream::pair().map_err(Error::Inotify)?;
     for end in [&ours, &theirs] {
         end.set_nonblocking(true).map_err(Error::Inotify)?;
     }
     let directories = Mutex::new(directories.iter().cloned().collect());
-    Ok((Wanted { directories, poke: Mutex::new(ours) }, theirs))
+    Ok((Wanted { directories, waker: Mutex::new(ours) }, theirs))
 }
 
 /// Runs until the daemon ends.
-pub(super) fn start(shared: Arc<Shared>, poked: UnixStream) -> Result<Thread, Error> {
+pub(super) fn start(shared: Arc<Shared>, woken: UnixStream) -> Result<Thread, Error> {
     let inotify = Inotify::init().map_err(Error::Inotify)?;
     super::spawn("files", move || {
         let mut files = Files {
@@ -121,8 +132,8 @@ pub(super) fn start(shared: Arc<Shared>, poked: UnixStream) -> Result<Thread, Er
             missing: false,
             complained: false,
         };
-        files.look(false);
-        files.run(poked);
+        files.watch_all(false);
+        files.run(woken);
     })
 }
 
@@ -130,15 +141,15 @@ struct Files<'s> {
     shared: &'s Shared,
     inotify: Inotify,
     watched: HashMap<WatchDescriptor, Watched>,
-    /// Records whose directories are watched: they are written again and again.
+    /// Records whose directories are watched: each later write of one changes nothing.
     known: HashSet<PathBuf>,
-    /// Something could not be watched and nothing will tell us when it can.
+    /// Something could not be watched, and no event will say when it can.
     missing: bool,
     complained: bool,
 }
 
 impl Files<'_> {
-    fn run(&mut self, mut poked: UnixStream) {
+    fn run(&mut self, mut woken: UnixStream) {
         // One event with the longest of names takes less than 300 bytes.
         let mut buffer = [0; 16 << 10];
         while !self.shared.wakeup.stopped() {
@@ -150,20 +161,20 @@ impl Files<'_> {
             let ready = {
                 let mut fds = [
                     PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN),
-                    PollFd::new(poked.as_fd(), PollFlags::POLLIN),
+                    PollFd::new(woken.as_fd(), PollFlags::POLLIN),
                 ];
                 poll(&mut fds, timeout)
             };
             match ready {
-                Ok(0) => self.look(true),
+                Ok(0) => self.watch_all(true),
                 Ok(_) => {
                     let mut asked = false;
-                    while poked.read(&mut [0; 64]).is_ok_and(|n| n > 0) {
+                    while woken.read(&mut [0; 64]).is_ok_and(|n| n > 0) {
                         asked = true;
                     }
                     self.read(&mut buffer);
                     if asked {
-                        self.look(true);
+                        self.watch_all(true);
                     }
                 }
                 Err(Errno::EINTR) => {}
@@ -195,84 +206,62 @@ impl Files<'_> {
             }
         }
         if again {
-            self.look(true);
+            self.watch_all(true);
         }
     }
 
-    /// Rings for an event; whether what is watched must be looked at.
+    /// Handles an event; whether more directories may have to be watched.
     fn happened(&mut self, wd: &WatchDescriptor, mask: EventMask, name: Option<&OsStr>) -> bool {
-        let ring = |reason| self.shared.wakeup.ring(reason);
         if mask.contains(EventMask::Q_OVERFLOW) {
             debug!("inotify: events were lost");
             for reason in [Reason::Netns, Reason::Tombstone, Reason::Pause] {
-                ring(reason);
+                self.shared.wakeup.wake(reason);
             }
             return true;
         }
         let Some(Watched { path, role }) = self.watched.get(wd) else { return false };
         let role = *role;
-        let gone =
-            EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED | EventMask::UNMOUNT;
-        if mask.intersects(gone) {
+        if mask.intersects(GONE) {
             debug!("{} is gone", path.display());
-            match role {
-                Role::Namespaces => ring(Reason::Netns),
-                Role::State => ring(Reason::StateDirectory),
-                Role::Network | Role::Dead | Role::Sockets | Role::Above => {}
-            }
-            if mask.contains(EventMask::MOVE_SELF) {
-                // It is watched wherever it is now; who has its name now is somebody else.
-                let _ = self.inotify.watches().remove(wd.clone());
-            }
-            self.watched.remove(wd);
+            self.directory_gone(wd, role, mask);
             return true;
         }
         let Some(name) = name.and_then(OsStr::to_str) else { return false };
-        let came = mask.intersects(EventMask::CREATE | EventMask::MOVED_TO);
-        let went = mask.intersects(EventMask::DELETE | EventMask::MOVED_FROM);
+        if let Some(reason) = reason(role, name, mask) {
+            self.shared.wakeup.wake(reason);
+        }
+        let (came, is_directory) = (mask.intersects(CAME), mask.contains(EventMask::ISDIR));
         match role {
-            Role::Namespaces => {
-                if went || mask.contains(EventMask::MOVED_TO) {
-                    ring(Reason::Netns);
-                }
-                false
-            }
-            Role::State if Registry::is_pause_file(name) => {
-                ring(Reason::Pause);
-                false
-            }
-            // The directory itself is not gone for inotify as long as we hold the lock open.
-            Role::State if went && Registry::is_daemon_lock(name) => {
-                ring(Reason::StateDirectory);
-                false
-            }
-            Role::State => came && mask.contains(EventMask::ISDIR),
-            Role::Network if mask.contains(EventMask::ISDIR) => came,
-            Role::Network => {
+            Role::Network if !is_directory => {
                 let file = path.join(name);
-                if went {
+                if mask.intersects(WENT) {
                     self.known.remove(&file);
                 } else if is_record(name) && mask.contains(EventMask::MOVED_TO) {
                     self.record(file);
                 }
-                false
             }
-            Role::Dead => {
-                if came && is_record(name) {
-                    ring(Reason::Tombstone);
-                }
-                false
-            }
-            Role::Sockets => {
-                if came && (name == "ovs-vswitchd.pid" || name.ends_with(".mgmt")) {
-                    ring(Reason::Switch);
-                } else if came && name == "db.sock" {
-                    self.shared.database.poke();
-                }
-                false
-            }
-            Role::Above => came,
+            Role::Sockets if came && name == "db.sock" => self.shared.database.wake(),
+            _ => {}
         }
+        came && match role {
+            Role::State | Role::Network => is_directory,
+            Role::Above => true,
+            Role::Namespaces | Role::Dead | Role::Sockets => false,
+        }
+    }
+
+    /// A directory is not watched any more.
+    fn directory_gone(&mut self, wd: &WatchDescriptor, role: Role, mask: EventMask) {
+        match role {
+            Role::Namespaces => self.shared.wakeup.wake(Reason::Netns),
+            Role::State => self.shared.wakeup.wake(Reason::StateDirectory),
+            Role::Network | Role::Dead | Role::Sockets | Role::Above => {}
+        }
+        if mask.contains(EventMask::MOVE_SELF) {
+            // The watch moved with the directory, and another directory may have its name now.
+            let _ = self.inotify.watches().remove(wd.clone());
+        }
+        self.watched.remove(wd);
     }
 
     /// A new record: its namespace is watched from now on.
@@ -293,7 +282,7 @@ impl Files<'_> {
                 self.shared.wanted.directories.lock().unwrap_or_else(PoisonError::into_inner);
             if wanted.len() < MOST_DIRECTORIES && wanted.insert(directory.to_owned()) {
                 drop(wanted);
-                self.look(true);
+                self.watch_all(true);
             }
         }
         if self.known.len() < 16 * MOST_DIRECTORIES {
@@ -301,25 +290,26 @@ impl Files<'_> {
         }
     }
 
-    /// Watches what is not watched yet. `ring`: something may have happened there before.
-    fn look(&mut self, ring: bool) {
+    /// Watches what is not watched yet. `wake`: a new watch wakes the sweeper, because something
+    /// may have happened there before.
+    fn watch_all(&mut self, wake: bool) {
         self.missing = false;
         let shared = self.shared;
-        let mut rung = BTreeSet::new();
+        let mut reasons = BTreeSet::new();
         let mut wanted: Vec<(PathBuf, Role)> =
             shared.wanted.now().into_iter().map(|path| (path, Role::Namespaces)).collect();
         wanted.push((shared.run_dir.clone(), Role::Sockets));
         wanted.push((shared.options.state_dir.clone(), Role::State));
         for (path, role) in wanted {
-            if self.watch(&path, role) && ring {
-                rung.extend(match role {
+            if self.watch(&path, role) && wake {
+                reasons.extend(match role {
                     Role::Namespaces => Some(Reason::Netns),
                     Role::Sockets => Some(Reason::Switch),
                     _ => None,
                 });
             }
         }
-        // The networks once the directory itself is watched: none comes in between.
+        // The state directory is watched by now: no network can come unnoticed.
         let found = Registry::open_existing(&shared.options.state_dir)
             .and_then(|registry| registry.map(|r| r.directories()).transpose());
         let below = found.ok().flatten().unwrap_or_default();
@@ -327,19 +317,19 @@ impl Files<'_> {
             self.watch(&path, Role::Network);
         }
         for path in below.dead {
-            if path.is_dir() && self.watch(&path, Role::Dead) && ring {
-                rung.insert(Reason::Tombstone);
+            if path.is_dir() && self.watch(&path, Role::Dead) && wake {
+                reasons.insert(Reason::Tombstone);
             }
         }
-        for reason in rung {
-            shared.wakeup.ring(reason);
+        for reason in reasons {
+            shared.wakeup.wake(reason);
         }
     }
 
-    /// Watches a directory, or the nearest one above it that is there. Whether the former is
-    /// new.
+    /// Watches a directory, or the nearest one above it that is there; whether the directory
+    /// itself is watched now and was not before.
     fn watch(&mut self, path: &Path, role: Role) -> bool {
-        // What was made below before the one above was watched has told nobody.
+        // No event tells what was made below before the one above was watched.
         for _ in 0..ATTEMPTS {
             let (new, below) = self.watch_nearest(path, role);
             if new || !below.is_some_and(Path::exists) {
@@ -349,7 +339,7 @@ impl Files<'_> {
         false
     }
 
-    /// One try; and, if it had to be a directory above, the one below that was not there.
+    /// One try. If a directory above had to be watched: also the one below that was not there.
     fn watch_nearest<'p>(&mut self, path: &'p Path, role: Role) -> (bool, Option<&'p Path>) {
         let (mut at, mut as_what, mut below) = (path, role, None);
         loop {
@@ -369,7 +359,7 @@ impl Files<'_> {
                 {
                     let Some(above) = at.parent() else { return (false, None) };
                     (at, as_what, below) = (above, Role::Above, Some(at));
-                    // It may have come between the two: then nobody tells us.
+                    // If it comes between the two calls, no event tells.
                     self.missing = true;
                 }
                 Err(e) => {
@@ -389,6 +379,21 @@ impl Files<'_> {
     }
 }
 
+/// Why the sweeper is woken when an entry of a watched directory changes.
+fn reason(role: Role, name: &str, mask: EventMask) -> Option<Reason> {
+    let (came, went) = (mask.intersects(CAME), mask.intersects(WENT));
+    let is_switch = name == "ovs-vswitchd.pid" || name.ends_with(".mgmt");
+    match role {
+        Role::Namespaces if went || mask.contains(EventMask::MOVED_TO) => Some(Reason::Netns),
+        Role::State if Registry::is_pause_file(name) => Some(Reason::Pause),
+        // The daemon holds its lock file open: inotify does not call the directory itself gone.
+        Role::State if went && Registry::is_daemon_lock(name) => Some(Reason::StateDirectory),
+        Role::Dead if came && is_record(name) => Some(Reason::Tombstone),
+        Role::Sockets if came && is_switch => Some(Reason::Switch),
+        _ => None,
+    }
+}
+
 fn is_record(name: &str) -> bool {
     name.ends_with(".json") && !name.starts_with('.') && name != "config.json"
 }
@@ -404,5 +409,37 @@ fn mask(role: Role) -> WatchMask {
         // Every record that is written was a temporary file before.
         Role::Network | Role::Dead => mask,
         _ => mask | WatchMask::MOVED_FROM,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_event_wakes_the_sweeper_for_its_reason() {
+        let (created, deleted) = (EventMask::CREATE, EventMask::DELETE);
+        let (renamed_to, renamed_from) = (EventMask::MOVED_TO, EventMask::MOVED_FROM);
+        for (role, name, mask, expected) in [
+            (Role::Namespaces, "cni-1", deleted, Some(Reason::Netns)),
+            (Role::Namespaces, "cni-1", renamed_from, Some(Reason::Netns)),
+            (Role::Namespaces, "cni-1", renamed_to, Some(Reason::Netns)),
+            (Role::Namespaces, "cni-1", created, None),
+            (Role::State, "paused", created, Some(Reason::Pause)),
+            (Role::State, "paused", deleted, Some(Reason::Pause)),
+            (Role::State, "daemon.lock", deleted, Some(Reason::StateDirectory)),
+            (Role::State, "podnet", created | EventMask::ISDIR, None),
+            (Role::Network, "c1:eth0.json", renamed_to, None),
+            (Role::Dead, "1-c1:eth0.json", renamed_to, Some(Reason::Tombstone)),
+            (Role::Dead, "1-c1:eth0.json", deleted, None),
+            (Role::Dead, ".tmp.json", created, None),
+            (Role::Sockets, "br0.mgmt", created, Some(Reason::Switch)),
+            (Role::Sockets, "ovs-vswitchd.pid", renamed_to, Some(Reason::Switch)),
+            (Role::Sockets, "br0.mgmt", deleted, None),
+            (Role::Sockets, "db.sock", created, None),
+            (Role::Above, "run", created | EventMask::ISDIR, None),
+        ] {
+            assert_eq!(reason(role, name, mask), expected, "{role:?} {name} {mask:?}");
+        }
     }
 }

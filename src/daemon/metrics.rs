@@ -13,6 +13,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::liveness::Source;
+use crate::model::attachment::{Attachment, State};
+use crate::reconcile::Outcome;
+use crate::store::RegistrySnapshot;
+use crate::util::clock::Stamp;
 
 /// The content type of [`Metrics::encode`].
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -34,65 +38,90 @@ pub enum Server {
     Vswitchd,
 }
 
-/// Everything that is counted.
-#[derive(Debug)]
-pub struct Metrics {
-    registry: Registry,
-    /// By state: active, deleting, gone.
-    pub attachments: Family<Label, Gauge>,
-    /// By the source that told of them.
-    pub orphans: Family<Label, Counter>,
-    /// By the verdict's reason.
-    pub flows_deleted: Family<Label, Counter>,
-    /// By the verdict's reason.
-    pub flows_kept: Family<Label, Gauge>,
-    /// By why they were left.
-    pub stale_flows_left: Family<Label, Gauge>,
-    /// Entries that name a port which is nobody's.
-    pub dangling_flows: Gauge,
-    /// Dead attachments that are still looked after.
-    pub tombstones: Gauge,
-    /// Of the oldest of them.
-    pub oldest_tombstone_age: Seconds,
-    /// Of the oldest whose clean-up is not finished.
-    pub oldest_unfinished_age: Seconds,
-    /// Records that cannot be read.
-    pub corrupt_records: Gauge,
-    /// By trigger and result.
-    pub sweeps: Family<Labels, Counter>,
-    /// How long sweeps took.
-    pub sweep_duration: Histogram,
-    /// When one last went well.
-    pub last_sweep: Seconds,
-    /// Tombstones that ended, and the register value was never seen.
-    pub values_never_known: Counter,
-    /// Ports that an OVS CNI has marked and nobody recorded.
-    pub unrecorded_ports: Gauge,
-    /// Entries seen, by bridge.
-    pub dump_flows: Family<Label, Gauge>,
-    /// From death seen to last entry gone.
-    pub cleanup_latency: Histogram,
-    /// By daemon of OVS.
-    pub ovs_up: Family<Label, Gauge>,
-    /// By source of liveness.
-    pub source_up: Family<Label, Gauge>,
-    /// Put anew while they were being deleted, and put back.
-    pub put_back: Counter,
-    /// Deleted while its token found a new owner.
-    pub suspicions: Counter,
-    /// Whether the brake is engaged.
-    pub brake_engaged: Gauge,
-    /// How often it was.
-    pub brake_pulled: Counter,
-    /// Whether this node is paused.
-    pub paused: Gauge,
-    /// Kubernetes Events written, by result.
-    pub events: Family<Label, Counter>,
-}
-
 /// Seconds: from a millisecond to half a minute.
 const BUCKETS: [f64; 15] =
     [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Declares the metrics, each with its name, its field and its help text, and registers them in
+/// this order.
+macro_rules! metrics {
+    ($($name:literal $field:ident: $kind:ty $(= $new:expr)?, $help:literal;)*) => {
+        /// Everything that is counted.
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $(#[doc = concat!($help, ".")] pub $field: $kind,)*
+        }
+
+        impl Metrics {
+            fn registered() -> Self {
+                let mut metrics = Self {
+                    registry: Registry::with_prefix("ovs_flow_gc"),
+                    $($field: metrics!(@new $kind $(, $new)?),)*
+                };
+                let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+                metrics.registry.register("build", "The version that runs", version);
+                $(metrics.registry.register($name, $help, metrics.$field.clone());)*
+                metrics
+            }
+        }
+    };
+    (@new $kind:ty) => { <$kind>::default() };
+    (@new $kind:ty, $new:expr) => { $new };
+}
+
+metrics! {
+    "attachments" attachments: Family<Label, Gauge>,
+        "Pod interfaces that are recorded, by state: active, deleting (dead, entries may be left), gone (dead and clean, watched for its linger time)";
+    "orphans" orphans: Family<Label, Counter>,
+        "Pods found dead without a DEL, by who said so";
+    "flows_deleted" flows_deleted: Family<Label, Counter>,
+        "Stale OpenFlow entries deleted, by reason";
+    "flows_kept" flows_kept: Family<Label, Gauge>,
+        "Entries that name a dead pod and were kept at the last look, by reason";
+    "stale_flows_left" stale_flows_left: Family<Label, Gauge>,
+        "Stale entries found and left by the last look, by why: paused, observe, brake, put-off, stayed";
+    "dangling_flows" dangling_flows: Gauge,
+        "Entries that name a port which is nobody's, at the last look at everything";
+    "tombstones" tombstones: Gauge,
+        "Dead pod interfaces that are still looked after";
+    "oldest_tombstone_age_seconds" oldest_tombstone_age: Seconds,
+        "Time since the death of the one that is looked after longest";
+    "values_never_known" values_never_known: Counter,
+        "Dead pods of which nobody ever saw the register value: entries that only match on it stay";
+    "oldest_unfinished_tombstone_age_seconds" oldest_unfinished_age: Seconds,
+        "Age of the oldest dead attachment whose clean-up is not finished";
+    "unrecorded_ports" unrecorded_ports: Gauge,
+        "Ports that an OVS CNI has marked and nobody recorded, at the last look at everything";
+    "corrupt_records" corrupt_records: Gauge,
+        "Files in the state directory that should be records and cannot be read";
+    "sweeps" sweeps: Family<Labels, Counter>,
+        "Sweeps, by what made the daemon sweep and by result";
+    "sweep_duration_seconds" sweep_duration: Histogram = Histogram::new(BUCKETS),
+        "How long sweeps took";
+    "last_sweep_timestamp_seconds" last_sweep: Seconds,
+        "When a sweep last went well, in Unix time";
+    "dump_flows" dump_flows: Family<Label, Gauge>,
+        "Entries seen in the last look at a bridge";
+    "cleanup_latency_seconds" cleanup_latency: Histogram = Histogram::new(BUCKETS),
+        "Time from a death being seen to its last entry being gone";
+    "ovs_up" ovs_up: Family<Label, Gauge>,
+        "Whether ovsdb-server and ovs-vswitchd answer";
+    "source_up" source_up: Family<Label, Gauge>,
+        "Whether a source of liveness answers";
+    "flows_put_back" put_back: Counter,
+        "Entries that somebody put anew while they were being deleted, and that were put back at once";
+    "collateral_suspicions" suspicions: Counter,
+        "Entries deleted while what they name found a new owner; must stay 0";
+    "brake_engaged" brake_engaged: Gauge,
+        "Whether nothing is deleted because most of the node seems to have died at once";
+    "brake_pulled" brake_pulled: Counter,
+        "How often that was so";
+    "paused" paused: Gauge,
+        "Whether an operator has paused all deleting on this node";
+    "kubernetes_events" events: Family<Label, Counter>,
+        "Events written to the API server, by result";
+}
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -104,147 +133,12 @@ impl Metrics {
     /// All at zero.
     #[must_use]
     pub fn new() -> Self {
-        let mut metrics = Self {
-            registry: Registry::with_prefix("ovs_flow_gc"),
-            attachments: Family::default(),
-            orphans: Family::default(),
-            flows_deleted: Family::default(),
-            flows_kept: Family::default(),
-            stale_flows_left: Family::default(),
-            dangling_flows: Gauge::default(),
-            tombstones: Gauge::default(),
-            oldest_tombstone_age: Seconds::default(),
-            oldest_unfinished_age: Seconds::default(),
-            corrupt_records: Gauge::default(),
-            sweeps: Family::default(),
-            sweep_duration: Histogram::new(BUCKETS),
-            last_sweep: Seconds::default(),
-            values_never_known: Counter::default(),
-            unrecorded_ports: Gauge::default(),
-            dump_flows: Family::default(),
-            cleanup_latency: Histogram::new(BUCKETS),
-            ovs_up: Family::default(),
-            source_up: Family::default(),
-            put_back: Counter::default(),
-            suspicions: Counter::default(),
-            brake_engaged: Gauge::default(),
-            brake_pulled: Counter::default(),
-            paused: Gauge::default(),
-            events: Family::default(),
-        };
-        metrics.register();
+        let metrics = Self::registered();
         metrics.start();
         metrics
     }
 
-    fn register(&mut self) {
-        let version = vec![("version", env!("CARGO_PKG_VERSION"))];
-        let r = &mut self.registry;
-        r.register("build", "The version that runs", Info::new(version));
-        r.register("attachments", "Pod interfaces that are recorded, by state: active, deleting (dead, entries may be left), gone (dead and clean, watched for its linger time)", self.attachments.clone());
-        r.register(
-            "orphans",
-            "Pods found dead without a DEL, by who said so",
-            self.orphans.clone(),
-        );
-        r.register(
-            "flows_deleted",
-            "Stale OpenFlow entries deleted, by reason",
-            self.flows_deleted.clone(),
-        );
-        r.register(
-            "flows_kept",
-            "Entries that name a dead pod and were kept at the last look, by reason",
-            self.flows_kept.clone(),
-        );
-        r.register("stale_flows_left", "Stale entries found and left by the last look, by why: paused, observe, brake, put-off, stayed", self.stale_flows_left.clone());
-        r.register(
-            "dangling_flows",
-            "Entries that name a port which is nobody's, at the last look at everything",
-            self.dangling_flows.clone(),
-        );
-        r.register(
-            "tombstones",
-            "Dead pod interfaces that are still looked after",
-            self.tombstones.clone(),
-        );
-        r.register(
-            "oldest_tombstone_age_seconds",
-            "Time since the death of the one that is looked after longest",
-            self.oldest_tombstone_age.clone(),
-        );
-        r.register(
-            "values_never_known",
-            "Dead pods of which nobody ever saw the register value: entries that only match on it stay",
-            self.values_never_known.clone(),
-        );
-        r.register(
-            "oldest_unfinished_tombstone_age_seconds",
-            "Age of the oldest dead attachment whose clean-up is not finished",
-            self.oldest_unfinished_age.clone(),
-        );
-        r.register(
-            "unrecorded_ports",
-            "Ports that an OVS CNI has marked and nobody recorded, at the last look at everything",
-            self.unrecorded_ports.clone(),
-        );
-        r.register(
-            "corrupt_records",
-            "Files in the state directory that should be records and cannot be read",
-            self.corrupt_records.clone(),
-        );
-        r.register(
-            "sweeps",
-            "Sweeps, by what made the daemon sweep and by result",
-            self.sweeps.clone(),
-        );
-        r.register("sweep_duration_seconds", "How long sweeps took", self.sweep_duration.clone());
-        r.register(
-            "last_sweep_timestamp_seconds",
-            "When a sweep last went well, in Unix time",
-            self.last_sweep.clone(),
-        );
-        r.register(
-            "dump_flows",
-            "Entries seen in the last look at a bridge",
-            self.dump_flows.clone(),
-        );
-        r.register(
-            "cleanup_latency_seconds",
-            "Time from a death being seen to its last entry being gone",
-            self.cleanup_latency.clone(),
-        );
-        r.register("ovs_up", "Whether ovsdb-server and ovs-vswitchd answer", self.ovs_up.clone());
-        r.register("source_up", "Whether a source of liveness answers", self.source_up.clone());
-        r.register(
-            "flows_put_back",
-            "Entries that somebody put anew while they were being deleted, and that were put back at once",
-            self.put_back.clone(),
-        );
-        r.register(
-            "collateral_suspicions",
-            "Entries deleted while what they name found a new owner; must stay 0",
-            self.suspicions.clone(),
-        );
-        r.register(
-            "brake_engaged",
-            "Whether nothing is deleted because most of the node seems to have died at once",
-            self.brake_engaged.clone(),
-        );
-        r.register("brake_pulled", "How often that was so", self.brake_pulled.clone());
-        r.register(
-            "paused",
-            "Whether an operator has paused all deleting on this node",
-            self.paused.clone(),
-        );
-        r.register(
-            "kubernetes_events",
-            "Events written to the API server, by result",
-            self.events.clone(),
-        );
-    }
-
-    /// What is there from the start, so that nobody has to guess whether it is missing.
+    /// Labels that are shown from the start: a missing one looks like a broken daemon.
     fn start(&self) {
         for state in ["active", "deleting", "gone"] {
             self.attachments.get_or_create(&[("state", state.to_owned())]).set(0);
@@ -257,8 +151,8 @@ impl Metrics {
         self.server(Server::Vswitchd, false);
     }
 
-    /// What became of an Event.
-    pub fn told(&self, result: &str) {
+    /// Counts a Kubernetes Event by what became of it.
+    pub fn event(&self, result: &str) {
         self.events.get_or_create(&[("result", result.to_owned())]).inc();
     }
 
@@ -275,6 +169,41 @@ impl Metrics {
             Server::Vswitchd => "ovs-vswitchd",
         };
         self.ovs_up.get_or_create(&[("server", name.to_owned())]).set(i64::from(up));
+    }
+
+    /// The records in a snapshot of the state directory; `corrupt` more files are no records.
+    pub(super) fn records(&self, snapshot: &RegistrySnapshot, corrupt: usize, now: Stamp) {
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let tombstones = &snapshot.tombstones;
+        let gone = tombstones.iter().filter(|t| t.state == State::Gone).count();
+        for (state, n) in [
+            ("active", snapshot.attachments.len()),
+            ("gone", gone),
+            ("deleting", tombstones.len().saturating_sub(gone)),
+        ] {
+            self.attachments.get_or_create(&[("state", state.to_owned())]).set(count(n));
+        }
+        self.tombstones.set(count(tombstones.len()));
+        let oldest = |wanted: fn(&Attachment) -> bool| {
+            let died = tombstones.iter().filter(|t| wanted(t)).filter_map(|t| t.died);
+            died.map(|died| died.until(now)).max().unwrap_or_default().as_secs_f64()
+        };
+        self.oldest_tombstone_age.set(oldest(|_| true));
+        self.oldest_unfinished_age.set(oldest(|t| t.state == State::Deleting));
+        self.corrupt_records.set(count(corrupt.saturating_add(snapshot.aside.len())));
+    }
+
+    /// What a clean-up deleted.
+    pub(super) fn cleaned(&self, outcome: &Outcome) {
+        for bridge in &outcome.bridges {
+            for (reason, n) in &bridge.deleted_by {
+                self.flows_deleted.get_or_create(&[("reason", (*reason).to_owned())]).inc_by(*n);
+            }
+            self.put_back.inc_by(bridge.counts.put_back);
+            self.suspicions.inc_by(bridge.counts.suspicions);
+        }
+        let ended = outcome.targets.iter().filter(|target| target.ended && target.value_unknown);
+        self.values_never_known.inc_by(ended.count() as u64);
     }
 
     /// As OpenMetrics text.
@@ -347,7 +276,7 @@ mod tests {
         assert!(plain.contains("# TYPE ovs_flow_gc_build_info gauge\n"), "{plain}");
         assert!(plain.contains("# TYPE ovs_flow_gc_sweep_duration_seconds histogram\n"));
         assert!(plain.contains(sample) && !plain.contains("# EOF"), "{plain}");
-        // Who must stay 0 is there before anything happened.
+        // A metric that must stay 0 is shown before anything has happened.
         assert!(plain.contains("\novs_flow_gc_collateral_suspicions_total 0\n"), "{plain}");
         assert!(plain.contains("\novs_flow_gc_brake_engaged 0\n"), "{plain}");
     }

@@ -4,23 +4,27 @@
 //! | --- | --- |
 //! | [`options`] | command line and environment |
 //! | [`scheduler`] | why and when the next sweep is due. Pure |
-//! | [`wakeup`] | who rings, and who waits |
-//! | `sweeper` | the thread that sweeps, with the engine that all of us have |
-//! | `retry_queue` | the dead that are still looked after, and when to look again |
-//! | `recovery` | the state directory was removed: who runs is recorded again |
-//! | `sources`, [`events`] | who else is asked, and who else is told |
-//! | `ovs`, `files` | the threads that hear from OVSDB and from the kernel |
-//! | [`metrics`], [`progress`] | what is counted, and whether it works |
-//! | `http`, `systemd` | who is told |
+//! | [`wakeup`] | wakes the sweeper, which waits for it |
+//! | `sweeper` | the thread that sweeps, with the engine that every verb uses |
+//! | `mass_death_guard` | what the guard keeps, for logs and metrics |
+//! | `retry_queue` | the dead pods that are still watched, each with when it is due |
+//! | `recovery` | the state directory was removed: the pods that run are recorded again |
+//! | `sources`, [`events`] | the other sources of liveness; Kubernetes Events |
+//! | `ovs`, `files` | the threads that wait for OVSDB and for the kernel |
+//! | [`metrics`], [`progress`] | what is counted, and whether the daemon works |
+//! | `complaints` | what does not work at this time |
+//! | `http`, `systemd` | where the state of the daemon is shown |
 //!
 //! Three threads of our own block in the kernel until something happens; the first one runs
-//! signals, HTTP and the sources that talk to servers. Whatever is killed at any instruction
-//! is finished by the next start: the dead are buried before anything of theirs is deleted.
+//! signals, HTTP and the sources that talk to servers. The daemon may be killed at any
+//! instruction, and the next start finishes its work: each dead pod has its tombstone before an
+//! entry of it is deleted.
 
 mod complaints;
 pub mod events;
 mod files;
 mod http;
+mod mass_death_guard;
 pub mod metrics;
 pub mod options;
 mod ovs;
@@ -56,8 +60,8 @@ use scheduler::Reason;
 use sources::Sources;
 use wakeup::Wakeup;
 
-/// How long a running sweep may go on after a signal. It may be left at any instruction.
-const FAREWELL: Duration = Duration::from_millis(600);
+/// How long a running sweep may go on after a signal. It may be ended at any instruction.
+const SHUTDOWN_GRACE: Duration = Duration::from_millis(600);
 /// Threads need little: nothing recurses deeply, and buffers are on the heap.
 const STACK: usize = 512 << 10;
 
@@ -114,25 +118,25 @@ impl Shared {
 /// A sleep that can be ended.
 #[derive(Debug, Default)]
 pub(crate) struct WakeableSleep {
-    poked: Mutex<bool>,
+    woken: Mutex<bool>,
     changed: Condvar,
 }
 
 impl WakeableSleep {
-    fn poke(&self) {
-        *self.poked.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    fn wake(&self) {
+        *self.woken.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.changed.notify_all();
     }
 
-    /// Sleeps so long, or until it is poked.
+    /// Sleeps so long, or until [`WakeableSleep::wake`].
     fn wait(&self, most: Duration) {
-        let poked = self.poked.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.changed.wait_timeout_while(poked, most, |poked| !*poked);
+        let woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(woken, most, |woken| !*woken);
         *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
     }
 }
 
-/// A thread: it says when it has ended, also if by a panic.
+/// A thread. `ended` resolves when it ends, also by a panic.
 #[derive(Debug)]
 pub(crate) struct Thread {
     name: &'static str,
@@ -143,7 +147,7 @@ fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<Thre
     let (sender, ended) = oneshot::channel::<()>();
     let builder = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
     let spawned = builder.spawn(move || {
-        // Dropped at the end, whichever it is.
+        // Dropped when the thread ends, also by a panic.
         let _ended = sender;
         run();
     });
@@ -183,7 +187,7 @@ fn run(options: Options) -> Result<(), Error> {
         Listen::At(address) => Some(http::bind(address)?),
         Listen::None => None,
     };
-    let (wanted, poked) = files::prepare(&options.netns_dir)?;
+    let (wanted, woken) = files::prepare(&options.netns_dir)?;
     let allowance = options.interval.mul_f64(1.5) + sweeper::TIMEOUT * 3;
     let shared = Arc::new(Shared {
         run_dir: config::run_dir(),
@@ -202,11 +206,11 @@ fn run(options: Options) -> Result<(), Error> {
         shared.options.interval
     );
     let ended = runtime.block_on(async {
-        // From here on a signal ends us in order.
+        // From here on a signal ends the daemon in order.
         let signals = Signals::new().map_err(Error::Signals)?;
         let sources = Sources::start(&shared, runtime.handle())?;
         ovs::start(Arc::clone(&shared))?;
-        files::start(Arc::clone(&shared), poked)?;
+        files::start(Arc::clone(&shared), woken)?;
         let sweeper = sweeper::start(Arc::clone(&shared), sources)?;
         if let Some(listener) = listener {
             if let Ok(address) = listener.local_addr() {
@@ -219,9 +223,9 @@ fn run(options: Options) -> Result<(), Error> {
                 }
             });
         }
-        live(&shared, signals, sweeper).await
+        supervise(&shared, signals, sweeper).await
     });
-    // Other threads end with the process: nothing that they do must be finished.
+    // The other threads end with the process: they have no work that must be finished.
     runtime.shutdown_background();
     ended
 }
@@ -242,11 +246,15 @@ impl Signals {
     }
 }
 
-/// Until a signal ends it, or the sweeper's thread ends by itself.
-async fn live(shared: &Shared, mut signals: Signals, mut sweeper: Thread) -> Result<(), Error> {
+/// Waits until a signal ends the daemon, or the sweeper's thread ends by itself.
+async fn supervise(
+    shared: &Shared,
+    mut signals: Signals,
+    mut sweeper: Thread,
+) -> Result<(), Error> {
     let mut ready = false;
     let watchdog = systemd::watchdog();
-    // Often until systemd knows that we are ready, then as often as its watchdog wants.
+    // Often until systemd knows that the daemon is ready, then as often as its watchdog wants.
     let mut pace = tokio::time::interval(Duration::from_millis(50));
     loop {
         tokio::select! {
@@ -254,14 +262,14 @@ async fn live(shared: &Shared, mut signals: Signals, mut sweeper: Thread) -> Res
             _ = signals.interrupt.recv() => break,
             _ = signals.hangup.recv() => {
                 info!("SIGHUP: sweeping at once");
-                shared.wakeup.ring(Reason::Hangup);
+                shared.wakeup.wake(Reason::Hangup);
             }
             _ = &mut sweeper.ended => return Err(Error::Ended(sweeper.name)),
             _ = pace.tick(), if !ready || watchdog.is_some() => {
                 if !ready && shared.progress.started() {
                     ready = true;
                     systemd::ready("sweeping");
-                    pace = tokio::time::interval(watchdog.unwrap_or(FAREWELL));
+                    pace = tokio::time::interval(watchdog.unwrap_or(SHUTDOWN_GRACE));
                 }
                 if shared.progress.healthy(shared.wakeup.now()).is_ok() {
                     systemd::alive();
@@ -272,7 +280,7 @@ async fn live(shared: &Shared, mut signals: Signals, mut sweeper: Thread) -> Res
     info!("ending");
     systemd::stopping();
     shared.wakeup.stop();
-    if tokio::time::timeout(FAREWELL, &mut sweeper.ended).await.is_err() {
+    if tokio::time::timeout(SHUTDOWN_GRACE, &mut sweeper.ended).await.is_err() {
         info!("a sweep is left unfinished: the next start goes on with it");
     }
     Ok(())

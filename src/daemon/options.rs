@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(options.netns_dir.len(), 3);
         assert_eq!(parse(&["--interval=2m"]).unwrap().interval, Duration::from_secs(120));
         assert_eq!(parse(&["--interval=7"]).unwrap().interval, Duration::from_secs(7));
-        // Without netns there is nobody left who knows of a boot.
+        // Only netns notices another boot: it is always asked.
         assert!(parse(&["--liveness=cri"]).unwrap().asks(Source::Netns));
     }
 

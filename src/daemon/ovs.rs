@@ -1,4 +1,4 @@
-//! Hears from ovsdb-server what happens to interfaces, on a thread of its own.
+//! Watches the interfaces in OVSDB, on a thread of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use crate::ovsdb::watch::{Change, Watcher};
 use crate::util::backoff::{back_off, chance};
 use crate::util::clock::Deadline;
 
-/// For connecting, and for answering a probe: a busy server is not a dead one.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// For connecting, and for answering a probe: a busy server may take a while.
+const ANSWER: Duration = Duration::from_secs(5);
 /// Between tries to reach a server that is away, at most.
 const RECONNECT: Duration = Duration::from_secs(5);
 
@@ -32,11 +32,11 @@ fn watch(shared: &Shared) {
                 info!("ovsdb-server answers");
                 shared.server(Server::Ovsdb, true);
                 if before || failures > 0 {
-                    // What happened meanwhile, nobody told us.
-                    shared.wakeup.ring(Reason::Database);
+                    // What happened meanwhile is unknown.
+                    shared.wakeup.wake(Reason::Database);
                 }
                 (before, failures) = (true, 0);
-                hear(shared, watcher)
+                follow(shared, watcher)
             }
             Err(failed) => failed,
         };
@@ -52,15 +52,15 @@ fn watch(shared: &Shared) {
 }
 
 fn connect(shared: &Shared) -> Result<Watcher, ovsdb::Error> {
-    Watcher::start(&database_socket(&shared.run_dir), Deadline::after(PATIENCE))
+    Watcher::start(&database_socket(&shared.run_dir), Deadline::after(ANSWER))
 }
 
-/// Hears until the connection is lost.
-fn hear(shared: &Shared, mut watcher: Watcher) -> ovsdb::Error {
+/// Wakes the sweeper for changes, until the connection is lost.
+fn follow(shared: &Shared, mut watcher: Watcher) -> ovsdb::Error {
     // Not much more often than anything else happens on a quiet node.
-    let quiet = shared.options.interval.max(PATIENCE);
+    let quiet = shared.options.interval.max(ANSWER);
     loop {
-        let changes = match watcher.next(quiet, PATIENCE) {
+        let changes = match watcher.next(quiet, ANSWER) {
             Ok(changes) => changes,
             Err(failed) => return failed,
         };
@@ -68,9 +68,9 @@ fn hear(shared: &Shared, mut watcher: Watcher) -> ovsdb::Error {
             debug!("OVSDB: {change:?}");
         }
         if changes.iter().any(|change| !matches!(change, Change::Unknown)) {
-            shared.wakeup.ring(Reason::Interface);
+            shared.wakeup.wake(Reason::Interface);
         } else if !changes.is_empty() {
-            shared.wakeup.ring(Reason::Database);
+            shared.wakeup.wake(Reason::Database);
         }
     }
 }

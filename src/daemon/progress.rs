@@ -8,7 +8,7 @@ use super::metrics::Server;
 /// What is known of the sweeper.
 #[derive(Debug)]
 pub struct Progress {
-    /// When it was last seen at work, in milliseconds of the bell's time.
+    /// When it was last seen at work, in milliseconds of [`Wakeup`](super::wakeup::Wakeup)'s time.
     beat: AtomicU64,
     /// It may be out of sight for so long.
     allowance: Duration,

@@ -1,9 +1,9 @@
-//! The state directory was removed under us. Whoever runs is recorded again, so that their
-//! addresses are live tokens and their deaths are noticed.
+//! The state directory was removed while the daemon runs. The pods that run are recorded again,
+//! so that their addresses are live tokens and their deaths are noticed.
 //!
-//! What a network was configured to is remembered: the daemon need not see the conflists. Who is
-//! in it is found out again, as [`adopt`](crate::adopt) does, because what is remembered of a pod
-//! may be of before its end.
+//! The configuration of each network is remembered: the daemon need not see the conflists. The
+//! pods of a network are found again, as [`adopt`](crate::adopt) does it, because a pod that is
+//! remembered may have ended since.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,33 +16,33 @@ use crate::config::NetworkState;
 use crate::model::attachment::NetworkName;
 use crate::store::{Registry, RegistrySnapshot};
 
-/// What it takes to find them.
+/// What it takes to record the pods again.
 #[derive(Debug, Default)]
 pub(super) struct StateDirRecovery {
     networks: BTreeMap<NetworkName, Network>,
-    /// When to look for them, on the bell's clock: at once, and again when whoever removes them
-    /// must have come to an end.
+    /// When to look for pods: at once, and again when the removal of the directory must have ended.
+    /// The last one comes first.
     due: Vec<Duration>,
 }
 
-/// How long `rm -r` may go on after it took our lock away.
+/// How long `rm -r` may go on after it removed the daemon's lock file.
 const REMOVING: Duration = Duration::from_secs(2);
 
 impl StateDirRecovery {
     /// The directory was removed.
-    pub(super) fn happened(&mut self, now: Duration) {
+    pub(super) fn begin(&mut self, now: Duration) {
         self.due = vec![now.saturating_add(REMOVING), now];
     }
 
-    /// When they are looked for, from now.
+    /// When pods are looked for the next time, from now.
     pub(super) fn next(&self, now: Duration) -> Option<Duration> {
         self.due.last().map(|due| due.saturating_sub(now))
     }
 
-    /// What is recorded of the networks. One that is not there any more is remembered: `rm -r`
-    /// takes them away one after the other.
-    pub(super) fn remember(&mut self, registry_snapshot: &RegistrySnapshot) {
-        for network in &registry_snapshot.networks {
+    /// Remembers the networks of a snapshot. One that is not there any more stays remembered:
+    /// `rm -r` removes them one after the other.
+    pub(super) fn remember(&mut self, snapshot: &RegistrySnapshot) {
+        for network in &snapshot.networks {
             if let Ok(Some(state)) = network.state::<NetworkState>() {
                 let network = self.networks.entry(network.name.clone());
                 network
@@ -52,10 +52,10 @@ impl StateDirRecovery {
         }
     }
 
-    /// Records the pods that run, if that is to be done.
+    /// Records the pods that run, if that is due.
     ///
     /// # Errors
-    /// If they cannot be recorded now; it is still to be done.
+    /// If they cannot be recorded now; that stays due.
     pub(super) fn find(&mut self, registry: &Registry, shared: &Shared) -> Result<(), Error> {
         let now = shared.wakeup.now();
         if self.due.last().is_none_or(|due| *due > now) {

@@ -123,12 +123,12 @@ impl Reasons {
         self.0.iter().any(|(r, _)| r.wakes_all())
     }
 
-    /// This one was none.
+    /// Removes a reason.
     pub fn take_back(&mut self, reason: Reason) {
         self.0.retain(|(r, _)| *r != reason);
     }
 
-    /// The first that was given.
+    /// The reason that was given first.
     #[must_use]
     pub fn first(&self) -> Option<(Reason, Duration)> {
         self.0.first().copied()
@@ -151,34 +151,34 @@ impl fmt::Display for Reasons {
     }
 }
 
-/// What a sweep came to, as far as the next one goes.
+/// What a sweep means for the next one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub struct SweepResult {
     /// How many were found dead.
     pub dead: usize,
     /// How long it took.
     pub took: Duration,
     /// It failed as a whole: no records, no switch.
     pub failed: bool,
-    /// When something that waits is to be looked at again, from the end of the sweep.
-    pub look_again: Option<Duration>,
+    /// How long after its end something that waits is due.
+    pub retry_after: Option<Duration>,
 }
 
-/// The first event is acted upon so long after it came: what belongs together comes together.
+/// The first event waits so long for those that belong to it.
 const DEBOUNCE: Duration = Duration::from_millis(1);
 /// More dead than this in one sweep are a burst.
 const BURST: usize = 4;
 /// Between the sweeps of a burst, at first and at most.
 const BURST_GAP: Duration = Duration::from_millis(25);
 const BURST_GAP_MOST: Duration = Duration::from_millis(400);
-/// Between sweeps for events that turned out to be nobody's death, at most.
+/// Between sweeps for events that turned out to be of no death, at most.
 const IDLE_GAP_MOST: Duration = Duration::from_millis(250);
 /// A quiet time after which a burst is over.
 const QUIET: Duration = Duration::from_secs(2);
 /// The first try again.
 pub(super) const RETRY: Duration = Duration::from_millis(200);
-/// A look at the switch that nobody waits for may take this part of the time at most: a dump
-/// stalls ovs-vswitchd for 2 µs a flow.
+/// Sweeps for what waits take one part in so many of the time at most: a dump stalls
+/// ovs-vswitchd for 2 µs a flow.
 const SHARE: u32 = 20;
 
 /// When the next sweep is due. Times are since some fixed moment.
@@ -189,9 +189,9 @@ pub struct SweepScheduler {
     /// Events wait until then: the pace of a burst.
     not_before: Duration,
     gap: Duration,
-    /// How many sweeps in a row that an event asked for found nobody dead.
+    /// How many sweeps in a row that an event asked for found no dead.
     idle: u32,
-    /// An event asked for the sweep that is under way: it is not only that its time had come.
+    /// An event asked for the sweep that is under way, not only a retry or the interval.
     by_event: bool,
     /// When the last sweep ended.
     ended: Duration,
@@ -220,7 +220,7 @@ impl SweepScheduler {
         }
     }
 
-    /// Something happened. Whether it is news: a second event of a kind changes nothing.
+    /// Adds a reason for a sweep; whether it is new: a second event of a kind changes nothing.
     pub fn event(&mut self, reason: Reason, now: Duration) -> bool {
         let news = self.pending.is_empty() || !self.pending.has(reason);
         self.pending.add(reason, now);
@@ -253,42 +253,42 @@ impl SweepScheduler {
         std::mem::take(&mut self.pending)
     }
 
-    /// Takes back reasons that needed no sweep.
+    /// The reasons that were given needed no sweep.
     pub fn nothing_new(&mut self, now: Duration) {
         self.ended = now;
     }
 
-    /// The sweep has ended. `chance` is from 0 to 1: nodes that failed together must not come
-    /// back together.
-    pub fn done(&mut self, outcome: &Outcome, now: Duration, chance: f64) {
-        let began = now.saturating_sub(outcome.took);
+    /// A sweep has ended. `chance` is from 0 to 1: nodes that failed together must not try again
+    /// together.
+    pub fn done(&mut self, result: &SweepResult, now: Duration, chance: f64) {
+        let began = now.saturating_sub(result.took);
         if began.saturating_sub(self.ended) > QUIET {
             (self.gap, self.idle) = (Duration::ZERO, 0);
         }
-        // One that found nobody because nothing had happened says nothing of the next event.
-        if self.by_event || outcome.dead > 0 {
-            if outcome.dead > BURST {
+        // A sweep that no event asked for and that found no dead says nothing about the next event.
+        if self.by_event || result.dead > 0 {
+            if result.dead > BURST {
                 self.gap = (self.gap * 2).clamp(BURST_GAP, BURST_GAP_MOST);
                 self.idle = 0;
-            } else if outcome.dead > 0 {
+            } else if result.dead > 0 {
                 (self.gap, self.idle) = (Duration::ZERO, 0);
             } else {
-                // The first may be about the port of somebody who is swept already.
+                // The first may be about the port of a pod that is swept already.
                 let factor = (1u32 << self.idle.min(8)) / 2;
-                self.gap = outcome.took.saturating_mul(factor).min(IDLE_GAP_MOST);
+                self.gap = result.took.saturating_mul(factor).min(IDLE_GAP_MOST);
                 self.idle = self.idle.saturating_add(1);
             }
             self.not_before = now.saturating_add(self.gap);
         }
         self.ended = now;
         self.next_interval = now.saturating_add(jittered(self.interval, chance));
-        let again = if outcome.failed {
+        let again = if result.failed {
             self.failures = self.failures.saturating_add(1);
             Some(back_off(self.failures, RETRY, self.interval, chance))
         } else {
             self.failures = 0;
-            // At least so long that nobody's look takes a small share of the time.
-            outcome.look_again.map(|after| after.max(outcome.took.saturating_mul(SHARE)))
+            // At least so long that such sweeps take a small share of the time.
+            result.retry_after.map(|after| after.max(result.took.saturating_mul(SHARE)))
         };
         self.retry = again.map(|after| now.saturating_add(after.min(self.interval)));
     }
@@ -316,7 +316,7 @@ mod tests {
         let mut scheduler = SweepScheduler::new(INTERVAL, ms(0));
         assert_eq!(scheduler.due(), ms(0), "the first sweep is due at once");
         assert!(scheduler.begin(ms(0)).has(Reason::Start));
-        scheduler.done(&Outcome { took: ms(10), ..Outcome::default() }, ms(10), 0.5);
+        scheduler.done(&SweepResult { took: ms(10), ..SweepResult::default() }, ms(10), 0.5);
         (scheduler, ms(5_000))
     }
 
@@ -333,7 +333,7 @@ mod tests {
         assert!(!reasons.wakes_all());
     }
 
-    /// Plays events against sweeps that take this long and find whoever died by then.
+    /// Plays events against sweeps that take this long and find every death until then.
     fn sweeps(deaths: &[Duration], took: Duration) -> (usize, Duration) {
         let (mut scheduler, start) = quiet();
         let (mut now, mut found, mut count, mut worst) = (start, 0, 0, ms(0));
@@ -363,7 +363,7 @@ mod tests {
             for at in deaths[seen..].iter().take_while(|at| start + **at <= now) {
                 scheduler.event(Reason::Netns, start + *at);
             }
-            scheduler.done(&Outcome { dead, took, ..Outcome::default() }, now, 0.5);
+            scheduler.done(&SweepResult { dead, took, ..SweepResult::default() }, now, 0.5);
         }
         (count, worst)
     }
@@ -397,7 +397,7 @@ mod tests {
             now = scheduler.due().max(now);
             scheduler.begin(now);
             now += ms(5);
-            scheduler.done(&Outcome { took: ms(5), ..Outcome::default() }, now, 0.5);
+            scheduler.done(&SweepResult { took: ms(5), ..SweepResult::default() }, now, 0.5);
             count += 1;
         }
         assert!(count <= 50, "{count} looks in 10 s");
@@ -407,11 +407,12 @@ mod tests {
         assert!(scheduler.due() <= now + ms(2));
     }
 
-    /// Dead pods that linger are looked at again and again: who dies then must not wait.
+    /// Dead pods that linger are swept again and again: a pod that dies then must not wait.
     #[test]
     fn a_death_during_a_look_that_was_due_does_not_wait() {
         let (mut scheduler, start) = quiet();
-        let waits = Outcome { look_again: Some(ms(200)), took: ms(25), ..Outcome::default() };
+        let waits =
+            SweepResult { retry_after: Some(ms(200)), took: ms(25), ..SweepResult::default() };
         let mut now = start;
         for _ in 0..20 {
             scheduler.done(&waits, now, 0.5);
@@ -424,7 +425,7 @@ mod tests {
             // It is found, and then the port goes, too.
             scheduler.begin(now);
             now += ms(25);
-            scheduler.done(&Outcome { dead: 1, ..waits }, now, 0.5);
+            scheduler.done(&SweepResult { dead: 1, ..waits }, now, 0.5);
             scheduler.event(Reason::Interface, now);
             now = scheduler.due();
             scheduler.begin(now);
@@ -441,7 +442,7 @@ mod tests {
         let mut seen = Vec::new();
         for chance in [0.0, 0.25, 0.5, 0.75, 1.0] {
             let (mut scheduler, now) = quiet();
-            scheduler.done(&Outcome::default(), now, chance);
+            scheduler.done(&SweepResult::default(), now, chance);
             let due = scheduler.due() - now;
             assert!(due >= INTERVAL.mul_f64(0.89) && due <= INTERVAL.mul_f64(1.11), "{due:?}");
             seen.push(due);
@@ -455,7 +456,7 @@ mod tests {
     #[test]
     fn failures_back_off_to_the_interval_and_never_end() {
         let (mut scheduler, mut now) = quiet();
-        let failed = Outcome { failed: true, took: ms(1), ..Outcome::default() };
+        let failed = SweepResult { failed: true, took: ms(1), ..SweepResult::default() };
         let mut pauses = Vec::new();
         for _ in 0..200 {
             scheduler.done(&failed, now, 1.0);
@@ -469,7 +470,7 @@ mod tests {
         assert!(pauses.iter().all(|p| *p <= INTERVAL), "{pauses:?}");
         assert!(pauses[190] >= ms(10_000));
         // One success, and the next failure starts over.
-        scheduler.done(&Outcome::default(), now, 1.0);
+        scheduler.done(&SweepResult::default(), now, 1.0);
         scheduler.done(&failed, now, 1.0);
         assert_eq!(scheduler.due(), now + ms(200));
     }
@@ -477,7 +478,7 @@ mod tests {
     #[test]
     fn what_waits_is_looked_at_again_but_not_at_any_price() {
         let (mut scheduler, now) = quiet();
-        let waits = |took| Outcome { look_again: Some(ms(200)), took, dead: 0, failed: false };
+        let waits = |took| SweepResult { retry_after: Some(ms(200)), took, dead: 0, failed: false };
         scheduler.done(&waits(ms(2)), now, 0.5);
         assert_eq!(scheduler.due(), now + ms(200));
         assert_eq!(scheduler.begin(now + ms(200)).to_string(), "retry");
@@ -493,7 +494,11 @@ mod tests {
         let (mut scheduler, now) = quiet();
         scheduler.event(Reason::Netns, now);
         scheduler.begin(now);
-        scheduler.done(&Outcome { dead: 300, took: ms(300), ..Outcome::default() }, now, 0.5);
+        scheduler.done(
+            &SweepResult { dead: 300, took: ms(300), ..SweepResult::default() },
+            now,
+            0.5,
+        );
         scheduler.event(Reason::Netns, now);
         assert!(scheduler.due() > now + ms(20));
         scheduler.event(Reason::Hangup, now);
@@ -514,9 +519,9 @@ mod tests {
                 now = now.max(scheduler.due());
                 let reasons = scheduler.begin(now);
                 prop_assert!(reasons.first().is_some());
-                let outcome = Outcome { dead, failed, took: ms(pause / 10), look_again: None };
-                now += outcome.took;
-                scheduler.done(&outcome, now, chance);
+                let result = SweepResult { dead, failed, took: ms(pause / 10), retry_after: None };
+                now += result.took;
+                scheduler.done(&result, now, chance);
                 prop_assert!(scheduler.due() <= now + INTERVAL.mul_f64(1.1));
                 prop_assert!(scheduler.due() >= now || !failed);
             }

@@ -1,4 +1,4 @@
-//! The sources of liveness beside the namespaces, and what is told to the API server.
+//! The sources of liveness beside the namespaces, and the Kubernetes Events.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,20 +17,19 @@ use crate::liveness::{LivenessSource, Source, cri};
 
 /// Where runtimes have their sockets.
 const CRI_SOCKETS: [&str; 2] = ["/run/containerd/containerd.sock", "/run/crio/crio.sock"];
-/// How long a sweep waits for the API server's word on addresses.
-const ADDRESSES: Duration = Duration::from_secs(2);
-/// When it did not come, how long nobody waits for it again: the newly dead have other entries
-/// than those that rest on an address.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a sweep waits for the API server's answer about addresses.
+const ADDRESS_ANSWER: Duration = Duration::from_secs(2);
+/// How long no sweep waits again after that answer did not come: a dead pod also has entries
+/// that do not depend on the answer, and they must not wait.
+const NO_ANSWER_PAUSE: Duration = Duration::from_secs(30);
 
 /// All of them.
 pub(super) struct Sources {
-    /// Who is asked beside the namespaces.
-    pub(super) witnesses: Vec<Arc<dyn LivenessSource>>,
-    /// For operators of the cluster.
+    /// The sources beside the namespaces.
+    pub(super) liveness: Vec<Arc<dyn LivenessSource>>,
     pub(super) events: Option<Events>,
     kubernetes: Option<Arc<Kubernetes>>,
-    /// Until when it is not asked about addresses.
+    /// Until when the API server is not asked about addresses.
     silent: Mutex<Option<Instant>>,
 }
 
@@ -38,22 +37,18 @@ impl Sources {
     /// Starts those that are wanted, on the daemon's runtime.
     pub(super) fn start(shared: &Arc<Shared>, runtime: &Handle) -> Result<Self, Error> {
         let options = &shared.options;
-        let mut sources = Self {
-            witnesses: Vec::new(),
-            events: None,
-            kubernetes: None,
-            silent: Mutex::new(None),
-        };
-        let ring = |reason: Reason| {
+        let mut sources =
+            Self { liveness: Vec::new(), events: None, kubernetes: None, silent: Mutex::new(None) };
+        let wake = |reason: Reason| {
             let shared = Arc::clone(shared);
-            move || shared.wakeup.ring(reason)
+            move || shared.wakeup.wake(reason)
         };
         let up = |source: Source| {
             shared.metrics.source(source, false);
             let shared = Arc::clone(shared);
             move |up| shared.metrics.source(source, up)
         };
-        let mut runtime_witness: Option<Arc<dyn LivenessSource>> = None;
+        let mut runtime_source: Option<Arc<dyn LivenessSource>> = None;
         if options.asks(Source::Cri) {
             let socket = cri_socket(options.cri_socket.as_deref());
             info!("cri: {}", socket.display());
@@ -61,44 +56,44 @@ impl Sources {
                 socket,
                 cri::Pace::default(),
                 runtime,
-                ring(Reason::Cri),
+                wake(Reason::Cri),
                 up(Source::Cri),
             );
-            runtime_witness = Some(cri);
+            runtime_source = Some(cri);
         }
-        sources.witnesses.extend(runtime_witness.clone());
+        sources.liveness.extend(runtime_source.clone());
         if options.asks(Source::Kubernetes) {
             let wanted = kubernetes::Options {
                 kubeconfig: options.kubeconfig.clone(),
                 node_name: options.node_name().unwrap_or_default(),
-                runtime: runtime_witness,
+                runtime: runtime_source,
                 timing: kubernetes::Timing::default(),
             };
             let started = Kubernetes::start(
                 wanted,
                 runtime,
-                ring(Reason::Kubernetes),
+                wake(Reason::Kubernetes),
                 up(Source::Kubernetes),
             );
             let kubernetes =
                 started.map_err(|error| Error::Source(Source::Kubernetes, error.to_string()))?;
-            let teller = Arc::clone(shared);
-            let told = move |told: events::Told| teller.metrics.told(told.as_str());
+            let counted = Arc::clone(shared);
+            let count = move |result: events::EventResult| counted.metrics.event(result.as_str());
             sources.events =
-                Some(Events::start(&kubernetes, runtime, events::Pace::default(), told));
-            sources.witnesses.push(Arc::clone(&kubernetes) as Arc<dyn LivenessSource>);
+                Some(Events::start(&kubernetes, runtime, events::Pace::default(), count));
+            sources.liveness.push(Arc::clone(&kubernetes) as Arc<dyn LivenessSource>);
             sources.kubernetes = Some(kubernetes);
         }
         Ok(sources)
     }
 
-    /// Whether there is anybody to ask about addresses.
+    /// Whether there is a source that knows about addresses.
     pub(super) fn knows_addresses(&self) -> bool {
         self.kubernetes.is_some()
     }
 
-    /// Those of the addresses that nobody in the cluster has, by the API server's word. Waits for
-    /// it, unless it is away or did not answer a moment ago.
+    /// Those of the addresses that no pod of the cluster has, as the API server says. Waits for
+    /// the API server, unless it is away or did not answer a moment ago.
     pub(super) fn free(&self, addresses: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
         let Some(kubernetes) = self.kubernetes.as_ref().filter(|k| k.is_up()) else {
             return BTreeSet::new();
@@ -108,13 +103,13 @@ impl Sources {
             return BTreeSet::new();
         }
         let asked = Instant::now();
-        let free = kubernetes.free(addresses, ADDRESSES);
-        *silent = (asked.elapsed() >= ADDRESSES).then(|| Instant::now() + PATIENCE);
+        let free = kubernetes.free(addresses, ADDRESS_ANSWER);
+        *silent = (asked.elapsed() >= ADDRESS_ANSWER).then(|| Instant::now() + NO_ANSWER_PAUSE);
         free
     }
 }
 
-/// The first that is there, if none is named; else the first that may come to be.
+/// The socket that is named; else the first that exists; else the first of the list.
 fn cri_socket(named: Option<&Path>) -> PathBuf {
     let [first, ..] = CRI_SOCKETS;
     let there = || CRI_SOCKETS.into_iter().find(|path| Path::new(path).exists());

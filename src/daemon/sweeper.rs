@@ -1,5 +1,4 @@
-//! The thread that sweeps: whenever the bell rings, with the engine that the one-shot sweep
-//! has, too.
+//! The thread that sweeps whenever it is woken, with the engine that the one-shot sweep has, too.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -8,44 +7,45 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use log::{debug, error, info, warn};
+use log::{debug, info, warn};
 
 use super::complaints::{Complaints, PODS};
 use super::events::Cleaned;
+use super::mass_death_guard::MassDeathGuard;
 use super::metrics::{Server, replace};
 use super::recovery::StateDirRecovery;
-use super::retry_queue::{AttachmentLife, RetryQueue};
-use super::scheduler::{Outcome, Reason, Reasons};
+use super::retry_queue::{AttachmentLife, RetryQueue, life};
+use super::scheduler::{Reason, Reasons, SweepResult};
 use super::sources::Sources;
 use super::{Shared, Thread, systemd};
-use crate::liveness::{LivenessSource, Source, mass_death_guard};
-use crate::model::attachment::State;
+use crate::liveness::LivenessSource;
 use crate::openflow::Connection;
-use crate::reconcile::{self, Database, Error, LivenessPass, SweepRun, object};
+use crate::reconcile::{Database, Error, LivenessPass, Outcome, SweepRun, object};
 use crate::store::{DaemonLock, Registry, RegistrySnapshot};
 use crate::util::backoff::chance;
 use crate::util::clock::{Deadline, Stamp};
 
 /// For everything that one stage of a sweep does on the switch.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
-/// A look at whole bridges every so many intervals …
+/// Whole bridges are scanned every so many intervals …
 const THOROUGH_EVERY: u32 = 10;
-/// … and for this part of the time at most: it stalls the switch for 2 µs a flow.
+/// … and a scan takes one part in so many of the time at most: it stalls the switch for 2 µs a
+/// flow.
 const THOROUGH_SHARE: u32 = 200;
-/// How soon a look at whole bridges comes after the dead that came in between.
+/// How soon whole bridges are scanned once no dead pod's entries have to be deleted first.
 const SOON: Duration = Duration::from_secs(1);
 /// How often to look whether the other daemon has ended.
 const OTHER_DAEMON: Duration = Duration::from_millis(500);
 /// For asking the switch whether it is there.
 const PROBE: Duration = Duration::from_secs(2);
 
-/// Runs until the bell is stopped.
+/// Runs until the daemon ends.
 pub(super) fn start(shared: Arc<Shared>, sources: Sources) -> Result<Thread, super::Error> {
     super::spawn("sweeper", move || {
         Sweeper {
             retry_queue: RetryQueue::new(shared.options.interval),
             shared: &shared,
-            sources: Arc::new(sources),
+            sources: &sources,
             cleaned: HashMap::new(),
             lock: None,
             recovery: StateDirRecovery::default(),
@@ -64,47 +64,51 @@ pub(super) fn start(shared: Arc<Shared>, sources: Sources) -> Result<Thread, sup
     })
 }
 
-#[derive(Debug, Default)]
-struct MassDeathGuard {
-    /// Whose word is doubted, and how many would have died.
-    engaged: Option<(Source, usize)>,
-    /// Stale entries that it keeps, at the last count.
-    left: u64,
-    /// When they are counted again.
-    count_at: Duration,
-}
-
 struct Sweeper<'s> {
     shared: &'s Shared,
-    sources: Arc<Sources>,
-    /// Orphans that are being cleaned up, for the API server: told when they are done.
+    sources: &'s Sources,
+    /// Orphans that are being cleaned up: each becomes a Kubernetes Event when it is done.
     cleaned: HashMap<AttachmentLife, Cleaned>,
     lock: Option<DaemonLock>,
     recovery: StateDirRecovery,
     retry_queue: RetryQueue,
+    /// When whole bridges are scanned again.
     thorough_at: Duration,
+    /// Whole bridges were scanned without an error since the start.
     thorough_done: bool,
     mass_death_guard: MassDeathGuard,
     /// Entries seen, and dangling ones, by bridge.
     dumps: BTreeMap<String, u64>,
     dangling: BTreeMap<String, u64>,
-    /// Files that were not records at the last roll call.
+    /// Files that were not records in the last liveness pass.
     corrupt: Vec<String>,
-    /// What the last sweep had to say: the next one need not say it again.
+    /// The notes of the last sweep: the next one logs only others.
     notes: Vec<String>,
-    /// What does not work: said once.
+    /// What does not work: logged once.
     complaints: Complaints,
-    /// The records at the last roll call, or as the last sweep left them: the next death need
-    /// not wait until they are read.
+    /// The records as the last sweep left them: the next one need not read them first.
     known: Option<RegistrySnapshot>,
     database: Rc<Database>,
 }
 
-/// What a sweep is about to need.
-enum StateDir {
-    Ours(Registry),
-    /// Another daemon's.
-    Taken,
+/// Why a sweep ended early.
+struct Failure {
+    /// What is out of order: one of [`object`], or [`PODS`].
+    object: &'static str,
+    what: String,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { object: error.object(), what: error.to_string() }
+    }
+}
+
+/// Why and when a sweep began.
+struct Beginning<'r> {
+    reasons: &'r Reasons,
+    at: Duration,
+    stamp: Stamp,
 }
 
 impl Sweeper<'_> {
@@ -112,39 +116,46 @@ impl Sweeper<'_> {
         while let Some(mut reasons) = self.shared.wakeup.wait() {
             self.beat();
             let began = self.shared.wakeup.now();
-            let state_dir = match self.state_dir() {
-                Ok(StateDir::Ours(registry)) => registry,
-                Ok(StateDir::Taken) => {
+            let registry = match self.state_dir() {
+                Ok(Some(registry)) => registry,
+                Ok(None) => {
                     self.shared.progress.tried();
-                    let again = Outcome { look_again: Some(OTHER_DAEMON), ..Outcome::default() };
+                    let again =
+                        SweepResult { retry_after: Some(OTHER_DAEMON), ..SweepResult::default() };
                     self.shared.wakeup.done(&again);
                     continue;
                 }
                 Err(failed) => {
-                    self.complain(failed.object(), &failed.to_string());
+                    let failed = self.fail(&failed.into());
                     self.count(&reasons, false);
                     self.shared.progress.tried();
-                    self.shared.wakeup.done(&Outcome { failed: true, ..Outcome::default() });
+                    self.shared.wakeup.done(&failed);
                     continue;
                 }
             };
-            // Our own tombstones ring, too.
-            if reasons.has(Reason::Tombstone) && !self.is_news(&state_dir) {
+            // This daemon's own tombstones wake it, too.
+            if reasons.has(Reason::Tombstone) && !self.is_news(&registry) {
                 reasons.take_back(Reason::Tombstone);
                 if reasons.first().is_none() {
                     self.shared.wakeup.nothing_new();
                     continue;
                 }
             }
-            let mut outcome = self.sweep(&state_dir, &reasons);
-            outcome.took = self.shared.wakeup.now().saturating_sub(began);
-            self.shared.metrics.sweep_duration.observe(outcome.took.as_secs_f64());
-            self.count(&reasons, !outcome.failed);
-            self.shared.wakeup.done(&outcome);
+            let swept = self.sweep(&registry, &reasons);
+            let mut result = swept.unwrap_or_else(|failed| self.fail(&failed));
+            result.took = self.shared.wakeup.now().saturating_sub(began);
+            self.shared.metrics.sweep_duration.observe(result.took.as_secs_f64());
+            self.count(&reasons, !result.failed);
+            self.shared.wakeup.done(&result);
             self.shared.progress.tried();
-            self.keep_records(&state_dir);
+            self.keep_records(&registry);
             self.beat();
         }
+    }
+
+    fn fail(&mut self, failed: &Failure) -> SweepResult {
+        self.complain(failed.object, &failed.what);
+        SweepResult { failed: true, ..SweepResult::default() }
     }
 
     fn beat(&self) {
@@ -157,7 +168,7 @@ impl Sweeper<'_> {
         self.shared.metrics.sweeps.get_or_create(&[("trigger", trigger), ("result", result)]).inc();
     }
 
-    /// Says it once, until something else is to be said of this object.
+    /// Logs it once, until there is another complaint about this object.
     fn complain(&mut self, object: &str, what: &str) {
         if self.complaints.add(object, what) {
             warn!("{what}; trying again");
@@ -167,7 +178,7 @@ impl Sweeper<'_> {
         }
     }
 
-    /// An object has answered: what was said of it is over.
+    /// An object has answered: a complaint about it is over.
     fn answered(&mut self, object: &str) {
         if self.complaints.answered(object) {
             self.works_again(object);
@@ -179,8 +190,8 @@ impl Sweeper<'_> {
         systemd::status(self.complaints.first().unwrap_or("sweeping"));
     }
 
-    /// The state directory, made if it is not there, with no other daemon in it.
-    fn state_dir(&mut self) -> Result<StateDir, Error> {
+    /// The state directory, made if it is not there; none: another daemon has it.
+    fn state_dir(&mut self) -> Result<Option<Registry>, Error> {
         let shared = self.shared;
         let directory = &shared.options.state_dir;
         if self.lock.as_ref().is_some_and(|lock| !lock.holds()) {
@@ -189,10 +200,10 @@ impl Sweeper<'_> {
                 directory.display()
             );
             self.lock = None;
-            self.recovery.happened(shared.wakeup.now());
-            // A new lock file may be numbered and counted as the old one was.
+            self.recovery.begin(shared.wakeup.now());
+            // The version of the new directory may equal that of the removed one.
             self.known = None;
-            self.retry_queue.only(&HashSet::new());
+            self.retry_queue.retain(&HashSet::new());
         }
         let registry = Registry::open(directory)?;
         if self.lock.is_none() {
@@ -208,14 +219,14 @@ impl Sweeper<'_> {
                 systemd::ready(status);
             }
             if taken {
-                return Ok(StateDir::Taken);
+                return Ok(None);
             }
-            shared.wanted.look_again();
+            shared.wanted.changed();
         }
-        Ok(StateDir::Ours(registry))
+        Ok(Some(registry))
     }
 
-    /// Reads the records again now that there is time, if the sweep has changed them.
+    /// Reads the records again if the sweep has changed them: nobody waits for it now.
     fn keep_records(&mut self, registry: &Registry) {
         let known = self.known.take();
         let current = registry.snapshot_or(known).ok();
@@ -223,42 +234,28 @@ impl Sweeper<'_> {
         self.database.listen(Deadline::after(TIMEOUT));
     }
 
-    /// Whether there are tombstones that are not our own.
+    /// Whether there are tombstones that this daemon has not written.
     fn is_news(&self, registry: &Registry) -> bool {
         let tombstones = registry.tombstones();
         tombstones.map_or(true, |all| all.iter().any(|life| self.retry_queue.is_news(life)))
     }
 
-    fn sweep(&mut self, registry: &Registry, reasons: &Reasons) -> Outcome {
+    /// Reads the records, finds the dead, deletes their entries, and says when to come again.
+    fn sweep(&mut self, registry: &Registry, reasons: &Reasons) -> Result<SweepResult, Failure> {
         let shared = self.shared;
-        // No sweep before it is known who is there.
-        if let Err(failed) = self.recovery.find(registry, shared) {
-            self.complain(PODS, &format!("cannot record the pods that run: {failed}"));
-            return Outcome { failed: true, ..Outcome::default() };
-        }
-        self.answered(PODS);
-        if reasons.has(Reason::Database) {
-            self.answered(object::OVSDB);
-        }
-        let (now, stamp) = (shared.wakeup.now(), Stamp::now());
-        if reasons.wakes_all() {
-            self.retry_queue.begin_anew();
-        }
-        if reasons.wakes_all() || now >= self.thorough_at {
-            // As with the records: nothing is believed for ever.
-            self.database = Rc::default();
-        }
-        let database = Rc::clone(&self.database);
-        let sources = Arc::clone(&self.sources);
+        self.record_again(registry, reasons)?;
+        let began = Beginning { reasons, at: shared.wakeup.now(), stamp: Stamp::now() };
+        let known = self.still_known(&began);
+        let (database, sources) = (Rc::clone(&self.database), self.sources);
         let free = |addresses: &BTreeSet<IpAddr>| sources.free(addresses);
-        let witnesses: Vec<&dyn LivenessSource> =
-            sources.witnesses.iter().map(AsRef::as_ref).collect();
+        let liveness: Vec<&dyn LivenessSource> =
+            sources.liveness.iter().map(AsRef::as_ref).collect();
         let mut run = SweepRun {
             registry: Some(registry),
             run_dir: &shared.run_dir,
             timeout: TIMEOUT,
-            witnesses: &witnesses,
-            held: self.mass_death_guard.engaged.is_some(),
+            witnesses: &liveness,
+            held: self.mass_death_guard.is_engaged(),
             free: sources.knows_addresses().then_some(&free),
             database: Some(&database),
             dry_run: false,
@@ -266,153 +263,122 @@ impl Sweeper<'_> {
             thorough: false,
             details: false,
         };
-        // Now and then they are read whatever is known of them: files can be lost in ways that
-        // no lock tells of.
-        let known = self.known.take();
-        let known = known.filter(|_| !reasons.wakes_all() && !reasons.has(Reason::Interval));
-        let mut pass = match run.liveness_pass_knowing(known) {
-            Ok(pass) => pass,
-            Err(failed) => {
-                self.complain(failed.object(), &failed.to_string());
-                return Outcome { failed: true, ..Outcome::default() };
-            }
-        };
-        self.answered(object::KERNEL);
-        self.beat();
-        self.recovery.remember(&pass.registry_snapshot);
-        let called = shared.wakeup.now();
-        shared.wanted.of_records(pass.registry_snapshot.attachments.iter());
-        self.called(&pass, stamp);
-        let dead = pass.condemned().len();
-        let nobody_waits = dead == 0 && pass.waits.is_none() || pass.paused;
-        run.thorough = nobody_waits && (now >= self.thorough_at || reasons.has(Reason::Hangup));
+        let mut pass = run.liveness_pass_knowing(known)?;
+        let judged = shared.wakeup.now();
+        self.note_pass(&pass, began.stamp);
+        let urgent = (!pass.condemned().is_empty() || pass.waits.is_some()) && !pass.paused;
+        run.thorough = !urgent && (began.at >= self.thorough_at || reasons.has(Reason::Hangup));
         self.note_orphans(&pass);
 
-        let (retry_queue, urgent) = (&mut self.retry_queue, !nobody_waits);
-        let done = match run.clean(&pass, |record| retry_queue.is_due(record, reasons, urgent, now))
-        {
-            Ok(done) => done,
-            Err(failed) => {
-                self.complain(failed.object(), &failed.to_string());
-                return Outcome { failed: true, ..Outcome::default() };
-            }
-        };
-        // A sweep that buries nobody did not need the lock.
-        if self.complaints.is_about(object::STATE_DIRECTORY)
-            && registry.lock(Deadline::after(PROBE)).is_ok()
-        {
-            self.answered(object::STATE_DIRECTORY);
-        }
+        let queue = &mut self.retry_queue;
+        let outcome = run.clean(&pass, |record| queue.is_due(record, reasons, urgent, began.at))?;
+        self.check_state_dir(registry);
         run.sighted(&mut pass);
         self.beat();
         let ended = shared.wakeup.now();
         debug!(
             "sweep ({reasons}): {} ms for the roll call, {} ms for {} of the dead",
-            called.saturating_sub(now).as_millis(),
-            ended.saturating_sub(called).as_millis(),
-            done.targets.len()
+            judged.saturating_sub(began.at).as_millis(),
+            ended.saturating_sub(judged).as_millis(),
+            outcome.targets.len()
         );
         if run.thorough {
-            if done.failed.is_none() {
-                let unrecorded = i64::try_from(done.unrecorded_ports.len());
-                shared.metrics.unrecorded_ports.set(unrecorded.unwrap_or(i64::MAX));
-            }
-            let took = ended.saturating_sub(now);
-            let pause = shared.options.interval * THOROUGH_EVERY;
-            self.thorough_at = ended.saturating_add(pause.max(took * THOROUGH_SHARE));
-            if done.error().is_some() && !self.thorough_done {
-                self.thorough_at = ended;
-            }
-            self.thorough_done |= done.error().is_none();
+            self.note_thorough(&outcome, began.at, ended);
         }
-        self.done(&done, &pass, reasons, ended, stamp);
-        let (roll_waits, held_back) = (pass.waits, pass.held_back().count());
-        if pass.braked.is_some() && ended >= self.mass_death_guard.count_at {
-            self.count_braked(run, &mut pass);
+        self.note_outcome(&outcome);
+        self.note_cleaned(&outcome, &began, ended);
+        let result = self.result(&pass, began.at, ended);
+        if self.mass_death_guard.is_count_due(ended) {
+            let again = shared.wakeup.now() + shared.options.interval * THOROUGH_EVERY;
+            self.mass_death_guard.count(run, &mut pass, again);
         }
         self.known = Some(pass.registry_snapshot);
         self.gauges();
-        self.complain_of(&done, run.thorough);
-        let failed = self.failed(&done, &shared.run_dir, reasons);
-        let waiting = [self.retry_queue.next(ended), self.recovery.next(ended)];
-        let mut look_again = waiting.into_iter().flatten().chain(roll_waits).min();
-        if dead > 0 && now >= self.thorough_at {
-            look_again = Some(look_again.map_or(SOON, |after| after.min(SOON)));
-        }
-        // Those of a burst that wait are its pace, too.
-        let dead = dead.saturating_add(if roll_waits.is_some() { held_back } else { 0 });
-        Outcome { dead, failed, look_again, took: Duration::ZERO }
+        self.complain_of(&outcome, run.thorough);
+        Ok(SweepResult { failed: self.has_failed(&outcome, reasons), ..result })
     }
 
-    /// What the roll call says, for metrics and logs.
-    fn called(&mut self, pass: &LivenessPass, now: Stamp) {
-        let metrics = &self.shared.metrics;
-        let LivenessPass { registry_snapshot, orphans, corrupt, .. } = pass;
-        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        let gone = registry_snapshot.tombstones.iter().filter(|t| t.state == State::Gone).count();
-        let tombstones_written = registry_snapshot.tombstones.len();
-        for (state, n) in [
-            ("active", registry_snapshot.attachments.len()),
-            ("gone", gone),
-            ("deleting", tombstones_written.saturating_sub(gone)),
-        ] {
-            metrics.attachments.get_or_create(&[("state", state.to_owned())]).set(count(n));
+    /// Records the pods that run, if the state directory was removed: before that, nobody knows
+    /// whose tokens are live.
+    fn record_again(&mut self, registry: &Registry, reasons: &Reasons) -> Result<(), Failure> {
+        self.recovery.find(registry, self.shared).map_err(|failed| Failure {
+            object: PODS,
+            what: format!("cannot record the pods that run: {failed}"),
+        })?;
+        self.answered(PODS);
+        if reasons.has(Reason::Database) {
+            self.answered(object::OVSDB);
         }
-        metrics.tombstones.set(count(tombstones_written));
-        let died = registry_snapshot.tombstones.iter().filter_map(|t| t.died);
-        let oldest = died.map(|died| died.until(now)).max().unwrap_or_default();
-        metrics.oldest_tombstone_age.set(oldest.as_secs_f64());
-        let unfinished = registry_snapshot.tombstones.iter().filter(|t| t.state == State::Deleting);
-        let oldest = unfinished.filter_map(|t| t.died).map(|died| died.until(now)).max();
-        metrics.oldest_unfinished_age.set(oldest.unwrap_or_default().as_secs_f64());
-        self.shared.progress.idle(registry_snapshot.networks.is_empty());
-        metrics
-            .corrupt_records
-            .set(count(corrupt.len().saturating_add(registry_snapshot.aside.len())));
-        let unreadable = registry_snapshot.failures.iter().map(ToString::to_string);
-        let odd: Vec<String> = corrupt.iter().cloned().chain(unreadable).collect();
-        for what in odd.iter().filter(|what| !self.corrupt.contains(what)) {
+        Ok(())
+    }
+
+    /// The records that need not be read again. Now and then everything is read again: files can
+    /// be lost in ways that no lock tells of, and so can changes of the database.
+    fn still_known(&mut self, began: &Beginning<'_>) -> Option<RegistrySnapshot> {
+        let wakes_all = began.reasons.wakes_all();
+        if wakes_all {
+            self.retry_queue.begin_anew();
+        }
+        if wakes_all || began.at >= self.thorough_at {
+            self.database = Rc::default();
+        }
+        self.known.take().filter(|_| !wakes_all && !began.reasons.has(Reason::Interval))
+    }
+
+    /// A sweep that writes no tombstone did not need the lock: a complaint about the state
+    /// directory ends when the lock can be had.
+    fn check_state_dir(&mut self, registry: &Registry) {
+        if self.complaints.is_about(object::STATE_DIRECTORY)
+            && registry.lock(Deadline::after(PROBE)).is_ok()
+        {
+            self.answered(object::STATE_DIRECTORY);
+        }
+    }
+
+    /// When the next sweep is due by what this one leaves to do, and how many it found dead.
+    fn result(&self, pass: &LivenessPass, began: Duration, ended: Duration) -> SweepResult {
+        let dead = pass.condemned().len();
+        let thorough = (dead > 0 && began >= self.thorough_at).then_some(SOON);
+        let next = [self.retry_queue.next(ended), self.recovery.next(ended), pass.waits, thorough];
+        // The dead whose burst has not ended yet count for the pace of the sweeps, too.
+        let held_back = if pass.waits.is_some() { pass.held_back().count() } else { 0 };
+        SweepResult {
+            dead: dead.saturating_add(held_back),
+            retry_after: next.into_iter().flatten().min(),
+            ..SweepResult::default()
+        }
+    }
+
+    /// What a liveness pass says, for metrics and logs.
+    fn note_pass(&mut self, pass: &LivenessPass, now: Stamp) {
+        self.answered(object::KERNEL);
+        self.beat();
+        let snapshot = &pass.registry_snapshot;
+        self.recovery.remember(snapshot);
+        self.shared.wanted.of_records(snapshot.attachments.iter());
+        self.shared.progress.idle(snapshot.networks.is_empty());
+        let metrics = &self.shared.metrics;
+        metrics.records(snapshot, pass.corrupt.len(), now);
+        let unreadable = snapshot.failures.iter().map(ToString::to_string);
+        let corrupt: Vec<String> = pass.corrupt.iter().cloned().chain(unreadable).collect();
+        for what in corrupt.iter().filter(|what| !self.corrupt.contains(what)) {
             warn!("{what}");
         }
-        self.corrupt = odd;
+        self.corrupt = corrupt;
         if metrics.paused.set(i64::from(pass.paused)) != i64::from(pass.paused) {
             info!("{}", if pass.paused { "paused: nothing is deleted" } else { "resumed" });
         }
-        let lives = registry_snapshot.tombstones.iter().chain(&registry_snapshot.attachments);
-        let lives: HashSet<AttachmentLife> = lives.map(|a| (a.key.clone(), a.generation)).collect();
-        self.retry_queue.only(&lives);
+        let lives: HashSet<AttachmentLife> =
+            snapshot.tombstones.iter().chain(&snapshot.attachments).map(life).collect();
+        self.retry_queue.retain(&lives);
         self.cleaned.retain(|life, _| lives.contains(life));
-
-        let (dead, total) = (pass.held_back().count(), orphans.total);
-        let before = self.mass_death_guard.engaged;
-        self.mass_death_guard.engaged = pass.braked.map(|source| (source, dead));
-        metrics.brake_engaged.set(i64::from(pass.braked.is_some()));
-        match (before, self.mass_death_guard.engaged) {
-            (None, Some((source, _))) => {
-                metrics.brake_pulled.inc();
-                self.mass_death_guard.count_at = Duration::ZERO;
-                error!(
-                    "brake: {dead} of {total} attachments seem dead at once on the word of {source} \
-                     alone{}, so nothing of theirs is deleted. Is the netns directory mounted? If \
-                     they are dead indeed: ovs-flow-gc sweep --yes",
-                    mass_death_guard::swept_before(pass.swept_before)
-                );
-            }
-            (Some((_, n)), Some((source, _))) if n != dead => {
-                warn!("brake: {dead} of {total} attachments by now on the word of {source}");
-            }
-            (Some(_), None) => {
-                self.mass_death_guard.left = 0;
-                info!("brake: released");
-            }
-            _ => {}
-        }
+        self.mass_death_guard.update(pass, metrics);
     }
 
     /// Counts orphans that are swept for the first time.
     fn note_orphans(&mut self, pass: &LivenessPass) {
         for orphan in pass.condemned().iter() {
-            let life = (orphan.record.key.clone(), orphan.record.generation);
+            let life = life(&orphan.record);
             if self.retry_queue.knows(&life) {
                 continue;
             }
@@ -427,84 +393,70 @@ impl Sweeper<'_> {
         }
     }
 
-    /// What came of the clean-up.
-    fn done(
-        &mut self,
-        done: &reconcile::Outcome,
-        pass: &LivenessPass,
-        reasons: &Reasons,
-        now: Duration,
-        then: Stamp,
-    ) {
-        let metrics = &self.shared.metrics;
-        for note in done.notes.iter().filter(|note| !self.notes.contains(*note)) {
+    /// Whole bridges were scanned: when the next such scan is due.
+    fn note_thorough(&mut self, outcome: &Outcome, began: Duration, ended: Duration) {
+        if outcome.failed.is_none() {
+            let unrecorded = i64::try_from(outcome.unrecorded_ports.len()).unwrap_or(i64::MAX);
+            self.shared.metrics.unrecorded_ports.set(unrecorded);
+        }
+        let took = ended.saturating_sub(began);
+        let pause = self.shared.options.interval * THOROUGH_EVERY;
+        self.thorough_at = ended.saturating_add(pause.max(took * THOROUGH_SHARE));
+        // The first one is tried until it succeeds.
+        if outcome.error().is_some() && !self.thorough_done {
+            self.thorough_at = ended;
+        }
+        self.thorough_done |= outcome.error().is_none();
+    }
+
+    /// What a clean-up did, for metrics, logs and Kubernetes Events.
+    fn note_outcome(&mut self, outcome: &Outcome) {
+        for note in outcome.notes.iter().filter(|note| !self.notes.contains(*note)) {
             info!("{note}");
         }
-        if !done.bridges.is_empty() {
-            self.notes.clone_from(&done.notes);
+        if !outcome.bridges.is_empty() {
+            self.notes.clone_from(&outcome.notes);
         }
-        for withheld in self.retry_queue.unsaid(done) {
+        for withheld in self.retry_queue.newly_withheld(outcome) {
             info!("{withheld}");
         }
-        for bridge in &done.bridges {
-            for (reason, n) in &bridge.deleted_by {
-                let label = [("reason", (*reason).to_owned())];
-                metrics.flows_deleted.get_or_create(&label).inc_by(*n);
-            }
-            metrics.put_back.inc_by(bridge.counts.put_back);
-            metrics.suspicions.inc_by(bridge.counts.suspicions);
-            if bridge.error.is_none() {
-                self.dumps.insert(bridge.bridge.clone(), bridge.counts.flows);
-                if bridge.counts.full {
-                    self.dangling.insert(bridge.bridge.clone(), bridge.counts.dangling);
-                }
+        self.shared.metrics.cleaned(outcome);
+        for bridge in outcome.bridges.iter().filter(|bridge| bridge.error.is_none()) {
+            self.dumps.insert(bridge.bridge.clone(), bridge.counts.flows);
+            if bridge.counts.full {
+                self.dangling.insert(bridge.bridge.clone(), bridge.counts.dangling);
             }
         }
-        for target in &done.targets {
-            metrics.values_never_known.inc_by(u64::from(target.ended && target.value_unknown));
+        for target in &outcome.targets {
             if let Some(cleaned) = self.cleaned.get_mut(&target.life) {
                 cleaned.flows = cleaned.flows.saturating_add(target.entries.deleted);
             }
         }
-        // From the event that told of it, if it was one; else from when it was noticed.
-        let heard = reasons.first().filter(|(reason, _)| {
+    }
+
+    /// Takes the outcome over into the retry queue. How long a pod that is clean now was dead is
+    /// counted from its death, if that is known; else from the event that woke this sweep, if
+    /// there was one; else from the beginning of this sweep.
+    fn note_cleaned(&mut self, outcome: &Outcome, began: &Beginning<'_>, ended: Duration) {
+        let event = began.reasons.first().filter(|(reason, _)| {
             !matches!(reason, Reason::Interval | Reason::Retry | Reason::Start | Reason::Hangup)
         });
-        let ended = Stamp::now();
-        for target in self.retry_queue.looked(done, pass.paused || done.paused, now, chance()) {
-            self.tell(&target.life);
-            let died = target.died.filter(|died| *died < then).map(|died| died.until(ended));
-            let since = died.or_else(|| heard.map(|(_, at)| now.saturating_sub(at)));
-            let since = since.unwrap_or_else(|| then.until(ended));
-            metrics.cleanup_latency.observe(since.as_secs_f64());
+        let now = Stamp::now();
+        for target in self.retry_queue.update(outcome, ended, chance()) {
+            self.send_event(&target.life);
+            let died = target.died.filter(|died| *died < began.stamp).map(|died| died.until(now));
+            let since = died.or_else(|| event.map(|(_, at)| ended.saturating_sub(at)));
+            let since = since.unwrap_or_else(|| began.stamp.until(now));
+            self.shared.metrics.cleanup_latency.observe(since.as_secs_f64());
             debug!("{}: clean {} ms after its death was seen", target.pod, since.as_millis());
         }
     }
 
-    /// An orphan is cleaned up: the cluster's operators may want to know what of.
-    fn tell(&mut self, life: &AttachmentLife) {
+    /// An orphan is cleaned up: an Event for the cluster's operators, if entries were deleted.
+    fn send_event(&mut self, life: &AttachmentLife) {
         let cleaned = self.cleaned.remove(life).filter(|cleaned| cleaned.flows > 0);
         if let (Some(events), Some(cleaned)) = (&self.sources.events, cleaned) {
             events.cleaned(cleaned);
-        }
-    }
-
-    /// How many stale entries the brake keeps: looks, and changes nothing.
-    fn count_braked(&mut self, run: SweepRun<'_>, pass: &mut LivenessPass) {
-        let interval = self.shared.options.interval;
-        self.mass_death_guard.count_at =
-            self.shared.wakeup.now().saturating_add(interval * THOROUGH_EVERY);
-        let dry = SweepRun { dry_run: true, thorough: false, ..run };
-        let held: HashSet<AttachmentLife> =
-            pass.held_back().map(|o| (o.record.key.clone(), o.record.generation)).collect();
-        pass.braked = None;
-        match dry.clean(pass, |a| {
-            a.state == State::Active && held.contains(&(a.key.clone(), a.generation))
-        }) {
-            Ok(done) => {
-                self.mass_death_guard.left = done.targets.iter().map(|t| t.entries.stale).sum();
-            }
-            Err(failed) => debug!("cannot count what the brake keeps: {failed}"),
         }
     }
 
@@ -512,9 +464,7 @@ impl Sweeper<'_> {
         let metrics = &self.shared.metrics;
         replace(&metrics.flows_kept, "reason", &self.retry_queue.kept());
         let mut left = self.retry_queue.left();
-        if self.mass_death_guard.engaged.is_some() {
-            left.insert("brake", self.mass_death_guard.left);
-        }
+        left.extend(self.mass_death_guard.kept().map(|kept| ("brake", kept)));
         replace(&metrics.stale_flows_left, "reason", &left);
         let dumps = self.dumps.iter().map(|(bridge, n)| (bridge.as_str(), *n)).collect();
         replace(&metrics.dump_flows, "bridge", &dumps);
@@ -522,9 +472,9 @@ impl Sweeper<'_> {
         metrics.dangling_flows.set(i64::try_from(dangling).unwrap_or(i64::MAX));
     }
 
-    /// Says what has stopped to work, and what works again.
-    fn complain_of(&mut self, done: &reconcile::Outcome, thorough: bool) {
-        let (news, again) = self.complaints.seen(done, thorough);
+    /// Logs what does not work any more, and what works again.
+    fn complain_of(&mut self, outcome: &Outcome, thorough: bool) {
+        let (news, again) = self.complaints.seen(outcome, thorough);
         for what in &news {
             warn!("{what}; trying again");
             systemd::status(what);
@@ -534,24 +484,22 @@ impl Sweeper<'_> {
         }
     }
 
-    /// Whether the sweep failed, and whether OVS is there.
-    fn failed(&mut self, done: &reconcile::Outcome, run_dir: &Path, reasons: &Reasons) -> bool {
+    /// Whether the clean-up failed on the switch. Asks whether ovs-vswitchd is there, if the
+    /// outcome does not say it.
+    fn has_failed(&self, outcome: &Outcome, reasons: &Reasons) -> bool {
         let shared = self.shared;
-        let bridges = done.bridges.iter();
-        let mut errors = bridges.filter_map(|bridge| bridge.error.as_deref());
-        let failed = done.failed.as_deref().or_else(|| errors.next());
-        let answered = done.bridges.iter().any(|bridge| bridge.error.is_none());
-        if answered && failed.is_none() {
+        let failed = outcome.failed.is_some() || outcome.bridges.iter().any(|b| b.error.is_some());
+        if !failed && !outcome.bridges.is_empty() {
             shared.server(Server::Vswitchd, true);
-        } else if failed.is_some() || reasons.has(Reason::Interval) || reasons.wakes_all() {
-            shared.server(Server::Vswitchd, answers(run_dir));
+        } else if failed || reasons.has(Reason::Interval) || reasons.wakes_all() {
+            shared.server(Server::Vswitchd, answers(&shared.run_dir));
         }
-        if failed.is_none() {
+        if !failed {
             let seconds = Duration::from_millis(Stamp::now().wall_ms).as_secs_f64();
             shared.metrics.last_sweep.set(seconds);
             shared.progress.swept();
         }
-        failed.is_some()
+        failed
     }
 }
 

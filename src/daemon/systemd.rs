@@ -1,4 +1,4 @@
-//! What systemd is told (`Type=notify`, `WatchdogSec=`); silence where there is none.
+//! Notifies systemd (`Type=notify`, `WatchdogSec=`); does nothing where there is none.
 
 use std::time::Duration;
 

@@ -1,17 +1,17 @@
-//! The bell that wakes the sweeper: anybody rings it with a reason, one waits for it.
+//! Wakes the sweeper: any thread does it with a reason, and the sweeper waits for it.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::scheduler::{Outcome, Reason, Reasons, SweepScheduler};
+use super::scheduler::{Reason, Reasons, SweepResult, SweepScheduler};
 use crate::util::backoff::chance;
 
-/// The bell. Its times are since it was made.
+/// What the sweeper waits for. Its times are since it was made.
 #[derive(Debug)]
 pub struct Wakeup {
     start: Instant,
     state: Mutex<State>,
-    rung: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Debug)]
@@ -21,12 +21,12 @@ struct State {
 }
 
 impl Wakeup {
-    /// Rings at once, and then at least once an interval.
+    /// The first sweep is due at once, each later one within an interval.
     #[must_use]
     pub fn new(interval: Duration) -> Self {
         let state =
             State { scheduler: SweepScheduler::new(interval, Duration::ZERO), stopped: false };
-        Self { start: Instant::now(), state: Mutex::new(state), rung: Condvar::new() }
+        Self { start: Instant::now(), state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Now.
@@ -36,16 +36,16 @@ impl Wakeup {
     }
 
     /// Something happened that may be a death.
-    pub fn ring(&self, reason: Reason) {
+    pub fn wake(&self, reason: Reason) {
         let now = self.now();
         let news = self.state().scheduler.event(reason, now);
         if news {
             log::debug!("event: {reason}");
-            self.rung.notify_all();
+            self.changed.notify_all();
         }
     }
 
-    /// Waits until a sweep is due; `None`: it is over.
+    /// Waits until a sweep is due; `None`: the daemon ends.
     pub fn wait(&self) -> Option<Reasons> {
         let mut state = self.state();
         loop {
@@ -57,18 +57,18 @@ impl Wakeup {
             if left.is_zero() {
                 return Some(state.scheduler.begin(now));
             }
-            let waited = self.rung.wait_timeout(state, left);
+            let waited = self.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// The sweep that [`Wakeup::wait`] asked for has ended.
-    pub fn done(&self, outcome: &Outcome) {
+    pub fn done(&self, result: &SweepResult) {
         let now = self.now();
-        self.state().scheduler.done(outcome, now, chance());
+        self.state().scheduler.done(result, now, chance());
     }
 
-    /// It needed no sweep.
+    /// What [`Wakeup::wait`] returned needed no sweep.
     pub fn nothing_new(&self) {
         let now = self.now();
         self.state().scheduler.nothing_new(now);
@@ -77,7 +77,7 @@ impl Wakeup {
     /// Ends [`Wakeup::wait`] for good.
     pub fn stop(&self) {
         self.state().stopped = true;
-        self.rung.notify_all();
+        self.changed.notify_all();
     }
 
     /// Whether it was stopped.
@@ -86,7 +86,7 @@ impl Wakeup {
         self.state().stopped
     }
 
-    /// Sleeps, but not past the end; whether it is over.
+    /// Sleeps, but not past [`Wakeup::stop`]; whether it was stopped.
     pub fn sleep(&self, time: Duration) -> bool {
         let until = self.now().saturating_add(time);
         let mut state = self.state();
@@ -95,7 +95,7 @@ impl Wakeup {
             if state.stopped || left.is_zero() {
                 return state.stopped;
             }
-            let waited = self.rung.wait_timeout(state, left);
+            let waited = self.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -113,21 +113,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ring_ends_the_wait_and_a_stop_ends_it_for_good() {
+    fn a_reason_ends_the_wait_and_a_stop_ends_it_for_good() {
         let wakeup = Arc::new(Wakeup::new(Duration::from_secs(3600)));
         assert!(wakeup.wait().unwrap().has(Reason::Start));
-        wakeup.done(&Outcome::default());
-        let ringer = Arc::clone(&wakeup);
-        let ringing = thread::spawn(move || {
+        wakeup.done(&SweepResult::default());
+        let waker = Arc::clone(&wakeup);
+        let waking = thread::spawn(move || {
             thread::sleep(Duration::from_millis(20));
-            ringer.ring(Reason::Netns);
+            waker.wake(Reason::Netns);
             thread::sleep(Duration::from_millis(50));
-            ringer.stop();
+            waker.stop();
         });
         assert_eq!(wakeup.wait().unwrap().to_string(), "netns");
-        wakeup.done(&Outcome::default());
-        assert!(wakeup.sleep(Duration::from_secs(3600)), "it is over");
+        wakeup.done(&SweepResult::default());
+        assert!(wakeup.sleep(Duration::from_secs(3600)), "it was stopped");
         assert_eq!(wakeup.wait(), None);
-        ringing.join().unwrap();
+        waking.join().unwrap();
     }
 }

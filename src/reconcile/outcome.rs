@@ -240,6 +240,12 @@ impl TargetOutcome {
         self.complete && self.error.is_none()
     }
 
+    /// Whether its clean-up has ended: it is finished, and no evidence is still to come.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.is_finished() && !self.entries.waiting
+    }
+
     pub(super) fn fail(&mut self, text: &str) {
         self.error.get_or_insert_with(|| text.to_owned());
     }

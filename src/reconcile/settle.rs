@@ -97,12 +97,12 @@ fn settle_one(
         // Another look may have learned it meanwhile.
         record.register = lock.tombstone_of(&record)?.and_then(|known| known.register);
     }
-    let waiting = outcome.entries.waiting;
-    if !outcome.is_finished() || waiting {
+    if !outcome.is_clean() {
         record.state = State::Deleting;
         record.attempts = record.attempts.saturating_add(1);
         let to_come = "entries are kept for evidence that is still to come";
-        record.last_error = outcome.error.clone().or_else(|| waiting.then(|| to_come.to_owned()));
+        record.last_error =
+            outcome.error.clone().or_else(|| outcome.entries.waiting.then(|| to_come.to_owned()));
         return lock.put_tombstone(&record).map(|()| false);
     }
     let linger = node.map(|w| w.config(&record.key.network).linger()).unwrap_or_default();

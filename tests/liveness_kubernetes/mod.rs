@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::apiserver::{ApiServer, Bad, mirror, pod, status};
-use ovs_flow_gc::daemon::events::{Cleaned, Events, Pace, Told};
+use ovs_flow_gc::daemon::events::{Cleaned, EventResult, Events, Pace};
 use ovs_flow_gc::liveness::kubernetes::{Error, Kubernetes, Options, Owner, Timing};
 use ovs_flow_gc::liveness::{Liveness, LivenessReason, LivenessSource, Source};
 use ovs_flow_gc::model::attachment::{Attachment, Key, Netns, Pod};
@@ -595,7 +595,7 @@ fn who_has_an_address_in_the_cluster() {
 #[test]
 fn events_are_told_once_then_together_and_failures_are_counted() {
     let rig = Rig::watching();
-    let told: Arc<Mutex<Vec<Told>>> = Arc::default();
+    let told: Arc<Mutex<Vec<EventResult>>> = Arc::default();
     let pace = Pace { burst: 3, refill: Duration::from_secs(60), together: ms(100) };
     let hear = Arc::clone(&told);
     let events = Events::start(&rig.kubernetes, &rig.runtime, pace, move |what| {
@@ -615,7 +615,10 @@ fn events_are_told_once_then_together_and_failures_are_counted() {
         clean(&format!("web-{n}"));
     }
     eventually("three are told", || told.lock().unwrap().len() == 4);
-    assert_eq!((count(Told::Dropped), count(Told::Failed), count(Told::Sent)), (1, 1, 2));
+    assert_eq!(
+        (count(EventResult::Dropped), count(EventResult::Failed), count(EventResult::Sent)),
+        (1, 1, 2)
+    );
     let first = writes().remove(0);
     assert!(first.target.starts_with("/api/v1/namespaces/ns/events"), "{}", first.target);
     let event: serde_json::Value = serde_json::from_str(&first.body).unwrap();
@@ -626,13 +629,13 @@ fn events_are_told_once_then_together_and_failures_are_counted() {
     for n in 0..100 {
         clean(&format!("web-{n}"));
     }
-    eventually("they are told together", || count(Told::Sent) == 3);
-    assert_eq!((count(Told::Aggregated), writes().len()), (100, 4));
+    eventually("they are told together", || count(EventResult::Sent) == 3);
+    assert_eq!((count(EventResult::Aggregated), writes().len()), (100, 4));
     let crowd = writes().remove(3);
     assert!(crowd.target.starts_with("/api/v1/namespaces/default/events"), "{}", crowd.target);
     assert!(crowd.body.contains("700 stale OpenFlow entries of 100 pods"), "{}", crowd.body);
     clean("web-7");
-    eventually("it is counted up", || count(Told::Sent) == 4);
+    eventually("it is counted up", || count(EventResult::Sent) == 4);
     let again = writes().remove(4);
     assert_eq!(again.method, "PATCH");
     assert!(again.body.contains("\"count\":2"), "{}", again.body);
@@ -643,7 +646,7 @@ fn events_are_told_once_then_together_and_failures_are_counted() {
         clean(&format!("web-{n}"));
     }
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-    eventually("it fails", || count(Told::Failed) == 2);
+    eventually("it fails", || count(EventResult::Failed) == 2);
 }
 
 #[test]
