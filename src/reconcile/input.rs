@@ -126,12 +126,7 @@ impl BridgeInput {
     fn heed_machines(&mut self, node: &NodeSnapshot, targets: &[CleanTarget]) {
         let mut since: HashMap<Address, u64> = HashMap::new();
         let known = targets.iter().map(|target| &target.attachment).chain(&node.tombstones);
-        let may_live = |record: &&Attachment| {
-            let is_free = |ip| node.free.as_ref().is_some_and(|free| free.contains(ip));
-            scope_of(node.config(&record.key.network), record) == AddressScope::Cluster
-                && !record.ips.iter().all(is_free)
-        };
-        for record in known.filter(may_live) {
+        for record in known.filter(|record| may_live_on(node, record)) {
             let born = record.born.map_or(u64::MAX, |born| born.boot_ms);
             for address in record.addresses() {
                 let of = since.entry(address).or_insert(born);
@@ -146,6 +141,20 @@ impl BridgeInput {
                 (dead.ip_evidence, dead.mac_evidence, dead.roams) = (false, false, true);
             }
         }
+    }
+
+    /// Whether a tombstone has still to say that its machine may have moved: somebody who had an
+    /// address of the machine's before it is remembered, and would take that for its own.
+    #[must_use]
+    pub fn is_needed(node: &NodeSnapshot, tombstone: &Attachment) -> bool {
+        let born = |record: &Attachment| record.born.map(|born| born.boot_ms);
+        let before = |other: &&Attachment| {
+            !may_live_on(node, other)
+                && born(other).unwrap_or(0) < born(tombstone).unwrap_or(u64::MAX)
+        };
+        let has = |address: Address| tombstone.addresses().contains(&address);
+        may_live_on(node, tombstone)
+            && node.tombstones.iter().filter(before).any(|o| o.addresses().into_iter().any(has))
     }
 
     fn network(&mut self, node: &NodeSnapshot, name: &NetworkName) -> NetworkIndex {
@@ -381,6 +390,13 @@ fn is_virtual_machine(record: &Attachment) -> bool {
 /// Where a dead attachment's addresses may be now, whatever else its network has.
 fn scope_of(config: &Config, record: &Attachment) -> AddressScope {
     if is_virtual_machine(record) { AddressScope::Cluster } else { config.address_scope }
+}
+
+/// Whether the addresses of somebody dead here may live on elsewhere.
+fn may_live_on(node: &NodeSnapshot, record: &Attachment) -> bool {
+    let is_free = |ip| node.free.as_ref().is_some_and(|free| free.contains(ip));
+    scope_of(node.config(&record.key.network), record) == AddressScope::Cluster
+        && !record.ips.iter().all(is_free)
 }
 
 /// Whether a dead attachment's IPs alone say anything. Where addresses are of the whole cluster,
@@ -764,6 +780,36 @@ mod tests {
         assert_eq!(evidence(&[pod(100), machine.clone()]), [moved, moved]);
         assert_eq!(evidence(&[pod(300), machine]), [node, moved], "it came after the machine");
         assert_eq!(evidence(&[pod(100)]), [node]);
+    }
+
+    /// Found by tests/model.rs: the machine's tombstone had ended, and a pod that had its address
+    /// before it still waited for something else. Then the entry for the machine's new place went.
+    #[test]
+    fn a_machine_is_remembered_as_long_as_who_had_its_address_before_it() {
+        let one = |pod: &str, born: Option<u64>, ips: &[&str]| {
+            let mut dead = target("net", "eth0", ips, Cause::Tombstone).attachment;
+            let (namespace, name) = ("vms".to_owned(), pod.to_owned());
+            dead.pod = Some(Pod { namespace, name, uid: String::new() });
+            dead.born = born.map(|boot_ms| Stamp { boot_ms, wall_ms: boot_ms });
+            dead
+        };
+        let (pod, machine) = ("web-1", "virt-launcher-db-x7x2k");
+        let ip = &["10.0.0.5"][..];
+        let needed = |of: &Attachment, other: Attachment, free: Option<&[&str]>| {
+            let mut node = one_bridge(Vec::new());
+            node.tombstones = vec![of.clone(), other];
+            node.free = free.map(set);
+            BridgeInput::is_needed(&node, of)
+        };
+        let of = one(machine, Some(200), ip);
+        assert!(needed(&of, one(pod, Some(100), ip), None));
+        assert!(needed(&of, one(pod, None, ip), None), "it may have been there before");
+        assert!(needed(&one(machine, None, ip), one(pod, Some(100), ip), None));
+        assert!(!needed(&of, one(pod, Some(300), ip), None), "it came after the machine");
+        assert!(!needed(&of, one(pod, Some(100), &["10.0.0.6"]), None));
+        assert!(!needed(&of, one(machine, Some(100), ip), None), "it says so itself");
+        assert!(!needed(&one(pod, Some(200), ip), one(pod, Some(100), ip), None));
+        assert!(!needed(&of, one(pod, Some(100), ip), Some(ip)), "nobody has the address");
     }
 
     /// A bridge with these ports.

@@ -3,7 +3,7 @@
 use log::{debug, info, warn};
 
 use super::outcome::{Outcome, TargetId, TargetOutcome};
-use super::{Cause, CleanRequest, CleanTarget, NodeSnapshot};
+use super::{BridgeInput, Cause, CleanRequest, CleanTarget, NodeSnapshot};
 use crate::model::attachment::State;
 use crate::store::{self, Lock};
 use crate::util::clock::Stamp;
@@ -113,7 +113,8 @@ fn settle_one(
     let since = record.died.map(|died| started.map_or(died, |started| started.max(died)));
     let lingered = since.is_none_or(|since| since.until(read) >= linger);
     let nothing_known = record.unrecorded && record.interface.is_none();
-    if lingered || nothing_known || outcome.bridge_gone {
+    let needed = || node.is_some_and(|node| BridgeInput::is_needed(node, &record));
+    if nothing_known || outcome.bridge_gone || lingered && !needed() {
         debug!("{}: nothing left to watch for", record.key);
         return lock.remove_tombstone(&record).map(|()| true);
     }

@@ -658,25 +658,25 @@ impl Sim {
             if crash == stage::SETTLED_ONE && n == 1 {
                 return false;
             }
-            self.settle(target, waits, world.now.boot_ms, started);
+            self.settle(target, waits, &world, started);
         }
         true
     }
 
     /// `sweep::settle`.
-    fn settle(&mut self, target: &CleanTarget, waits: bool, read: u64, started: u64) {
+    fn settle(&mut self, target: &CleanTarget, waits: bool, node: &NodeSnapshot, started: u64) {
         let mut record = target.attachment.clone();
         let known = self.tombstones.iter().position(|t| t.is_same(&record));
         record.register = record.register.or_else(|| self.tombstones[known?].register);
         let since = record.died.map_or(0, |died| died.boot_ms).max(started);
-        let lingered = stamp(since).until(stamp(read)) >= Duration::from_millis(LINGER);
+        let lingered = stamp(since).until(node.now) >= Duration::from_millis(LINGER);
         let nothing_known = record.unrecorded && record.interface.is_none();
         if let Some(known) = known {
             self.tombstones.remove(known);
         }
         if waits {
             record.state = State::Deleting;
-        } else if lingered || nothing_known {
+        } else if nothing_known || lingered && !BridgeInput::is_needed(node, &record) {
             return;
         } else {
             record.state = State::Gone;
