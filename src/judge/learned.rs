@@ -302,6 +302,19 @@ fn loaded_values(
             values.into_iter().for_each(|v| v.add(token.value, claim.own));
         }
     }
+    // What a slow controller put back under a number of now shows another value than what was
+    // made under the number before: either may be the owner's.
+    for (l, token) in &seen.former {
+        let field =
+            network_of(index.input, Owner::Live(*l)).and_then(|(_, n)| Field::of(&n.register));
+        let other =
+            |v: &&mut Values| matches!(v, Values::One { value, .. } if *value != token.value);
+        if field == Some(Field { index: token.index, mask: token.mask })
+            && let Some(values) = live.get_mut(*l).filter(other)
+        {
+            *values = Values::None;
+        }
+    }
     (dead, live)
 }
 

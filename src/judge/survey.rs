@@ -125,6 +125,8 @@ pub(super) struct Seen {
     inherited: HashMap<(usize, u16, RegisterToken), Duration>,
     /// Heirs that are named beside their number.
     named: HashSet<(usize, u16)>,
+    /// What flows under a number that somebody alive had before may load for it.
+    pub(super) former: HashSet<(usize, RegisterToken)>,
     /// Owners of a number that is new to them who are named beside it, and the age of the oldest
     /// flow that does.
     renamed: HashMap<(Owner, u16), Duration>,
@@ -292,6 +294,7 @@ impl<'c> Survey<'c> {
             carried: Carried::default(),
             inherited: HashMap::new(),
             named: HashSet::new(),
+            former: HashSet::new(),
             renamed: HashMap::new(),
             not_adapted: HashSet::new(),
             unwitnessed: Unwitnessed {
@@ -589,10 +592,15 @@ impl<'c> Survey<'c> {
                 .live(*l)
                 .is_some_and(|live| live.previous_ofports.is_empty() && !is_older(flow, live))
         };
+        let mut may_be_before = false;
         if !nested && !shown && !live_port.iter().any(settled) {
             let before = port_owners.map_or(&[][..], |o| &o.live_before);
             for l in before.iter().filter(|l| may_load(index, Owner::Live(**l), token)) {
                 claims.claim(Owner::Live(*l), false, None);
+                if index.live(*l).is_some_and(|live| !is_older(flow, live)) {
+                    may_be_before = true;
+                    seen.former.insert((*l, token));
+                }
             }
         }
         if live_port.is_empty() && in_port.is_some_and(|p| index.is_live_port(p)) {
@@ -634,7 +642,9 @@ impl<'c> Survey<'c> {
             // What it left behind under a newcomer's number still shows its value.
             let dead = |port| index.port_state(dead, port, Some(flow)) == PortState::Dead;
             let moved = index.has_moved(Owner::Dead(*i)) && !shown;
-            let own = in_port.is_some_and(dead) && !moved;
+            // What was not made in its life may be what somebody alive left under a number of before.
+            let others = may_be_before && !is_of_its_life(index, flow, *i);
+            let own = in_port.is_some_and(dead) && !moved && !others;
             claim_dead(*i, own);
         }
         for m in sources().filter(|m| m.side == Side::Source) {
@@ -676,6 +686,14 @@ fn is_of_successor(index: &Index<'_>, flow: &Flow, i: usize) -> bool {
     lost && settled(dead)
         && !restored
         && others.any(|other| index.dead(*other).is_some_and(|(other, _)| succeeds(other)))
+}
+
+/// Whether the flow may have been made while the attachment lived.
+fn is_of_its_life(index: &Index<'_>, flow: &Flow, i: usize) -> bool {
+    index.dead(i).is_some_and(|(dead, _)| {
+        dead.born.is_none_or(|born| flow.duration <= born.saturating_add(ROUNDING))
+            && !guards::created_after(index.input, dead, flow)
+    })
 }
 
 /// Whether the value may be this attachment's, as far as its record knows, by a number that it

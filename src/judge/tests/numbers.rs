@@ -283,6 +283,42 @@ fn who_is_delivered_to_at_another_port_is_not_named_by_restored_entries() {
     assert!(!found[0].stale, "the living one's own");
 }
 
+/// Found by tests/model.rs: a pod was given another number, and a slow controller put an entry back
+/// there for a pod that nobody remembers. The living one seemed to have that one's value, and what
+/// its own controller had made under the number before to be of another dead pod.
+#[test]
+fn what_a_pods_two_numbers_show_must_agree() {
+    let since = Some(secs(60));
+    let moved = || live(40, &[IP_B]);
+    let moved = || Live { previous_ofports: vec![B], number_since: since, ..moved() };
+    let later = |more: Dead| {
+        let case = node(LEARN).with(|c| (c.dead, c.live) = (vec![more], Vec::new()));
+        case.with(|c| _ = c.ports.by_number.remove(&B)).and_live(moved())
+    };
+    let never_there = || dead(41, &[]);
+    let learned = |case: &JudgeInput, before: &Flow, now: u32| {
+        let flows = [before.clone(), classifier(40, now).aged(10)];
+        let learned = survey(case, &flows);
+        (learned.live_registers[0], learned.dead_registers[0])
+    };
+    let own = classifier(B, ID_B);
+    assert_eq!(learned(&later(never_there()), &own, ID_B), (Some(ID_B), None), "adapted");
+    assert_eq!(learned(&later(never_there()), &own, ID_A), (None, None), "either may be its own");
+    let older = own.clone().aged(90_000);
+    assert_eq!(learned(&later(never_there()), &older, ID_A), (Some(ID_A), None), "not its own");
+    // A dead pod that came to the number later, or had died before the entry was made.
+    let young = Dead { born: Some(secs(50)), died: secs(0), seen_alive: secs(0), ..dead(B, &[]) };
+    let early = Dead { died: secs(8000), seen_alive: secs(8000), ..dead(B, &[]) };
+    for dead in [young, early] {
+        let case = later(Dead { interface: None, ..dead });
+        assert_eq!(learned(&case, &own, ID_A), (None, None));
+        let flows = [own.clone(), classifier(40, ID_A).aged(10), flow().table(20).reg(0, ID_B)];
+        assert!(!verdicts(&case, &flows)[2].stale, "the living one's own");
+        let known = case.with(|c| c.live[0].register = LiveRegister::Is(ID_A));
+        assert_eq!(learned(&known, &own, ID_A).1, Some(ID_B), "nobody's but the dead one's");
+    }
+}
+
 /// An operator's rules for a slot are older than the pod that has its number and its address.
 #[test]
 fn what_was_there_before_the_pod_is_not_its_own() {
