@@ -7,7 +7,7 @@ use crate::openflow::codec::bundle_message::BundleMessage;
 use crate::openflow::codec::ct_flush::CtFlush;
 use crate::openflow::codec::filter::Filter;
 use crate::openflow::codec::flow_mod;
-use crate::openflow::codec::flow_update::{self, Cancel, Told};
+use crate::openflow::codec::flow_update::{self, Told};
 use crate::openflow::codec::group;
 use crate::openflow::codec::hello::Versions;
 use crate::openflow::codec::multipart::{self, Port, TableStats, Which};
@@ -123,7 +123,7 @@ fn bundle_add(v: Version, r: &mut Reader<'_>, out: &mut Vec<u8>) -> Result<(), M
 }
 
 fn told(v: Version, r: &mut Reader<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
-    flow_update::request(v, OFPFMC_ADD, &[], out)?;
+    flow_update::request(v, &[], out)?;
     let mut all = Ok(());
     let mut write = |told: Told<'_>| all = all.clone().and_then(|()| told.write(v, out));
     assert!(flow_update::read(v, OFPT_MULTIPART_REPLY, r.rest(), &mut write)?);
@@ -242,8 +242,6 @@ fn samples_in(version: Version) -> Vec<Sample> {
         later,
     );
     add("monitors", &[&monitors], flow_update::recode_request);
-    let cancel = hex("4f4e4600 0000074e 00000001");
-    add("monitor's end", &[&cancel], fixed::<Cancel>);
 
     let mut nested = |name, body: &[&[u8]], recode, lengths: &[usize]| {
         let (body, lengths) = (body.concat(), lengths.to_vec());

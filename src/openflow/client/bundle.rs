@@ -7,7 +7,7 @@
 use std::borrow::Borrow;
 use std::collections::VecDeque;
 
-use crate::openflow::client::connection::{Connection, Message};
+use crate::openflow::client::connection::{Connection, Message, Outgoing};
 use crate::openflow::client::dump::PIPELINE;
 use crate::openflow::codec::bundle_message::BundleMessage;
 use crate::openflow::codec::entry::{Entry, RawEntry};
@@ -238,14 +238,13 @@ impl Connection {
         self.next_bundle = id.wrapping_add(1);
         let count = u32::try_from(entries.len()).unwrap_or(0);
         let open = self.xids(count.saturating_add(2));
-        let (first, commit) = (open.saturating_add(1), open.saturating_add(1 + count));
-        let mut out = Vec::with_capacity(entries.len().saturating_mul(128));
-        self.control(&mut out, open, id, OFPBCT_OPEN_REQUEST, doing)?;
-        for (xid, (_, entry)) in (first..).zip(entries) {
-            self.member(&mut out, xid, id, change, entry, doing)?;
+        let mut out = self.outgoing(open, doing);
+        out.add_control(id, OFPBCT_OPEN_REQUEST);
+        for (_, entry) in entries {
+            out.add_member(id, change, entry);
         }
-        self.control(&mut out, commit, id, OFPBCT_COMMIT_REQUEST, doing)?;
-        self.send(&out, doing)?;
+        out.add_control(id, OFPBCT_COMMIT_REQUEST);
+        self.send_all(out)?;
         Ok(Flight { open, count })
     }
 
@@ -286,47 +285,8 @@ impl Connection {
         }
     }
 
-    /// Appends OPEN or COMMIT.
-    fn control(
-        &self,
-        out: &mut Vec<u8>,
-        xid: u32,
-        id: u32,
-        what: u16,
-        doing: &'static str,
-    ) -> Result<(), Error> {
-        self.encode(out, self.kind_of(OFPT_BUNDLE_CONTROL), xid, doing, |out| {
-            BundleMessage::control(id, what).write(self.version(), out);
-            Ok(())
-        })
-    }
-
-    /// In 1.3 a bundle's messages are an experimenter's.
-    fn kind_of(&self, later: u8) -> u8 {
-        if self.version() == Version::V13 { OFPT_EXPERIMENTER } else { later }
-    }
-
-    /// Appends an ADD with the FLOW_MOD inside; both have the same xid, or OVS refuses.
-    fn member(
-        &self,
-        out: &mut Vec<u8>,
-        xid: u32,
-        id: u32,
-        change: Change,
-        entry: &Entry,
-        doing: &'static str,
-    ) -> Result<(), Error> {
-        let version = self.version();
-        self.encode(out, self.kind_of(OFPT_BUNDLE_ADD_MESSAGE), xid, doing, |out| {
-            BundleMessage::add(id).write(version, out);
-            wire::message(out, version, OFPT_FLOW_MOD, xid, |out| {
-                flow_mod::encode(change, &entry.raw(), out)
-            })
-        })
-    }
-
     fn committed(&self, message: Message, doing: &'static str) -> Result<End, Error> {
-        let body = self.expect(message, self.kind_of(OFPT_BUNDLE_CONTROL), doing)?;
+        let body = self.expect(message, kind_of(self.version(), OFPT_BUNDLE_CONTROL), doing)?;
         match BundleMessage::read(self.version(), &mut Reader::new(body)) {
             Ok(reply) if reply.what == OFPBCT_COMMIT_REPLY => Ok(End::Committed),
             _ => Err(self.malformed(doing, Malformed::Unexpected("reply to a bundle's commit"))),
@@ -344,16 +304,13 @@ impl Connection {
         for batch in entries.chunks(BATCH) {
             let count = u32::try_from(batch.len()).unwrap_or(0);
             let first = self.xids(count.saturating_add(1));
-            let barrier = first.saturating_add(count);
-            let mut out = Vec::new();
-            for (xid, (_, entry)) in (first..).zip(batch) {
-                self.encode(&mut out, OFPT_FLOW_MOD, xid, doing, |out| {
-                    flow_mod::encode(change, &entry.raw(), out)
-                })?;
+            let mut out = self.outgoing(first, doing);
+            for (_, entry) in batch {
+                out.add(OFPT_FLOW_MOD, |body| flow_mod::encode(change, &entry.raw(), body));
             }
-            self.encode(&mut out, OFPT_BARRIER_REQUEST, barrier, doing, |_| Ok(()))?;
-            self.send(&out, doing)?;
-            self.until_barrier(barrier, first, count, doing, &mut |member, error| {
+            out.add(OFPT_BARRIER_REQUEST, |_| Ok(()));
+            self.send_all(out)?;
+            self.until_barrier(first, count, doing, &mut |member, error| {
                 if let Some((index, _)) = batch.get(member) {
                     refused.push((*index, error));
                 }
@@ -362,11 +319,10 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads up to a barrier's reply; `failed` gets the errors of the `count` messages from
-    /// `first` on.
+    /// Reads up to the reply to the barrier that follows `count` messages, the first of which
+    /// has the xid `first`; `failed` gets the errors of these messages.
     pub(in crate::openflow) fn until_barrier(
         &mut self,
-        barrier: u32,
         first: u32,
         count: u32,
         doing: &'static str,
@@ -374,7 +330,7 @@ impl Connection {
     ) -> Result<(), Error> {
         loop {
             let message = self.receive(doing)?;
-            if message.xid == barrier {
+            if message.xid == first.saturating_add(count) {
                 return self.expect(message, OFPT_BARRIER_REPLY, doing).map(|_| ());
             }
             let member = message.xid.wrapping_sub(first);
@@ -385,6 +341,33 @@ impl Connection {
             }
         }
     }
+}
+
+impl Outgoing {
+    /// Appends OPEN or COMMIT.
+    fn add_control(&mut self, id: u32, what: u16) {
+        let version = self.version;
+        self.add(kind_of(version, OFPT_BUNDLE_CONTROL), |body| {
+            BundleMessage::control(id, what).write(version, body);
+            Ok(())
+        });
+    }
+
+    /// Appends an ADD with the FLOW_MOD inside; both have the same xid, or OVS refuses.
+    fn add_member(&mut self, id: u32, change: Change, entry: &Entry) {
+        let (version, xid) = (self.version, self.xid);
+        self.add(kind_of(version, OFPT_BUNDLE_ADD_MESSAGE), |body| {
+            BundleMessage::add(id).write(version, body);
+            wire::message(body, version, OFPT_FLOW_MOD, xid, |body| {
+                flow_mod::encode(change, &entry.raw(), body)
+            })
+        });
+    }
+}
+
+/// In 1.3 a bundle's messages are an experimenter's.
+fn kind_of(version: Version, later: u8) -> u8 {
+    if version == Version::V13 { OFPT_EXPERIMENTER } else { later }
 }
 
 #[cfg(test)]

@@ -112,6 +112,33 @@ impl Inbox {
     }
 }
 
+/// Messages for one write. Each has the xid after the one before.
+#[derive(Debug)]
+pub(in crate::openflow) struct Outgoing {
+    bytes: Vec<u8>,
+    pub(in crate::openflow) version: Version,
+    /// The next message's.
+    pub(in crate::openflow) xid: u32,
+    doing: &'static str,
+    /// What was wrong with the first message that could not be encoded.
+    encoded: Result<(), Malformed>,
+}
+
+impl Outgoing {
+    /// Appends a message of the agreed version; `body` writes what follows its header.
+    pub(in crate::openflow) fn add(
+        &mut self,
+        kind: u8,
+        body: impl FnOnce(&mut Vec<u8>) -> Result<(), Malformed>,
+    ) {
+        let encoded = wire::message(&mut self.bytes, self.version, kind, self.xid, body);
+        if self.encoded.is_ok() {
+            self.encoded = encoded;
+        }
+        self.xid = self.xid.wrapping_add(1);
+    }
+}
+
 /// One message: its header, and where its body is in the inbox. Valid until the next
 /// message is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -224,10 +251,10 @@ impl Connection {
     pub fn barrier(&mut self) -> Result<(), Error> {
         let doing = "waiting for a barrier";
         let xid = self.xids(1);
-        let mut out = Vec::with_capacity(OFP_HEADER_LEN);
-        self.encode(&mut out, OFPT_BARRIER_REQUEST, xid, doing, |_| Ok(()))?;
-        self.send(&out, doing)?;
-        self.until_barrier(xid, 0, 0, doing, &mut |_, _| {})
+        let mut out = self.outgoing(xid, doing);
+        out.add(OFPT_BARRIER_REQUEST, |_| Ok(()));
+        self.send_all(out)?;
+        self.until_barrier(xid, 0, doing, &mut |_, _| {})
     }
 
     /// Reserves `n` consecutive xids (never 0: unsolicited messages have it); the first.
@@ -241,17 +268,15 @@ impl Connection {
         first
     }
 
-    /// Appends a message of the agreed version.
-    pub(in crate::openflow) fn encode(
-        &self,
-        out: &mut Vec<u8>,
-        kind: u8,
-        xid: u32,
-        doing: &'static str,
-        body: impl FnOnce(&mut Vec<u8>) -> Result<(), Malformed>,
-    ) -> Result<(), Error> {
-        wire::message(out, self.version, kind, xid, body)
-            .map_err(|what| self.malformed(doing, what))
+    /// An empty write; its first message will have this xid.
+    pub(in crate::openflow) fn outgoing(&self, xid: u32, doing: &'static str) -> Outgoing {
+        Outgoing { bytes: Vec::new(), version: self.version, xid, doing, encoded: Ok(()) }
+    }
+
+    /// Sends these messages. Nothing is sent if one of them could not be encoded.
+    pub(in crate::openflow) fn send_all(&mut self, out: Outgoing) -> Result<(), Error> {
+        out.encoded.map_err(|what| self.malformed(out.doing, what))?;
+        self.send(&out.bytes, out.doing)
     }
 
     /// The body of a message of this kind; its error if it is one.
@@ -328,8 +353,8 @@ impl Connection {
         let _ = poll(&mut fds, PollTimeout::from(time));
     }
 
-    /// Whether a message is nobody's but the connection's own: it is done with then. Echo
-    /// requests are answered, what the switch tells of others is noted.
+    /// Whether a message is for the connection itself, not for a caller. Echo requests are
+    /// answered, and what the flow monitor tells is noted.
     fn is_ours(&mut self, message: Message, doing: &'static str) -> Result<bool, Error> {
         match message.kind {
             OFPT_ECHO_REQUEST => self.echo(message, doing)?,
@@ -370,12 +395,12 @@ impl Connection {
 
     fn echo(&mut self, message: Message, doing: &'static str) -> Result<(), Error> {
         let payload = self.body(message).to_vec();
-        let mut out = Vec::with_capacity(OFP_HEADER_LEN.saturating_add(payload.len()));
-        self.encode(&mut out, OFPT_ECHO_REPLY, message.xid, doing, |out| {
-            out.extend_from_slice(&payload);
+        let mut out = self.outgoing(message.xid, doing);
+        out.add(OFPT_ECHO_REPLY, |body| {
+            body.extend_from_slice(&payload);
             Ok(())
-        })?;
-        self.send(&out, doing)
+        });
+        self.send_all(out)
     }
 
     /// Waits for bytes and takes them.
@@ -408,11 +433,7 @@ impl Connection {
 
     /// Writes all of it. Reads meanwhile: with about 100 of its replies unread the switch
     /// stops reading ours, and a writer that only writes would wait for ever.
-    pub(in crate::openflow) fn send(
-        &mut self,
-        mut bytes: &[u8],
-        doing: &'static str,
-    ) -> Result<(), Error> {
+    fn send(&mut self, mut bytes: &[u8], doing: &'static str) -> Result<(), Error> {
         while !bytes.is_empty() {
             let mut stream = &self.stream;
             match stream.write(bytes) {

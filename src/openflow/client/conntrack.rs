@@ -50,18 +50,18 @@ impl Connection {
             .collect();
         let count = u32::try_from(requests.len()).unwrap_or(u32::MAX);
         let first = self.xids(count + 1);
-        let barrier = first.saturating_add(count);
-        let mut out = Vec::new();
-        for (xid, request) in (first..).zip(requests) {
-            self.encode(&mut out, OFPT_EXPERIMENTER, xid, DOING, |out| {
-                request.write(self.version(), out);
+        let mut out = self.outgoing(first, DOING);
+        let version = self.version();
+        for request in requests {
+            out.add(OFPT_EXPERIMENTER, |body| {
+                request.write(version, body);
                 Ok(())
-            })?;
+            });
         }
-        self.encode(&mut out, OFPT_BARRIER_REQUEST, barrier, DOING, |_| Ok(()))?;
-        self.send(&out, DOING)?;
+        out.add(OFPT_BARRIER_REQUEST, |_| Ok(()));
+        self.send_all(out)?;
         let mut refused = None;
-        self.until_barrier(barrier, first, count, DOING, &mut |_, error| {
+        self.until_barrier(first, count, DOING, &mut |_, error| {
             refused = refused.or(Some(error));
         })?;
         let path = self.path().to_owned();

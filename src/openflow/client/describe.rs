@@ -123,16 +123,16 @@ impl Connection {
         doing: &'static str,
     ) -> Result<u32, Error> {
         let first = self.xids(u32::try_from(requests.len()).unwrap_or(1));
-        let mut out = Vec::new();
+        let mut out = self.outgoing(first, doing);
         let version = self.version();
-        for (xid, (what, which)) in (first..).zip(requests) {
-            self.encode(&mut out, OFPT_MULTIPART_REQUEST, xid, doing, |out| {
-                multipart::request(*what, version, out);
-                which.iter().for_each(|which| which.write(version, out));
+        for (what, which) in requests {
+            out.add(OFPT_MULTIPART_REQUEST, |body| {
+                multipart::request(*what, version, body);
+                which.iter().for_each(|which| which.write(version, body));
                 Ok(())
-            })?;
+            });
         }
-        self.send(&out, doing)?;
+        self.send_all(out)?;
         Ok(first)
     }
 

@@ -158,13 +158,12 @@ impl Connection {
     }
 
     fn send_dumps(&mut self, first: u32, filters: &[Filter]) -> Result<(), Error> {
-        let mut out = Vec::with_capacity(filters.len() * 96);
-        for (xid, filter) in (first..).zip(filters) {
-            self.encode(&mut out, OFPT_MULTIPART_REQUEST, xid, DOING, |out| {
-                filter.encode(self.version(), out)
-            })?;
+        let mut out = self.outgoing(first, DOING);
+        let version = self.version();
+        for filter in filters {
+            out.add(OFPT_MULTIPART_REQUEST, |body| filter.encode(version, body));
         }
-        self.send(&out, DOING)
+        self.send_all(out)
     }
 
     /// Takes in so many dumps that were asked for.

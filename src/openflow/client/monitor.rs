@@ -10,7 +10,6 @@
 //! | request, reply | multipart 0xffff, ONF, 1870 (`openflow-1.3.h`, `struct onf_flow_monitor_request`) | multipart 16 (`openflow-1.4.h`, `struct ofp14_flow_monitor_request`) |
 //! | told | `struct onf_flow_update_full`, xid 0 | `struct ofp_flow_update_full`, xid 0 |
 //! | paused, resumed | message 4, ONF, 1871 and 1872 | updates 5 and 6 |
-//! | cancel | message 4, ONF, 1870 | a request with command 2 |
 //!
 //! The headers are in OVS's `include/openflow`; what it makes of them in `lib/ofp-monitor.c` and
 //! `ofproto/connmgr.c` (`ofmonitor_report`, `ofmonitor_flush`). Older switches refuse: for 1.4 and
@@ -23,11 +22,11 @@ use std::time::Duration;
 
 use crate::openflow::client::connection::{Connection, Message};
 use crate::openflow::codec::entry::{BadEntry, Entry, FlowKey, Head};
-use crate::openflow::codec::flow_update::{Cancel, Full, Told, read, request};
+use crate::openflow::codec::flow_update::{Full, Told, read, request};
 use crate::openflow::codec::hello::Version;
 use crate::openflow::codec::numbers::*;
 use crate::openflow::codec::oxm::read_match;
-use crate::openflow::codec::wire::{Layout as _, Reader};
+use crate::openflow::codec::wire::Reader;
 use crate::openflow::error::Error;
 
 const DOING: &str = "watching for changes";
@@ -175,38 +174,9 @@ impl Connection {
             // those once more, and if ours come as a mere xid a dump has to tell what is gone.
             Version::V14 | Version::V15 => &[put, OFPFMF_REMOVED | OFPFMF_ONLY_OWN, OFPFMF_REMOVED],
         };
-        let mut out = Vec::new();
-        self.encode(&mut out, OFPT_MULTIPART_REQUEST, xid, DOING, |out| {
-            request(version, OFPFMC_ADD, wanted, out)
-        })?;
-        self.send(&out, DOING)
-    }
-
-    /// Has it tell no more. What it has told is gone.
-    ///
-    /// # Errors
-    /// Those of any exchange.
-    pub fn unwatch(&mut self) -> Result<(), Error> {
-        if self.monitor.take().is_none_or(|monitor| !monitor.on) {
-            return Ok(());
-        }
-        let version = self.version();
-        let mut out = Vec::new();
-        if version == Version::V13 {
-            let first = self.xids(2);
-            for (xid, id) in (first..).zip(1..3_u32) {
-                self.encode(&mut out, OFPT_EXPERIMENTER, xid, DOING, |out| {
-                    Cancel { experimenter: ONFT_FLOW_MONITOR, id }.write(version, out);
-                    Ok(())
-                })?;
-            }
-        } else {
-            let xid = self.xids(1);
-            self.encode(&mut out, OFPT_MULTIPART_REQUEST, xid, DOING, |out| {
-                request(version, OFPFMC_DELETE, &[0; 3], out)
-            })?;
-        }
-        self.send(&out, DOING)
+        let mut out = self.outgoing(xid, DOING);
+        out.add(OFPT_MULTIPART_REQUEST, |body| request(version, wanted, body));
+        self.send_all(out)
     }
 
     /// Whether the switch has agreed to tell. False until its answer has come.

@@ -43,7 +43,6 @@ fn multipart_type(version: Version) -> u16 {
 /// Appends a request's body: monitors with these flags, and the numbers 1, 2, 3.
 pub(in crate::openflow) fn request(
     version: Version,
-    command: u8,
     flags: &[u16],
     out: &mut Vec<u8>,
 ) -> Result<(), Malformed> {
@@ -59,7 +58,7 @@ pub(in crate::openflow) fn request(
             out_port: OFPP_ANY,
             out_group: OFPG_ANY,
             table: OFPTT_ALL,
-            command,
+            command: OFPFMC_ADD,
         };
         request.write(version, out);
         write_match(&[], out)?;
@@ -78,19 +77,13 @@ pub(in crate::openflow) fn recode_request(
     if version == Version::V13 && r.u64("experimenter")? != ONFT_FLOW_MONITOR {
         return Err(Malformed::Unexpected("experimenter"));
     }
-    let (mut command, mut flags) = (OFPFMC_ADD, Vec::new());
+    let mut flags = Vec::new();
     while !r.is_empty() {
         let one = Request::read(version, r)?;
         read_match(r)?;
-        command = one.command;
         flags.push(one.flags);
     }
-    request(version, command, &flags, out)
-}
-
-layout! {
-    /// 1.3's message that ends a monitor (ONFT_FLOW_MONITOR_CANCEL).
-    pub(in crate::openflow) struct Cancel { experimenter: u64, id: u32 }
+    request(version, &flags, out)
 }
 
 /// One update in a message.

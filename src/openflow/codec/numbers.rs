@@ -79,7 +79,7 @@ numbers! {
 
     // Flow monitors (1.5.1, section 7.3.5.18; `struct onf_flow_monitor_request`): commands, what to
     // tell (the same bits in both dialects; ONFFMF_OWN: our own changes in full), what is told.
-    u8: OFPFMC_ADD = 0, OFPFMC_DELETE = 2;
+    u8: OFPFMC_ADD = 0;
     u16: OFPFMF_ADD = 1 << 1, OFPFMF_REMOVED = 1 << 2, OFPFMF_MODIFY = 1 << 3,
         OFPFMF_INSTRUCTIONS = 1 << 4, ONFFMF_OWN = 1 << 5, OFPFMF_ONLY_OWN = 1 << 6,
         OFPFME_INITIAL = 0, OFPFME_ADDED = 1, OFPFME_REMOVED = 2, OFPFME_MODIFIED = 3,

@@ -40,7 +40,7 @@ fn events(version: Version) -> [u16; 4] {
 }
 
 #[test]
-fn the_request_and_its_cancel() {
+fn the_request() {
     let asked = [
         (
             Version::V13,
@@ -63,30 +63,12 @@ fn the_request_and_its_cancel() {
             peer.send(19, xid, &reply(version, &[]));
             let (_, barrier, _) = peer.next();
             peer.send(21, barrier, &[]);
-            match version {
-                Version::V13 => {
-                    for id in ["00000001", "00000002"] {
-                        let (kind, _, body) = peer.next();
-                        assert_eq!((kind, body), (4, hex(&format!("4f4e4600 0000074e {id}"))));
-                    }
-                }
-                _ => {
-                    let (kind, _, body) = peer.next();
-                    assert_eq!((kind, body.len()), (18, 8 + 3 * 24));
-                    assert_eq!(
-                        body[8..32],
-                        hex("00000001 ffffffff ffffffff 0000 ff 02 00010004 00000000")
-                    );
-                }
-            }
         });
         let mut connection = fake.open().unwrap();
         connection.watch().unwrap();
         assert!(!connection.is_watching(), "not before the switch has said so");
         connection.barrier().unwrap();
         assert!(connection.is_watching());
-        connection.unwatch().unwrap();
-        assert!(!connection.is_watching());
         fake.done();
     }
 }
@@ -104,7 +86,6 @@ fn a_switch_that_refuses_is_not_watched() {
         connection.watch().unwrap();
         connection.barrier().unwrap();
         assert!(!connection.is_watching() && connection.noted().is_empty());
-        connection.unwatch().unwrap();
         drop(connection);
         fake.done();
     }
