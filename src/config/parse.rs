@@ -86,6 +86,64 @@ impl Reader<'_> {
             }
         }
     }
+
+    /// Reads every key but `preset`.
+    fn read_keys(&mut self, config: &mut Config) {
+        self.read("bridge", &mut config.bridge, |v| bridge(v).map(Some));
+        self.read("bridges", &mut config.bridges, |v| list(v, 64, bridge));
+        self.read("tables", &mut config.tables, |v| {
+            // 254 is internal, 255 means all.
+            let tables = list(v, 254, |t| within(t, 0, 253))?;
+            Ok(Some(tables.into_iter().filter_map(|t| u8::try_from(t).ok()).collect()))
+        });
+        let mut scope = (0, 0);
+        self.read("cookie", &mut scope, cookie);
+        (config.cookie, config.cookie_mask) = scope;
+        self.read("reg0", &mut config.reg0, |v| Reg0::try_from(text(v)?));
+        self.read("register", &mut config.register, register);
+        self.read("registerMask", &mut config.register_mask, mask);
+        self.read("match", &mut config.evidence, evidence);
+        // The old name first: the new one wins.
+        for key in ["ipScope", "addressScope"] {
+            self.read(key, &mut config.address_scope, |v| {
+                choice(v, &[("node", AddressScope::Node), ("cluster", AddressScope::Cluster)])
+            });
+        }
+        self.read("mode", &mut config.mode, |v| {
+            choice(v, &[("enforce", Mode::Enforce), ("observe", Mode::Observe)])
+        });
+        self.read("conntrack", &mut config.conntrack, boolean);
+        self.read("reapDangling", &mut config.reap_dangling, boolean);
+        self.read("reapPorts", &mut config.reap_ports, boolean);
+        self.read("lingerSeconds", &mut config.linger_seconds, |v| within(v, 0, 86_400));
+        self.read("timeoutMs", &mut config.timeout_ms, |v| within(v, 50, 120_000));
+        self.read("stateDir", &mut config.state_dir, path);
+        self.read("ovsRunDir", &mut config.ovs_run_dir, |v| path(v).map(Some));
+        self.read("logLevel", &mut config.log_level, |v| {
+            choice(v, &["error", "warn", "info", "debug", "trace"].map(|l| (l, l)))
+                .map(str::to_owned)
+        });
+        self.read("logFile", &mut config.log_file, |v| path(v).map(Some));
+    }
+
+    fn refuse_unknown_keys(&mut self) {
+        for key in self.conf.keys() {
+            let known = ours().any(|ours| ours == key)
+                || RETIRED.iter().any(|(retired, _)| retired == key)
+                || THEIRS.contains(&key.as_str())
+                || key.starts_with("cni.dev/")
+                || key.starts_with('_');
+            if !known {
+                let text = match nearest(key) {
+                    Some(near) => format!("is unknown; did you mean {near:?}?"),
+                    None => {
+                        format!("is unknown; known are {}", ours().collect::<Vec<_>>().join(", "))
+                    }
+                };
+                self.problem(key, text);
+            }
+        }
+    }
 }
 
 fn shown(value: &Value) -> String {
@@ -262,67 +320,16 @@ fn nearest(key: &str) -> Option<&'static str> {
 pub(super) fn parse(conf: &Map<String, Value>) -> (Config, Vec<Problem>) {
     let mut config = Config::default();
     let mut reader = Reader { conf, problems: Vec::new() };
-
     let mut preset = String::new();
     reader.read("preset", &mut preset, |v| choice(v, &PRESETS.map(|p| (p, p))).map(str::to_owned));
     apply_preset(&mut config, &preset);
-
-    let mut one = config.bridge.clone();
-    reader.read("bridge", &mut one, |v| bridge(v).map(Some));
-    config.bridge = one;
-    reader.read("bridges", &mut config.bridges, |v| list(v, 64, bridge));
-    reader.read("tables", &mut config.tables, |v| {
-        // 254 is internal, 255 means all.
-        let tables = list(v, 254, |t| within(t, 0, 253))?;
-        Ok(Some(tables.into_iter().filter_map(|t| u8::try_from(t).ok()).collect()))
-    });
-    let mut scope = (0, 0);
-    reader.read("cookie", &mut scope, cookie);
-    (config.cookie, config.cookie_mask) = scope;
-    reader.read("reg0", &mut config.reg0, |v| Reg0::try_from(text(v)?));
-    reader.read("register", &mut config.register, register);
-    reader.read("registerMask", &mut config.register_mask, mask);
-    reader.read("match", &mut config.evidence, evidence);
-    // The old name first: the new one wins.
-    for key in ["ipScope", "addressScope"] {
-        reader.read(key, &mut config.address_scope, |v| {
-            choice(v, &[("node", AddressScope::Node), ("cluster", AddressScope::Cluster)])
-        });
-    }
-    reader.read("mode", &mut config.mode, |v| {
-        choice(v, &[("enforce", Mode::Enforce), ("observe", Mode::Observe)])
-    });
-    reader.read("conntrack", &mut config.conntrack, boolean);
-    reader.read("reapDangling", &mut config.reap_dangling, boolean);
-    reader.read("reapPorts", &mut config.reap_ports, boolean);
-    reader.read("lingerSeconds", &mut config.linger_seconds, |v| within(v, 0, 86_400));
-    reader.read("timeoutMs", &mut config.timeout_ms, |v| within(v, 50, 120_000));
-    reader.read("stateDir", &mut config.state_dir, path);
-    reader.read("ovsRunDir", &mut config.ovs_run_dir, |v| path(v).map(Some));
-    reader.read("logLevel", &mut config.log_level, |v| {
-        choice(v, &["error", "warn", "info", "debug", "trace"].map(|l| (l, l))).map(str::to_owned)
-    });
-    reader.read("logFile", &mut config.log_file, |v| path(v).map(Some));
-
+    reader.read_keys(&mut config);
     if let (Some(bridge), false) = (&config.bridge, config.bridges.is_empty())
         && !config.bridges.contains(bridge)
     {
         config.bridges.push(bridge.clone());
     }
-    for key in conf.keys() {
-        let known = ours().any(|ours| ours == key)
-            || RETIRED.iter().any(|(retired, _)| retired == key)
-            || THEIRS.contains(&key.as_str())
-            || key.starts_with("cni.dev/")
-            || key.starts_with('_');
-        if !known {
-            let text = match nearest(key) {
-                Some(near) => format!("is unknown; did you mean {near:?}?"),
-                None => format!("is unknown; known are {}", ours().collect::<Vec<_>>().join(", ")),
-            };
-            reader.problem(key, text);
-        }
-    }
+    reader.refuse_unknown_keys();
     (config, reader.problems)
 }
 

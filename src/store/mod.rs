@@ -47,6 +47,7 @@ pub use snapshot::{KnownNetwork, Leftover, RegistrySnapshot};
 use crate::model::attachment::{Attachment, Key, NetworkName};
 use crate::util::clock::Deadline;
 use record::Found;
+use snapshot::Reading;
 
 /// How long a reader waits for writers: they hold the lock for moments, so a longer hold is
 /// a stopped process, which must not stop `list` or a sweep.
@@ -118,7 +119,8 @@ impl Registry {
     pub fn snapshot(&self) -> Result<RegistrySnapshot, Error> {
         let quiet = self.keep_writers_out();
         let version = quiet.version();
-        let registry_snapshot = snapshot::take(&self.root, quiet.passes, None)?;
+        let registry_snapshot =
+            snapshot::take(&self.root, Reading { passes: quiet.passes, wanted: None })?;
         Ok(RegistrySnapshot { version, ..registry_snapshot })
     }
 
@@ -131,7 +133,7 @@ impl Registry {
         wanted: &dyn Fn(&RecordHeader) -> bool,
     ) -> Result<RegistrySnapshot, Error> {
         let quiet = self.keep_writers_out();
-        snapshot::take(&self.root, quiet.passes, Some(wanted))
+        snapshot::take(&self.root, Reading { passes: quiet.passes, wanted: Some(wanted) })
     }
 
     /// Whether nobody can have written a record since a snapshot was taken. "No" where it

@@ -92,17 +92,22 @@ pub(super) fn names(directory: &Path, passes: usize) -> Result<BTreeSet<String>,
     Ok(names)
 }
 
-pub(super) fn take(
-    root: &Path,
-    passes: usize,
-    wanted: Option<Wanted<'_>>,
-) -> Result<RegistrySnapshot, Error> {
+/// How to read the records.
+#[derive(Clone, Copy)]
+pub(super) struct Reading<'w> {
+    /// How often a directory is listed.
+    pub(super) passes: usize,
+    /// Which records; `None`: all.
+    pub(super) wanted: Option<Wanted<'w>>,
+}
+
+pub(super) fn take(root: &Path, reading: Reading<'_>) -> Result<RegistrySnapshot, Error> {
     let mut all = RegistrySnapshot::default();
-    for directory in names(root, passes)? {
+    for directory in names(root, reading.passes)? {
         let Some(network) = layout::network_of(&directory) else { continue };
         let path = root.join(directory);
         match fs::symlink_metadata(&path) {
-            Ok(meta) if meta.is_dir() => all.add_network(network, &path, passes, wanted),
+            Ok(meta) if meta.is_dir() => all.add_network(network, &path, reading),
             // Records may be behind it, and we made no link: not to be trusted, nor ignored.
             Ok(meta) if meta.is_symlink() => {
                 let what = "a symbolic link";
@@ -148,13 +153,7 @@ impl RegistrySnapshot {
         Some(Self { networks, attachments, tombstones, version, ..Self::default() })
     }
 
-    fn add_network(
-        &mut self,
-        network: NetworkName,
-        path: &Path,
-        passes: usize,
-        wanted: Option<Wanted<'_>>,
-    ) {
+    fn add_network(&mut self, network: NetworkName, path: &Path, reading: Reading<'_>) {
         let config = path.join(layout::CONFIG);
         let state = match record::examine(&config, &network, Slot::State) {
             Ok(Found::State(text)) => Some(text),
@@ -167,19 +166,13 @@ impl RegistrySnapshot {
                 None
             }
         };
-        // The living first: whoever is buried meanwhile is then found among the dead.
-        let mut active = Vec::new();
-        self.add_directory(path, (passes, wanted), &network, &mut active, |name| {
+        // Active records first: one that dies meanwhile is then found as a tombstone.
+        let active = self.add_directory(path, reading, &network, |name| {
             layout::parse_active(&network, name).map(Slot::Active)
         });
-        let mut dead = Vec::new();
-        self.add_directory(
-            &path.join(layout::DEAD),
-            (passes, wanted),
-            &network,
-            &mut dead,
-            |name| layout::parse_tombstone(&network, name).map(|(k, g)| Slot::Tombstone(k, g)),
-        );
+        let dead = self.add_directory(&path.join(layout::DEAD), reading, &network, |name| {
+            layout::parse_tombstone(&network, name).map(|(k, g)| Slot::Tombstone(k, g))
+        });
         let tombstones_written: HashSet<(&Key, u64)> =
             dead.iter().map(|a| (&a.key, a.generation)).collect();
         for a in active {
@@ -193,19 +186,19 @@ impl RegistrySnapshot {
         self.networks.push(KnownNetwork { name: network, path: config, state });
     }
 
-    /// Reads one directory's records into `into`.
+    /// Reads one directory's records.
     fn add_directory(
         &mut self,
         directory: &Path,
-        (passes, wanted): (usize, Option<Wanted<'_>>),
+        reading: Reading<'_>,
         network: &NetworkName,
-        into: &mut Vec<Attachment>,
         slot_of: impl Fn(&str) -> Option<Slot>,
-    ) {
-        let names = match names(directory, passes) {
-            Ok(names) => names,
-            Err(e) => return self.failures.push(e),
-        };
+    ) -> Vec<Attachment> {
+        let names = names(directory, reading.passes).unwrap_or_else(|e| {
+            self.failures.push(e);
+            BTreeSet::new()
+        });
+        let mut records = Vec::new();
         for name in names {
             let path = directory.join(&name);
             if name.starts_with('.') {
@@ -217,8 +210,8 @@ impl RegistrySnapshot {
                     continue;
                 }
                 let slot = slot_of(&name).unwrap_or(Slot::Nothing);
-                match record::examine_if(&path, network, slot, wanted) {
-                    Ok(Found::Record(a)) => into.push(*a),
+                match record::examine_if(&path, network, slot, reading.wanted) {
+                    Ok(Found::Record(a)) => records.push(*a),
                     Ok(found) => self.note(found),
                     Err(e) => self.failures.push(e),
                 }
@@ -226,6 +219,7 @@ impl RegistrySnapshot {
                 self.aside.push(path);
             }
         }
+        records
     }
 
     fn note(&mut self, found: Found) {

@@ -1,5 +1,5 @@
-//! Instructions and actions, each read into a plain value. What they mean for a verdict is
-//! `effects`' business, how they look to a person `show`'s.
+//! Instructions and actions, each read into a plain value. `effects` says what they mean for
+//! a verdict, `text` how they look to a person.
 
 use crate::openflow::codec::learn::Learn;
 use crate::openflow::codec::numbers::*;
@@ -83,14 +83,14 @@ pub(in crate::openflow) enum Action<'a> {
     Ct(Ct<'a>),
     Nat(&'a [u8]),
     Clone(&'a [u8]),
-    /// Edits the packet or says something about it; nobody's port, nobody's register.
+    /// Edits the packet or its handling. Names no port and no register.
     Edit {
         name: &'static str,
         argument: Option<u32>,
     },
-    /// Bytes that somebody wanted to remember.
+    /// Bytes for whoever added the entry; the switch ignores them.
     Note(&'a [u8]),
-    /// One we cannot read, whole.
+    /// An action that we cannot read: all of its body.
     Unknown {
         kind: u16,
         body: &'a [u8],
@@ -201,59 +201,16 @@ fn experimenter(kind: u16, body: Reader<'_>) -> Result<Action<'_>, Malformed> {
 }
 
 /// Arguments from offset 10 of the action.
-#[expect(clippy::too_many_lines, reason = "one table: subtype, layout")]
 fn nicira(subtype: u16, mut r: Reader<'_>) -> Result<Option<Action<'_>>, Malformed> {
     Ok(Some(match subtype {
-        NXAST_RESUBMIT => Action::Resubmit {
-            in_port: r.u16("resubmit")?,
-            table: NX_RESUBMIT_SAME_TABLE,
-            ct: false,
-        },
-        NXAST_RESUBMIT_TABLE | NXAST_RESUBMIT_TABLE_CT => {
-            let in_port = r.u16("resubmit")?;
-            Action::Resubmit {
-                in_port,
-                table: r.u8("resubmit")?,
-                ct: subtype == NXAST_RESUBMIT_TABLE_CT,
-            }
-        }
-        NXAST_SET_TUNNEL => {
-            r.take(2, "set_tunnel")?;
-            set_tunnel(r.u32("set_tunnel")?.into())
-        }
-        NXAST_SET_TUNNEL64 => {
-            r.take(6, "set_tunnel")?;
-            set_tunnel(r.u64("set_tunnel")?)
-        }
-        NXAST_SET_QUEUE => {
-            r.take(2, "set_queue")?;
-            edit("set_queue", Some(r.u32("set_queue")?))
-        }
-        NXAST_POP_QUEUE => edit("pop_queue", None),
-        NXAST_REG_MOVE => copy_field(&mut r, 0)?,
-        NXAST_REG_LOAD => {
-            let packed = r.u16("load")?;
-            let dst = Range::packed(Header::read(&mut r)?, packed);
-            Action::Load { dst, value: r.u64("load")? }
+        NXAST_RESUBMIT | NXAST_RESUBMIT_TABLE | NXAST_RESUBMIT_TABLE_CT => {
+            let (in_port, ct) = (r.u16("resubmit")?, subtype == NXAST_RESUBMIT_TABLE_CT);
+            let same = subtype == NXAST_RESUBMIT;
+            let table = if same { NX_RESUBMIT_SAME_TABLE } else { r.u8("resubmit")? };
+            Action::Resubmit { in_port, table, ct }
         }
         NXAST_NOTE => Action::Note(r.rest()),
-        NXAST_MULTIPATH => {
-            r.take(16, "multipath")?;
-            let packed = r.u16("multipath")?;
-            Action::Multipath(Range::packed(Header::read(&mut r)?, packed))
-        }
-        NXAST_BUNDLE | NXAST_BUNDLE_LOAD => {
-            r.take(10, "bundle")?;
-            let count = usize::from(r.u16("bundle")?);
-            let packed = r.u16("bundle")?;
-            let mut dst = r.sub(8, "bundle")?;
-            let load = match subtype {
-                NXAST_BUNDLE_LOAD => Some(Range::packed(Header::read(&mut dst)?, packed)),
-                _ => None,
-            };
-            let bytes = count.checked_mul(2).ok_or(Malformed::Short("bundle's members"))?;
-            Action::Bundle { ports: r.take(bytes, "bundle's members")?, load }
-        }
+        NXAST_BUNDLE | NXAST_BUNDLE_LOAD => bundle(r, subtype == NXAST_BUNDLE_LOAD)?,
         NXAST_OUTPUT_REG | NXAST_OUTPUT_REG2 => {
             let packed = r.u16("output to a register")?;
             if subtype == NXAST_OUTPUT_REG2 {
@@ -262,34 +219,11 @@ fn nicira(subtype: u16, mut r: Reader<'_>) -> Result<Option<Action<'_>>, Malform
             Action::OutputRegister(Range::packed(Header::read(&mut r)?, packed))
         }
         NXAST_LEARN | NXAST_LEARN2 => Action::Learn(Learn::read(r, subtype == NXAST_LEARN2)?),
-        NXAST_EXIT => edit("exit", None),
-        NXAST_DEC_TTL | NXAST_DEC_TTL_CNT_IDS => edit("dec_ttl", None),
-        NXAST_FIN_TIMEOUT => edit("fin_timeout", None),
         NXAST_CONTROLLER | NXAST_CONTROLLER2 => Action::Controller,
-        NXAST_PUSH_MPLS => edit("push_mpls", Some(r.u16("push_mpls")?.into())),
-        NXAST_POP_MPLS => edit("pop_mpls", Some(r.u16("pop_mpls")?.into())),
-        NXAST_SET_MPLS_TTL => edit("set_mpls_ttl", Some(r.u8("set_mpls_ttl")?.into())),
-        NXAST_DEC_MPLS_TTL => edit("dec_mpls_ttl", None),
-        NXAST_STACK_PUSH | NXAST_STACK_POP => {
-            let offset = r.u16("stack")?;
-            let header = Header::read(&mut r)?;
-            let range = Range::new(header, offset, r.u16("stack")?.into());
-            if subtype == NXAST_STACK_PUSH {
-                Action::StackPush(range)
-            } else {
-                Action::StackPop(range)
-            }
-        }
         NXAST_SAMPLE => Action::Sample { port: None },
         NXAST_SAMPLE2 | NXAST_SAMPLE3 | NXAST_SAMPLE4 => {
             r.take(if subtype == NXAST_SAMPLE4 { 22 } else { 14 }, "sample")?;
             Action::Sample { port: Some(r.u16("sample")?) }
-        }
-        NXAST_SET_MPLS_LABEL => edit("set_mpls_label", None),
-        NXAST_SET_MPLS_TC => edit("set_mpls_tc", None),
-        NXAST_REG_LOAD2 => {
-            r.take(6, "load2")?;
-            Action::SetField(Oxm::read(&mut r)?)
         }
         NXAST_CONJUNCTION => {
             let (clause, of) = (r.u8("conjunction")?, r.u8("conjunction")?);
@@ -304,17 +238,89 @@ fn nicira(subtype: u16, mut r: Reader<'_>) -> Result<Option<Action<'_>>, Malform
             r.take(6, "clone")?;
             Action::Clone(r.rest())
         }
-        NXAST_CT_CLEAR => edit("ct_clear", None),
-        NXAST_ENCAP => edit("encap", None),
-        NXAST_DECAP => edit("decap", None),
-        NXAST_DEC_NSH_TTL => edit("dec_nsh_ttl", None),
+        _ => {
+            let written = nicira_field(subtype, r)?;
+            return if written.is_some() { Ok(written) } else { nicira_edit(subtype, r) };
+        }
+    }))
+}
+
+/// The Nicira actions that write a field, or the stack.
+fn nicira_field(subtype: u16, mut r: Reader<'_>) -> Result<Option<Action<'_>>, Malformed> {
+    Ok(Some(match subtype {
+        NXAST_SET_TUNNEL => {
+            r.take(2, "set_tunnel")?;
+            set_tunnel(r.u32("set_tunnel")?.into())
+        }
+        NXAST_SET_TUNNEL64 => {
+            r.take(6, "set_tunnel")?;
+            set_tunnel(r.u64("set_tunnel")?)
+        }
+        NXAST_REG_MOVE => copy_field(&mut r, 0)?,
+        NXAST_REG_LOAD => {
+            let packed = r.u16("load")?;
+            let dst = Range::packed(Header::read(&mut r)?, packed);
+            Action::Load { dst, value: r.u64("load")? }
+        }
+        NXAST_REG_LOAD2 => {
+            r.take(6, "load2")?;
+            Action::SetField(Oxm::read(&mut r)?)
+        }
+        NXAST_MULTIPATH => {
+            r.take(16, "multipath")?;
+            let packed = r.u16("multipath")?;
+            Action::Multipath(Range::packed(Header::read(&mut r)?, packed))
+        }
+        NXAST_STACK_PUSH | NXAST_STACK_POP => {
+            let offset = r.u16("stack")?;
+            let header = Header::read(&mut r)?;
+            let range = Range::new(header, offset, r.u16("stack")?.into());
+            let push = subtype == NXAST_STACK_PUSH;
+            if push { Action::StackPush(range) } else { Action::StackPop(range) }
+        }
         NXAST_CHECK_PKT_LARGER => {
             let (length, bit) = (r.u16("check_pkt_larger")?, r.u16("check_pkt_larger")?);
             Action::CheckPktLarger { length, dst: Range::new(Header::read(&mut r)?, bit, 1) }
         }
+        _ => return Ok(None),
+    }))
+}
+
+/// The Nicira actions that are an [`Action::Edit`].
+fn nicira_edit(subtype: u16, mut r: Reader<'_>) -> Result<Option<Action<'_>>, Malformed> {
+    Ok(Some(match subtype {
+        NXAST_SET_QUEUE => {
+            r.take(2, "set_queue")?;
+            edit("set_queue", Some(r.u32("set_queue")?))
+        }
+        NXAST_POP_QUEUE => edit("pop_queue", None),
+        NXAST_EXIT => edit("exit", None),
+        NXAST_DEC_TTL | NXAST_DEC_TTL_CNT_IDS => edit("dec_ttl", None),
+        NXAST_FIN_TIMEOUT => edit("fin_timeout", None),
+        NXAST_PUSH_MPLS => edit("push_mpls", Some(r.u16("push_mpls")?.into())),
+        NXAST_POP_MPLS => edit("pop_mpls", Some(r.u16("pop_mpls")?.into())),
+        NXAST_SET_MPLS_TTL => edit("set_mpls_ttl", Some(r.u8("set_mpls_ttl")?.into())),
+        NXAST_DEC_MPLS_TTL => edit("dec_mpls_ttl", None),
+        NXAST_SET_MPLS_LABEL => edit("set_mpls_label", None),
+        NXAST_SET_MPLS_TC => edit("set_mpls_tc", None),
+        NXAST_CT_CLEAR => edit("ct_clear", None),
+        NXAST_ENCAP => edit("encap", None),
+        NXAST_DECAP => edit("decap", None),
+        NXAST_DEC_NSH_TTL => edit("dec_nsh_ttl", None),
         NXAST_DELETE_FIELD => edit("delete_field", None),
         _ => return Ok(None),
     }))
+}
+
+/// A bundle action: its member ports, and the field that gets the chosen one.
+fn bundle(mut r: Reader<'_>, loads: bool) -> Result<Action<'_>, Malformed> {
+    r.take(10, "bundle")?;
+    let count = usize::from(r.u16("bundle")?);
+    let packed = r.u16("bundle")?;
+    let mut dst = r.sub(8, "bundle")?;
+    let load = if loads { Some(Range::packed(Header::read(&mut dst)?, packed)) } else { None };
+    let bytes = count.checked_mul(2).ok_or(Malformed::Short("bundle's members"))?;
+    Ok(Action::Bundle { ports: r.take(bytes, "bundle's members")?, load })
 }
 
 fn ct<'a>(r: &mut Reader<'a>) -> Result<Ct<'a>, Malformed> {

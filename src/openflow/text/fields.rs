@@ -55,6 +55,7 @@ const LATER: u32 = FLOW_NW_FRAG_ANY | FLOW_NW_FRAG_LATER;
 /// Name in a match, name in an action, form.
 type Named = (&'static str, &'static str, Form);
 
+/// One flat table, longer than other functions: each field is one line.
 fn named(id: FieldId) -> Option<Named> {
     use Form::{Decimal, Dscp, Flags, Fragment, Ip4, Ip6, Mac, Port, Vlan};
     let hex = Form::Hex;

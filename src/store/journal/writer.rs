@@ -84,28 +84,7 @@ impl Registry {
         let directory = self.root.join(layout::JOURNAL);
         file::make_directory(&directory)?;
         let when = Stamp::now();
-        // Containers have process ids of their own: the same name may be taken.
-        let mut taken = 0;
-        let (id, path, file) = loop {
-            let id = JournalId::new(when.wall_ms.saturating_add(taken));
-            let path = directory.join(format!("{id}{PENDING}"));
-            if directory.join(format!("{id}{DONE}")).exists() {
-                taken += 1;
-                continue;
-            }
-            let flags = (OFlag::O_NOFOLLOW | OFlag::O_APPEND).bits();
-            match OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .custom_flags(flags)
-                .open(&path)
-            {
-                Ok(file) => break (id, path, file),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && taken < 1000 => taken += 1,
-                Err(e) => return Err(Error::io("write", &path)(e)),
-            }
-        };
+        let (id, path, file) = create(&directory, when.wall_ms)?;
         // Held while we live: pruning spares what is being written.
         let _ = file.try_lock();
         let mut writer = Writer {
@@ -295,6 +274,28 @@ impl Writer {
         }
         self.buffer.extend(lines);
         Ok(())
+    }
+}
+
+/// Makes the file of an operation that began then.
+fn create(directory: &Path, wall_ms: u64) -> Result<(JournalId, PathBuf, File), Error> {
+    // Containers have process ids of their own: the same name may be taken.
+    let mut taken = 0;
+    loop {
+        let id = JournalId::new(wall_ms.saturating_add(taken));
+        let path = directory.join(format!("{id}{PENDING}"));
+        if directory.join(format!("{id}{DONE}")).exists() {
+            taken += 1;
+            continue;
+        }
+        let flags = (OFlag::O_NOFOLLOW | OFlag::O_APPEND).bits();
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600).custom_flags(flags);
+        match options.open(&path) {
+            Ok(file) => return Ok((id, path, file)),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && taken < 1000 => taken += 1,
+            Err(e) => return Err(Error::io("write", &path)(e)),
+        }
     }
 }
 
