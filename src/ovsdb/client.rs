@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::error::Error;
 use super::find::Wanted;
-use super::narrow::{self, Leaving};
-use super::rows::{BRIDGE_WHOLE, INTERFACE, PORT, Rows, SWITCH, must, rows_of, select};
+use super::narrow;
+use super::rows::{BRIDGE_WHOLE, INTERFACE, PORT, Rows, SWITCH, rows_of, select};
 use super::rpc::{Connection, Outcome, Sent, TIMED_OUT, Transacted, outcomes, parse};
 use super::snapshot::{Ofport, Port, Snapshot};
 use super::value::{Datum, map, row, set};
@@ -58,19 +58,6 @@ const WATCHING: &str = "watching for changes";
 /// What a snapshot is made of.
 const TABLES: [(&str, &[&str]); 4] =
     [("Open_vSwitch", SWITCH), ("Bridge", BRIDGE_WHOLE), ("Port", PORT), ("Interface", INTERFACE)];
-
-/// One interface in short, on whatever bridge it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Number {
-    /// Its row.
-    pub id: RowId,
-    /// Its name.
-    pub name: String,
-    /// Its number; a number counts on its own bridge only.
-    pub ofport: Ofport,
-    /// `type`.
-    pub kind: String,
-}
 
 /// A connection to `ovsdb-server` with one deadline over all that is asked through it.
 #[derive(Debug)]
@@ -298,47 +285,6 @@ impl Client {
     /// Any [`Error`].
     pub fn find(&mut self, wanted: &Wanted<'_>) -> Result<Snapshot, Error> {
         narrow::find(self, wanted)
-    }
-
-    /// What DEL of one attachment needs: every bridge, the attachment's own row and any
-    /// interface that has its port number now.
-    ///
-    /// # Errors
-    /// Any [`Error`].
-    pub fn narrow_for_delete(&mut self, leaving: &Leaving<'_>) -> Result<Snapshot, Error> {
-        narrow::find_for_delete(self, leaving)
-    }
-
-    /// Every interface in short, from one moment: complete, or an error.
-    ///
-    /// # Errors
-    /// Any [`Error`].
-    pub fn numbers(&mut self) -> Result<Vec<Number>, Error> {
-        #[derive(Deserialize)]
-        struct Row {
-            #[serde(rename = "_uuid")]
-            id: Datum,
-            name: Datum,
-            ofport: Datum,
-            #[serde(rename = "type")]
-            kind: Datum,
-        }
-        let doing = "reading port numbers";
-        let operation = select("Interface", &[], &["_uuid", "name", "ofport", "type"]);
-        self.read(doing, vec![operation], |outcomes| {
-            let mut numbers = Vec::new();
-            for outcome in outcomes {
-                for row in rows_of::<Row>(doing, outcome)? {
-                    numbers.push(Number {
-                        id: must("Interface", "_uuid", row.id.row())?,
-                        name: must("Interface", "name", row.name.text())?,
-                        ofport: Ofport::read(row.ofport.integer()),
-                        kind: row.kind.text().unwrap_or_default(),
-                    });
-                }
-            }
-            Ok(numbers)
-        })
     }
 
     /// Waits until ovs-vswitchd has given the interface a number, or has failed to

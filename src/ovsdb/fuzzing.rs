@@ -20,7 +20,6 @@ use super::error::Error;
 use super::find::{Wanted, find_for_delete, find_port};
 use super::frame::Frames;
 use super::marks::marks;
-use super::narrow::Leaving;
 use super::rows::Rows;
 use super::rpc::{Transacted, outcomes};
 use super::snapshot::{Bridge, Interface, LOCAL, MAX_PORT, Ofport, Port, Snapshot};
@@ -168,21 +167,8 @@ pub(crate) fn rpc(data: &[u8]) -> bool {
                 assert!(!unchanged || moment != after || later == snapshot, "nobody told of it");
                 Some(shown(&snapshot) + &shown(&later) + &unchanged.to_string())
             }
-            2 => believe(client.find(&wanted)).map(|snapshot| shown(&snapshot)),
-            3 => {
-                let leaving = Leaving {
-                    interface: Some(RowId(7)),
-                    port: Some("veth1"),
-                    ofport: Some(5),
-                    wanted: Some(&wanted),
-                };
-                believe(client.narrow_for_delete(&leaving)).map(|snapshot| shown(&snapshot))
-            }
-            4 => believe(client.numbers()).map(|numbers| {
-                assert!(numbers.iter().all(|n| !n.name.is_empty() && is_number(n.ofport)));
-                format!("{numbers:?}")
-            }),
-            5 => believe(client.wait_ofport(RowId(7), deadline)).map(|ofport| {
+            2 | 3 => believe(client.find(&wanted)).map(|snapshot| shown(&snapshot)),
+            4 | 5 => believe(client.wait_ofport(RowId(7), deadline)).map(|ofport| {
                 assert!(ofport.is_none_or(is_number));
                 format!("{ofport:?}")
             }),

@@ -31,11 +31,10 @@ mod value;
 #[cfg(feature = "daemon")]
 pub mod watch;
 
-pub use client::{Arrived, Asked, Check, Client, Moment, Number};
+pub use client::{Arrived, Asked, Check, Client, Moment};
 pub use error::Error;
 pub use find::{Found, How, Wanted, find_for_delete, find_port, same_netns, write_port};
 pub use marks::{Marks, marks};
-pub use narrow::Leaving;
 pub use snapshot::{Bridge, Interface, Ofport, Ovn, Port, Snapshot, is_tunnel_or_patch};
 
 #[cfg(test)]

@@ -14,33 +14,12 @@ use super::snapshot::Snapshot;
 use super::value::{Datum, map, row};
 use crate::model::row::{RowId, RowSet};
 
-/// An attachment that DEL is about: what its record knows, and what finds it without one.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Leaving<'a> {
-    /// The recorded Interface row.
-    pub interface: Option<RowId>,
-    /// The recorded name.
-    pub port: Option<&'a str>,
-    /// The recorded number.
-    pub ofport: Option<u16>,
-    /// Without a record: looked for by container id, and by netns and ifname.
-    pub wanted: Option<&'a Wanted<'a>>,
-}
-
 /// How often to ask again when rows keep changing.
 const TRIES: u32 = 10;
 
 /// What ADD needs.
 pub(super) fn find(client: &mut Client, wanted: &Wanted<'_>) -> Result<Snapshot, Error> {
     steady(|| find_once(client, wanted))
-}
-
-/// What DEL needs.
-pub(super) fn find_for_delete(
-    client: &mut Client,
-    leaving: &Leaving<'_>,
-) -> Result<Snapshot, Error> {
-    steady(|| find_for_delete_once(client, leaving))
 }
 
 fn steady(mut once: impl FnMut() -> Result<Option<Snapshot>, Error>) -> Result<Snapshot, Error> {
@@ -70,32 +49,6 @@ fn find_once(client: &mut Client, wanted: &Wanted<'_>) -> Result<Option<Snapshot
     by_pod(wanted, &mut second);
     by_mac(wanted, &mut second);
     gather.more(client, second)?;
-    gather.snapshot()
-}
-
-fn find_for_delete_once(
-    client: &mut Client,
-    leaving: &Leaving<'_>,
-) -> Result<Option<Snapshot>, Error> {
-    let mut asks = Vec::new();
-    if let Some(id) = leaving.interface {
-        asks.push(Ask::Interface(json!(["_uuid", "==", row(id)])));
-    }
-    if let Some(name) = leaving.port.filter(|n| !n.is_empty()) {
-        asks.extend(by_name(name));
-    }
-    if let Some(ofport) = leaving.ofport {
-        asks.push(Ask::Interface(json!(["ofport", "==", ofport])));
-    }
-    if let Some(wanted) = leaving.wanted {
-        for name in kube_ovn_names(wanted.container_id, wanted.ifname) {
-            asks.extend(by_name(&name));
-        }
-        by_container(wanted, &mut asks);
-        by_netns(wanted, &mut asks);
-    }
-    let mut gather = Gather::default();
-    gather.start(client, asks)?;
     gather.snapshot()
 }
 

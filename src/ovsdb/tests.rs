@@ -16,7 +16,6 @@ use crate::model::row::RowId;
 use crate::util::clock::Deadline;
 
 const ALL: &[u8] = include_bytes!("../../tests/data/ovsdb/transact-select-all.json");
-const NUMBERS: &[u8] = include_bytes!("../../tests/data/ovsdb/transact-select-numbers.json");
 const DATABASES: &[u8] = include_bytes!("../../tests/data/ovsdb/list_dbs.json");
 const UNKNOWN_METHOD: &[u8] = include_bytes!("../../tests/data/ovsdb/unknown-method.json");
 const UNKNOWN_DATABASE: &[u8] =
@@ -84,18 +83,6 @@ fn the_captured_switch_is_read() {
     let kvs = br0.ports.iter().find(|p| p.name == "kvs").unwrap();
     assert_eq!(kvs.mac, Some(MacAddr([10, 0, 0, 0, 0, 10])));
     assert_eq!(snapshot.joined(), [vec![0, 1]]);
-}
-
-#[test]
-fn the_captured_numbers_are_read() {
-    let numbers = told(NUMBERS).0.numbers().unwrap();
-    assert_eq!(numbers.len(), 13);
-    let snapshot = captured();
-    for number in numbers {
-        let (_, _, interface) = snapshot.interface(number.id).unwrap();
-        assert_eq!(interface.name, number.name);
-        assert_eq!((interface.ofport, &interface.kind), (number.ofport, &number.kind));
-    }
 }
 
 #[test]

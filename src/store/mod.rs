@@ -94,12 +94,6 @@ impl Registry {
         }
     }
 
-    /// Where it is.
-    #[must_use]
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
     /// Takes the lock that every writer of records needs.
     ///
     /// # Errors

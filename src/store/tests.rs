@@ -32,7 +32,7 @@ fn gone(mut a: Attachment) -> Attachment {
 }
 
 fn path_of(registry: &Registry, name: &str) -> PathBuf {
-    registry.root().join("net").join(name)
+    registry.root.join("net").join(name)
 }
 
 fn corrupt(registry: &Registry, name: &str, bytes: &[u8]) -> PathBuf {
@@ -50,8 +50,8 @@ fn a_record_comes_back_from_where_the_design_says() {
     assert_eq!(lock.get(&a.key).unwrap(), Some(a.clone()));
     assert_eq!(lock.snapshot().unwrap().attachments, std::slice::from_ref(&a));
     let mode = |p: &Path| p.metadata().unwrap().permissions().mode() & 0o7777;
-    assert_eq!(mode(registry.root()), 0o700);
-    assert_eq!(mode(&registry.root().join("net")), 0o700);
+    assert_eq!(mode(&registry.root), 0o700);
+    assert_eq!(mode(&registry.root.join("net")), 0o700);
     assert_eq!(mode(&path_of(&registry, "c1:eth0.json")), 0o600);
 
     let dead = gone(a.clone());
@@ -132,7 +132,7 @@ fn directories_are_made_again() {
     lock.put_tombstone(&gone(a.clone())).unwrap();
     fs::remove_dir_all(path_of(&registry, "dead")).unwrap();
     lock.put_tombstone(&gone(a.clone())).unwrap();
-    fs::remove_dir_all(registry.root().join("net")).unwrap();
+    fs::remove_dir_all(registry.root.join("net")).unwrap();
     lock.put(&a).unwrap();
     assert_eq!(lock.get(&a.key).unwrap(), Some(a));
 }
@@ -246,7 +246,7 @@ fn corrupt_files_are_reported_and_hide_nothing() {
     assert!(registry_snapshot.failures.is_empty());
     let mut said: Vec<String> = registry_snapshot.corrupt.iter().map(ToString::to_string).collect();
     said.sort();
-    let root = registry.root().join("net");
+    let root = registry.root.join("net");
     let expected = [
         ("config.json", "EOF while parsing"),
         ("dead/good:eth0.2.json", "holds the record of net/good:eth0"),
@@ -310,10 +310,10 @@ fn an_unreadable_network_hides_no_other() {
     let (dir, registry) = open();
     let lock = registry.lock(soon()).unwrap();
     lock.put(&attachment("c1", 1)).unwrap();
-    std::os::unix::fs::symlink(dir.path(), registry.root().join("linked")).unwrap();
+    std::os::unix::fs::symlink(dir.path(), registry.root.join("linked")).unwrap();
     // `dead` is a file: neither can it be listed nor can the network be trusted to be complete.
-    fs::create_dir(registry.root().join("odd")).unwrap();
-    replace(&registry.root().join("odd/dead"), b"").unwrap();
+    fs::create_dir(registry.root.join("odd")).unwrap();
+    replace(&registry.root.join("odd/dead"), b"").unwrap();
     let registry_snapshot = lock.snapshot().unwrap();
     assert_eq!(registry_snapshot.attachments.len(), 1);
     assert!(!registry_snapshot.is_complete());
@@ -353,7 +353,7 @@ fn pausing_is_a_file() {
     for paused in [true, true, false, false] {
         registry.set_paused(paused).unwrap();
         assert_eq!(registry.paused(), paused);
-        assert_eq!(registry.root().join("paused").exists(), paused);
+        assert_eq!(registry.root.join("paused").exists(), paused);
     }
 }
 
@@ -411,8 +411,8 @@ fn a_lock_of_a_directory_that_was_replaced_is_taken_again() {
     let waiting = registry.clone();
     let waiter = std::thread::spawn(move || waiting.lock(soon()).map(drop).is_ok());
     std::thread::sleep(Duration::from_millis(50));
-    fs::remove_dir_all(registry.root()).unwrap();
-    let registry = Registry::open(registry.root()).unwrap();
+    fs::remove_dir_all(&registry.root).unwrap();
+    let registry = Registry::open(&registry.root).unwrap();
     let new = registry.lock(soon()).unwrap();
     drop(held);
     std::thread::sleep(Duration::from_millis(50));
@@ -470,7 +470,7 @@ proptest! {
     #[test]
     fn arbitrary_bytes_are_corrupt_never_a_panic(bytes: Vec<u8>) {
         let (_dir, registry) = open();
-        fs::create_dir(registry.root().join("net")).unwrap();
+        fs::create_dir(registry.root.join("net")).unwrap();
         for name in ["c1:eth0.json", "config.json"] {
             corrupt(&registry, name, &bytes);
         }
@@ -482,7 +482,7 @@ proptest! {
     #[test]
     fn a_record_with_one_byte_changed_never_panics(at in 0usize..500, byte: u8) {
         let (_dir, registry) = open();
-        fs::create_dir(registry.root().join("net")).unwrap();
+        fs::create_dir(registry.root.join("net")).unwrap();
         let mut bytes = serde_json::to_vec(&attachment("c1", 1)).unwrap();
         let at = at % bytes.len();
         bytes[at] = byte;

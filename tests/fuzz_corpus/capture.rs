@@ -12,10 +12,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ovs_flow_gc::model::flow::MacAddr;
-use ovs_flow_gc::model::row::RowId;
 use ovs_flow_gc::openflow::{Connection, Entry, Filter, MatchTerm, Version};
 use ovs_flow_gc::ovsdb::watch::Watcher;
-use ovs_flow_gc::ovsdb::{Client, Leaving, Wanted};
+use ovs_flow_gc::ovsdb::{Client, Wanted};
 use ovs_flow_gc::util::clock::Deadline;
 use serde_json::{Value, json};
 
@@ -387,12 +386,6 @@ fn database(node: &Node, corpus: &mut Corpus) {
         c.answered(asked).unwrap();
     });
     ask("find", 2, &mut |c| drop(c.find(&wanted).unwrap()));
-    ask("leaving", 3, &mut |c| {
-        let (interface, port) = (Some(RowId(7)), Some("veth1"));
-        let leaving = Leaving { interface, port, ofport: Some(5), wanted: Some(&wanted) };
-        drop(c.narrow_for_delete(&leaving).unwrap());
-    });
-    ask("numbers", 4, &mut |c| drop(c.numbers().unwrap()));
     ask("alive", 6, &mut |c| c.alive().unwrap());
     let answer: Value = serde_json::from_slice(&said).unwrap();
     corpus.add("ovsdb_rows", "snapshot", answer["result"].to_string());

@@ -246,9 +246,10 @@ impl Driver for Switch<'_> {
     fn numbers(&mut self) -> BTreeMap<PodId, Ofport> {
         let deadline = Deadline::after(Duration::from_secs(10));
         let mut client = Client::connect(&database_socket(&self.node.run_dir), deadline).unwrap();
-        let numbers = client.numbers().unwrap();
+        let snapshot = client.snapshot().unwrap();
         let id = |name: &str| name.strip_prefix("veth")?.parse().ok();
-        numbers.into_iter().filter_map(|n| Some((id(&n.name)?, n.ofport))).collect()
+        let all = snapshot.interfaces();
+        all.filter_map(|(_, _, i)| Some((id(&i.name)?, i.ofport))).collect()
     }
 
     fn install(&mut self, lines: &[Rc<Line>]) {

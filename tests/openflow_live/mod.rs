@@ -587,7 +587,7 @@ fn filters_by_port_register_table_and_cookie() {
                 Filter::table(3),
                 Filter { cookie: 6, cookie_mask: 0xff, ..Filter::all() },
                 Filter::in_port(77),
-                Filter::register(0, 0x1005, u32::MAX).in_table(1),
+                Filter { table: Some(1), ..Filter::register(0, 0x1005, u32::MAX) },
             ]),
             [
                 vec![1],

@@ -13,8 +13,7 @@ use nix::sys::signal::Signal;
 use ovs_flow_gc::model::flow::MacAddr;
 use ovs_flow_gc::model::row::RowId;
 use ovs_flow_gc::ovsdb::{
-    Client, Error, How, Leaving, Ofport, Ovn, Port, Snapshot, Wanted, find_for_delete, find_port,
-    marks,
+    Client, Error, How, Ofport, Ovn, Port, Snapshot, Wanted, find_for_delete, find_port, marks,
 };
 use switch::{Switch, after, median, ms, run, until};
 
@@ -120,9 +119,6 @@ fn snapshot_agrees_with_ovs_vsctl() {
     assert_eq!(seen, 12);
     let bond = br0.ports.iter().find(|p| p.name == "bond0").unwrap();
     assert_eq!(bond.interfaces.len(), 2);
-    let numbers = switch.client().numbers().unwrap();
-    assert_eq!(numbers.len(), seen);
-    assert!(numbers.iter().all(|n| snapshot.interface(n.id).unwrap().2.ofport == n.ofport));
 }
 
 #[test]
@@ -210,48 +206,11 @@ fn every_cnis_port_is_found_by_its_marks_in_narrow_and_whole_snapshots() {
         let one = |s: &Snapshot| find_port(s, wanted).map(|f| f.port.clone());
         assert_eq!(one(&narrow).map(|p| p.external_ids), one(&whole).map(|p| p.external_ids));
         // The same by DEL without a record, where it may go by that.
-        let leaving = Leaving { wanted: Some(wanted), ..Leaving::default() };
-        let narrow = switch.client().narrow_for_delete(&leaving).unwrap();
-        let found = find_for_delete(&narrow, wanted, |_| false).map(|f| f.interface.name.clone());
+        let found = find_for_delete(&whole, wanted, |_| false).map(|f| f.interface.name.clone());
         let may = matches!(how, How::ContainerId | How::PortName | How::Netns);
         assert_eq!(found, may.then(|| (*name).to_owned()), "{wanted:?}");
     }
     assert!(find_port(&switch.client().find(&base).unwrap(), &base).is_none());
-}
-
-#[test]
-fn delete_sees_the_row_and_whoever_has_the_number_now() {
-    let switch = Switch::new("del");
-    switch.add_bridge("br0");
-    switch.add_bridge("br1");
-    for (bridge, name) in [("br0", "a"), ("br0", "b"), ("br0", "c"), ("br1", "d")] {
-        switch.add_port(bridge, name);
-    }
-    for name in ["a", "b", "c", "d"] {
-        let id = switch.interface(name);
-        assert!(switch.client().wait_ofport(id, after(3000)).unwrap().is_some());
-    }
-    let whole = switch.snapshot();
-    let number = |name: &str| {
-        let (_, _, i) = whole.interfaces().find(|(_, _, i)| i.name == name).unwrap();
-        i.ofport.number().unwrap()
-    };
-    let a = switch.interface("a");
-    let leaving = Leaving { interface: Some(a), ofport: Some(number("b")), ..Leaving::default() };
-    let narrow = switch.client().narrow_for_delete(&leaving).unwrap();
-    let b0 = narrow.bridge("br0").unwrap();
-    assert_eq!(b0.interfaces().map(|(_, i)| i.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!(narrow.interface(a), whole.interface(a).map(|(_, p, i)| (b0, p, i)));
-    // A number is one of its own bridge: the other bridge's is there too, and on it.
-    let same = Leaving { ofport: Some(number("d")), ..Leaving::default() };
-    let narrow = switch.client().narrow_for_delete(&same).unwrap();
-    assert_eq!(narrow.bridge("br1").unwrap().ports.len(), 1);
-    assert_eq!(narrow.bridge("br0").unwrap().ports.len(), usize::from(number("d") <= 3));
-    switch.vsctl(&["del-port", "a"]);
-    let by_name = Leaving { interface: Some(a), port: Some("a"), ..Leaving::default() };
-    let narrow = switch.client().narrow_for_delete(&by_name).unwrap();
-    assert_eq!(narrow.interfaces().count(), 0);
-    assert_eq!(narrow.bridges.len(), 2);
 }
 
 /// A narrow question takes several round trips. An interface that is given to another port
@@ -295,10 +254,10 @@ fn a_row_that_moves_between_the_round_trips_is_not_lost() {
             }
             done.store(true, Ordering::Relaxed);
         });
-        let leaving = Leaving { interface: Some(a), ..Leaving::default() };
+        let wanted = Wanted { host_interfaces: vec!["a"], ..Wanted::default() };
         let mut asked = 0;
         while !done.load(Ordering::Relaxed) {
-            let narrow = switch.client().narrow_for_delete(&leaving).unwrap();
+            let narrow = switch.client().find(&wanted).unwrap();
             assert!(narrow.interface(a).is_some(), "lost at question {asked}");
             asked += 1;
         }
@@ -546,24 +505,16 @@ fn narrow_questions_are_cheap() {
         pod: Some(("a", "b")),
         ..by_netns.clone()
     };
-    let id = switch.interface("p77");
-    let leaving =
-        Leaving { interface: Some(id), port: Some("p77"), ofport: Some(78), ..Leaving::default() };
     let snapshot = time(&|c| assert_eq!(c.snapshot().unwrap().interfaces().count(), 251));
     let by_host = time(&|c| assert!(find_port(&c.find(&hosts).unwrap(), &hosts).is_some()));
     let by_mark = time(&|c| assert!(find_port(&c.find(&by_netns).unwrap(), &by_netns).is_some()));
     let by_none = time(&|c| assert!(find_port(&c.find(&nowhere).unwrap(), &nowhere).is_none()));
-    let delete = time(&|c| {
-        assert!(c.narrow_for_delete(&leaving).unwrap().interface(id).is_some());
-    });
-    let numbers = time(&|c| assert_eq!(c.numbers().unwrap().len(), 251));
     let alive = time(&|c| c.alive().unwrap());
     println!(
         "250 ports, connect included: snapshot {snapshot:?}, find by prevResult {by_host:?}, by \
-         netns {by_mark:?}, in vain {by_none:?}, narrow delete {delete:?}, numbers {numbers:?}, \
-         alive {alive:?}"
+         netns {by_mark:?}, in vain {by_none:?}, alive {alive:?}"
     );
-    for (what, took) in [("prevResult", by_host), ("netns", by_mark), ("delete", delete)] {
+    for (what, took) in [("prevResult", by_host), ("netns", by_mark)] {
         assert!(took * 2 < snapshot, "{what}: {took:?} beside {snapshot:?}");
     }
 }

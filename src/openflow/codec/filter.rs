@@ -162,12 +162,6 @@ impl Filter {
         Self { like, ..Self::table(entry.table()) }
     }
 
-    /// The same, in one table.
-    #[must_use]
-    pub fn in_table(self, table: u8) -> Self {
-        Self { table: Some(table), ..self }
-    }
-
     /// Appends the body of the request, from the multipart header on.
     pub(in crate::openflow) fn encode(
         &self,
@@ -315,6 +309,7 @@ mod tests {
     fn a_narrow_request() {
         let mut body = Vec::new();
         let filter = Filter {
+            table: Some(10),
             out_port: Some(OFPP_LOCAL),
             cookie: 0x2a,
             cookie_mask: 0xff,
@@ -323,7 +318,6 @@ mod tests {
                 MatchTerm::Ipv4Src(Ipv4Addr::new(10, 244, 1, 5)),
                 MatchTerm::Register { index: 1, value: 0xfff, mask: 0xff },
             ])
-            .in_table(10)
         };
         filter.encode(Version::V13, &mut body).unwrap();
         assert_eq!(

@@ -31,7 +31,7 @@ fn read_back(registry: &Registry, id: &JournalId) -> (Operation, Vec<Deleted<'st
 }
 
 fn size_of(registry: &Registry) -> u64 {
-    let files = files(&registry.root().join("journal")).unwrap();
+    let files = files(&registry.root.join("journal")).unwrap();
     files.iter().map(|(.., bytes)| bytes).sum()
 }
 
@@ -60,7 +60,7 @@ fn flushed_lines_are_there_before_the_end_and_after_a_crash() {
     writer.record(&deleted(1, 1, 10)).unwrap();
     writer.flush().unwrap();
     writer.record(&deleted(1, 2, 10)).unwrap();
-    let id = writer.id().clone();
+    let id = writer.id.clone();
     drop(writer);
     let (operation, all) = read_back(&registry, &id);
     assert_eq!(all, [deleted(1, 1, 10)]);
@@ -80,7 +80,7 @@ fn what_was_prepared_can_be_taken_back() {
         writer.prepare(d).unwrap();
     }
     assert!(writer.has_room());
-    let path = registry.root().join(format!("journal/{}.jsonl.pending", writer.id()));
+    let path = registry.root.join(format!("journal/{}.jsonl.pending", writer.id));
     assert_eq!(fs::read_to_string(path).unwrap().lines().count(), 3);
     writer.take_back();
     for d in &large[1..] {
@@ -98,15 +98,15 @@ fn a_notice_that_was_taken_back_is_written_again_and_one_that_was_written_stays(
     for n in 0..8 {
         writer.prepare(&deleted(1, n, 10_000)).unwrap();
     }
-    assert!(writer.truncated());
+    assert!(writer.truncated);
     writer.take_back();
-    assert!(!writer.truncated());
+    assert!(!writer.truncated);
     for n in 0..8 {
         writer.prepare(&deleted(1, n, 10_000)).unwrap();
     }
     writer.flush().unwrap();
     writer.take_back();
-    assert!(writer.truncated());
+    assert!(writer.truncated);
     let (operation, all) = read_back(&registry, &writer.finish().unwrap());
     assert!(operation.truncated && !all.is_empty() && all.len() < 8, "{}", all.len());
 }
@@ -137,7 +137,7 @@ fn a_torn_last_line_is_left_out() {
         writer.record(&deleted(1, n, 10)).unwrap();
     }
     let id = writer.finish().unwrap();
-    let path = registry.root().join(format!("journal/{id}.jsonl"));
+    let path = registry.root.join(format!("journal/{id}.jsonl"));
     let bytes = fs::read(&path).unwrap();
     let header = bytes.iter().position(|b| *b == b'\n').unwrap();
     for length in header + 1..bytes.len() {
@@ -156,7 +156,7 @@ fn a_torn_last_line_is_left_out() {
 fn abandoned_is_gone() {
     let (_dir, registry) = registry();
     let writer = registry.begin_journal("DEL", vec![], "").unwrap();
-    let id = writer.id().clone();
+    let id = writer.id.clone();
     writer.abandon().unwrap();
     let read = registry.read_journal::<Value>(&id, &mut |_| {});
     assert!(matches!(read, Err(Error::NoSuchOperation { .. })));
@@ -192,7 +192,7 @@ fn an_operation_larger_than_the_bound_is_cut_and_says_so() {
     for n in 0..5000 {
         writer.record(&deleted(n % 7, n, 1000)).unwrap();
     }
-    assert!(writer.truncated());
+    assert!(writer.truncated);
     let id = writer.finish().unwrap();
     assert!(size_of(&registry) <= limit);
     let (operation, all) = read_back(&registry, &id);

@@ -41,7 +41,7 @@ struct BackLine<'a, E> {
 /// as after a crash.
 #[derive(Debug)]
 pub struct Writer {
-    id: JournalId,
+    pub(super) id: JournalId,
     directory: PathBuf,
     path: PathBuf,
     file: File,
@@ -55,7 +55,8 @@ pub struct Writer {
     groups: HashMap<Group<'static>, usize>,
     /// How many of them are in the file.
     groups_written: usize,
-    truncated: bool,
+    /// The bound was reached: deleted flows are missing.
+    pub(super) truncated: bool,
 }
 
 impl Registry {
@@ -118,18 +119,6 @@ impl Registry {
 }
 
 impl Writer {
-    /// The operation's name.
-    #[must_use]
-    pub fn id(&self) -> &JournalId {
-        &self.id
-    }
-
-    /// Whether the bound was reached and deleted flows are missing.
-    #[must_use]
-    pub fn truncated(&self) -> bool {
-        self.truncated
-    }
-
     /// Adds a flow that is about to be deleted. [`flush`](Self::flush) before the delete is
     /// sent.
     ///
