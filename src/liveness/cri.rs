@@ -2,7 +2,7 @@
 //!
 //! The runtime is asked again and again for all its sandboxes; each complete answer is one
 //! [observation](super::observations). Events are not used: containerd has them from 1.7 on,
-//! CRI-O only if it is told to.
+//! CRI-O only if it is configured to.
 //!
 //! Guarantees: dead is said only of a sandbox that this runtime showed ready over the same
 //! connection, when two lists in a row do not, and the runtime, asked for it by id, does not
@@ -66,7 +66,7 @@ impl Default for Pace {
     }
 }
 
-/// The runtime as a witness. Dropping it ends the asking.
+/// The runtime as a source of liveness. Dropping it ends the asking.
 pub struct Cri {
     shared: Arc<Shared>,
     boot_id: String,
@@ -82,7 +82,7 @@ impl fmt::Debug for Cri {
 
 /// Starts asking the runtime at `socket`, on `runtime`. `on_change` is called when a sandbox
 /// is not ready or gone, and again when that is settled: a sweep may find something. `up` is
-/// told whenever the runtime starts or ceases to answer. Neither may block.
+/// called whenever the runtime starts or ceases to answer. Neither may block.
 pub fn start(
     socket: impl Into<PathBuf>,
     pace: Pace,
@@ -106,7 +106,7 @@ pub fn start(
         pace,
         on_change: Box::new(on_change),
         up: Box::new(up),
-        told: None,
+        reported: None,
         failures: 0,
     };
     let task = runtime.spawn(watcher.run()).abort_handle();
@@ -115,7 +115,7 @@ pub fn start(
     Arc::new(Cri { shared, boot_id, task })
 }
 
-/// How long a sweep waits for the runtime's word of now.
+/// How long a sweep waits for a new answer of the runtime.
 const REFRESH: Duration = Duration::from_millis(250);
 
 impl Cri {
@@ -186,15 +186,15 @@ impl LivenessSource for Cri {
 /// What the watcher writes and the sweeper reads.
 struct Shared {
     view: Mutex<View>,
-    /// A look has been answered, or has failed.
+    /// An observation has been answered, or has failed.
     settled: Condvar,
-    /// Somebody waits for one.
+    /// A caller waits for one.
     wanted: Notify,
 }
 
 struct View {
     seen: Observations,
-    /// Looks are numbered: the last that was begun, answered, failed.
+    /// Observations are numbered: the last that was begun, answered, failed.
     begun: u64,
     done: u64,
     failed: u64,
@@ -202,7 +202,7 @@ struct View {
 
 impl Shared {
     fn view(&self) -> MutexGuard<'_, View> {
-        // Whoever panicked with it left whole steps behind.
+        // A thread that panicked with the lock left whole steps behind.
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -213,8 +213,8 @@ struct Watcher {
     pace: Pace,
     on_change: Box<dyn Fn() + Send + Sync>,
     up: Box<dyn Fn(bool) + Send + Sync>,
-    /// What `up` was told last.
-    told: Option<bool>,
+    /// The last argument of `up`.
+    reported: Option<bool>,
     failures: u32,
 }
 
@@ -266,14 +266,14 @@ impl Watcher {
             };
             tokio::select! {
                 () = sleep(pause) => {}
-                // Nobody's impatience shortens a back-off.
+                // A caller that waits does not shorten a back-off.
                 () = self.shared.wanted.notified(), if self.failures == 0 => {}
             }
         }
     }
 
-    /// One list. Whoever is missing is asked for by id, so that a list that was cut short
-    /// kills nobody.
+    /// One list. A sandbox that is missing is asked for by id, so that no pod is called dead by a
+    /// list that was cut short.
     async fn look(&self, client: &mut Client) -> Result<Vec<Sandbox>, Error> {
         let sandboxes = client.list().await?;
         let missing: Vec<String> = {
@@ -295,7 +295,7 @@ impl Watcher {
         Ok(sandboxes)
     }
 
-    /// Whether another look is wanted soon.
+    /// Whether another observation is wanted soon.
     fn take_in(&mut self, number: u64, sandboxes: &[Sandbox], runtime: &str) -> bool {
         let shown = sandboxes.iter().map(|sandbox| Shown {
             id: &sandbox.id,
@@ -311,7 +311,7 @@ impl Watcher {
             (seen.complete(shown), seen.is_unsettled())
         };
         self.failures = 0;
-        if self.tell(true) {
+        if self.report(true) {
             info!(
                 "cri: {runtime} at {} answers: {} sandboxes, {} ready",
                 self.socket.display(),
@@ -344,18 +344,18 @@ impl Watcher {
         }
         self.shared.settled.notify_all();
         self.failures = self.failures.saturating_add(1);
-        if self.tell(false) {
+        if self.report(false) {
             warn!("cri: nobody is judged by the runtime until it answers: {error}");
         } else {
             debug!("cri: still away: {error}");
         }
     }
 
-    /// Tells `up` if it does not know; whether it did not.
-    fn tell(&mut self, up: bool) -> bool {
-        let news = self.told != Some(up);
+    /// Calls `up` if the state has changed; whether it has.
+    fn report(&mut self, up: bool) -> bool {
+        let news = self.reported != Some(up);
         if news {
-            self.told = Some(up);
+            self.reported = Some(up);
             (self.up)(up);
         }
         news

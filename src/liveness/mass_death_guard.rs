@@ -1,9 +1,9 @@
-//! The mass-death guard ("the brake" to users): when much of a node seems to die at once, it is
-//! the source that is ill.
+//! The mass-death guard ("the brake" to users): when much of a node seems to die at once, the
+//! source of liveness is probably wrong.
 //!
-//! Sources tell of one death after the other, and several processes sweep (the daemon, `sweep`,
-//! the timer). So whom one source alone called dead is kept in a file that they share
-//! ([`MassDeathGuard`]), and counts for all of them.
+//! Deaths come one after the other, and several processes sweep (the daemon, `sweep`, the timer).
+//! So the deaths that only one source reports are kept in a file that the processes share
+//! ([`MassDeathGuard`]).
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -23,16 +23,16 @@ pub(crate) const FEW: usize = 3;
 const BURST: Duration = Duration::from_millis(150);
 /// A burst is over when the directory of namespaces has not changed for so long …
 const QUIET: Duration = Duration::from_millis(250);
-/// … and nobody waits longer than this for that.
+/// … and no sweep waits longer than this for that.
 const MOST: Duration = Duration::from_secs(2);
 /// What the file may hold: its reader takes 64 KB. On any node less than this is a mass death.
 const MOST_CALLS: usize = 600;
 
-/// The source on whose word more than ten attachments, and more than half of the node's,
-/// would die at once; `None`: go ahead.
+/// The source that alone reports the death of more than ten attachments, and of more than half
+/// of the node's, at once; `None`: there is none.
 ///
-/// `total` counts the node's records that are not tombstones, the dying included; `dying`
-/// those which a single source calls dead ([`Judged::dead_by`](super::Judged::dead_by) has
+/// `total` counts the node's records that are not tombstones, with the dying ones; `dying` those
+/// that a single source calls dead ([`Judged::dead_by`](super::Judged::dead_by) has
 /// one element). Entries of one source are added up.
 #[must_use]
 pub fn mass_death_guard(total: usize, dying: &[(Source, usize)]) -> Option<Source> {
@@ -43,7 +43,7 @@ pub fn mass_death_guard(total: usize, dying: &[(Source, usize)]) -> Option<Sourc
     })
 }
 
-/// For people: how many of a mass death were swept before the brake was pulled.
+/// For people: how many of a mass death were swept before the guard held the others back.
 #[must_use]
 pub fn swept_before(count: usize) -> String {
     match count {
@@ -64,39 +64,39 @@ pub fn life(record: &Attachment) -> u64 {
 /// What liveness says of all active records.
 #[derive(Clone, Debug, Default)]
 pub struct Deaths {
-    /// Who is dead on the word of one source alone.
+    /// Attachments that one source alone calls dead.
     pub alone: Vec<(u64, Source)>,
-    /// Who is not dead: alive, or nobody knows.
-    pub living: HashSet<u64>,
+    /// Attachments that are alive or unknown.
+    pub not_dead: HashSet<u64>,
     /// Active records in all.
     pub total: usize,
-    /// Who was asked. Of other sources nothing is known, so their calls stay as they are.
+    /// The sources that were asked. The calls of other sources stay as they are.
     pub asked: Vec<Source>,
     /// How long nothing has changed in the directories that the dead namespaces were in;
-    /// `None`: that cannot be told.
+    /// `None`: unknown.
     pub quiet_for: Option<Duration>,
 }
 
-/// What is to be done with those who are dead on the word of one source alone.
+/// What is done with attachments that one source alone calls dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// They are swept.
     Sweep,
     /// More may be dying at this moment: decide again after this time.
     Wait(Duration),
-    /// Too many at once on the word of this source: nothing of theirs is deleted until another
-    /// source agrees, the source sees them again, or an operator says so (`sweep --yes`).
+    /// This source reports too many deaths at once: nothing of these pods is deleted until
+    /// another source agrees, the source sees them again, or an operator says so (`sweep --yes`).
     Hold(Source),
 }
 
-/// Whom one source alone called dead lately, as it stands in the state directory.
+/// The deaths that one source alone reported lately, as the state directory has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MassDeathGuard {
     boot_id: String,
-    /// The brake is pulled.
+    /// The guard holds deaths back.
     pulled: Option<Pulled>,
-    /// The file before this one could not be read: it may have said that the brake is pulled.
+    /// The file before this one could not be read: its guard may have held deaths back.
     doubtful: bool,
     calls: Vec<Call>,
 }
@@ -104,9 +104,9 @@ pub struct MassDeathGuard {
 /// Too many died at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Pulled {
-    /// On the word of this source.
+    /// The source that reported them.
     source: Source,
-    /// How many attachments there were, at the least: who comes later does not make a mass death
+    /// The smallest number of attachments since: pods that come later do not make a mass death
     /// smaller.
     of: usize,
 }
@@ -129,37 +129,37 @@ impl Call {
 }
 
 impl MassDeathGuard {
-    /// Nobody was called dead.
+    /// No death was reported.
     #[must_use]
     pub fn new(boot_id: &str) -> Self {
         Self { boot_id: boot_id.to_owned(), ..Self::default() }
     }
 
-    /// In place of a file that cannot be read: it holds whoever is dead at this time.
+    /// In place of a file that cannot be read: it holds back all deaths of this time.
     #[must_use]
     pub fn doubtful(boot_id: &str) -> Self {
         Self { doubtful: true, ..Self::new(boot_id) }
     }
 
-    /// Of another boot nothing counts: all its records are dead by that.
+    /// Deaths of another boot do not count: its attachments are all dead.
     #[must_use]
     pub fn of_boot(self, boot_id: &str) -> Self {
         if self.boot_id == boot_id { self } else { Self::new(boot_id) }
     }
 
-    /// Whether the brake is pulled.
+    /// Whether the guard holds deaths back.
     #[must_use]
     pub fn is_pulled(&self) -> bool {
         self.doubtful || self.pulled.is_some()
     }
 
-    /// How many of these deaths were swept before the brake was pulled.
+    /// How many of these deaths were swept before the guard held the others back.
     #[must_use]
     pub fn swept(&self) -> usize {
         self.calls.iter().filter(|call| call.swept).count()
     }
 
-    /// Writes down who is called dead now (`now_ms`: CLOCK_BOOTTIME) and decides about them.
+    /// Adds the deaths of now (`now_ms`: CLOCK_BOOTTIME) and decides about them.
     pub fn decide(&mut self, deaths: &Deaths, now_ms: u64) -> Decision {
         self.note(deaths, now_ms);
         let Some((_, first)) = deaths.alone.first() else { return Decision::Sweep };
@@ -183,20 +183,20 @@ impl MassDeathGuard {
         self.end_of_burst(deaths.quiet_for, now_ms).map_or(Decision::Sweep, Decision::Wait)
     }
 
-    /// Forgets what does not count any more and adds the new calls.
+    /// Forgets the calls that do not count any more and adds the new ones.
     fn note(&mut self, deaths: &Deaths, now_ms: u64) {
         let dead: HashSet<u64> = deaths.alone.iter().map(|(life, _)| *life).collect();
         if dead.is_empty() {
             self.pulled = self.pulled.filter(|pulled| !deaths.asked.contains(&pulled.source));
             self.doubtful = false;
         }
-        // While the brake is pulled its window does not move on. Nor does it let go because the
-        // source sees some of them again, unless hardly anybody is left.
+        // While deaths are held back, older ones count, too. They are also held back when the source
+        // sees some of the attachments again, unless only a few of them are still dead.
         let (pulled, doubtful) = (self.pulled, self.doubtful);
         self.calls.retain(|call| {
             let pulled = doubtful || pulled.is_some_and(|pulled| pulled.source == call.source);
-            let seen_again = deaths.living.contains(&call.life);
-            // Whoever is neither dead nor alive any more had a DEL, or another source agreed.
+            let seen_again = deaths.not_dead.contains(&call.life);
+            // One that is neither dead nor alive here had a DEL, or another source agreed.
             let stands = call.swept
                 || dead.contains(&call.life)
                 || pulled && dead.len() > FEW && seen_again
@@ -213,7 +213,7 @@ impl MassDeathGuard {
         }));
     }
 
-    /// How long it takes until no more follow, if many die at this moment.
+    /// How long to wait until no more deaths follow, if many come at this moment.
     fn end_of_burst(&self, quiet_for: Option<Duration>, now_ms: u64) -> Option<Duration> {
         let left = QUIET.checked_sub(quiet_for?).filter(|left| !left.is_zero())?;
         let waiting = || self.calls.iter().filter(|call| !call.swept);
@@ -223,12 +223,12 @@ impl MassDeathGuard {
         (many && longest < MOST).then_some(left)
     }
 
-    /// Those who are called dead are swept now.
+    /// The attachments that are called dead are swept now.
     pub fn sweep(&mut self) {
         self.calls.iter_mut().for_each(|call| call.swept = true);
     }
 
-    /// What fits into the file. Who is still dead and not swept is found again.
+    /// The calls that fit into the file. An attachment that is dead and not swept is found again.
     #[must_use]
     pub fn for_file(mut self) -> Self {
         self.calls.sort_by_key(|call| !call.swept);
@@ -268,10 +268,10 @@ mod tests {
 
     /// These lives are dead by their namespaces, of so many; the directories are quiet.
     fn deaths(dead: std::ops::Range<u64>, total: u64) -> Deaths {
-        let living = (0..total).filter(|life| !dead.contains(life)).collect();
+        let not_dead = (0..total).filter(|life| !dead.contains(life)).collect();
         Deaths {
             alone: dead.map(|life| (life, Netns)).collect(),
-            living,
+            not_dead,
             total: usize::try_from(total).unwrap(),
             asked: vec![Netns, Cri],
             quiet_for: Some(Duration::from_secs(60)),
@@ -282,7 +282,7 @@ mod tests {
     fn left(dead: std::ops::Range<u64>, total: u64) -> Deaths {
         let first = dead.start;
         let mut deaths = deaths(dead, total);
-        deaths.living.retain(|life| *life >= first);
+        deaths.not_dead.retain(|life| *life >= first);
         deaths.total = usize::try_from(total - first).unwrap();
         deaths
     }
@@ -370,7 +370,7 @@ mod tests {
         let mut guard = MassDeathGuard::new("boot");
         let asked = vec![Netns, Kubernetes];
         let alone = (0..12).map(|life| (life, Kubernetes)).collect();
-        let daemon = Deaths { alone, asked, living: (12..20).collect(), ..deaths(0..0, 20) };
+        let daemon = Deaths { alone, asked, not_dead: (12..20).collect(), ..deaths(0..0, 20) };
         assert_eq!(guard.decide(&daemon, NOW), Decision::Hold(Kubernetes));
         assert_eq!(guard.decide(&deaths(0..0, 20), NOW + 60_000), Decision::Sweep, "nobody");
         assert_eq!(guard.decide(&deaths(15..16, 20), NOW + 60_000), Decision::Sweep, "netns");

@@ -1,5 +1,5 @@
-//! Is this attachment's pod alive? Each source answers alive, dead or "don't know", and
-//! don't know never kills.
+//! Is this attachment's pod alive? Each source answers alive, dead or unknown. Unknown is treated
+//! as alive.
 //!
 //! | source | module |
 //! | --- | --- |
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::attachment::Attachment;
 use crate::util::clock::Stamp;
 
-/// Who says so.
+/// A source of liveness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
@@ -52,7 +52,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// Why a source says dead or does not know.
+/// Why a source says dead or unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LivenessReason {
     /// Dead: recorded before the node was booted.
@@ -199,7 +199,7 @@ pub enum Liveness {
     Alive,
     /// Its pod is dead.
     Dead(LivenessReason),
-    /// Don't know, which never kills.
+    /// Unknown, which is treated as alive.
     Unknown(LivenessReason),
 }
 
@@ -211,36 +211,35 @@ impl Liveness {
     }
 }
 
-/// A source that watches: answers at once, from what it saw.
+/// A source that watches: it answers at once, from its last observation.
 pub trait LivenessSource: Send + Sync {
-    /// Who it is.
+    /// Which source it is.
     fn source(&self) -> Source;
-    /// Somebody is dead by their namespace: what was seen a while ago may be a veto that is
-    /// over. Looks again, and waits a moment for it.
+    /// Observes again, and waits a moment for the answer. Called when a namespace is gone: an
+    /// older observation may still show the pod alive.
     fn refresh(&self) {}
     /// What it says of a record now.
     fn judge(&self, record: &Attachment, now: Stamp) -> Liveness;
-    /// The workload of a record's pod, as [`Attachment::workload`] has it; `None`: it does not
-    /// know.
+    /// The workload of a record's pod, as [`Attachment::workload`] has it; `None`: unknown.
     fn workload(&self, _: &Attachment) -> Option<String> {
         None
     }
 }
 
-/// What all sources say together, and on whose word.
+/// What all sources say together, and which of them say dead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judged {
     /// The answer.
     pub life: Liveness,
-    /// The sources that call it dead; empty if it is not, and for another boot, which is
-    /// nobody's word. With a single one, it counts for the [`mass_death_guard`].
+    /// The sources that say dead; empty if it is not dead, or dead by another boot. With a single
+    /// source, the death counts for the [`mass_death_guard`].
     pub dead_by: Vec<Source>,
 }
 
-/// Puts the sources' answers together: another boot is death by itself; a sandbox that the
-/// runtime has ready vetoes; one source that knows of a death is enough; don't know counts
-/// for nothing. A namespace that is there vetoes nothing: a leaked one is what an orphan
-/// leaves behind.
+/// Combines the answers of the sources. After another boot the pod is dead. A sandbox that is
+/// ready in the runtime means alive, whatever others say. Else one source that says dead is
+/// enough, and unknown counts for nothing. A namespace that exists does not mean alive: an orphan
+/// may leave its namespace behind.
 #[must_use]
 pub fn combine(answers: &[(Source, Liveness)]) -> Judged {
     let judged = |life, dead_by| Judged { life, dead_by };

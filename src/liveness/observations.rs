@@ -1,14 +1,15 @@
 //! What a source that watches has seen of pods, and what may be concluded from it.
 //! Pure: no I/O, no clock.
 //!
-//! Guarantees: dead is said only of what this source showed alive, when two complete
-//! observations in a row do not show it alive, and of no attachment younger than [`GRACE`].
-//! While the source is away nobody is judged. An observation that lost everybody at once is
-//! the source's loss of memory (its state was wiped, another node's list), not their death.
+//! Guarantees: a pod is called dead only if this source showed it alive before, and two complete
+//! observations in a row do not show it alive. An attachment younger than [`GRACE`] is not called
+//! dead. While the source is away, every answer is unknown. If an observation shows no pod of the
+//! one before, the source has lost its memory (its state was wiped, or it is another node's list),
+//! and no pod is called dead.
 //!
 //! Assumption: ids are not used twice: a sandbox's id, a pod's UID; never a name.
 //!
-//! Caveat: what died while the source was away or restarting is not noticed by it.
+//! Caveat: a death while the source is away or restarts is not noticed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,32 +22,33 @@ use crate::util::clock::Stamp;
 /// time after ADD.
 pub const GRACE: Duration = Duration::from_secs(30);
 
-/// So many observations in a row must say dead.
+/// This many observations in a row must say dead.
 const ENOUGH: u8 = 2;
 
-/// One may go between two looks; so many, and nobody left, is a source that forgot.
+/// A single pod may end between two observations. If at least this many were alive, and none of
+/// them is shown any more, the source has lost its memory.
 const WIPE: usize = 2;
 
-/// So many that are gone are remembered; beyond, those that have been gone longest are not.
+/// This many that are gone are remembered at most; those that went first are forgotten.
 const MOST_GONE: usize = 1024;
 
-/// What one observation shows of somebody. Who is not shown is gone.
+/// What one observation shows of a sandbox or pod. One that is not shown is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// Alive.
     Alive,
-    /// Still listed, but over.
+    /// Still listed, but ended.
     Ended(LivenessReason),
 }
 
 /// One entry of a complete observation.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown<'a> {
-    /// What the source goes by: a sandbox's id, a pod's UID.
+    /// How the source names it: a sandbox's id, a pod's UID.
     pub id: &'a str,
-    /// The pod's UID; empty where `id` is it, or nobody says.
+    /// The pod's UID; empty where `id` is the UID, or where it is unknown.
     pub uid: &'a str,
-    /// What is to be seen.
+    /// Its state.
     pub seen: Seen,
 }
 
@@ -55,20 +57,20 @@ pub struct Shown<'a> {
 pub struct News {
     /// Dead from now on: the second observation in a row says so.
     pub dead: usize,
-    /// Not alive for the first time: another look settles it.
+    /// Not alive for the first time: the next observation decides.
     pub doubtful: usize,
     /// Alive, and not so before.
     pub alive: usize,
-    /// Everybody was lost at once: all that had been seen is forgotten.
+    /// The source has lost its memory: what it showed before is forgotten.
     pub wiped: bool,
 }
 
-/// The memory of one source. A new one, as after a restart of the daemon, has seen nobody.
+/// What one source has shown. After a restart of the daemon this begins empty.
 #[derive(Debug)]
 pub struct Observations {
-    /// Whom it has seen alive.
+    /// What it has shown alive, by id.
     sights: HashMap<Box<str>, Sight>,
-    /// What it means not to be shown any more.
+    /// Why one that is not shown any more is dead.
     gone: LivenessReason,
     /// Complete observations so far.
     round: u64,
@@ -113,15 +115,15 @@ impl Sight {
 }
 
 impl Observations {
-    /// Nothing seen yet, and the source is away. `gone` is what it means not to be shown any
-    /// more: [`LivenessReason::SandboxGone`], [`LivenessReason::PodGone`].
+    /// Nothing seen yet, and the source is away. `gone` says why one that is not shown any more
+    /// is dead: [`LivenessReason::SandboxGone`], [`LivenessReason::PodGone`].
     #[must_use]
     pub fn new(gone: LivenessReason) -> Self {
         Self { sights: HashMap::new(), gone, round: 0, away: true }
     }
 
-    /// Takes in a complete observation: whoever is not in it is gone. One that was cut
-    /// short, or of which any part is odd, must not come here: see [`away`](Self::away).
+    /// Takes in a complete observation: a pod that is not in it is gone. An observation that was
+    /// cut short, or has an odd part, must not come here: see [`away`](Self::away).
     pub fn complete<'a>(&mut self, shown: impl IntoIterator<Item = Shown<'a>>) -> News {
         let mut news = News::default();
         let mut now: HashMap<&str, Shown<'a>> = HashMap::new();
@@ -143,7 +145,7 @@ impl Observations {
         self.sights.retain(|id, sight| {
             let seen = match now.remove(&**id) {
                 Some(one) if !same(&sight.uid, one.uid) => {
-                    // Not whom we knew by this id: what is shown is of somebody else.
+                    // The id has another UID now: it is another pod.
                     now.insert(one.id, one);
                     return false;
                 }
@@ -162,7 +164,7 @@ impl Observations {
         news
     }
 
-    /// Shows one alive and says nothing of the others: news between two complete observations.
+    /// One is alive, and nothing is known of the others: news between two complete observations.
     pub fn alive(&mut self, id: &str) {
         let (uid, why) = (Box::default(), self.gone);
         let sight = Sight { uid, alive: true, doubts: 0, why, gone_since: None };
@@ -170,8 +172,8 @@ impl Observations {
         (sight.alive, sight.doubts, sight.gone_since) = (true, 0, None);
     }
 
-    /// The source does not answer, or not completely: nobody is judged until it does, and
-    /// what it says then counts from the first of two observations on.
+    /// The source does not answer, or not completely: every answer is unknown until it does, and
+    /// its next observation is the first of two.
     pub fn away(&mut self) {
         self.away = true;
         for sight in self.sights.values_mut() {
@@ -179,32 +181,32 @@ impl Observations {
         }
     }
 
-    /// The source was restarted, or another one is there: what it showed before proves
-    /// nothing about what it shows from now on.
+    /// The source was restarted, or replaced: its earlier observations say nothing about the
+    /// later ones.
     pub fn forget(&mut self) {
         self.sights.clear();
         self.away = true;
     }
 
-    /// Forgets one of them, of whom the source cannot say whether it still knows it.
+    /// Forgets one, because the source cannot say whether it still knows it.
     pub fn forget_one(&mut self, id: &str) {
         self.sights.remove(id);
     }
 
-    /// Whom the source knew and does not show any more, as long as that is not settled: to
-    /// ask for by name, where it can be asked, before the observation is taken in.
+    /// The ids that the source knew and does not show any more, and that are not called dead yet:
+    /// they can be asked for by name before the observation is taken in.
     pub fn missing(&self, is_shown: impl Fn(&str) -> bool) -> impl Iterator<Item = &str> {
         let unsettled = self.sights.iter().filter(|(_, sight)| sight.doubts < ENOUGH);
         unsettled.map(|(id, _)| &**id).filter(move |id| !is_shown(id))
     }
 
-    /// Whether another look will tell whether somebody is dead.
+    /// Whether the next observation will decide about a death.
     #[must_use]
     pub fn is_unsettled(&self) -> bool {
         self.sights.values().any(|sight| !sight.alive && sight.doubts < ENOUGH)
     }
 
-    /// Whether the last look was a complete one.
+    /// Whether the last observation was complete.
     #[must_use]
     pub fn is_up(&self) -> bool {
         !self.away
@@ -216,14 +218,14 @@ impl Observations {
         self.sights.len()
     }
 
-    /// Whether nobody is remembered.
+    /// Whether none is remembered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.sights.is_empty()
     }
 
-    /// Whether whoever goes by `id` is alive. `uid` is the pod's, empty if nobody says; with
-    /// another UID than the one that was shown, `id` is nobody's that the source ever saw.
+    /// Whether the pod with this `id` is alive. `uid` is the pod's, empty if unknown. With another
+    /// UID than the one that was shown, the pod is one that the source never saw.
     #[must_use]
     pub fn life(&self, id: &str, uid: &str, record: &Attachment, now: Stamp) -> Liveness {
         if self.away {

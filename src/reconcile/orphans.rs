@@ -71,7 +71,7 @@ impl Orphans {
         let records_of = by_namespace.map(|orphan| &orphan.record);
         Deaths {
             alone: alone().filter_map(|o| Some((life(&o.record), o.alone()?))).collect(),
-            living: records.map(life).collect(),
+            not_dead: records.map(life).collect(),
             total: self.total,
             asked: self.asked.clone(),
             quiet_for: netns::quiet_for(records_of),
