@@ -106,7 +106,7 @@ pub struct Config {
     pub mode: Mode,
     /// Flush conntrack entries of dead IPs.
     pub conntrack: bool,
-    /// Delete flows whose port is nobody's.
+    /// Delete flows whose port does not exist.
     pub reap_dangling: bool,
     /// Remove an orphan's OVSDB port when its netdev is gone.
     pub reap_ports: bool,

@@ -35,7 +35,7 @@ const OTHERS: [&str; 9] = [
 ];
 
 /// Keys of older releases, and why they do nothing now. An old conflist that has one must not
-/// fail its pods, so they are warned of and no problem.
+/// fail its pods: such a key is a warning, not a problem.
 const RETIRED: [(&str, &str); 1] =
     [("force", "does nothing any more: what ovn-controller runs is never judged")];
 
@@ -284,7 +284,7 @@ fn choice<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T, String> {
 /// What a preset sets: what the register means, stack by stack.
 fn apply_preset(config: &mut Config, name: &str) {
     match name {
-        // Programs no flows itself: whoever does decides, so values are learned.
+        // Programs no flows itself. Whatever controller does decides, so values are learned.
         "ovs-cni" => {}
         // reg0 is unused; the bridge is rewritten from the pod list every minute.
         "k-vswitch" => config.reg0 = Reg0::None,

@@ -16,7 +16,7 @@
 //! | a switch with ~100 unread replies stops reading, and a blocking writer hangs | reads while it writes, `connection.rs` |
 //! | CT_FLUSH without an address it understands flushes everything | unusable addresses are refused, `conntrack.rs` |
 //! | `out_port`/`out_group` left 0 match nothing, silently | always ANY, `flow_mod.rs` |
-//! | a delete cannot be tied to one incarnation of an entry | a flow monitor tells which one it was, `monitor.rs` |
+//! | a delete cannot be tied to one incarnation of an entry | a flow monitor reports which one it was, `monitor.rs` |
 //! | 1.0-made VLAN matches resist a strict delete | [`Connection::delete_vlan_tci`]; dump again and report what stayed |
 
 pub(crate) mod client;

@@ -7,7 +7,7 @@ use crate::openflow::codec::bundle_message::BundleMessage;
 use crate::openflow::codec::ct_flush::CtFlush;
 use crate::openflow::codec::filter::Filter;
 use crate::openflow::codec::flow_mod;
-use crate::openflow::codec::flow_update::{self, Told};
+use crate::openflow::codec::flow_update::{self, FlowUpdate};
 use crate::openflow::codec::group;
 use crate::openflow::codec::hello::Versions;
 use crate::openflow::codec::multipart::{self, Port, TableStats, Which};
@@ -125,7 +125,7 @@ fn bundle_add(v: Version, r: &mut Reader<'_>, out: &mut Vec<u8>) -> Result<(), M
 fn told(v: Version, r: &mut Reader<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
     flow_update::request(v, &[], out)?;
     let mut all = Ok(());
-    let mut write = |told: Told<'_>| all = all.clone().and_then(|()| told.write(v, out));
+    let mut write = |told: FlowUpdate<'_>| all = all.clone().and_then(|()| told.write(v, out));
     assert!(flow_update::read(v, OFPT_MULTIPART_REPLY, r.rest(), &mut write)?);
     all
 }
@@ -167,106 +167,156 @@ fn entry(version: Version, instructions: &[u8]) -> Vec<u8> {
     sized([hex(head), hex(MATCH), hex(duration), instructions.to_vec()].concat(), 0)
 }
 
-fn samples_in(version: Version) -> Vec<Sample> {
-    let mut all: Vec<Sample> = Vec::new();
-    let mut add = |name, body: &[&[u8]], recode| {
-        all.push(Sample { version, name, body: body.concat(), recode, lengths: vec![] });
-    };
-    let by_version = |v13: &str, v14: &str, v15: &str| match version {
-        Version::V13 => hex(v13),
-        Version::V14 => hex(v14),
-        Version::V15 => hex(v15),
-    };
-    add("hello", &[&hex("0001 0008 00000072")], hello);
-    add("error", &[&hex("0004 0006")], error);
-    add("experimenter's error", &[&hex("ffff 0909 4f4e4600")], error);
-    let fields = hex("80000a02 0800 80001708 0af40105 ffffff00 ffff5406 4f4e4600 0012");
-    add("a match's fields", &[&fields], tlvs);
-    let one_port = by_version("", "", "ffffffff 00000000");
-    let header = hex("000d 0000 00000000");
-    add("ports asked", &[&header, &one_port], ports_asked);
-    let fixed_part = "0001 0000 00000000 0a000000 fffffffe ffffffff 00000000
+/// The samples of one version.
+struct Samples {
+    version: Version,
+    all: Vec<Sample>,
+}
+
+impl Samples {
+    fn add(&mut self, name: &'static str, body: &[&[u8]], recode: Recode) {
+        self.add_nested(name, body, recode, &[]);
+    }
+
+    /// Adds a sample that has lengths inside.
+    fn add_nested(
+        &mut self,
+        name: &'static str,
+        body: &[&[u8]],
+        recode: Recode,
+        lengths: &[usize],
+    ) {
+        let (version, body, lengths) = (self.version, body.concat(), lengths.to_vec());
+        self.all.push(Sample { version, name, body, recode, lengths });
+    }
+
+    fn by_version(&self, v13: &str, v14: &str, v15: &str) -> Vec<u8> {
+        match self.version {
+            Version::V13 => hex(v13),
+            Version::V14 => hex(v14),
+            Version::V15 => hex(v15),
+        }
+    }
+
+    fn add_small(&mut self) {
+        self.add("hello", &[&hex("0001 0008 00000072")], hello);
+        self.add("error", &[&hex("0004 0006")], error);
+        self.add("experimenter's error", &[&hex("ffff 0909 4f4e4600")], error);
+        let fields = hex("80000a02 0800 80001708 0af40105 ffffff00 ffff5406 4f4e4600 0012");
+        self.add("a match's fields", &[&fields], tlvs);
+    }
+
+    fn add_questions(&mut self) {
+        let header = hex("000d 0000 00000000");
+        let one_port = self.by_version("", "", "ffffffff 00000000");
+        self.add("ports asked", &[&header, &one_port], ports_asked);
+        let fixed_part = "0001 0000 00000000 0a000000 fffffffe ffffffff 00000000
                       000000000000002a 00000000000000ff";
-    add("flows asked", &[&hex(fixed_part), &hex(MATCH)], flows_asked);
-    let stats = hex("0003 0000 00000000 0a000000 00000007 0000000000000000 0000000000000000");
-    add("tables", &[&stats, &stats[8..]], tables);
-    let name = [hex("76657468 30000000 00000000 00000000"), vec![0; 32]].concat();
-    let port = by_version(
-        "00000005 000000000000000000000000",
-        "00000005 0040 00000000000000000000",
-        "00000005 0040 00000000000000000000",
-    );
-    add("ports", &[&header, &port, &name, &port, &name], ports);
-    let mut desc = [&[0; 8 + 512], b"3.1.0".as_slice()].concat();
-    desc.resize(8 + 1056, 0);
-    add("software", &[&desc], software);
-    let (output, load) = (&hex(ACTIONS)[..16], &hex(ACTIONS)[16..40]);
-    let list = [load, output].concat();
-    let bucket = by_version(
-        "0038 0000 00000000 00000000 00000000",
-        "0038 0000 00000000 00000000 00000000",
-        "0030 0028 00000000",
-    );
-    let group = by_version(
-        "0040 0000 00000000",
-        "0040 0000 00000000",
-        "0040 0000 00000000 0030 000000000000",
-    );
-    let header = hex("0007 0000 00000000");
-    add("groups", &[&header, &group, &bucket, &list], groups);
-    let delete = hex("00000000 0000002a 7fffffff ffffffff 0a04 0000 0000 0064 ffffffff ffffffff
+        self.add("flows asked", &[&hex(fixed_part), &hex(MATCH)], flows_asked);
+    }
+
+    fn add_answers(&mut self) {
+        let header = hex("000d 0000 00000000");
+        let stats = hex("0003 0000 00000000 0a000000 00000007 0000000000000000 0000000000000000");
+        self.add("tables", &[&stats, &stats[8..]], tables);
+        let name = [hex("76657468 30000000 00000000 00000000"), vec![0; 32]].concat();
+        let port = self.by_version(
+            "00000005 000000000000000000000000",
+            "00000005 0040 00000000000000000000",
+            "00000005 0040 00000000000000000000",
+        );
+        self.add("ports", &[&header, &port, &name, &port, &name], ports);
+        let mut desc = [&[0; 8 + 512], b"3.1.0".as_slice()].concat();
+        desc.resize(8 + 1056, 0);
+        self.add("software", &[&desc], software);
+        let (output, load) = (&hex(ACTIONS)[..16], &hex(ACTIONS)[16..40]);
+        let list = [load, output].concat();
+        let bucket = self.by_version(
+            "0038 0000 00000000 00000000 00000000",
+            "0038 0000 00000000 00000000 00000000",
+            "0030 0028 00000000",
+        );
+        let group = self.by_version(
+            "0040 0000 00000000",
+            "0040 0000 00000000",
+            "0040 0000 00000000 0030 000000000000",
+        );
+        let header = hex("0007 0000 00000000");
+        self.add("groups", &[&header, &group, &bucket, &list], groups);
+    }
+
+    fn add_changes(&mut self) {
+        let delete =
+            hex("00000000 0000002a 7fffffff ffffffff 0a04 0000 0000 0064 ffffffff ffffffff
                       ffffffff 0000 0000");
-    add("delete", &[&delete, &hex(MATCH)], flow_mod::recode);
-    let control = by_version("4f4e4600 000008fc", "", "");
-    let commit = hex("00000001 0005 0003");
-    add("bundle control", &[&control, &commit], fixed::<BundleMessage>);
-    let adding = by_version("4f4e4600 000008fd", "", "");
-    let mut inner = Vec::new();
-    message(&mut inner, version, OFPT_FLOW_MOD, 7, |out| {
-        out.extend([delete.clone(), hex(MATCH), instructions()].concat());
-        Ok(())
-    })
-    .unwrap();
-    let body: &[&[u8]] = &[&adding, &hex("00000001 0000 0003"), &inner];
-    add("bundle add", body, bundle_add);
-    let flush = hex("00002320 00000020 06000000 00000000 0001 0020 00000000 0001 0014
+        self.add("delete", &[&delete, &hex(MATCH)], flow_mod::recode);
+        let control = self.by_version("4f4e4600 000008fc", "", "");
+        let commit = hex("00000001 0005 0003");
+        self.add("bundle control", &[&control, &commit], fixed::<BundleMessage>);
+        let adding = self.by_version("4f4e4600 000008fd", "", "");
+        let mut inner = Vec::new();
+        message(&mut inner, self.version, OFPT_FLOW_MOD, 7, |out| {
+            out.extend([delete.clone(), hex(MATCH), instructions()].concat());
+            Ok(())
+        })
+        .unwrap();
+        let body: &[&[u8]] = &[&adding, &hex("00000001 0000 0003"), &inner];
+        self.add("bundle add", body, bundle_add);
+        let flush = hex("00002320 00000020 06000000 00000000 0001 0020 00000000 0001 0014
                      00000000 00000000 0000ffff 0af40105 00000000");
-    add("ct_flush", &[&flush], fixed::<CtFlush>);
-    let later = "0010 0000 00000000 00000001 ffffffff ffffffff 001a ff 00 00010004 00000000
+        self.add("ct_flush", &[&flush], fixed::<CtFlush>);
+    }
+
+    fn add_monitors(&mut self) {
+        let later = "0010 0000 00000000 00000001 ffffffff ffffffff 001a ff 00 00010004 00000000
                  00000002 ffffffff ffffffff 0044 ff 00 00010004 00000000";
-    let monitors = by_version(
-        "ffff 0000 00000000 4f4e4600 0000074e
+        let monitors = self.by_version(
+            "ffff 0000 00000000 4f4e4600 0000074e
          00000001 001a 0004 ffffffff ff000000 00010004 00000000
          00000002 0024 0004 ffffffff ff000000 00010004 00000000",
-        later,
-        later,
-    );
-    add("monitors", &[&monitors], flow_update::recode_request);
+            later,
+            later,
+        );
+        self.add("monitors", &[&monitors], flow_update::recode_request);
+    }
 
-    let mut nested = |name, body: &[&[u8]], recode, lengths: &[usize]| {
-        let (body, lengths) = (body.concat(), lengths.to_vec());
-        all.push(Sample { version, name, body, recode, lengths });
-    };
-    let header = hex("0001 0000 00000000");
-    let (bare, whole) = (entry(version, &[]), entry(version, &instructions()));
-    let at = 8 + bare.len();
-    let body: &[&[u8]] = &[&header, &bare, &whole];
-    nested("flows", body, flows, &[at, at + bare.len() + 2]);
-    let monitored = by_version(
-        "ffff 0000 00000000 4f4e4600 0000074e",
-        "0010 0000 00000000",
-        "0010 0000 00000000",
-    );
-    let abbreviated = by_version("0008 0003 00000000", "0008 0004 00000000", "0008 0004 00000000");
-    let update = by_version(
-        "0000 0000 0000 0064 003c 0000 0028 0a00 00000000 0000002a",
-        "0000 0001 0a00 003c 0000 0064 00000000 00000000 0000002a",
-        "0000 0001 0a00 003c 0000 0064 00000000 00000000 0000002a",
-    );
-    let update = sized([update, hex(MATCH), instructions()].concat(), 0);
-    let at = monitored.len() + 8;
-    nested("updates", &[&monitored, &abbreviated, &update], told, &[at]);
-    all
+    fn add_flows(&mut self) {
+        let header = hex("0001 0000 00000000");
+        let (bare, whole) = (entry(self.version, &[]), entry(self.version, &instructions()));
+        let at = 8 + bare.len();
+        let body: &[&[u8]] = &[&header, &bare, &whole];
+        self.add_nested("flows", body, flows, &[at, at + bare.len() + 2]);
+    }
+
+    fn add_updates(&mut self) {
+        let monitored = self.by_version(
+            "ffff 0000 00000000 4f4e4600 0000074e",
+            "0010 0000 00000000",
+            "0010 0000 00000000",
+        );
+        let abbreviated =
+            self.by_version("0008 0003 00000000", "0008 0004 00000000", "0008 0004 00000000");
+        let update = self.by_version(
+            "0000 0000 0000 0064 003c 0000 0028 0a00 00000000 0000002a",
+            "0000 0001 0a00 003c 0000 0064 00000000 00000000 0000002a",
+            "0000 0001 0a00 003c 0000 0064 00000000 00000000 0000002a",
+        );
+        let update = sized([update, hex(MATCH), instructions()].concat(), 0);
+        let at = monitored.len() + 8;
+        self.add_nested("updates", &[&monitored, &abbreviated, &update], told, &[at]);
+    }
+}
+
+fn samples_in(version: Version) -> Vec<Sample> {
+    let mut samples = Samples { version, all: Vec::new() };
+    samples.add_small();
+    samples.add_questions();
+    samples.add_answers();
+    samples.add_changes();
+    samples.add_monitors();
+    samples.add_flows();
+    samples.add_updates();
+    samples.all
 }
 
 fn samples() -> Vec<Sample> {

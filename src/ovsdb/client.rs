@@ -23,7 +23,7 @@ const LATENESS: Duration = Duration::from_millis(100);
 /// A snapshot as it came.
 #[derive(Debug)]
 pub struct Arrived {
-    /// All rows; none if those that are known need but what was told since.
+    /// All rows; `None` if the rows that are known need only the updates since.
     text: Option<String>,
     moment: Moment,
 }
@@ -64,11 +64,11 @@ const TABLES: [(&str, &[&str]); 4] =
 pub struct Client {
     connection: Connection,
     deadline: Deadline,
-    /// The server tells of every change, from before the snapshot on.
+    /// The server reports every change, from before the snapshot on.
     watching: bool,
-    /// What it holds, but for what was told since; while it tells.
+    /// What the database held at the last snapshot, while the server reports changes.
     rows: Option<Rows>,
-    /// These rows put together.
+    /// The snapshot made of these rows.
     held: Option<Arc<Snapshot>>,
 }
 
@@ -96,7 +96,7 @@ impl Client {
         Ok(Self { connection, deadline, watching: false, rows: None, held: None })
     }
 
-    /// The same connection for somebody else, with a deadline of theirs; none if it is broken.
+    /// The same connection for another caller, with its own deadline; `None` if it is broken.
     #[must_use]
     pub fn renewed(self, deadline: Deadline) -> Option<Self> {
         self.connection.works().then_some(Self { deadline, ..self })
@@ -135,7 +135,7 @@ impl Client {
     }
 
     /// Asks for [`Client::snapshot`] and does not wait: [`Client::answered`] does. From
-    /// before that snapshot on the server tells us of every change, so that
+    /// before that snapshot on the server reports every change, so that
     /// [`Client::unchanged`] can say whether it still holds, and the next one that is asked
     /// for costs no more than what has changed.
     ///
@@ -159,14 +159,14 @@ impl Client {
             Some(self.connection.ask(WATCHING, self.deadline, ("monitor", &params))?)
         };
         let whole = !self.watching || self.rows.is_none();
-        // What changed before an empty transaction was told of before its answer.
+        // What changed before an empty transaction is reported before its answer.
         let operations = if whole { registry_snapshot() } else { Vec::new() };
         let snapshot = self.connection.ask_transact(WHOLE, self.deadline, operations)?;
         Ok(Asked { watch, snapshot, whole })
     }
 
-    /// Waits for the snapshot that was asked for. It is still to be read: whoever has
-    /// somebody else to ask does that first.
+    /// Waits for the snapshot that was asked for, and does not read it yet: the caller may ask
+    /// another server first.
     ///
     /// # Errors
     /// Any [`Error`].
@@ -180,9 +180,9 @@ impl Client {
         }
         let text = self.connection.transacted_text(asked.snapshot, self.deadline)?;
         if asked.whole {
-            // What was told before this answer is in it.
+            // What was reported before this answer is in it.
             self.rows = None;
-            self.connection.keep_told();
+            self.connection.keep_notifications();
         }
         let moment = Moment(self.connection.notified());
         Ok(Arrived { text: asked.whole.then_some(text), moment })
@@ -218,18 +218,18 @@ impl Client {
         Ok((snapshot, moment))
     }
 
-    /// The rows that are known with what was told of them, and whether that was anything;
+    /// The rows that are known, with their updates, and whether there were any;
     /// `None`: they must be read again.
     fn brought_up_to_date(&mut self) -> Option<(Rows, bool)> {
         let mut rows = self.rows.take()?;
-        let told = self.connection.take_told()?;
-        for params in &told {
+        let notifications = self.connection.take_notifications()?;
+        for params in &notifications {
             if let Err(failed) = rows.apply(params) {
                 log::warn!("{failed}; everything is read again");
                 return None;
             }
         }
-        Some((rows, !told.is_empty()))
+        Some((rows, !notifications.is_empty()))
     }
 
     /// [`Client::arrived`], read.

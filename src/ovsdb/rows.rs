@@ -240,7 +240,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Does what a notification tells of: `params` are `[<monitor's id>, <table updates>]`.
+    /// Applies a notification: `params` are `[<monitor's id>, <table updates>]`.
     ///
     /// # Errors
     /// [`Error::Malformed`]; then these rows are good for nothing more.

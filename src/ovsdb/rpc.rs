@@ -64,23 +64,23 @@ pub(super) struct Connection {
     stream: UnixStream,
     frames: Frames,
     id: u64,
-    /// A request was cut short: what comes next cannot be told from its rest.
+    /// A request or an answer was cut short: what follows cannot be read.
     broken: bool,
     /// Notifications so far. The only ones that a client gets are of what it monitors.
     notified: u64,
     /// Their parameters, if they are wanted.
-    told: Option<Told>,
+    kept: Option<Notifications>,
 }
 
-/// What notifications said.
+/// The parameters of notifications.
 #[derive(Debug, Default)]
-struct Told {
+struct Notifications {
     texts: Vec<String>,
     bytes: usize,
 }
 
-/// More than this is not kept of notifications: reading everything anew costs less.
-const MOST_TOLD: usize = 8 << 20;
+/// Bytes of notifications that are kept: with more, reading everything anew costs less.
+const MOST_KEPT: usize = 8 << 20;
 
 /// A request that was sent and is not answered yet.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl Connection {
     }
 
     pub(super) fn over(stream: UnixStream) -> Self {
-        Self { stream, frames: Frames::default(), id: 0, broken: false, notified: 0, told: None }
+        Self { stream, frames: Frames::default(), id: 0, broken: false, notified: 0, kept: None }
     }
 
     /// Whether it is good for anything more.
@@ -143,14 +143,14 @@ impl Connection {
         self.notified
     }
 
-    /// Keeps what notifications say from now on, and forgets what they said.
-    pub(super) fn keep_told(&mut self) {
-        self.told = Some(Told::default());
+    /// Keeps notifications from now on, and forgets the earlier ones.
+    pub(super) fn keep_notifications(&mut self) {
+        self.kept = Some(Notifications::default());
     }
 
-    /// What they said since this was called last; `None`: it was not kept, or was too much.
-    pub(super) fn take_told(&mut self) -> Option<Vec<String>> {
-        self.told.as_mut().map(|told| std::mem::take(told).texts)
+    /// The notifications since the last call; `None`: they were not kept, or were too many.
+    pub(super) fn take_notifications(&mut self) -> Option<Vec<String>> {
+        self.kept.as_mut().map(|kept| std::mem::take(kept).texts)
     }
 
     /// Has `read` look at the result of a request. After any error but a refusal the
@@ -273,7 +273,7 @@ impl Connection {
                     (Some(_), None) => {
                         self.notified = self.notified.saturating_add(1);
                         let text = message.params.map_or("null", RawValue::get);
-                        self.told = self.told.take().and_then(|told| told.and(text));
+                        self.kept = self.kept.take().and_then(|kept| kept.and(text));
                     }
                     (Some(method), Some(id)) => {
                         let reply = reply(method, message.params, id);
@@ -308,11 +308,11 @@ impl Connection {
     }
 }
 
-impl Told {
+impl Notifications {
     /// With one more; none if that is too much.
     fn and(mut self, text: &str) -> Option<Self> {
         self.bytes = self.bytes.saturating_add(text.len());
-        if self.bytes > MOST_TOLD {
+        if self.bytes > MOST_KEPT {
             return None;
         }
         self.texts.push(text.to_owned());
@@ -386,7 +386,7 @@ fn said(error: &RawValue) -> String {
     }
 }
 
-/// What somebody else wrote goes into a log line: not too much of it.
+/// A text from outside goes into a log line: not too much of it.
 fn cut(text: &str) -> String {
     text.chars().take(300).collect()
 }

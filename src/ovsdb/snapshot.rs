@@ -16,7 +16,7 @@ pub struct Snapshot {
     /// Every bridge, port and interface is here. If not, every bridge is, with only those
     /// of its ports that were asked for and its patch ports: what is not here may exist.
     pub complete: bool,
-    /// What ovn-controller is told.
+    /// The configuration of ovn-controller.
     pub ovn: Ovn,
     /// `Open_vSwitch.ovs_version`.
     pub ovs_version: Option<String>,
@@ -24,7 +24,7 @@ pub struct Snapshot {
     pub bridges: Vec<Bridge>,
 }
 
-/// What ovn-controller is told (ovn-controller(8), "Configuration"). Several may run on a node,
+/// The configuration of ovn-controller (ovn-controller(8), "Configuration"). Several may run on a node,
 /// and each reads the keys with its chassis's name behind them first. That name may be given
 /// on its command line, so OVSDB alone does not tell which of the keys are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

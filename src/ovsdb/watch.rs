@@ -16,25 +16,25 @@ use crate::util::clock::Deadline;
 
 const WATCHING: &str = "watching interfaces";
 
-/// What became of an interface.
+/// What happened to an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Its row was removed.
     Removed(String),
     /// ofport became −1: ovs-vswitchd cannot use it, its netdev is gone.
     Failed(String),
-    /// Something was told of while we asked something else.
+    /// A change was reported while we waited for another answer.
     Unknown,
 }
 
-/// A connection that is told of every change.
+/// A connection on which every change is reported.
 #[derive(Debug)]
 pub struct Watcher {
     connection: Connection,
 }
 
 impl Watcher {
-    /// Connects to `<rundir>/db.sock` and asks to be told.
+    /// Connects to `<rundir>/db.sock` and asks for changes.
     ///
     /// # Errors
     /// Any [`Error`].

@@ -170,7 +170,7 @@ pub fn targets(
         if let Some(lock) = &lock {
             let record = &target.attachment;
             let tombstones_written = match known {
-                Some(_) => lock.bury_known(record).map(Some),
+                Some(_) => lock.write_known_tombstone(record).map(Some),
                 None => write_tombstone(lock, record).map(|tombstones_written| {
                     tombstones_written.then_some(TombstoneWrite::Written)
                 }),

@@ -1,4 +1,4 @@
-//! The file of the mass-death guard, shared by all who sweep.
+//! The file of the mass-death guard, shared by all sweeps.
 
 use std::fs::File;
 use std::io;
@@ -12,9 +12,9 @@ use super::file::{self, Content};
 use super::{Registry, layout, lock};
 use crate::util::clock::Deadline;
 
-/// Held while the guard's file is read, decided upon, and written: two who sweep at once must not
-/// overlook each other's deaths. It is a lock on the state directory, apart from that of the
-/// records: who read these need not read them again because of it.
+/// Held from reading the guard's file to writing it: two sweeps at once must not overlook each
+/// other's deaths. It locks the state directory itself, not the records: taking it does not make
+/// a snapshot of the records stale.
 #[derive(Debug)]
 pub struct GuardLock {
     path: PathBuf,
@@ -25,7 +25,7 @@ impl Registry {
     /// Takes the guard's lock.
     ///
     /// # Errors
-    /// [`Error::Io`], also if somebody else has it until the deadline.
+    /// [`Error::Io`], also if another process has it until the deadline.
     pub fn lock_guard(&self, deadline: Deadline) -> Result<GuardLock, Error> {
         let failed = |e| Error::io("lock", &self.root)(e);
         let directory = File::open(&self.root).map_err(failed)?;

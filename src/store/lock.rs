@@ -21,13 +21,13 @@ use super::{Registry, Version, file, layout};
 use crate::model::attachment::{Attachment, NetworkName};
 use crate::util::clock::Deadline;
 
-/// A temporary file this old is a crash's: nobody takes a minute to write 64 KB.
+/// A temporary file this old is a crash's: no writer takes a minute for 64 KB.
 const STALE: Duration = Duration::from_secs(60);
 
-/// How somebody was buried.
+/// How a tombstone was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TombstoneWrite {
-    /// The tombstone says what was given.
+    /// The tombstone has the content that was given.
     Written,
     /// For want of room the record was moved as it was.
     Moved,
@@ -106,8 +106,8 @@ impl<'r> Lock<'r> {
         }
     }
 
-    /// For what was read at `before`: what it counts as once we have written, if nobody but
-    /// us has written since. Only for whoever knows what we wrote.
+    /// The version that records which were read at `before` have once we have written, if no
+    /// other process has written since. Only for a caller that knows what we wrote.
     #[must_use]
     pub fn succeeds(&self, before: Option<Version>) -> Option<Version> {
         (before == Some(self.before)).then_some(self.version)
@@ -132,19 +132,19 @@ impl<'r> Lock<'r> {
     /// # Errors
     /// [`Error::Io`], [`Error::TooLarge`]; the active record is as it was.
     pub fn write_tombstone(&self, a: &Attachment) -> Result<(), Error> {
-        self.bury_if(a, || self.is_active(a)).map(drop)
+        self.write_tombstone_if(a, || self.is_active(a)).map(drop)
     }
 
-    /// The same for whom this is the active record for certain: it was read, and
-    /// [`succeeds`](Self::succeeds) shows that nobody has written since.
+    /// The same for a caller that knows this to be the active record: it was read, and
+    /// [`succeeds`](Self::succeeds) shows that no other process has written since.
     ///
     /// # Errors
     /// As [`write_tombstone`](Self::write_tombstone).
-    pub fn bury_known(&self, a: &Attachment) -> Result<TombstoneWrite, Error> {
-        self.bury_if(a, || true)
+    pub fn write_known_tombstone(&self, a: &Attachment) -> Result<TombstoneWrite, Error> {
+        self.write_tombstone_if(a, || true)
     }
 
-    fn bury_if(
+    fn write_tombstone_if(
         &self,
         a: &Attachment,
         is_active: impl Fn() -> bool,
@@ -288,8 +288,8 @@ impl<'r> Lock<'r> {
         for leftover in &registry_snapshot.leftovers {
             let tidied = match leftover {
                 Leftover::Temporary(path) if is_stale(path) => file::remove(path),
-                Leftover::Buried(a) if self.has_tombstone(a) => self.remove(a).map(drop),
-                Leftover::Temporary(_) | Leftover::Buried(_) => Ok(()),
+                Leftover::Dead(a) if self.has_tombstone(a) => self.remove(a).map(drop),
+                Leftover::Temporary(_) | Leftover::Dead(_) => Ok(()),
             };
             done = done.and(tidied);
         }

@@ -130,15 +130,15 @@ impl Registry {
         snapshot::take(&self.root, Reading { passes: quiet.passes, wanted: Some(wanted) })
     }
 
-    /// Whether nobody can have written a record since a snapshot was taken. "No" where it
-    /// cannot be told.
+    /// Whether no process can have written a record since a snapshot was taken. False where
+    /// that is unknown.
     #[must_use]
     pub fn unchanged(&self, since: Option<Version>) -> bool {
         since.is_some() && self.keep_writers_out().version() == since
     }
 
-    /// [`Self::snapshot`], or what is known of one before if that is complete and nobody can
-    /// have written since.
+    /// [`Self::snapshot`], or an earlier one if that is complete and no process can have
+    /// written since.
     ///
     /// # Errors
     /// As [`Self::snapshot`].
@@ -154,7 +154,7 @@ impl Registry {
     pub fn get(&self, key: &Key) -> Result<Option<Attachment>, Error> {
         let path = layout::active(&self.root, key);
         match record::examine(&path, &key.network, Slot::Active(key.clone()))? {
-            // A burial that was interrupted: the tombstone is what counts.
+            // A crash left both: the tombstone counts.
             Found::Record(a) if self.has_tombstone(&a) => Ok(None),
             Found::Record(a) => Ok(Some(*a)),
             Found::Corrupt(corrupt) => absent_if_empty(*corrupt),
@@ -247,7 +247,7 @@ impl Registry {
     }
 
     fn has_tombstone(&self, a: &Attachment) -> bool {
-        // A directory or the like in its place buries nobody.
+        // A directory or the like in its place is no tombstone.
         fs::symlink_metadata(layout::tombstone_of(&self.root, a)).is_ok_and(|m| m.is_file())
     }
 
@@ -290,7 +290,7 @@ impl Version {
 /// Where their count starts again: no file system's limit is lower.
 const MOST_HOLDERS: u64 = 1 << 30;
 
-/// While it exists nobody writes, if that could be arranged.
+/// While it exists no process writes, if the shared lock could be had.
 struct Quiet {
     shared: Option<File>,
     /// A record that is renamed over while its directory is listed can be missing from the
@@ -299,7 +299,7 @@ struct Quiet {
 }
 
 impl Quiet {
-    /// `None` if somebody may be writing.
+    /// `None` if a process may be writing.
     fn version(&self) -> Option<Version> {
         let meta = self.shared.as_ref()?.metadata().ok()?;
         Some(Version { file: (meta.dev(), meta.ino()), holders: meta.len() })

@@ -37,7 +37,7 @@ pub struct RecordHeader {
     pub macs: Vec<MacAddr>,
 }
 
-/// Which records are wanted. Whatever cannot be told is.
+/// Which records are wanted. A record that cannot be judged by its header is.
 pub(super) type Wanted<'w> = &'w dyn Fn(&RecordHeader) -> bool;
 
 /// Reads what is at `path`, which should be a `slot` of `network`.

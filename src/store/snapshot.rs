@@ -23,7 +23,7 @@ pub struct RegistrySnapshot {
     pub tombstones: Vec<Attachment>,
     /// Files that should be one of these and are not. Each may stand for a live pod.
     pub corrupt: Vec<Corrupt>,
-    /// Corrupt files that were moved aside earlier, and still wait for somebody to look.
+    /// Corrupt files that were moved aside earlier, for the operator.
     pub aside: Vec<PathBuf>,
     /// What crashes left behind, for [`Lock::tidy`](super::Lock::tidy).
     pub leftovers: Vec<Leftover>,
@@ -60,7 +60,7 @@ pub enum Leftover {
     /// A file that was never renamed.
     Temporary(PathBuf),
     /// An active record whose tombstone was written.
-    Buried(Box<Attachment>),
+    Dead(Box<Attachment>),
 }
 
 pub(super) fn decode_state<T: DeserializeOwned>(
@@ -75,7 +75,7 @@ pub(super) fn decode_state<T: DeserializeOwned>(
 }
 
 /// The names in a directory, sorted; none if it is not there. Names that are not UTF-8 are
-/// nobody's of ours.
+/// left out: we write none.
 pub(super) fn names(directory: &Path, passes: usize) -> Result<BTreeSet<String>, Error> {
     let mut names = BTreeSet::new();
     for _ in 0..passes {
@@ -108,7 +108,7 @@ pub(super) fn take(root: &Path, reading: Reading<'_>) -> Result<RegistrySnapshot
         let path = root.join(directory);
         match fs::symlink_metadata(&path) {
             Ok(meta) if meta.is_dir() => all.add_network(network, &path, reading),
-            // Records may be behind it, and we made no link: not to be trusted, nor ignored.
+            // Records may be behind it, but we make no links: neither trust nor ignore it.
             Ok(meta) if meta.is_symlink() => {
                 let what = "a symbolic link";
                 all.failures.push(Error::NotADirectory { path, what });
@@ -130,9 +130,9 @@ impl RegistrySnapshot {
         self.failures.is_empty()
     }
 
-    /// What the next snapshot will find once these were buried, if nothing else was written:
-    /// `version` is what the records count as then. Only the networks, the living and the
-    /// dead; `None` where that is not all that there is.
+    /// What the next snapshot will find once these tombstones were written, if nothing else was:
+    /// `version` is the records' version then. Has only networks, active records and
+    /// tombstones; `None` if this snapshot is not complete.
     #[must_use]
     pub fn after_tombstones<'a>(
         &self,
@@ -177,7 +177,7 @@ impl RegistrySnapshot {
             dead.iter().map(|a| (&a.key, a.generation)).collect();
         for a in active {
             if tombstones_written.contains(&(&a.key, a.generation)) {
-                self.leftovers.push(Leftover::Buried(Box::new(a)));
+                self.leftovers.push(Leftover::Dead(Box::new(a)));
             } else {
                 self.attachments.push(a);
             }

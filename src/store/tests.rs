@@ -103,7 +103,7 @@ fn what_is_known_after_a_burial_is_what_would_be_read() {
     let version = lock.succeeds(before.version);
     assert!(version.is_some());
     for dead in &dead {
-        assert_eq!(lock.bury_known(dead).unwrap(), TombstoneWrite::Written);
+        assert_eq!(lock.write_known_tombstone(dead).unwrap(), TombstoneWrite::Written);
     }
     drop(lock);
     let known = before.after_tombstones(dead.iter(), version).unwrap();
@@ -149,7 +149,7 @@ fn an_interrupted_burial_is_a_burial() {
     let registry_snapshot = lock.snapshot().unwrap();
     assert!(registry_snapshot.attachments.is_empty());
     assert_eq!(registry_snapshot.tombstones.len(), 1);
-    assert!(matches!(registry_snapshot.leftovers[..], [Leftover::Buried(_)]));
+    assert!(matches!(registry_snapshot.leftovers[..], [Leftover::Dead(_)]));
     assert!(lock.update(&a, |a| a.attempts = 9).unwrap());
     assert_eq!(lock.tombstones_of(&a.key).unwrap()[0].attempts, 9);
     lock.tidy(&registry_snapshot).unwrap();

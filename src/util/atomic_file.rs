@@ -1,4 +1,4 @@
-//! Replacing a file so that whoever opens it finds all of the old one or all of the new one.
+//! Replacing a file so that a reader finds all of the old one or all of the new one.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

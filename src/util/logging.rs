@@ -69,7 +69,7 @@ impl Log for Lines {
                 return;
             }
         }
-        // A runtime may have closed stderr; there is nobody left to tell.
+        // A runtime may have closed stderr; then the line is lost.
         let _ = io::stderr().lock().write_all(line.as_bytes());
     }
 

@@ -18,13 +18,14 @@ use crate::openflow::codec::numbers::*;
 use crate::openflow::codec::wire::{self, Layout as _, Reader};
 use crate::openflow::error::{Error, Malformed, SwitchError};
 
-/// Entries a bundle.
+/// Entries in a bundle.
 const BUNDLE: usize = 1000;
-/// Bundles under way: the switch has the next one when it is done with one.
+/// Bundles that are sent ahead: the switch has the next one as soon as it is done with one.
 const AHEAD: usize = 2;
-/// Entries a barrier, without bundles. OVS handles 50 messages of a connection per turn.
+/// Entries before a barrier, without bundles. OVS handles 50 messages of a connection per turn.
 const BATCH: usize = 49;
-/// What became of a list of entries.
+
+/// What was done to a list of entries.
 ///
 /// A strict delete that finds nothing is *not* an error and has no answer: only a fresh
 /// dump tells what is gone.
@@ -40,7 +41,7 @@ pub struct Applied {
 type Numbered<'e> = Vec<(usize, &'e Entry)>;
 
 /// A bundle that was sent: its first xid, and how many entries it has.
-struct Flight {
+struct SentBundle {
     open: u32,
     count: u32,
 }
@@ -144,19 +145,19 @@ impl Connection {
         }
         let mut refused = Vec::new();
         let mut rest = Vec::new();
-        let mut flying: VecDeque<(Flight, Numbered<'_>)> = VecDeque::new();
+        let mut ahead: VecDeque<(SentBundle, Numbered<'_>)> = VecDeque::new();
         let mut chunks = entries.chunks(BUNDLE).enumerate();
         loop {
-            let next = if flying.len() < AHEAD { chunks.next() } else { None };
+            let next = if ahead.len() < AHEAD { chunks.next() } else { None };
             if let Some((n, chunk)) = next {
                 let chunk: Numbered<'_> = (n * BUNDLE..).zip(chunk.iter().map(E::borrow)).collect();
                 if self.bundles {
-                    flying.push_back((self.send_bundle(change, &chunk, doing)?, chunk));
+                    ahead.push_back((self.send_bundle(change, &chunk, doing)?, chunk));
                 } else {
                     rest.push(chunk);
                 }
-            } else if let Some((flight, chunk)) = flying.pop_front() {
-                if !self.land(&flight, &chunk, &mut refused, doing)? {
+            } else if let Some((sent, chunk)) = ahead.pop_front() {
+                if !self.finish_bundle(&sent, &chunk, &mut refused, doing)? {
                     rest.push(chunk);
                 }
             } else {
@@ -189,10 +190,10 @@ impl Connection {
             return Ok(applied);
         }
         let chunk: Numbered<'_> = entries.iter().map(E::borrow).enumerate().collect();
-        let flight = self.send_bundle(Change::Delete, &chunk, doing)?;
+        let sent = self.send_bundle(Change::Delete, &chunk, doing)?;
         let asked = self.ask_dumps(filters)?;
         let mut refused = Vec::new();
-        let committed = self.land(&flight, &chunk, &mut refused, doing)?;
+        let committed = self.finish_bundle(&sent, &chunk, &mut refused, doing)?;
         self.hear_dumps(asked, filters.len(), &mut |_, raw| {
             if committed {
                 each(raw);
@@ -207,15 +208,15 @@ impl Connection {
     }
 
     /// Waits for a bundle's end. False: nothing of it was done.
-    fn land(
+    fn finish_bundle(
         &mut self,
-        flight: &Flight,
+        sent: &SentBundle,
         chunk: &[(usize, &Entry)],
         refused: &mut Vec<(usize, SwitchError)>,
         doing: &'static str,
     ) -> Result<bool, Error> {
         let mut errors = Vec::new();
-        match self.hear_bundle(flight, chunk, &mut errors, doing)? {
+        match self.hear_bundle(sent, chunk, &mut errors, doing)? {
             End::Committed => refused.append(&mut errors),
             End::None => {
                 self.bundles = false;
@@ -233,7 +234,7 @@ impl Connection {
         change: Change,
         entries: &[(usize, &Entry)],
         doing: &'static str,
-    ) -> Result<Flight, Error> {
+    ) -> Result<SentBundle, Error> {
         let id = self.next_bundle;
         self.next_bundle = id.wrapping_add(1);
         let count = u32::try_from(entries.len()).unwrap_or(0);
@@ -245,18 +246,18 @@ impl Connection {
         }
         out.add_control(id, OFPBCT_COMMIT_REQUEST);
         self.send_all(out)?;
-        Ok(Flight { open, count })
+        Ok(SentBundle { open, count })
     }
 
     /// How it ended. Errors of its ADDs are collected by xid: they do not fail the commit.
     fn hear_bundle(
         &mut self,
-        flight: &Flight,
+        sent: &SentBundle,
         entries: &[(usize, &Entry)],
         refused: &mut Vec<(usize, SwitchError)>,
         doing: &'static str,
     ) -> Result<End, Error> {
-        let Flight { open, count } = *flight;
+        let SentBundle { open, count } = *sent;
         let (first, commit) = (open.saturating_add(1), open.saturating_add(1 + count));
         let mut missing = false;
         loop {

@@ -34,7 +34,7 @@ pub struct Connection {
     pub(in crate::openflow) next_bundle: u32,
     /// False once the switch has said that it has no bundles.
     pub(in crate::openflow) bundles: bool,
-    /// What others change meanwhile, if we asked to be told.
+    /// What other clients change meanwhile, if we asked for it.
     pub(in crate::openflow) monitor: Option<Box<Monitor>>,
 }
 
@@ -349,12 +349,12 @@ impl Connection {
     pub(in crate::openflow) fn wait_at_most(&self, time: Duration) {
         let time = u16::try_from(time.as_millis()).unwrap_or(u16::MAX);
         let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
-        // Whatever is wrong with it, reading says so.
+        // If the socket is broken, the next read says so.
         let _ = poll(&mut fds, PollTimeout::from(time));
     }
 
     /// Whether a message is for the connection itself, not for a caller. Echo requests are
-    /// answered, and what the flow monitor tells is noted.
+    /// answered, and updates of the flow monitor are kept.
     fn is_ours(&mut self, message: Message, doing: &'static str) -> Result<bool, Error> {
         match message.kind {
             OFPT_ECHO_REQUEST => self.echo(message, doing)?,
@@ -411,7 +411,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes what is there; false if there is nothing. The deadline is looked at here too:
+    /// Takes what is there; false if there is nothing. The deadline is checked here, too:
     /// a switch that never stops talking does not outlast it.
     fn read_some(&mut self, doing: &'static str) -> Result<bool, Error> {
         self.deadline.left().map_err(|source| self.io(doing, source))?;

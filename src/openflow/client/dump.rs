@@ -31,7 +31,7 @@ impl AskedDump {
 
 impl Connection {
     /// Streams the entries that a filter finds. The dump is complete only if this returns
-    /// `Ok`: whoever concludes anything from absence waits for that.
+    /// `Ok`: until then an entry's absence proves nothing.
     ///
     /// # Errors
     /// Those of any exchange; [`Error::Switch`]; [`Error::Malformed`] for any length that
@@ -114,7 +114,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Asks for [`Self::dump_many`] and does not wait. Answers that nobody hears are skipped.
+    /// Asks for [`Self::dump_many`] and does not wait. Answers that are never read are skipped.
     ///
     /// # Errors
     /// As [`Self::dump`]; [`Error::Malformed`] for more filters than fit one exchange.

@@ -1,28 +1,29 @@
-//! Flow monitors: the switch tells what changes while we look and delete.
+//! Flow monitors: the switch reports what changes while we scan and delete.
 //!
-//! A strict delete hits whatever has the table, priority, match and cookie at that moment. What
-//! the switch tells comes in the order in which things happened (it is written under the lock
+//! A strict delete hits whatever has the table, priority, match and cookie at that moment. The
+//! switch reports changes in the order in which they happened (it writes a report under the lock
 //! that every change of the flow table takes), on the connection that asked, between the other
-//! answers: an entry that was put before it was removed is not the one that was dumped.
+//! answers. An entry that was put after the dump and before its removal is another one than the
+//! dump's.
 //!
 //! | | 1.3 (ONF extension, OVS ≥ 3.0) | 1.4, 1.5 (OVS ≥ 3.0) |
 //! | --- | --- | --- |
 //! | request, reply | multipart 0xffff, ONF, 1870 (`openflow-1.3.h`, `struct onf_flow_monitor_request`) | multipart 16 (`openflow-1.4.h`, `struct ofp14_flow_monitor_request`) |
-//! | told | `struct onf_flow_update_full`, xid 0 | `struct ofp_flow_update_full`, xid 0 |
+//! | update | `struct onf_flow_update_full`, xid 0 | `struct ofp_flow_update_full`, xid 0 |
 //! | paused, resumed | message 4, ONF, 1871 and 1872 | updates 5 and 6 |
 //!
 //! The headers are in OVS's `include/openflow`; what it makes of them in `lib/ofp-monitor.c` and
 //! `ofproto/connmgr.c` (`ofmonitor_report`, `ofmonitor_flush`). Older switches refuse: for 1.4 and
 //! later they take the request for OpenFlow 1.0's, in which ours has impossible flags.
 //!
-//! Told are changes by everybody. Of our own, removals are told in full and additions as a mere
-//! xid ("abbreviated"), which is skipped. No flags and no importance are told, of nothing.
+//! Changes by any client are reported. Our own removals are reported in full, our own additions
+//! as a mere xid ("abbreviated"), which is skipped. An update never has flags or importance.
 
 use std::time::Duration;
 
 use crate::openflow::client::connection::{Connection, Message};
 use crate::openflow::codec::entry::{BadEntry, Entry, FlowKey, Head};
-use crate::openflow::codec::flow_update::{Full, Told, read, request};
+use crate::openflow::codec::flow_update::{FlowUpdate, Full, read, request};
 use crate::openflow::codec::hello::Version;
 use crate::openflow::codec::numbers::*;
 use crate::openflow::codec::oxm::read_match;
@@ -31,10 +32,10 @@ use crate::openflow::error::Error;
 
 const DOING: &str = "watching for changes";
 
-/// What may pile up untaken. More is no churn but a storm, and then nothing is known.
-const MOST_TOLD: usize = 8 * 1024 * 1024;
+/// Bytes of updates that are kept until they are taken. With more the monitor is flooded.
+const MOST_KEPT: usize = 8 * 1024 * 1024;
 
-/// What became of an entry.
+/// What happened to an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
     /// It was added, replaced, or changed: this is what it is now.
@@ -43,10 +44,10 @@ pub enum What {
     Removed,
 }
 
-/// One change, as the switch told it.
+/// One change, as the switch reported it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Update {
-    /// How many it had told before, on this connection.
+    /// How many updates came before it on this connection.
     pub at: u64,
     /// What happened.
     pub what: What,
@@ -71,15 +72,15 @@ impl Update {
         &self.matches
     }
 
-    /// Which entry it is about.
+    /// The key of the entry that changed.
     #[must_use]
     pub fn key(&self) -> FlowKey<'_> {
         let (table, priority) = (self.table, self.priority);
         FlowKey { table, priority, matches: self.match_bytes().into() }
     }
 
-    /// The entry as it was put. Flags and importance are not told: they are taken from the
-    /// entry that had its place `before`.
+    /// The entry as it was put. An update has no flags and no importance: they are taken from
+    /// `before`, the entry that had this key.
     ///
     /// # Errors
     /// If match or instructions have impossible lengths.
@@ -99,20 +100,20 @@ impl Update {
     }
 }
 
-/// What a connection was told.
+/// The flow monitor of a connection, and the updates that nobody has taken yet.
 #[derive(Debug, Default)]
 pub(in crate::openflow) struct Monitor {
     /// The request's xid.
     asked: u32,
     /// The switch has agreed.
     on: bool,
-    /// It does not tell what is put until we have read what it told.
+    /// The switch reports no additions until we have read its earlier reports.
     paused: bool,
-    /// It was so at some time.
+    /// The monitor was paused since this was last asked.
     was_paused: bool,
-    /// It told more than we keep.
+    /// The switch reported more than we keep.
     flooded: bool,
-    /// It told of our own doing by a mere xid.
+    /// The switch reported a change of our own by a mere xid.
     abbreviated: bool,
     count: u64,
     bytes: usize,
@@ -120,12 +121,12 @@ pub(in crate::openflow) struct Monitor {
 }
 
 impl Monitor {
-    fn take_note(&mut self, told: Told<'_>, version: Version) {
-        match told {
-            Told::Full(full) => self.keep(&full, version),
-            Told::Abbreviated => self.abbreviated = true,
-            Told::Paused => (self.paused, self.was_paused) = (true, true),
-            Told::Resumed => self.paused = false,
+    fn take_note(&mut self, update: FlowUpdate<'_>, version: Version) {
+        match update {
+            FlowUpdate::Full(full) => self.keep(&full, version),
+            FlowUpdate::Abbreviated => self.abbreviated = true,
+            FlowUpdate::Paused => (self.paused, self.was_paused) = (true, true),
+            FlowUpdate::Resumed => self.paused = false,
         }
     }
 
@@ -134,7 +135,7 @@ impl Monitor {
         self.count = at.saturating_add(1);
         let size = full.matches.len().saturating_add(full.instructions.len()).saturating_add(64);
         self.bytes = self.bytes.saturating_add(size);
-        if self.bytes > MOST_TOLD {
+        if self.bytes > MOST_KEPT {
             self.flooded = true;
             return;
         }
@@ -154,8 +155,8 @@ impl Monitor {
 }
 
 impl Connection {
-    /// Asks the switch to tell of every change from now on, and does not wait for its answer:
-    /// it comes, or a refusal, with the other answers.
+    /// Asks the switch to report every change from now on, and does not wait: its answer, or a
+    /// refusal, comes with the other answers.
     ///
     /// # Errors
     /// Those of any exchange.
@@ -170,8 +171,9 @@ impl Connection {
         let wanted: &[u16] = match version {
             Version::V13 => &[put, OFPFMF_REMOVED | ONFFMF_OWN],
             // OVS 3.0 to 3.7 refuses OFPFMF_NO_ABBREV, takes ONLY_OWN for it
-            // (`ofmonitor_report`), and does not leave out others' changes. Who does is asked for
-            // those once more, and if ours come as a mere xid a dump has to tell what is gone.
+            // (`ofmonitor_report`), and does not leave out others' changes. The third monitor asks
+            // a switch that does for those. If our changes then come as a mere xid, only a dump
+            // shows what is gone.
             Version::V14 | Version::V15 => &[put, OFPFMF_REMOVED | OFPFMF_ONLY_OWN, OFPFMF_REMOVED],
         };
         let mut out = self.outgoing(xid, DOING);
@@ -179,26 +181,26 @@ impl Connection {
         self.send_all(out)
     }
 
-    /// Whether the switch has agreed to tell. False until its answer has come.
+    /// Whether the switch has agreed to report. False until its answer has come.
     #[must_use]
     pub fn is_watching(&self) -> bool {
         self.monitor.as_ref().is_some_and(|monitor| monitor.on)
     }
 
-    /// Whether it does not tell what is put at the moment: it had told more than we read.
+    /// Whether the switch reports no additions at the moment, because we had not read enough.
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.monitor.as_ref().is_some_and(|monitor| monitor.paused)
     }
 
-    /// How many changes it has told of.
+    /// How many changes were reported on this connection.
     #[must_use]
     pub fn update_seq(&self) -> u64 {
         self.monitor.as_ref().map_or(0, |monitor| monitor.count)
     }
 
-    /// What it has told since it was last asked here, in order. Waits for nothing. For when no
-    /// other answer is awaited: those are skipped.
+    /// The updates since the last call, in order. Waits for nothing. Call it only when no other
+    /// answer is awaited: it skips those.
     ///
     /// # Errors
     /// Those of any exchange.
@@ -207,7 +209,7 @@ impl Connection {
         Ok(self.noted())
     }
 
-    /// The same, of what came before the last answer that was read.
+    /// The same updates, but only those that came before the last answer that was read.
     pub fn noted(&mut self) -> Vec<Update> {
         self.monitor.as_mut().map_or_else(Vec::new, |monitor| {
             monitor.bytes = 0;
@@ -215,42 +217,42 @@ impl Connection {
         })
     }
 
-    /// Waits until there is something to read, or for so long.
+    /// Waits until there is something to read, at most for this time.
     pub fn wait_for_updates(&self, time: Duration) {
         self.wait_at_most(time);
     }
 
-    /// Whether it was paused since this was last asked. When a pause is over the switch tells
-    /// what is there; what came and went meanwhile it never does.
+    /// Whether the monitor was paused since the last call. After a pause the switch reports the
+    /// entries that are there; it never reports what came and went in the pause.
     pub fn take_pause(&mut self) -> bool {
         self.monitor
             .as_mut()
             .is_some_and(|monitor| std::mem::replace(&mut monitor.was_paused, monitor.paused))
     }
 
-    /// Whether it told of our own doing by a mere xid since this was last asked: additions
-    /// always, removals on no switch that is known.
+    /// Whether a change of our own was reported by a mere xid since the last call. Additions
+    /// always are; removals are on no switch that is known.
     pub fn take_abbreviated(&mut self) -> bool {
         self.monitor.as_mut().is_some_and(|monitor| std::mem::take(&mut monitor.abbreviated))
     }
 
-    /// Whether it has told more than is kept: what it told since is not known.
+    /// Whether the switch reported more than is kept: the later updates are lost.
     #[must_use]
     pub fn is_flooded(&self) -> bool {
         self.monitor.as_ref().is_some_and(|monitor| monitor.flooded)
     }
 
-    /// Whether a message is about what we watch; it is noted then.
+    /// Keeps a message of the flow monitor; false if the message is not one.
     pub(in crate::openflow) fn note(&mut self, message: Message) -> Result<bool, Error> {
         let version = self.version();
         let Some(mut monitor) = self.monitor.take() else { return Ok(false) };
         let noted = if message.xid == monitor.asked {
-            // An error: the switch is too old, and tells nothing.
+            // An error: the switch is too old, and reports nothing.
             monitor.on = message.kind == OFPT_MULTIPART_REPLY;
             Ok(true)
         } else if message.xid == 0 && message.version == version.wire() {
-            read(version, message.kind, self.body(message), &mut |told| {
-                monitor.take_note(told, version);
+            read(version, message.kind, self.body(message), &mut |update| {
+                monitor.take_note(update, version);
             })
         } else {
             Ok(false)

@@ -31,19 +31,19 @@ pub fn delete_strict_parallel<E: Borrow<Entry> + Sync>(
     let done = thread::scope(|scope| {
         let parallel = std::iter::once(&mut *first).chain(others.iter_mut());
         let mut running = Vec::new();
-        for (lane, some) in parallel.zip(entries.chunks(share)) {
+        for (connection, some) in parallel.zip(entries.chunks(share)) {
             let thread = thread::Builder::new().stack_size(STACK);
-            running.push(thread.spawn_scoped(scope, || lane.delete_strict(some)).ok());
+            running.push(thread.spawn_scoped(scope, || connection.delete_strict(some)).ok());
         }
         meanwhile();
-        let end = |lane: thread::ScopedJoinHandle<'_, _>| {
-            lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let end = |running: thread::ScopedJoinHandle<'_, _>| {
+            running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
-        running.into_iter().map(|lane| lane.map(end)).collect::<Vec<_>>()
+        running.into_iter().map(|started| started.map(end)).collect::<Vec<_>>()
     });
     let mut all = Applied::default();
     for (n, (some, applied)) in entries.chunks(share).zip(done).enumerate() {
-        // There was no thread to be had for it.
+        // No thread could be started for this share.
         let applied = applied.unwrap_or_else(|| first.delete_strict(some))?;
         all.sent = all.sent.saturating_add(applied.sent);
         let at = n.saturating_mul(share);

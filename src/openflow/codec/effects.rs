@@ -15,7 +15,7 @@ use crate::openflow::codec::port;
 use crate::openflow::codec::wire::Reader;
 use crate::openflow::error::Malformed;
 
-/// To all, or to whoever is known to be there.
+/// Ports that send to every port, or to the one that has learned the address.
 const SPREADING: [u16; 3] = [OFPP_NORMAL, OFPP_FLOOD, OFPP_ALL];
 /// Lists within lists that we follow; what is deeper is unread. OVS nests two in practice.
 const DEEPEST: u8 = 16;
@@ -153,7 +153,8 @@ fn output(port: Option<u16>, into: &mut Actions) {
     }
 }
 
-/// A port named otherwise; reserved numbers (OFPP_IN_PORT: the packet's own) name nobody.
+/// A port that is named without an output. Reserved numbers (OFPP_IN_PORT: the packet's own)
+/// name no port.
 fn reference(port: u16, into: &mut Actions) {
     if is_port(port) {
         into.port_references.push(port);

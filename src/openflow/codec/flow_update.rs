@@ -1,4 +1,4 @@
-//! The messages of flow monitors: what is asked, and what is told (see `monitor.rs`).
+//! The messages of flow monitors: requests and updates (see `monitor.rs`).
 
 use crate::openflow::client::monitor::What;
 use crate::openflow::codec::hello::Version;
@@ -88,7 +88,7 @@ pub(in crate::openflow) fn recode_request(
 
 /// One update in a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::openflow) enum Told<'a> {
+pub(in crate::openflow) enum FlowUpdate<'a> {
     Full(Full<'a>),
     /// A change of our own, by its xid.
     Abbreviated,
@@ -104,7 +104,7 @@ pub(in crate::openflow) struct Full<'a> {
     pub(in crate::openflow) instructions: &'a [u8],
 }
 
-impl<'a> Told<'a> {
+impl<'a> FlowUpdate<'a> {
     /// Reads one update off a message's body.
     pub(in crate::openflow) fn read(
         version: Version,
@@ -121,7 +121,7 @@ impl<'a> Told<'a> {
         let mut r = body.sub(length.into(), field)?;
         Update::read(version, &mut r)?;
         let what = match event {
-            // Present when asked (or when told again after a pause), added, changed.
+            // Present when asked (or reported again after a pause), added, changed.
             OFPFME_INITIAL | OFPFME_ADDED | OFPFME_MODIFIED => What::Put,
             OFPFME_REMOVED => What::Removed,
             OFPFME_ABBREV => return Ok(Self::Abbreviated),
@@ -163,19 +163,19 @@ impl<'a> Told<'a> {
     }
 }
 
-/// Reads a message that nobody asked for; false if it is not about what we watch.
+/// Reads an unsolicited message; false if it is not a flow monitor's.
 pub(in crate::openflow) fn read(
     version: Version,
     kind: u8,
     body: &[u8],
-    each: &mut dyn FnMut(Told<'_>),
+    each: &mut dyn FnMut(FlowUpdate<'_>),
 ) -> Result<bool, Malformed> {
     let onf = version == Version::V13;
     let mut r = Reader::new(body);
     if kind == OFPT_EXPERIMENTER && onf {
         match r.u64("experimenter")? {
-            ONFT_FLOW_MONITOR_PAUSED => each(Told::Paused),
-            ONFT_FLOW_MONITOR_RESUMED => each(Told::Resumed),
+            ONFT_FLOW_MONITOR_PAUSED => each(FlowUpdate::Paused),
+            ONFT_FLOW_MONITOR_RESUMED => each(FlowUpdate::Resumed),
             _ => return Ok(false),
         }
         return Ok(true);
@@ -189,7 +189,7 @@ pub(in crate::openflow) fn read(
         return Ok(false);
     }
     while !r.is_empty() {
-        each(Told::read(version, &mut r)?);
+        each(FlowUpdate::read(version, &mut r)?);
     }
     Ok(true)
 }

@@ -1,4 +1,4 @@
-//! Groups, as the switch tells of them: what their buckets do.
+//! Groups, as the switch describes them: what their buckets do.
 
 use crate::openflow::codec::hello::Version;
 #[cfg(test)]

@@ -49,7 +49,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// The wire versions somebody speaks: bit n is version n.
+/// The wire versions that a switch speaks: bit n is version n.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::openflow) struct Versions(u32);
 

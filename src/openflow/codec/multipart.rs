@@ -54,7 +54,7 @@ impl Port {
         if version == Version::V13 { OFP13_PORT_LEN } else { self.length.into() }
     }
 
-    /// Reads one, and passes over what we do not look at.
+    /// Reads one, and skips what we do not need.
     pub(in crate::openflow) fn next(
         version: Version,
         r: &mut Reader<'_>,

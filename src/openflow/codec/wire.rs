@@ -1,4 +1,4 @@
-//! Bytes from and for somebody else. Reading never indexes, and every short read says which
+//! Reading and writing bytes of a message. Reading never indexes, and every short read says which
 //! field it was. Fixed parts are declared once for both directions ([`layout`]).
 
 use crate::openflow::codec::hello::Version;
@@ -49,7 +49,7 @@ pub(in crate::openflow) trait Layout: Sized {
 }
 
 /// Declares such a part: its fields in their order, `[4]` behind one for 4 bytes of padding or
-/// what we do not look at, written as zeros. If versions differ, the order in each of them follows.
+/// what we do not read, written as zeros. If versions differ, the order in each of them follows.
 macro_rules! layout {
     ($(#[$meta:meta])* $vis:vis struct $name:ident {
         $($(#[$doc:meta])* $field:ident: $type:ty $([$pad:literal])?),* $(,)?

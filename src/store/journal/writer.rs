@@ -86,7 +86,7 @@ impl Registry {
         file::make_directory(&directory)?;
         let when = Stamp::now();
         let (id, path, file) = create(&directory, when.wall_ms)?;
-        // Held while we live: pruning spares what is being written.
+        // Held while we run: pruning spares a file that is locked.
         let _ = file.try_lock();
         let mut writer = Writer {
             id: id.clone(),
@@ -299,7 +299,7 @@ fn drop_oldest(directory: &Path, ours: &JournalId, wanted: u64, limit: u64) -> R
             break;
         }
         let path = directory.join(name);
-        // Somebody is still writing it.
+        // Its writer still has it locked.
         if File::open(&path).is_ok_and(|f| f.try_lock_shared().is_err()) {
             continue;
         }

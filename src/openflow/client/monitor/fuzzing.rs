@@ -54,7 +54,7 @@ pub(crate) fn told(data: &[u8]) -> bool {
 }
 
 /// Where each update ends and what it is, in 1.4's numbers. Written without a look at how
-/// [`Told::read`] does it.
+/// [`FlowUpdate::read`] does it.
 fn naive(version: Version, body: &[u8]) -> Vec<(usize, u16)> {
     let number = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
     let onf = version == Version::V13;

@@ -184,7 +184,7 @@ fn updates_that_cannot_be_are_refused() {
     for version in [Version::V13, Version::V14, Version::V15] {
         let [added, removed, ..] = events(version);
         let good = told(version, added, DOES);
-        let parse = |bytes: &[u8]| Told::read(version, &mut Reader::new(bytes)).map(|_| ());
+        let parse = |bytes: &[u8]| FlowUpdate::read(version, &mut Reader::new(bytes)).map(|_| ());
         parse(&good).unwrap();
         parse(&told(version, removed, "")).unwrap();
         let with = |at: usize, value: u16| {
