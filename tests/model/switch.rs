@@ -184,6 +184,8 @@ impl Driver for Switch<'_> {
         sleep_ms(15);
         let (_, name) = pod.name(self.layout);
         let mut sandbox = self.node.pod(&name);
+        // The rig's own names are all of one ReplicaSet, whichever tenant's.
+        sandbox.name = name;
         sandbox.container = pod.container();
         let member = Member { pod: sandbox, port: pod.port(), who: pod.who.clone() };
         self.sandboxes.insert(pod.id);
