@@ -194,9 +194,6 @@ fn deletes_that_were_given_up_are_not_done_later() {
         let failed = connection.delete_strict(&all).unwrap_err();
         assert!(matches!(failed, Error::TimedOut { .. }), "{failed}");
         drop(connection);
-        // A child that another test starts at this moment has the socket, too, until its exec: the
-        // switch would find somebody there.
-        sleep_ms(500);
         node.vswitchd.resume();
         let mut again = Connection::open(&node.run_dir.join("br0.mgmt"), soon()).unwrap();
         again.barrier().unwrap();

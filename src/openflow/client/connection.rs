@@ -1,6 +1,7 @@
 //! The transport: one deadline over everything, xids, echo, and reading while writing.
 
 use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,15 @@ pub struct Connection {
     pub(in crate::openflow) bundles: bool,
     /// What other clients change meanwhile, if we asked for it.
     pub(in crate::openflow) monitor: Option<Box<Monitor>>,
+}
+
+/// A switch that was hanging does not go on with what was given up: its answer to the first message of
+/// a bundle fails. To close the socket is not enough for that. A child that another thread starts has
+/// it, too, until its exec.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
 }
 
 /// A connection on which nothing was said yet.
@@ -470,5 +480,28 @@ impl Connection {
             io::ErrorKind::ConnectionReset => Error::Closed { path, doing },
             _ => Error::Io { path, doing, source },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::openflow::testing::Fake;
+
+    #[test]
+    fn a_connection_that_was_given_up_ends_though_a_child_has_its_socket() {
+        let fake = Fake::new(Version::V14, |peer| {
+            let since = Instant::now();
+            assert_eq!(peer.next_if_any(), None);
+            // Its patience is 10 s.
+            assert!(since.elapsed() < Duration::from_secs(5), "nobody has hung up");
+        });
+        let connection = fake.open().unwrap();
+        let of_a_child = connection.stream.try_clone().unwrap();
+        drop(connection);
+        fake.done();
+        drop(of_a_child);
     }
 }
