@@ -44,4 +44,6 @@ pub use tokens::{RegisterToken, Token};
 pub use verdict::{Judge, Verdict};
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

@@ -173,6 +173,7 @@ impl Recheck {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::judge::testing;
     use crate::model::flow::Address;
     use crate::model::row::RowId;
     use std::time::Duration;
@@ -183,45 +184,19 @@ mod tests {
 
     fn input() -> JudgeInput {
         let dead = Dead {
-            network: 0,
-            ofport: Some(5),
-            previous_ofports: Vec::new(),
-            number_since: None,
             interface: Some(RowId(5)),
             addresses: vec![address()],
-            vlans: Vec::new(),
-            vlans_before: Vec::new(),
-            register: None,
             born: None,
-            oldest: None,
             died: Duration::from_secs(1),
             seen_alive: Duration::from_secs(1),
             lingered: false,
-            recorded: true,
-            holds_addresses: false,
-            ip_evidence: true,
-            mac_evidence: true,
-            roams: false,
-            member: None,
+            ..testing::dead(5, &[])
         };
         JudgeInput { dead: vec![dead], ..JudgeInput::default() }
     }
 
     fn newborn(ofport: u16, addresses: Vec<Address>, register: LiveRegister) -> Live {
-        Live {
-            network: Some(0),
-            ofport: Some(ofport),
-            previous_ofports: Vec::new(),
-            number_since: None,
-            addresses,
-            vlans: Vec::new(),
-            addresses_known: true,
-            is_pod: true,
-            register,
-            age: None,
-            adding: false,
-            member: None,
-        }
+        Live { addresses, register, age: None, ..testing::live(ofport, &[]) }
     }
 
     fn standing(after: &JudgeInput, reason: Reason, flow: &Flow) -> Standing {

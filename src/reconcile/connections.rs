@@ -217,8 +217,9 @@ mod tests {
 
     use super::*;
     use crate::judge::input::LiveRegister;
+    use crate::judge::testing as facts;
     use crate::model::attachment::{Attachment, Key, Netns};
-    use crate::model::register::{RegisterRule, RegisterSource};
+    use crate::model::register::RegisterSource;
     use crate::model::row::RowId;
     use crate::ovsdb::{Ofport, Port, testing};
     use crate::util::clock::Stamp;
@@ -226,59 +227,27 @@ mod tests {
     const IP: &str = "10.0.0.5";
 
     fn network() -> Network {
-        Network {
-            tables: None,
-            cookie: 0,
-            cookie_mask: 0,
-            match_port: true,
-            match_ip: true,
-            match_mac: true,
-            register: RegisterRule { index: 0, mask: u32::MAX, source: RegisterSource::None },
-            basis: crate::judge::BasisFacts::default(),
-            shown: Vec::new(),
-            reap_dangling: false,
-        }
+        facts::network(RegisterSource::None)
     }
 
     fn dead() -> Dead {
         Dead {
-            member: None,
-            network: 0,
-            ofport: Some(5),
-            number_since: None,
-            oldest: None,
-            previous_ofports: Vec::new(),
             interface: None,
-            addresses: vec![Address::Ip(IP.parse().unwrap())],
-            vlans: Vec::new(),
-            vlans_before: Vec::new(),
-            register: None,
             born: None,
             died: Duration::from_secs(1),
             seen_alive: Duration::from_secs(1),
             lingered: false,
-            recorded: true,
-            holds_addresses: false,
-            ip_evidence: true,
-            mac_evidence: true,
-            roams: false,
+            ..facts::dead(5, &[IP])
         }
     }
 
     fn live(ip: &str) -> Live {
         Live {
-            member: None,
             network: None,
-            ofport: Some(9),
-            number_since: None,
-            previous_ofports: Vec::new(),
-            addresses: vec![Address::Ip(ip.parse().unwrap())],
-            vlans: Vec::new(),
             addresses_known: false,
             register: LiveRegister::Absent,
             age: None,
-            adding: false,
-            is_pod: true,
+            ..facts::live(9, &[ip])
         }
     }
 

@@ -6,11 +6,10 @@
 use std::time::Duration;
 
 use super::input::{Dead, JudgeInput, Live, LiveRegister, Network, Ports};
-use super::{BasisFacts, Judge, Learned, Survey, Verdict};
-use crate::model::flow::{
-    Address, AddressMatch, Flow, MacAddr, RegisterMatch, RegisterRange, RegisterWrite, Side,
-};
-use crate::model::register::{RegisterRule, RegisterSource};
+use super::testing::{self, address, network};
+use super::{Judge, Learned, Survey, Verdict};
+use crate::model::flow::{AddressMatch, Flow, RegisterMatch, RegisterRange, RegisterWrite, Side};
+use crate::model::register::RegisterSource;
 use crate::model::row::RowId;
 use crate::model::workload::Member;
 
@@ -34,10 +33,6 @@ const MAC_B: &str = "0a:58:0a:00:00:06";
 
 fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
-}
-
-fn address(text: &str) -> Address {
-    text.parse().map_or_else(|_| Address::Mac(text.parse::<MacAddr>().unwrap()), Address::Ip)
 }
 
 /// A flow, two hours old unless it says otherwise.
@@ -160,21 +155,6 @@ impl Flow {
     }
 }
 
-fn network(source: RegisterSource) -> Network {
-    Network {
-        tables: None,
-        cookie: 0,
-        cookie_mask: 0,
-        match_port: true,
-        match_ip: true,
-        match_mac: true,
-        register: RegisterRule { index: 0, mask: u32::MAX, source },
-        basis: BasisFacts::default(),
-        shown: Vec::new(),
-        reap_dangling: false,
-    }
-}
-
 const LEARN: RegisterSource = RegisterSource::Learn { distinct_seen: true, shared_seen: false };
 const LEARN_FIRST: RegisterSource =
     RegisterSource::Learn { distinct_seen: false, shared_seen: false };
@@ -185,45 +165,11 @@ fn member(workload: &str, pod: u16) -> Option<Member> {
 }
 
 fn dead(port: u16, addresses: &[&str]) -> Dead {
-    Dead {
-        network: 0,
-        ofport: Some(port),
-        previous_ofports: Vec::new(),
-        number_since: None,
-        interface: Some(RowId(u128::from(port) + 1000)),
-        addresses: addresses.iter().map(|a| address(a)).collect(),
-        vlans: Vec::new(),
-        vlans_before: Vec::new(),
-        register: None,
-        born: Some(secs(86_400)),
-        oldest: None,
-        died: secs(60),
-        seen_alive: secs(60),
-        lingered: true,
-        recorded: true,
-        holds_addresses: false,
-        ip_evidence: true,
-        mac_evidence: true,
-        roams: false,
-        member: member("w", port),
-    }
+    Dead { member: member("w", port), ..testing::dead(port, addresses) }
 }
 
 fn live(port: u16, addresses: &[&str]) -> Live {
-    Live {
-        network: Some(0),
-        ofport: Some(port),
-        previous_ofports: Vec::new(),
-        number_since: None,
-        addresses: addresses.iter().map(|a| address(a)).collect(),
-        vlans: Vec::new(),
-        addresses_known: true,
-        is_pod: true,
-        register: LiveRegister::Unknown,
-        age: Some(secs(86_400)),
-        adding: false,
-        member: member("w", port),
-    }
+    Live { member: member("w", port), ..testing::live(port, addresses) }
 }
 
 /// The cast of the module's head.

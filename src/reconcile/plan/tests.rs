@@ -1,13 +1,10 @@
 //! Decisions on hand-made bridges: no switch, no database.
 
-use std::time::Duration;
-
 use super::*;
-use crate::judge::input::{Dead, JudgeInput, Live, Network, Ports};
-use crate::judge::{BasisFacts, Survey};
+use crate::judge::input::{Dead, JudgeInput, Live, Ports};
+use crate::judge::{Survey, testing};
 use crate::model::attachment::{Attachment, Key};
-use crate::model::flow::Address;
-use crate::model::register::{RegisterRule, RegisterSource};
+use crate::model::register::RegisterSource;
 use crate::model::row::RowId;
 use crate::openflow::testing::hex;
 use crate::openflow::{Entry, Version};
@@ -52,47 +49,12 @@ fn of_value(value: u32) -> Entry {
 }
 
 fn dead(port: u16) -> Dead {
-    let minute = Duration::from_secs(60);
-    Dead {
-        network: 0,
-        ofport: Some(port),
-        previous_ofports: Vec::new(),
-        number_since: None,
-        interface: Some(RowId(u128::from(port) + 1000)),
-        addresses: vec![Address::Ip([10, 0, 0, u8::try_from(port).unwrap()].into())],
-        vlans: Vec::new(),
-        vlans_before: Vec::new(),
-        register: None,
-        born: None,
-        oldest: None,
-        died: minute,
-        seen_alive: minute,
-        lingered: true,
-        recorded: true,
-        holds_addresses: false,
-        ip_evidence: true,
-        mac_evidence: true,
-        roams: false,
-        member: None,
-    }
+    Dead { born: None, ..testing::dead(port, &[&format!("10.0.0.{port}")]) }
 }
 
 /// Who lives on port 13.
 fn live() -> Live {
-    Live {
-        network: Some(0),
-        ofport: Some(13),
-        previous_ofports: Vec::new(),
-        number_since: None,
-        addresses: vec![Address::Ip([10, 0, 0, 13].into())],
-        vlans: Vec::new(),
-        addresses_known: true,
-        is_pod: true,
-        register: LiveRegister::Absent,
-        age: Some(Duration::from_secs(86_400)),
-        adding: false,
-        member: None,
-    }
+    Live { register: LiveRegister::Absent, ..testing::live(13, &["10.0.0.13"]) }
 }
 
 /// A bridge, its entries, and what may be done.
@@ -105,21 +67,9 @@ struct Case {
 
 /// The dead had these ports, and nobody else has them now.
 fn case(dead_ports: &[u16], source: RegisterSource) -> Case {
-    let network = Network {
-        tables: None,
-        cookie: 0,
-        cookie_mask: 0,
-        match_port: true,
-        match_ip: true,
-        match_mac: true,
-        register: RegisterRule { index: 0, mask: u32::MAX, source },
-        basis: BasisFacts::default(),
-        shown: Vec::new(),
-        reap_dangling: false,
-    };
     let by_number = [1, 13, 65534].map(|port: u16| (port, RowId(port.into()))).into();
     let facts = JudgeInput {
-        networks: vec![network],
+        networks: vec![testing::network(source)],
         dead: dead_ports.iter().map(|port| dead(*port)).collect(),
         live: vec![live()],
         ports: Ports { by_number, ..Ports::default() },

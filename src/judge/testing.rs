@@ -1,0 +1,76 @@
+//! Facts of a bridge for unit tests, here and in the modules above. A test says only what it is
+//! about: `Dead { born: None, ..dead(5, &[]) }`.
+
+use std::time::Duration;
+
+use super::BasisFacts;
+use super::input::{Dead, Live, LiveRegister, Network};
+use crate::model::flow::Address;
+use crate::model::register::{RegisterRule, RegisterSource};
+use crate::model::row::RowId;
+
+/// A network whose values are in reg0, with everything as evidence.
+pub(crate) fn network(source: RegisterSource) -> Network {
+    Network {
+        tables: None,
+        cookie: 0,
+        cookie_mask: 0,
+        match_port: true,
+        match_ip: true,
+        match_mac: true,
+        register: RegisterRule { index: 0, mask: u32::MAX, source },
+        basis: BasisFacts::default(),
+        shown: Vec::new(),
+        reap_dangling: false,
+    }
+}
+
+/// Who died a minute ago, after a day, and whose linger time is over.
+pub(crate) fn dead(port: u16, addresses: &[&str]) -> Dead {
+    let minute = Duration::from_secs(60);
+    Dead {
+        network: 0,
+        ofport: Some(port),
+        previous_ofports: Vec::new(),
+        number_since: None,
+        interface: Some(RowId(u128::from(port) + 1000)),
+        addresses: addresses.iter().map(|a| address(a)).collect(),
+        vlans: Vec::new(),
+        vlans_before: Vec::new(),
+        register: None,
+        born: Some(Duration::from_secs(86_400)),
+        oldest: None,
+        died: minute,
+        seen_alive: minute,
+        lingered: true,
+        recorded: true,
+        holds_addresses: false,
+        ip_evidence: true,
+        mac_evidence: true,
+        roams: false,
+        member: None,
+    }
+}
+
+/// Who has lived for a day and whose register value nobody knows.
+pub(crate) fn live(port: u16, addresses: &[&str]) -> Live {
+    Live {
+        network: Some(0),
+        ofport: Some(port),
+        previous_ofports: Vec::new(),
+        number_since: None,
+        addresses: addresses.iter().map(|a| address(a)).collect(),
+        vlans: Vec::new(),
+        addresses_known: true,
+        is_pod: true,
+        register: LiveRegister::Unknown,
+        age: Some(Duration::from_secs(86_400)),
+        adding: false,
+        member: None,
+    }
+}
+
+/// An IP or a MAC.
+pub(crate) fn address(text: &str) -> Address {
+    text.parse().map(Address::Ip).or_else(|_| text.parse().map(Address::Mac)).unwrap()
+}
