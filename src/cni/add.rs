@@ -293,10 +293,7 @@ fn dead_pods(
     let mut targets: Vec<CleanTarget> = registry_snapshot
         .tombstones
         .iter()
-        .map(|t| CleanTarget {
-            attachment: orphans::died(t.clone(), now, boot),
-            cause: Cause::Tombstone,
-        })
+        .map(|t| CleanTarget::of_tombstone(t.clone(), now, boot))
         .collect();
     for other in &registry_snapshot.attachments {
         if other.is_same(record) || other.state != State::Active {

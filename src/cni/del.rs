@@ -104,8 +104,7 @@ fn recorded(
         Ok(tombstones) => {
             for tombstone in tombstones {
                 if !targets.iter().any(|t| t.attachment.is_same(&tombstone)) {
-                    let attachment = orphans::died(tombstone, now, boot);
-                    targets.push(CleanTarget { attachment, cause: Cause::Tombstone });
+                    targets.push(CleanTarget::of_tombstone(tombstone, now, boot));
                 }
             }
         }

@@ -29,10 +29,7 @@ pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
         .tombstones
         .iter()
         .filter(|t| t.key.network == request.network)
-        .map(|t| CleanTarget {
-            attachment: orphans::died(t.clone(), now, &boot),
-            cause: Cause::Tombstone,
-        })
+        .map(|t| CleanTarget::of_tombstone(t.clone(), now, &boot))
         .collect();
     // A record that cannot be read or written stops no other: the next GC or sweep finds it.
     let mut left: Vec<String> =

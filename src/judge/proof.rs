@@ -72,11 +72,11 @@ impl Prover<'_, '_> {
             };
             let together = |other: &usize| *other != i && self.lived_together(i, *other);
             // The distinct values are few, and fields that overlap fewer.
-            let twin = holders.get(&token).is_some_and(|same| same.iter().any(together))
+            let shared = holders.get(&token).is_some_and(|same| same.iter().any(together))
                 || (self.index.fields.len() > 1
                     && holders.keys().any(|other| *other != token && agree(*other, token)))
                 || self.seen.values.get(&token).is_some_and(|c| c.dead().any(|i| together(&i)));
-            Evidence { previous_ofports, ..self.evidence(i, token, twin) }
+            Evidence { previous_ofports, ..self.evidence(i, token, shared) }
         };
         tokens.iter().enumerate().map(evidence).collect()
     }
@@ -96,7 +96,7 @@ impl Prover<'_, '_> {
         field.token(self.dead.get(i).copied().flatten()?)
     }
 
-    fn evidence(&self, i: usize, token: RegisterToken, twin: bool) -> Evidence {
+    fn evidence(&self, i: usize, token: RegisterToken, shared: bool) -> Evidence {
         let Some((dead, field, source)) = registers_of(self.index, i) else {
             return Evidence::default();
         };
@@ -138,7 +138,7 @@ impl Prover<'_, '_> {
             Some(NotProven::OtherDeadHasIt)
         } else if foreign || others {
             Some(NotProven::OthersLoadIt)
-        } else if learned && basis.is_none() && twin {
+        } else if learned && basis.is_none() && shared {
             Some(NotProven::OtherDeadHasIt)
         } else if learn && basis.is_none() && facts.shared_seen {
             Some(NotProven::Shared)

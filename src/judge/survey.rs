@@ -25,7 +25,7 @@ pub(super) const MOST_VALUES: usize = 1 << 15;
 const TOGETHER: Duration = Duration::from_secs(1);
 
 /// So soon after a pod was last seen alive its controller puts its entries. Later ones under its
-/// number may be a stranger's, who has had its number and its address since.
+/// number may be of somebody without a record, who has had its number and its address since.
 const SOON: Duration = Duration::from_secs(120);
 
 /// Who has a register value.
@@ -374,7 +374,7 @@ impl<'c> Survey<'c> {
             return;
         };
         // A dead pod that had the number may have had the address, too: then the address does not
-        // name the heir.
+        // name the successor.
         let may_be_dead = |m: &AddressMatch| {
             let mut dead = owners.dead.iter().filter_map(|i| index.dead(*i));
             dead.any(|(dead, _)| !dead.recorded || dead.addresses.contains(&m.address))

@@ -53,7 +53,7 @@ impl BloomFilter {
     }
 }
 
-/// Settles which candidates have a twin, as far as it matters: of those that are to go.
+/// Settles which candidates are ambiguous, as far as it matters: of those that are to go.
 pub(super) fn settle(
     connection: &mut Connection,
     facts: &JudgeInput,

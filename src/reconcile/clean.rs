@@ -1,6 +1,6 @@
 //! One clean-up from its beginning to its end, for every [`CleanRequest`].
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use log::{debug, info};
@@ -64,8 +64,8 @@ impl CleanRequest<'_> {
         outcome.paused = self.is_paused();
         unrecorded_ports::adopt(self, &mut node, &mut targets, &mut outcome);
         let mut run = CleanUp { request: self, client, targets, outcome, taught: Vec::new() };
-        for bridge in run.bridges_to_look_at(&node) {
-            run.clean_bridge(&node, bridge, prefetch.take());
+        for (bridge, here) in run.bridges_to_look_at(&node) {
+            run.clean_bridge(&node, (bridge, here), prefetch.take());
         }
         let CleanUp { mut client, targets, mut outcome, .. } = run;
         connections::flush(self, &node, &mut client, &targets, &mut outcome);
@@ -146,10 +146,10 @@ struct CleanUp<'a> {
 }
 
 impl CleanUp<'_> {
-    /// Bridges that some target may have entries on; all that matter when thorough. A
-    /// target whose bridge is gone from a complete answer is finished.
-    fn bridges_to_look_at(&mut self, node: &NodeSnapshot) -> Vec<usize> {
-        let mut bridges = BTreeSet::new();
+    /// Bridges that some target may have entries on, with these targets; all that matter when
+    /// thorough. A target whose bridge is gone from a complete answer is finished.
+    fn bridges_to_look_at(&mut self, node: &NodeSnapshot) -> BTreeMap<usize, Vec<TargetId>> {
+        let mut bridges: BTreeMap<usize, Vec<TargetId>> = BTreeMap::new();
         for (id, target) in TargetId::each(&self.targets) {
             let of = node.bridges_of(&target.attachment);
             if of.is_empty() {
@@ -159,25 +159,28 @@ impl CleanUp<'_> {
                     (target.complete, target.bridge_gone) = (true, true);
                 }
             }
-            bridges.extend(of);
+            of.into_iter().for_each(|bridge| bridges.entry(bridge).or_default().push(id));
         }
         if self.request.thorough {
-            for record in &node.records {
-                bridges.extend(node.bridges_of(record));
+            for bridge in node.records.iter().flat_map(|record| node.bridges_of(record)) {
+                bridges.entry(bridge).or_default();
             }
         }
-        bridges.into_iter().collect()
+        bridges
     }
 
     /// One bridge. Evidence that is in flux (a port that waits for its number, an answer that
     /// came too late to tell an entry's age) settles within milliseconds: a call that somebody
     /// waits for looks again before it leaves that to a sweep.
-    fn clean_bridge(&mut self, node: &NodeSnapshot, bridge: usize, prefetch: Option<Prefetch>) {
+    fn clean_bridge(
+        &mut self,
+        node: &NodeSnapshot,
+        (bridge, here): (usize, Vec<TargetId>),
+        prefetch: Option<Prefetch>,
+    ) {
         let Some(name) = node.ovs.bridges.get(bridge).map(|b| b.name.clone()) else { return };
         let mut on = BridgeOutcome::new(&name);
-        let is_here = |target: &CleanTarget| node.bridges_of(&target.attachment).contains(&bridge);
-        let here = TargetId::each(&self.targets).filter(|(_, target)| is_here(target));
-        on.targets.extend(here.map(|(id, _)| (id, Default::default())));
+        on.targets.extend(here.into_iter().map(|id| (id, Default::default())));
         let mut done = self.pass(node, bridge, prefetch, &mut on);
         for pause in SETTLING {
             let ends = self.request.dry_run || self.outcome.paused || !on.is_unsettled();

@@ -152,9 +152,12 @@ impl BridgeInput {
             !may_live_on(node, other)
                 && born(other).unwrap_or(0) < born(tombstone).unwrap_or(u64::MAX)
         };
-        let has = |address: Address| tombstone.addresses().contains(&address);
-        may_live_on(node, tombstone)
-            && node.tombstones.iter().filter(before).any(|o| o.addresses().into_iter().any(has))
+        if !may_live_on(node, tombstone) {
+            return false;
+        }
+        let addresses = tombstone.addresses();
+        let has = |other: &Attachment| other.addresses().iter().any(|a| addresses.contains(a));
+        node.tombstones.iter().filter(before).any(has)
     }
 
     fn network(&mut self, node: &NodeSnapshot, name: &NetworkName) -> NetworkIndex {
@@ -186,7 +189,7 @@ impl BridgeInput {
     pub fn check_ports(&mut self, node: &NodeSnapshot, bridge: usize, described: &[(u16, String)]) {
         let mut named: HashMap<u16, PortLocation<'_>> = HashMap::new();
         for place in node.places().filter(|p| p.bridge == bridge) {
-            if let Some(number) = number(place.interface) {
+            if let Some(number) = place.interface.ofport.number() {
                 named.entry(number).or_insert(place);
             }
         }
@@ -261,13 +264,6 @@ fn latest_deaths(node: &NodeSnapshot) -> HashMap<Address, Duration> {
     latest
 }
 
-fn number(interface: &Interface) -> Option<u16> {
-    match interface.ofport {
-        Ofport::Number(number) => Some(number),
-        Ofport::Unassigned | Ofport::Failed => None,
-    }
-}
-
 fn live(
     node: &NodeSnapshot,
     record: &Attachment,
@@ -323,7 +319,7 @@ fn dead(
     let (scope, free) = (scope_of(config, record), node.free.as_ref());
     let name = node.ovs.bridges.get(bridge).map(|b| b.name.as_str());
     let ofport = match own {
-        Some(place) if place.bridge == bridge => number(place.interface).or(record.ofport),
+        Some(place) if place.bridge == bridge => place.interface.ofport.number().or(record.ofport),
         Some(_) => None,
         None => record.ofport.filter(|_| record.bridge.as_deref() == name),
     };
@@ -528,7 +524,7 @@ fn unrecorded_port(
     };
     Live {
         network: None,
-        ofport: (place.bridge == bridge).then(|| number(place.interface)).flatten(),
+        ofport: (place.bridge == bridge).then(|| place.interface.ofport.number()).flatten(),
         previous_ofports: Vec::new(),
         vlans: place.port.vlans.clone(),
         number_since: None,
@@ -616,7 +612,7 @@ pub(crate) fn register_now(
             placed(config, ip, RegisterHow::Ipv4)
         }
         Reg0::Ofport => {
-            let now = place.and_then(|(_, interface)| number(interface));
+            let now = place.and_then(|(_, interface)| interface.ofport.number());
             placed(config, now.or(record.ofport)?.into(), RegisterHow::Ofport)
         }
         Reg0::ExternalId(key) => place

@@ -58,7 +58,7 @@ pub use unrecorded_ports::{UnrecordedPort, unrecorded_ports};
 
 use crate::model::attachment::Attachment;
 use crate::openflow::Connection;
-use crate::util::clock::Deadline;
+use crate::util::clock::{Deadline, Stamp};
 
 /// Why an attachment is dead.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -83,6 +83,15 @@ pub struct CleanTarget {
     pub cause: Cause,
 }
 
+impl CleanTarget {
+    /// One whose death was noticed before.
+    #[must_use]
+    pub fn of_tombstone(tombstone: Attachment, now: Stamp, boot_id: &str) -> Self {
+        let attachment = orphans::died(tombstone, now, boot_id);
+        Self { attachment, cause: Cause::Tombstone }
+    }
+}
+
 /// Opens a bridge's management socket.
 pub(crate) fn open_bridge(
     run_dir: &std::path::Path,
@@ -101,6 +110,3 @@ fn socket_of(run_dir: &std::path::Path, bridge: &str) -> Result<PathBuf, crate::
 /// How long a tombstone is kept for evidence that may still be proven (a live pod's
 /// register value that is not known yet), at most.
 pub(crate) const WAIT_FOR_CONTROLLER: Duration = Duration::from_secs(3600);
-
-/// How long a bridge may be looked at by a sweep that is nobody's call.
-pub const SWEEP_TIMEOUT: Duration = Duration::from_secs(120);

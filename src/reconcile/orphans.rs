@@ -150,7 +150,7 @@ pub fn targets(
         .tombstones
         .iter()
         .filter(|t| pick(t))
-        .map(|t| CleanTarget { attachment: died(t.clone(), now, boot_id), cause: Cause::Tombstone })
+        .map(|t| CleanTarget::of_tombstone(t.clone(), now, boot_id))
         .collect();
     if dead.is_empty() {
         let records =

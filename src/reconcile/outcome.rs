@@ -365,12 +365,6 @@ impl Outcome {
         self.bridges.push(bridge);
     }
 
-    /// Entries deleted on all bridges.
-    #[must_use]
-    pub fn deleted(&self) -> u64 {
-        self.bridges.iter().map(|b| b.counts.deleted).sum()
-    }
-
     /// Stale entries that only pause or observe mode keeps, on all bridges.
     #[must_use]
     pub fn observed(&self) -> u64 {

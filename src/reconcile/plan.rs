@@ -218,7 +218,7 @@ fn may_change(
             else {
                 return true;
             };
-            // Without a network it is a stranger, or a dead one that is not judged now.
+            // Without a network it is a port without a record, or a dead pod that is not judged now.
             let shown = learned.live_registers.get(l).copied().flatten();
             let has = live.register == LiveRegister::Is(value) || shown == Some(value);
             live.network.is_none() || !has

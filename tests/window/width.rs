@@ -55,7 +55,7 @@ fn the_width_of_the_window() {
             let figures = &mut figures[tells];
             figures.whole.push(begun.elapsed());
             figures.busy += busy_for(&ground).saturating_sub(before);
-            assert_eq!(outcome.deleted(), entries as u64);
+            assert_eq!(outcome.bridges[0].counts.deleted, entries as u64);
             figures.widths.push(ground.proxy.window().expect("a dump and a commit"));
         }
         let [without, with] = figures.map(Figures::say);
