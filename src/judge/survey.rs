@@ -226,6 +226,15 @@ impl Seen {
     }
 }
 
+/// A flow that may mean another owner of its number than the present one.
+struct Doubtful {
+    flow: Flow,
+    token: RegisterToken,
+    /// It was made after the number changed: no restart has put it back. A slow controller may
+    /// have, for somebody who had the number before and is long forgotten.
+    is_new: bool,
+}
+
 /// Phase 1; see the module's head.
 pub struct Survey<'c> {
     index: Index<'c>,
@@ -236,9 +245,9 @@ pub struct Survey<'c> {
     wanted: HashSet<Field>,
     /// Fields whose values are learned at all. Of the others only `recorded` ones count.
     learning: HashSet<Field>,
-    /// Flows that load a value under a number that is new to its owner. They may be restored ones,
-    /// which mean whoever had the number before; the rest of the dump tells.
-    doubtful: Vec<(Flow, RegisterToken)>,
+    /// Flows that load a value under a number that is new to its owner. They may mean whoever had
+    /// the number before; the rest of the dump tells.
+    doubtful: Vec<Doubtful>,
 }
 
 impl<'c> Survey<'c> {
@@ -360,8 +369,8 @@ impl<'c> Survey<'c> {
     /// Ends the pass.
     #[must_use]
     pub fn finish(mut self) -> Learned {
-        for (flow, token) in std::mem::take(&mut self.doubtful) {
-            let shown = self.is_shown(&flow);
+        for Doubtful { flow, token, is_new } in std::mem::take(&mut self.doubtful) {
+            let shown = self.is_shown(&flow, is_new);
             self.learn_value(&flow, token, false, shown);
         }
         learned::conclude(&self.index, self.seen)
@@ -432,17 +441,19 @@ impl<'c> Survey<'c> {
         }
     }
 
-    /// Whether a flow under a number that is new to its owner comes with one that names him. Part
-    /// of a dump does not have every entry that delivers to somebody alive.
-    fn is_shown(&self, flow: &Flow) -> bool {
+    /// Whether a flow under a number that is new to its owner was made for that owner. While the
+    /// owner's controller has not adapted its entries, somebody else's made it. A flow that may
+    /// be a restored one must come with another that names the owner. Part of a dump does not have
+    /// every entry that delivers to somebody alive.
+    fn is_shown(&self, flow: &Flow, is_new: bool) -> bool {
         let Some(port) = flow.matches.in_port else { return false };
-        let owner = self.index.renumbered(port).map(|(owner, _)| owner);
-        let told = |owner: &Owner| {
-            let all = self.seen.complete || matches!(owner, Owner::Dead(_));
-            all && !self.seen.not_adapted.contains(owner)
-        };
-        let named = owner.filter(told).and_then(|owner| self.seen.renamed.get(&(owner, port)));
-        named.is_some_and(|named| flow.duration <= named.saturating_add(TOGETHER))
+        let Some((owner, _)) = self.index.renumbered(port) else { return false };
+        let all = self.seen.complete || matches!(owner, Owner::Dead(_));
+        if !all || self.seen.not_adapted.contains(&owner) {
+            return false;
+        }
+        let together = |named: &Duration| flow.duration <= named.saturating_add(TOGETHER);
+        is_new || self.seen.renamed.get(&(owner, port)).is_some_and(together)
     }
 
     fn is_wanted(&self, flow: &Flow) -> bool {
@@ -518,10 +529,9 @@ impl<'c> Survey<'c> {
         let input = self.index.input;
         // Restored entries come after the numbers that a start of ovs-vswitchd gives.
         let is_of_start = input.switch_up.is_some_and(|up| since >= up);
-        if !is_of_start && !guards::was_restored(input, flow) {
-            self.learn_value(flow, token, nested, true);
-        } else if self.doubtful.len() < MOST_VALUES {
-            self.doubtful.push((flow.clone(), token));
+        let is_new = !is_of_start && !guards::was_restored(input, flow);
+        if self.doubtful.len() < MOST_VALUES {
+            self.doubtful.push(Doubtful { flow: flow.clone(), token, is_new });
         } else {
             self.seen.overflow = true;
         }
