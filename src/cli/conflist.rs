@@ -26,6 +26,7 @@ pub use directory::{Candidate, candidates, find_ours, find_ovs, inspect_file};
 pub use edit::{Edit, add_text, remove_text};
 pub use error::{Error, FileError};
 pub use file::{Change, Outcome, add_file, remove_file};
+pub(super) use file::{directory_of, io_error, lock_directory};
 
 use std::path::{Path, PathBuf};
 

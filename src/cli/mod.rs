@@ -79,10 +79,10 @@ enum Command {
     /// Put ovs-flow-gc into a conflist after its OVS plugin, or take it out.
     #[command(subcommand)]
     Conflist(ConflistCommand),
-    /// Put this binary, the records of the pods that run, and the entry on this node: install.sh
-    /// for images without a shell. May be run again at any time.
+    /// Put this binary, the records of the pods that run, and the entry on this node. May be run
+    /// again at any time.
     SelfInstall(node::Install),
-    /// Take the entry out of every conflist, then the state and the binary off this node.
+    /// Take the entry out of every conflist, then the state and, last, the binary off this node.
     SelfUninstall(node::Uninstall),
     /// Is this node set up right? Says what to do about each finding.
     Doctor(doctor::Options),
@@ -162,7 +162,7 @@ pub(crate) enum Error {
 }
 
 /// What commands work with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Context {
     pub(crate) json: bool,
     pub(crate) state_dir: PathBuf,

@@ -1,45 +1,91 @@
-//! `self-install` and `self-uninstall`: what install.sh does, for an image without a shell.
+//! `self-install` and `self-uninstall`: what install.sh and the containers of conf/kubernetes call.
 //!
-//! The order is the point here, too. A conflist that names a binary which is not there fails
-//! every ADD and, worse, every DEL of the node: binary before entry, and entry out before binary.
-//! Each step looks first, so a call that was killed is finished by the next one.
+//! The order is the point. A conflist that names a binary which is not there fails every ADD and,
+//! worse, every DEL of the node: binary before entry, and entry out before binary. Each step looks
+//! first, so a call that was killed is finished by the next one.
 
-mod binary;
 mod entries;
+mod files;
+mod units;
 
 #[cfg(feature = "fuzzing")]
 pub(super) use entries::fuzz;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal};
 use serde_json::json;
 
-use super::conflist::{self, FileError, PLUGIN_TYPE};
+use super::conflist::{self, FileError, PLUGIN_TYPE, io_error};
 use super::{Context, Error, Exit, adopt, output};
+use crate::config::STATE_DIR;
 
 /// Where things are on the node.
 #[derive(Debug, Args)]
 struct Places {
-    /// Where CNI plugins are.
-    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
-    bin_dir: PathBuf,
-    /// Where libcni caches results (`results` in it) and multus configurations (`multus`).
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/cni")]
-    cache_dir: PathBuf,
+    /// The node's root directory: every default path, that of the records too, is below it.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+    /// Where CNI plugins are [default: /opt/cni/bin]
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
+    /// Where libcni caches results (`results` in it) and multus configurations (`multus`)
+    /// [default: /var/lib/cni]
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// The sweeper of systemd, too: the timer or, if there is one, the daemon.
+    #[arg(long)]
+    systemd: bool,
+    /// Where the daemon is [default: /usr/local/sbin]
+    #[arg(long, value_name = "DIR")]
+    sbin_dir: Option<PathBuf>,
+}
+
+impl Places {
+    fn below(&self, path: &str) -> PathBuf {
+        below(&self.root, Path::new(path))
+    }
+
+    fn or(&self, given: Option<&PathBuf>, usual: &str) -> PathBuf {
+        given.cloned().unwrap_or_else(|| self.below(usual))
+    }
+
+    fn bin_dir(&self) -> PathBuf {
+        self.or(self.bin_dir.as_ref(), "/opt/cni/bin")
+    }
+
+    fn sbin_dir(&self) -> PathBuf {
+        self.or(self.sbin_dir.as_ref(), "/usr/local/sbin")
+    }
+
+    fn cache_dir(&self) -> PathBuf {
+        self.or(self.cache_dir.as_ref(), "/var/lib/cni")
+    }
+
+    fn binary(&self) -> PathBuf {
+        self.bin_dir().join(PLUGIN_TYPE)
+    }
+
+    fn daemon(&self) -> PathBuf {
+        self.sbin_dir().join("ovs-flow-gcd")
+    }
+}
+
+/// A path of the node's, below its root directory.
+fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Install {
     #[command(flatten)]
     places: Places,
-    /// Where conflists are.
-    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
-    net_dir: PathBuf,
+    /// Where conflists are [default: /etc/cni/net.d]
+    #[arg(long, value_name = "DIR")]
+    net_dir: Option<PathBuf>,
     /// The conflist to edit; without it, the first one in --net-dir with an OVS plugin.
     #[arg(long, value_name = "FILE")]
     conflist: Option<PathBuf>,
@@ -49,21 +95,32 @@ pub(super) struct Install {
     /// Settings for the entry, as a JSON object: '{"preset": "antrea"}'.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     settings: String,
+    /// Put this ovs-flow-gcd into --sbin-dir; with --systemd its unit takes the timer's place.
+    #[arg(long, value_name = "FILE")]
+    daemon: Option<PathBuf>,
+    /// Go on if the pods that run cannot be recorded (status 3). They are not swept then.
+    #[arg(long)]
+    adopt_may_fail: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Uninstall {
     #[command(flatten)]
     places: Places,
-    /// Where conflists are; may be given more than once.
-    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    /// Where conflists are; may be given more than once [default: /etc/cni/net.d]
+    #[arg(long, value_name = "DIR")]
     net_dir: Vec<PathBuf>,
-    /// CRI-O's socket. If it is there, its pods' configurations are in --cache-dir.
-    #[arg(long, value_name = "FILE", default_value = "/run/crio/crio.sock")]
-    crio_socket: PathBuf,
-    /// Where CRI-O has its sandboxes: pods that ended without a DEL are not waited for.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/containers/storage")]
-    crio_storage: PathBuf,
+    /// One that is elsewhere.
+    #[arg(long, value_name = "FILE")]
+    conflist: Option<PathBuf>,
+    /// CRI-O's socket. If it is there, its pods' configurations are in --cache-dir
+    /// [default: /run/crio/crio.sock]
+    #[arg(long, value_name = "FILE")]
+    crio_socket: Option<PathBuf>,
+    /// Where CRI-O has its sandboxes: pods that ended without a DEL are not waited for
+    /// [default: /var/lib/containers/storage]
+    #[arg(long, value_name = "DIR")]
+    crio_storage: Option<PathBuf>,
     /// Remove the binary although a runtime may still call it.
     #[arg(long)]
     force: bool,
@@ -72,99 +129,179 @@ pub(super) struct Uninstall {
     wait: bool,
 }
 
-/// This binary, the records of the pods that run, the entry.
+/// What a command does to the node, and how it went so far.
+struct Node<'a> {
+    context: Context,
+    places: &'a Places,
+    exit: Exit,
+}
+
+impl<'a> Node<'a> {
+    fn new(context: &Context, places: &'a Places) -> Self {
+        let mut context = context.clone();
+        if context.state_dir == Path::new(STATE_DIR) {
+            context.state_dir = places.below(STATE_DIR);
+        }
+        Self { context, places, exit: Exit::Done }
+    }
+
+    fn step(&self, what: &str, did: &str) -> Result<(), Error> {
+        let text = format!("{what}: {did}");
+        output::say(&self.context, &json!({ "step": what, "did": did }), &text)
+    }
+
+    /// It goes on, and needs attention.
+    fn warn(&mut self, text: &str) {
+        output::complain(&format!("warning: {text}"));
+        self.exit = Exit::Attention;
+    }
+
+    fn try_to(&mut self, what: &str, words: &[&str]) {
+        if !units::systemctl(words) {
+            self.warn(&format!("{what}: systemctl {} failed", words.join(" ")));
+        }
+    }
+
+    /// False if it was there already.
+    fn put_binary(
+        &self,
+        what: &str,
+        file: &Path,
+        installed: &Path,
+        check: fn(&Path) -> Result<(), Error>,
+    ) -> Result<bool, Error> {
+        let bytes = fs::read(file).map_err(io_error(file, "read it"))?;
+        let changed = files::put(installed, &bytes, 0o755, check)?;
+        let did = if changed { "installed" } else { "this one is there already" };
+        self.step(what, &format!("{}: {did}", installed.display()))?;
+        Ok(changed)
+    }
+
+    /// Records of the pods that run.
+    fn adopt(&mut self, options: &Install, conflist: Option<&PathBuf>) -> Result<(), Error> {
+        let cache = self.places.cache_dir().join("results");
+        let adopting = adopt::Options::of_node(conflist, &options.net_dir(), &cache);
+        match adopt::run(&self.context, &adopting) {
+            Err(error) if options.adopt_may_fail => {
+                self.warn(&format!(
+                    "adopt: failed, so pods from before today have no records and are not swept \
+                     (run '{} adopt' later): {error}",
+                    self.places.binary().display()
+                ));
+                Ok(())
+            }
+            adopted => adopted.map(drop),
+        }
+    }
+}
+
+impl Install {
+    fn net_dir(&self) -> PathBuf {
+        self.places.or(self.net_dir.as_ref(), "/etc/cni/net.d")
+    }
+}
+
+/// This binary, the records of the pods that run, the entry, the sweeper.
 pub(super) fn install(context: &Context, options: &Install) -> Result<Exit, Error> {
     let entry = super::entry(&options.settings)?;
+    let net_dir = options.net_dir();
     let file = match &options.conflist {
         Some(file) => file.clone(),
-        None => conflist::find_ovs(&options.net_dir)?.ok_or_else(|| {
+        None => conflist::find_ovs(&net_dir)?.ok_or_else(|| {
             Error::Node(format!(
                 "no configuration with an Open vSwitch plugin in {}: name the file with --conflist",
-                options.net_dir.display()
+                net_dir.display()
             ))
         })?,
     };
-    let installed = options.places.bin_dir.join(PLUGIN_TYPE);
-    let did = if binary::put(&installed)? { "installed" } else { "this one is there already" };
-    step(context, "binary", &format!("{}: {did}", installed.display()))?;
-
-    let adopting = adopt::Options::of_node(
-        options.conflist.as_ref(),
-        &options.net_dir,
-        &options.places.cache_dir.join("results"),
-    );
-    adopt::run(context, &adopting)?;
+    let mut node = Node::new(context, &options.places);
+    let own = Path::new("/proc/self/exe");
+    node.put_binary("binary", own, &options.places.binary(), files::must_speak_cni)?;
+    node.adopt(options, options.conflist.as_ref())?;
     let asked = conflist::Options { after: options.after.clone(), entry };
     let outcome = conflist::add_file(&file, &asked)?;
-    step(context, "conflist", &outcome.to_string())?;
-    if outcome.change.is_change() {
+    node.step("conflist", &outcome.to_string())?;
+    if outcome.change.is_change() && node.exit == Exit::Done {
         // Pods that came between the records and the entry; and a `.conf` has another name now.
-        let named = options.conflist.as_ref().map(|_| &outcome.path);
-        let again = adopt::Options::of_node(
-            named,
-            &options.net_dir,
-            &options.places.cache_dir.join("results"),
-        );
-        adopt::run(context, &again)?;
+        node.adopt(options, options.conflist.as_ref().map(|_| &outcome.path))?;
     }
-    Ok(Exit::Done)
+    units::install(&mut node, options.daemon.as_deref())?;
+    Ok(node.exit)
 }
 
-/// The entries, the state and, last, the binary.
+/// The entries, the sweeper, the state and, last, the binary.
 pub(super) fn uninstall(context: &Context, options: &Uninstall) -> Result<Exit, Error> {
     // From the start: the kernel drops what the first process of a container neither handles nor
     // blocks.
     let signals = options.wait.then(blocked_signals).transpose()?;
-    for file in entries::naming_us(&options.net_dir)? {
-        // An entry in a file of its own is gone with that of its list.
-        if !file.exists() {
-            continue;
-        }
-        // Not an error yet: what counts is what is left.
-        match conflist::remove_file(&file) {
-            Ok(outcome) => step(context, "conflist", &outcome.to_string())?,
-            Err(error) => output::complain(&error.to_string()),
-        }
-    }
-    let left = entries::naming_us(&options.net_dir)?;
-    if !left.is_empty() {
-        let left: Vec<_> = left.iter().map(|path| path.display().to_string()).collect();
-        return Err(Error::Node(format!(
-            "these still name {PLUGIN_TYPE}, so the binary stays (a file that multus generates: \
-             let it generate it again first): {}",
-            left.join(", ")
-        )));
-    }
+    let mut node = Node::new(context, &options.places);
+    remove_entries(&node, options)?;
+    units::remove(&mut node)?;
+    let places = &options.places;
     let caches = entries::Caches {
-        directory: &options.places.cache_dir,
-        crio_socket: &options.crio_socket,
-        crio_storage: &options.crio_storage,
+        root: places.root.clone(),
+        directory: places.cache_dir(),
+        crio_socket: places.or(options.crio_socket.as_ref(), "/run/crio/crio.sock"),
+        crio_storage: places.or(options.crio_storage.as_ref(), "/var/lib/containers/storage"),
     };
     let remembered = caches.remembered();
     if !remembered.is_empty() && !options.force {
-        output::complain(&format!(
+        node.warn(&format!(
             "binary and state are kept: {} pods were started with the plugin, and CRI-O \
              or multus calls it again when they end: {}. Run this again when they are gone, or \
              with --force",
             remembered.len(),
             remembered.join(", ")
         ));
-        return Ok(Exit::Attention);
+        return Ok(node.exit);
     }
-    remove_state(context)?;
-    let installed = options.places.bin_dir.join(PLUGIN_TYPE);
-    let did = if binary::remove(&installed)? { "removed" } else { "not there" };
-    step(context, "binary", &format!("{}: {did}", installed.display()))?;
+    remove_state(&node)?;
+    let installed = places.binary();
+    let did = if files::remove(&installed)? { "removed" } else { "not there" };
+    node.step("binary", &format!("{}: {did}", installed.display()))?;
     if let Some(signals) = signals {
         signals.wait().map_err(|e| Error::Output(e.into()))?;
     }
-    Ok(Exit::Done)
+    Ok(node.exit)
+}
+
+fn remove_entries(node: &Node<'_>, options: &Uninstall) -> Result<(), Error> {
+    let directories = match options.net_dir.as_slice() {
+        [] => vec![node.places.below("/etc/cni/net.d")],
+        given => given.to_vec(),
+    };
+    let naming_us = || entries::naming_us(&directories, options.conflist.as_ref());
+    let files = naming_us()?;
+    if files.is_empty() {
+        return node.step("conflist", "no entry is left");
+    }
+    for file in files {
+        // An entry in a file of its own is gone with that of its list.
+        if !file.exists() {
+            continue;
+        }
+        // Not an error yet: what counts is what is left.
+        match conflist::remove_file(&file) {
+            Ok(outcome) => node.step("conflist", &outcome.to_string())?,
+            Err(error) => output::complain(&error.to_string()),
+        }
+    }
+    let left = naming_us()?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    let left: Vec<_> = left.iter().map(|path| path.display().to_string()).collect();
+    Err(Error::Node(format!(
+        "these still name {PLUGIN_TYPE}, so the binary stays (a file that multus generates: \
+         let it generate it again first): {}",
+        left.join(", ")
+    )))
 }
 
 /// What is in the directory, and it too unless it is a mount, as it is in a container.
-fn remove_state(context: &Context) -> Result<(), Error> {
-    let dir = &context.state_dir;
-    let failed = |error| Error::Conflist(io_error(dir, "remove what is in it", error));
+fn remove_state(node: &Node<'_>) -> Result<(), Error> {
+    let dir = &node.context.state_dir;
+    let failed = |error| Error::Conflist(io_error(dir, "remove what is in it")(error));
     let did = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => "not there",
         Err(error) => return Err(failed(error)),
@@ -181,7 +318,7 @@ fn remove_state(context: &Context) -> Result<(), Error> {
             "removed (records, tombstones and the journal for undo)"
         }
     };
-    step(context, "state", &format!("{}: {did}", dir.display()))
+    node.step("state", &format!("{}: {did}", dir.display()))
 }
 
 /// SIGTERM and SIGINT, blocked until they are waited for.
@@ -191,19 +328,4 @@ fn blocked_signals() -> Result<SigSet, Error> {
     signals.add(Signal::SIGINT);
     signals.thread_block().map_err(|e| Error::Output(e.into()))?;
     Ok(signals)
-}
-
-fn step(context: &Context, what: &str, did: &str) -> Result<(), Error> {
-    output::say(context, &json!({ "step": what, "did": did }), &format!("{what}: {did}"))
-}
-
-/// Two calls at once must not share a temporary file.
-fn lock(directory: &Path) -> Result<Flock<File>, FileError> {
-    let file = File::open(directory).map_err(|e| io_error(directory, "open it", e))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| io_error(directory, "lock it", errno.into()))
-}
-
-fn io_error(path: &Path, what: &'static str, source: io::Error) -> FileError {
-    FileError::Io { path: path.to_owned(), what, source }
 }

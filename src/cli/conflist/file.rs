@@ -325,17 +325,14 @@ pub(super) fn read(path: &Path) -> Result<String, FileError> {
 }
 
 /// Two calls at once must not share a temporary file or undo one another.
-fn lock_directory(path: &Path) -> Result<Flock<File>, FileError> {
+pub(in crate::cli) fn lock_directory(path: &Path) -> Result<Flock<File>, FileError> {
     let directory = directory_of(path);
     let file = File::open(&directory).map_err(io_error(&directory, "open it"))?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| FileError::Io {
-        path: directory,
-        what: "lock it",
-        source: errno.into(),
-    })
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| io_error(&directory, "lock it")(errno.into()))
 }
 
-pub(super) fn directory_of(path: &Path) -> PathBuf {
+pub(in crate::cli) fn directory_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
@@ -394,7 +391,7 @@ fn text_error(path: &Path, source: Error) -> FileError {
     FileError::Text { path: path.to_owned(), source }
 }
 
-pub(super) fn io_error(path: &Path, what: &'static str) -> impl Fn(io::Error) -> FileError {
+pub(in crate::cli) fn io_error(path: &Path, what: &'static str) -> impl Fn(io::Error) -> FileError {
     let path = path.to_owned();
     move |source| FileError::Io { path: path.clone(), what, source }
 }

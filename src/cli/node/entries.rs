@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Error, PLUGIN_TYPE, io_error};
+use super::{Error, PLUGIN_TYPE, below};
+use crate::cli::conflist::{directory_of, io_error};
 use crate::model::attachment::ContainerId;
 
 /// The largest file we look into, in bytes.
@@ -17,20 +18,34 @@ const MOST: u64 = 4 << 20;
 
 /// Files of these directories that have an entry of ours at any depth (multus has lists within
 /// its own), and also if they cannot be parsed. By the text, not by what an editor understands.
-/// With them, those of a list's plugins that have files of their own (`NETWORK/*.conf`).
+/// With them, those of a list's plugins that have files of their own (`NETWORK/*.conf`). Of the
+/// directory around the file that is named, that file and what it takes in.
 ///
 /// # Errors
 /// A directory or file cannot be read, so it may name us.
-pub(super) fn naming_us(directories: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn naming_us(
+    directories: &[PathBuf],
+    named: Option<&PathBuf>,
+) -> Result<Vec<PathBuf>, Error> {
+    let around = named.map(|file| directory_of(file));
+    // X.conf became X.conflist.
+    let list = named.map(|file| file.with_extension("conflist"));
+    let is_named = |path: &Path| {
+        named.into_iter().chain(&list).any(|file| file.file_name() == path.file_name())
+    };
     let mut found = Vec::new();
-    for directory in directories {
+    for directory in directories.iter().chain(&around) {
+        let whole = directories.contains(directory);
         let (mut lists, mut inner) = (Vec::new(), Vec::new());
         for path in paths(directory)? {
             let is = |ends: &[&str]| path.extension().is_some_and(|e| ends.iter().any(|k| e == *k));
+            let loaded = whole && is(&["conf", "conflist", "json"]);
             if path.is_dir() {
                 inner.push(path);
-            } else if is(&["conf", "conflist", "json"]) && path.is_file() {
-                let text = dense(&read(&path).map_err(|e| io_error(&path, "read it", e))?);
+            } else if (loaded || around.as_ref() == Some(directory) && is_named(&path))
+                && path.is_file()
+            {
+                let text = dense(&read(&path).map_err(io_error(&path, "read it"))?);
                 if has_entry(&text) {
                     found.push(path.clone());
                 }
@@ -44,13 +59,14 @@ pub(super) fn naming_us(directories: &[PathBuf]) -> Result<Vec<PathBuf>, Error> 
             let plugins = paths(&network)?.into_iter();
             let is_plugin = |p: &PathBuf| p.as_os_str().as_bytes().ends_with(b".conf");
             for path in plugins.filter(|p| is_plugin(p) && p.is_file()) {
-                if has_entry(&read(&path).map_err(|e| io_error(&path, "read it", e))?) {
+                if has_entry(&read(&path).map_err(io_error(&path, "read it"))?) {
                     found.push(path);
                 }
             }
         }
     }
     found.sort();
+    found.dedup();
     Ok(found)
 }
 
@@ -69,29 +85,30 @@ fn takes_in(list: &[u8], directory: &Path) -> bool {
 fn paths(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|e| io_error(directory, "read it", e))?,
+        entries => entries.map_err(io_error(directory, "read it"))?,
     };
-    let path = |entry: io::Result<fs::DirEntry>| {
-        Ok(entry.map_err(|e| io_error(directory, "read it", e))?.path())
-    };
+    let path =
+        |entry: io::Result<fs::DirEntry>| Ok(entry.map_err(io_error(directory, "read it"))?.path());
     entries.map(path).collect()
 }
 
 /// Where runtimes keep configurations that name us, and where it can be seen which of their
 /// sandboxes live.
-pub(super) struct Caches<'a> {
+pub(super) struct Caches {
+    /// The node's, under which the namespaces are.
+    pub(super) root: PathBuf,
     /// libcni's (`results` in it) and multus's.
-    pub(super) directory: &'a Path,
-    pub(super) crio_socket: &'a Path,
+    pub(super) directory: PathBuf,
+    pub(super) crio_socket: PathBuf,
     /// Where CRI-O has its sandboxes (`overlay-containers` in it).
-    pub(super) crio_storage: &'a Path,
+    pub(super) crio_storage: PathBuf,
 }
 
-impl Caches<'_> {
+impl Caches {
     /// The pods that CRI-O and multus would call us for: they call DEL with the configuration that
     /// ADD had, from their caches. (containerd fills the same cache, but uses the current file.)
     pub(super) fn remembered(&self) -> Vec<String> {
-        let crio = fs::metadata(self.crio_socket).is_ok_and(|meta| meta.file_type().is_socket());
+        let crio = fs::metadata(&self.crio_socket).is_ok_and(|meta| meta.file_type().is_socket());
         let results = if crio { texts(&self.directory.join("results")) } else { Vec::new() };
         let names_us = |text: &[u8]| cached_config(text).is_some_and(|config| has_entry(&config));
         let cached = results.into_iter().filter(|(_, text)| names_us(text));
@@ -116,11 +133,11 @@ impl Caches<'_> {
         let sandbox = || sandboxes.find_map(Value::as_str).filter(|path| !path.is_empty());
         let netns = text("netns").or_else(sandbox);
         let Some((id, netns)) = id.zip(netns) else { return false };
-        is_gone(Path::new(netns)) && self.has_no_sandbox(id.as_str())
+        is_gone(&self.root, Path::new(netns)) && self.has_no_sandbox(id.as_str())
     }
 
     fn has_no_sandbox(&self, id: &str) -> bool {
-        let Ok(entries) = fs::read_dir(self.crio_storage) else { return false };
+        let Ok(entries) = fs::read_dir(&self.crio_storage) else { return false };
         let drivers: Vec<PathBuf> = entries
             .flatten()
             .filter(|entry| entry.file_name().as_bytes().ends_with(b"-containers"))
@@ -132,14 +149,15 @@ impl Caches<'_> {
 }
 
 /// Whether a namespace's file is not in its directory. A container has the directory as /run/netns.
-fn is_gone(netns: &Path) -> bool {
+fn is_gone(root: &Path, netns: &Path) -> bool {
     let run = netns.strip_prefix("/var/run").map(|rest| Path::new("/run").join(rest));
-    let paths = [Some(netns.to_owned()), run.ok()];
-    let mut paths = paths.into_iter().flatten().filter(|p| p.parent().is_some_and(Path::is_dir));
+    let paths = [Some(netns.to_owned()), run.ok()].into_iter().flatten();
+    let paths = paths.filter(|path| path.is_absolute()).map(|path| below(root, &path));
+    let mut paths = paths.filter(|p| p.parent().is_some_and(Path::is_dir));
     let mut seen = false;
     let gone = paths.all(|path| {
         seen = true;
-        path.is_absolute() && matches!(path.try_exists(), Ok(false))
+        matches!(path.try_exists(), Ok(false))
     });
     seen && gone
 }
