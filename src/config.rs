@@ -9,12 +9,14 @@ mod parse;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::model::register::{RegisterRule, RegisterSource};
+use crate::model::text::serde_as_text;
 
 pub use facts::{RegisterFacts, SharedValue, Sharer, ShownValue};
 
@@ -24,8 +26,7 @@ pub const STATE_DIR: &str = "/run/ovs-flow-gc";
 pub const OVS_RUN_DIR: &str = "/var/run/openvswitch";
 
 /// Where a pod's register value comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reg0 {
     /// The constant its classifier flows load, once shown to be its own.
     Learn,
@@ -40,6 +41,8 @@ pub enum Reg0 {
     /// Registers are no evidence.
     None,
 }
+
+serde_as_text!(Reg0);
 
 /// Where the owner of a pod's address (IP or MAC) may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -260,17 +263,11 @@ impl fmt::Display for Reg0 {
     }
 }
 
-impl From<Reg0> for String {
-    fn from(reg0: Reg0) -> Self {
-        reg0.to_string()
-    }
-}
+impl FromStr for Reg0 {
+    type Err = String;
 
-impl TryFrom<String> for Reg0 {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        Ok(match text.as_str() {
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
             "learn" => Self::Learn,
             "pod" => Self::Pod,
             "ipv4" => Self::Ipv4,

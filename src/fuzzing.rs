@@ -103,14 +103,14 @@ fn words_of(data: &[u8]) -> bool {
         }
         Err(why) => refused(why.to_string()),
     }
-    if let Ok(reg0) = Reg0::try_from(text.to_owned()) {
+    if let Ok(reg0) = text.parse::<Reg0>() {
         assert_eq!(reg0.to_string(), text);
         taken = true;
     }
     let names = [
-        text.parse::<NetworkName>().map(String::from),
-        text.parse::<ContainerId>().map(String::from),
-        text.parse::<IfName>().map(String::from),
+        text.parse::<NetworkName>().map(|name| name.to_string()),
+        text.parse::<ContainerId>().map(|name| name.to_string()),
+        text.parse::<IfName>().map(|name| name.to_string()),
     ];
     for name in names {
         match name {

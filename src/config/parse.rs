@@ -60,7 +60,20 @@ const THEIRS: [&str; 13] = [
     "disableGC",
 ];
 
-const PRESETS: [&str; 5] = ["ovs-cni", "k-vswitch", "openshift-sdn", "antrea", "ovn"];
+/// The presets, each with what it sets: what the register means and which bridge it is, stack by
+/// stack.
+const PRESETS: [(&str, Reg0, Option<&str>); 5] = [
+    // Programs no flows itself. Whatever controller does decides, so values are learned.
+    ("ovs-cni", Reg0::Learn, None),
+    // reg0 is unused; the bridge is rewritten from the pod list every minute.
+    ("k-vswitch", Reg0::None, None),
+    // reg0 is the namespace's VNID, also when one pod is left in the namespace.
+    ("openshift-sdn", Reg0::None, Some("br0")),
+    // reg0 is a field of marks.
+    ("antrea", Reg0::None, Some("br-int")),
+    // Registers are scratch, and ovn-controller owns every flow: report-only.
+    ("ovn", Reg0::None, Some("br-int")),
+];
 
 struct Reader<'a> {
     conf: &'a Map<String, Value>,
@@ -99,7 +112,7 @@ impl Reader<'_> {
         let mut scope = (0, 0);
         self.read("cookie", &mut scope, cookie);
         (config.cookie, config.cookie_mask) = scope;
-        self.read("reg0", &mut config.reg0, |v| Reg0::try_from(text(v)?));
+        self.read("reg0", &mut config.reg0, |v| text(v)?.parse());
         self.read("register", &mut config.register, register);
         self.read("registerMask", &mut config.register_mask, mask);
         self.read("match", &mut config.evidence, evidence);
@@ -281,33 +294,6 @@ fn choice<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T, String> {
     })
 }
 
-/// What a preset sets: what the register means, stack by stack.
-fn apply_preset(config: &mut Config, name: &str) {
-    match name {
-        // Programs no flows itself. Whatever controller does decides, so values are learned.
-        "ovs-cni" => {}
-        // reg0 is unused; the bridge is rewritten from the pod list every minute.
-        "k-vswitch" => config.reg0 = Reg0::None,
-        // reg0 is the namespace's VNID, also when one pod is left in the namespace.
-        "openshift-sdn" => {
-            config.reg0 = Reg0::None;
-            config.bridge = Some("br0".to_owned());
-        }
-        // reg0 is a field of marks.
-        "antrea" => {
-            config.reg0 = Reg0::None;
-            config.bridge = Some("br-int".to_owned());
-        }
-        // Registers are scratch, and ovn-controller owns every flow: report-only.
-        "ovn" => {
-            config.reg0 = Reg0::None;
-            config.bridge = Some("br-int".to_owned());
-        }
-        _ => return,
-    }
-    config.preset = Some(name.to_owned());
-}
-
 fn nearest(key: &str) -> Option<&'static str> {
     let folded = key.to_lowercase();
     ours()
@@ -320,9 +306,14 @@ fn nearest(key: &str) -> Option<&'static str> {
 pub(super) fn parse(conf: &Map<String, Value>) -> (Config, Vec<Problem>) {
     let mut config = Config::default();
     let mut reader = Reader { conf, problems: Vec::new() };
-    let mut preset = String::new();
-    reader.read("preset", &mut preset, |v| choice(v, &PRESETS.map(|p| (p, p))).map(str::to_owned));
-    apply_preset(&mut config, &preset);
+    let mut preset = None;
+    let presets = PRESETS.each_ref().map(|preset| (preset.0, preset));
+    reader.read("preset", &mut preset, |v| choice(v, &presets).map(Some));
+    if let Some((name, reg0, bridge)) = preset {
+        config.preset = Some((*name).to_owned());
+        config.reg0 = reg0.clone();
+        config.bridge = bridge.map(str::to_owned);
+    }
     reader.read_keys(&mut config);
     if let (Some(bridge), false) = (&config.bridge, config.bridges.is_empty())
         && !config.bridges.contains(bridge)

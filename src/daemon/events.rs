@@ -17,6 +17,7 @@ use tokio::time::sleep_until;
 use crate::liveness::Source;
 use crate::liveness::kubernetes::{Api, Ask, Failure, Kubernetes};
 use crate::model::attachment::Pod;
+use crate::model::text::text_enum;
 
 /// The component that Events name.
 const COMPONENT: &str = "ovs-flow-gc";
@@ -46,29 +47,18 @@ impl Default for Pace {
     }
 }
 
-/// What became of an Event: `ovs_flow_gc_kubernetes_events_total{result}`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventResult {
-    /// The API server took it.
-    Sent,
-    /// It did not.
-    Failed,
-    /// It is part of a shared one.
-    Aggregated,
-    /// Too many wait, or the pod's name is no name.
-    Dropped,
-}
-
-impl EventResult {
-    /// As the metric's label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Sent => "sent",
-            Self::Failed => "failed",
-            Self::Aggregated => "aggregated",
-            Self::Dropped => "dropped",
-        }
+text_enum! {
+    /// What became of an Event: `ovs_flow_gc_kubernetes_events_total{result}`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum EventResult {
+        /// The API server took it.
+        Sent = "sent",
+        /// It did not.
+        Failed = "failed",
+        /// It is part of a shared one.
+        Aggregated = "aggregated",
+        /// Too many wait, or the pod's name is no name.
+        Dropped = "dropped",
     }
 }
 

@@ -129,8 +129,9 @@ impl FromStr for Listen {
 }
 
 fn source(text: &str) -> Result<Source, String> {
-    [Source::Netns, Source::Cri, Source::Kubernetes]
-        .into_iter()
+    Source::ALL
+        .iter()
+        .copied()
         .find(|source| source.as_str() == text.trim())
         .ok_or_else(|| "not one of netns, cri and kubernetes".to_owned())
 }

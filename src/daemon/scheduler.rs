@@ -8,77 +8,43 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::model::text::text_enum;
 use crate::util::backoff::back_off;
 
-/// Why a sweep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Reason {
-    /// The daemon has started.
-    Start,
-    /// SIGHUP.
-    Hangup,
-    /// A file is gone from a directory of network namespaces, or was replaced.
-    Netns,
-    /// OVSDB: an interface was removed, or its netdev is gone (ofport −1).
-    Interface,
-    /// A tombstone was written: a DEL or a GC could not finish, or its linger time runs.
-    Tombstone,
-    /// The pause of this node began or ended.
-    Pause,
-    /// The state directory was removed.
-    StateDirectory,
-    /// ovs-vswitchd has started.
-    Switch,
-    /// ovsdb-server answers again.
-    Database,
-    /// The container runtime says that a sandbox has ended.
-    Cri,
-    /// The API server says that a pod has ended.
-    Kubernetes,
-    /// Something that failed or waits is tried again.
-    Retry,
-    /// The interval.
-    Interval,
+text_enum! {
+    /// Why a sweep.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub enum Reason {
+        /// The daemon has started.
+        Start = "start",
+        /// SIGHUP.
+        Hangup = "hangup",
+        /// A file is gone from a directory of network namespaces, or was replaced.
+        Netns = "netns",
+        /// OVSDB: an interface was removed, or its netdev is gone (ofport −1).
+        Interface = "interface",
+        /// A tombstone was written: a DEL or a GC could not finish, or its linger time runs.
+        Tombstone = "tombstone",
+        /// The pause of this node began or ended.
+        Pause = "pause",
+        /// The state directory was removed.
+        StateDirectory = "state-directory",
+        /// ovs-vswitchd has started.
+        Switch = "switch",
+        /// ovsdb-server answers again.
+        Database = "database",
+        /// The container runtime says that a sandbox has ended.
+        Cri = "cri",
+        /// The API server says that a pod has ended.
+        Kubernetes = "kubernetes",
+        /// Something that failed or waits is tried again.
+        Retry = "retry",
+        /// The interval.
+        Interval = "interval",
+    }
 }
 
-/// Every reason.
-pub const REASONS: [Reason; 13] = [
-    Reason::Start,
-    Reason::Hangup,
-    Reason::Netns,
-    Reason::Interface,
-    Reason::Tombstone,
-    Reason::Pause,
-    Reason::StateDirectory,
-    Reason::Switch,
-    Reason::Database,
-    Reason::Cri,
-    Reason::Kubernetes,
-    Reason::Retry,
-    Reason::Interval,
-];
-
 impl Reason {
-    /// Stable, for metrics and logs.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::Hangup => "hangup",
-            Self::Netns => "netns",
-            Self::Interface => "interface",
-            Self::Tombstone => "tombstone",
-            Self::Pause => "pause",
-            Self::StateDirectory => "state-directory",
-            Self::Switch => "switch",
-            Self::Database => "database",
-            Self::Cri => "cri",
-            Self::Kubernetes => "kubernetes",
-            Self::Retry => "retry",
-            Self::Interval => "interval",
-        }
-    }
-
     /// Whether everything that waits is worth another try now, not only what is new.
     #[must_use]
     pub fn wakes_all(self) -> bool {
@@ -91,12 +57,6 @@ impl Reason {
                 | Self::Switch
                 | Self::Database
         )
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }
 
@@ -182,7 +142,7 @@ pub(super) const RETRY: Duration = Duration::from_millis(200);
 const SHARE: u32 = 20;
 
 /// When the next sweep is due. Times are since some fixed moment.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct SweepScheduler {
     interval: Duration,
     pending: Reasons,
@@ -210,13 +170,9 @@ impl SweepScheduler {
             interval,
             pending,
             not_before: now,
-            gap: Duration::ZERO,
-            idle: 0,
-            by_event: false,
             ended: now,
-            failures: 0,
-            retry: None,
             next_interval: now.saturating_add(interval),
+            ..Self::default()
         }
     }
 
@@ -509,12 +465,12 @@ mod tests {
         /// Whatever happens, the next sweep is due within an interval and its jitter.
         #[test]
         fn a_sweep_is_always_due(steps in prop::collection::vec(
-            (0u64..5_000, 0usize..REASONS.len(), 0usize..600, any::<bool>(), 0.0f64..1.0), 1..60))
+            (0u64..5_000, 0usize..Reason::ALL.len(), 0usize..600, any::<bool>(), 0.0f64..1.0), 1..60))
         {
             let (mut scheduler, mut now) = quiet();
             for (pause, reason, dead, failed, chance) in steps {
                 now += ms(pause);
-                scheduler.event(REASONS[reason], now);
+                scheduler.event(Reason::ALL[reason], now);
                 prop_assert!(scheduler.due() <= now + INTERVAL.mul_f64(1.1));
                 now = now.max(scheduler.due());
                 let reasons = scheduler.begin(now);

@@ -15,180 +15,88 @@ pub mod mass_death_guard;
 pub mod netns;
 pub mod observations;
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use crate::model::attachment::Attachment;
+use crate::model::text::text_enum;
 use crate::util::clock::Stamp;
 
-/// A source of liveness.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Source {
-    /// The network namespace, as ADD recorded it.
-    Netns,
-    /// The container runtime.
-    Cri,
-    /// The API server.
-    Kubernetes,
-}
-
-impl Source {
-    /// As in `--liveness netns,cri,kubernetes`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Netns => "netns",
-            Self::Cri => "cri",
-            Self::Kubernetes => "kubernetes",
-        }
+text_enum! {
+    /// A source of liveness.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Source {
+        /// The network namespace, as ADD recorded it.
+        Netns = "netns",
+        /// The container runtime.
+        Cri = "cri",
+        /// The API server.
+        Kubernetes = "kubernetes",
     }
 }
 
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-/// Why a source says dead or unknown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum LivenessReason {
-    /// Dead: recorded before the node was booted.
-    OtherBoot,
-    /// Dead: the namespace's file is gone from the directory it was in.
-    NetnsGone,
-    /// Dead: another namespace has the path now.
-    NetnsReplaced,
-    /// Dead: the process whose namespace it was has ended.
-    ProcessGone,
-    /// Dead: another process has the PID now.
-    ProcessReplaced,
-    /// The runtime named no namespace.
-    NoNetns,
-    /// The directory is not there: unmounted, or not mounted into this container.
-    DirectoryGone,
-    /// Another directory has the name: unmounted, or a container of its own.
-    OtherDirectory,
-    /// Another device: not the kernel's namespace file system as ADD saw it.
-    OtherDevice,
-    /// A plain file: seen from a container without mount propagation.
-    NotANamespace,
-    /// The same namespace number, but its file is younger than the record: numbers are
-    /// re-used, and namespaces are mounted anew.
-    Remounted,
-    /// A symbolic link that leads nowhere, or elsewhere, from here.
-    Link,
-    /// A path in /proc that names no process, or ourselves.
-    OddProcPath,
-    /// A path in /proc, but ADD ran in another PID namespace.
-    OtherPidNamespace,
-    /// The process exists but /proc hides it (hidepid).
-    Hidden,
-    /// Permission denied.
-    Denied,
-    /// Any other error.
-    Failed,
-    /// No source has been asked.
-    NobodyAsked,
-    /// Dead: the runtime does not know the sandbox any more.
-    SandboxGone,
-    /// Dead: the sandbox is not ready and its network namespace is gone.
-    SandboxStopped,
-    /// Dead: the pod, by its UID, is not on this node any more.
-    PodGone,
-    /// Dead: the pod has Failed (evicted) or Succeeded, and its sandbox is stopped.
-    PodEnded,
-    /// The pod has ended, but nobody shows that its sandbox is stopped.
-    SandboxMayRun,
-    /// The source is away, or has not answered completely yet.
-    SourceAway,
-    /// The runtime has the sandbox not ready, but its network namespace is still there.
-    SandboxNotReady,
-    /// The source never saw it alive.
-    NeverSeen,
-    /// One observation says dead; the next one counts.
-    SeenOnce,
-    /// Younger than the grace of 30 s.
-    Young,
-}
-
-impl LivenessReason {
-    /// Stable, for JSON and metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::OtherBoot => "other-boot",
-            Self::NetnsGone => "netns-gone",
-            Self::NetnsReplaced => "netns-replaced",
-            Self::ProcessGone => "process-gone",
-            Self::ProcessReplaced => "process-replaced",
-            Self::NoNetns => "no-netns",
-            Self::DirectoryGone => "directory-gone",
-            Self::OtherDirectory => "other-directory",
-            Self::OtherDevice => "other-device",
-            Self::NotANamespace => "not-a-namespace",
-            Self::Remounted => "remounted",
-            Self::Link => "link",
-            Self::OddProcPath => "odd-proc-path",
-            Self::OtherPidNamespace => "other-pid-namespace",
-            Self::Hidden => "hidden",
-            Self::Denied => "denied",
-            Self::Failed => "failed",
-            Self::NobodyAsked => "nobody-asked",
-            Self::SandboxGone => "sandbox-gone",
-            Self::SandboxStopped => "sandbox-stopped",
-            Self::PodGone => "pod-gone",
-            Self::PodEnded => "pod-ended",
-            Self::SandboxMayRun => "sandbox-may-run",
-            Self::SourceAway => "source-away",
-            Self::SandboxNotReady => "sandbox-not-ready",
-            Self::NeverSeen => "never-seen",
-            Self::SeenOnce => "seen-once",
-            Self::Young => "young",
-        }
-    }
-}
-
-impl fmt::Display for LivenessReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::OtherBoot => "the node was booted since",
-            Self::NetnsGone => "its network namespace is gone",
-            Self::NetnsReplaced => "another network namespace has its path",
-            Self::ProcessGone => "the process that had its network namespace has ended",
-            Self::ProcessReplaced => "another network namespace is behind its process id",
-            Self::NoNetns => "no network namespace was recorded",
-            Self::DirectoryGone => "the directory of its network namespace is not there",
-            Self::OtherDirectory => {
-                "the directory of its network namespace is not the one that was recorded"
-            }
-            Self::OtherDevice => "its network namespace is on another device",
-            Self::NotANamespace => {
-                "its path is not a namespace (seen from a container without mount propagation?)"
-            }
-            Self::Remounted => "its network namespace was mounted after it was recorded",
-            Self::Link => "its path is a symbolic link that does not lead to it from here",
-            Self::OddProcPath => "its path in /proc does not name a process",
-            Self::OtherPidNamespace => "its path in /proc is of another PID namespace",
-            Self::Hidden => "/proc does not show its process (hidepid?)",
-            Self::Denied => "its network namespace may not be looked at",
-            Self::Failed => "its network namespace cannot be looked at",
-            Self::NobodyAsked => "no source of liveness was asked",
-            Self::SandboxGone => "the container runtime does not know its sandbox any more",
-            Self::SandboxStopped => "its sandbox is stopped and its network namespace is gone",
-            Self::PodGone => "its pod is not on this node any more",
-            Self::PodEnded => "its pod has ended and its sandbox is stopped",
-            Self::SandboxMayRun => "its pod has ended, but its sandbox may still run",
-            Self::SourceAway => "the source does not answer",
-            Self::SandboxNotReady => {
-                "its sandbox is not ready, but its network namespace is still there"
-            }
-            Self::NeverSeen => "the source never saw it alive",
-            Self::SeenOnce => "only one observation says that it is dead",
-            Self::Young => "it is younger than 30 s",
-        })
+text_enum! {
+    /// Why a source says dead or unknown.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub enum LivenessReason {
+        /// Dead: recorded before the node was booted.
+        OtherBoot = "the node was booted since",
+        /// Dead: the namespace's file is gone from the directory it was in.
+        NetnsGone = "its network namespace is gone",
+        /// Dead: another namespace has the path now.
+        NetnsReplaced = "another network namespace has its path",
+        /// Dead: the process whose namespace it was has ended.
+        ProcessGone = "the process that had its network namespace has ended",
+        /// Dead: another process has the PID now.
+        ProcessReplaced = "another network namespace is behind its process id",
+        /// The runtime named no namespace.
+        NoNetns = "no network namespace was recorded",
+        /// The directory is not there: unmounted, or not mounted into this container.
+        DirectoryGone = "the directory of its network namespace is not there",
+        /// Another directory has the name: unmounted, or a container of its own.
+        OtherDirectory = "the directory of its network namespace is not the one that was recorded",
+        /// Another device: not the kernel's namespace file system as ADD saw it.
+        OtherDevice = "its network namespace is on another device",
+        /// A plain file: seen from a container without mount propagation.
+        NotANamespace =
+            "its path is not a namespace (seen from a container without mount propagation?)",
+        /// The same namespace number, but its file is younger than the record: numbers are
+        /// re-used, and namespaces are mounted anew.
+        Remounted = "its network namespace was mounted after it was recorded",
+        /// A symbolic link that leads nowhere, or elsewhere, from here.
+        Link = "its path is a symbolic link that does not lead to it from here",
+        /// A path in /proc that names no process, or ourselves.
+        OddProcPath = "its path in /proc does not name a process",
+        /// A path in /proc, but ADD ran in another PID namespace.
+        OtherPidNamespace = "its path in /proc is of another PID namespace",
+        /// The process exists but /proc hides it (hidepid).
+        Hidden = "/proc does not show its process (hidepid?)",
+        /// Permission denied.
+        Denied = "its network namespace may not be looked at",
+        /// Any other error.
+        Failed = "its network namespace cannot be looked at",
+        /// No source has been asked.
+        NobodyAsked = "no source of liveness was asked",
+        /// Dead: the runtime does not know the sandbox any more.
+        SandboxGone = "the container runtime does not know its sandbox any more",
+        /// Dead: the sandbox is not ready and its network namespace is gone.
+        SandboxStopped = "its sandbox is stopped and its network namespace is gone",
+        /// Dead: the pod, by its UID, is not on this node any more.
+        PodGone = "its pod is not on this node any more",
+        /// Dead: the pod has Failed (evicted) or Succeeded, and its sandbox is stopped.
+        PodEnded = "its pod has ended and its sandbox is stopped",
+        /// The pod has ended, but nobody shows that its sandbox is stopped.
+        SandboxMayRun = "its pod has ended, but its sandbox may still run",
+        /// The source is away, or has not answered completely yet.
+        SourceAway = "the source does not answer",
+        /// The runtime has the sandbox not ready, but its network namespace is still there.
+        SandboxNotReady = "its sandbox is not ready, but its network namespace is still there",
+        /// The source never saw it alive.
+        NeverSeen = "the source never saw it alive",
+        /// One observation says dead; the next one counts.
+        SeenOnce = "only one observation says that it is dead",
+        /// Younger than the grace of 30 s.
+        Young = "it is younger than 30 s",
     }
 }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::flow::UNTAGGED;
 use crate::model::flow::{Address, MacAddr};
 use crate::model::row::RowId;
+use crate::model::text::{serde_as_text, text_enum};
 use crate::model::workload::Member;
 use crate::util::clock::Stamp;
 
@@ -64,9 +65,10 @@ fn check(what: &'static str, value: &str, most: usize, spec: bool) -> Result<Str
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $what:literal, $most:literal, $spec:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $type(String);
+
+        serde_as_text!($type);
 
         impl $type {
             /// The checked text.
@@ -80,19 +82,6 @@ macro_rules! name {
             type Err = BadName;
             fn from_str(text: &str) -> Result<Self, BadName> {
                 check($what, text, $most, $spec).map(Self)
-            }
-        }
-
-        impl TryFrom<String> for $type {
-            type Error = BadName;
-            fn try_from(text: String) -> Result<Self, BadName> {
-                text.parse()
-            }
-        }
-
-        impl From<$type> for String {
-            fn from(name: $type) -> Self {
-                name.0
             }
         }
 
@@ -217,25 +206,17 @@ pub struct Register {
     pub how: RegisterHow,
 }
 
-/// Where an attachment is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum State {
-    /// Its pod is alive as far as we know.
-    Active,
-    /// Its pod is gone, its entries may not be: the next sweep finishes.
-    Deleting,
-    /// Its entries were deleted; watched for the linger time.
-    Gone,
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Active => "active",
-            Self::Deleting => "deleting",
-            Self::Gone => "gone",
-        })
+text_enum! {
+    /// Where an attachment is in its life.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    pub enum State {
+        /// Its pod is alive as far as we know.
+        Active = "active",
+        /// Its pod is gone, its entries may not be: the next sweep finishes.
+        Deleting = "deleting",
+        /// Its entries were deleted; watched for the linger time.
+        Gone = "gone",
     }
 }
 

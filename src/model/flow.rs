@@ -6,15 +6,16 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use crate::model::text::serde_as_text;
 
 /// Among a port's VLANs: it had no tag and no trunks. (OpenFlow's `OFPVID_NONE`, too.)
 pub const UNTAGGED: u16 = 0;
 
 /// An Ethernet address.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MacAddr(pub [u8; 6]);
+
+serde_as_text!(MacAddr);
 
 impl MacAddr {
     /// All zero, or with the group bit: never a pod's own.
@@ -58,20 +59,6 @@ impl FromStr for MacAddr {
             *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
         }
         if parts.next().is_some() { Err(wrong()) } else { Ok(Self(bytes)) }
-    }
-}
-
-impl TryFrom<String> for MacAddr {
-    type Error = NotAMac;
-
-    fn try_from(text: String) -> Result<Self, NotAMac> {
-        text.parse()
-    }
-}
-
-impl From<MacAddr> for String {
-    fn from(mac: MacAddr) -> Self {
-        mac.to_string()
     }
 }
 

@@ -4,4 +4,5 @@ pub mod attachment;
 pub mod flow;
 pub mod register;
 pub mod row;
+pub(crate) mod text;
 pub mod workload;

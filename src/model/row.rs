@@ -5,12 +5,13 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use crate::model::text::serde_as_text;
 
 /// The UUID of an OVSDB row.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowId(pub u128);
+
+serde_as_text!(RowId);
 
 /// Why a string is not a row's UUID.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -79,19 +80,5 @@ impl fmt::Display for RowId {
         ]
         .map(|(shift, mask): (u32, u128)| (self.0 >> shift) & mask);
         write!(f, "{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}")
-    }
-}
-
-impl TryFrom<String> for RowId {
-    type Error = NotARowId;
-
-    fn try_from(text: String) -> Result<Self, NotARowId> {
-        text.parse()
-    }
-}
-
-impl From<RowId> for String {
-    fn from(id: RowId) -> Self {
-        id.to_string()
     }
 }

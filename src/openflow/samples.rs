@@ -320,7 +320,7 @@ fn samples_in(version: Version) -> Vec<Sample> {
 }
 
 fn samples() -> Vec<Sample> {
-    Version::ALL.into_iter().flat_map(samples_in).collect()
+    Version::ALL.iter().copied().flat_map(samples_in).collect()
 }
 
 impl Sample {

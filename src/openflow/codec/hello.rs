@@ -1,32 +1,25 @@
 //! Agreeing on a version. The switch talks first, so we read its set, pick one and offer
 //! exactly that one.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
+use crate::model::text::text_enum;
 use crate::openflow::codec::numbers::*;
 use crate::openflow::codec::wire::{Reader, Value as _, message, padding};
 use crate::openflow::error::Malformed;
 
-/// A version of OpenFlow that we speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Version {
-    /// 1.3, wire version 4.
-    #[serde(rename = "OpenFlow13")]
-    V13,
-    /// 1.4, wire version 5.
-    #[serde(rename = "OpenFlow14")]
-    V14,
-    /// 1.5, wire version 6.
-    #[serde(rename = "OpenFlow15")]
-    V15,
+text_enum! {
+    /// A version of OpenFlow that we speak.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub enum Version {
+        /// 1.3, wire version 4.
+        V13 = "OpenFlow13",
+        /// 1.4, wire version 5.
+        V14 = "OpenFlow14",
+        /// 1.5, wire version 6.
+        V15 = "OpenFlow15",
+    }
 }
 
 impl Version {
-    /// All of them, in their order.
-    pub(in crate::openflow) const ALL: [Self; 3] = [Self::V13, Self::V14, Self::V15];
-
     /// As in a message's header.
     #[must_use]
     pub fn wire(self) -> u8 {
@@ -38,24 +31,13 @@ impl Version {
     }
 }
 
-/// As in a bridge's `protocols`: `OpenFlow13`.
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::V13 => "OpenFlow13",
-            Self::V14 => "OpenFlow14",
-            Self::V15 => "OpenFlow15",
-        })
-    }
-}
-
 /// The wire versions that a switch speaks: bit n is version n.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::openflow) struct Versions(u32);
+pub(crate) struct Versions(u32);
 
 impl Versions {
     /// Reads a HELLO: its header's version and its body.
-    pub(in crate::openflow) fn parse(header: u8, body: &[u8]) -> Result<Self, Malformed> {
+    pub(crate) fn parse(header: u8, body: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(body);
         while !reader.is_empty() {
             let kind = reader.u16("hello element")?;
@@ -77,7 +59,7 @@ impl Versions {
     }
 
     /// Appends a HELLO's body.
-    pub(in crate::openflow) fn write(self, out: &mut Vec<u8>) {
+    pub(crate) fn write(self, out: &mut Vec<u8>) {
         OFPHET_VERSIONBITMAP.write(out);
         OFPHET_VERSIONBITMAP_LEN.write(out);
         self.0.write(out);
@@ -88,25 +70,22 @@ impl Versions {
     }
 
     /// 1.4 first; 1.5 last: its dumps are a third bigger.
-    pub(in crate::openflow) fn best(self) -> Option<Version> {
+    pub(crate) fn best(self) -> Option<Version> {
         [Version::V14, Version::V13, Version::V15].into_iter().find(|v| self.has(v.wire()))
     }
 
-    pub(in crate::openflow) fn only_10(self) -> bool {
+    pub(crate) fn only_10(self) -> bool {
         self.0 & !1 == 1 << OFP10_VERSION
     }
 
-    pub(in crate::openflow) fn list(self) -> Vec<u8> {
+    pub(crate) fn list(self) -> Vec<u8> {
         (1..32).filter(|v| self.has(*v)).collect()
     }
 }
 
 /// Our HELLO, and the FEATURES_REQUEST that must follow it: while a client has sent none,
 /// OVS takes it for one that wants table misses and diverts them to userspace.
-pub(in crate::openflow) fn greeting(
-    version: Version,
-    xids: [u32; 2],
-) -> Result<Vec<u8>, Malformed> {
+pub(crate) fn greeting(version: Version, xids: [u32; 2]) -> Result<Vec<u8>, Malformed> {
     let [hello, features] = xids;
     let mut out = Vec::with_capacity(24);
     message(&mut out, version, OFPT_HELLO, hello, |out| {

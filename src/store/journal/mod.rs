@@ -36,6 +36,7 @@ pub use writer::Writer;
 
 use super::error::Error;
 use crate::model::attachment::Key;
+use crate::model::text::serde_as_text;
 use crate::util::clock::{Stamp, Utc};
 
 /// What all operations together may take (tmpfs pages counted whole).
@@ -56,9 +57,10 @@ const PENDING: &str = ".jsonl.pending";
 const TRUNCATED: &[u8] = b"{\"truncated\":true}\n";
 
 /// An operation's name: when it began (UTC, sortable), and the process.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JournalId(String);
+
+serde_as_text!(JournalId);
 
 /// Why a string names no operation.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -94,20 +96,6 @@ impl FromStr for JournalId {
         } else {
             Err(BadJournalId(text.chars().take(64).collect()))
         }
-    }
-}
-
-impl TryFrom<String> for JournalId {
-    type Error = BadJournalId;
-
-    fn try_from(text: String) -> Result<Self, BadJournalId> {
-        text.parse()
-    }
-}
-
-impl From<JournalId> for String {
-    fn from(id: JournalId) -> Self {
-        id.0
     }
 }
 

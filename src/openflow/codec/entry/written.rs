@@ -55,7 +55,7 @@ impl TryFrom<String> for Entry {
             return Err(BadEntry::Words(words.len()));
         };
         let known = |v: &Version| version == v.wire().to_string();
-        let version = Version::ALL.into_iter().find(known).ok_or(BadEntry::Version)?;
+        let version = Version::ALL.iter().copied().find(known).ok_or(BadEntry::Version)?;
         let table = u8::from_str_radix(table, 16)?;
         let number = |word| u16::from_str_radix(word, 16);
         let head = Head {
