@@ -18,7 +18,6 @@ use crate::openflow::Connection;
 use crate::openflow::Entry;
 use crate::openflow::Error;
 use crate::openflow::Filter;
-use crate::openflow::MatchTerm;
 use crate::openflow::RawEntry;
 use crate::openflow::STRICT_COOKIE_MASK;
 use crate::openflow::Version;
@@ -210,9 +209,9 @@ fn check_changes(raw: &RawEntry<'_>) {
 pub(crate) fn dump(data: &[u8]) -> bool {
     let Some((selector, said)) = data.split_first() else { return false };
     let filters = match selector % 3 {
-        0 => vec![Filter::all()],
+        0 => vec![Filter::default()],
         1 => {
-            vec![Filter::table(0), Filter::in_port(1), Filter::matching([MatchTerm::EthType(2048)])]
+            vec![Filter::table(0), Filter::in_port(1), Filter::eth_type(2048)]
         }
         _ => Vec::new(),
     };

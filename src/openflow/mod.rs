@@ -38,7 +38,7 @@ pub use client::dump::AskedDump;
 pub use client::monitor::{Update, What};
 pub use client::parallel::delete_strict_parallel;
 pub use codec::entry::{BadEntry, Entry, FlowKey, RawEntry};
-pub use codec::filter::{Filter, MatchTerm, filters_for_address};
+pub use codec::filter::{Filter, filters_for_address};
 pub use codec::flow_mod::STRICT_COOKIE_MASK;
 pub use codec::hello::Version;
 pub use error::{Error, Malformed, SwitchError};

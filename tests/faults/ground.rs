@@ -218,7 +218,7 @@ impl Ground {
         let mut all = Entries::new();
         self.switch.set_deadline(soon());
         self.switch
-            .dump(&Filter::all(), &mut |raw, _| {
+            .dump(&Filter::default(), &mut |raw, _| {
                 all.insert(raw.content(), raw.to_entry());
             })
             .unwrap();

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ovs_flow_gc::model::flow::MacAddr;
-use ovs_flow_gc::openflow::{Connection, Entry, Filter, MatchTerm, Version};
+use ovs_flow_gc::openflow::{Connection, Entry, Filter, Version};
 use ovs_flow_gc::ovsdb::watch::Watcher;
 use ovs_flow_gc::ovsdb::{Client, Wanted};
 use ovs_flow_gc::util::clock::Deadline;
@@ -168,7 +168,7 @@ fn openflow(node: &Node, version: Version, corpus: &mut Corpus) {
     let mut entries: Vec<Entry> = Vec::new();
     let all = ask(&mut |connection| {
         connection
-            .dump(&Filter::all(), &mut |raw, _| {
+            .dump(&Filter::default(), &mut |raw, _| {
                 if kinds.insert((raw.table(), raw.priority(), raw.bytes().len())) {
                     entries.push(raw.to_entry());
                 }
@@ -197,8 +197,7 @@ fn openflow(node: &Node, version: Version, corpus: &mut Corpus) {
     }
 
     let three = ask(&mut |connection| {
-        let filters =
-            [Filter::table(0), Filter::in_port(1), Filter::matching([MatchTerm::EthType(2048)])];
+        let filters = [Filter::table(0), Filter::in_port(1), Filter::eth_type(2048)];
         connection.dump_many(&filters, &mut |_, _, _| {}).unwrap();
     });
     corpus.add_to("openflow_dump", &format!("three-{version}"), 1, three);

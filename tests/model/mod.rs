@@ -184,7 +184,7 @@ fn lines_are_read_as_the_engine_reads_them() {
         let mut see = |_: usize, _: &RawEntry<'_>, flow: &mut Flow| {
             seen.push(sorted(Flow { duration: Duration::ZERO, ..flow.clone() }));
         };
-        bridge.dump_many(&[Filter::all()], &mut see).unwrap();
+        bridge.dump_many(&[Filter::default()], &mut see).unwrap();
         assert_eq!(seen.len(), lines.len());
         for line in &lines {
             let flow = sorted(Line::of(line).flow.clone());

@@ -169,7 +169,7 @@ fn dump(connection: &mut Connection, filter: &Filter) -> Vec<(Entry, Flow)> {
 }
 
 fn entries(connection: &mut Connection) -> Vec<Entry> {
-    dump(connection, &Filter::all()).into_iter().map(|(entry, _)| entry).collect()
+    dump(connection, &Filter::default()).into_iter().map(|(entry, _)| entry).collect()
 }
 
 /// Every match field that OVS 3.1 lets a client add, an address or not.
@@ -438,7 +438,7 @@ fn every_field_and_action_is_read_shown_deleted_and_put_back() {
         let flows = all_flows();
         add_numbered(&switch, "br0", &flows);
         let mut connection = switch.open("br0", version);
-        let before = dump(&mut connection, &Filter::all());
+        let before = dump(&mut connection, &Filter::default());
         assert_eq!(before.len(), flows.len(), "{version}");
         let shown = oracle(&switch, "br0", version);
         assert_eq!(shown.len(), flows.len());
@@ -527,7 +527,7 @@ fn filters_find_every_flow_of_an_address() {
         prepare(&switch);
         add_numbered(&switch, "br0", &all_flows());
         let mut connection = switch.open("br0", version);
-        let registry_snapshot = dump(&mut connection, &Filter::all());
+        let registry_snapshot = dump(&mut connection, &Filter::default());
         for text in ["10.244.1.5", "fd00::5", "0a:00:00:00:00:01"] {
             let address = text
                 .parse()
@@ -585,7 +585,7 @@ fn filters_by_port_register_table_and_cookie() {
                 Filter::register(1, 0x1005, u32::MAX),
                 Filter::register(0, 5, 0xff),
                 Filter::table(3),
-                Filter { cookie: 6, cookie_mask: 0xff, ..Filter::all() },
+                Filter { cookie: 6, cookie_mask: 0xff, ..Filter::default() },
                 Filter::in_port(77),
                 Filter { table: Some(1), ..Filter::register(0, 0x1005, u32::MAX) },
             ]),
@@ -624,7 +624,7 @@ fn the_core_sees_what_it_should() {
                output:5,resubmit(,20)"],
         );
         let mut connection = switch.open("br0", version);
-        let (entry, flow) = dump(&mut connection, &Filter::all()).remove(0);
+        let (entry, flow) = dump(&mut connection, &Filter::default()).remove(0);
         assert_eq!((flow.table, flow.priority, flow.cookie), (10, 100, 0x2a));
         assert_eq!(flow.matches.in_port, Some(3));
         let registers: Vec<_> =
@@ -727,7 +727,7 @@ fn a_switch_that_is_away_hung_or_hangs_up() {
             "open" => Connection::open(&path, within(300)).unwrap_err(),
             _ => {
                 connection.set_deadline(within(300));
-                connection.dump(&Filter::all(), &mut |_, _| {}).unwrap_err()
+                connection.dump(&Filter::default(), &mut |_, _| {}).unwrap_err()
             }
         };
         assert!(matches!(error, Error::TimedOut { .. }), "{attempt}: {error}");
@@ -751,7 +751,7 @@ fn a_switch_that_is_away_hung_or_hangs_up() {
     let mut connection = Connection::open(&path, within(5000)).unwrap();
     // A change of its protocols closes the bridge's connections.
     switch.vsctl(&["set", "bridge", "br0", "protocols=OpenFlow13"]);
-    let error = connection.dump(&Filter::all(), &mut |_, _| {}).unwrap_err();
+    let error = connection.dump(&Filter::default(), &mut |_, _| {}).unwrap_err();
     assert!(matches!(error, Error::Closed { .. }), "{error}");
 }
 

@@ -53,7 +53,7 @@ fn watching(node: &Node, version: Version) -> Connection {
 
 fn dumped(connection: &mut Connection) -> Vec<Entry> {
     let mut all = Vec::new();
-    connection.dump(&Filter::all(), &mut |raw, _| all.push(raw.to_entry())).unwrap();
+    connection.dump(&Filter::default(), &mut |raw, _| all.push(raw.to_entry())).unwrap();
     all.sort_by(|a, b| a.key().cmp(&b.key()));
     all
 }

@@ -52,15 +52,6 @@ fn applied(all: usize, mut refused: Vec<(usize, SwitchError)>) -> Applied {
     Applied { sent: all.saturating_sub(refused.len()), refused }
 }
 
-/// How a bundle ended.
-enum End {
-    Committed,
-    /// The switch has no bundles; nothing was done.
-    None,
-    /// Something failed at commit; nothing was done.
-    Failed,
-}
-
 impl Connection {
     /// Deletes exactly these entries: same table, priority, match, and cookie but for its
     /// top bit ([`STRICT_COOKIE_MASK`](crate::openflow::STRICT_COOKIE_MASK)).
@@ -207,27 +198,6 @@ impl Connection {
         Ok(applied(entries.len(), refused))
     }
 
-    /// Waits for a bundle's end. False: nothing of it was done.
-    fn finish_bundle(
-        &mut self,
-        sent: &SentBundle,
-        chunk: &[(usize, &Entry)],
-        refused: &mut Vec<(usize, SwitchError)>,
-        doing: &'static str,
-    ) -> Result<bool, Error> {
-        let mut errors = Vec::new();
-        match self.hear_bundle(sent, chunk, &mut errors, doing)? {
-            End::Committed => refused.append(&mut errors),
-            End::None => {
-                self.bundles = false;
-                return Ok(false);
-            }
-            // The failed ones fail again one by one, and say why; the rest is done.
-            End::Failed => return Ok(false),
-        }
-        Ok(true)
-    }
-
     /// Sends one bundle.
     fn send_bundle(
         &mut self,
@@ -249,17 +219,18 @@ impl Connection {
         Ok(SentBundle { open, count })
     }
 
-    /// How it ended. Errors of its ADDs are collected by xid: they do not fail the commit.
-    fn hear_bundle(
+    /// Waits for a bundle's end. False: nothing of it was done. Errors of its ADDs are collected by
+    /// xid: they do not fail the commit.
+    fn finish_bundle(
         &mut self,
         sent: &SentBundle,
         entries: &[(usize, &Entry)],
         refused: &mut Vec<(usize, SwitchError)>,
         doing: &'static str,
-    ) -> Result<End, Error> {
+    ) -> Result<bool, Error> {
         let SentBundle { open, count } = *sent;
         let (first, commit) = (open.saturating_add(1), open.saturating_add(1 + count));
-        let mut missing = false;
+        let (mut missing, mut errors) = (false, Vec::new());
         loop {
             let message = self.receive(doing)?;
             let error = self.error_in(message, doing)?;
@@ -269,27 +240,31 @@ impl Connection {
             } else if member < count {
                 let index = usize::try_from(member).ok().and_then(|i| entries.get(i));
                 if let (Some((index, _)), Some(error)) = (index, error) {
-                    refused.push((*index, error));
+                    errors.push((*index, error));
                 }
             } else if message.xid == commit {
-                return match error {
-                    None => self.committed(message, doing),
-                    Some(error) if missing || error.is_unknown_message() => Ok(End::None),
-                    Some(error) if error.bundle_code() == Some(OFPBFC_MSG_FAILED) => {
-                        Ok(End::Failed)
+                match error {
+                    None => {
+                        self.committed(message, doing)?;
+                        refused.append(&mut errors);
+                        return Ok(true);
                     }
+                    Some(error) if missing || error.is_unknown_message() => self.bundles = false,
+                    // The failed ones fail again one by one, and say why; the rest is done.
+                    Some(error) if error.bundle_code() == Some(OFPBFC_MSG_FAILED) => {}
                     Some(error) => {
-                        Err(Error::Switch { path: self.path().to_owned(), doing, error })
+                        return Err(Error::Switch { path: self.path().to_owned(), doing, error });
                     }
-                };
+                }
+                return Ok(false);
             }
         }
     }
 
-    fn committed(&self, message: Message, doing: &'static str) -> Result<End, Error> {
+    fn committed(&self, message: Message, doing: &'static str) -> Result<(), Error> {
         let body = self.expect(message, kind_of(self.version(), OFPT_BUNDLE_CONTROL), doing)?;
         match BundleMessage::read(self.version(), &mut Reader::new(body)) {
-            Ok(reply) if reply.what == OFPBCT_COMMIT_REPLY => Ok(End::Committed),
+            Ok(reply) if reply.what == OFPBCT_COMMIT_REPLY => Ok(()),
             _ => Err(self.malformed(doing, Malformed::Unexpected("reply to a bundle's commit"))),
         }
     }
@@ -322,7 +297,7 @@ impl Connection {
 
     /// Reads up to the reply to the barrier that follows `count` messages, the first of which
     /// has the xid `first`; `failed` gets the errors of these messages.
-    pub(in crate::openflow) fn until_barrier(
+    pub(super) fn until_barrier(
         &mut self,
         first: u32,
         count: u32,

@@ -32,11 +32,11 @@ pub struct Connection {
     deadline: Deadline,
     inbox: Inbox,
     next_xid: u32,
-    pub(in crate::openflow) next_bundle: u32,
+    pub(super) next_bundle: u32,
     /// False once the switch has said that it has no bundles.
-    pub(in crate::openflow) bundles: bool,
+    pub(super) bundles: bool,
     /// What other clients change meanwhile, if we asked for it.
-    pub(in crate::openflow) monitor: Option<Box<Monitor>>,
+    pub(super) monitor: Monitor,
 }
 
 /// A switch that was hanging does not go on with what was given up: its answer to the first message of
@@ -124,11 +124,11 @@ impl Inbox {
 
 /// Messages for one write. Each has the xid after the one before.
 #[derive(Debug)]
-pub(in crate::openflow) struct Outgoing {
+pub(super) struct Outgoing {
     bytes: Vec<u8>,
-    pub(in crate::openflow) version: Version,
+    pub(super) version: Version,
     /// The next message's.
-    pub(in crate::openflow) xid: u32,
+    pub(super) xid: u32,
     doing: &'static str,
     /// What was wrong with the first message that could not be encoded.
     encoded: Result<(), Malformed>,
@@ -136,7 +136,7 @@ pub(in crate::openflow) struct Outgoing {
 
 impl Outgoing {
     /// Appends a message of the agreed version; `body` writes what follows its header.
-    pub(in crate::openflow) fn add(
+    pub(super) fn add(
         &mut self,
         kind: u8,
         body: impl FnOnce(&mut Vec<u8>) -> Result<(), Malformed>,
@@ -152,10 +152,10 @@ impl Outgoing {
 /// One message: its header, and where its body is in the inbox. Valid until the next
 /// message is asked for.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::openflow) struct Message {
-    pub(in crate::openflow) version: u8,
-    pub(in crate::openflow) kind: u8,
-    pub(in crate::openflow) xid: u32,
+pub(super) struct Message {
+    pub(super) version: u8,
+    pub(super) kind: u8,
+    pub(super) xid: u32,
     start: usize,
     end: usize,
 }
@@ -189,7 +189,7 @@ impl Connection {
     /// # Errors
     /// As [`Self::open`].
     #[cfg(feature = "fuzzing")]
-    pub(in crate::openflow) fn on(stream: UnixStream, deadline: Deadline) -> Result<Self, Error> {
+    pub(crate) fn on(stream: UnixStream, deadline: Deadline) -> Result<Self, Error> {
         let path = Path::new("/run/openvswitch/br0.mgmt");
         let failed = |source| Error::Connect { path: path.to_owned(), source };
         stream.set_nonblocking(true).map_err(failed)?;
@@ -206,7 +206,7 @@ impl Connection {
             next_xid: 1,
             next_bundle: 1,
             bundles: true,
-            monitor: None,
+            monitor: Monitor::default(),
         }
     }
 
@@ -268,7 +268,7 @@ impl Connection {
     }
 
     /// Reserves `n` consecutive xids (never 0: unsolicited messages have it); the first.
-    pub(in crate::openflow) fn xids(&mut self, n: u32) -> u32 {
+    pub(super) fn xids(&mut self, n: u32) -> u32 {
         // Far from the end, where `first..` would overflow.
         if self.next_xid > u32::MAX / 2 {
             self.next_xid = 1;
@@ -279,18 +279,18 @@ impl Connection {
     }
 
     /// An empty write; its first message will have this xid.
-    pub(in crate::openflow) fn outgoing(&self, xid: u32, doing: &'static str) -> Outgoing {
+    pub(super) fn outgoing(&self, xid: u32, doing: &'static str) -> Outgoing {
         Outgoing { bytes: Vec::new(), version: self.version, xid, doing, encoded: Ok(()) }
     }
 
     /// Sends these messages. Nothing is sent if one of them could not be encoded.
-    pub(in crate::openflow) fn send_all(&mut self, out: Outgoing) -> Result<(), Error> {
+    pub(super) fn send_all(&mut self, out: Outgoing) -> Result<(), Error> {
         out.encoded.map_err(|what| self.malformed(out.doing, what))?;
         self.send(&out.bytes, out.doing)
     }
 
     /// The body of a message of this kind; its error if it is one.
-    pub(in crate::openflow) fn expect(
+    pub(super) fn expect(
         &self,
         message: Message,
         kind: u8,
@@ -311,7 +311,7 @@ impl Connection {
     }
 
     /// The error a message carries, if it is one.
-    pub(in crate::openflow) fn error_in(
+    pub(super) fn error_in(
         &self,
         message: Message,
         doing: &'static str,
@@ -322,17 +322,17 @@ impl Connection {
         SwitchError::parse(self.body(message)).map(Some).map_err(|what| self.malformed(doing, what))
     }
 
-    pub(in crate::openflow) fn body(&self, message: Message) -> &[u8] {
+    pub(super) fn body(&self, message: Message) -> &[u8] {
         self.inbox.bytes.get(message.start..message.end).unwrap_or_default()
     }
 
-    pub(in crate::openflow) fn malformed(&self, doing: &'static str, what: Malformed) -> Error {
+    pub(super) fn malformed(&self, doing: &'static str, what: Malformed) -> Error {
         Error::Malformed { path: self.path.clone(), doing, what }
     }
 
     /// The next message that is for a caller. Callers skip xids that are not theirs: OVS
     /// sends nothing unasked on `.mgmt`, but nothing forbids it.
-    pub(in crate::openflow) fn receive(&mut self, doing: &'static str) -> Result<Message, Error> {
+    pub(super) fn receive(&mut self, doing: &'static str) -> Result<Message, Error> {
         loop {
             match self.parse(doing)? {
                 None => self.fill(doing)?,
@@ -344,7 +344,7 @@ impl Connection {
 
     /// Takes in what is there and waits for nothing. For when no answer is awaited: what is
     /// for a caller is skipped.
-    pub(in crate::openflow) fn take_in(&mut self, doing: &'static str) -> Result<(), Error> {
+    pub(super) fn take_in(&mut self, doing: &'static str) -> Result<(), Error> {
         loop {
             while let Some(message) = self.parse(doing)? {
                 self.is_ours(message, doing)?;
@@ -356,7 +356,7 @@ impl Connection {
     }
 
     /// Waits until there is something to take in, or for so long.
-    pub(in crate::openflow) fn wait_at_most(&self, time: Duration) {
+    pub(super) fn wait_at_most(&self, time: Duration) {
         let time = u16::try_from(time.as_millis()).unwrap_or(u16::MAX);
         let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
         // If the socket is broken, the next read says so.

@@ -11,7 +11,7 @@ use crate::openflow::error::{Error, Malformed};
 
 /// Requests in flight. OVS handles at most 50 messages of a connection per turn, and stops
 /// reading at 100 replies that it could not write: we read as we write.
-pub(in crate::openflow) const PIPELINE: usize = 96;
+pub(super) const PIPELINE: usize = 96;
 const DOING: &str = "dumping flows";
 
 /// Dumps that were asked for.
@@ -151,7 +151,7 @@ impl Connection {
     }
 
     /// Asks for dumps in one write; the first one's xid, the others' follow.
-    pub(in crate::openflow) fn ask_dumps(&mut self, filters: &[Filter]) -> Result<u32, Error> {
+    pub(super) fn ask_dumps(&mut self, filters: &[Filter]) -> Result<u32, Error> {
         let first = self.xids(u32::try_from(filters.len()).unwrap_or(0));
         self.send_dumps(first, filters)?;
         Ok(first)
@@ -167,7 +167,7 @@ impl Connection {
     }
 
     /// Takes in so many dumps that were asked for.
-    pub(in crate::openflow) fn hear_dumps(
+    pub(super) fn hear_dumps(
         &mut self,
         first: u32,
         asked: usize,
@@ -230,7 +230,7 @@ impl Hearing {
 }
 
 /// Reads one message of a dump; whether more follow.
-pub(in crate::openflow) fn part(
+pub(crate) fn part(
     version: crate::openflow::Version,
     body: &[u8],
     each: &mut dyn FnMut(&RawEntry<'_>) -> Result<(), Malformed>,

@@ -1,9 +1,9 @@
 //! What is asked of a switch: a file for each kind of request.
 
-pub(in crate::openflow) mod bundle;
-pub(in crate::openflow) mod connection;
-pub(in crate::openflow) mod conntrack;
-pub(in crate::openflow) mod describe;
-pub(in crate::openflow) mod dump;
+pub(super) mod bundle;
+pub(super) mod connection;
+pub(super) mod conntrack;
+pub(super) mod describe;
+pub(super) mod dump;
 pub(crate) mod monitor;
-pub(in crate::openflow) mod parallel;
+pub(super) mod parallel;

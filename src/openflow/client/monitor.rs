@@ -102,9 +102,9 @@ impl Update {
 
 /// The flow monitor of a connection, and the updates that nobody has taken yet.
 #[derive(Debug, Default)]
-pub(in crate::openflow) struct Monitor {
-    /// The request's xid.
-    asked: u32,
+pub(super) struct Monitor {
+    /// The request's xid; `None`: there was no request.
+    asked: Option<u32>,
     /// The switch has agreed.
     on: bool,
     /// The switch reports no additions until we have read its earlier reports.
@@ -161,11 +161,11 @@ impl Connection {
     /// # Errors
     /// Those of any exchange.
     pub fn watch(&mut self) -> Result<(), Error> {
-        if self.monitor.is_some() {
+        if self.monitor.asked.is_some() {
             return Ok(());
         }
         let xid = self.xids(1);
-        self.monitor = Some(Box::new(Monitor { asked: xid, ..Monitor::default() }));
+        self.monitor.asked = Some(xid);
         let version = self.version();
         let put = OFPFMF_ADD | OFPFMF_MODIFY | OFPFMF_INSTRUCTIONS;
         let wanted: &[u16] = match version {
@@ -184,19 +184,19 @@ impl Connection {
     /// Whether the switch has agreed to report. False until its answer has come.
     #[must_use]
     pub fn is_watching(&self) -> bool {
-        self.monitor.as_ref().is_some_and(|monitor| monitor.on)
+        self.monitor.on
     }
 
     /// Whether the switch reports no additions at the moment, because we had not read enough.
     #[must_use]
     pub fn is_paused(&self) -> bool {
-        self.monitor.as_ref().is_some_and(|monitor| monitor.paused)
+        self.monitor.paused
     }
 
     /// How many changes were reported on this connection.
     #[must_use]
     pub fn update_seq(&self) -> u64 {
-        self.monitor.as_ref().map_or(0, |monitor| monitor.count)
+        self.monitor.count
     }
 
     /// The updates since the last call, in order. Waits for nothing. Call it only when no other
@@ -211,10 +211,8 @@ impl Connection {
 
     /// The same updates, but only those that came before the last answer that was read.
     pub fn noted(&mut self) -> Vec<Update> {
-        self.monitor.as_mut().map_or_else(Vec::new, |monitor| {
-            monitor.bytes = 0;
-            std::mem::take(&mut monitor.updates)
-        })
+        self.monitor.bytes = 0;
+        std::mem::take(&mut self.monitor.updates)
     }
 
     /// Waits until there is something to read, at most for this time.
@@ -225,28 +223,29 @@ impl Connection {
     /// Whether the monitor was paused since the last call. After a pause the switch reports the
     /// entries that are there; it never reports what came and went in the pause.
     pub fn take_pause(&mut self) -> bool {
-        self.monitor
-            .as_mut()
-            .is_some_and(|monitor| std::mem::replace(&mut monitor.was_paused, monitor.paused))
+        std::mem::replace(&mut self.monitor.was_paused, self.monitor.paused)
     }
 
     /// Whether a change of our own was reported by a mere xid since the last call. Additions
     /// always are; removals are on no switch that is known.
     pub fn take_abbreviated(&mut self) -> bool {
-        self.monitor.as_mut().is_some_and(|monitor| std::mem::take(&mut monitor.abbreviated))
+        std::mem::take(&mut self.monitor.abbreviated)
     }
 
     /// Whether the switch reported more than is kept: the later updates are lost.
     #[must_use]
     pub fn is_flooded(&self) -> bool {
-        self.monitor.as_ref().is_some_and(|monitor| monitor.flooded)
+        self.monitor.flooded
     }
 
     /// Keeps a message of the flow monitor; false if the message is not one.
-    pub(in crate::openflow) fn note(&mut self, message: Message) -> Result<bool, Error> {
+    pub(super) fn note(&mut self, message: Message) -> Result<bool, Error> {
         let version = self.version();
-        let Some(mut monitor) = self.monitor.take() else { return Ok(false) };
-        let noted = if message.xid == monitor.asked {
+        if self.monitor.asked.is_none() {
+            return Ok(false);
+        }
+        let mut monitor = std::mem::take(&mut self.monitor);
+        let noted = if Some(message.xid) == monitor.asked {
             // An error: the switch is too old, and reports nothing.
             monitor.on = message.kind == OFPT_MULTIPART_REPLY;
             Ok(true)
@@ -257,7 +256,7 @@ impl Connection {
         } else {
             Ok(false)
         };
-        self.monitor = Some(monitor);
+        self.monitor = monitor;
         noted.map_err(|what| self.malformed(DOING, what))
     }
 }

@@ -9,16 +9,16 @@ use crate::openflow::error::Malformed;
 
 /// Part of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::openflow) struct Range {
-    pub(in crate::openflow) id: FieldId,
+pub(crate) struct Range {
+    pub(crate) id: FieldId,
     /// Width of the whole field.
-    pub(in crate::openflow) width: u32,
-    pub(in crate::openflow) offset: u32,
-    pub(in crate::openflow) bits: u32,
+    pub(crate) width: u32,
+    pub(crate) offset: u32,
+    pub(crate) bits: u32,
 }
 
 impl Range {
-    pub(in crate::openflow) fn new(header: Header, offset: u16, bits: u32) -> Self {
+    pub(crate) fn new(header: Header, offset: u16, bits: u32) -> Self {
         let bytes = if header.masked { header.length / 2 } else { header.length };
         let width = u32::try_from(bytes).unwrap_or(0).saturating_mul(8);
         Self { id: header.id, width, offset: offset.into(), bits }
@@ -32,7 +32,7 @@ impl Range {
 
 /// One action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::openflow) enum Action<'a> {
+pub(crate) enum Action<'a> {
     Output {
         port: u32,
         max_len: u16,
@@ -57,11 +57,8 @@ pub(in crate::openflow) enum Action<'a> {
     StackPush(Range),
     StackPop(Range),
     Multipath(Range),
-    /// Member ports are u16s.
-    Bundle {
-        ports: &'a [u8],
-        load: Option<Range>,
-    },
+    /// Member ports, u16s each, and the field that the chosen one is loaded into.
+    Bundle(&'a [u8], Option<Range>),
     CheckPktLarger {
         length: u16,
         dst: Range,
@@ -83,11 +80,9 @@ pub(in crate::openflow) enum Action<'a> {
     Ct(Ct<'a>),
     Nat(&'a [u8]),
     Clone(&'a [u8]),
-    /// Edits the packet or its handling. Names no port and no register.
-    Edit {
-        name: &'static str,
-        argument: Option<u32>,
-    },
+    /// Edits the packet or its handling: the action's name and argument. Names no port and no
+    /// register.
+    Edit(&'static str, Option<u32>),
     /// Bytes for whoever added the entry; the switch ignores them.
     Note(&'a [u8]),
     /// An action that we cannot read: all of its body.
@@ -98,20 +93,20 @@ pub(in crate::openflow) enum Action<'a> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::openflow) struct Ct<'a> {
-    pub(in crate::openflow) flags: u16,
+pub(crate) struct Ct<'a> {
+    pub(crate) flags: u16,
     /// The zone's field, if it is not `zone`.
-    pub(in crate::openflow) zone_field: Option<Range>,
-    pub(in crate::openflow) zone: u16,
+    pub(crate) zone_field: Option<Range>,
+    pub(crate) zone: u16,
     /// NX_CT_RECIRC_NONE: none.
-    pub(in crate::openflow) table: u8,
-    pub(in crate::openflow) alg: u16,
-    pub(in crate::openflow) actions: &'a [u8],
+    pub(crate) table: u8,
+    pub(crate) alg: u16,
+    pub(crate) actions: &'a [u8],
 }
 
 /// One instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::openflow) enum Instruction<'a> {
+pub(crate) enum Instruction<'a> {
     Goto(u8),
     WriteMetadata { value: u64, mask: u64 },
     Write(&'a [u8]),
@@ -122,9 +117,7 @@ pub(in crate::openflow) enum Instruction<'a> {
 }
 
 /// Reads the next instruction.
-pub(in crate::openflow) fn instruction<'a>(
-    reader: &mut Reader<'a>,
-) -> Result<Instruction<'a>, Malformed> {
+pub(crate) fn instruction<'a>(reader: &mut Reader<'a>) -> Result<Instruction<'a>, Malformed> {
     let (kind, mut body) = reader.block("instruction")?;
     Ok(match kind {
         OFPIT_GOTO_TABLE => Instruction::Goto(body.u8("goto_table")?),
@@ -146,7 +139,7 @@ pub(in crate::openflow) fn instruction<'a>(
 }
 
 /// Reads the next action. Unknown ones are a value; only lengths that cannot be are errors.
-pub(in crate::openflow) fn action<'a>(reader: &mut Reader<'a>) -> Result<Action<'a>, Malformed> {
+pub(crate) fn action<'a>(reader: &mut Reader<'a>) -> Result<Action<'a>, Malformed> {
     let (kind, body) = reader.block("action")?;
     let mut r = body;
     Ok(match kind {
@@ -170,7 +163,7 @@ pub(in crate::openflow) fn action<'a>(reader: &mut Reader<'a>) -> Result<Action<
 }
 
 fn edit(name: &'static str, argument: Option<u32>) -> Action<'static> {
-    Action::Edit { name, argument }
+    Action::Edit(name, argument)
 }
 
 /// 1.0's set_tunnel: the tunnel's key, seen as a write to tun_id.
@@ -320,7 +313,7 @@ fn bundle(mut r: Reader<'_>, loads: bool) -> Result<Action<'_>, Malformed> {
     let mut dst = r.sub(8, "bundle")?;
     let load = if loads { Some(Range::packed(Header::read(&mut dst)?, packed)) } else { None };
     let bytes = count.checked_mul(2).ok_or(Malformed::Short("bundle's members"))?;
-    Ok(Action::Bundle { ports: r.take(bytes, "bundle's members")?, load })
+    Ok(Action::Bundle(r.take(bytes, "bundle's members")?, load))
 }
 
 fn ct<'a>(r: &mut Reader<'a>) -> Result<Ct<'a>, Malformed> {

@@ -7,7 +7,7 @@ layout! {
     /// `struct ofp14_bundle_ctrl_msg`, and what comes before the message in an ADD (`struct
     /// ofp14_bundle_add_msg`, in which the type is padding). Every message of a bundle carries the
     /// OPEN's flags.
-    pub(in crate::openflow) struct BundleMessage { experimenter: u64, id: u32, what: u16, flags: u16 }
+    pub(crate) struct BundleMessage { experimenter: u64, id: u32, what: u16, flags: u16 }
     V13 => experimenter, id, what, flags;
     V14 | V15 => id, what, flags;
 }
@@ -15,11 +15,11 @@ layout! {
 impl BundleMessage {
     const FLAGS: u16 = OFPBF_ATOMIC | OFPBF_ORDERED;
 
-    pub(in crate::openflow) fn control(id: u32, what: u16) -> Self {
+    pub(crate) fn control(id: u32, what: u16) -> Self {
         Self { experimenter: ONFT_BUNDLE_CONTROL, id, what, flags: Self::FLAGS }
     }
 
-    pub(in crate::openflow) fn add(id: u32) -> Self {
+    pub(crate) fn add(id: u32) -> Self {
         Self { experimenter: ONFT_BUNDLE_ADD_MESSAGE, id, what: 0, flags: Self::FLAGS }
     }
 }

@@ -7,7 +7,7 @@ layout! {
     /// `struct nx_ct_flush` with one tuple, and one address in that. Never MARK or LABELS: 3.1 and
     /// 3.2 ignore them, and what is left is "everything". Protocol 0 is any; IPv4 addresses are
     /// mapped.
-    pub(in crate::openflow) struct CtFlush {
+    pub(crate) struct CtFlush {
         experimenter: u64, protocol: u8 [7],
         tuple: u16, tuple_length: u16 [4],
         side: u16, address_length: u16, address: [u8; 16] [4],
@@ -15,7 +15,7 @@ layout! {
 }
 
 impl CtFlush {
-    pub(in crate::openflow) fn of(address: [u8; 16], protocol: u8, tuple: u16, side: u16) -> Self {
+    pub(crate) fn of(address: [u8; 16], protocol: u8, tuple: u16, side: u16) -> Self {
         Self {
             experimenter: NXT_CT_FLUSH,
             protocol,

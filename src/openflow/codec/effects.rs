@@ -21,10 +21,7 @@ const SPREADING: [u16; 3] = [OFPP_NORMAL, OFPP_FLOOD, OFPP_ALL];
 const DEEPEST: u8 = 16;
 
 /// Reads an entry's instructions, forgetting what `into` held.
-pub(in crate::openflow) fn decode(
-    instructions: &[u8],
-    into: &mut Actions,
-) -> Result<(), Malformed> {
+pub(crate) fn decode(instructions: &[u8], into: &mut Actions) -> Result<(), Malformed> {
     clear(into);
     let mut reader = Reader::new(instructions);
     while !reader.is_empty() {
@@ -43,7 +40,7 @@ pub(in crate::openflow) fn decode(
 }
 
 /// Reads a list of actions without an instruction: a group's bucket.
-pub(in crate::openflow) fn decode_list(list: &[u8], into: &mut Actions) -> Result<(), Malformed> {
+pub(crate) fn decode_list(list: &[u8], into: &mut Actions) -> Result<(), Malformed> {
     clear(into);
     actions(list, Scope { depth: 0, nested: false }, into)
 }
@@ -85,14 +82,13 @@ fn actions(list: &[u8], scope: Scope, into: &mut Actions) -> Result<(), Malforme
     }
     let mut reader = Reader::new(list);
     while !reader.is_empty() {
-        match action(&mut reader)? {
+        let action = action(&mut reader)?;
+        into.beyond |= is_beyond(&action);
+        match action {
             Action::Output { port, .. } => output(port::from_wire(port), into),
             Action::OutputTrunc { port, .. } => output(Some(port), into),
-            Action::OutputRegister(range) => {
-                into.beyond = true;
-                output_register(range, into);
-            }
-            Action::Bundle { ports, load } => {
+            Action::OutputRegister(range) => output_register(range, into),
+            Action::Bundle(ports, load) => {
                 members(ports, load.is_some(), into)?;
                 if let Some(range) = load {
                     write_unknown(range, scope, into);
@@ -104,38 +100,37 @@ fn actions(list: &[u8], scope: Scope, into: &mut Actions) -> Result<(), Malforme
                 write_unknown(dst, scope, into);
             }
             Action::CheckPktLarger { dst, .. } => write_unknown(dst, scope, into),
-            Action::Resubmit { in_port, .. } => {
-                into.beyond = true;
-                reference(in_port, into);
-            }
-            Action::Sample { port } => {
-                into.beyond = true;
-                reference(port.unwrap_or(OFPP_NONE), into);
-            }
+            Action::Resubmit { in_port, .. } => reference(in_port, into),
+            Action::Sample { port } => reference(port.unwrap_or(OFPP_NONE), into),
             Action::Learn(learned) => learn(&learned, scope, into),
-            Action::Conjunction { .. } => {
-                into.beyond = true;
-                into.conjunction = true;
-            }
-            Action::Ct(ct) => {
-                into.beyond = true;
-                actions(ct.actions, scope.inner(), into)?;
-            }
+            Action::Conjunction { .. } => into.conjunction = true,
+            Action::Ct(ct) => actions(ct.actions, scope.inner(), into)?,
             Action::Clone(list) => actions(list, scope.inner(), into)?,
-            Action::Group(_) => {
-                into.beyond = true;
-                into.group = true;
-            }
-            Action::Controller => {
-                into.beyond = true;
-                into.controller = true;
-            }
-            Action::Meter(_) => into.beyond = true,
-            Action::StackPush(_) | Action::Nat(_) | Action::Note(_) | Action::Edit { .. } => {}
+            Action::Group(_) => into.group = true,
+            Action::Controller => into.controller = true,
+            Action::StackPush(_) | Action::Nat(_) | Action::Note(_) => {}
+            Action::Meter(_) | Action::Edit(..) => {}
             Action::Unknown { .. } => unread(into),
         }
     }
     Ok(())
+}
+
+/// Whether an action does more than edit headers or registers, and than output to a port.
+fn is_beyond(action: &Action<'_>) -> bool {
+    matches!(
+        action,
+        Action::OutputRegister(_)
+            | Action::Group(_)
+            | Action::Meter(_)
+            | Action::Controller
+            | Action::Resubmit { .. }
+            | Action::Learn(_)
+            | Action::Sample { .. }
+            | Action::Conjunction { .. }
+            | Action::Ct(_)
+            | Action::Unknown { .. }
+    )
 }
 
 fn is_port(port: u16) -> bool {
@@ -228,7 +223,6 @@ fn mention(id: FieldId, value: u128, into: &mut Actions) {
 }
 
 fn learn(learn: &Learn<'_>, scope: Scope, into: &mut Actions) {
-    into.beyond = true;
     if let Some(result) = learn.result {
         write_unknown(result, scope, into);
     }

@@ -21,7 +21,7 @@ layout! {
     /// The fixed part: what whoever added an entry chose, and its age, which 1.5 has among the
     /// statistics. `struct ofp13_flow_stats`, `struct ofp14_flow_stats` and `struct
     /// ofp15_flow_desc`, from behind their length on.
-    pub(in crate::openflow) struct Head {
+    pub(crate) struct Head {
         table: u8, priority: u16, cookie: u64, idle_timeout: u16, hard_timeout: u16, flags: u16,
         importance: u16, seconds: u32, nanoseconds: u32,
     }
@@ -117,7 +117,7 @@ pub struct RawEntry<'a> {
 impl<'a> RawEntry<'a> {
     /// Checks the lengths of one entry that fills `bytes`; [`Self::decode`] checks what is
     /// inside match and instructions.
-    pub(in crate::openflow) fn new(version: Version, bytes: &'a [u8]) -> Result<Self, Malformed> {
+    pub(crate) fn new(version: Version, bytes: &'a [u8]) -> Result<Self, Malformed> {
         let mut r = Reader::new(bytes);
         let length = r.u16("entry length")?;
         if usize::from(length) != bytes.len() {
@@ -174,7 +174,7 @@ impl<'a> RawEntry<'a> {
     }
 
     /// The match's fields.
-    pub(in crate::openflow) fn tlvs(&self) -> &'a [u8] {
+    pub(crate) fn tlvs(&self) -> &'a [u8] {
         let (start, end, _) = self.parts.matches;
         self.part(usize::from(start).saturating_add(OFP_MATCH_HEADER_LEN)..end.into())
     }
@@ -273,7 +273,7 @@ impl Entry {
     }
 
     /// An entry from its parts. `tlvs` are the match's fields, without its header and padding.
-    pub(in crate::openflow) fn assemble(
+    pub(crate) fn assemble(
         version: Version,
         head: Head,
         tlvs: &[u8],
@@ -292,7 +292,7 @@ impl Entry {
 
     /// From its parts, as if it had just been read.
     #[cfg(test)]
-    pub(in crate::openflow) fn assembled_again(&self) -> Self {
+    pub(crate) fn assembled_again(&self) -> Self {
         let raw = self.raw();
         let (tlvs, instructions) = (raw.tlvs(), raw.instruction_bytes());
         Self::assemble(self.version(), self.parts.head, tlvs, instructions).unwrap()

@@ -1,6 +1,6 @@
 //! What a dump asks for. The switch narrows: entries at least as specific as the match.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use crate::model::flow::{Address, MacAddr};
 use crate::openflow::codec::entry::Entry;
@@ -11,75 +11,6 @@ use crate::openflow::codec::oxm::{FieldId, Oxm, write_match};
 use crate::openflow::codec::port;
 use crate::openflow::codec::wire::{Layout as _, Reader, layout};
 use crate::openflow::error::Malformed;
-
-/// One field of a filter's match.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "OVS's names of the fields (ovs-fields(7))")]
-pub enum MatchTerm {
-    InPort(u16),
-    Register { index: u8, value: u32, mask: u32 },
-    EthType(u16),
-    IpProto(u8),
-    Icmp6Type(u8),
-    EthSrc(MacAddr),
-    EthDst(MacAddr),
-    Ipv4Src(Ipv4Addr),
-    Ipv4Dst(Ipv4Addr),
-    ArpSpa(Ipv4Addr),
-    ArpTpa(Ipv4Addr),
-    ArpSha(MacAddr),
-    ArpTha(MacAddr),
-    Ipv6Src(Ipv6Addr),
-    Ipv6Dst(Ipv6Addr),
-    NdTarget(Ipv6Addr),
-    NdSll(MacAddr),
-    NdTll(MacAddr),
-    CtState { value: u32, mask: u32 },
-    CtNwSrc(Ipv4Addr),
-    CtNwDst(Ipv4Addr),
-    CtIpv6Src(Ipv6Addr),
-    CtIpv6Dst(Ipv6Addr),
-}
-
-impl MatchTerm {
-    fn encode(self, out: &mut Vec<u8>) {
-        let mut exact = |id, value: &[u8]| Oxm { id, value, mask: None }.write(out);
-        match self {
-            Self::InPort(port) => exact(OXM_OF_IN_PORT, &port::to_wire(port).to_be_bytes()),
-            Self::EthType(kind) => exact(OXM_OF_ETH_TYPE, &kind.to_be_bytes()),
-            Self::IpProto(number) => exact(OXM_OF_IP_PROTO, &[number]),
-            Self::Icmp6Type(kind) => exact(OXM_OF_ICMPV6_TYPE, &[kind]),
-            Self::EthDst(mac) => exact(OXM_OF_ETH_DST, &mac.0),
-            Self::EthSrc(mac) => exact(OXM_OF_ETH_SRC, &mac.0),
-            Self::Ipv4Src(ip) => exact(OXM_OF_IPV4_SRC, &ip.octets()),
-            Self::Ipv4Dst(ip) => exact(OXM_OF_IPV4_DST, &ip.octets()),
-            Self::ArpSpa(ip) => exact(OXM_OF_ARP_SPA, &ip.octets()),
-            Self::ArpTpa(ip) => exact(OXM_OF_ARP_TPA, &ip.octets()),
-            Self::ArpSha(mac) => exact(OXM_OF_ARP_SHA, &mac.0),
-            Self::ArpTha(mac) => exact(OXM_OF_ARP_THA, &mac.0),
-            Self::Ipv6Src(ip) => exact(OXM_OF_IPV6_SRC, &ip.octets()),
-            Self::Ipv6Dst(ip) => exact(OXM_OF_IPV6_DST, &ip.octets()),
-            Self::NdTarget(ip) => exact(OXM_OF_IPV6_ND_TARGET, &ip.octets()),
-            Self::NdSll(mac) => exact(OXM_OF_IPV6_ND_SLL, &mac.0),
-            Self::NdTll(mac) => exact(OXM_OF_IPV6_ND_TLL, &mac.0),
-            Self::CtNwSrc(ip) => exact(NXM_NX_CT_NW_SRC, &ip.octets()),
-            Self::CtNwDst(ip) => exact(NXM_NX_CT_NW_DST, &ip.octets()),
-            Self::CtIpv6Src(ip) => exact(NXM_NX_CT_IPV6_SRC, &ip.octets()),
-            Self::CtIpv6Dst(ip) => exact(NXM_NX_CT_IPV6_DST, &ip.octets()),
-            Self::CtState { value, mask } => masked(out, NXM_NX_CT_STATE, value, mask),
-            Self::Register { index, value, mask } => {
-                let id = FieldId { number: index & 15, ..NXM_NX_REG0 };
-                masked(out, id, value, mask);
-            }
-        }
-    }
-}
-
-/// Value bits outside the mask are an error to the switch (OFPBMC_BAD_WILDCARDS).
-fn masked(out: &mut Vec<u8>, id: FieldId, value: u32, mask: u32) {
-    let (value, bytes) = ((value & mask).to_be_bytes(), mask.to_be_bytes());
-    Oxm { id, value: &value, mask: (mask != u32::MAX).then_some(&bytes) }.write(out);
-}
 
 layout! {
     /// The fixed part of a request (`struct ofp11_flow_stats_request`).
@@ -101,19 +32,11 @@ pub struct Filter {
     pub cookie: u64,
     /// 0 is every cookie.
     pub cookie_mask: u64,
-    /// Fields, prerequisites first; entries at least as specific are found.
-    pub matches: Vec<MatchTerm>,
-    /// More fields, as an entry's match has them.
-    pub like: Vec<u8>,
+    /// Fields as a match has them, prerequisites first; entries at least as specific are found.
+    pub fields: Vec<u8>,
 }
 
 impl Filter {
-    /// Every entry.
-    #[must_use]
-    pub fn all() -> Self {
-        Self::default()
-    }
-
     /// One table.
     #[must_use]
     pub fn table(table: u8) -> Self {
@@ -123,7 +46,7 @@ impl Filter {
     /// Entries that match on this in_port.
     #[must_use]
     pub fn in_port(port: u16) -> Self {
-        Self::matching([MatchTerm::InPort(port)])
+        Self::default().exact(OXM_OF_IN_PORT, &port::to_wire(port).to_be_bytes())
     }
 
     /// Entries that output to this port; see [`Self::out_port`](field@Self::out_port).
@@ -135,13 +58,29 @@ impl Filter {
     /// Entries that match on at least these bits of a register.
     #[must_use]
     pub fn register(index: u8, value: u32, mask: u32) -> Self {
-        Self::matching([MatchTerm::Register { index, value, mask }])
+        let id = FieldId { number: index & 15, ..NXM_NX_REG0 };
+        Self::default().masked(id, value, mask)
     }
 
-    /// Entries that match on all of these.
+    /// Entries that match on this Ethernet type.
     #[must_use]
-    pub fn matching(matches: impl Into<Vec<MatchTerm>>) -> Self {
-        Self { matches: matches.into(), ..Self::default() }
+    pub fn eth_type(kind: u16) -> Self {
+        Self::default().exact(OXM_OF_ETH_TYPE, &kind.to_be_bytes())
+    }
+
+    /// Of these entries only those that also match on this value.
+    fn exact(mut self, id: FieldId, value: &[u8]) -> Self {
+        Oxm { id, value, mask: None }.write(&mut self.fields);
+        self
+    }
+
+    /// Of these entries only those that also match on at least these bits. Value bits outside the
+    /// mask are an error to the switch (OFPBMC_BAD_WILDCARDS).
+    fn masked(mut self, id: FieldId, value: u32, mask: u32) -> Self {
+        let (value, bytes) = ((value & mask).to_be_bytes(), mask.to_be_bytes());
+        let mask = (mask != u32::MAX).then_some(bytes.as_slice());
+        Oxm { id, value: &value, mask }.write(&mut self.fields);
+        self
     }
 
     /// Entries of its table whose match looks like this entry's, and what is more specific.
@@ -149,25 +88,21 @@ impl Filter {
     /// (Without its VLAN priority: a dump may show one that no match can have.)
     #[must_use]
     pub fn like(entry: &Entry) -> Self {
-        let mut like = Vec::new();
+        let mut fields = Vec::new();
         let mut reader = Reader::new(entry.raw().tlvs());
         while !reader.is_empty() {
             let before = reader;
             // Read before, when it was dumped.
             let Ok(field) = Oxm::read(&mut reader) else { break };
             if field.id != OXM_OF_VLAN_PCP {
-                like.extend_from_slice(reader.since(before));
+                fields.extend_from_slice(reader.since(before));
             }
         }
-        Self { like, ..Self::table(entry.table()) }
+        Self { fields, ..Self::table(entry.table()) }
     }
 
     /// Appends the body of the request, from the multipart header on.
-    pub(in crate::openflow) fn encode(
-        &self,
-        version: Version,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Malformed> {
+    pub(crate) fn encode(&self, version: Version, out: &mut Vec<u8>) -> Result<(), Malformed> {
         multipart::request(OFPMP_FLOW, version, out);
         let request = Request {
             table: self.table.unwrap_or(OFPTT_ALL),
@@ -177,30 +112,21 @@ impl Filter {
             cookie_mask: self.cookie_mask,
         };
         request.write(version, out);
-        let mut tlvs = Vec::new();
-        for term in &self.matches {
-            term.encode(&mut tlvs);
-        }
-        tlvs.extend_from_slice(&self.like);
-        write_match(&tlvs, out)
+        write_match(&self.fields, out)
     }
 
-    /// Reads such a body; the fields are [`Self::like`].
+    /// Reads such a body.
     #[cfg(test)]
-    pub(in crate::openflow) fn decode(
-        version: Version,
-        r: &mut Reader<'_>,
-    ) -> Result<Self, Malformed> {
+    pub(crate) fn decode(version: Version, r: &mut Reader<'_>) -> Result<Self, Malformed> {
         multipart::reply(OFPMP_FLOW, version, r)?;
         let request = Request::read(version, r)?;
-        let like = crate::openflow::codec::oxm::read_match(r)?.1.to_vec();
+        let fields = crate::openflow::codec::oxm::read_match(r)?.1.to_vec();
         Ok(Self {
             table: Some(request.table).filter(|table| *table != OFPTT_ALL),
             out_port: port::from_wire(request.out_port).filter(|port| *port != OFPP_NONE),
             cookie: request.cookie,
             cookie_mask: request.cookie_mask,
-            matches: Vec::new(),
-            like,
+            fields,
         })
     }
 }
@@ -212,64 +138,65 @@ impl Filter {
 /// the place of an eth_type. A whole dump shows them.)
 #[must_use]
 pub fn filters_for_address(address: &Address) -> Vec<Filter> {
-    use MatchTerm as T;
     match *address {
         Address::Ip(IpAddr::V4(ip)) => {
+            let ip = &ip.octets();
             let mut filters = vec![
-                Filter::matching([T::EthType(ETH_TYPE_IP), T::Ipv4Src(ip)]),
-                Filter::matching([T::EthType(ETH_TYPE_IP), T::Ipv4Dst(ip)]),
+                of_type(ETH_TYPE_IP, OXM_OF_IPV4_SRC, ip),
+                of_type(ETH_TYPE_IP, OXM_OF_IPV4_DST, ip),
             ];
-            for kind in [ETH_TYPE_ARP, ETH_TYPE_RARP] {
-                filters.push(Filter::matching([T::EthType(kind), T::ArpSpa(ip)]));
-                filters.push(Filter::matching([T::EthType(kind), T::ArpTpa(ip)]));
-            }
-            filters.extend(tracked([T::CtNwSrc(ip), T::CtNwDst(ip)]));
+            filters.extend(arp([OXM_OF_ARP_SPA, OXM_OF_ARP_TPA], ip));
+            filters.extend(tracked([NXM_NX_CT_NW_SRC, NXM_NX_CT_NW_DST], ip));
             filters
         }
         Address::Ip(IpAddr::V6(ip)) => {
+            let ip = &ip.octets();
             let mut filters = vec![
-                Filter::matching([T::EthType(ETH_TYPE_IPV6), T::Ipv6Src(ip)]),
-                Filter::matching([T::EthType(ETH_TYPE_IPV6), T::Ipv6Dst(ip)]),
-                neighbour(ND_NEIGHBOR_SOLICIT, T::NdTarget(ip)),
-                neighbour(ND_NEIGHBOR_ADVERT, T::NdTarget(ip)),
+                of_type(ETH_TYPE_IPV6, OXM_OF_IPV6_SRC, ip),
+                of_type(ETH_TYPE_IPV6, OXM_OF_IPV6_DST, ip),
+                neighbour(ND_NEIGHBOR_SOLICIT, OXM_OF_IPV6_ND_TARGET, ip),
+                neighbour(ND_NEIGHBOR_ADVERT, OXM_OF_IPV6_ND_TARGET, ip),
             ];
-            filters.extend(tracked([T::CtIpv6Src(ip), T::CtIpv6Dst(ip)]));
+            filters.extend(tracked([NXM_NX_CT_IPV6_SRC, NXM_NX_CT_IPV6_DST], ip));
             filters
         }
-        Address::Mac(mac) => {
+        Address::Mac(MacAddr(mac)) => {
             let mut filters = vec![
-                Filter::matching([T::EthSrc(mac)]),
-                Filter::matching([T::EthDst(mac)]),
-                neighbour(ND_NEIGHBOR_SOLICIT, T::NdSll(mac)),
-                neighbour(ND_NEIGHBOR_ADVERT, T::NdTll(mac)),
+                Filter::default().exact(OXM_OF_ETH_SRC, &mac),
+                Filter::default().exact(OXM_OF_ETH_DST, &mac),
+                neighbour(ND_NEIGHBOR_SOLICIT, OXM_OF_IPV6_ND_SLL, &mac),
+                neighbour(ND_NEIGHBOR_ADVERT, OXM_OF_IPV6_ND_TLL, &mac),
             ];
-            for kind in [ETH_TYPE_ARP, ETH_TYPE_RARP] {
-                filters.push(Filter::matching([T::EthType(kind), T::ArpSha(mac)]));
-                filters.push(Filter::matching([T::EthType(kind), T::ArpTha(mac)]));
-            }
+            filters.extend(arp([OXM_OF_ARP_SHA, OXM_OF_ARP_THA], &mac));
             filters
         }
     }
 }
 
-fn neighbour(kind: u8, term: MatchTerm) -> Filter {
-    use MatchTerm as T;
-    Filter::matching([
-        T::EthType(ETH_TYPE_IPV6),
-        T::IpProto(IPPROTO_ICMPV6),
-        T::Icmp6Type(kind),
-        term,
-    ])
+fn of_type(kind: u16, id: FieldId, value: &[u8]) -> Filter {
+    Filter::eth_type(kind).exact(id, value)
+}
+
+fn arp(ids: [FieldId; 2], value: &[u8]) -> impl Iterator<Item = Filter> {
+    let kinds = [ETH_TYPE_ARP, ETH_TYPE_RARP].into_iter();
+    kinds.flat_map(move |kind| ids.map(|id| of_type(kind, id, value)))
+}
+
+fn neighbour(kind: u8, id: FieldId, value: &[u8]) -> Filter {
+    let icmp = of_type(ETH_TYPE_IPV6, OXM_OF_IP_PROTO, &[IPPROTO_ICMPV6]);
+    icmp.exact(OXM_OF_ICMPV6_TYPE, &[kind]).exact(id, value)
 }
 
 /// The original tuple may only be matched together with a ct_state that implies there is
 /// one: one of these bits set, or tracked and not invalid (OVS, `is_ct_valid`).
-fn tracked(terms: [MatchTerm; 2]) -> impl Iterator<Item = Filter> {
+fn tracked(ids: [FieldId; 2], ip: &[u8]) -> impl Iterator<Item = Filter> {
     let states = [CS_NEW, CS_ESTABLISHED, CS_RELATED, CS_REPLY_DIR, CS_SRC_NAT, CS_DST_NAT]
-        .map(|bit| MatchTerm::CtState { value: bit, mask: bit })
+        .map(|bit| (bit, bit))
         .into_iter()
-        .chain([MatchTerm::CtState { value: CS_TRACKED, mask: CS_TRACKED | CS_INVALID }]);
-    states.flat_map(move |state| terms.map(|term| Filter::matching([state, term])))
+        .chain([(CS_TRACKED, CS_TRACKED | CS_INVALID)]);
+    states.flat_map(move |(value, mask)| {
+        ids.map(|id| Filter::default().masked(NXM_NX_CT_STATE, value, mask).exact(id, ip))
+    })
 }
 
 #[cfg(test)]
@@ -280,7 +207,7 @@ mod tests {
     #[test]
     fn a_request_for_everything() {
         let mut body = Vec::new();
-        Filter::all().encode(Version::V13, &mut body).unwrap();
+        Filter::default().encode(Version::V13, &mut body).unwrap();
         assert_eq!(
             body,
             hex("00010000 00000000 ff000000 ffffffff ffffffff 00000000
@@ -313,11 +240,11 @@ mod tests {
             out_port: Some(OFPP_LOCAL),
             cookie: 0x2a,
             cookie_mask: 0xff,
-            ..Filter::matching([
-                MatchTerm::EthType(ETH_TYPE_IP),
-                MatchTerm::Ipv4Src(Ipv4Addr::new(10, 244, 1, 5)),
-                MatchTerm::Register { index: 1, value: 0xfff, mask: 0xff },
-            ])
+            ..of_type(ETH_TYPE_IP, OXM_OF_IPV4_SRC, &[10, 244, 1, 5]).masked(
+                FieldId { number: 1, ..NXM_NX_REG0 },
+                0xfff,
+                0xff,
+            )
         };
         filter.encode(Version::V13, &mut body).unwrap();
         assert_eq!(

@@ -18,7 +18,7 @@ pub const STRICT_COOKIE_MASK: u64 = 0x7fff_ffff_ffff_ffff;
 
 /// What a FLOW_MOD does with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::openflow) enum Change {
+pub(crate) enum Change {
     /// Deletes it.
     Delete,
     /// Deletes it as 1.0 would have called it; see [`vlan_tci`].
@@ -39,7 +39,7 @@ layout! {
 }
 
 /// Appends the body of a FLOW_MOD, from the cookie on.
-pub(in crate::openflow) fn encode(
+pub(crate) fn encode(
     change: Change,
     entry: &RawEntry<'_>,
     out: &mut Vec<u8>,
@@ -77,7 +77,7 @@ pub(in crate::openflow) fn encode(
 
 /// Reads the body of a FLOW_MOD, and writes it again.
 #[cfg(test)]
-pub(in crate::openflow) fn recode(
+pub(crate) fn recode(
     version: Version,
     r: &mut Reader<'_>,
     out: &mut Vec<u8>,
@@ -96,7 +96,7 @@ pub(in crate::openflow) fn recode(
 /// An entry that a 1.0 client made with `vlan_tci=0x0000` (a plain `ovs-ofctl add-flow` is
 /// such a client) is shown to 1.3 and later as vlan_vid 0, and a strict delete of that finds
 /// nothing. `None` if the match is not on vlan_vid 0.
-pub(in crate::openflow) fn vlan_tci(tlvs: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
+pub(crate) fn vlan_tci(tlvs: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
     let mut reader = Reader::new(tlvs);
     let (mut out, mut found) = (Vec::new(), false);
     while !reader.is_empty() {

@@ -27,7 +27,7 @@ layout! {
 layout! {
     /// What follows in a full one (`struct onf_flow_update_full`, `struct ofp_flow_update_full`).
     /// The length of the match is 1.3's: the match says it itself.
-    pub(in crate::openflow) struct Head {
+    pub(crate) struct Head {
         table: u8, priority: u16, cookie: u64, idle_timeout: u16, hard_timeout: u16,
         match_length: u16,
     }
@@ -41,11 +41,7 @@ fn multipart_type(version: Version) -> u16 {
 }
 
 /// Appends a request's body: monitors with these flags, and the numbers 1, 2, 3.
-pub(in crate::openflow) fn request(
-    version: Version,
-    flags: &[u16],
-    out: &mut Vec<u8>,
-) -> Result<(), Malformed> {
+pub(crate) fn request(version: Version, flags: &[u16], out: &mut Vec<u8>) -> Result<(), Malformed> {
     multipart::request(multipart_type(version), version, out);
     if version == Version::V13 {
         ONFT_FLOW_MONITOR.write(out);
@@ -68,7 +64,7 @@ pub(in crate::openflow) fn request(
 
 /// Reads such a body, and writes it again.
 #[cfg(test)]
-pub(in crate::openflow) fn recode_request(
+pub(crate) fn recode_request(
     version: Version,
     r: &mut Reader<'_>,
     out: &mut Vec<u8>,
@@ -88,7 +84,7 @@ pub(in crate::openflow) fn recode_request(
 
 /// One update in a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::openflow) enum FlowUpdate<'a> {
+pub(crate) enum FlowUpdate<'a> {
     Full(Full<'a>),
     /// A change of our own, by its xid.
     Abbreviated,
@@ -97,19 +93,16 @@ pub(in crate::openflow) enum FlowUpdate<'a> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::openflow) struct Full<'a> {
-    pub(in crate::openflow) what: What,
-    pub(in crate::openflow) head: Head,
-    pub(in crate::openflow) matches: &'a [u8],
-    pub(in crate::openflow) instructions: &'a [u8],
+pub(crate) struct Full<'a> {
+    pub(crate) what: What,
+    pub(crate) head: Head,
+    pub(crate) matches: &'a [u8],
+    pub(crate) instructions: &'a [u8],
 }
 
 impl<'a> FlowUpdate<'a> {
     /// Reads one update off a message's body.
-    pub(in crate::openflow) fn read(
-        version: Version,
-        body: &mut Reader<'a>,
-    ) -> Result<Self, Malformed> {
+    pub(crate) fn read(version: Version, body: &mut Reader<'a>) -> Result<Self, Malformed> {
         let field = "flow update";
         let Update { length, event } = Update::read(version, &mut body.clone())?;
         // In 1.3's dialect nothing is called "initial", so everything is one less.
@@ -136,11 +129,7 @@ impl<'a> FlowUpdate<'a> {
 
     /// Appends one. (What was put is said to be added.)
     #[cfg(test)]
-    pub(in crate::openflow) fn write(
-        &self,
-        version: Version,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Malformed> {
+    pub(crate) fn write(&self, version: Version, out: &mut Vec<u8>) -> Result<(), Malformed> {
         let event = match self {
             Self::Full(Full { what: What::Put, .. }) => OFPFME_ADDED,
             Self::Full(Full { what: What::Removed, .. }) => OFPFME_REMOVED,
@@ -164,7 +153,7 @@ impl<'a> FlowUpdate<'a> {
 }
 
 /// Reads an unsolicited message; false if it is not a flow monitor's.
-pub(in crate::openflow) fn read(
+pub(crate) fn read(
     version: Version,
     kind: u8,
     body: &[u8],

@@ -23,7 +23,7 @@ layout! {
 }
 
 /// Reads one group; `each` gets the actions of each of its buckets.
-pub(in crate::openflow) fn read(
+pub(crate) fn read(
     version: Version,
     r: &mut Reader<'_>,
     each: &mut dyn FnMut(&[u8]) -> Result<(), Malformed>,
@@ -46,7 +46,7 @@ pub(in crate::openflow) fn read(
 
 /// Appends a group with these actions in its buckets.
 #[cfg(test)]
-pub(in crate::openflow) fn write(
+pub(crate) fn write(
     version: Version,
     buckets: &[Vec<u8>],
     out: &mut Vec<u8>,

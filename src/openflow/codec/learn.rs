@@ -8,31 +8,31 @@ use crate::openflow::error::Malformed;
 
 /// LEARN, or LEARN2 with a limit and a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::openflow) struct Learn<'a> {
-    pub(in crate::openflow) table: u8,
-    pub(in crate::openflow) priority: u16,
-    pub(in crate::openflow) cookie: u64,
+pub(crate) struct Learn<'a> {
+    pub(crate) table: u8,
+    pub(crate) priority: u16,
+    pub(crate) cookie: u64,
     /// Idle, hard, and both after a FIN; in seconds, 0 is none.
-    pub(in crate::openflow) timeouts: [u16; 4],
+    pub(crate) timeouts: [u16; 4],
     /// LEARN2: so many flows at most; 0 is no limit.
-    pub(in crate::openflow) limit: u32,
+    pub(crate) limit: u32,
     /// NX_LEARN_F_*.
-    pub(in crate::openflow) flags: u16,
+    pub(crate) flags: u16,
     /// LEARN2: the bit that says whether it worked.
-    pub(in crate::openflow) result: Option<Range>,
+    pub(crate) result: Option<Range>,
     specs: &'a [u8],
 }
 
 /// Where a spec's bits come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::openflow) enum Source<'a> {
+pub(crate) enum Source<'a> {
     /// Right-aligned.
     Immediate(&'a [u8]),
     Field(Range),
 }
 
 impl Source<'_> {
-    pub(in crate::openflow) fn number(&self) -> Option<u128> {
+    pub(crate) fn number(&self) -> Option<u128> {
         match self {
             Self::Immediate(bytes) if bytes.len() <= 16 => {
                 Some(bytes.iter().fold(0, |sum, byte| sum << 8 | u128::from(*byte)))
@@ -44,7 +44,7 @@ impl Source<'_> {
 
 /// Where they go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::openflow) enum Target {
+pub(crate) enum Target {
     Match(Range),
     Load(Range),
     Output,
@@ -52,7 +52,7 @@ pub(in crate::openflow) enum Target {
 
 impl<'a> Learn<'a> {
     /// From offset 10 of the action.
-    pub(in crate::openflow) fn read(mut r: Reader<'a>, second: bool) -> Result<Self, Malformed> {
+    pub(crate) fn read(mut r: Reader<'a>, second: bool) -> Result<Self, Malformed> {
         let field = "learn";
         let (idle, hard) = (r.u16(field)?, r.u16(field)?);
         let priority = r.u16(field)?;
@@ -73,9 +73,7 @@ impl<'a> Learn<'a> {
         Ok(Self { table, priority, cookie, timeouts, limit, flags, result, specs: r.rest() })
     }
 
-    pub(in crate::openflow) fn specs(
-        &self,
-    ) -> impl Iterator<Item = Result<(Source<'a>, Target), Malformed>> {
+    pub(crate) fn specs(&self) -> impl Iterator<Item = Result<(Source<'a>, Target), Malformed>> {
         let mut reader = Reader::new(self.specs);
         let mut broken = false;
         std::iter::from_fn(move || {

@@ -12,16 +12,12 @@ layout! {
 }
 
 /// Appends a request's header.
-pub(in crate::openflow) fn request(kind: u16, version: Version, out: &mut Vec<u8>) {
+pub(crate) fn request(kind: u16, version: Version, out: &mut Vec<u8>) {
     Multipart { kind, flags: 0 }.write(version, out);
 }
 
 /// Reads a reply's header; whether more parts follow.
-pub(in crate::openflow) fn reply(
-    kind: u16,
-    version: Version,
-    r: &mut Reader<'_>,
-) -> Result<bool, Malformed> {
+pub(crate) fn reply(kind: u16, version: Version, r: &mut Reader<'_>) -> Result<bool, Malformed> {
     let header = Multipart::read(version, r)?;
     if header.kind != kind {
         return Err(Malformed::Unexpected("multipart type"));
@@ -32,19 +28,19 @@ pub(in crate::openflow) fn reply(
 layout! {
     /// 1.5 asks for one port (`struct ofp15_port_desc_request`) or group (`struct
     /// ofp15_group_desc_request`) or, as here, any. Older versions do not say.
-    pub(in crate::openflow) struct Which { number: u32 }
+    pub(crate) struct Which { number: u32 }
     V13 | V14 => ;
     V15 => number [4];
 }
 
 layout! {
     /// How many entries a table has (`struct ofp13_table_stats`).
-    pub(in crate::openflow) struct TableStats { table: u8 [3], active: u32 [16] }
+    pub(crate) struct TableStats { table: u8 [3], active: u32 [16] }
 }
 
 layout! {
     /// A port (`struct ofp11_port`, `struct ofp14_port`).
-    pub(in crate::openflow) struct Port { number: u32, length: u16, name: [u8; 16] }
+    pub(crate) struct Port { number: u32, length: u16, name: [u8; 16] }
     V13 => number [12], name;
     V14 | V15 => number, length [10], name;
 }
@@ -55,29 +51,26 @@ impl Port {
     }
 
     /// Reads one, and skips what we do not need.
-    pub(in crate::openflow) fn next(
-        version: Version,
-        r: &mut Reader<'_>,
-    ) -> Result<Self, Malformed> {
+    pub(crate) fn next(version: Version, r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let size = Self::read(version, &mut r.clone())?.size(version);
         Self::read(version, &mut r.sub(size, "port")?)
     }
 
     #[cfg(test)]
-    pub(in crate::openflow) fn write_whole(self, version: Version, out: &mut Vec<u8>) {
+    pub(crate) fn write_whole(self, version: Version, out: &mut Vec<u8>) {
         let end = out.len() + self.size(version);
         self.write(version, out);
         out.resize(end, 0);
     }
 
     /// Number and name, if it has a number that OVS can have.
-    pub(in crate::openflow) fn named(&self) -> Option<(u16, String)> {
+    pub(crate) fn named(&self) -> Option<(u16, String)> {
         port::from_wire(self.number).map(|number| (number, text(&self.name)))
     }
 }
 
 /// Reads what the switch says of itself (`struct ofp_desc_stats`): its software's version.
-pub(in crate::openflow) fn read_software(r: &mut Reader<'_>) -> Result<String, Malformed> {
+pub(crate) fn read_software(r: &mut Reader<'_>) -> Result<String, Malformed> {
     r.take(2 * DESC_STR_LEN, "manufacturer and hardware")?;
     let software = r.take(DESC_STR_LEN, "software description")?;
     r.take(SERIAL_NUM_LEN + DESC_STR_LEN, "serial number and datapath description")?;
@@ -85,7 +78,7 @@ pub(in crate::openflow) fn read_software(r: &mut Reader<'_>) -> Result<String, M
 }
 
 #[cfg(test)]
-pub(in crate::openflow) fn write_software(software: &str, out: &mut Vec<u8>) {
+pub(crate) fn write_software(software: &str, out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + 2 * DESC_STR_LEN, 0);
     out.extend(software.bytes());

@@ -7,14 +7,14 @@ use crate::openflow::codec::oxm::FieldId;
 
 macro_rules! numbers {
     ($($type:ty: $($name:ident = $number:expr),*;)*) => {
-        $($(pub(in crate::openflow) const $name: $type = $number;)*)*
+        $($(pub(crate) const $name: $type = $number;)*)*
     };
 }
 
 /// Fields of one class.
 macro_rules! match_fields {
     ($class:ident: $($name:ident = $number:literal),* $(,)?) => {
-        $(pub(in crate::openflow) const $name: FieldId = FieldId::of($class, $number);)*
+        $(pub(crate) const $name: FieldId = FieldId::of($class, $number);)*
     };
 }
 
@@ -199,8 +199,8 @@ match_fields! { OFPXMC_NXM_1:
     NXM_NX_CT_TP_DST = 125,
 }
 // The ONF's extensions of 1.3.
-pub(in crate::openflow) const ONFOXM_ET_TCP_FLAGS: FieldId = OXM_OF_TCP_FLAGS.of_the_onf();
-pub(in crate::openflow) const ONFOXM_ET_ACTSET_OUTPUT: FieldId = OXM_OF_ACTSET_OUTPUT.of_the_onf();
+pub(crate) const ONFOXM_ET_TCP_FLAGS: FieldId = OXM_OF_TCP_FLAGS.of_the_onf();
+pub(crate) const ONFOXM_ET_ACTSET_OUTPUT: FieldId = OXM_OF_ACTSET_OUTPUT.of_the_onf();
 
 /// A message of the ONF's.
 const fn onf(kind: u32) -> u64 {

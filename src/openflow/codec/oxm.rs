@@ -10,25 +10,25 @@ use crate::openflow::error::Malformed;
 
 /// A field's identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::openflow) struct FieldId {
-    pub(in crate::openflow) class: u16,
-    pub(in crate::openflow) number: u8,
+pub(crate) struct FieldId {
+    pub(crate) class: u16,
+    pub(crate) number: u8,
     /// 0 unless the class is [`OFPXMC_EXPERIMENTER`].
-    pub(in crate::openflow) experimenter: u32,
+    pub(crate) experimenter: u32,
 }
 
 impl FieldId {
-    pub(in crate::openflow) const fn of(class: u16, number: u8) -> Self {
+    pub(crate) const fn of(class: u16, number: u8) -> Self {
         Self { class, number, experimenter: 0 }
     }
 
     /// The field of the same number in the ONF's extension.
-    pub(in crate::openflow) const fn of_the_onf(self) -> Self {
+    pub(crate) const fn of_the_onf(self) -> Self {
         Self { class: OFPXMC_EXPERIMENTER, number: self.number, experimenter: ONF_VENDOR_ID }
     }
 
     /// Which of `count` fields with consecutive numbers it is.
-    pub(in crate::openflow) fn index_among(self, first: Self, count: u8) -> Option<u8> {
+    pub(crate) fn index_among(self, first: Self, count: u8) -> Option<u8> {
         let index = self.number.checked_sub(first.number).filter(|index| *index < count);
         index.filter(|_| self.class == first.class)
     }
@@ -36,15 +36,15 @@ impl FieldId {
 
 /// A TLV's header, as it stands alone in actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::openflow) struct Header {
-    pub(in crate::openflow) id: FieldId,
-    pub(in crate::openflow) masked: bool,
+pub(crate) struct Header {
+    pub(crate) id: FieldId,
+    pub(crate) masked: bool,
     /// Of value and mask together.
-    pub(in crate::openflow) length: usize,
+    pub(crate) length: usize,
 }
 
 impl Header {
-    pub(in crate::openflow) fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let class = reader.u16("field class")?;
         let [field, length] = reader.array("field header")?;
         let mut length = usize::from(length);
@@ -75,15 +75,15 @@ impl Header {
 
 /// One field with its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::openflow) struct Oxm<'a> {
-    pub(in crate::openflow) id: FieldId,
-    pub(in crate::openflow) value: &'a [u8],
+pub(crate) struct Oxm<'a> {
+    pub(crate) id: FieldId,
+    pub(crate) value: &'a [u8],
     /// `None`: exact.
-    pub(in crate::openflow) mask: Option<&'a [u8]>,
+    pub(crate) mask: Option<&'a [u8]>,
 }
 
 impl<'a> Oxm<'a> {
-    pub(in crate::openflow) fn read(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
+    pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
         let header = Header::read(reader)?;
         let mut payload = reader.sub(header.length, "field value")?;
         if !header.masked {
@@ -101,7 +101,7 @@ impl<'a> Oxm<'a> {
         Ok(Self { id: header.id, value, mask })
     }
 
-    pub(in crate::openflow) fn write(&self, out: &mut Vec<u8>) {
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let mask = self.mask.unwrap_or_default();
         let length = self.value.len().saturating_add(mask.len());
         Header { id: self.id, masked: self.mask.is_some(), length }.write(out);
@@ -115,7 +115,7 @@ impl<'a> Oxm<'a> {
     }
 
     /// Value and mask as numbers.
-    pub(in crate::openflow) fn number(&self) -> Option<(u128, u128)> {
+    pub(crate) fn number(&self) -> Option<(u128, u128)> {
         let width = u32::try_from(self.value.len()).ok().filter(|n| (1..=16).contains(n))?;
         let number =
             |bytes: &[u8]| bytes.iter().fold(0_u128, |sum, byte| sum << 8 | u128::from(*byte));
@@ -125,9 +125,7 @@ impl<'a> Oxm<'a> {
 }
 
 /// Reads a match (`struct ofp11_match_header`): all of it, padding included, and its fields.
-pub(in crate::openflow) fn read_match<'a>(
-    r: &mut Reader<'a>,
-) -> Result<(&'a [u8], &'a [u8]), Malformed> {
+pub(crate) fn read_match<'a>(r: &mut Reader<'a>) -> Result<(&'a [u8], &'a [u8]), Malformed> {
     let start = *r;
     if r.u16("match type")? != OFPMT_OXM {
         return Err(Malformed::Unexpected("match type"));
@@ -142,7 +140,7 @@ pub(in crate::openflow) fn read_match<'a>(
 }
 
 /// Appends a match with these fields.
-pub(in crate::openflow) fn write_match(fields: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+pub(crate) fn write_match(fields: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
     let length = fields.len().saturating_add(OFP_MATCH_HEADER_LEN);
     OFPMT_OXM.write(out);
     short(length)?.write(out);
@@ -153,7 +151,7 @@ pub(in crate::openflow) fn write_match(fields: &[u8], out: &mut Vec<u8>) -> Resu
 
 /// The registers a field is made of: the first one's index, and how many. The first is the
 /// most significant: reg0 is the top 32 bits of xreg0 and of xxreg0.
-pub(in crate::openflow) fn registers(id: FieldId) -> Option<(u8, u8)> {
+pub(crate) fn registers(id: FieldId) -> Option<(u8, u8)> {
     let among = |first, count, registers| {
         id.index_among(first, count).map(|index| (index.saturating_mul(registers), registers))
     };
@@ -164,7 +162,7 @@ pub(in crate::openflow) fn registers(id: FieldId) -> Option<(u8, u8)> {
 
 /// Splits bits of such a field (number form) by register: index, its 32 bits of each of
 /// `value` and `mask`. Registers with an empty mask are left out.
-pub(in crate::openflow) fn split(
+pub(crate) fn split(
     (first, count): (u8, u8),
     value: u128,
     mask: u128,
@@ -178,36 +176,36 @@ pub(in crate::openflow) fn split(
 }
 
 /// Bits `offset .. offset + count`.
-pub(in crate::openflow) fn bits(offset: u32, count: u32) -> u128 {
+pub(crate) fn bits(offset: u32, count: u32) -> u128 {
     let ones = if count >= 128 { u128::MAX } else { (1_u128 << count) - 1 };
     ones.checked_shl(offset).unwrap_or(0)
 }
 
 /// The tunnel's far end or key.
-pub(in crate::openflow) fn is_tunnel_target(id: FieldId) -> bool {
+pub(crate) fn is_tunnel_target(id: FieldId) -> bool {
     matches!(id, OXM_OF_TUNNEL_ID | NXM_NX_TUN_ID | NXM_NX_TUN_IPV4_DST | NXM_NX_TUN_IPV6_DST)
 }
 
 /// vlan_vid, or vlan_tci, whose low bits are the same.
-pub(in crate::openflow) fn is_vlan(id: FieldId) -> bool {
+pub(crate) fn is_vlan(id: FieldId) -> bool {
     matches!(id, OXM_OF_VLAN_VID | NXM_OF_VLAN_TCI)
 }
 
 /// The VLAN in such a field, if these bits say which. Zero is that of untagged packets.
-pub(in crate::openflow) fn vlan(value: u128, mask: u128) -> Option<u16> {
+pub(crate) fn vlan(value: u128, mask: u128) -> Option<u16> {
     let all = u128::from(VLAN_VID_MASK);
     let id = u16::try_from(value & all).ok().filter(|id| *id != 0);
     id.filter(|_| mask & all == all)
 }
 
 /// Where a packet goes.
-pub(in crate::openflow) fn is_destination(id: FieldId) -> bool {
+pub(crate) fn is_destination(id: FieldId) -> bool {
     const V4: [FieldId; 2] = [OXM_OF_IPV4_DST, NXM_OF_IP_DST];
     const V6: [FieldId; 2] = [OXM_OF_IPV6_DST, NXM_NX_IPV6_DST];
     matches!(id, OXM_OF_ETH_DST | NXM_OF_ETH_DST) || V4.contains(&id) || V6.contains(&id)
 }
 
-pub(in crate::openflow) fn is_in_port(id: FieldId) -> bool {
+pub(crate) fn is_in_port(id: FieldId) -> bool {
     matches!(id, OXM_OF_IN_PORT | NXM_OF_IN_PORT)
 }
 
@@ -257,7 +255,7 @@ fn meaning(oxm: &Oxm<'_>) -> Option<Meaning> {
 
 /// Reads the TLVs of a match. Fields we do not know are skipped by their length: the flow
 /// is then condemned by what we do know, or not at all.
-pub(in crate::openflow) fn decode(tlvs: &[u8], into: &mut Match) -> Result<(), Malformed> {
+pub(crate) fn decode(tlvs: &[u8], into: &mut Match) -> Result<(), Malformed> {
     into.in_port = None;
     into.vlan = None;
     into.registers.clear();

@@ -3,7 +3,7 @@
 use crate::openflow::codec::numbers::OFPP_MAX;
 
 /// The 16-bit form of a 32-bit number; `None` for one that OVS cannot have.
-pub(in crate::openflow) fn from_wire(port: u32) -> Option<u16> {
+pub(crate) fn from_wire(port: u32) -> Option<u16> {
     let [high, low] = [port >> 16, port & 0xffff].map(|half| u16::try_from(half).unwrap_or(0));
     match high {
         0 if low < OFPP_MAX => Some(low),
@@ -13,7 +13,7 @@ pub(in crate::openflow) fn from_wire(port: u32) -> Option<u16> {
 }
 
 /// The 32-bit form.
-pub(in crate::openflow) fn to_wire(port: u16) -> u32 {
+pub(crate) fn to_wire(port: u16) -> u32 {
     if port < OFPP_MAX { port.into() } else { 0xffff_0000 | u32::from(port) }
 }
 

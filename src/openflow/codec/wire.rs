@@ -6,7 +6,7 @@ use crate::openflow::codec::numbers::{OFP_ALIGN, OFP_BLOCK_HEADER_LEN};
 use crate::openflow::error::Malformed;
 
 /// A number, or a few bytes, that stand in a message as they are.
-pub(in crate::openflow) trait Value: Sized {
+pub(crate) trait Value: Sized {
     fn read(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, Malformed>;
     fn write(&self, out: &mut Vec<u8>);
 }
@@ -24,7 +24,7 @@ macro_rules! values {
         })*
 
         impl Reader<'_> {
-            $(pub(in crate::openflow) fn $number(&mut self, field: &'static str) -> Result<$number, Malformed> {
+            $(pub(crate) fn $number(&mut self, field: &'static str) -> Result<$number, Malformed> {
                 Value::read(self, field)
             })*
         }
@@ -43,7 +43,7 @@ impl<const N: usize> Value for [u8; N] {
 }
 
 /// The fixed part of a message, or of something in one.
-pub(in crate::openflow) trait Layout: Sized {
+pub(crate) trait Layout: Sized {
     fn read(version: Version, r: &mut Reader<'_>) -> Result<Self, Malformed>;
     fn write(&self, version: Version, out: &mut Vec<u8>);
 }
@@ -94,61 +94,53 @@ macro_rules! layout {
         }
     };
 }
-pub(in crate::openflow) use layout;
+pub(crate) use layout;
 
 /// A cursor over bytes from outside.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::openflow) struct Reader<'a>(&'a [u8]);
+pub(crate) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(in crate::openflow) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    pub(in crate::openflow) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(in crate::openflow) fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.0.len()
     }
 
     /// What has not been read yet.
-    pub(in crate::openflow) fn rest(self) -> &'a [u8] {
+    pub(crate) fn rest(self) -> &'a [u8] {
         self.0
     }
 
     /// What has been read of `all`, which it was at before.
-    pub(in crate::openflow) fn since(self, all: Self) -> &'a [u8] {
+    pub(crate) fn since(self, all: Self) -> &'a [u8] {
         all.0.get(..all.left().saturating_sub(self.left())).unwrap_or_default()
     }
 
-    pub(in crate::openflow) fn take(
-        &mut self,
-        n: usize,
-        field: &'static str,
-    ) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn take(&mut self, n: usize, field: &'static str) -> Result<&'a [u8], Malformed> {
         let (head, tail) = self.0.split_at_checked(n).ok_or(Malformed::Short(field))?;
         self.0 = tail;
         Ok(head)
     }
 
     /// A reader of the next `n` bytes.
-    pub(in crate::openflow) fn sub(
-        &mut self,
-        n: usize,
-        field: &'static str,
-    ) -> Result<Self, Malformed> {
+    pub(crate) fn sub(&mut self, n: usize, field: &'static str) -> Result<Self, Malformed> {
         self.take(n, field).map(Self)
     }
 
     /// A reader of what a 16-bit length, which counts itself, says is next.
-    pub(in crate::openflow) fn counted(&mut self, field: &'static str) -> Result<Self, Malformed> {
+    pub(crate) fn counted(&mut self, field: &'static str) -> Result<Self, Malformed> {
         let length = Self(self.0).u16(field)?;
         self.sub(length.into(), field)
     }
 
-    pub(in crate::openflow) fn array<const N: usize>(
+    pub(crate) fn array<const N: usize>(
         &mut self,
         field: &'static str,
     ) -> Result<[u8; N], Malformed> {
@@ -159,10 +151,7 @@ impl<'a> Reader<'a> {
 
     /// Reads `type, length` of an action or instruction and hands out its body (what
     /// follows these 4 bytes). Lengths count the whole thing and are multiples of 8.
-    pub(in crate::openflow) fn block(
-        &mut self,
-        what: &'static str,
-    ) -> Result<(u16, Self), Malformed> {
+    pub(crate) fn block(&mut self, what: &'static str) -> Result<(u16, Self), Malformed> {
         let kind = self.u16(what)?;
         let length = self.u16(what)?;
         let whole = usize::from(length);
@@ -175,21 +164,17 @@ impl<'a> Reader<'a> {
 }
 
 /// How many zero bytes follow `length` ones to reach a multiple of 8.
-pub(in crate::openflow) fn padding(length: usize) -> usize {
+pub(crate) fn padding(length: usize) -> usize {
     length.wrapping_neg() % OFP_ALIGN
 }
 
 /// A length as most are written.
-pub(in crate::openflow) fn short(length: usize) -> Result<u16, Malformed> {
+pub(crate) fn short(length: usize) -> Result<u16, Malformed> {
     u16::try_from(length).map_err(|_| Malformed::TooLong(length))
 }
 
 /// Writes the length of what begins at `start` over the 16 bits that are `at` bytes into it.
-pub(in crate::openflow) fn set_length(
-    out: &mut [u8],
-    start: usize,
-    at: usize,
-) -> Result<(), Malformed> {
+pub(crate) fn set_length(out: &mut [u8], start: usize, at: usize) -> Result<(), Malformed> {
     let whole = out.get_mut(start..).unwrap_or_default();
     let length = short(whole.len())?;
     let slot = whole.get_mut(at..).and_then(|rest| rest.first_chunk_mut());
@@ -199,14 +184,14 @@ pub(in crate::openflow) fn set_length(
 
 layout! {
     /// What every message begins with (`struct ofp_header`), in any version.
-    pub(in crate::openflow) struct MessageHeader { version: u8, kind: u8, length: u16, xid: u32 }
+    pub(crate) struct MessageHeader { version: u8, kind: u8, length: u16, xid: u32 }
 }
 
 /// Appends one message to `out`; `body` writes what follows the header.
 ///
 /// # Errors
 /// [`Malformed::TooLong`] if it does not fit a message; `out` is then as it was.
-pub(in crate::openflow) fn message(
+pub(crate) fn message(
     out: &mut Vec<u8>,
     version: Version,
     kind: u8,

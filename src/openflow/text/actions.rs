@@ -56,7 +56,7 @@ fn one(action: &Action<'_>, depth: u8, f: &mut fmt::Formatter<'_>) -> fmt::Resul
         Action::StackPush(range) => write!(f, "push:{}", Part(*range)),
         Action::StackPop(range) => write!(f, "pop:{}", Part(*range)),
         Action::Multipath(dst) => write!(f, "multipath(…,{})", Part(*dst)),
-        Action::Bundle { ports, load } => bundle(ports, load.map(Part), f),
+        Action::Bundle(ports, load) => bundle(ports, load.map(Part), f),
         Action::CheckPktLarger { length, dst } => {
             write!(f, "check_pkt_larger({length})->{}", Part(*dst))
         }
@@ -76,7 +76,7 @@ fn one(action: &Action<'_>, depth: u8, f: &mut fmt::Formatter<'_>) -> fmt::Resul
             list(body, inner, f)?;
             f.write_str(")")
         }
-        Action::Edit { name, argument } => edit(name, *argument, f),
+        Action::Edit(name, argument) => edit(name, *argument, f),
         Action::Note(bytes) => {
             f.write_str("note:")?;
             let dots = std::iter::once("").chain(std::iter::repeat("."));

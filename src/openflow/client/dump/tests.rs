@@ -30,7 +30,7 @@ fn dumped(
     });
     let mut connection = fake.open().unwrap();
     let mut seen = 0;
-    let result = connection.dump(&Filter::all(), &mut |_, flow| {
+    let result = connection.dump(&Filter::default(), &mut |_, flow| {
         assert_eq!((flow.table, flow.cookie), (10, 0x2a));
         seen += 1;
     });
@@ -158,7 +158,7 @@ fn several_filters_are_told_apart() {
     connection.dump_many(&filters, &mut |i, _, _| seen.push(i)).unwrap();
     assert_eq!(seen, [0, 0, 2]);
     connection.dump_many(&[], &mut |_, _, _| panic!("nothing was asked")).unwrap();
-    connection.dump(&Filter::all(), &mut |_, _| panic!("there is none")).unwrap();
+    connection.dump(&Filter::default(), &mut |_, _| panic!("there is none")).unwrap();
     drop(connection);
     fake.done();
 }
@@ -190,7 +190,7 @@ fn the_deadline_counts_even_while_a_switch_talks() {
     let mut connection = fake.open().unwrap();
     connection.set_deadline(Deadline::after(Duration::from_millis(100)));
     let start = Instant::now();
-    let error = connection.dump(&Filter::all(), &mut |_, _| {}).unwrap_err();
+    let error = connection.dump(&Filter::default(), &mut |_, _| {}).unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
     assert!((95..500).contains(&start.elapsed().as_millis()));
     drop(connection);
