@@ -63,7 +63,6 @@ const TABLES: [(&str, &[&str]); 4] =
 #[derive(Debug)]
 pub struct Client {
     connection: Connection,
-    deadline: Deadline,
     /// The server reports every change, from before the snapshot on.
     watching: bool,
     /// What the database held at the last snapshot, while the server reports changes.
@@ -93,19 +92,20 @@ impl Client {
     /// [`Error::Connect`].
     pub fn connect(path: &Path, deadline: Deadline) -> Result<Self, Error> {
         let connection = Connection::open(path, deadline)?;
-        Ok(Self { connection, deadline, watching: false, rows: None, held: None })
+        Ok(Self { connection, watching: false, rows: None, held: None })
     }
 
     /// The same connection for another caller, with its own deadline; `None` if it is broken.
     #[must_use]
-    pub fn renewed(self, deadline: Deadline) -> Option<Self> {
-        self.connection.works().then_some(Self { deadline, ..self })
+    pub fn renewed(mut self, deadline: Deadline) -> Option<Self> {
+        self.connection.deadline = deadline;
+        self.connection.works().then_some(self)
     }
 
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn over(stream: std::os::unix::net::UnixStream, deadline: Deadline) -> Self {
-        let connection = Connection::over(stream);
-        Self { connection, deadline, watching: false, rows: None, held: None }
+        let connection = Connection::over(stream, deadline);
+        Self { connection, watching: false, rows: None, held: None }
     }
 
     /// Whether the server answers and has the database that we need. Cheap: for STATUS.
@@ -115,9 +115,8 @@ impl Client {
     pub fn alive(&mut self) -> Result<(), Error> {
         let doing = "listing databases";
         let names: Vec<String> =
-            self.connection.call(doing, self.deadline, ("list_dbs", &json!([])), |result| {
-                parse(result.get(), doing)
-            })?;
+            self.connection
+                .call(doing, ("list_dbs", &json!([])), |result| parse(result.get(), doing))?;
         if names.iter().any(|n| n == "Open_vSwitch") {
             return Ok(());
         }
@@ -130,8 +129,7 @@ impl Client {
     /// # Errors
     /// Any [`Error`]; [`Error::Malformed`] also if a row that another one names is missing.
     pub fn snapshot(&mut self) -> Result<Snapshot, Error> {
-        let asked = self.connection.ask_transact(WHOLE, self.deadline, registry_snapshot())?;
-        self.take(asked)
+        self.read(WHOLE, registry_snapshot(), rows)?.assemble(true)
     }
 
     /// Asks for [`Client::snapshot`] and does not wait: [`Client::answered`] does. From
@@ -156,12 +154,12 @@ impl Client {
                 .collect();
             let params = json!(["Open_vSwitch", null, tables]);
             self.watching = true;
-            Some(self.connection.ask(WATCHING, self.deadline, ("monitor", &params))?)
+            Some(self.connection.ask(WATCHING, ("monitor", &params))?)
         };
         let whole = !self.watching || self.rows.is_none();
         // What changed before an empty transaction is reported before its answer.
         let operations = if whole { registry_snapshot() } else { Vec::new() };
-        let snapshot = self.connection.ask_transact(WHOLE, self.deadline, operations)?;
+        let snapshot = self.connection.ask_transact(WHOLE, operations)?;
         Ok(Asked { watch, snapshot, whole })
     }
 
@@ -172,13 +170,13 @@ impl Client {
     /// Any [`Error`].
     pub fn arrived(&mut self, asked: Asked) -> Result<Arrived, Error> {
         if let Some(watch) = asked.watch {
-            match self.connection.answer(watch, self.deadline, |_| Ok(())) {
+            match self.connection.answer(watch, |_| Ok(())) {
                 // Then nothing is ever proven to be unchanged.
                 Err(Error::Refused { .. }) => self.watching = false,
                 other => other?,
             }
         }
-        let text = self.connection.transacted_text(asked.snapshot, self.deadline)?;
+        let text = self.connection.transacted_text(asked.snapshot)?;
         if asked.whole {
             // What was reported before this answer is in it.
             self.rows = None;
@@ -203,8 +201,7 @@ impl Client {
                 }
                 (Some((rows, _)), _) => rows,
                 (None, _) => {
-                    let all =
-                        self.connection.ask_transact(WHOLE, self.deadline, registry_snapshot())?;
+                    let all = self.connection.ask_transact(WHOLE, registry_snapshot())?;
                     let arrived =
                         self.arrived(Asked { watch: None, snapshot: all, whole: true })?;
                     return self.read_arrived(arrived);
@@ -259,7 +256,7 @@ impl Client {
     /// Any [`Error`].
     pub fn ask_unchanged(&mut self) -> Result<Check, Error> {
         // Not an echo: this passes through the database itself.
-        self.connection.ask_transact(WATCHING, self.deadline, Vec::new()).map(Check)
+        self.connection.ask_transact(WATCHING, Vec::new()).map(Check)
     }
 
     /// What was asked.
@@ -267,14 +264,10 @@ impl Client {
     /// # Errors
     /// Any [`Error`].
     pub fn answered_unchanged(&mut self, check: Check, since: Moment) -> Result<bool, Error> {
-        let done = self.connection.transacted(check.0, self.deadline, |_| Ok(()))?;
+        let done = self.connection.transacted(check.0, |_| Ok(()))?;
         Ok(matches!(done, Transacted::Done(()))
             && self.watching
             && Moment(self.connection.notified()) == since)
-    }
-
-    fn take(&mut self, asked: (Sent, usize)) -> Result<Snapshot, Error> {
-        done(self.connection.transacted(asked, self.deadline, rows)?)?.assemble(true)
     }
 
     /// What ADD needs: every bridge, and only the ports that could be `wanted`'s.
@@ -304,7 +297,7 @@ impl Client {
             ofport: Datum,
         }
         let doing = "waiting for a port number";
-        let all = self.deadline.left().map_err(|e| Error::io(doing, e))?;
+        let all = self.connection.deadline.left().map_err(|e| Error::io(doing, e))?;
         let Ok(wait) = until.left() else { return Ok(None) };
         // The server's "timed out" must reach us before our own deadline, or it could not
         // be told from a server that hangs.
@@ -317,7 +310,7 @@ impl Client {
             }),
             select("Interface", &this, &["ofport"]),
         ];
-        let done = self.connection.transact(doing, self.deadline, operations, |outcomes| {
+        let done = self.connection.transact(doing, operations, |outcomes| {
             let [_, found] = outcomes else {
                 return Err(Error::malformed(format!("{doing}: outcomes are missing")));
             };
@@ -365,7 +358,7 @@ impl Client {
         // Shown by `ovsdb-tool show-log`: an operator will ask who removed it.
         let comment = format!("ovs-flow-gc: removed orphaned port {}", port.name);
         operations.push(json!({"op": "comment", "comment": comment}));
-        let done = self.connection.transact(doing, self.deadline, operations, |outcomes| {
+        let done = self.connection.transact(doing, operations, |outcomes| {
             Ok(outcomes.get(mutate).and_then(|o| o.count))
         })?;
         let changed = || Error::Changed { what: format!("port {}", port.name) };
@@ -384,7 +377,7 @@ impl Client {
         operations: Vec<Value>,
         read: impl FnOnce(&[Outcome<'_>]) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        done(self.connection.transact(doing, self.deadline, operations, read)?)
+        done(self.connection.transact(doing, operations, read)?)
     }
 }
 

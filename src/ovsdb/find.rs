@@ -101,7 +101,9 @@ struct Candidate<'s> {
     bridge: &'s Bridge,
     port: &'s Port,
     interface: &'s Interface,
-    marks: Option<Marks>,
+    /// None of them where the port has none: then only a name, or a MAC that somebody configured,
+    /// can tell.
+    marks: Marks,
 }
 
 /// The port of an attachment that is being ADDed.
@@ -140,10 +142,10 @@ fn candidates<'s>(snapshot: &'s Snapshot, wanted: &Wanted<'_>) -> Vec<Candidate<
         if !could_be_a_pods {
             continue;
         }
-        let marks = marks(port, interface);
+        let marks = marks(port, interface).unwrap_or_default();
         // Another sandbox's, however well the rest fits: a StatefulSet's pod has its
         // predecessor's name and MAC.
-        let container = marks.as_ref().and_then(|m| m.container_id.as_deref());
+        let container = marks.container_id.as_deref();
         if container.is_some_and(|id| !wanted.container_id.is_empty() && id != wanted.container_id)
         {
             continue;
@@ -172,15 +174,7 @@ fn only<'s>(candidates: &[Candidate<'s>], wanted: &Wanted<'_>, by: How) -> Optio
 impl Candidate<'_> {
     fn is_hit(&self, wanted: &Wanted<'_>, by: How) -> bool {
         let name = self.interface.name.as_str();
-        let Some(marks) = &self.marks else {
-            // Without marks only a name, or a MAC that somebody configured, can tell.
-            return match by {
-                How::HostInterface => wanted.host_interfaces.contains(&name),
-                How::PortName => is_kube_ovn_name(name, wanted),
-                How::Mac => self.port.mac.is_some_and(|mac| has_mac(wanted, mac)),
-                How::ContainerId | How::Netns | How::Pod => false,
-            };
-        };
+        let marks = &self.marks;
         match by {
             How::HostInterface => wanted.host_interfaces.contains(&name),
             How::ContainerId => {

@@ -47,39 +47,35 @@ struct SwitchRow {
 #[derive(Clone, Debug, Deserialize)]
 struct BridgeRow {
     /// Not in a notification: it is the row's name there.
-    #[serde(rename = "_uuid", default)]
+    #[serde(rename = "_uuid")]
     id: Option<Datum>,
     name: Datum,
     datapath_type: Datum,
     protocols: Datum,
     fail_mode: Datum,
-    #[serde(default)]
     ports: Option<Datum>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 struct PortRow {
-    #[serde(rename = "_uuid", default)]
+    #[serde(rename = "_uuid")]
     id: Option<Datum>,
     name: Datum,
     interfaces: Datum,
     external_ids: Datum,
     mac: Datum,
-    #[serde(default)]
     tag: Option<Datum>,
-    #[serde(default)]
     trunks: Option<Datum>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 struct InterfaceRow {
-    #[serde(rename = "_uuid", default)]
+    #[serde(rename = "_uuid")]
     id: Option<Datum>,
     name: Datum,
     #[serde(rename = "type")]
     kind: Datum,
     ofport: Datum,
-    #[serde(default)]
     ofport_request: Option<Datum>,
     external_ids: Datum,
     mac_in_use: Datum,

@@ -16,28 +16,25 @@ use crate::util::clock::{Deadline, arm, connect_within};
 /// A message of any kind. `null` reads as absent, which is what it means here.
 #[derive(Deserialize)]
 struct Message<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     method: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     params: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     result: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     error: Option<&'a RawValue>,
 }
 
 /// What one operation of a transaction came to (RFC 7047, section 5.2).
 #[derive(Deserialize)]
 pub(super) struct Outcome<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     pub(super) rows: Option<&'a RawValue>,
-    #[serde(default)]
     pub(super) count: Option<u64>,
-    #[serde(default)]
     error: Option<String>,
-    #[serde(default)]
     details: Option<String>,
 }
 
@@ -63,6 +60,8 @@ pub(super) enum Transacted<T> {
 pub(super) struct Connection {
     stream: UnixStream,
     frames: Frames,
+    /// Of everything that is asked and waited for.
+    pub(super) deadline: Deadline,
     id: u64,
     /// A request or an answer was cut short: what follows cannot be read.
     broken: bool,
@@ -93,12 +92,13 @@ pub(super) struct Sent {
 impl Connection {
     pub(super) fn open(path: &Path, deadline: Deadline) -> Result<Self, Error> {
         connect_within(path, deadline)
-            .map(Self::over)
+            .map(|stream| Self::over(stream, deadline))
             .map_err(|source| Error::Connect { path: path.to_owned(), source })
     }
 
-    pub(super) fn over(stream: UnixStream) -> Self {
-        Self { stream, frames: Frames::default(), id: 0, broken: false, notified: 0, kept: None }
+    pub(super) fn over(stream: UnixStream, deadline: Deadline) -> Self {
+        let (frames, id, broken, notified, kept) = (Frames::default(), 0, false, 0, None);
+        Self { stream, frames, deadline, id, broken, notified, kept }
     }
 
     /// Whether it is good for anything more.
@@ -111,12 +111,11 @@ impl Connection {
     pub(super) fn call<T>(
         &mut self,
         doing: &'static str,
-        deadline: Deadline,
         (method, params): (&str, &Value),
         read: impl FnOnce(&RawValue) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let sent = self.ask(doing, deadline, (method, params))?;
-        self.answer(sent, deadline, read)
+        let sent = self.ask(doing, (method, params))?;
+        self.answer(sent, read)
     }
 
     /// Sends a request and does not wait for its answer: [`Self::answer`] does, in the
@@ -124,7 +123,6 @@ impl Connection {
     pub(super) fn ask(
         &mut self,
         doing: &'static str,
-        deadline: Deadline,
         (method, params): (&str, &Value),
     ) -> Result<Sent, Error> {
         if self.broken {
@@ -132,7 +130,7 @@ impl Connection {
         }
         self.id = self.id.wrapping_add(1);
         let request = json!({"id": self.id, "method": method, "params": params}).to_string();
-        let sent = send(&mut self.stream, request.as_bytes(), deadline);
+        let sent = send(&mut self.stream, request.as_bytes(), self.deadline);
         self.broken = sent.is_err();
         sent.map_err(|e| Error::io(doing, e))?;
         Ok(Sent { id: self.id, doing })
@@ -158,13 +156,12 @@ impl Connection {
     pub(super) fn answer<T>(
         &mut self,
         sent: Sent,
-        deadline: Deadline,
         read: impl FnOnce(&RawValue) -> Result<T, Error>,
     ) -> Result<T, Error> {
         if self.broken {
             return Err(Error::Closed);
         }
-        let answer = self.wait_for(&sent, deadline, read);
+        let answer = self.wait_for(&sent, read);
         self.broken = !matches!(answer, Ok(_) | Err(Error::Refused { .. }));
         answer
     }
@@ -174,45 +171,38 @@ impl Connection {
     pub(super) fn transact<T>(
         &mut self,
         doing: &'static str,
-        deadline: Deadline,
         operations: Vec<Value>,
         read: impl FnOnce(&[Outcome<'_>]) -> Result<T, Error>,
     ) -> Result<Transacted<T>, Error> {
-        let sent = self.ask_transact(doing, deadline, operations)?;
-        self.transacted(sent, deadline, read)
+        let sent = self.ask_transact(doing, operations)?;
+        self.transacted(sent, read)
     }
 
     /// Sends operations to be run as one transaction.
     pub(super) fn ask_transact(
         &mut self,
         doing: &'static str,
-        deadline: Deadline,
         operations: Vec<Value>,
     ) -> Result<(Sent, usize), Error> {
         let asked = operations.len();
         let mut params = vec![json!("Open_vSwitch")];
         params.extend(operations);
-        self.ask(doing, deadline, ("transact", &Value::Array(params))).map(|sent| (sent, asked))
+        self.ask(doing, ("transact", &Value::Array(params))).map(|sent| (sent, asked))
     }
 
     /// Has `read` look at what they came to.
     pub(super) fn transacted<T>(
         &mut self,
         (sent, asked): (Sent, usize),
-        deadline: Deadline,
         read: impl FnOnce(&[Outcome<'_>]) -> Result<T, Error>,
     ) -> Result<Transacted<T>, Error> {
         let doing = sent.doing;
-        self.answer(sent, deadline, |result| outcomes(doing, asked, result.get(), read))
+        self.answer(sent, |result| outcomes(doing, asked, result.get(), read))
     }
 
     /// The text of what they came to, for [`outcomes`].
-    pub(super) fn transacted_text(
-        &mut self,
-        (sent, _): (Sent, usize),
-        deadline: Deadline,
-    ) -> Result<String, Error> {
-        self.answer(sent, deadline, |result| Ok(result.get().to_owned()))
+    pub(super) fn transacted_text(&mut self, (sent, _): (Sent, usize)) -> Result<String, Error> {
+        self.answer(sent, |result| Ok(result.get().to_owned()))
     }
 
     /// Waits for the next notification and has `read` look at its parameters; probes are
@@ -222,7 +212,6 @@ impl Connection {
     pub(super) fn notification<T>(
         &mut self,
         doing: &'static str,
-        deadline: Deadline,
         read: impl FnOnce(&str) -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
         loop {
@@ -246,21 +235,24 @@ impl Connection {
                     }
                 }
             }
-            let read = arm(&self.stream, deadline)
-                .and_then(|()| retry(|| self.frames.fill(&mut self.stream)));
-            match read.map_err(|e| Error::io(doing, e)) {
-                Ok(0) => return Err(Error::Closed),
-                Ok(_) => {}
+            match self.fill(doing) {
                 Err(Error::TimedOut { .. }) => return Ok(None),
-                Err(other) => return Err(other),
+                filled => filled?,
             }
         }
+    }
+
+    /// Waits for bytes and takes them.
+    fn fill(&mut self, doing: &'static str) -> Result<(), Error> {
+        let read = arm(&self.stream, self.deadline)
+            .and_then(|()| retry(|| self.frames.fill(&mut self.stream)))
+            .map_err(|e| Error::io(doing, e))?;
+        if read == 0 { Err(Error::Closed) } else { Ok(()) }
     }
 
     fn wait_for<T>(
         &mut self,
         sent: &Sent,
-        deadline: Deadline,
         read: impl FnOnce(&RawValue) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let doing = sent.doing;
@@ -277,7 +269,7 @@ impl Connection {
                     }
                     (Some(method), Some(id)) => {
                         let reply = reply(method, message.params, id);
-                        send(&mut self.stream, reply.as_bytes(), deadline)
+                        send(&mut self.stream, reply.as_bytes(), self.deadline)
                             .map_err(|e| Error::io(doing, e))?;
                     }
                     (None, id) if id.is_some_and(|id| id.get() == sent.id.to_string()) => {
@@ -298,12 +290,7 @@ impl Connection {
                     }
                 }
             }
-            let read = arm(&self.stream, deadline)
-                .and_then(|()| retry(|| self.frames.fill(&mut self.stream)))
-                .map_err(|e| Error::io(doing, e))?;
-            if read == 0 {
-                return Err(Error::Closed);
-            }
+            self.fill(doing)?;
         }
     }
 }

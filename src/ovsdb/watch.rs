@@ -43,7 +43,7 @@ impl Watcher {
         let select = json!({"initial": false, "insert": false, "delete": true, "modify": true});
         let interfaces = json!({"columns": ["name", "ofport"], "select": select});
         let params = json!(["Open_vSwitch", null, {"Interface": interfaces}]);
-        connection.call(WATCHING, deadline, ("monitor", &params), |_| Ok(()))?;
+        connection.call(WATCHING, ("monitor", &params), |_| Ok(()))?;
         Ok(Self { connection })
     }
 
@@ -53,13 +53,13 @@ impl Watcher {
     /// # Errors
     /// Any [`Error`]; the connection is good for nothing more.
     pub fn next(&mut self, patience: Duration, answer: Duration) -> Result<Vec<Change>, Error> {
-        match self.connection.notification(WATCHING, Deadline::after(patience), changes)? {
+        self.connection.deadline = Deadline::after(patience);
+        match self.connection.notification(WATCHING, changes)? {
             Some(changes) => Ok(changes),
             None => {
                 let before = self.connection.notified();
-                let deadline = Deadline::after(answer);
-                let echo = ("echo", &json!([]));
-                self.connection.call(WATCHING, deadline, echo, |_| Ok(()))?;
+                self.connection.deadline = Deadline::after(answer);
+                self.connection.call(WATCHING, ("echo", &json!([])), |_| Ok(()))?;
                 let told = self.connection.notified() != before;
                 Ok(if told { vec![Change::Unknown] } else { Vec::new() })
             }
