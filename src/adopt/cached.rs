@@ -22,9 +22,7 @@ struct Cached {
     if_name: String,
     network_name: String,
     /// Since libcni 1.2.
-    #[serde(default)]
     netns: Option<String>,
-    #[serde(default)]
     cni_args: Option<Vec<(String, String)>>,
     #[serde(default)]
     result: Value,

@@ -49,7 +49,7 @@ const WENT: EventMask = EventMask::DELETE.union(EventMask::MOVED_FROM);
 #[derive(Debug)]
 pub(crate) struct Wanted {
     directories: Mutex<BTreeSet<PathBuf>>,
-    waker: Mutex<UnixStream>,
+    waker: UnixStream,
 }
 
 impl Wanted {
@@ -71,9 +71,8 @@ impl Wanted {
 
     /// Wakes the thread: there may be more to watch.
     pub(super) fn changed(&self) {
-        let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
         // A full pipe wakes it as well.
-        let _ = waker.write(&[0]);
+        let _ = (&self.waker).write(&[0]);
     }
 
     fn now(&self) -> Vec<PathBuf> {
@@ -117,7 +116,7 @@ pub(super) fn prepare(directories: &[PathBuf]) -> Result<(Wanted, UnixStream), E
         end.set_nonblocking(true).map_err(Error::Inotify)?;
     }
     let directories = Mutex::new(directories.iter().cloned().collect());
-    Ok((Wanted { directories, waker: Mutex::new(ours) }, theirs))
+    Ok((Wanted { directories, waker: ours }, theirs))
 }
 
 /// Runs until the daemon ends.

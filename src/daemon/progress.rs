@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::metrics::Server;
 
 /// What is known of the sweeper.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Progress {
     /// When it was last seen at work, in milliseconds of [`Wakeup`](super::wakeup::Wakeup)'s time.
     beat: AtomicU64,
@@ -26,16 +26,7 @@ impl Progress {
     /// The sweeper may be out of sight for `allowance`.
     #[must_use]
     pub fn new(allowance: Duration) -> Self {
-        Self {
-            beat: AtomicU64::new(0),
-            allowance,
-            tried: AtomicBool::new(false),
-            swept: AtomicBool::new(false),
-            ovsdb: AtomicBool::new(false),
-            vswitchd: AtomicBool::new(false),
-            idle: AtomicBool::new(false),
-            waits: AtomicBool::new(false),
-        }
+        Self { allowance, ..Self::default() }
     }
 
     /// The sweeper is at work.

@@ -86,20 +86,6 @@ impl Wakeup {
         self.state().stopped
     }
 
-    /// Sleeps, but not past [`Wakeup::stop`]; whether it was stopped.
-    pub fn sleep(&self, time: Duration) -> bool {
-        let until = self.now().saturating_add(time);
-        let mut state = self.state();
-        loop {
-            let left = until.saturating_sub(self.now());
-            if state.stopped || left.is_zero() {
-                return state.stopped;
-            }
-            let waited = self.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -126,7 +112,6 @@ mod tests {
         });
         assert_eq!(wakeup.wait().unwrap().to_string(), "netns");
         wakeup.done(&SweepResult::default());
-        assert!(wakeup.sleep(Duration::from_secs(3600)), "it was stopped");
         assert_eq!(wakeup.wait(), None);
         waking.join().unwrap();
     }

@@ -33,7 +33,6 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-pub use addresses::Owner;
 pub(crate) use api::{Api, Ask, Failure};
 use view::View;
 use watch::Watcher;

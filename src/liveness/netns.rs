@@ -88,14 +88,12 @@ pub fn judge(record: &Attachment, boot_id: &str) -> Liveness {
     if record.boot_id != boot_id && !record.boot_id.is_empty() && !boot_id.is_empty() {
         return Liveness::Dead(LivenessReason::OtherBoot);
     }
-    match &record.netns {
-        None => Liveness::Unknown(LivenessReason::NoNetns),
-        Some(netns) if netns.path.is_empty() => Liveness::Unknown(LivenessReason::NoNetns),
-        Some(netns) => match netns.pid_namespace {
-            Some(recorded) => in_proc(netns, recorded),
-            None => pinned(netns, record.created),
-        },
-    }
+    let netns = record.netns.as_ref().filter(|netns| !netns.path.is_empty());
+    let judged = netns.ok_or(LivenessReason::NoNetns).and_then(|netns| match netns.pid_namespace {
+        Some(recorded) => in_proc(netns, recorded),
+        None => pinned(netns, record.created),
+    });
+    judged.unwrap_or_else(Liveness::Unknown)
 }
 
 /// [`judge`] of many: who is as ADD saw them costs one look.
@@ -209,78 +207,66 @@ fn run_path(path: &str) -> String {
     path.strip_prefix("/var").filter(|rest| rest.starts_with("/run/")).unwrap_or(path).to_owned()
 }
 
-/// A namespace that is mounted on a file, such as `/run/netns/NAME`.
-fn pinned(netns: &Netns, recorded: Stamp) -> Liveness {
-    let path = Path::new(&netns.path);
+/// A namespace that is mounted on a file, such as `/run/netns/NAME`. An error is why nobody knows.
+fn pinned(netns: &Netns, recorded: Stamp) -> Result<Liveness, LivenessReason> {
     // The parent stays open: whatever happens to its name, we look into the one compared.
     let parent = match open_path(parent_of(&netns.path), OFlag::O_DIRECTORY) {
         Ok(parent) => File::from(parent),
-        Err(Errno::ENOENT | Errno::ENOTDIR) => {
-            return Liveness::Unknown(LivenessReason::DirectoryGone);
-        }
-        Err(errno) => return unknown(errno),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Err(LivenessReason::DirectoryGone),
+        Err(errno) => return Err(unknown(errno)),
     };
-    match parent.metadata() {
-        Ok(meta) if (meta.dev(), meta.ino()) == (netns.parent_device, netns.parent_inode) => {}
-        Ok(_) => return Liveness::Unknown(LivenessReason::OtherDirectory),
-        Err(_) => return Liveness::Unknown(LivenessReason::Failed),
+    let meta = parent.metadata().map_err(|_| LivenessReason::Failed)?;
+    if (meta.dev(), meta.ino()) != (netns.parent_device, netns.parent_inode) {
+        return Err(LivenessReason::OtherDirectory);
     }
-    let Some(name) = path.file_name() else { return Liveness::Unknown(LivenessReason::Failed) };
+    let name = Path::new(&netns.path).file_name().ok_or(LivenessReason::Failed)?;
     let at = |flags| openat(&parent, name, OFlag::O_PATH | OFlag::O_CLOEXEC | flags, Mode::empty());
     let is_link = || {
         let file = at(OFlag::O_NOFOLLOW).map(File::from);
         file.is_ok_and(|f| f.metadata().is_ok_and(|m| m.is_symlink()))
     };
-    let seen = match at(OFlag::empty()).map(Seen::of) {
-        Ok(Ok(seen)) => seen,
-        Ok(Err(_)) => return Liveness::Unknown(LivenessReason::Failed),
+    let seen = match at(OFlag::empty()) {
+        Ok(fd) => Seen::of(fd).map_err(|_| LivenessReason::Failed)?,
         // A link to /proc/PID/ns/net leads nowhere in another PID namespace.
-        Err(Errno::ENOENT) if is_link() => return Liveness::Unknown(LivenessReason::Link),
-        Err(Errno::ENOENT) => return Liveness::Dead(LivenessReason::NetnsGone),
-        Err(errno) => return unknown(errno),
+        Err(Errno::ENOENT) if is_link() => return Err(LivenessReason::Link),
+        Err(Errno::ENOENT) => return Ok(Liveness::Dead(LivenessReason::NetnsGone)),
+        Err(errno) => return Err(unknown(errno)),
     };
-    match same(&seen, netns) {
-        Err(why) => Liveness::Unknown(why),
-        Ok(false) if is_link() => Liveness::Unknown(LivenessReason::Link),
-        Ok(false) => Liveness::Dead(LivenessReason::NetnsReplaced),
-        Ok(true) if seen.is_younger_than(recorded) => Liveness::Unknown(LivenessReason::Remounted),
-        Ok(true) => Liveness::Alive,
+    match same(&seen, netns)? {
+        false if is_link() => Err(LivenessReason::Link),
+        false => Ok(Liveness::Dead(LivenessReason::NetnsReplaced)),
+        true if seen.is_younger_than(recorded) => Err(LivenessReason::Remounted),
+        true => Ok(Liveness::Alive),
     }
 }
 
-/// A namespace by its process: `/proc/PID/ns/net`.
-fn in_proc(netns: &Netns, recorded: u64) -> Liveness {
-    let Some(pid) = pid_of(&netns.path) else {
-        return Liveness::Unknown(LivenessReason::OddProcPath);
-    };
+/// A namespace by its process: `/proc/PID/ns/net`. An error is why nobody knows.
+fn in_proc(netns: &Netns, recorded: u64) -> Result<Liveness, LivenessReason> {
+    let pid = pid_of(&netns.path).ok_or(LivenessReason::OddProcPath)?;
     // What /proc/self leads to is ours by whatever /proc is mounted here; if /proc is of a
     // namespace that does not see us, it leads nowhere.
-    match own_pid_namespace() {
-        Some(ours) if ours == recorded => {}
-        _ => return Liveness::Unknown(LivenessReason::OtherPidNamespace),
+    if own_pid_namespace() != Some(recorded) {
+        return Err(LivenessReason::OtherPidNamespace);
     }
-    match open_path(Path::new(&netns.path), OFlag::empty()).map(Seen::of) {
-        Ok(Ok(seen)) => match same(&seen, netns) {
-            Ok(true) => Liveness::Alive,
-            Ok(false) => Liveness::Dead(LivenessReason::ProcessReplaced),
-            Err(why) => Liveness::Unknown(why),
-        },
-        Ok(Err(_)) => Liveness::Unknown(LivenessReason::Failed),
-        Err(Errno::ENOENT | Errno::ESRCH) => ended(pid),
-        Err(errno) => unknown(errno),
-    }
+    let seen = match open_path(Path::new(&netns.path), OFlag::empty()) {
+        Ok(fd) => Seen::of(fd).map_err(|_| LivenessReason::Failed)?,
+        Err(Errno::ENOENT | Errno::ESRCH) => return ended(pid),
+        Err(errno) => return Err(unknown(errno)),
+    };
+    Ok(match same(&seen, netns)? {
+        true => Liveness::Alive,
+        false => Liveness::Dead(LivenessReason::ProcessReplaced),
+    })
 }
 
 /// Why /proc does not show a process's namespace: it has ended, or it is hidden from us.
-fn ended(pid: i32) -> Liveness {
-    match kill(Pid::from_raw(pid), None) {
-        Err(Errno::ESRCH) => Liveness::Dead(LivenessReason::ProcessGone),
+fn ended(pid: i32) -> Result<Liveness, LivenessReason> {
+    let left = match kill(Pid::from_raw(pid), None) {
+        Err(Errno::ESRCH) => true,
         // A zombie has left its namespaces.
-        _ if matches!(state_and_start(pid), Some((b'Z' | b'X', _))) => {
-            Liveness::Dead(LivenessReason::ProcessGone)
-        }
-        _ => Liveness::Unknown(LivenessReason::Hidden),
-    }
+        _ => matches!(state_and_start(pid), Some((b'Z' | b'X', _))),
+    };
+    if left { Ok(Liveness::Dead(LivenessReason::ProcessGone)) } else { Err(LivenessReason::Hidden) }
 }
 
 /// A lower bound of the sandbox's life, for [`Attachment::born`]: no entry older than this
@@ -360,11 +346,11 @@ fn parent_of(path: &str) -> &Path {
     if parent.as_os_str().is_empty() { Path::new(".") } else { parent }
 }
 
-fn unknown(errno: Errno) -> Liveness {
-    Liveness::Unknown(match errno {
+fn unknown(errno: Errno) -> LivenessReason {
+    match errno {
         Errno::EACCES | Errno::EPERM => LivenessReason::Denied,
         _ => LivenessReason::Failed,
-    })
+    }
 }
 
 /// PID of `/proc/PID/ns/net` or `/proc/PID/task/TID/ns/net`; `/proc/self` is another process

@@ -212,18 +212,6 @@ impl Observations {
         !self.away
     }
 
-    /// How many are remembered.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.sights.len()
-    }
-
-    /// Whether none is remembered.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.sights.is_empty()
-    }
-
     /// Whether the pod with this `id` is alive. `uid` is the pod's, empty if unknown. With another
     /// UID than the one that was shown, the pod is one that the source never saw.
     #[must_use]
@@ -546,7 +534,7 @@ mod tests {
             let id = format!("pod-{n}");
             complete(&mut seen, &[("stays", Alive), (&id, Alive)]);
         }
-        assert_eq!(seen.len(), MOST_GONE + 2);
+        assert_eq!(seen.sights.len(), MOST_GONE + 2);
         look(&mut seen, None);
         let last = format!("pod-{}", 3 * MOST_GONE - 2);
         assert_eq!(life(&seen, &last), GONE);
@@ -559,7 +547,7 @@ mod tests {
         crowd.push(("stays", Alive));
         complete(&mut seen, &crowd);
         look(&mut seen, None);
-        assert_eq!(seen.len(), MOST_GONE + 1);
+        assert_eq!(seen.sights.len(), MOST_GONE + 1);
     }
 
     /// One step of a source's life.

@@ -122,17 +122,6 @@ pub struct Corrupt {
     pub why: CorruptWhy,
 }
 
-impl Corrupt {
-    /// Whose record it should be; `None` for a network's state and for odd file names.
-    #[must_use]
-    pub fn key(&self) -> Option<&Key> {
-        match &self.slot {
-            Slot::Active(key) | Slot::Tombstone(key, _) => Some(key),
-            Slot::State | Slot::Nothing => None,
-        }
-    }
-}
-
 /// What a file should be, going by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Slot {

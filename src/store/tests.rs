@@ -267,7 +267,9 @@ fn corrupt_files_are_reported_and_hide_nothing() {
         assert!(found.is_some_and(|s| s.contains(why)), "{name} {why}: {said:#?}");
     }
     let torn = key("net", "torn", "eth0");
-    assert!(matches!(lock.get(&torn), Err(Error::Corrupt(c)) if c.key() == Some(&torn)));
+    assert!(
+        matches!(lock.get(&torn), Err(Error::Corrupt(c)) if c.slot == Slot::Active(torn.clone()))
+    );
     assert!(lock.get(&key("net", "empty", "eth0")).unwrap().is_none());
     assert!(lock.network_state::<Value>(&torn.network).is_err());
 
@@ -476,7 +478,7 @@ proptest! {
         }
         let registry_snapshot = registry.snapshot().unwrap();
         prop_assert!(registry_snapshot.attachments.is_empty());
-        prop_assert!(registry_snapshot.corrupt.iter().any(|c| c.key().is_some()));
+        prop_assert!(registry_snapshot.corrupt.iter().any(|c| matches!(c.slot, Slot::Active(_) | Slot::Tombstone(..))));
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub(crate) fn list(data: &[u8]) -> bool {
 }
 
 fn split(list: &[u8], piece: usize) -> Result<(Vec<Vec<u8>>, Rest), Broken> {
-    let (mut splitter, mut items) = (Splitter::new(), Vec::new());
+    let (mut splitter, mut items) = (Splitter::default(), Vec::new());
     for piece in list.chunks(piece) {
         splitter.feed::<Broken>(piece, &mut |item| {
             items.push(item.to_vec());

@@ -20,9 +20,10 @@ pub(crate) enum Broken {
 }
 
 /// Where the bytes go.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Part {
     /// The list without its items.
+    #[default]
     Rest,
     /// Between the brackets of `items`, outside any item.
     Items,
@@ -33,6 +34,7 @@ enum Part {
 /// Cuts `{…, "items": [ITEM, ITEM, …], …}` into items and a rest in which each item is a 0:
 /// what serde then says of the rest holds for the whole, a list that was cut short is an error
 /// and an item cannot hide in it.
+#[derive(Default)]
 pub(crate) struct Splitter {
     part: Part,
     depth: usize,
@@ -46,19 +48,6 @@ pub(crate) struct Splitter {
 }
 
 impl Splitter {
-    pub(crate) fn new() -> Self {
-        Self {
-            part: Part::Rest,
-            depth: 0,
-            in_string: false,
-            escaped: false,
-            string: 0,
-            key_is_items: false,
-            rest: Vec::new(),
-            item: Vec::new(),
-        }
-    }
-
     /// Takes the next bytes; `each` is given every item that they complete.
     pub(crate) fn feed<E: From<Broken>>(
         &mut self,
@@ -170,7 +159,7 @@ mod tests {
     use super::*;
 
     fn split(list: &[u8], chunk: usize) -> Result<(Vec<String>, Rest), Broken> {
-        let (mut splitter, mut items) = (Splitter::new(), Vec::new());
+        let (mut splitter, mut items) = (Splitter::default(), Vec::new());
         for chunk in list.chunks(chunk) {
             splitter.feed::<Broken>(chunk, &mut |item| {
                 items.push(String::from_utf8_lossy(item).into_owned());

@@ -33,7 +33,7 @@ impl Api {
         let mut version = String::new();
         for page in 0..MOST_PAGES {
             let mut body = self.ask(Ask::List(&params)).await?;
-            let mut splitter = Splitter::new();
+            let mut splitter = Splitter::default();
             let patience = self.patience();
             loop {
                 let data = timeout(patience, chunk(&mut body)).await;

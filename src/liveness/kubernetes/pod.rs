@@ -10,21 +10,17 @@ const LONGEST_NAME: usize = 63;
 
 /// A pod as the API server writes it; whatever else it says is passed over.
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub(crate) struct Pod {
-    #[serde(default)]
     pub(crate) metadata: Metadata,
-    #[serde(default)]
     spec: Spec,
-    #[serde(default)]
     status: Status,
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub(crate) struct Metadata {
-    #[serde(default)]
     pub(crate) uid: String,
-    #[serde(default)]
     pub(crate) resource_version: String,
     annotations: Option<Annotations>,
     labels: Option<Labels>,
@@ -60,25 +56,24 @@ struct Annotations {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 struct Spec {
-    #[serde(default)]
     node_name: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct Status {
-    #[serde(default)]
     phase: String,
-    #[serde(default, rename = "podIP")]
+    #[serde(rename = "podIP")]
     pod_ip: String,
-    #[serde(default, rename = "podIPs")]
+    #[serde(rename = "podIPs")]
     pod_ips: Option<Vec<PodIp>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct PodIp {
-    #[serde(default)]
     ip: String,
 }
 
@@ -133,10 +128,9 @@ pub(crate) struct Event<'a> {
 
 /// `metav1.Status`: why something was refused.
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub(crate) struct Refusal {
-    #[serde(default)]
     pub(crate) code: u16,
-    #[serde(default)]
     pub(crate) message: String,
     details: Option<Details>,
 }
@@ -147,8 +141,8 @@ struct Details {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct Cause {
-    #[serde(default)]
     reason: String,
 }
 
