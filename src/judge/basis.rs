@@ -1,7 +1,7 @@
 //! Whether a network's learned register values are computed from a token of their pods: the IPv4
 //! address, or the port's number.
 //!
-//! Guarantee: a witness is an entry that was made after its attachment had its number. One address
+//! Guarantee: an entry proves a value if it was made after its attachment had its number. One address
 //! shows enough, for nobody else's value happens to be a pod's address. A tenant's number may be a
 //! port's by chance: eight numbers show enough, or one that changed with its port's. One
 //! attachment with another value ends it.
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::claims::{Owner, Seen};
 use super::guards::was_restored;
 use super::input::{Dead, JudgeInput, Network, NetworkIndex};
 use super::learned::{network_of, registers_of};
-use super::survey::{Owner, Seen};
 use super::tokens::{Field, Index, ROUNDING, RegisterToken, is_younger};
 use crate::model::flow::{Address, Flow};
 use crate::model::register::{RegisterRule, RegisterSource};
@@ -212,14 +212,14 @@ pub(super) fn held(index: &Index<'_>, seen: &Seen, facts: &[BasisFacts]) -> Vec<
 }
 
 /// The values that attachments' own entries load into the field of a network that learns; of
-/// witnesses only, or of all that are certainly theirs.
+/// those that prove it only, or of all that are certainly theirs.
 fn shown<'s>(
     index: &'s Index<'_>,
     seen: &'s Seen,
-    witnesses: bool,
+    proven: bool,
 ) -> impl Iterator<Item = (NetworkIndex, Owner, RegisterToken)> + 's {
     let all = seen.values.iter().flat_map(|(token, c)| c.claims.iter().map(move |c| (*token, c)));
-    all.filter(move |(_, claim)| if witnesses { claim.witness } else { claim.own })
+    all.filter(move |(_, claim)| if proven { claim.proven } else { claim.own })
         .filter_map(|(token, claim)| {
             Some((token, claim.owner, network_of(index.input, claim.owner)?))
         })
@@ -275,7 +275,7 @@ fn may_be_restored(input: &JudgeInput, flow: &Flow, since: Duration) -> bool {
 }
 
 /// Whether a flow that is a live attachment's own was made after it had its number.
-pub(super) fn is_witness(index: &Index<'_>, flow: &Flow, live: usize, shown: bool) -> bool {
+pub(super) fn is_made_for_live(index: &Index<'_>, flow: &Flow, live: usize, shown: bool) -> bool {
     let Some(live_of) = index.live(live) else { return false };
     let Some(age) = live_of.age else { return false };
     let since = live_of.number_since.unwrap_or(age).min(age);
@@ -290,7 +290,7 @@ pub(super) fn is_witness(index: &Index<'_>, flow: &Flow, live: usize, shown: boo
 }
 
 /// The same of a dead attachment, and before it died.
-pub(super) fn was_witness(index: &Index<'_>, flow: &Flow, dead: usize, shown: bool) -> bool {
+pub(super) fn is_made_for_dead(index: &Index<'_>, flow: &Flow, dead: usize, shown: bool) -> bool {
     let Some((dead_of, _)) = index.dead(dead) else { return false };
     let Some(born) = dead_of.born else { return false };
     let since = dead_of.number_since.unwrap_or(born).min(born);

@@ -72,7 +72,7 @@ pub(super) fn guard(
     }
     // A set-based controller would not install a member again, however old it is.
     let with_living = pairs_with_living(index, outputs, flow, dead, token);
-    if with_living && is_newcomers(index, flow, dead, token) {
+    if with_living && is_of_adding(index, flow, dead, token) {
         return Some(Reason::HasLiveOwner { token: address });
     }
     let policy =
@@ -178,7 +178,7 @@ fn pairs_with_living(
 
 /// Whether a pod that is being ADDed has the address: a rule of somebody else's policy is right for
 /// it, too, however old.
-fn is_newcomers(index: &Index<'_>, flow: &Flow, dead: &Dead, token: &AddressMatch) -> bool {
+fn is_of_adding(index: &Index<'_>, flow: &Flow, dead: &Dead, token: &AddressMatch) -> bool {
     let has_it = |live: &Live| live.adding && !is_other_owners(dead, live, flow);
     let owners = index.address(token.address).map_or(&[][..], |owners| &owners.live);
     owners.iter().filter_map(|l| index.live(*l)).any(has_it)

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::basis::{self, Basis, BasisFacts};
 use super::carried::Carried;
+use super::claims::{Claim, Claims, Owner, Seen};
 use super::input::{Dead, JudgeInput, LiveRegister, Network, NetworkIndex};
 use super::proof::{Evidence, Prover};
-use super::survey::{Claim, Claims, Owner, Seen};
 use super::tokens::{Field, Index, RegisterToken, Token, is_its_own};
 use super::vlans::{Relation, Vlans};
 use crate::model::flow::{Flow, RegisterRange};
@@ -208,37 +208,12 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
         seen.values.clear();
     }
     seen.settle();
-    let (mut dead, mut live) = loaded_values(index, &seen, |claim| claim.oldest.is_some());
+    let (dead, mut live) = loaded_values(index, &seen, |claim| claim.oldest.is_some());
     let live_registers: Vec<Option<u32>> = live.iter().map(|v| v.one()).collect();
-
-    // Records say what the dump may no longer show.
-    let mut dead_registers = Vec::new();
-    for (i, values) in dead.iter_mut().enumerate() {
-        let Some((it, field, source)) = registers_of(index, i) else {
-            dead_registers.push(None);
-            continue;
-        };
-        let recorded = it.register.and_then(|v| field.token(v));
-        let recorded = recorded.filter(|t| is_its_own(it, field.basis(source, *t)));
-        let recorded = recorded.map(|t| t.value);
-        let learned = if source.is_computed() { None } else { values.one() };
-        if index.holds_port(i) && learned.is_some() {
-            dead_registers.push(learned);
-            continue;
-        }
-        dead_registers.push(recorded.or(learned));
-        recorded.into_iter().for_each(|v| values.add(v, true));
-    }
+    let dead_registers: Vec<Option<u32>> =
+        dead.iter().enumerate().map(|(i, values)| dead_register(index, i, *values)).collect();
     let known: Vec<bool> = live.iter().map(|v| *v != Values::None).collect();
-    for (it, values) in input.live.iter().zip(&mut live) {
-        let network = it.network.and_then(|n| input.networks.get(n));
-        let field = network.and_then(|n| Field::of(&n.register));
-        if let (LiveRegister::Is(value), Some(field)) = (it.register, field)
-            && let Some(token) = field.token(value)
-        {
-            values.add(token.value, true);
-        }
-    }
+    add_recorded(input, &mut live);
 
     let (networks, shown) = facts(index, &seen, &live);
     let basis_facts = basis::facts(index, &seen);
@@ -268,6 +243,29 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
         held,
         values: seen.values,
         known,
+    }
+}
+
+/// A dead attachment's value. Its record says what the dump may no longer show.
+fn dead_register(index: &Index<'_>, i: usize, values: Values) -> Option<u32> {
+    let (it, field, source) = registers_of(index, i)?;
+    let recorded = it.register.and_then(|v| field.token(v));
+    let recorded = recorded.filter(|t| is_its_own(it, field.basis(source, *t)));
+    let learned = if source.is_computed() { None } else { values.one() };
+    let recorded = recorded.map(|t| t.value);
+    if index.holds_port(i) { learned.or(recorded) } else { recorded.or(learned) }
+}
+
+/// Adds what the records of the living say to what the dump shows.
+fn add_recorded(input: &JudgeInput, live: &mut [Values]) {
+    for (it, values) in input.live.iter().zip(live) {
+        let network = it.network.and_then(|n| input.networks.get(n));
+        let field = network.and_then(|n| Field::of(&n.register));
+        if let (LiveRegister::Is(value), Some(field)) = (it.register, field)
+            && let Some(token) = field.token(value)
+        {
+            values.add(token.value, true);
+        }
     }
 }
 

@@ -9,7 +9,8 @@
 //! | --- | --- |
 //! | [`input`] | the input beside the entries: who is dead and who is alive |
 //! | `tokens` | who owns a port, an address, a register value |
-//! | `survey`, `learned` | what a dump shows of registers |
+//! | `survey`, `learned` | what a dump shows of registers: the pass over it, and what is found |
+//! | `lesson`, `claims` | what one flow shows; who has which value |
 //! | `proof` | whether a register value is a dead attachment's own |
 //! | `vlans` | in which VLAN an address is |
 //! | `carried` | registers in which a pipeline carries a port's number or its VLAN |
@@ -24,8 +25,10 @@ pub mod input;
 
 mod basis;
 mod carried;
+mod claims;
 mod guards;
 mod learned;
+mod lesson;
 mod pair;
 mod proof;
 mod reason;
@@ -36,10 +39,11 @@ mod verdict;
 mod vlans;
 
 pub use basis::{Basis, BasisFacts, ENOUGH_PORTS, PortValue};
+pub use claims::Owner;
 pub use learned::{Learned, NetworkFacts, Sharers, Shown};
 pub use reason::{NotProven, Reason};
 pub use recheck::{Recheck, Standing};
-pub use survey::{Owner, Survey};
+pub use survey::Survey;
 pub use tokens::{RegisterToken, Token};
 pub use verdict::{Judge, Verdict};
 

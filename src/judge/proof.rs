@@ -13,10 +13,10 @@
 use std::collections::HashMap;
 
 use super::basis::{self, Basis};
+use super::claims::{Claim, Claims, Owner, Seen};
 use super::input::{Dead, Live, LiveRegister};
 use super::learned::{NetworkFacts, registers_of};
 use super::reason::NotProven;
-use super::survey::{Claim, Claims, Owner, Seen};
 use super::tokens::{Field, Index, RegisterToken, Token, is_its_own};
 use crate::model::register::RegisterSource;
 
@@ -32,8 +32,8 @@ pub(super) struct Evidence {
     pub(super) previous_ofports: Vec<(RegisterToken, u16)>,
     /// Why the value condemns nothing.
     pub(super) not_proven: Option<NotProven>,
-    /// Newcomers that have the value: it condemns only what they do not cover.
-    pub(super) newcomers: Vec<usize>,
+    /// Pods that are being added and have the value: it condemns only what they do not cover.
+    pub(super) adding: Vec<usize>,
     /// All live owners of the value are known, so that it can be half of a pair (rule 5).
     pub(super) owners_known: bool,
 }
@@ -114,47 +114,22 @@ impl Prover<'_, '_> {
             holders.retain(|l| !self.is_known_otherwise(*l, dead.network, token));
         }
         holders.extend(self.wider_owners(token));
-        // A computed value is its owner's from birth on, as its address is: a newcomer has
-        // it without having made the entries that use it.
-        let live = self.index;
-        let newcomers = if !learned
-            && holders.iter().all(|l| live.live(*l).is_some_and(|live| live.adding))
-            && !claims.is_some_and(|c| c.claims.iter().any(is_loaded_by_live))
-        {
+        let adding = if !learned && self.are_adding(&holders, claims) {
             std::mem::take(&mut holders)
         } else {
             Vec::new()
         };
 
-        let facts = self.networks.get(dead.network).copied().unwrap_or_default();
-        let learn = matches!(source, RegisterSource::Learn { .. });
         let others = learned
             && claims.and_then(|c| c.common.as_ref()).is_some_and(|common| !common.contains(&i));
-        let alive = |l: &&usize| !live.live(**l).is_some_and(Live::is_unjudged_dead);
         // What part of a dump can show comes first: a full dump would not change it.
-        let not_proven = if let Some(l) = holders.iter().filter(alive).min() {
-            Some(NotProven::LiveHasIt(*l))
-        } else if !holders.is_empty() {
-            Some(NotProven::OtherDeadHasIt)
-        } else if foreign || others {
-            Some(NotProven::OthersLoadIt)
-        } else if learned && basis.is_none() && shared {
-            Some(NotProven::OtherDeadHasIt)
-        } else if learn && basis.is_none() && facts.shared_seen {
-            Some(NotProven::Shared)
-        } else if learn && obscured {
-            Some(NotProven::Obscured)
-        } else if self.seen.overflow {
-            Some(NotProven::TooManyValues)
-        } else if learned && !self.seen.complete {
-            Some(NotProven::PartialDump)
-        } else if let Some(l) = unknown {
-            Some(NotProven::LiveUnknown(l))
-        } else if learn && basis.is_none() && (!facts.distinct_seen || found.is_some()) {
-            Some(NotProven::NeedsSecondAttachment)
-        } else {
-            None
-        };
+        let not_proven = self
+            .held_by(&holders)
+            .or((foreign || others).then_some(NotProven::OthersLoadIt))
+            .or_else(|| self.shared(dead.network, source, basis, shared))
+            .or_else(|| self.unseen(source, obscured))
+            .or(unknown.map(NotProven::LiveUnknown))
+            .or_else(|| self.untold(dead.network, source, basis));
         let owners_known = unknown.is_none()
             && !foreign
             && !obscured
@@ -162,14 +137,66 @@ impl Prover<'_, '_> {
             && (self.seen.complete || !learned)
             && self.wider_owners(token).next().is_none();
         let previous_ofports = Vec::new();
-        Evidence {
-            token: Some(token),
-            basis,
-            previous_ofports,
-            not_proven,
-            newcomers,
-            owners_known,
+        Evidence { token: Some(token), basis, previous_ofports, not_proven, adding, owners_known }
+    }
+
+    /// A computed value is its owner's from birth on, as its address is: who is being added has
+    /// it without having made the entries that use it.
+    fn are_adding(&self, holders: &[usize], claims: Option<&Claims>) -> bool {
+        holders.iter().all(|l| self.index.live(*l).is_some_and(|live| live.adding))
+            && !claims.is_some_and(|c| c.claims.iter().any(is_loaded_by_live))
+    }
+
+    /// Who else has the value.
+    fn held_by(&self, holders: &[usize]) -> Option<NotProven> {
+        let alive = |l: &&usize| !self.index.live(**l).is_some_and(Live::is_unjudged_dead);
+        let alive = holders.iter().filter(alive).min();
+        let dead = (!holders.is_empty()).then_some(NotProven::OtherDeadHasIt);
+        alive.map(|l| NotProven::LiveHasIt(*l)).or(dead)
+    }
+
+    /// Whether the value, or the network's values, are several pods'. `shared`: another dead one
+    /// that lived at the same time had it. A value that is computed from a token is never shared.
+    fn shared(
+        &self,
+        network: usize,
+        source: RegisterSource,
+        basis: Option<Token>,
+        shared: bool,
+    ) -> Option<NotProven> {
+        if basis.is_some() || source.is_computed() {
+            None
+        } else if shared {
+            Some(NotProven::OtherDeadHasIt)
+        } else {
+            let seen = self.networks.get(network).is_some_and(|facts| facts.shared_seen);
+            (is_learn(source) && seen).then_some(NotProven::Shared)
         }
+    }
+
+    /// What of the register was not seen, or cannot be read.
+    fn unseen(&self, source: RegisterSource, obscured: bool) -> Option<NotProven> {
+        if is_learn(source) && obscured {
+            Some(NotProven::Obscured)
+        } else if self.seen.overflow {
+            Some(NotProven::TooManyValues)
+        } else {
+            let partial = !source.is_computed() && !self.seen.complete;
+            partial.then_some(NotProven::PartialDump)
+        }
+    }
+
+    /// Whether nothing has told the network's pods apart by their values.
+    fn untold(
+        &self,
+        network: usize,
+        source: RegisterSource,
+        basis: Option<Token>,
+    ) -> Option<NotProven> {
+        let told = self.networks.get(network).is_some_and(|facts| facts.distinct_seen);
+        let held = self.held.get(network).is_some_and(Option::is_some);
+        let untold = is_learn(source) && basis.is_none() && (!told || held);
+        untold.then_some(NotProven::NeedsSecondAttachment)
     }
 
     /// The values of a dead attachment's former numbers, where values are found to be port numbers:
@@ -214,7 +241,7 @@ impl Prover<'_, '_> {
     }
 
     fn is_obscured(&self, token: RegisterToken, source: RegisterSource) -> bool {
-        matches!(source, RegisterSource::Learn { .. })
+        is_learn(source)
             && self.seen.obscured.contains(&Field { index: token.index, mask: token.mask })
     }
 
@@ -235,6 +262,10 @@ impl Prover<'_, '_> {
 fn agree(a: RegisterToken, b: RegisterToken) -> bool {
     let both = a.mask & b.mask;
     a.index == b.index && both != 0 && (a.value ^ b.value) & both == 0
+}
+
+fn is_learn(source: RegisterSource) -> bool {
+    matches!(source, RegisterSource::Learn { .. })
 }
 
 fn is_loaded_by_live(claim: &Claim) -> bool {

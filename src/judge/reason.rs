@@ -255,40 +255,17 @@ impl Reason {
         }
     }
 
-    /// Stable, for metrics and JSON.
-    #[must_use]
-    pub fn as_str(&self) -> &'static str {
+    /// What the sentence names beside the token.
+    fn other(&self) -> Option<&dyn fmt::Display> {
         match self {
-            Self::MatchesPort { .. } => "matches-port",
-            Self::MatchesRegister { .. } => "matches-register",
-            Self::SetsRegister { .. } => "sets-register",
-            Self::MatchesAddress { .. } => "matches-address",
-            Self::DeliversToNobody { .. } => "delivers-to-nobody",
-            Self::NobodyHasBoth { .. } => "nobody-has-both",
-            Self::Dangling { .. } => "dangling",
-            Self::Ovn => "ovn",
-            Self::Ambiguous => "ambiguous",
-            Self::BelongsToLivePod { .. } => "belongs-to-a-live-pod",
-            Self::CreatedAfterDeath { .. } => "created-after-death",
-            Self::OutputsToLivePort { .. } => "outputs-to-live-port",
-            Self::LoadsLivePort { .. } => "loads-live-port",
-            Self::SetsTunnel { .. } => "sets-tunnel",
-            Self::SendsToGroup { .. } => "sends-to-a-group",
-            Self::MayReachElsewhere { .. } => "may-reach-another-node",
-            Self::ArrivesElsewhere { .. } => "arrives-elsewhere",
-            Self::MayBeArriving { .. } => "may-be-arriving",
-            Self::PolicyWaits { .. } => "policy-waits",
-            Self::OtherVlan { .. } => "another-vlan",
-            Self::RegisterNotProven { .. } => "register-not-proven",
-            Self::MadeBeforeBirth { .. } => "made-before-birth",
-            Self::HasLiveOwner { .. } => "has-live-owner",
-            Self::PortUnsettled { .. } => "port-unsettled",
-            Self::NoRecord { .. } => "no-record",
-            Self::MayLiveElsewhere { .. } => "may-live-elsewhere",
-            Self::EvidenceOff { .. } => "evidence-off",
-            Self::OutOfScope => "out-of-scope",
-            Self::OnlyMentions { .. } => "only-mentions",
-            Self::NothingDead => "nothing-dead",
+            Self::NobodyHasBoth { with: token, .. }
+            | Self::BelongsToLivePod { owner: token, .. } => Some(token),
+            Self::OutputsToLivePort { port, .. }
+            | Self::ArrivesElsewhere { port, .. }
+            | Self::Dangling { port } => Some(port),
+            Self::LoadsLivePort { register, .. } => Some(register),
+            Self::RegisterNotProven { why, .. } => Some(why),
+            _ => None,
         }
     }
 
@@ -342,101 +319,84 @@ impl From<crate::model::flow::Address> for Token {
     }
 }
 
+/// The word of each reason, stable, for metrics and JSON; and its sentence, with a gap for the token
+/// and one for what else is named.
+macro_rules! words {
+    ($($reason:ident: $word:literal, $sentence:literal;)*) => {
+        impl Reason {
+            /// Stable, for metrics and JSON.
+            #[must_use]
+            pub fn as_str(&self) -> &'static str {
+                match self {
+                    $(Self::$reason { .. } => $word,)*
+                }
+            }
+
+            fn sentence(&self) -> &'static str {
+                match self {
+                    $(Self::$reason { .. } => $sentence,)*
+                }
+            }
+        }
+    };
+}
+
+words! {
+    MatchesPort: "matches-port", "matches {}, the dead pod's port";
+    MatchesRegister: "matches-register", "matches {}, the dead pod's identity";
+    SetsRegister: "sets-register", "gives {}, the dead pod's identity, to whoever sends";
+    MatchesAddress: "matches-address", "matches {}, the dead pod's address";
+    DeliversToNobody: "delivers-to-nobody",
+        "delivers to {}, the dead pod's port, and to nobody alive";
+    NobodyHasBoth: "nobody-has-both",
+        "pairs {} with {}: both were the dead pod's, nobody alive has both";
+    Dangling: "dangling", "names port {}, which OVSDB does not have and no record explains";
+    Ovn: "ovn", "ovn-controller runs this bridge: OVN's, not judged";
+    Ambiguous: "ambiguous", "another entry of the dump looks the same";
+    BelongsToLivePod: "belongs-to-a-live-pod",
+        "matches {}, but is a living pod's own: it comes from {}";
+    CreatedAfterDeath: "created-after-death",
+        "matches {}, but was made after the pod died: for a new owner";
+    OutputsToLivePort: "outputs-to-live-port", "matches {}, but outputs to live port {}";
+    LoadsLivePort: "loads-live-port", "matches {}, but may load a live port into reg{}";
+    SetsTunnel: "sets-tunnel", "matches {}, but sends to another node: the address moved";
+    SendsToGroup: "sends-to-a-group",
+        "matches {}, but sends to a group, which may lead to its next owner";
+    MayReachElsewhere: "may-reach-another-node",
+        "matches {}, which another node may have (addressScope cluster), and may \
+         send there (NORMAL, FLOOD, ALL, controller)";
+    ArrivesElsewhere: "arrives-elsewhere",
+        "matches {}, but from live port {}, which never was the dead pod's";
+    MayBeArriving: "may-be-arriving", "matches {}, which a pod that is being added may have";
+    PolicyWaits: "policy-waits",
+        "matches {} as a policy member: waits for the linger time and a new owner";
+    OtherVlan: "another-vlan", "matches {} in a VLAN that is not known to be the dead pod's";
+    RegisterNotProven: "register-not-proven",
+        "uses {}, which is not proven to be the dead pod's own: {}";
+    MadeBeforeBirth: "made-before-birth",
+        "names {}, but was there long before the pod: made for a slot";
+    HasLiveOwner: "has-live-owner", "{} has a live owner now";
+    PortUnsettled: "port-unsettled",
+        "names {}, but an interface of the bridge waits for its number and may get it";
+    NoRecord: "no-record", "matches {}, but without a record nobody knows when it was freed";
+    MayLiveElsewhere: "may-live-elsewhere",
+        "matches {}, which another node may have now (addressScope cluster)";
+    EvidenceOff: "evidence-off", "names {}, which this network's match does not count as evidence";
+    OutOfScope: "out-of-scope", "its table or cookie is not in the network's scope";
+    OnlyMentions: "only-mentions", "names {}, the dead pod's, but no rule condemns it";
+    NothingDead: "nothing-dead", "names nobody dead";
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::MatchesPort { port } => write!(f, "matches {port}, the dead pod's port"),
-            Self::MatchesRegister { register } => {
-                write!(f, "matches {register}, the dead pod's identity")
-            }
-            Self::SetsRegister { register } => {
-                write!(f, "gives {register}, the dead pod's identity, to whoever sends")
-            }
-            Self::MatchesAddress { address } => {
-                write!(f, "matches {address}, the dead pod's address")
-            }
-            Self::DeliversToNobody { port } => {
-                write!(f, "delivers to {port}, the dead pod's port, and to nobody alive")
-            }
-            Self::NobodyHasBoth { port, with } => {
-                write!(
-                    f,
-                    "pairs {port} with {with}: both were the dead pod's, nobody alive has both"
-                )
-            }
-            Self::Dangling { port } => {
-                write!(f, "names port {port}, which OVSDB does not have and no record explains")
-            }
-            Self::Ovn => f.write_str("ovn-controller runs this bridge: OVN's, not judged"),
-            Self::Ambiguous => f.write_str("another entry of the dump looks the same"),
-            Self::BelongsToLivePod { address, owner } => {
-                write!(f, "matches {address}, but is a living pod's own: it comes from {owner}")
-            }
-            Self::CreatedAfterDeath { address } => {
-                write!(f, "matches {address}, but was made after the pod died: for a new owner")
-            }
-            Self::OutputsToLivePort { address, port } => {
-                write!(f, "matches {address}, but outputs to live port {port}")
-            }
-            Self::LoadsLivePort { address, register } => {
-                write!(f, "matches {address}, but may load a live port into reg{register}")
-            }
-            Self::SetsTunnel { address } => {
-                write!(f, "matches {address}, but sends to another node: the address moved")
-            }
-            Self::SendsToGroup { address } => {
-                write!(
-                    f,
-                    "matches {address}, but sends to a group, which may lead to its next owner"
-                )
-            }
-            Self::MayReachElsewhere { address } => write!(
-                f,
-                "matches {address}, which another node may have (addressScope cluster), and may \
-                 send there (NORMAL, FLOOD, ALL, controller)"
-            ),
-            Self::ArrivesElsewhere { address, port } => write!(
-                f,
-                "matches {address}, but from live port {port}, which never was the dead pod's"
-            ),
-            Self::MayBeArriving { address } => {
-                write!(f, "matches {address}, which a pod that is being added may have")
-            }
-            Self::PolicyWaits { address } => write!(
-                f,
-                "matches {address} as a policy member: waits for the linger time and a new owner"
-            ),
-            Self::OtherVlan { address } => {
-                write!(f, "matches {address} in a VLAN that is not known to be the dead pod's")
-            }
-            Self::RegisterNotProven { register, why } => {
-                write!(f, "uses {register}, which is not proven to be the dead pod's own: {why}")
-            }
-            Self::MadeBeforeBirth { token } => {
-                write!(f, "names {token}, but was there long before the pod: made for a slot")
-            }
-            Self::HasLiveOwner { token } => write!(f, "{token} has a live owner now"),
-            Self::PortUnsettled { port } => write!(
-                f,
-                "names {port}, but an interface of the bridge waits for its number and may get it"
-            ),
-            Self::NoRecord { address } => {
-                write!(f, "matches {address}, but without a record nobody knows when it was freed")
-            }
-            Self::MayLiveElsewhere { address } => {
-                write!(
-                    f,
-                    "matches {address}, which another node may have now (addressScope cluster)"
-                )
-            }
-            Self::EvidenceOff { token } => {
-                write!(f, "names {token}, which this network's match does not count as evidence")
-            }
-            Self::OutOfScope => f.write_str("its table or cookie is not in the network's scope"),
-            Self::OnlyMentions { token } => {
-                write!(f, "names {token}, the dead pod's, but no rule condemns it")
-            }
-            Self::NothingDead => f.write_str("names nobody dead"),
-        }
+        let token = self.token();
+        let token = token.as_ref().map(|token| token as &dyn fmt::Display);
+        let mut named = token.into_iter().chain(self.other());
+        let mut parts = self.sentence().split("{}");
+        f.write_str(parts.next().unwrap_or_default())?;
+        parts.try_for_each(|part| match named.next() {
+            Some(named) => write!(f, "{named}{part}"),
+            None => f.write_str(part),
+        })
     }
 }

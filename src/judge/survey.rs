@@ -6,225 +6,15 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::basis;
 use super::carried::Carried;
-use super::guards::{self, OutputRegisters};
-use super::input::{Dead, JudgeInput, Live, LiveRegister, Network};
+use super::claims::{Claim, Claims, MOST_VALUES, Owner, Seen, TOGETHER, Unproven};
+use super::guards;
+use super::input::{JudgeInput, LiveRegister, Network};
 use super::learned::{self, Learned};
-use super::tokens::{
-    Field, Index, PortState, ROUNDING, RegisterToken, Written, is_older, is_younger, push_once,
-};
-use super::vlans::{self, Vlans};
-use crate::model::flow::{Actions, AddressMatch, Flow, RegisterRange, Side};
-
-/// More values than pods fit on a node: such a register carries something else.
-pub(super) const MOST_VALUES: usize = 1 << 15;
-
-/// How long after the first of a pod's entries its controller puts the others, at most, for them
-/// to vouch for each other.
-const TOGETHER: Duration = Duration::from_secs(1);
-
-/// So soon after a pod was last seen alive its controller puts its entries. Later ones under its
-/// number may be of somebody without a record, who has had its number and its address since.
-const SOON: Duration = Duration::from_secs(120);
-
-/// Who has a register value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Owner {
-    /// Index in `JudgeInput::dead`.
-    Dead(usize),
-    /// Index in `JudgeInput::live`.
-    Live(usize),
-}
-
-/// What ties an owner to a value.
-#[derive(Clone, Debug)]
-pub(super) struct Claim {
-    pub(super) owner: Owner,
-    /// A flow shows it that is certainly its own: for the living not older than itself, for
-    /// the dead under a token that nobody else has now. Else the claim only protects.
-    pub(super) own: bool,
-    /// The age of the oldest flow that loads the value for it. `None`: only its record, or
-    /// flows older than itself, say so.
-    pub(super) oldest: Option<Duration>,
-    /// A flow that loads it was made while the owner had its number.
-    pub(super) witness: bool,
-    /// The same, or a flow that loads it was made together with one that names the owner.
-    pub(super) shows: bool,
-}
-
-/// What is known of one register value.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Claims {
-    pub(super) claims: Vec<Claim>,
-    /// Loaded for somebody alive whom no attachment explains.
-    pub(super) foreign: bool,
-    /// The dead attachments whose tokens every flow that loads the value matches; `None`:
-    /// no flow loads it.
-    pub(super) common: Option<Vec<usize>>,
-}
-
-impl Claims {
-    pub(super) fn claim(&mut self, owner: Owner, own: bool, oldest: Option<Duration>) {
-        match self.claims.iter_mut().find(|c| c.owner == owner) {
-            Some(claim) => {
-                claim.own |= own;
-                claim.oldest = claim.oldest.max(oldest);
-            }
-            None => {
-                self.claims.push(Claim { owner, own, oldest, witness: false, shows: false });
-            }
-        }
-    }
-
-    /// Takes in that the owner has the value by a flow that was made while it had its number.
-    fn witness(&mut self, owner: Owner) {
-        let of_owner = self.claims.iter_mut().filter(|claim| claim.owner == owner);
-        of_owner.for_each(|claim| (claim.witness, claim.shows) = (true, true));
-    }
-
-    /// Takes in that the flow of an own claim was made for the owner.
-    fn show(&mut self, owner: Owner) {
-        let of_owner = self.claims.iter_mut().filter(|claim| claim.owner == owner && claim.own);
-        of_owner.for_each(|claim| claim.shows = true);
-    }
-
-    /// Live owners, without those whom no attachment explains.
-    pub(super) fn live(&self) -> impl Iterator<Item = usize> {
-        self.claims.iter().filter_map(|c| match c.owner {
-            Owner::Live(l) => Some(l),
-            Owner::Dead(_) => None,
-        })
-    }
-
-    /// Dead owners.
-    pub(super) fn dead(&self) -> impl Iterator<Item = usize> {
-        self.claims.iter().filter_map(|c| match c.owner {
-            Owner::Dead(i) => Some(i),
-            Owner::Live(_) => None,
-        })
-    }
-
-    pub(super) fn is_live(&self) -> bool {
-        self.foreign || self.live().next().is_some()
-    }
-}
-
-/// Everything that a dump shows of registers.
-pub(super) struct Seen {
-    pub(super) complete: bool,
-    pub(super) outputs: Vec<RegisterRange>,
-    pub(super) values: HashMap<RegisterToken, Claims>,
-    /// Fields that some flow changes to what cannot be read as a value.
-    pub(super) obscured: Vec<Field>,
-    pub(super) overflow: bool,
-    pub(super) vlans: Vlans,
-    pub(super) carried: Carried,
-    /// What flows under a number that somebody dead had, too, load for his heir, and the age of
-    /// the oldest: own claims of the heir, if some flow names him beside the number.
-    inherited: HashMap<(usize, u16, RegisterToken), Duration>,
-    /// Heirs that are named beside their number.
-    named: HashSet<(usize, u16)>,
-    /// What flows under a number that somebody alive had before may load for it.
-    pub(super) former: HashSet<(usize, RegisterToken)>,
-    /// Owners of a number that is new to them who are named beside it, and the age of the oldest
-    /// flow that does.
-    renamed: HashMap<(Owner, u16), Duration>,
-    /// Owners of a number that is new to them, to one of whose addresses some entry delivers at
-    /// another port: their controller has not adapted their entries.
-    not_adapted: HashSet<Owner>,
-    unwitnessed: Unwitnessed,
-}
-
-/// Flows that load a value for the owner of a number and are no witnesses: somebody whom nobody
-/// recorded may have had the number before the owner, or since. They show the owner's value if
-/// flows that were made together with them name the owner's address beside the number.
-#[derive(Default)]
-struct Unwitnessed {
-    /// A network still waits for two pods of one workload that differ. Else nobody asks.
-    wanted: bool,
-    /// Per number: whose source addresses flows name beside it.
-    beside: HashMap<u16, Beside>,
-    /// Whose value, under which number, and the flow's age.
-    flows: Vec<(Owner, u16, RegisterToken, Duration)>,
-}
-
-/// Whose source addresses flows name beside a port's number.
-struct Beside {
-    /// `None`: nobody's, or two owners'.
-    owner: Option<Owner>,
-    youngest: Duration,
-    oldest: Duration,
-}
-
-impl Beside {
-    fn is_of(&self, owner: Owner, age: Duration) -> bool {
-        self.owner == Some(owner)
-            && age.saturating_add(TOGETHER) >= self.youngest
-            && age <= self.oldest.saturating_add(TOGETHER)
-    }
-}
-
-impl Unwitnessed {
-    /// `born`: how long ago the owner came to be.
-    fn note(&mut self, owner: Owner, born: Option<Duration>, flow: &Flow, token: RegisterToken) {
-        if let Some(port) = flow.matches.in_port
-            && born.is_some_and(|born| is_younger(flow, born))
-            && self.wanted
-            && self.flows.len() < MOST_VALUES
-        {
-            self.flows.push((owner, port, token, flow.duration));
-        }
-    }
-
-    /// Takes in a flow that names a source address beside a number: it was made for who has both.
-    /// A leftover of somebody else's names that one's address.
-    fn see(&mut self, index: &Index<'_>, flow: &Flow) {
-        let Some(port) = flow.matches.in_port.filter(|_| self.wanted) else { return };
-        let Some(owners) = index.port(port) else { return };
-        let usable = |m: &&AddressMatch| m.side == Side::Source && !m.address.is_unusable();
-        for m in flow.matches.addresses.iter().filter(usable) {
-            let of = index.address(m.address).map(|of| (&of.dead[..], &of.live[..]));
-            let owner = match of {
-                Some(([i], [])) if owners.dead.contains(i) => Some(Owner::Dead(*i)),
-                Some(([], [l])) if owners.live.contains(l) => Some(Owner::Live(*l)),
-                _ => None,
-            };
-            let age = flow.duration;
-            let beside =
-                self.beside.entry(port).or_insert(Beside { owner, youngest: age, oldest: age });
-            beside.owner = beside.owner.filter(|known| Some(*known) == owner);
-            beside.youngest = beside.youngest.min(age);
-            beside.oldest = beside.oldest.max(age);
-        }
-    }
-
-    /// Owners and values that flows show after all.
-    fn shown(&self) -> impl Iterator<Item = (Owner, RegisterToken)> {
-        let named = |(owner, port, _, age): &&(Owner, u16, RegisterToken, Duration)| {
-            self.beside.get(port).is_some_and(|beside| beside.is_of(*owner, *age))
-        };
-        self.flows.iter().filter(named).map(|(owner, _, token, _)| (*owner, *token))
-    }
-}
-
-impl Seen {
-    /// Ends the doubt about what the dead left under a number, or what controllers have put back
-    /// since, when everything was seen.
-    pub(super) fn settle(&mut self) {
-        for ((successor, port, token), oldest) in &self.inherited {
-            let named = self.complete && self.named.contains(&(*successor, *port));
-            if let (true, Some(claims)) = (named, self.values.get_mut(token)) {
-                claims.claim(Owner::Live(*successor), true, Some(*oldest));
-            }
-        }
-        for (owner, token) in self.unwitnessed.shown().filter(|_| self.complete) {
-            if let Some(claims) = self.values.get_mut(&token) {
-                claims.show(owner);
-            }
-        }
-    }
-}
+use super::lesson::{Lesson, Load};
+use super::tokens::{Field, Index, RegisterToken, Written, is_older, is_younger, push_once};
+use super::vlans::Vlans;
+use crate::model::flow::{Actions, AddressMatch, Flow, Side};
 
 /// A flow that may mean another owner of its number than the present one.
 struct Doubtful {
@@ -306,10 +96,7 @@ impl<'c> Survey<'c> {
             former: HashSet::new(),
             renamed: HashMap::new(),
             not_adapted: HashSet::new(),
-            unwitnessed: Unwitnessed {
-                wanted: input.networks.iter().any(Network::waits_for_two),
-                ..Unwitnessed::default()
-            },
+            unproven: Unproven::new(input.networks.iter().any(Network::waits_for_two)),
         };
         Self { index, seen, recorded, wanted, learning, doubtful: Vec::new() }
     }
@@ -350,12 +137,12 @@ impl<'c> Survey<'c> {
         for range in &flow.actions.output_registers {
             push_once(&mut self.seen.outputs, *range);
         }
-        self.see_heir(flow);
+        self.see_successor(flow);
         self.seen.vlans.see(&self.index, flow);
         self.seen.carried.see(&self.index, flow);
         self.see_renamed(flow);
         self.see_delivery(flow);
-        self.seen.unwitnessed.see(&self.index, flow);
+        self.seen.unproven.see(&self.index, flow);
         if flow.actions.unread {
             // An action that we cannot read may write anything anywhere.
             self.index.fields.iter().for_each(|f| push_once(&mut self.seen.obscured, *f));
@@ -371,12 +158,12 @@ impl<'c> Survey<'c> {
     pub fn finish(mut self) -> Learned {
         for Doubtful { flow, token, is_new } in std::mem::take(&mut self.doubtful) {
             let shown = self.is_shown(&flow, is_new);
-            self.learn_value(&flow, token, false, shown);
+            self.learn_value(&Load { flow: &flow, token, nested: false, shown });
         }
         learned::conclude(&self.index, self.seen)
     }
 
-    fn see_heir(&mut self, flow: &Flow) {
+    fn see_successor(&mut self, flow: &Flow) {
         let Self { index, seen, .. } = self;
         let Some(port) = flow.matches.in_port else { return };
         let Some(owners) = index.port(port).filter(|owners| !owners.dead.is_empty()) else {
@@ -524,7 +311,7 @@ impl<'c> Survey<'c> {
         let renumbered = flow.matches.in_port.and_then(|port| self.index.renumbered(port));
         let since = renumbered.map(|(_, since)| since).filter(|since| is_younger(flow, *since));
         let (Some(since), false) = (since, nested) else {
-            return self.learn_value(flow, token, nested, false);
+            return self.learn_value(&Load { flow, token, nested, shown: false });
         };
         let input = self.index.input;
         // Restored entries come after the numbers that a start of ovs-vswitchd gives.
@@ -537,9 +324,9 @@ impl<'c> Survey<'c> {
         }
     }
 
-    /// `shown`: the flow was made when its number was its present owner's, who had another before.
-    fn learn_value(&mut self, flow: &Flow, token: RegisterToken, nested: bool, shown: bool) {
+    fn learn_value(&mut self, load: &Load<'_>) {
         let Self { index, seen, recorded, learning, .. } = self;
+        let token = load.token;
         let field = Field { index: token.index, mask: token.mask };
         if seen.overflow || !(learning.contains(&field) || recorded.contains_key(&token)) {
             return;
@@ -548,206 +335,9 @@ impl<'c> Survey<'c> {
             seen.overflow = true;
             return;
         }
-        let outputs = OutputRegisters { seen: &[], complete: false, carried: &seen.carried };
-        let claims = seen.values.entry(token).or_default();
-        let inherited = &mut seen.inherited;
-        let unwitnessed = &mut seen.unwitnessed;
-
-        // Its dead owners so far, less those whom this flow does not name.
-        match &mut claims.common {
-            Some(common) => common.retain(|i| index.once_matched(flow, *i)),
-            None => claims.common = Some(named_dead(index, flow)),
-        }
-
-        // A leftover of somebody dead under a token that somebody younger has now says nothing of
-        // the younger one; nor does what a slow controller has put back.
-        let leftover = recorded
-            .get(&token)
-            .is_some_and(|dead| dead.iter().any(|i| index.once_matched(flow, *i)));
-        let in_port = flow.matches.in_port;
-        let port_owners = in_port.and_then(|port| index.port(port));
-        let live_port = port_owners.map_or(&[][..], |o| &o.live);
-        let sources = || flow.matches.addresses.iter().filter(|m| m.side != Side::Destination);
-        let live_source = sources().filter_map(|m| index.address(m.address)).flat_map(|o| &o.live);
-        for l in live_port.iter().chain(live_source) {
-            let older = index.live(*l).is_some_and(|live| is_older(flow, live));
-            if older && (leftover || is_left_for(index, flow, *l)) {
-                continue;
-            }
-            let owner = Owner::Live(*l);
-            let shown = shown && live_port.contains(l);
-            let moved = in_port.is_some() && index.has_moved(owner) && !shown;
-            if nested {
-                claims.foreign = true;
-            } else if older || moved {
-                claims.claim(owner, false, None);
-            } else if let (true, Some(port)) = (leftover, in_port) {
-                claims.claim(owner, false, None);
-                let known = inherited.entry((*l, port, token)).or_default();
-                *known = age_for(index, flow, *l).max(*known);
-            } else {
-                claims.claim(owner, true, Some(age_for(index, flow, *l)));
-                if basis::is_witness(index, flow, *l, shown) {
-                    claims.witness(owner);
-                } else {
-                    let born = index.live(*l).and_then(|live| live.age);
-                    unwitnessed.note(owner, born, flow, token);
-                }
-            }
-        }
-        // Who had the number before may still be meant by it, unless the flow was made for
-        // somebody who was born with it.
-        let settled = |l: &usize| {
-            index
-                .live(*l)
-                .is_some_and(|live| live.previous_ofports.is_empty() && !is_older(flow, live))
-        };
-        let mut may_be_before = false;
-        if !nested && !shown && !live_port.iter().any(settled) {
-            let before = port_owners.map_or(&[][..], |o| &o.live_before);
-            for l in before.iter().filter(|l| may_load(index, Owner::Live(**l), token)) {
-                claims.claim(Owner::Live(*l), false, None);
-                if index.live(*l).is_some_and(|live| !is_older(flow, live)) {
-                    may_be_before = true;
-                    seen.former.insert((*l, token));
-                }
-            }
-        }
-        if live_port.is_empty() && in_port.is_some_and(|p| index.is_live_port(p)) {
-            claims.foreign = true;
-        }
-        if nested {
-            return;
-        }
-
-        // Which flows name somebody dead must not depend on who is alive: one more live
-        // attachment would make the rest of them look unanimous.
-        let mut claim_dead = |i: usize, own: bool| {
-            let Some((dead, network)) = index.dead(i) else { return };
-            let recorded = dead.register.and_then(|value| field.token(value));
-            let seen = dead.seen_alive.saturating_add(ROUNDING);
-            let in_its_life =
-                dead.born.is_none_or(|born| flow.duration <= born) && flow.duration > seen;
-            let another = in_its_life && index.holds_port(i);
-            let counts = recorded.is_none_or(|t| t == token || another);
-            // What was there before it shows nothing of it.
-            let own = own && !dead.is_younger_than(flow.duration);
-            if Field::of(&network.register) == Some(field) && counts {
-                claims.claim(Owner::Dead(i), own, Some(flow.duration));
-                if own && basis::was_witness(index, flow, i, shown) {
-                    claims.witness(Owner::Dead(i));
-                } else if own
-                    && flow.duration.saturating_add(SOON) >= dead.seen_alive
-                    && !guards::created_after(index.input, dead, flow)
-                {
-                    unwitnessed.note(Owner::Dead(i), dead.born, flow, token);
-                }
-            }
-        };
-        for i in port_owners.map_or(&[][..], |o| &o.dead) {
-            let Some((dead, _)) = index.dead(*i) else { continue };
-            if is_of_successor(index, flow, *i) || (shown && dead.ofport != in_port) {
-                continue;
-            }
-            // What it left behind under a newcomer's number still shows its value.
-            let dead = |port| index.port_state(dead, port, Some(flow)) == PortState::Dead;
-            let moved = index.has_moved(Owner::Dead(*i)) && !shown;
-            // What was not made in its life may be what somebody alive left under a number of before.
-            let others = may_be_before && !is_of_its_life(index, flow, *i);
-            let own = in_port.is_some_and(dead) && !moved && !others;
-            claim_dead(*i, own);
-        }
-        for m in sources().filter(|m| m.side == Side::Source) {
-            let Some(owners) = index.address(m.address) else { continue };
-            for i in &owners.dead {
-                let Some((dead, _)) = index.dead(*i) else { continue };
-                let elsewhere =
-                    dead.ofport.is_some() && in_port.is_some_and(|port| !dead.had(port));
-                if dead.recorded && !elsewhere && !guards::created_after(index.input, dead, flow) {
-                    let own = dead.is_evidence(m.address)
-                        && !vlans::is_elsewhere(dead, flow)
-                        && owners.live.is_empty()
-                        && guards::guard(index, outputs, flow, dead, m).is_none();
-                    claim_dead(*i, own);
-                }
-            }
-        }
+        let had_it = recorded.get(&token).map_or(&[][..], Vec::as_slice);
+        Lesson::new(index, *load, had_it).learn(seen);
     }
-}
-
-/// Whether a flow was made for another of the dead, who was given this one's port number: two
-/// rows of a bridge never have one number, so from the other's birth on it meant the other.
-fn is_of_successor(index: &Index<'_>, flow: &Flow, i: usize) -> bool {
-    let Some(port) = flow.matches.in_port else { return false };
-    let (Some(owners), Some((dead, _))) = (index.port(port), index.dead(i)) else { return false };
-    let lost = owners.row.is_none_or(|row| dead.interface != Some(row));
-    let settled = |dead: &Dead| dead.recorded && dead.previous_ofports.is_empty();
-    let succeeds = |other: &Dead| {
-        other.ofport == Some(port)
-            && settled(other)
-            && other.born.zip(dead.born).is_some_and(|(other, this)| other < this)
-            && other.born.is_some_and(|born| flow.duration <= born)
-    };
-    // A restored entry is as old as the restore says only to those who were born since.
-    let up = index.input.switch_up;
-    let before = dead.born.is_none_or(|born| up.is_some_and(|up| born >= up));
-    let restored = before && guards::was_restored(index.input, flow);
-    let mut others = owners.dead.iter().filter(|other| **other != i);
-    lost && settled(dead)
-        && !restored
-        && others.any(|other| index.dead(*other).is_some_and(|(other, _)| succeeds(other)))
-}
-
-/// Whether the flow may have been made while the attachment lived.
-fn is_of_its_life(index: &Index<'_>, flow: &Flow, i: usize) -> bool {
-    index.dead(i).is_some_and(|(dead, _)| {
-        dead.born.is_none_or(|born| flow.duration <= born.saturating_add(ROUNDING))
-            && !guards::created_after(index.input, dead, flow)
-    })
-}
-
-/// Whether the value may be this attachment's, as far as its record knows, by a number that it
-/// had. Who lost a number with its row was not given another: what has the number now, or had
-/// it last, is meant.
-fn may_load(index: &Index<'_>, owner: Owner, token: RegisterToken) -> bool {
-    let recorded = match owner {
-        Owner::Dead(i) => index.input.dead.get(i).and_then(|dead| dead.register),
-        Owner::Live(l) => match index.live(l) {
-            Some(live) if live.ofport.is_none() => return false,
-            Some(Live { register: LiveRegister::Is(value), .. }) => Some(*value),
-            _ => None,
-        },
-    };
-    recorded.is_none_or(|value| value & token.mask == token.value)
-}
-
-/// Whether somebody dead left the flow behind for a newcomer: it does not show the
-/// newcomer's value either.
-fn is_left_for(index: &Index<'_>, flow: &Flow, live: usize) -> bool {
-    let left = |i: &usize| index.dead(*i).is_some_and(|(d, _)| index.is_leftover(flow, d, live));
-    named_dead(index, flow).iter().any(left)
-}
-
-/// The dead attachments that a flow's match names, by tokens of now or of then.
-fn named_dead(index: &Index<'_>, flow: &Flow) -> Vec<usize> {
-    let port = flow.matches.in_port.and_then(|p| index.port(p)).map(|o| &o.dead);
-    let addresses = flow.matches.addresses.iter().filter_map(|m| index.address(m.address));
-    let mut named = Vec::new();
-    for i in port.into_iter().chain(addresses.map(|o| &o.dead)).flatten() {
-        push_once(&mut named, *i);
-    }
-    named
-}
-
-/// The same for a live attachment's own flow: it is not older than its pod.
-fn age_for(index: &Index<'_>, flow: &Flow, live: usize) -> Duration {
-    let born = index.live(live).and_then(|live| live.age).unwrap_or(Duration::MAX);
-    age(index.input, flow).min(born)
-}
-
-/// How long this flow may have been there: a restored one looks younger than it is.
-fn age(input: &JudgeInput, flow: &Flow) -> Duration {
-    if guards::was_restored(input, flow) { Duration::MAX } else { flow.duration }
 }
 
 /// Live values that are known before the dump, in every field that they fill.

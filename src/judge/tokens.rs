@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::claims::Owner;
 use super::guards;
 use super::input::{Dead, JudgeInput, Live, Network};
-use super::survey::Owner;
 use super::vlans;
 use crate::model::flow::{Address, Flow, RegisterMatch, RegisterWrite};
 use crate::model::register::{RegisterRule, RegisterSource};
@@ -333,7 +333,7 @@ impl<'c> Index<'c> {
     }
 
     /// Whether a number that this dead attachment has, or had, is nobody else's now, as far
-    /// as `flow` is concerned (a newcomer's claim does not cover leftovers). Without a flow
+    /// as `flow` is concerned (the claim of a pod that is being added does not cover leftovers). Without a flow
     /// every claim counts.
     pub(super) fn port_state(&self, dead: &Dead, port: u16, flow: Option<&Flow>) -> PortState {
         let owners = if is_pod_port(port) { self.port(port) } else { None };
@@ -350,9 +350,9 @@ impl<'c> Index<'c> {
             return PortState::Reassigned;
         }
         let own = owners.row.is_none_or(|row| dead.interface == Some(row));
-        // A strange row beside claims that are all ignored is the newcomer's own.
-        let newcomers = owners.foreign && !owners.live.is_empty();
-        if own || newcomers { PortState::Dead } else { PortState::Reassigned }
+        // A strange row beside claims that are all ignored is of the pod that is being added.
+        let adding = owners.foreign && !owners.live.is_empty();
+        if own || adding { PortState::Dead } else { PortState::Reassigned }
     }
 
     /// Whether somebody alive has this address, as far as `flow` is concerned.
@@ -370,9 +370,9 @@ impl<'c> Index<'c> {
         self.address(address).is_some_and(|owners| owners.live.iter().any(counts))
     }
 
-    /// Whether `flow` is what `dead` left behind for a newcomer that is being ADDed now:
-    /// older than the newcomer, and not made after the death for an owner in between.
-    /// Never a policy member: it is right for the newcomer too, and a set-based controller
+    /// Whether `flow` is what `dead` left behind for a pod that is being added now: older than
+    /// that pod, and not made after the death for an owner in between.
+    /// Never a policy member: it is right for that pod too, and a set-based controller
     /// would not install it again.
     pub(super) fn is_leftover(&self, flow: &Flow, dead: &Dead, live: usize) -> bool {
         self.live(live).is_some_and(|live| live.adding && is_older(flow, live))

@@ -216,8 +216,8 @@ impl<'c> Judge<'c> {
         let mut kept = None;
         let stale = self
             .matches_port(flow, dead, network, &mut kept)
-            .or_else(|| self.uses_register(flow, i, dead, network, &mut kept))
-            .or_else(|| self.matches_address(flow, i, dead, network, &mut kept))
+            .or_else(|| self.uses_register(flow, i, &mut kept))
+            .or_else(|| self.matches_address(flow, i, &mut kept))
             .or_else(|| self.nobody_has_both(flow, i, dead, network));
         match (stale, kept) {
             (Some(reason), _) => Opinion::Stale(reason),
@@ -257,16 +257,9 @@ impl<'c> Judge<'c> {
     }
 
     /// Rules 1 and 2, registers.
-    fn uses_register(
-        &self,
-        flow: &Flow,
-        i: usize,
-        dead: &Dead,
-        network: &Network,
-        kept: &mut Option<Reason>,
-    ) -> Option<Reason> {
+    fn uses_register(&self, flow: &Flow, i: usize, kept: &mut Option<Reason>) -> Option<Reason> {
+        let (dead, _) = self.index.dead(i)?;
         let evidence = self.learned.evidence.get(i)?;
-        Field::of(&network.register)?;
         let previous_ofports = evidence.previous_ofports.iter().map(|(token, _)| *token);
         let mut stale = None;
         for token in evidence.token.into_iter().chain(previous_ofports) {
@@ -331,7 +324,7 @@ impl<'c> Judge<'c> {
     ) -> Option<NotProven> {
         let covered = |l: &usize| !self.index.is_leftover(flow, dead, *l);
         if evidence.token == Some(value) {
-            let adding = evidence.newcomers.iter().copied().find(covered);
+            let adding = evidence.adding.iter().copied().find(covered);
             let why = evidence.not_proven.or(adding.map(NotProven::LiveHasIt));
             let own = evidence.basis.is_none();
             let untold = || self.may_have_untold(flow, dead, value).filter(|_| own);
@@ -370,14 +363,8 @@ impl<'c> Judge<'c> {
     }
 
     /// Rule 3.
-    fn matches_address(
-        &self,
-        flow: &Flow,
-        i: usize,
-        dead: &Dead,
-        network: &Network,
-        kept: &mut Option<Reason>,
-    ) -> Option<Reason> {
+    fn matches_address(&self, flow: &Flow, i: usize, kept: &mut Option<Reason>) -> Option<Reason> {
+        let (dead, network) = self.index.dead(i)?;
         let mut stale = None;
         let in_vlan = self.learned.relation(i, dead, flow) == Relation::Own;
         for m in own_addresses(dead, flow) {
@@ -475,11 +462,11 @@ impl<'c> Judge<'c> {
     /// that is in question says nothing of itself.
     fn live_source(&self, flow: &Flow, dead: &Dead, value: Option<RegisterToken>) -> Option<Token> {
         let m = &flow.matches;
-        // What it once sent under a number is not its heir's; what is sent to it there is.
+        // What it once sent under a number is not its successor's; what is sent to it there is.
         let sends =
             value.is_some() || own_addresses(dead, flow).any(|m| m.side != Side::Destination);
-        let heirs = |p: u16| !(sends && dead.had(p));
-        let port = m.in_port.filter(|p| self.index.is_pods_port(*p) && heirs(*p));
+        let successors = |p: u16| !(sends && dead.had(p));
+        let port = m.in_port.filter(|p| self.index.is_pods_port(*p) && successors(*p));
         let live = |m: &&AddressMatch| {
             m.side == Side::Source
                 && !guards::is_policy_member(dead, flow)
@@ -495,8 +482,8 @@ impl<'c> Judge<'c> {
             .or_else(address)
     }
 
-    /// Whether somebody alive has a register value, as far as the flow is concerned: a newcomer
-    /// does not have what the dead one left behind.
+    /// Whether somebody alive has a register value, as far as the flow is concerned: a pod
+    /// that is being added does not have what the dead one left behind.
     fn is_live_value(&self, flow: &Flow, dead: &Dead, value: RegisterToken) -> bool {
         let counts = |l: &usize| !self.index.is_leftover(flow, dead, *l);
         let claimed = self.learned.is_live(value)

@@ -5,7 +5,7 @@ use crate::judge::{Basis, BasisFacts, NotProven, PortValue, Reason};
 
 const IP_VALUE_A: u32 = 0x0a00_0005;
 const IP_VALUE_B: u32 = 0x0a00_0006;
-const HEIR: &str = "10.0.0.7";
+const SUCCESSOR: &str = "10.0.0.7";
 const DAY: u64 = 86_400;
 const MISSING: Option<NotProven> = Some(NotProven::NeedsSecondAttachment);
 
@@ -135,7 +135,7 @@ fn a_living_pod_without_a_value_is_waited_for() {
 }
 
 #[test]
-fn what_the_numbers_former_owner_left_is_no_witness() {
+fn what_the_numbers_former_owner_left_proves_nothing() {
     // The number's and the addresses' owner before loads his address: older than b, restored by a
     // start of the switch, or under a number that b was given since.
     let loads = || classifier(B, 0x0a00_0063);
@@ -147,7 +147,7 @@ fn what_the_numbers_former_owner_left_is_no_witness() {
     });
     // Of somebody dead whose end is just noticed.
     let known = bare().with(|c| {
-        c.dead.push(Dead { ofport: Some(B), born: Some(secs(2 * DAY)), ..dead(B, &[HEIR]) });
+        c.dead.push(Dead { ofport: Some(B), born: Some(secs(2 * DAY)), ..dead(B, &[SUCCESSOR]) });
     });
     for (what, input) in [
         ("older", old),
@@ -168,7 +168,7 @@ fn what_the_numbers_former_owner_left_is_no_witness() {
 }
 
 #[test]
-fn what_is_made_after_the_death_is_no_witness() {
+fn what_is_made_after_the_death_proves_nothing() {
     let made = |age: u64| facts(&alone(), &[classifier(A, IP_VALUE_A).aged(age)]);
     assert!(made(7200).ipv4 && made(61).ipv4);
     assert!(made(59).is_empty() && made(2 * DAY).is_empty());
@@ -180,7 +180,7 @@ fn what_is_made_after_the_death_is_no_witness() {
         c.ports.by_number.insert(A, c.dead[0].interface.unwrap());
     });
     assert!(facts(&at_del, &[classifier(A, IP_VALUE_A)]).ipv4);
-    let taken = at_del.and_live(live(A, &[HEIR]));
+    let taken = at_del.and_live(live(A, &[SUCCESSOR]));
     assert!(!facts(&taken, &[classifier(A, IP_VALUE_A)]).ipv4);
 }
 
@@ -204,7 +204,7 @@ fn eight_port_numbers_are_no_accident() {
     let (eight, flows) = numbered(7);
     assert_eq!(doubt(&eight, &flows, A.into()), None);
     // One more later.
-    let later = alone().with(remembers(&found)).and_live(live(50, &[HEIR]));
+    let later = alone().with(remembers(&found)).and_live(live(50, &[SUCCESSOR]));
     let flows = [classifier(A, A.into()), classifier(50, 50)];
     assert_eq!(doubt(&later, &flows, A.into()), None);
     assert_eq!(facts(&later, &flows).found(), Some(Basis::Ofport));
@@ -234,7 +234,7 @@ fn a_tenants_number_is_a_ports_by_chance() {
     let found = facts(&input, &flows);
     assert_eq!(found.found(), Some(Basis::Ofport));
     // Its second pod: nobody knows its value yet, its value is another pod's, or it is gone again.
-    let second = input.and_live(Live { member: None, ..live(50, &[HEIR]) });
+    let second = input.and_live(Live { member: None, ..live(50, &[SUCCESSOR]) });
     let waits = doubt(&second, &flows, A.into());
     assert!(matches!(waits, Some(NotProven::LiveUnknown(_))), "{waits:?}");
     flows.push(classifier(50, A.into()));
@@ -329,7 +329,7 @@ fn a_value_that_nobody_has_seen_is_computed() {
         assert_eq!(doubt(&moved, &[], value), None, "{value}");
     }
     let known = LiveRegister::Is(30);
-    let old = moved.and_live(Live { register: known, ..live(30, &[HEIR]) });
+    let old = moved.and_live(Live { register: known, ..live(30, &[SUCCESSOR]) });
     let flows = [classifier(30, 30), policy(30), policy(A.into())];
     let found = verdicts(&old, &flows);
     assert_eq!(words(&found[1]), "kept: has-live-owner");
@@ -343,11 +343,11 @@ fn a_value_that_nobody_has_seen_is_computed() {
 #[test]
 fn the_next_owner_of_a_number_has_its_value() {
     let input = alone().with(remembers(&by_ports())).with(|c| {
-        let successor = Dead { born: Some(secs(3600)), died: secs(30), ..dead(A, &[HEIR]) };
+        let successor = Dead { born: Some(secs(3600)), died: secs(30), ..dead(A, &[SUCCESSOR]) };
         c.dead.push(successor);
     });
     assert_eq!(doubt(&input, &[classifier(A, A.into()).aged(3000)], A.into()), None);
-    let successor = alone().with(remembers(&by_ports())).and_live(live(A, &[HEIR]));
+    let successor = alone().with(remembers(&by_ports())).and_live(live(A, &[SUCCESSOR]));
     let found = verdicts(&successor, &[classifier(A, A.into()), policy(A.into())]);
     assert_eq!(words(&found[1]), "kept: has-live-owner");
 }

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// `b`'s port, `a`'s heir in some other way, somebody whom nobody recorded.
-const HEIR: &str = "10.0.0.7";
+/// `b`'s port, `a`'s successor in some other way, somebody whom nobody recorded.
+const SUCCESSOR: &str = "10.0.0.7";
 const VALUE_A: u32 = A as u32;
 const IP_VALUE_A: u32 = 0x0a00_0005;
 
@@ -25,7 +25,7 @@ fn by_address() -> JudgeInput {
 }
 
 fn learns_port() -> Flow {
-    flow().dst(HEIR).load(1, VALUE_A).beyond()
+    flow().dst(SUCCESSOR).load(1, VALUE_A).beyond()
 }
 
 fn outputs_port() -> Flow {
@@ -75,7 +75,7 @@ fn the_number_is_somebody_elses() {
     let other = other.and_live(Live {
         network: Some(1),
         register: LiveRegister::Absent,
-        ..live(A, &[HEIR])
+        ..live(A, &[SUCCESSOR])
     });
     both(&other, "kept: has-live-owner", "kept: has-live-owner");
     // Nobody has it, but an interface waits for its number.
@@ -88,7 +88,8 @@ fn a_number_is_one_bridges() {
     // The dead port was on the other bridge; here 12 is the number of a living pod, or nobody's.
     let here = || by_port().with(|c| c.dead[0].ofport = None);
     both(&here(), "kept: nothing-dead", "kept: nothing-dead");
-    let taken = here().and_live(Live { register: LiveRegister::Is(VALUE_A), ..live(A, &[HEIR]) });
+    let taken =
+        here().and_live(Live { register: LiveRegister::Is(VALUE_A), ..live(A, &[SUCCESSOR]) });
     both(&taken, "kept: nothing-dead", "kept: nothing-dead");
 }
 
@@ -113,7 +114,7 @@ fn the_values_of_former_numbers() {
     each(&other, &[("old", old(), "kept: register-not-proven")]);
     // Another network's field is part of this one, and its pod has the same bits there.
     let narrow = other.with(|c| c.networks[1].register.mask = 0xff);
-    let load = flow().dst(HEIR).load(1, OLD.into()).beyond();
+    let load = flow().dst(SUCCESSOR).load(1, OLD.into()).beyond();
     each(&narrow, &[("old", old(), "kept: nothing-dead"), ("load", load, "kept: nothing-dead")]);
 }
 
@@ -195,7 +196,7 @@ fn a_value_is_no_second_token_beside_its_own() {
         by_port().and_live(Live {
             age: Some(secs(30)),
             register: LiveRegister::Is(VALUE_A),
-            ..live(A, &[HEIR])
+            ..live(A, &[SUCCESSOR])
         })
     };
     let pair = flow().from(A).reg(1, VALUE_A);
@@ -206,7 +207,7 @@ fn a_value_is_no_second_token_beside_its_own() {
     let successor = by_address().and_live(Live {
         age: Some(secs(30)),
         register: LiveRegister::Is(0x0a00_0007),
-        ..live(A, &[HEIR])
+        ..live(A, &[SUCCESSOR])
     });
     let load = flow().from(A).load(0, IP_VALUE_A).beyond();
     each(&successor, &[("classifier", load, "stale: sets-register")]);
@@ -247,9 +248,9 @@ fn a_verdict_ends_with_its_token() {
 /// Nobody recorded it and part of a dump shows no claim of its: its port, or its address, is
 /// alive, so the value is.
 #[test]
-fn a_rule_of_a_strangers_by_its_value() {
+fn a_rule_of_an_unrecorded_ports_by_its_value() {
     let unrecorded_port =
-        Live { network: None, register: LiveRegister::Absent, ..live(14, &[HEIR]) };
+        Live { network: None, register: LiveRegister::Absent, ..live(14, &[SUCCESSOR]) };
     let rule = |index, value| flow().reg(index, value).dst(IP_A).beyond();
     let kept = "kept: belongs-to-a-live-pod";
     each(

@@ -223,12 +223,15 @@ fn an_entry_that_names_the_pod_beside_its_number_shows_whose_the_others_are() {
     let own = std::slice::from_ref(&of_a);
     let as_it_is = |_: &mut JudgeInput| {};
     assert!(proves(&as_it_is, own));
-    assert!(!proves(&as_it_is, &[]), "a stranger's, perhaps, who had the number after a");
+    assert!(!proves(&as_it_is, &[]), "an unrecorded port's, perhaps, which had the number after a");
     assert!(!proves(&as_it_is, &[of_a.clone().aged(7190)]), "a's other entries came later");
     assert!(!proves(&as_it_is, &[of_a.clone().aged(7210)]), "they came before");
     assert!(proves(&as_it_is, &[of_a.clone(), guard(A, "0.0.0.0")]), "nobody's address");
     let unrecorded_port = guard(A, "10.244.0.99").aged(100);
-    assert!(!proves(&as_it_is, &[of_a.clone(), unrecorded_port]), "a stranger had the number");
+    assert!(
+        !proves(&as_it_is, &[of_a.clone(), unrecorded_port]),
+        "an unrecorded port had the number"
+    );
     assert!(!proves(&as_it_is, &[guard(A, IP_B)]), "b's address");
     assert!(!proves(&as_it_is, &[flow().from(A).dst(IP_A)]), "what is sent to it");
     let born = |c: &mut JudgeInput| c.dead[0].born = Some(secs(7200));
@@ -425,7 +428,7 @@ fn conditions_of_a_proof() {
         flows[2].actions.unread = true;
         assert_eq!(doubt(&input(), &flows), moves, "an action of a newer switch");
 
-        let many: Vec<Flow> = (0..=crate::judge::survey::MOST_VALUES)
+        let many: Vec<Flow> = (0..=crate::judge::claims::MOST_VALUES)
             .map(|i| flow().load(0, 1_000_000 + u32::try_from(i).unwrap()))
             .collect();
         let mut flows = two();
@@ -548,9 +551,9 @@ fn a_number_that_was_passed_on_shows_its_last_owners_value() {
     let flows = |age| [classifier(A, ID_A).aged(age), classifier(B, ID_B)];
     let learned = |input: &JudgeInput, age| survey(input, &flows(age)).dead_registers;
     assert_eq!(learned(&successor(), 65), [Some(ID_A), None]);
-    assert_eq!(doubt(&successor(), &flows(65)), None, "it is the heir's, and its own");
+    assert_eq!(doubt(&successor(), &flows(65)), None, "it is the successor's, and its own");
     for age in [71, 80] {
-        assert_eq!(learned(&successor(), age), [Some(ID_A); 2], "older than the heir: whose?");
+        assert_eq!(learned(&successor(), age), [Some(ID_A); 2], "older than the successor: whose?");
     }
     let just_started = successor().with(|c| c.switch_up = Some(secs(91)));
     assert_eq!(doubt(&just_started, &flows(65)), None, "none of a's was there before");
@@ -560,7 +563,7 @@ fn a_number_that_was_passed_on_shows_its_last_owners_value() {
             c.ports.by_number.insert(A, RowId(1000 + u128::from(A)));
         }),
         ("a had other numbers", |c| c.dead[1].previous_ofports.push(15)),
-        ("the heir had other numbers", |c| c.dead[0].previous_ofports.push(15)),
+        ("the successor had other numbers", |c| c.dead[0].previous_ofports.push(15)),
         ("nobody knows who came first", |c| c.dead[1].born = None),
         ("its age is a restore's", |c| c.switch_up = Some(secs(65))),
     ];
@@ -641,7 +644,7 @@ fn computed_values() {
 }
 
 #[test]
-fn a_newcomer_with_the_same_computed_value() {
+fn a_pod_that_is_being_added_with_the_same_computed_value() {
     let adding = Live { adding: true, age: Some(secs(10)), ..live(A, &[IP_A]) };
     let input = node(RegisterSource::ExternalId)
         .with(|c| {
@@ -705,7 +708,7 @@ fn part_of_a_dump_proves_no_learned_value() {
 }
 
 #[test]
-fn what_the_dead_left_for_a_newcomer_shows_their_value_not_its() {
+fn what_the_dead_left_for_a_pod_that_is_being_added_shows_their_value_not_its() {
     // ADD of a pod that was given a's port, before its controller came.
     let adding = Live { adding: true, age: Some(secs(10)), ..live(A, &[]) };
     let input = node(LEARN).and_live(Live { register: LiveRegister::Unknown, ..adding });

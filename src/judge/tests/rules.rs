@@ -456,7 +456,7 @@ fn what_the_living_send_to_a_dead_address_is_theirs() {
     each(
         &successor,
         &[
-            ("the heir's", flow().from(B).dst(IP_A).beyond(), kept),
+            ("the successor's", flow().from(B).dst(IP_A).beyond(), kept),
             ("a leftover", flow().from(B).src(IP_A).beyond(), "stale: matches-address"),
         ],
     );
@@ -622,7 +622,7 @@ fn dangling() {
 }
 
 #[test]
-fn leftovers_of_the_dead_do_not_hide_behind_a_newcomer() {
+fn leftovers_of_the_dead_do_not_hide_behind_a_pod_that_is_being_added() {
     // ADD of a pod that is 10 s old and was given a's port and address.
     let adding = Live { adding: true, age: Some(secs(10)), ..live(A, &[IP_A]) };
     let input = plain().and_live(adding.clone());
@@ -651,7 +651,7 @@ fn leftovers_of_the_dead_do_not_hide_behind_a_newcomer() {
 }
 
 #[test]
-fn a_newcomer_does_not_hide_that_the_row_is_another_dead_pods() {
+fn a_pod_that_is_being_added_does_not_hide_that_the_row_is_another_dead_pods() {
     // Port 12 was a's before it was c's; c's row is still there, in a network that does
     // not look at this table.
     let input = plain().with(|c| {
