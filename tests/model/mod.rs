@@ -16,6 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::rig::{Node, Who};
+use bridges::Bridges;
 use controllers::{Layout, ODDITIES, machine, member, odd, operator, rule, service};
 use entries::Line;
 use node::Town;
@@ -125,6 +126,54 @@ fn the_latest_death_of_an_address_counts() {
     assert_eq!(pods, [(2, "10.244.1.2"), (4, "10.244.1.2"), (2, "10.244.1.4")]);
     let member = "table=20, priority=200,ip,nw_src=10.244.1.2";
     assert!(town.table.contains_key(member), "{:#?}", town.diary);
+}
+
+/// Found by `pure_two_bridges` and `pure_wide`: entries that were left for what the call could not
+/// know. On the second bridge: the value of a living pod, which the first one was about to show. At a
+/// DEL: that one of two pods with the same value was gone.
+#[test]
+fn what_a_call_could_not_know_explains_what_is_left() {
+    let plug = |number, value, when| Step::Plug { number, address: 0, value, when, slow: false };
+    let quick = |value| plug(0, value, When::Quick);
+    let machine = |value| Step::Machine { number: 0, address: 0, value, when: When::Usual };
+    let add = |pod, meanwhile| Step::Add { pod, crash: 0, meanwhile };
+    let del = |pod, crash| Step::Del { pod, crash, meanwhile: Vec::new() };
+    let unknown = vec![
+        quick(0),
+        plug(0, 0, When::Usual),
+        plug(128, 0, When::Quick),
+        quick(0),
+        add(11, Vec::new()),
+        add(42, Vec::new()),
+        Step::Rule { pod: 136, peer: 2, kind: 253 },
+        Step::Wait { pause: Pause::Long },
+        Step::Reap { pod: 31 },
+        del(11, 2),
+        Step::Sweep { hasty: false, crash: 0, meanwhile: Vec::new() },
+    ];
+    let gone = vec![
+        machine(1),
+        machine(6),
+        quick(41),
+        add(52, Vec::new()),
+        quick(255),
+        add(92, vec![quick(0)]),
+        del(11, 0),
+        add(1, Vec::new()),
+        Step::Operator { kinds: 1 },
+        add(0, vec![del(48, 0)]),
+        add(0, Vec::new()),
+        Step::Vanish { pod: 13, row: false },
+        Step::Slot { value: 16, when: When::Usual },
+        add(0, Vec::new()),
+        Step::Wait { pause: Pause::Short },
+        del(166, 0),
+    ];
+    for (bridges, steps) in [(Bridges::Named, unknown), (Bridges::One, gone)] {
+        let layout = Layout::Classifier;
+        let mut town = Town::new(Sim::with(bridges, layout, false, false), layout);
+        walk(&mut town, &steps).unwrap();
+    }
 }
 
 /// docs/promises.md names the model's exceptions and no others, each with its entry.

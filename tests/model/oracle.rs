@@ -416,9 +416,8 @@ impl<'a, D: Driver> View<'a, D> {
             return Err(Exception::ArrivesElsewhere);
         }
         // Somebody alive whose value nobody knows may have the one that it matches.
-        let unknown = self.living.iter().any(|(_, record)| record.register.is_none());
         let by_value = flow.matches.registers.iter().any(|r| r.index == 0 && r.mask == u32::MAX);
-        if by_value && unknown && !self.town.layout.is_computed() {
+        if by_value && self.is_a_value_unknown() && !self.town.layout.is_computed() {
             return Err(Exception::ValueUnproven);
         }
         Ok(())
@@ -554,13 +553,7 @@ impl<'a, D: Driver> View<'a, D> {
         };
         let others = self.dead.iter().map(|dead| dead.record).chain(&self.after.tombstones);
         let shared = others.filter(|record| !record.is_same(dead.record)).any(same);
-        // The call read the records once, for both bridges.
-        let was_unknown = |(pod, record): &(&Pod, &Attachment)| {
-            let before = || self.before.records.iter().find(|r| r.is_same(record));
-            pod.bridge != self.bridge && before().is_none_or(|r| r.register.is_none())
-        };
-        let unknown = self.living.iter().any(|(_, record)| record.register.is_none())
-            || self.living.iter().any(was_unknown);
+        let unknown = self.is_a_value_unknown() || self.seem_to_share();
         // Whoever was given the value since answers for what uses it.
         if self.living.iter().any(|(_, record)| same(record)) {
             return Err(Exception::TokenReused);
@@ -605,6 +598,30 @@ impl<'a, D: Driver> View<'a, D> {
             return Err(Exception::ValueUnproven);
         }
         Ok(())
+    }
+
+    /// Whether a living pod's value was not known when the call looked.
+    fn is_a_value_unknown(&self) -> bool {
+        // The call read the records once, for both bridges.
+        let was_unknown = |(pod, record): &(&Pod, &Attachment)| {
+            let before = || self.before.records.iter().find(|r| r.is_same(record));
+            pod.bridge != self.bridge && before().is_none_or(|r| r.register.is_none())
+        };
+        self.living.iter().any(|(_, record)| record.register.is_none())
+            || self.living.iter().any(was_unknown)
+    }
+
+    /// Whether a pod that is gone, which the call was not to notice, seemed to share its value with
+    /// one that lives.
+    fn seem_to_share(&self) -> bool {
+        let of = |pod: &Pod, (other, record): &(&Pod, &Attachment)| {
+            let known = record.register.is_some_and(|r| r.value == pod.who.reg);
+            other.id != pod.id && (other.who.reg == pod.who.reg || known)
+        };
+        let ghost = |(pod, _): &(&Pod, &Attachment)| {
+            pod.phase == Phase::Gone && self.living.iter().any(|other| of(pod, other))
+        };
+        self.living.iter().any(ghost)
     }
 
     fn uses(&self, flow: &Flow, value: u32) -> bool {
