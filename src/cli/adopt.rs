@@ -90,15 +90,14 @@ fn networks(options: &Options) -> Result<BTreeMap<NetworkName, Network>, Error> 
 
 fn text(adopted: &Adopted, dry_run: bool) -> String {
     let mut table = Table::new(&["POD", "CONTAINER", "BRIDGE", "PORT", "OFPORT", "IP"]);
-    let dash = || "-".to_owned();
     for record in &adopted.adopted {
         let ips: Vec<_> = record.ips.iter().map(ToString::to_string).collect();
         table.row(vec![
             record.title(),
-            record.key.container.as_str().chars().take(13).collect(),
-            record.bridge.clone().unwrap_or_else(dash),
-            record.port.clone().unwrap_or_else(dash),
-            record.ofport.map_or_else(dash, |n| n.to_string()),
+            output::short(record.key.container.as_str()),
+            output::or_dash(record.bridge.as_ref()),
+            output::or_dash(record.port.as_ref()),
+            output::or_dash(record.ofport),
             ips.join(","),
         ]);
     }

@@ -23,6 +23,7 @@ mod file;
 mod single;
 
 pub use directory::{Candidate, candidates, find_ours, find_ovs, inspect_file};
+pub(super) use directory::{is_loadable, paths};
 pub use edit::{Edit, add_text, remove_text};
 pub use error::{Error, FileError};
 pub use file::{Change, Outcome, add_file, remove_file};

@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::conflist::Inspection;
+use super::conflist::{Candidate, Inspection};
 use super::{Context, Error, Exit, Table, networks, output, registers};
 use crate::config::{Config, database_socket};
 use crate::liveness::{Liveness, mass_death_guard, netns};
@@ -348,7 +348,7 @@ fn chain(options: &Options, findings: &mut Findings) {
     let mut ours = 0;
     for file in files {
         let settings = file.settings();
-        let networks::File { path, inspection } = file;
+        let Candidate { path, inspection } = file;
         let found = match inspection {
             Ok(found) => found,
             Err(error) => {
@@ -423,7 +423,7 @@ fn problems(name: &str, settings: &Map<String, Value>, findings: &mut Findings) 
 fn access(options: &Options, findings: &mut Findings) {
     let files = networks::read(&options.net_dir, &[]).unwrap_or_default();
     // A list's plugins may have files of their own, in a directory of the list's.
-    let all_of = |file: networks::File| {
+    let all_of = |file: Candidate| {
         let own = file.inspection.map(|found| found.drop_ins).unwrap_or_default();
         let directory = own.first().and_then(|own| own.parent()).map(Path::to_owned);
         [file.path].into_iter().chain(directory).chain(own)

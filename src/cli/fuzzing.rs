@@ -83,11 +83,11 @@ pub(crate) fn arguments(data: &[u8]) -> bool {
     }
     let _ = selector;
     let Ok(line) = Line::try_parse_from(line("ovs-flow-gc")) else { return false };
-    if let Command::Conflist(ConflistCommand::Add { settings, after, .. }) = line.command
-        && let Ok(settings) = serde_json::from_str(&settings)
+    if let Command::Conflist(ConflistCommand::Add { entry, .. }) = line.command
+        && let Ok(settings) = serde_json::from_str(&entry.settings)
     {
         let list = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"ovs"}]}"#;
-        let options = Options { after, entry: Entry(settings) };
+        let options = Options { after: entry.after, entry: Entry(settings) };
         if let Ok(edit) = add_text(list, &options) {
             assert_eq!(remove_text(&edit.text).unwrap().text, list);
         }

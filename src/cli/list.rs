@@ -7,7 +7,8 @@ use clap::Args;
 use log::warn;
 use serde::Serialize;
 
-use super::{Context, Error, Exit, Table, ago, output};
+use super::output::{self, or_dash, short};
+use super::{Context, Error, Exit, Table, ago};
 use crate::config::{NetworkState, database_socket};
 use crate::model::attachment::{Attachment, NetworkName, State};
 use crate::model::flow::{Address, Flow};
@@ -100,25 +101,23 @@ const HEAD: [&str; 13] = [
 
 fn table(rows: &[Row<'_>]) -> Table {
     let mut table = Table::new(&HEAD);
-    let dash = || "-".to_owned();
     for row in rows {
         let a = row.attachment;
-        let join = |texts: Vec<String>| if texts.is_empty() { dash() } else { texts.join(",") };
         table.row(vec![
-            a.pod.as_ref().map_or_else(dash, ToString::to_string),
-            a.key.container.as_str().chars().take(13).collect(),
+            or_dash(a.pod.as_ref()),
+            short(a.key.container.as_str()),
             a.key.ifname.to_string(),
             a.key.network.to_string(),
-            a.bridge.clone().unwrap_or_else(dash),
-            a.port.clone().unwrap_or_else(dash),
-            a.ofport.map_or_else(dash, |n| n.to_string()),
+            or_dash(a.bridge.as_ref()),
+            or_dash(a.port.as_ref()),
+            or_dash(a.ofport),
             match a.register {
                 Some(register) => format!("{:#x}", register.value),
                 None if row.value_unknown => "never known".to_owned(),
-                None => dash(),
+                None => "-".to_owned(),
             },
-            join(a.ips.iter().map(ToString::to_string).collect()),
-            join(a.macs.iter().map(ToString::to_string).collect()),
+            output::list(&a.ips, ","),
+            output::list(&a.macs, ","),
             a.state.to_string(),
             ago(Duration::from_secs(row.age_seconds)),
             match (row.ovn, row.flows) {

@@ -94,12 +94,8 @@ enum ConflistCommand {
     Add {
         /// The conflist, or a single .conf, which becomes a .conflist.
         file: PathBuf,
-        /// The type of the plugin to go after, if it is not recognised.
-        #[arg(long, value_name = "TYPE")]
-        after: Option<String>,
-        /// Settings for the entry, as a JSON object: '{"preset": "antrea"}'.
-        #[arg(long, value_name = "JSON", default_value = "{}")]
-        settings: String,
+        #[command(flatten)]
+        entry: Entry,
     },
     /// Print the file that runtimes would use with an OVS plugin in it.
     Find {
@@ -115,6 +111,17 @@ enum ConflistCommand {
         /// The conflist.
         file: PathBuf,
     },
+}
+
+/// Our entry in a conflist.
+#[derive(Debug, Args)]
+struct Entry {
+    /// The type of the plugin to go after, if it is not recognised.
+    #[arg(long, value_name = "TYPE")]
+    after: Option<String>,
+    /// Settings for the entry, as a JSON object: '{"preset": "antrea"}'.
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    settings: String,
 }
 
 /// How a command ended.
@@ -234,31 +241,31 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// What `--settings` puts into the entry. It is read as ADD will read it, before anything is
-/// written: an entry that ADD refuses fails every pod of the node.
-fn entry(settings: &str) -> Result<conflist::Entry, Error> {
-    let settings: Map<String, Value> = serde_json::from_str(settings)
-        .map_err(|e| Error::Usage(format!("--settings is not a JSON object: {e}")))?;
-    for warning in Config::retired(&settings) {
-        output::complain(&warning.to_string());
+impl Entry {
+    /// What is to be put in. `--settings` is read as ADD will read it, before anything is written:
+    /// an entry that ADD refuses fails every pod of the node.
+    fn asked(&self) -> Result<conflist::Options, Error> {
+        let settings: Map<String, Value> = serde_json::from_str(&self.settings)
+            .map_err(|e| Error::Usage(format!("--settings is not a JSON object: {e}")))?;
+        for warning in Config::retired(&settings) {
+            output::complain(&warning.to_string());
+        }
+        let (_, problems) = Config::parse(&settings);
+        if problems.is_empty() {
+            let entry = conflist::Entry(settings);
+            return Ok(conflist::Options { after: self.after.clone(), entry });
+        }
+        let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        Err(Error::Usage(format!(
+            "--settings: {}; every ADD would fail, so nothing is written",
+            texts.join("; ")
+        )))
     }
-    let (_, problems) = Config::parse(&settings);
-    if problems.is_empty() {
-        return Ok(conflist::Entry(settings));
-    }
-    let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
-    Err(Error::Usage(format!(
-        "--settings: {}; every ADD would fail, so nothing is written",
-        texts.join("; ")
-    )))
 }
 
 fn edit(context: &Context, command: ConflistCommand) -> Result<Exit, Error> {
     let outcome = match command {
-        ConflistCommand::Add { file, after, settings } => {
-            let entry = entry(&settings)?;
-            conflist::add_file(&file, &conflist::Options { after, entry })?
-        }
+        ConflistCommand::Add { file, entry } => conflist::add_file(&file, &entry.asked()?)?,
         ConflistCommand::Find { directory, ours } => {
             let found: Vec<PathBuf> = if ours {
                 conflist::find_ours(&directory)?

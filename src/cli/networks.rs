@@ -4,16 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::conflist::{self, FileError, Inspection, PLUGIN_TYPE};
+use super::conflist::{self, Candidate, FileError, PLUGIN_TYPE};
 
-/// A conflist and what is in it.
-#[derive(Debug)]
-pub(super) struct File {
-    pub(super) path: PathBuf,
-    pub(super) inspection: Result<Inspection, FileError>,
-}
-
-impl File {
+impl Candidate {
     /// The settings of our entry; none if there is no entry.
     pub(super) fn settings(&self) -> Map<String, Value> {
         match &self.inspection {
@@ -24,17 +17,13 @@ impl File {
 }
 
 /// The files named, else those of a directory in the runtimes' order.
-pub(super) fn read(directory: &Path, named: &[PathBuf]) -> Result<Vec<File>, FileError> {
+pub(super) fn read(directory: &Path, named: &[PathBuf]) -> Result<Vec<Candidate>, FileError> {
     if named.is_empty() {
-        let found = conflist::candidates(directory)?;
-        return Ok(found
-            .into_iter()
-            .map(|c| File { path: c.path, inspection: c.inspection })
-            .collect());
+        return conflist::candidates(directory);
     }
     let inspect = |path: &PathBuf| {
         let inspection = conflist::inspect_file(path)?;
-        Ok(File { path: path.clone(), inspection: Ok(inspection) })
+        Ok(Candidate { path: path.clone(), inspection: Ok(inspection) })
     };
     named.iter().map(inspect).collect()
 }

@@ -89,12 +89,8 @@ pub(super) struct Install {
     /// The conflist to edit; without it, the first one in --net-dir with an OVS plugin.
     #[arg(long, value_name = "FILE")]
     conflist: Option<PathBuf>,
-    /// The type of the plugin to go after, if it is not recognised.
-    #[arg(long, value_name = "TYPE")]
-    after: Option<String>,
-    /// Settings for the entry, as a JSON object: '{"preset": "antrea"}'.
-    #[arg(long, value_name = "JSON", default_value = "{}")]
-    settings: String,
+    #[command(flatten)]
+    entry: super::Entry,
     /// Put this ovs-flow-gcd into --sbin-dir; with --systemd its unit takes the timer's place.
     #[arg(long, value_name = "FILE")]
     daemon: Option<PathBuf>,
@@ -203,7 +199,7 @@ impl Install {
 
 /// This binary, the records of the pods that run, the entry, the sweeper.
 pub(super) fn install(context: &Context, options: &Install) -> Result<Exit, Error> {
-    let entry = super::entry(&options.settings)?;
+    let asked = options.entry.asked()?;
     let net_dir = options.net_dir();
     let file = match &options.conflist {
         Some(file) => file.clone(),
@@ -218,7 +214,6 @@ pub(super) fn install(context: &Context, options: &Install) -> Result<Exit, Erro
     let own = Path::new("/proc/self/exe");
     node.put_binary("binary", own, &options.places.binary(), files::must_speak_cni)?;
     node.adopt(options, options.conflist.as_ref())?;
-    let asked = conflist::Options { after: options.after.clone(), entry };
     let outcome = conflist::add_file(&file, &asked)?;
     node.step("conflist", &outcome.to_string())?;
     if outcome.change.is_change() && node.exit == Exit::Done {

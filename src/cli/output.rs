@@ -50,6 +50,22 @@ impl std::fmt::Display for Table {
     }
 }
 
+/// A cell's text, or a dash.
+pub(super) fn or_dash(cell: Option<impl ToString>) -> String {
+    cell.map_or_else(|| "-".to_owned(), |cell| cell.to_string())
+}
+
+/// A cell of several.
+pub(super) fn list(items: &[impl ToString], between: &str) -> String {
+    let texts: Vec<String> = items.iter().map(ToString::to_string).collect();
+    or_dash(Some(texts.join(between)).filter(|text| !text.is_empty()))
+}
+
+/// As much of a container's id as tells it from others.
+pub(super) fn short(container: &str) -> String {
+    container.chars().take(13).collect()
+}
+
 /// Prints a value: as JSON if asked for, else the text.
 pub(crate) fn say(context: &Context, value: &impl Serialize, text: &str) -> Result<(), Error> {
     let mut all = if context.json {

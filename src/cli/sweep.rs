@@ -168,7 +168,7 @@ fn flow_table(report: &Report<'_>) -> Table {
             (true, None) => "stale".to_owned(),
             (false, _) => "kept".to_owned(),
         };
-        let pod = flow.pod.clone().unwrap_or_else(|| "-".to_owned());
+        let pod = output::or_dash(flow.pod.as_ref());
         flows.row(vec![flow.bridge.clone(), pod, verdict, flow.text.clone(), flow.flow.clone()]);
     }
     flows
@@ -180,10 +180,10 @@ fn pod_table(answer: &Answer<'_>) -> Table {
         let kept: Vec<_> = target.kept.iter().map(|(why, n)| format!("{n} {why}")).collect();
         pods.row(vec![
             target.pod.to_owned(),
-            target.container.chars().take(13).collect(),
+            output::short(target.container),
             target.stale.to_string(),
             target.deleted.to_string(),
-            if kept.is_empty() { "-".to_owned() } else { kept.join(", ") },
+            output::list(&kept, ", "),
             state(answer, target),
         ]);
     }

@@ -1,11 +1,12 @@
 //! Which configuration of `/etc/cni/net.d` is the one.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::document::Document;
 use super::error::{Error, FileError};
-use super::file::{io_error, read};
+use super::file::{directory_of, io_error, read, text_error};
 use super::{Inspection, drop_in, inspection};
 
 /// A file that a runtime would load, and what it says.
@@ -23,17 +24,23 @@ pub struct Candidate {
 /// # Errors
 /// The directory cannot be read.
 pub fn candidates(directory: &Path) -> Result<Vec<Candidate>, FileError> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(directory).map_err(io_error(directory, "read it"))? {
-        let path = entry.map_err(io_error(directory, "read it"))?.path();
-        // As libcni does: no directories, and no more than these three names.
-        if is_loadable(&path) && !path.is_dir() {
-            paths.push(path);
-        }
-    }
-    paths.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
+    fs::read_dir(directory).map_err(io_error(directory, "read it"))?;
     let look = |path: PathBuf| Candidate { inspection: inspect_file(&path), path };
-    Ok(paths.into_iter().map(look).collect())
+    // As libcni does: no directories, and no more than these three names.
+    let is_file = |path: &PathBuf| is_loadable(path) && !path.is_dir();
+    Ok(paths(directory)?.into_iter().filter(is_file).map(look).collect())
+}
+
+/// What is in a directory, by name; nothing if it is not there.
+pub(in crate::cli) fn paths(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io_error(directory, "read it"))?,
+    };
+    let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>();
+    let mut paths: Vec<PathBuf> = paths.map_err(io_error(directory, "read it"))?;
+    paths.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
+    Ok(paths)
 }
 
 /// Reads one configuration, with the plugins that have files of their own.
@@ -42,7 +49,7 @@ pub fn candidates(directory: &Path) -> Result<Vec<Candidate>, FileError> {
 /// One of the files cannot be read or is not what it should be: runtimes cannot load it either.
 pub fn inspect_file(path: &Path) -> Result<Inspection, FileError> {
     let text = read(path)?;
-    let error = |source| FileError::Text { path: path.to_owned(), source };
+    let error = |source| text_error(path, source);
     let document = Document::parse(&text).map_err(error)?;
     let drop_ins = drop_in::of_list(path, &document)?;
     let seen = inspection(document, drop_ins);
@@ -70,17 +77,19 @@ pub fn find_ours(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
     Ok(candidates(directory)?.into_iter().filter_map(ours).collect())
 }
 
-fn is_loadable(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e == "conf" || e == "conflist" || e == "json")
+pub(super) fn has_extension(path: &Path, any: &[&str]) -> bool {
+    path.extension().is_some_and(|e| any.iter().any(|one| e == *one))
+}
+
+/// Whether runtimes load a file of this name.
+pub(in crate::cli) fn is_loadable(path: &Path) -> bool {
+    has_extension(path, &["conf", "conflist", "json"])
 }
 
 /// A neighbour that sorts between the two names, so that a rename would change who is first.
 pub(super) fn between(old: &Path, new: &Path) -> Option<PathBuf> {
     let (low, high) = (old.file_name().min(new.file_name()), old.file_name().max(new.file_name()));
-    let directory = old.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let entries = fs::read_dir(directory).ok()?;
-    entries
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| is_loadable(path) && low < path.file_name() && path.file_name() < high)
+    let is_between = |path: &PathBuf| low < path.file_name() && path.file_name() < high;
+    let paths = paths(&directory_of(old)).ok()?;
+    paths.into_iter().find(|path| is_loadable(path) && is_between(path))
 }

@@ -3,14 +3,14 @@
 //! `loadOnlyInlinedPlugins`; it then needs no `plugins`. (libcni/conf.go, `NetworkConfFromFile`.)
 
 use std::fs;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::directory::{has_extension, paths};
 use super::document::{Document, Plugin};
-use super::edit::{check_version, indices, same_settings, stand_behind, with_scope};
-use super::error::{Error, FileError};
-use super::file::{directory_of, io_error, read};
+use super::edit::{Style, check_version, ours_behind, same_settings, stand_behind, with_scope};
+use super::error::FileError;
+use super::file::{directory_of, read, text_error};
 use super::{Entry, Options, PLUGIN_TYPE, ovs_plugin};
 use crate::model::attachment::NetworkName;
 
@@ -42,49 +42,37 @@ pub(super) enum Place {
 /// # Errors
 /// One of them cannot be read. libcni does not load the list then.
 pub(super) fn of_list(list: &Path, document: &Document<'_>) -> Result<Vec<DropIn>, FileError> {
-    let is_list = list.extension().is_some_and(|e| e == "conflist");
+    let is_list = has_extension(list, &["conflist"]);
     let name = document.name.as_deref().and_then(|name| name.parse::<NetworkName>().ok());
     let Some(name) = name.filter(|_| is_list && !document.only_inlined) else {
         return Ok(Vec::new());
     };
     let directory = list.with_file_name(name.to_string());
-    let entries = match fs::read_dir(&directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(io_error(&directory, "read it"))?,
+    // Also a file that is called `.conf`. libcni reads a link to a directory, and fails.
+    let is_plugin = |path: &PathBuf| {
+        let is_dir = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
+        !is_dir && path.as_os_str().as_bytes().ends_with(b".conf")
     };
-    let mut paths = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(io_error(&directory, "read it"))?;
-        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if !is_dir && entry.file_name().as_bytes().ends_with(b".conf") {
-            paths.push(entry.path());
-        }
-    }
-    paths.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
-    paths.into_iter().map(read_one).collect()
+    paths(&directory)?.into_iter().filter(is_plugin).map(read_one).collect()
 }
 
 fn read_one(path: PathBuf) -> Result<DropIn, FileError> {
     let text = read(&path)?;
-    match Document::plugin(&text) {
-        Ok(plugin) => Ok(DropIn { path, plugin, text }),
-        Err(source) => Err(FileError::Text { path, source }),
-    }
+    let plugin = Document::plugin(&text).map_err(|source| text_error(&path, source))?;
+    Ok(DropIn { path, plugin, text })
 }
 
 /// The list that takes in `path`, if that is an entry of ours in a file of its own.
 pub(super) fn list_of(path: &Path) -> Option<PathBuf> {
     let network = path.parent()?;
-    let lists = fs::read_dir(directory_of(network)).ok()?.flatten().map(|entry| entry.path());
-    let mut lists: Vec<PathBuf> =
-        lists.filter(|p| p.extension().is_some_and(|e| e == "conflist")).collect();
-    lists.sort();
+    let lists = paths(&directory_of(network)).ok()?;
+    let mut lists = lists.into_iter().filter(|path| has_extension(path, &["conflist"]));
     let takes_in = |list: &PathBuf| {
         let Ok(text) = read(list) else { return false };
         let drop_ins = Document::parse(&text).ok().and_then(|d| of_list(list, &d).ok());
         drop_ins.unwrap_or_default().iter().any(|d| d.is_ours() && is_same(&d.path, path))
     };
-    lists.into_iter().find(takes_in)
+    lists.find(takes_in)
 }
 
 /// Of the same directory's subdirectories, so the last two names tell.
@@ -109,41 +97,28 @@ pub(super) fn place(
     if drop_ins.is_empty() {
         return Ok(Place::List);
     }
-    let error = |source| FileError::Text { path: list.to_owned(), source };
+    let error = |source| text_error(list, source);
     let inlined = document.plugins().count();
     let own = drop_ins.iter().map(|drop_in| &drop_in.plugin);
     let types: Vec<String> = document.plugins().chain(own).map(|p| p.kind.clone()).collect();
     let ovs = stand_behind(document, &types, options).map_err(error)?;
     let file = |at: usize| at.checked_sub(inlined).and_then(|at| drop_ins.get(at));
-    match *indices(&types) {
-        [ours] if ours < ovs => {
-            let kind = types.get(ovs).cloned().unwrap_or_default();
-            Err(error(Error::WrongPlace { ours, ovs_index: ovs, ovs: kind }))
-        }
-        [ours] => {
-            let Some(there) = file(ours) else { return Ok(Place::List) };
-            same_settings(&there.text, &there.plugin, &options.entry)
-                .map_err(|source| FileError::Text { path: there.path.clone(), source })?;
-            Ok(Place::There(there.path.clone()))
-        }
-        [] => {
-            let Some(behind) = file(ovs) else { return Ok(Place::List) };
-            check_version(document).map_err(error)?;
-            // `X.ovs-flow-gc.conf` sorts behind `X.conf`.
-            let path = behind.path.with_extension(format!("{PLUGIN_TYPE}.conf"));
-            let attaches = ovs_plugin(&types).and_then(file).unwrap_or(behind);
-            Ok(Place::New(path, with_scope(&attaches.text, &options.entry)))
-        }
-        ref more => Err(error(Error::Repeated { count: more.len() })),
+    if let Some(ours) = ours_behind(&types, ovs).map_err(error)? {
+        let Some(there) = file(ours) else { return Ok(Place::List) };
+        same_settings(&there.text, &there.plugin, &options.entry)
+            .map_err(|source| text_error(&there.path, source))?;
+        return Ok(Place::There(there.path.clone()));
     }
+    let Some(behind) = file(ovs) else { return Ok(Place::List) };
+    check_version(document).map_err(error)?;
+    // `X.ovs-flow-gc.conf` sorts behind `X.conf`.
+    let path = behind.path.with_extension(format!("{PLUGIN_TYPE}.conf"));
+    let attaches = ovs_plugin(&types).and_then(file).unwrap_or(behind);
+    Ok(Place::New(path, with_scope(&attaches.text, &options.entry)))
 }
 
 /// Our entry as a file of its own.
 pub(super) fn text(entry: &Entry) -> String {
-    let mut out = format!("{{\n  \"type\": \"{PLUGIN_TYPE}\"");
-    for (key, value) in &entry.0 {
-        out.push_str(&format!(",\n  {}: {value}", serde_json::Value::from(key.as_str())));
-    }
-    out.push_str("\n}\n");
-    out
+    let style = Style { open: "\n  ", colon: ": ", comma: "\n  ", close: "\n" };
+    style.entry(entry) + "\n"
 }

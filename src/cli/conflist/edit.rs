@@ -44,25 +44,15 @@ pub fn add_text(text: &str, options: &Options) -> Result<Edit, Error> {
             Ok(Edit { text, changed: true, converted: true })
         }
         Body::List { plugins } => {
-            let ours = indices(&types);
-            match ours.as_slice() {
-                [] => {
-                    check_version(&document)?;
-                    let text = insert(&document, ovs, &entry());
-                    Ok(Edit { text, changed: true, converted: false })
-                }
-                [at] if *at < ovs => {
-                    let kind = types.get(ovs).cloned().unwrap_or_default();
-                    Err(Error::WrongPlace { ours: *at, ovs_index: ovs, ovs: kind })
-                }
-                [at] => {
-                    if let Some(plugin) = plugins.get(*at) {
-                        same_settings(text, plugin, &options.entry)?;
-                    }
-                    Ok(Edit { text: text.to_owned(), changed: false, converted: false })
-                }
-                more => Err(Error::Repeated { count: more.len() }),
+            let Some(at) = ours_behind(&types, ovs)? else {
+                check_version(&document)?;
+                let text = insert(&document, ovs, &entry());
+                return Ok(Edit { text, changed: true, converted: false });
+            };
+            if let Some(plugin) = plugins.get(at) {
+                same_settings(text, plugin, &options.entry)?;
             }
+            Ok(Edit { text: text.to_owned(), changed: false, converted: false })
         }
     }
 }
@@ -102,7 +92,20 @@ pub fn remove_text(text: &str) -> Result<Edit, Error> {
     Ok(Edit { text: out, changed, converted: false })
 }
 
-pub(super) fn indices(types: &[String]) -> Vec<usize> {
+/// Where our entry is, if it is there: once, and behind the OVS plugin.
+pub(super) fn ours_behind(types: &[String], ovs: usize) -> Result<Option<usize>, Error> {
+    match *indices(types) {
+        [] => Ok(None),
+        [ours] if ours < ovs => {
+            let kind = types.get(ovs).cloned().unwrap_or_default();
+            Err(Error::WrongPlace { ours, ovs_index: ovs, ovs: kind })
+        }
+        [ours] => Ok(Some(ours)),
+        ref more => Err(Error::Repeated { count: more.len() }),
+    }
+}
+
+fn indices(types: &[String]) -> Vec<usize> {
     types.iter().enumerate().filter(|(_, t)| *t == PLUGIN_TYPE).map(|(i, _)| i).collect()
 }
 
@@ -202,11 +205,11 @@ fn separator(text: &str, plugins: &[&Plugin], after: usize, style: &Style<'_>) -
 }
 
 /// How an object is written.
-struct Style<'a> {
-    open: &'a str,
-    colon: &'a str,
-    comma: &'a str,
-    close: &'a str,
+pub(super) struct Style<'a> {
+    pub(super) open: &'a str,
+    pub(super) colon: &'a str,
+    pub(super) comma: &'a str,
+    pub(super) close: &'a str,
 }
 
 impl<'a> Style<'a> {
@@ -231,7 +234,7 @@ impl<'a> Style<'a> {
         self.colon.ends_with(' ')
     }
 
-    fn entry(&self, entry: &Entry) -> String {
+    pub(super) fn entry(&self, entry: &Entry) -> String {
         let Self { open, colon, comma, close } = self;
         let mut out = format!("{{{open}\"type\"{colon}\"{PLUGIN_TYPE}\"");
         for (key, value) in &entry.0 {

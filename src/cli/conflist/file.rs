@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 
-use super::directory;
+use super::directory::{self, has_extension};
 use super::document::{Body, Document, MAX_BYTES};
 use super::edit::{Edit, add_text, remove_text};
 use super::error::{Error, FileError};
@@ -353,7 +353,7 @@ fn same_list(list: &Path, single: &str) -> bool {
 
 /// What `X.conflist` may have been made from.
 fn singles_of(path: &Path) -> Vec<PathBuf> {
-    if path.extension().is_some_and(|e| e == "conflist") {
+    if has_extension(path, &["conflist"]) {
         vec![path.with_extension("conf"), path.with_extension("json")]
     } else {
         Vec::new()
@@ -361,7 +361,7 @@ fn singles_of(path: &Path) -> Vec<PathBuf> {
 }
 
 fn is_loadable_single(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e == "conf" || e == "json")
+    has_extension(path, &["conf", "json"])
 }
 
 /// Also a dangling symbolic link is there.
@@ -387,7 +387,7 @@ fn unlink(path: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-fn text_error(path: &Path, source: Error) -> FileError {
+pub(super) fn text_error(path: &Path, source: Error) -> FileError {
     FileError::Text { path: path.to_owned(), source }
 }
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Error, PLUGIN_TYPE, below};
-use crate::cli::conflist::{directory_of, io_error};
+use crate::cli::conflist::{directory_of, io_error, is_loadable, paths};
 use crate::model::attachment::ContainerId;
 
 /// The largest file we look into, in bytes.
@@ -38,8 +38,7 @@ pub(super) fn naming_us(
         let whole = directories.contains(directory);
         let (mut lists, mut inner) = (Vec::new(), Vec::new());
         for path in paths(directory)? {
-            let is = |ends: &[&str]| path.extension().is_some_and(|e| ends.iter().any(|k| e == *k));
-            let loaded = whole && is(&["conf", "conflist", "json"]);
+            let loaded = whole && is_loadable(&path);
             if path.is_dir() {
                 inner.push(path);
             } else if (loaded || around.as_ref() == Some(directory) && is_named(&path))
@@ -49,7 +48,7 @@ pub(super) fn naming_us(
                 if has_entry(&text) {
                     found.push(path.clone());
                 }
-                if is(&["conflist"]) {
+                if path.extension().is_some_and(|e| e == "conflist") {
                     lists.push(text);
                 }
             }
@@ -79,17 +78,6 @@ fn takes_in(list: &[u8], directory: &Path) -> bool {
         .iter()
         .any(|yes| has(format!("\"loadOnlyInlinedPlugins\":{yes}").as_bytes()));
     has(&name) && !only_inlined
-}
-
-/// What is in a directory; nothing if it is not there.
-fn paths(directory: &Path) -> Result<Vec<PathBuf>, Error> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(io_error(directory, "read it"))?,
-    };
-    let path =
-        |entry: io::Result<fs::DirEntry>| Ok(entry.map_err(io_error(directory, "read it"))?.path());
-    entries.map(path).collect()
 }
 
 /// Where runtimes keep configurations that name us, and where it can be seen which of their
