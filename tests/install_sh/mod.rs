@@ -63,17 +63,18 @@ impl Database {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        let database = Self { dir, server };
+        let socket = database.dir.path().join("db.sock");
         for _ in 0..500 {
-            if UnixStream::connect(dir.path().join("db.sock")).is_ok() {
-                let database = format!("--db=unix:{}", at("db.sock"));
-                let init = ["--no-wait", "init"];
-                let row = Command::new("ovs-vsctl").arg(database).args(init).status();
-                assert!(row.unwrap().success());
-                return Self { dir, server };
+            if UnixStream::connect(&socket).is_ok() {
+                break;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        panic!("ovsdb-server does not answer");
+        let init = ["--timeout=5", "--no-wait", "init"];
+        let to = format!("--db=unix:{}", socket.display());
+        assert!(Command::new("ovs-vsctl").arg(to).args(init).status().unwrap().success());
+        database
     }
 }
 
