@@ -55,7 +55,7 @@ impl EntryOutcome {
             DeleteOutcome::Unknown | DeleteOutcome::Gone => Self::Deleted,
             DeleteOutcome::Again => Self::Replaced,
             DeleteOutcome::Newer => Self::PutOff,
-            DeleteOutcome::PutBack => Self::PutBack,
+            DeleteOutcome::PutBack | DeleteOutcome::PutBackUntold => Self::PutBack,
             DeleteOutcome::Lost => Self::Lost,
         }
     }
@@ -369,21 +369,19 @@ impl<'a> Execution<'a> {
     /// What has become of one that was deleted, as far as the switch has told by now. What
     /// somebody put anew while it was to be deleted does not count as deleted.
     fn told(&mut self, candidate: &'a Candidate) -> EntryOutcome {
-        let outcome = EntryOutcome::told(self.strategy.told(candidate));
+        let told = self.strategy.told(candidate);
+        if let Some(what) = told.suspicion() {
+            self.done.suspicions += 1;
+            let (bridge, entry) = (self.judged.bridge.1, &candidate.entry);
+            error!("bridge {bridge}: {what}, check that pod: {entry}");
+        }
+        let outcome = EntryOutcome::told(told);
         match outcome {
             EntryOutcome::PutOff => {
                 info!("kept for now, it was put anew: {}", candidate.entry);
                 self.transaction.put_back(&candidate.entry);
             }
             EntryOutcome::PutBack => self.transaction.put_back(&candidate.entry),
-            EntryOutcome::Lost => {
-                self.done.suspicions += 1;
-                error!(
-                    "bridge {}: put anew while it was being deleted, and not put back, check that \
-                     pod: {}",
-                    self.judged.bridge.1, candidate.entry
-                );
-            }
             _ => {}
         }
         outcome

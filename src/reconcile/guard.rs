@@ -54,8 +54,23 @@ pub(super) enum DeleteOutcome {
     Newer,
     /// Somebody had put it anew, and that one was deleted and is there again.
     PutBack,
-    /// The same, but it could not be put back.
+    /// The same, and the switch did not tell whether somebody put yet another one meanwhile.
+    PutBackUntold,
+    /// Somebody had put it anew, and that one was deleted and could not be put back.
     Lost,
+}
+
+impl DeleteOutcome {
+    /// Why the entry may be one of a living pod's that is gone, or not the latest.
+    pub(super) fn suspicion(self) -> Option<&'static str> {
+        match self {
+            Self::Lost => Some("put anew while it was being deleted, and not put back"),
+            Self::PutBackUntold => {
+                Some("put back while the switch did not tell who else put it, may be outdated")
+            }
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -69,6 +84,8 @@ enum State {
     /// It is on its way back.
     Mending,
     Back,
+    /// It is back, perhaps in the place of a later one that was not told.
+    BackUntold,
     Lost,
     /// A dump has found another one in its place.
     Another,
@@ -84,6 +101,8 @@ struct TrackedEntry<'l> {
     flying: bool,
     /// It was not deleted, as it may be a newer one.
     held: bool,
+    /// It was removed in a pause: perhaps it had been changed in it.
+    untold: bool,
     /// How often it was put back.
     tries: u8,
 }
@@ -122,6 +141,7 @@ impl<'l> ReplaceGuard<'l> {
             gone: false,
             flying: false,
             held: false,
+            untold: false,
             tries: 0,
         };
         let entries: Vec<_> = planned.map(tracked).collect();
@@ -133,14 +153,19 @@ impl<'l> ReplaceGuard<'l> {
 
     /// Hears what was told up to now: right before a commit.
     pub(super) fn listen(&mut self, connection: &mut Connection) -> Result<(), Error> {
+        self.hear_out(connection, Deadline::after(MONITOR_WAIT))?;
+        connection.take_pause();
+        self.deaf = connection.is_paused() || connection.is_flooded();
+        Ok(())
+    }
+
+    /// Hears what was told up to now, and waits for the end of a pause: it tells what is there.
+    fn hear_out(&mut self, connection: &mut Connection, patience: Deadline) -> Result<(), Error> {
         self.hear(connection.updates()?);
-        let patience = Deadline::after(MONITOR_WAIT);
         while connection.is_paused() && !patience.passed() {
             connection.wait_for_updates(TICK);
             self.hear(connection.updates()?);
         }
-        connection.take_pause();
-        self.deaf = connection.is_paused() || connection.is_flooded();
         Ok(())
     }
 
@@ -165,6 +190,7 @@ impl<'l> ReplaceGuard<'l> {
             State::Newer(_) => DeleteOutcome::Newer,
             State::Another => DeleteOutcome::Again,
             State::Back => DeleteOutcome::PutBack,
+            State::BackUntold => DeleteOutcome::PutBackUntold,
             State::Hit(_) | State::Mending | State::Lost => DeleteOutcome::Lost,
         }
     }
@@ -283,20 +309,17 @@ impl<'l> ReplaceGuard<'l> {
         applied.map(drop)
     }
 
-    /// How many were hit and are not back. For when it all ended in an error.
+    /// How many were hit and are not back, or perhaps not the latest. For when it all ended in
+    /// an error.
     pub(super) fn lost(&self) -> u64 {
-        let lost = |tracked: &&TrackedEntry<'_>| {
-            matches!(tracked.state, State::Hit(_) | State::Mending | State::Lost)
-        };
-        let count = self.entries.iter().filter(lost).inspect(|tracked| {
-            let entry = &tracked.candidate.entry;
-            error!(
-                "bridge {}: put anew while it was being deleted, and not put back, check that \
-                 pod: {entry}",
-                self.bridge
-            );
+        let candidates = self.entries.iter().map(|tracked| tracked.candidate);
+        let lost = candidates.filter_map(|candidate| {
+            let what = self.outcome_of(candidate).suspicion()?;
+            let (bridge, entry) = (&self.bridge, &candidate.entry);
+            error!("bridge {bridge}: {what}, check that pod: {entry}");
+            Some(())
         });
-        u64::try_from(count.count()).unwrap_or(u64::MAX)
+        u64::try_from(lost.count()).unwrap_or(u64::MAX)
     }
 
     fn set(&mut self, candidate: &Candidate, how: impl FnOnce(&mut TrackedEntry<'l>)) {
@@ -332,16 +355,18 @@ impl<'l> ReplaceGuard<'l> {
         if before.left().is_ok_and(|left| left < GRACE) || before.passed() {
             connection.set_deadline(Deadline::after(GRACE));
         }
-        // Whoever was quicker than us has put a newer one.
-        let heard = connection.updates().map(|updates| self.hear(updates));
-        let mended = heard.and_then(|()| self.put_back(connection));
+        let mended = self.put_back(connection);
         connection.set_deadline(before);
         mended
     }
 
     fn put_back(&mut self, connection: &mut Connection) -> Result<(), Error> {
+        let patience = Deadline::after(MONITOR_WAIT);
         // More may be hit while these go back.
         while !self.hit.is_empty() {
+            // Whoever was quicker than us has put a newer one.
+            self.hear_out(connection, patience)?;
+            self.was_deaf |= connection.take_pause();
             let (mut places, mut entries) = (Vec::new(), Vec::new());
             for place in self.hit.drain(..self.hit.len().min(LOT)) {
                 let Some(tracked) = self.entries.get_mut(place) else { continue };
@@ -380,10 +405,13 @@ impl<'l> ReplaceGuard<'l> {
             }
             // Who put one between the delete and our answer to it may have been overwritten.
             self.hear(connection.noted());
+            let deaf = connection.take_pause() || connection.is_flooded();
+            self.was_deaf |= deaf;
             for (place, entry) in places.iter().zip(&entries) {
                 let Some(tracked) = self.entries.get_mut(*place) else { continue };
                 if matches!(tracked.state, State::Mending) {
-                    tracked.state = State::Back;
+                    let untold = deaf || tracked.untold;
+                    tracked.state = if untold { State::BackUntold } else { State::Back };
                     info!(
                         "bridge {}: put back at once what was put anew while it was being \
                          deleted: {entry}",
@@ -412,6 +440,7 @@ impl<'l> ReplaceGuard<'l> {
                     State::Gone
                 }
                 (State::Newer(newer), What::Removed) if tracked.flying => {
+                    tracked.untold = update.in_pause;
                     self.hit.push(place);
                     State::Hit(newer)
                 }
@@ -421,6 +450,7 @@ impl<'l> ReplaceGuard<'l> {
                     State::Gone
                 }
                 (State::Mending, What::Put) => {
+                    tracked.untold = false;
                     self.hit.push(place);
                     State::Hit(Box::new(update))
                 }

@@ -31,11 +31,13 @@ struct Shared {
     pause: AtomicBool,
     refused: Mutex<u64>,
     seen: Mutex<Seen>,
+    /// Done once, before the next commit is passed on.
+    before: Mutex<Option<Action>>,
     /// Done once, before the next commit's answer is passed on.
-    after: Mutex<Option<After>>,
+    after: Mutex<Option<Action>>,
 }
 
-type After = Box<dyn FnOnce() + Send>;
+type Action = Box<dyn FnOnce() + Send>;
 
 pub(crate) struct Proxy {
     /// `OVS_RUNDIR` for who is to speak through it.
@@ -76,6 +78,11 @@ impl Proxy {
     /// Whether it stops telling at the moment of the commit.
     pub(crate) fn pause(&self, pause: bool) {
         self.shared.pause.store(pause, Ordering::SeqCst);
+    }
+
+    /// What happens right before the next commit.
+    pub(crate) fn before_commit(&self, before: impl FnOnce() + Send + 'static) {
+        *self.shared.before.lock().unwrap() = Some(Box::new(before));
     }
 
     /// What happens between the next commit and its answer.
@@ -143,6 +150,13 @@ fn serve(client: UnixStream, switch: UnixStream, shared: &Arc<Shared>) {
                 error.extend([0, 1, 0, 2]);
                 error.extend(&message[..16]);
                 return answers.lock().unwrap().write_all(&error).is_ok();
+            }
+            // OFPBCT_COMMIT_REQUEST.
+            if message[1] == 33
+                && message[12..14] == [0, 4]
+                && let Some(before) = shared.before.lock().unwrap().take()
+            {
+                before();
             }
             (&switch).write_all(message).is_ok()
         });

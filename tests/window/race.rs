@@ -139,6 +139,9 @@ struct Score {
     put_off: u64,
     deleted: u64,
     suspicions: u64,
+    /// Entries of the living that were lost or outdated, in a race in which that was not said of
+    /// as many.
+    unsaid: usize,
     took: Duration,
     /// Of those that were gone and came back: median, 99th percentile, longest.
     gaps: usize,
@@ -149,13 +152,14 @@ struct Score {
 
 impl Score {
     fn say(&self, what: &str) {
-        let Self { races, entries, lost, outdated, put_back, put_off, deleted, .. } = self;
+        let Self { races, entries, lost, outdated, put_back, put_off, .. } = self;
+        let Self { deleted, suspicions, .. } = self;
         let [median, p99, longest] = self.gap;
         eprintln!(
             "window, {what}: {races} races, {entries} entries put anew, {put_off} of them seen in \
              time, {put_back} hit and put back (gone for {median:.2?} median, {p99:.2?} p99, \
              {longest:.2?} at most, of {}{}), {lost} lost for good, {outdated} outdated, \
-             {deleted} deletions, {:.1?}",
+             {suspicions} suspicions, {deleted} deletions, {:.1?}",
             self.gaps,
             if self.missed { " that were seen" } else { "" },
             self.took
@@ -192,6 +196,23 @@ fn draw(dice: &mut Dice, dead: &Dead, span: Duration) -> Order {
         }
     };
     Order { delay, turns, pause }
+}
+
+/// How many of these are not there, and how many not as they should be.
+fn missing(
+    connection: &mut Connection,
+    mut wanted: HashMap<FlowKey<'_>, Vec<u8>>,
+) -> (usize, usize) {
+    let mut outdated = 0;
+    connection.set_deadline(soon());
+    connection
+        .dump(&Filter::table(40), &mut |raw, _| {
+            if let Some(content) = wanted.remove(&raw.key().into_owned()) {
+                outdated += usize::from(content != raw.content());
+            }
+        })
+        .unwrap();
+    (wanted.len(), outdated)
 }
 
 fn race(ground: &Ground, dice: &mut Dice, races: usize, via: bool) -> Score {
@@ -241,15 +262,11 @@ fn race(ground: &Ground, dice: &mut Dice, races: usize, via: bool) -> Score {
             score.deleted += bridge.counts.deleted;
             score.suspicions += bridge.counts.suspicions;
             // The controller has spoken last.
-            connection.set_deadline(soon());
-            connection
-                .dump(&Filter::table(40), &mut |raw, _| {
-                    if let Some(wanted) = last.remove(&raw.key().into_owned()) {
-                        score.outdated += usize::from(wanted != raw.content());
-                    }
-                })
-                .unwrap();
-            score.lost += last.len();
+            let (lost, outdated) = missing(&mut connection, last);
+            score.lost += lost;
+            score.outdated += outdated;
+            let said = usize::try_from(bridge.counts.suspicions).unwrap();
+            score.unsaid += (lost + outdated).saturating_sub(said);
         }
     }
     drop(orders);
@@ -323,7 +340,11 @@ fn long_lists_race_as_well() {
         let ground = Ground::new("races_a_long_list", "OpenFlow10,OpenFlow14", 1, entries);
         let score = race(&ground, &mut dice, races(2_000) / 40, false);
         score.say(&format!("{entries} entries"));
-        assert_harmless(&score);
+        // So many may be too much for a switch on a busy machine: it pauses its telling. What
+        // that does is said, of each.
+        assert_eq!(score.unsaid, 0, "{score:?}");
+        assert!(score.put_back > 0, "the window was hardly ever hit: {score:?}");
+        assert!(score.missed || score.gaps as u64 >= score.put_back, "{score:?}");
     }
 }
 
@@ -345,6 +366,44 @@ fn what_was_not_told_is_a_suspicion() {
         );
         assert_eq!(outcome.needs_attention(), pause);
     }
+}
+
+/// A switch that pauses between a deletion and our putting back what it hit. A controller's later
+/// entry that is put in the pause is there, or it is said that it may not be.
+#[test]
+fn what_is_put_back_in_a_pause_is_said() {
+    let ground = Ground::new("put_back_in_a_pause", "OpenFlow10,OpenFlow14", 1, 40);
+    let mut connection = ground.connect();
+    let line = |n| format!("table=41,priority=5,tcp,tp_dst={n},actions=output:1");
+    ground.node.add_flows("br0", &(1..=8_000).map(line).collect::<Vec<_>>());
+    let mut flood = Vec::new();
+    connection.dump(&Filter::table(41), &mut |raw, _| flood.push(raw.to_entry())).unwrap();
+    let (mut suspicions, mut all) = (0, 0);
+    for _ in 0..5 {
+        ground.restore(&mut connection);
+        let (mut first, mut then) = (ground.connect(), ground.connect());
+        let (new, newer) = (ground.dead[0].new.clone(), ground.dead[0].newer.clone());
+        let last = newer.iter().map(|e| (e.key().into_owned(), e.content())).collect();
+        ground.proxy.before_commit(move || {
+            first.set_deadline(soon());
+            assert_eq!(first.add(&new).unwrap().refused, []);
+        });
+        let flood = flood.clone();
+        ground.proxy.after_commit(move || {
+            then.set_deadline(soon());
+            for some in [flood, newer] {
+                assert_eq!(then.add(&some).unwrap().refused, []);
+            }
+        });
+        let outcome = ground.del(&ground.dead, true);
+        let counts = &outcome.bridges[0].counts;
+        let (lost, outdated) = missing(&mut connection, last);
+        assert_eq!(lost, 0, "{outcome:?}");
+        assert!(outdated as u64 <= counts.suspicions, "{outdated}: {outcome:?}");
+        suspicions += counts.suspicions;
+        all += outdated;
+    }
+    eprintln!("window, put back in a pause: {all} of 200 outdated, {suspicions} suspicions");
 }
 
 /// What is put right behind its deletion, while the switch does not tell, has not stayed.

@@ -51,6 +51,8 @@ pub struct Update {
     pub at: u64,
     /// What happened.
     pub what: What,
+    /// It was reported in a pause: what was put since the pause began was not.
+    pub in_pause: bool,
     /// Table.
     pub table: u8,
     /// Priority.
@@ -142,6 +144,7 @@ impl Monitor {
         self.updates.push(Update {
             at,
             what: full.what,
+            in_pause: self.paused,
             table: full.head.table,
             priority: full.head.priority,
             cookie: full.head.cookie,

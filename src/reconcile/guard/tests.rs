@@ -189,6 +189,40 @@ fn whoever_puts_his_own_while_we_put_back_has_his() {
     assert_eq!(done.len(), 1 + usize::from(ROUNDS));
 }
 
+/// What goes back in a pause may go in the place of a later one: nobody can know, so it is said.
+#[test]
+fn what_is_put_back_in_a_pause_is_a_suspicion() {
+    let hit: &[Say] = &[Put(1, 50), Removed(1)];
+    // It began while the entry was on its way back.
+    let (outcomes, done, lost) = play(1, &[&[], hit, &[Paused]]);
+    assert_eq!((outcomes, lost), (vec![DeleteOutcome::PutBackUntold], 1));
+    assert_eq!(done, [Delete(1), Add(vec![50])]);
+    // It was over before the entry was back, and told of a later one: that one is there.
+    let (outcomes, done, lost) = play(1, &[&[], hit, &[Paused, Put(1, 60), Resumed], &[]]);
+    assert_eq!((outcomes, lost), (vec![DeleteOutcome::PutBack], 0));
+    assert_eq!(done, [Delete(1), Add(vec![50]), Add(vec![60])]);
+    // It does not end.
+    let (outcomes, _, lost) = play(1, &[&[], &[Put(1, 50), Removed(1), Paused], &[]]);
+    assert_eq!((outcomes, lost), (vec![DeleteOutcome::PutBackUntold], 1));
+}
+
+/// A pause that is over has told who was quicker than us. What was removed in it may have been
+/// changed in it.
+#[test]
+fn a_pause_that_is_over_has_told() {
+    let over: &[Say] = &[Put(1, 50), Removed(1), Paused, Resumed];
+    let (outcomes, done, lost) = play(1, &[&[], over, &[]]);
+    assert_eq!((outcomes, lost), (vec![DeleteOutcome::PutBack], 0));
+    assert_eq!(done, [Delete(1), Add(vec![50])]);
+    let later: &[Say] = &[Put(1, 50), Removed(1), Paused, Put(1, 60), Resumed];
+    let (_, done, lost) = play(1, &[&[], later]);
+    assert_eq!((done, lost), (vec![Delete(1)], 0));
+    let within: &[Say] = &[Put(1, 50), Paused, Removed(1), Resumed];
+    let (outcomes, done, lost) = play(1, &[&[], within, &[]]);
+    assert_eq!((outcomes, lost), (vec![DeleteOutcome::PutBackUntold], 1));
+    assert_eq!(done, [Delete(1), Add(vec![50])]);
+}
+
 #[test]
 fn what_cannot_be_put_back_is_lost_and_counted() {
     let hit: &[Say] = &[Put(1, 50), Removed(1), Removed(2)];
