@@ -22,7 +22,7 @@ use crate::config::Reg0;
 use crate::model::attachment::{ContainerId, IfName, NetworkName};
 use crate::model::flow::MacAddr;
 use crate::model::row::RowId;
-use crate::{adopt, cli, cni, openflow, ovsdb, store};
+use crate::{adopt, cli, cni, openflow, ovsdb, reconcile, store};
 
 /// A fuzz target.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +65,7 @@ targets! {
     #[cfg(feature = "daemon")]
     ovsdb_update = ovsdb::fuzzing::update;
     cni_request = cni::fuzzing::request;
+    clean_request = reconcile::wire::fuzz;
     record = store::fuzzing::record;
     network_state = store::fuzzing::network_state;
     journal = store::fuzzing::journal;

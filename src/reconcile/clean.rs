@@ -65,9 +65,13 @@ impl CleanRequest<'_> {
         unrecorded_ports::adopt(self, &mut node, &mut targets, &mut outcome);
         let mut run = CleanUp { request: self, client, targets, outcome, taught: Vec::new() };
         for (bridge, here) in run.bridges_to_look_at(&node) {
+            if self.is_withdrawn() {
+                break;
+            }
             run.clean_bridge(&node, (bridge, here), prefetch.take());
         }
         let CleanUp { mut client, targets, mut outcome, .. } = run;
+        self.note_withdrawn(&targets, &mut outcome);
         connections::flush(self, &node, &mut client, &targets, &mut outcome);
         unowned_ports::reap_of_the_dead(self, &node, &mut client, &targets, &mut outcome);
         unowned_ports::reap(self, &node, &mut client, &mut outcome);
@@ -77,6 +81,15 @@ impl CleanRequest<'_> {
             database.keep(client);
         }
         outcome
+    }
+
+    /// What a call does itself is not finished here. The records are the call's to settle, too.
+    fn note_withdrawn(&self, targets: &[CleanTarget], outcome: &mut Outcome) {
+        for (index, holds) in self.holding(targets).into_iter().flatten().enumerate() {
+            if !holds {
+                outcome.fail(TargetId(index), &Error::Withdrawn.to_string());
+            }
+        }
     }
 
     /// Reads the node, over the connection that is kept if there is one.

@@ -328,6 +328,7 @@ impl<'a> Execution<'a> {
                 info!("kept for now, its evidence changed: {}", planned.candidate.entry);
             }
         }
+        self.ask_leases(chunk, &mut goes)?;
         self.transaction.commit(chunk, &goes);
         let going = chunk.iter().zip(&goes).filter(|(_, goes)| **goes);
         let going: Vec<&Candidate> = going.map(|(planned, _)| planned.candidate).collect();
@@ -345,6 +346,20 @@ impl<'a> Execution<'a> {
             if goes { self.told(planned.candidate) } else { EntryOutcome::PutOff }
         };
         Ok(chunk.iter().zip(goes).map(outcome).collect())
+    }
+
+    /// The last question before the commit: a call that has asked for this clean-up may have done it
+    /// itself since, and the tokens may have their next owners.
+    fn ask_leases(&self, chunk: &[PlannedDelete<'_>], goes: &mut [bool]) -> Result<(), Error> {
+        let ScannedBridge { request, targets, .. } = self.judged;
+        let Some(holding) = request.holding(targets) else { return Ok(()) };
+        if !holding.contains(&true) {
+            return Err(Error::Withdrawn);
+        }
+        for (planned, goes) in chunk.iter().zip(goes) {
+            *goes &= planned.target.is_some_and(|target| holding.get(target.0) == Some(&true));
+        }
+        Ok(())
     }
 
     /// Of each, whether it still goes. OVSDB and the bridge follow each other within milliseconds.

@@ -8,12 +8,14 @@
 //! ([`orphans`], a DEL, a GC list); what dies is decided by [`crate::judge`].
 
 mod ambiguous_entries;
+mod ask;
 mod clean;
 mod connections;
 mod database;
 mod execute;
 mod guard;
 mod input;
+mod lease;
 mod mass_death;
 mod merge;
 pub mod orphans;
@@ -32,15 +34,17 @@ mod transaction;
 mod unowned_ports;
 mod unrecorded;
 mod unrecorded_ports;
+pub mod wire;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use database::Database;
 pub(crate) use input::lacks_value;
 pub use input::{BridgeInput, in_question, register_of};
+pub use lease::{Lease, Leases};
 pub use mass_death::pulled_brake;
 pub use outcome::{
     BridgeOutcome, Counts, Outcome, TargetEntries, TargetId, TargetOutcome, Withheld,
@@ -61,7 +65,7 @@ use crate::openflow::Connection;
 use crate::util::clock::{Deadline, Stamp};
 
 /// Why an attachment is dead.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Cause {
     /// CNI DEL says so.

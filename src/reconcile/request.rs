@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::{Database, SweepRun};
+use super::{CleanTarget, Database, Leases, SweepRun};
 use crate::config::Config;
 use crate::model::attachment::{Key, NetworkName};
 use crate::store::Registry;
@@ -38,6 +38,9 @@ pub struct CleanRequest<'a> {
     /// A connection to the database that outlives this clean-up; none: there is one for it
     /// alone.
     pub(super) database: Option<&'a Database>,
+    /// The permissions of the calls that wait for this clean-up in other processes; none: it is this
+    /// process's own.
+    pub(super) leases: Option<&'a Leases<'a>>,
 }
 
 impl<'a> CleanRequest<'a> {
@@ -61,6 +64,7 @@ impl<'a> CleanRequest<'a> {
             details: false,
             free: None,
             database: None,
+            leases: None,
         }
     }
 
@@ -87,6 +91,23 @@ impl<'a> CleanRequest<'a> {
     #[must_use]
     pub fn overlaid(self, overlay: Option<(NetworkName, Config)>) -> Self {
         Self { overlay, ..self }
+    }
+
+    /// The same for calls that wait in other processes, over a connection that is kept.
+    #[must_use]
+    pub fn leased(self, leases: &'a Leases<'a>, database: &'a Database) -> Self {
+        Self { leases: Some(leases), database: Some(database), ..self }
+    }
+
+    /// No call waits any longer: each does its work itself.
+    pub(super) fn is_withdrawn(&self) -> bool {
+        self.leases.is_some_and(|leases| !leases.any_holds())
+    }
+
+    /// Of each target whether the clean-up is still wanted; `None`: of all.
+    pub(super) fn holding(&self, targets: &[CleanTarget]) -> Option<Vec<bool>> {
+        let keys = targets.iter().map(|target| &target.attachment.key);
+        self.leases.map(|leases| leases.holding(keys))
     }
 
     /// Whether an operator wants nothing deleted, at this moment.

@@ -30,7 +30,9 @@ pub(super) fn settle(
         }
     };
     let paused = registry.paused();
-    for (target, of) in targets.iter().zip(&mut outcome.targets) {
+    let wanted = request.holding(targets).unwrap_or_else(|| vec![true; targets.len()]);
+    let wanted = targets.iter().zip(&mut outcome.targets).zip(wanted);
+    for ((target, of), _) in wanted.filter(|(_, wanted)| *wanted) {
         match settle_one(&lock, paused, node, target, of) {
             Ok(ended) => {
                 of.ended = ended;

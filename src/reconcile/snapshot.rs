@@ -30,6 +30,9 @@ pub enum Error {
     /// The kernel's boot id.
     #[error("cannot read the kernel's boot id: {0}")]
     BootId(std::io::Error),
+    /// A lease.
+    #[error("the call that asked for it does not wait any longer")]
+    Withdrawn,
 }
 
 /// What an error is about.
@@ -42,6 +45,8 @@ pub mod object {
     pub const STATE_DIRECTORY: &str = "the state directory";
     /// The kernel.
     pub const KERNEL: &str = "the kernel";
+    /// A call that the daemon works for.
+    pub const CALL: &str = "a call";
 }
 
 impl Error {
@@ -53,6 +58,7 @@ impl Error {
             Self::OpenFlow(_) => object::SWITCH,
             Self::Registry(_) => object::STATE_DIRECTORY,
             Self::BootId(_) => object::KERNEL,
+            Self::Withdrawn => object::CALL,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! /run/ovs-flow-gc/                      0700 root
 //!   lock                                 flock, held for moments
 //!   daemon.lock                          flock, held by the daemon for as long as it runs
+//!   _daemon.sock                         where calls ask the daemon; no network's directory is called so
 //!   paused                               if it is there, nothing on this node is deleted
 //!   deaths.json                          who seemed dead lately, for the mass-death guard
 //!   journal/<operation>.jsonl            what was deleted; .pending while it is written
@@ -23,6 +24,7 @@ use crate::model::attachment::{Attachment, Key, NetworkName};
 
 pub(super) const LOCK: &str = "lock";
 pub(super) const DAEMON: &str = "daemon.lock";
+pub(super) const SOCKET: &str = "_daemon.sock";
 pub(super) const PROBE: &str = "probe";
 pub(super) const PAUSED: &str = "paused";
 pub(super) const DEATHS: &str = "deaths.json";
@@ -114,7 +116,7 @@ pub(super) mod tests {
             assert_eq!(network_of(directory), Some(network));
             assert_eq!(network_of(name), None);
         }
-        for not in ["_other", ".hidden", "..", "lost+found", "", "a b"] {
+        for not in [SOCKET, "_other", ".hidden", "..", "lost+found", "", "a b"] {
             assert_eq!(network_of(not), None, "{not:?}");
         }
     }

@@ -193,12 +193,26 @@ impl Registry {
     /// # Errors
     /// [`Error::Io`].
     pub fn tombstone_of(&self, a: &Attachment) -> Result<Option<Attachment>, Error> {
-        let path = layout::tombstone_of(&self.root, a);
-        let slot = Slot::Tombstone(a.key.clone(), a.generation);
-        Ok(match record::examine(&path, &a.key.network, slot)? {
+        self.tombstone(&a.key, a.generation)
+    }
+
+    /// The same for who knows only which life.
+    ///
+    /// # Errors
+    /// As [`Registry::tombstone_of`].
+    pub fn tombstone(&self, key: &Key, generation: u64) -> Result<Option<Attachment>, Error> {
+        let path = layout::tombstone(&self.root, key, generation);
+        let slot = Slot::Tombstone(key.clone(), generation);
+        Ok(match record::examine(&path, &key.network, slot)? {
             Found::Record(found) => Some(*found),
             Found::Corrupt(_) | Found::Absent | Found::State(_) => None,
         })
+    }
+
+    /// Where the daemon of this state directory listens.
+    #[must_use]
+    pub fn daemon_socket(&self) -> PathBuf {
+        self.root.join(layout::SOCKET)
     }
 
     /// A network's `config.json`: its effective configuration and what was learned. An empty

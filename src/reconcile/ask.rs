@@ -1,0 +1,72 @@
+//! The plugin asks the daemon to do a clean-up, and does it itself if that is not done soon.
+//!
+//! Guarantee: whatever the daemon is, or does, or says, the clean-up is done as without it. It
+//! costs a small part of the call's time at most.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use log::{debug, info};
+
+use super::outcome::Outcome;
+use super::wire::{CleanReply, CleanResult, MOST_REPLY, WireRequest};
+use super::{CleanRequest, CleanTarget};
+use crate::util::clock::{Deadline, arm, connect_at_once};
+
+/// How long the daemon is waited for, at most; and this part of what the call has left.
+const LONGEST: Duration = Duration::from_millis(250);
+const PART: u32 = 10;
+
+impl CleanRequest<'_> {
+    /// Deletes the targets' entries and settles their records; the daemon does it if it can.
+    /// Their tombstones must have been written.
+    #[must_use]
+    pub fn clean_or_ask(&self, targets: Vec<CleanTarget>) -> Outcome {
+        match self.ask(&targets) {
+            Ok(CleanReply { result: CleanResult::Done, deleted, withheld, .. }) => {
+                let verb = self.verb;
+                info!("{verb}: done by the daemon: {deleted} entries deleted, {withheld} withheld");
+                return Outcome::new(&targets);
+            }
+            Ok(CleanReply { result, why, .. }) => {
+                debug!("the daemon: {}: {}", result.as_str(), why.unwrap_or_default());
+            }
+            Err(failed) => debug!("not done by a daemon: {failed}"),
+        }
+        self.clean(targets)
+    }
+
+    /// What the daemon says. The connection is closed when this returns: the daemon deletes
+    /// nothing afterwards.
+    fn ask(&self, targets: &[CleanTarget]) -> io::Result<CleanReply> {
+        let registry = self.registry.ok_or(io::ErrorKind::NotFound)?;
+        let stream = connect_at_once(&registry.daemon_socket())?;
+        let wait = LONGEST.min(self.deadline.left()? / PART);
+        let line = WireRequest::of(self, targets, wait).and_then(|request| request.line());
+        let line = line.ok_or_else(|| io::Error::other("this cannot be asked for"))?;
+        stream.set_nonblocking(false)?;
+        let waiting = Waiting { stream: &stream, until: Deadline::after(wait) };
+        arm(&stream, waiting.until)?;
+        (&stream).write_all(&line)?;
+        let mut answer = Vec::new();
+        BufReader::new(waiting.take(MOST_REPLY)).read_until(b'\n', &mut answer)?;
+        if answer.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        CleanReply::read(&answer).map_err(io::Error::other)
+    }
+}
+
+/// Reads until a moment, however slowly it is written to.
+struct Waiting<'s> {
+    stream: &'s UnixStream,
+    until: Deadline,
+}
+
+impl Read for Waiting<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        arm(self.stream, self.until)?;
+        self.stream.read(buffer)
+    }
+}
