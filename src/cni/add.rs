@@ -273,7 +273,7 @@ fn purge(
         CleanRequest::of_call(Some(registry), request.config.ovs_run_dir(), deadline, "ADD")
             .adding(record.key.clone())
             .overlaid(Some((request.network.clone(), request.config.clone())));
-    let outcome = cleaning.clean(targets);
+    let outcome = cleaning.clean_or_ask(targets);
     if let Some(failed) = outcome.error() {
         warn!("{}: leftovers stay for the next sweep: {failed}", record.title());
     }

@@ -97,6 +97,8 @@ metrics! {
         "Files in the state directory that should be records and cannot be read";
     "sweeps" sweeps: Family<Labels, Counter>,
         "Sweeps, by what made the daemon sweep and by result";
+    "requests" requests: Family<Labels, Counter>,
+        "Clean-ups that a call of the plugin has asked for, by verb and result: done, failed, busy, refused, withdrawn; what is not done the plugin does";
     "sweep_duration_seconds" sweep_duration: Histogram = Histogram::new(BUCKETS),
         "How long sweeps took";
     "last_sweep_timestamp_seconds" last_sweep: Seconds,
@@ -142,6 +144,10 @@ impl Metrics {
     fn start(&self) {
         for state in ["active", "deleting", "gone"] {
             self.attachments.get_or_create(&[("state", state.to_owned())]).set(0);
+        }
+        let done = |verb: &str| [("verb", verb.to_owned()), ("result", "done".to_owned())];
+        for verb in ["ADD", "DEL", "GC"] {
+            drop(self.requests.get_or_create(&done(verb)));
         }
         for source in ["netns", "boot"] {
             drop(self.orphans.get_or_create(&[("source", source.to_owned())]));

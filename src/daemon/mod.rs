@@ -8,6 +8,7 @@
 //! | `sweeper` | the thread that sweeps, with the engine that every verb uses |
 //! | `mass_death_guard` | what the guard keeps, for logs and metrics |
 //! | `retry_queue` | the dead pods that are still watched, each with when it is due |
+//! | `requests` | does clean-ups for calls of the plugin, which ask over a socket |
 //! | `recovery` | the state directory was removed: the pods that run are recorded again |
 //! | `sources`, [`events`] | the other sources of liveness; Kubernetes Events |
 //! | `ovs`, `files` | the threads that wait for OVSDB and for the kernel |
@@ -15,7 +16,7 @@
 //! | `complaints` | what does not work at this time |
 //! | `http`, `systemd` | where the state of the daemon is shown |
 //!
-//! Three threads of our own block in the kernel until something happens; the first one runs
+//! Threads of our own block in the kernel until something happens; the first one runs
 //! signals, HTTP and the sources that talk to servers. The daemon may be killed at any
 //! instruction, and the next start finishes its work: each dead pod has its tombstone before an
 //! entry of it is deleted.
@@ -30,6 +31,7 @@ pub mod options;
 mod ovs;
 pub mod progress;
 mod recovery;
+mod requests;
 mod retry_queue;
 pub mod scheduler;
 mod sources;
@@ -105,6 +107,7 @@ pub(crate) struct Shared {
     pub(crate) progress: Progress,
     pub(crate) wanted: files::Wanted,
     pub(crate) database: WakeableSleep,
+    pub(crate) requests: requests::Requests,
 }
 
 impl Shared {
@@ -196,6 +199,7 @@ fn run(options: Options) -> Result<(), Error> {
         progress: Progress::new(allowance),
         wanted,
         database: WakeableSleep::default(),
+        requests: requests::Requests::default(),
         options,
     });
     info!(

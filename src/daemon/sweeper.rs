@@ -17,7 +17,7 @@ use super::recovery::StateDirRecovery;
 use super::retry_queue::{AttachmentLife, RetryQueue, life};
 use super::scheduler::{Reason, Reasons, SweepResult};
 use super::sources::Sources;
-use super::{Shared, Thread, systemd};
+use super::{Shared, Thread, requests, systemd};
 use crate::liveness::LivenessSource;
 use crate::openflow::Connection;
 use crate::reconcile::{Database, Error, LivenessPass, Outcome, SweepRun, object};
@@ -65,7 +65,7 @@ pub(super) fn start(shared: Arc<Shared>, sources: Sources) -> Result<Thread, sup
 }
 
 struct Sweeper<'s> {
-    shared: &'s Shared,
+    shared: &'s Arc<Shared>,
     sources: &'s Sources,
     /// Orphans that are being cleaned up: each becomes a Kubernetes Event when it is done.
     cleaned: HashMap<AttachmentLife, Cleaned>,
@@ -222,6 +222,7 @@ impl Sweeper<'_> {
                 return Ok(None);
             }
             shared.wanted.changed();
+            requests::listen(shared, &registry);
         }
         Ok(Some(registry))
     }
@@ -232,6 +233,7 @@ impl Sweeper<'_> {
         let current = registry.snapshot_or(known).ok();
         self.known = current.filter(|known| known.version.is_some() && known.is_complete());
         self.database.listen(Deadline::after(TIMEOUT));
+        self.shared.requests.close_idle();
     }
 
     /// Whether there are tombstones that this daemon has not written.
@@ -267,7 +269,10 @@ impl Sweeper<'_> {
         let judged = shared.wakeup.now();
         self.note_pass(&pass, began.stamp);
         let urgent = (!pass.condemned().is_empty() || pass.waits.is_some()) && !pass.paused;
-        run.thorough = !urgent && (began.at >= self.thorough_at || reasons.has(Reason::Hangup));
+        // A dump of a whole bridge stalls the switch for those whose calls wait.
+        let idle = shared.requests.is_idle();
+        run.thorough =
+            !urgent && idle && (began.at >= self.thorough_at || reasons.has(Reason::Hangup));
         self.note_orphans(&pass);
 
         let queue = &mut self.retry_queue;

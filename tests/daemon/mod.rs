@@ -4,3 +4,4 @@ mod bad_days;
 mod deaths;
 mod figures;
 mod life;
+mod requests;
