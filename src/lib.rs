@@ -15,6 +15,7 @@
 //! | [`liveness`] | whether an attachment's pod is alive |
 //! | [`store`] | attachments, tombstones and the journal on disk |
 //! | [`ovsdb`] | the database: one snapshot, and who owns a port |
+//! | [`flowtable`] | a bridge's entries: where they are read from, what changes them |
 //! | [`openflow`] | the switch: hello, dump, strict delete, bundle, monitor |
 //! | [`config`] | the plugin's configuration and its presets |
 //! | [`judge`] | which entries are stale. Pure |
@@ -27,6 +28,7 @@ pub mod cni;
 pub mod config;
 #[cfg(feature = "daemon")]
 pub mod daemon;
+pub mod flowtable;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod judge;
@@ -69,7 +71,7 @@ mod tests {
             .map(|row| module(row.trim_start_matches(['[', '`'])))
             .filter(|name| src.join(name).exists() || src.join(format!("{name}.rs")).exists())
             .collect();
-        assert!(order.len() >= 14, "{order:?}");
+        assert!(order.len() >= 15, "{order:?}");
         let rank = |name: &str| order.iter().position(|it| *it == name);
         let mut files = Vec::new();
         sources(&src, &mut files);

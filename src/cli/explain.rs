@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Context, Error, Exit, Table, output, registers};
 use crate::config::database_socket;
+use crate::flowtable::DumpSource;
 use crate::judge::Judge;
 use crate::liveness::{Liveness, netns};
 use crate::model::attachment::{Attachment, State};
@@ -108,14 +109,15 @@ fn explain(
         return Ok(Vec::new());
     };
     let since = Instant::now();
-    let mut connection = open_bridge(&context.run_dir, &name, context.deadline())?;
+    let connection = open_bridge(&context.run_dir, &name, context.deadline())?;
+    let (mut source, ports) = DumpSource::over(connection)?;
     let mut input = BridgeInput::build(node, bridge, targets, None);
-    input.check_ports(node, bridge, &connection.ports()?);
-    let scan = scan_bridge(&mut connection, &input, true, since)?;
+    input.check_ports(node, bridge, &ports);
+    let scan = scan_bridge(&mut source, &input, true, since)?;
     let judge = Judge::new(&input.facts, &scan.learned);
     let mut flows = Vec::new();
     for candidate in &scan.candidates {
-        let Some(verdict) = candidate.verdict(&judge) else { continue };
+        let Some(verdict) = candidate.verdict(&judge, since) else { continue };
         if !verdict.stale && verdict.dead.is_none() {
             continue;
         }

@@ -12,10 +12,11 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
-use super::scan::{Candidate, FEW_FILTERS, FlowScan};
+use super::scan::{Candidate, FlowScan};
+use crate::flowtable::{FEW_FILTERS, FlowSource};
 use crate::judge::Judge;
 use crate::judge::input::JudgeInput;
-use crate::openflow::{Connection, Error, Filter, FlowKey};
+use crate::openflow::{Error, Filter, FlowKey};
 
 /// 1 MiB. Of a million entries it mistakes one in thirty for another one.
 const WORDS: usize = 1 << 17;
@@ -55,13 +56,14 @@ impl BloomFilter {
 
 /// Settles which candidates are ambiguous, as far as it matters: of those that are to go.
 pub(super) fn settle(
-    connection: &mut Connection,
+    source: &mut dyn FlowSource,
     facts: &JudgeInput,
     scan: &mut FlowScan,
 ) -> Result<(), Error> {
-    let judge = Judge::new(facts, &scan.learned);
+    let (judge, since) = (Judge::new(facts, &scan.learned), scan.since);
     let is_meant = |candidate: &Candidate| {
-        candidate.may_be_ambiguous && candidate.verdict(&judge).is_some_and(|verdict| verdict.stale)
+        let is_stale = || candidate.verdict(&judge, since).is_some_and(|verdict| verdict.stale);
+        candidate.may_be_ambiguous && is_stale()
     };
     let suspects: HashMap<FlowKey<'_>, &Candidate> =
         scan.candidates.iter().filter(|c| is_meant(c)).map(|c| (c.entry.key(), c)).collect();
@@ -69,12 +71,12 @@ pub(super) fn settle(
     let tables: Vec<Filter> = tables.into_iter().map(Filter::table).collect();
     let mut ambiguous = HashSet::new();
     if suspects.len() > FEW_FILTERS {
-        count(connection, &tables, &suspects, &mut ambiguous)?;
+        count(source, &tables, &suspects, &mut ambiguous)?;
     } else {
         let like: Vec<Filter> = suspects.values().map(|c| Filter::like(&c.entry)).collect();
-        match count(connection, &like, &suspects, &mut ambiguous) {
+        match count(source, &like, &suspects, &mut ambiguous) {
             Err(refused) if refused.is_refusal() => {
-                count(connection, &tables, &suspects, &mut ambiguous)?;
+                count(source, &tables, &suspects, &mut ambiguous)?;
             }
             counted => counted?,
         }
@@ -88,18 +90,19 @@ pub(super) fn settle(
 
 /// Two that answer one filter are two; and another one may be there by now in its place.
 fn count<'s>(
-    connection: &mut Connection,
+    source: &mut dyn FlowSource,
     filters: &[Filter],
     suspects: &HashMap<FlowKey<'s>, &'s Candidate>,
     ambiguous: &mut HashSet<FlowKey<'s>>,
 ) -> Result<(), Error> {
     let mut found_by: HashMap<FlowKey<'s>, usize> = HashMap::new();
-    connection.dump_many(filters, &mut |dump, raw, _| {
-        let Some(candidate) = suspects.get(&raw.key()) else { return };
-        let again = found_by.insert(candidate.entry.key(), dump) == Some(dump);
-        if again || raw.content() != candidate.entry.content() {
+    source.scan(filters, &mut |seen| {
+        let Some(candidate) = suspects.get(&seen.raw.key()) else { return Ok(()) };
+        let again = found_by.insert(candidate.entry.key(), seen.filter) == Some(seen.filter);
+        if again || seen.raw.content() != candidate.entry.content() {
             ambiguous.insert(candidate.entry.key());
         }
+        Ok(())
     })
 }
 

@@ -8,15 +8,13 @@ use log::{debug, info};
 use super::execute::{Executed, ScannedBridge, execute};
 use super::outcome::{BridgeOutcome, Outcome, TargetId};
 use super::plan::{Orders, PlanInput, PlannedDelete, plan};
-use super::prefetch::Prefetch;
 use super::remember::{Taught, remember, shared_for_good};
-use super::scan::scan_tables;
 use super::{
     BridgeInput, CleanRequest, CleanTarget, Error, NodeSnapshot, connections, lacks_value, merge,
-    settle, unowned_ports, unrecorded, unrecorded_ports,
+    prefetch, scan_bridge, settle, unowned_ports, unrecorded, unrecorded_ports,
 };
 use crate::config::{Mode, database_socket};
-use crate::openflow::Connection;
+use crate::flowtable::{DumpSource, Prefetch};
 use crate::ovsdb::Client;
 use crate::store::RegistrySnapshot;
 use crate::util::clock::Stamp;
@@ -118,13 +116,13 @@ impl CleanRequest<'_> {
         known: &mut Option<RegistrySnapshot>,
     ) -> Result<(NodeSnapshot, Client, Option<Prefetch>), Error> {
         let asked = client.ask()?;
-        let mut prefetch = Prefetch::begin(self, targets);
+        let mut prefetch = prefetch::begin(self, targets);
         let reading = NodeSnapshot::begin(self.registry, known.take(), asked, Stamp::now());
         prefetch = prefetch.and_then(Prefetch::go_on);
         let answered = reading.answered(&mut client)?;
         // While the switch looks for the entries that the record speaks of, the answer is
         // read.
-        prefetch = prefetch.and_then(|prefetch| prefetch.guess(self, &answered, targets));
+        prefetch = prefetch.and_then(|it| prefetch::guess(it, self, &answered, targets));
         let node = self.with_overlay(answered.finish(&self.run_dir, &mut client)?);
         Ok((node, client, prefetch))
     }
@@ -235,7 +233,7 @@ impl CleanUp<'_> {
     ) -> Result<(), Error> {
         let Self { request, client, targets, outcome, taught } = self;
         let name = on.bridge.clone();
-        let (mut read, mut connection) = scan(request, node, (bridge, &name), targets, prefetch)?;
+        let (mut read, mut table) = scan(request, node, (bridge, &name), targets, prefetch)?;
         let shared = shared_for_good(node, &read.input, &read.scan.learned);
         if !request.dry_run {
             // What was learned is in the scan already: it changes nothing for its verdicts.
@@ -277,7 +275,7 @@ impl CleanUp<'_> {
             return Ok(());
         }
         let mut done = Executed::default();
-        let executed = execute(&read, &plan.delete, client, &mut connection, &mut done);
+        let executed = execute(&read, &plan.delete, client, &mut table, &mut done);
         on.executed(&plan.delete, &done);
         outcome.executed(done);
         executed
@@ -291,21 +289,17 @@ fn scan<'a>(
     bridge: (usize, &'a str),
     targets: &'a [CleanTarget],
     prefetch: Option<Prefetch>,
-) -> Result<(ScannedBridge<'a>, Connection), Error> {
+) -> Result<(ScannedBridge<'a>, DumpSource), Error> {
     // Deaths are as long ago as they were when the node was read; entries must be, too, or
     // one that was made while it was read would look older than it is.
     let since = Instant::now();
     let since = since.checked_sub(node.now.until(Stamp::now())).unwrap_or(since);
-    let open = Prefetch::or_open(prefetch, request, bridge.1)?;
-    let (mut connection, (ports, tables)) = (open.connection, open.known);
+    let (mut table, ports) = prefetch::or_open(prefetch, request, bridge.1)?;
     let mut input = BridgeInput::build(node, bridge.0, targets, request.adding.as_ref());
     input.check_ports(node, bridge.0, &ports);
-    let thorough = request.thorough;
-    let asked = (tables.as_slice(), open.guess);
-    let scan = scan_tables(&mut connection, &input, thorough, since, asked)?;
+    let scan = scan_bridge(&mut table, &input, request.thorough, since)?;
     let version = node.version;
-    let read = ScannedBridge { request, targets, node, bridge, since, version, ports, input, scan };
-    Ok((read, connection))
+    Ok((ScannedBridge { request, targets, node, bridge, version, ports, input, scan }, table))
 }
 
 /// Says of whom nobody ever saw the register value.

@@ -2,7 +2,7 @@
 //! and looks whether the entries are gone.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::{error, info, warn};
 
@@ -13,11 +13,11 @@ use super::scan::{Candidate, FlowScan, again};
 use super::snapshot::Error;
 use super::transaction::JournalTransaction;
 use super::{BridgeInput, CleanRequest, CleanTarget, NodeSnapshot};
+use crate::flowtable::{FlowSink, Parallel};
 use crate::judge::{Recheck, Standing};
-use crate::openflow::{Applied, Connection, Entry, Filter, FlowKey, delete_strict_parallel};
+use crate::openflow::{Applied, Entry, Filter, FlowKey};
 use crate::ovsdb::{Check, Client};
 use crate::store::Version;
-use crate::util::clock::Deadline;
 
 /// How many entries are deleted on one look at the evidence: at 20 µs each the window between
 /// that look and the last delete stays under 100 ms.
@@ -89,8 +89,6 @@ pub(super) struct ScannedBridge<'a> {
     pub(super) node: &'a NodeSnapshot,
     /// The bridge's place in it, and its name.
     pub(super) bridge: (usize, &'a str),
-    /// When the node was read: see [`scan_tables`](super::scan::scan_tables).
-    pub(super) since: Instant,
     /// What its records count as, after our own writing.
     pub(super) version: Option<Version>,
     /// The bridge's ports, as it describes them.
@@ -114,9 +112,9 @@ struct PreCommitCheck<'a> {
 impl PreCommitCheck<'_> {
     /// Looks at records, OVSDB and the bridge's ports. What says that nothing was written
     /// is as good as reading it again, and there are many chunks.
-    fn scan(&mut self, client: &mut Client, connection: &mut Connection) -> Result<(), Error> {
+    fn scan(&mut self, client: &mut Client, table: &mut dyn FlowSink) -> Result<(), Error> {
         let check = client.ask_unchanged()?;
-        let ports = connection.ports();
+        let ports = table.ports();
         let same = self.is_current(client, check)?;
         let ports = ports?;
         let before = self.ports.as_ref().unwrap_or(&self.judged.ports);
@@ -190,26 +188,26 @@ impl PreCommitCheck<'_> {
 /// How the entries of a plan are deleted, and how it is known that they are gone.
 enum Strategy<'a> {
     /// The switch tells what others put meanwhile, and what was hit is put back.
-    Guarded(ReplaceGuard<'a>, Vec<Connection>),
+    Guarded(ReplaceGuard<'a>, Parallel),
     /// A single chunk: the switch is asked right behind the delete, in one exchange, what is
     /// still there.
     Asking { asked: Vec<Filter>, left: HashSet<FlowKey<'a>> },
     /// Over several connections.
-    Parallel(Vec<Connection>),
+    Parallel(Parallel),
 }
 
 impl<'a> Strategy<'a> {
     fn of(
         judged: &ScannedBridge<'_>,
-        connection: &Connection,
+        table: &dyn FlowSink,
         planned: &'a [PlannedDelete<'a>],
     ) -> Self {
         let candidates = planned.iter().map(|planned| planned.candidate);
-        let guard = ReplaceGuard::over(connection, judged.bridge.1, candidates);
+        let guard = ReplaceGuard::over(table, judged.bridge.1, candidates);
         let only = planned.len() <= CHUNK;
-        let parallel = |count| open_parallel(connection, judged.request.deadline, count);
+        let parallel = |count| table.open_parallel(count, judged.request.deadline);
         match guard {
-            Some(guard) if only => Self::Guarded(guard, Vec::new()),
+            Some(guard) if only => Self::Guarded(guard, Parallel::default()),
             // The connection that puts back what was hit at once deletes nothing itself beside
             // others.
             Some(guard) => Self::Guarded(guard, parallel(LANES)),
@@ -219,9 +217,9 @@ impl<'a> Strategy<'a> {
     }
 
     /// Hears what was told up to now: right before a commit.
-    fn listen(&mut self, connection: &mut Connection) -> Result<(), Error> {
+    fn listen(&mut self, table: &mut dyn FlowSink) -> Result<(), Error> {
         match self {
-            Self::Guarded(guard, _) => Ok(guard.listen(connection)?),
+            Self::Guarded(guard, _) => Ok(guard.listen(table)?),
             _ => Ok(()),
         }
     }
@@ -241,29 +239,31 @@ impl<'a> Strategy<'a> {
     /// Deletes these. `meanwhile` is done while others delete.
     fn delete(
         &mut self,
-        connection: &mut Connection,
+        table: &mut dyn FlowSink,
         judged: &ScannedBridge<'_>,
         going: &[&'a Candidate],
         meanwhile: impl FnOnce(),
     ) -> Result<Applied, Error> {
         let entries = || going.iter().map(|candidate| &candidate.entry).collect::<Vec<&Entry>>();
         Ok(match self {
-            Self::Guarded(guard, parallel) => {
-                guard.delete(connection, parallel, going, meanwhile)?
-            }
+            Self::Guarded(guard, parallel) => guard.delete(table, parallel, going, meanwhile)?,
             Self::Asking { asked, left } => {
                 *asked = again(&judged.scan, going.iter().copied());
                 let places: HashMap<FlowKey<'a>, &'a Candidate> =
                     going.iter().map(|candidate| (candidate.entry.key(), *candidate)).collect();
-                let since = judged.since.elapsed();
-                connection.delete_strict_and_dump(&entries(), asked, &mut |raw| {
-                    let there = places.get(&raw.key());
-                    let there = there.filter(|c| !c.is_older_than(raw.duration(), since));
+                table.delete_strict_and_scan(&entries(), asked, &mut |seen| {
+                    let there = places.get(&seen.raw.key());
+                    let there = there.filter(|candidate| !candidate.is_older_than(seen));
                     left.extend(there.map(|candidate| candidate.entry.key()));
                 })?
             }
             Self::Parallel(parallel) => {
-                delete_strict_parallel(connection, parallel, &entries(), meanwhile)?
+                let mut meanwhile = Some(meanwhile);
+                table.delete_beside(parallel, &entries(), &mut || {
+                    if let Some(meanwhile) = meanwhile.take() {
+                        meanwhile();
+                    }
+                })?
             }
         })
     }
@@ -287,22 +287,22 @@ pub(super) fn execute<'a>(
     judged: &'a ScannedBridge<'a>,
     planned: &'a [PlannedDelete<'a>],
     client: &mut Client,
-    connection: &mut Connection,
+    table: &mut dyn FlowSink,
     done: &'a mut Executed,
 ) -> Result<(), Error> {
     let version = judged.version;
     let check = PreCommitCheck { judged, version, fresh: None, ports: None, recheck: None };
-    let strategy = Strategy::of(judged, connection, planned);
+    let strategy = Strategy::of(judged, table, planned);
     let transaction = JournalTransaction::open(judged, &mut done.notes);
     let patience = LOOKS_BEHIND;
     let mut execution = Execution { judged, check, planned, strategy, transaction, patience, done };
     let mut chunks = planned.chunks(CHUNK).peekable();
     while let Some(chunk) = chunks.next() {
         let next = chunks.peek().copied().unwrap_or_default();
-        let outcomes = execution.delete(chunk, next, client, connection)?;
+        let outcomes = execution.delete(chunk, next, client, table)?;
         execution.done.outcomes.extend(outcomes);
     }
-    execution.finish(client, connection)
+    execution.finish(client, table)
 }
 
 impl<'a> Execution<'a> {
@@ -311,7 +311,7 @@ impl<'a> Execution<'a> {
         chunk: &'a [PlannedDelete<'a>],
         next: &[PlannedDelete<'a>],
         client: &mut Client,
-        connection: &mut Connection,
+        table: &mut dyn FlowSink,
     ) -> Result<Vec<EntryOutcome>, Error> {
         let bridge = self.judged.bridge.1;
         // Who pauses a large clean-up wants it to stop now.
@@ -320,8 +320,8 @@ impl<'a> Execution<'a> {
             info!("bridge {bridge}: paused, not deleted: {} entries", chunk.len());
             return Ok(vec![EntryOutcome::Withheld; chunk.len()]);
         }
-        let mut goes = self.holding(chunk, client, connection)?;
-        self.strategy.listen(connection)?;
+        let mut goes = self.holding(chunk, client, table)?;
+        self.strategy.listen(table)?;
         for (planned, goes) in chunk.iter().zip(&mut goes) {
             *goes &= !self.strategy.is_newer(planned.candidate);
             if !*goes {
@@ -333,7 +333,7 @@ impl<'a> Execution<'a> {
         let going = chunk.iter().zip(&goes).filter(|(_, goes)| **goes);
         let going: Vec<&Candidate> = going.map(|(planned, _)| planned.candidate).collect();
         let meanwhile = || self.transaction.prepare(next);
-        let deleted = self.strategy.delete(connection, self.judged, &going, meanwhile);
+        let deleted = self.strategy.delete(table, self.judged, &going, meanwhile);
         if let (Err(_), Strategy::Guarded(guard, _)) = (&deleted, &self.strategy) {
             self.done.suspicions += guard.lost();
         }
@@ -368,14 +368,14 @@ impl<'a> Execution<'a> {
         &mut self,
         chunk: &[PlannedDelete<'_>],
         client: &mut Client,
-        connection: &mut Connection,
+        table: &mut dyn FlowSink,
     ) -> Result<Vec<bool>, Error> {
-        self.check.scan(client, connection)?;
+        self.check.scan(client, table)?;
         let mut holds = self.check.holding(chunk);
         while self.patience > 0 && holds.contains(&false) {
             self.patience -= 1;
             std::thread::sleep(FOLLOWING);
-            self.check.scan(client, connection)?;
+            self.check.scan(client, table)?;
             holds = self.check.holding(chunk);
         }
         Ok(holds)
@@ -403,15 +403,15 @@ impl<'a> Execution<'a> {
     }
 
     /// Looks whether the entries are gone.
-    fn finish(mut self, client: &mut Client, connection: &mut Connection) -> Result<(), Error> {
+    fn finish(mut self, client: &mut Client, table: &mut dyn FlowSink) -> Result<(), Error> {
         if let Strategy::Guarded(_, parallel) | Strategy::Parallel(parallel) = &mut self.strategy {
-            parallel.clear();
+            parallel.close();
         }
         self.done.journal = self.transaction.finish();
         let outcomes = self.done.outcomes.iter_mut().zip(self.planned);
         let (mut outcomes, done): (Vec<_>, Vec<_>) =
             outcomes.filter(|(outcome, _)| outcome.is_done()).unzip();
-        let mut second = SecondLook { connection, judged: self.judged };
+        let mut second = SecondLook { table, judged: self.judged };
         let stayed = match &mut self.strategy {
             Strategy::Guarded(guard, _) => {
                 let (stayed, suspicions) = second.untold(guard, &done)?;
@@ -474,7 +474,7 @@ fn say_deleted(
 
 /// A look at the places of the deleted entries.
 struct SecondLook<'a> {
-    connection: &'a mut Connection,
+    table: &'a mut dyn FlowSink,
     judged: &'a ScannedBridge<'a>,
 }
 
@@ -492,7 +492,7 @@ impl SecondLook<'_> {
         }
         let tried = stayed.iter().filter_map(|index| done.get(*index));
         let tried: Vec<Entry> = tried.map(|d| d.candidate.entry.clone()).collect();
-        self.connection.delete_vlan_tci(&tried)?;
+        self.table.delete_vlan_tci(&tried)?;
         Ok(unchanged(self.still_there(asked, done)?))
     }
 
@@ -511,14 +511,14 @@ impl SecondLook<'_> {
             return Ok((HashSet::new(), 0));
         }
         // What was put in a pause is told at its end.
-        guard.listen(self.connection)?;
+        guard.listen(self.table)?;
         let untold: Vec<usize> = (0..done.len()).filter(|index| unknown(guard, index)).collect();
         let candidates = |some: &mut dyn Iterator<Item = &usize>| -> Vec<&'l Candidate> {
             some.filter_map(|index| done.get(*index)).map(|d| d.candidate).collect()
         };
         let asked = again(&self.judged.scan, candidates(&mut untold.iter()).into_iter());
         let there = self.still_there(&asked, done)?;
-        guard.listen(self.connection)?;
+        guard.listen(self.table)?;
         let mut stayed = HashSet::new();
         for (index, younger) in &there {
             let Some(planned) = done.get(*index) else { continue };
@@ -527,7 +527,7 @@ impl SecondLook<'_> {
             }
         }
         if !stayed.is_empty() && !guard.was_deaf {
-            guard.delete_vlan_tci(self.connection, &candidates(&mut stayed.iter()))?;
+            guard.delete_vlan_tci(self.table, &candidates(&mut stayed.iter()))?;
             let there = unchanged(self.still_there(&asked, done)?);
             stayed.retain(|index| there.contains(index));
         }
@@ -554,13 +554,13 @@ impl SecondLook<'_> {
     ) -> Result<HashMap<usize, bool>, Error> {
         let places: HashMap<FlowKey<'_>, usize> =
             done.iter().enumerate().map(|(n, d)| (d.candidate.entry.key(), n)).collect();
-        let (mut there, began) = (HashMap::new(), self.judged.since.elapsed());
-        self.connection.dump_raw(asked, &mut |raw| {
-            let place = places.get(&raw.key());
-            let Some((index, planned)) = place.and_then(|n| Some((*n, done.get(*n)?))) else {
-                return;
-            };
-            there.insert(index, planned.candidate.is_older_than(raw.duration(), began));
+        let mut there = HashMap::new();
+        self.table.scan(asked, &mut |seen| {
+            let place = places.get(&seen.raw.key());
+            if let Some((index, planned)) = place.and_then(|n| Some((*n, done.get(*n)?))) {
+                there.insert(index, planned.candidate.is_older_than(seen));
+            }
+            Ok(())
         })?;
         Ok(there)
     }
@@ -569,13 +569,4 @@ impl SecondLook<'_> {
 /// The places in which there is the entry that was to go.
 fn unchanged(there: HashMap<usize, bool>) -> HashSet<usize> {
     there.into_iter().filter(|(_, younger)| !younger).map(|(index, _)| index).collect()
-}
-
-/// So many more connections to the same bridge, to delete over. Nothing is lost if there are
-/// none.
-fn open_parallel(connection: &Connection, deadline: Deadline, count: usize) -> Vec<Connection> {
-    let begun: Vec<_> =
-        (0..count).map_while(|_| Connection::begin(connection.path(), deadline).ok()).collect();
-    let open = begun.into_iter().filter_map(|opening| opening.finish().ok());
-    open.filter(|lane| lane.version() == connection.version()).collect()
 }

@@ -3,7 +3,7 @@
 //! A strict delete hits whatever has the table, priority, match and cookie when it is done. A
 //! controller that puts the same entry anew in between, for the address's next owner, would
 //! lose it. So the switch is asked, before the look, to tell of every change in the order in
-//! which they happen ([`Connection::watch`]):
+//! which they happen ([`crate::openflow::Connection::watch`]):
 //!
 //! - what was put anew before the commit is not deleted;
 //! - what was put anew and then removed while our deletes were under way was hit by them, and
@@ -22,9 +22,8 @@ use std::time::Duration;
 use log::{debug, error, info};
 
 use super::scan::Candidate;
-use crate::openflow::{
-    Applied, Connection, Entry, Error, FlowKey, Update, What, delete_strict_parallel,
-};
+use crate::flowtable::{Changes, FlowSink, Parallel, Reporting};
+use crate::openflow::{Applied, Entry, Error, FlowKey, Update, What};
 use crate::util::clock::Deadline;
 
 /// Deletes that are under way on the connection that puts back what they hit: a bundle.
@@ -116,6 +115,8 @@ pub(super) struct ReplaceGuard<'l> {
     places: HashMap<FlowKey<'l>, usize>,
     /// Places of those that were hit.
     hit: Vec<usize>,
+    /// The number of the first change that was not heard yet.
+    heard: u64,
     /// What was put is not known: nothing is deleted.
     deaf: bool,
     /// Was so while deletes were under way.
@@ -125,11 +126,11 @@ pub(super) struct ReplaceGuard<'l> {
 impl<'l> ReplaceGuard<'l> {
     /// Of these entries; none if the switch does not tell.
     pub(super) fn over(
-        connection: &Connection,
+        table: &dyn FlowSink,
         bridge: &str,
         planned: impl Iterator<Item = &'l Candidate>,
     ) -> Option<Self> {
-        if !connection.is_watching() {
+        if !table.is_watching() {
             debug!(
                 "bridge {bridge}: does not tell what changes: it is not known what a delete hits"
             );
@@ -147,26 +148,41 @@ impl<'l> ReplaceGuard<'l> {
         let entries: Vec<_> = planned.map(tracked).collect();
         let keys = entries.iter().map(|tracked| tracked.candidate.entry.key());
         let (places, hit) = (keys.zip(0..).collect(), Vec::new());
+        let heard = entries.iter().map(|tracked| tracked.candidate.seq).min().unwrap_or_default();
         let bridge = bridge.to_owned();
-        Some(Self { bridge, entries, places, hit, deaf: false, was_deaf: false })
+        Some(Self { bridge, entries, places, hit, heard, deaf: false, was_deaf: false })
     }
 
     /// Hears what was told up to now: right before a commit.
-    pub(super) fn listen(&mut self, connection: &mut Connection) -> Result<(), Error> {
-        self.hear_out(connection, Deadline::after(MONITOR_WAIT))?;
-        connection.take_pause();
-        self.deaf = connection.is_paused() || connection.is_flooded();
+    pub(super) fn listen(&mut self, table: &mut dyn FlowSink) -> Result<(), Error> {
+        let reporting = self.hear_out(table, Deadline::after(MONITOR_WAIT))?;
+        table.has_missed();
+        self.deaf = reporting != Reporting::Complete;
         Ok(())
     }
 
     /// Hears what was told up to now, and waits for the end of a pause: it tells what is there.
-    fn hear_out(&mut self, connection: &mut Connection, patience: Deadline) -> Result<(), Error> {
-        self.hear(connection.updates()?);
-        while connection.is_paused() && !patience.passed() {
-            connection.wait_for_updates(TICK);
-            self.hear(connection.updates()?);
+    fn hear_out(
+        &mut self,
+        table: &mut dyn FlowSink,
+        resumed: Deadline,
+    ) -> Result<Reporting, Error> {
+        let mut reporting = self.hear_since(table, Duration::ZERO)?;
+        while reporting == Reporting::Paused && !resumed.passed() {
+            reporting = self.hear_since(table, TICK)?;
         }
-        Ok(())
+        Ok(reporting)
+    }
+
+    /// Hears what has changed since the scan and was not heard yet.
+    fn hear_since(
+        &mut self,
+        table: &mut dyn FlowSink,
+        wait: Duration,
+    ) -> Result<Reporting, Error> {
+        let Changes { updates, reporting } = table.changes_since(self.heard, wait)?;
+        self.hear(updates);
+        Ok(reporting)
     }
 
     /// Whether somebody has put this one since the look, or may have.
@@ -211,8 +227,8 @@ impl<'l> ReplaceGuard<'l> {
     /// hit. `meanwhile` is done on this thread while others delete.
     pub(super) fn delete(
         &mut self,
-        connection: &mut Connection,
-        parallel: &mut [Connection],
+        table: &mut dyn FlowSink,
+        parallel: &mut Parallel,
         chunk: &[&'l Candidate],
         meanwhile: impl FnOnce(),
     ) -> Result<Applied, Error> {
@@ -221,7 +237,7 @@ impl<'l> ReplaceGuard<'l> {
         let at_once = if parallel.is_empty() { AT_ONCE } else { usize::MAX };
         let mut rest = (0..).zip(chunk.iter().copied()).peekable();
         while rest.peek().is_some() {
-            self.listen(connection)?;
+            self.listen(table)?;
             let mut going: Vec<(usize, &'l Candidate)> = rest.by_ref().take(at_once).collect();
             going.retain(|(_, candidate)| {
                 let newer = self.is_newer(candidate);
@@ -230,21 +246,20 @@ impl<'l> ReplaceGuard<'l> {
             });
             let entries: Vec<&Entry> =
                 going.iter().map(|(_, candidate)| &candidate.entry).collect();
-            let deleted = match parallel.split_first_mut() {
-                Some(lanes) => {
-                    let meanwhile = meanwhile.take();
-                    self.delete_over(connection, lanes, &entries, || {
-                        if let Some(meanwhile) = meanwhile {
-                            meanwhile();
-                        }
-                    })?
-                }
-                None => self.delete_here(connection, &entries)?,
+            let deleted = if parallel.is_empty() {
+                self.delete_here(table, &entries)?
+            } else {
+                let meanwhile = meanwhile.take();
+                self.delete_over(table, parallel, &entries, || {
+                    if let Some(meanwhile) = meanwhile {
+                        meanwhile();
+                    }
+                })?
             };
             for (_, candidate) in &going {
                 self.set(candidate, |tracked| tracked.flying = false);
             }
-            self.was_deaf |= connection.take_pause() || connection.is_flooded();
+            self.was_deaf |= table.has_missed();
             all.sent = all.sent.saturating_add(deleted.sent);
             let refused = deleted.refused.into_iter();
             all.refused.extend(refused.filter_map(|(i, why)| Some((going.get(i)?.0, why))));
@@ -254,31 +269,32 @@ impl<'l> ReplaceGuard<'l> {
 
     fn delete_here(
         &mut self,
-        connection: &mut Connection,
+        table: &mut dyn FlowSink,
         entries: &[&Entry],
     ) -> Result<Applied, Error> {
-        connection.take_abbreviated();
-        let applied = connection.delete_strict(entries);
-        self.was_deaf |= connection.take_abbreviated();
+        table.has_abbreviated();
+        let applied = table.delete_strict(entries);
+        self.was_deaf |= table.has_abbreviated();
         // Also if it came to no good end: part of it may be done.
-        let mended = self.mend(connection);
+        let mended = self.mend(table);
         let applied = applied?;
         mended.map(|()| applied)
     }
 
     fn delete_over(
         &mut self,
-        connection: &mut Connection,
-        (first, others): (&mut Connection, &mut [Connection]),
+        table: &mut dyn FlowSink,
+        parallel: &mut Parallel,
         entries: &[&Entry],
         meanwhile: impl FnOnce(),
     ) -> Result<Applied, Error> {
         let done = AtomicBool::new(false);
         let (applied, watched) = thread::scope(|scope| {
-            let watching = || self.mend_until(connection, &done);
+            let watching = || self.mend_until(table, &done);
             let watcher = thread::Builder::new().stack_size(STACK);
             let watcher = watcher.spawn_scoped(scope, watching).ok();
-            let applied = delete_strict_parallel(first, others, entries, meanwhile);
+            let applied =
+                parallel.delete_strict(entries, meanwhile).unwrap_or(Ok(Applied::default()));
             done.store(true, Ordering::Release);
             let end = |watcher: thread::ScopedJoinHandle<'_, _>| {
                 watcher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -286,7 +302,7 @@ impl<'l> ReplaceGuard<'l> {
             (applied, watcher.map(end))
         });
         // There was no thread to be had for it.
-        let watched = watched.unwrap_or_else(|| self.mend_until(connection, &done));
+        let watched = watched.unwrap_or_else(|| self.mend_until(table, &done));
         let applied = applied?;
         watched.map(|()| applied)
     }
@@ -294,19 +310,19 @@ impl<'l> ReplaceGuard<'l> {
     /// The second try, of entries that match on "untagged".
     pub(super) fn delete_vlan_tci(
         &mut self,
-        connection: &mut Connection,
+        table: &mut dyn FlowSink,
         chunk: &[&'l Candidate],
     ) -> Result<(), Error> {
         let entries: Vec<Entry> = chunk.iter().map(|candidate| candidate.entry.clone()).collect();
         for candidate in chunk {
             self.set(candidate, |tracked| tracked.flying = true);
         }
-        let applied = connection.delete_vlan_tci(&entries);
-        self.mend(connection)?;
+        let applied = table.delete_vlan_tci(&entries);
+        self.mend(table)?;
         for candidate in chunk {
             self.set(candidate, |tracked| tracked.flying = false);
         }
-        applied.map(drop)
+        applied
     }
 
     /// How many were hit and are not back, or perhaps not the latest. For when it all ended in
@@ -334,39 +350,38 @@ impl<'l> ReplaceGuard<'l> {
     }
 
     /// Puts back what others' deletes hit, until they are done.
-    fn mend_until(&mut self, connection: &mut Connection, done: &AtomicBool) -> Result<(), Error> {
+    fn mend_until(&mut self, table: &mut dyn FlowSink, done: &AtomicBool) -> Result<(), Error> {
         while !done.load(Ordering::Acquire) {
-            connection.wait_for_updates(TICK);
-            self.hear(connection.updates()?);
-            self.mend(connection)?;
+            self.hear_since(table, TICK)?;
+            self.mend(table)?;
         }
         // What they did was told before this is answered.
-        connection.barrier()?;
-        self.mend(connection)
+        table.barrier()?;
+        self.mend(table)
     }
 
     /// Puts back what was hit, as far as the switch has told by now.
-    fn mend(&mut self, connection: &mut Connection) -> Result<(), Error> {
-        self.hear(connection.noted());
+    fn mend(&mut self, table: &mut dyn FlowSink) -> Result<(), Error> {
+        self.hear(table.noted());
         if self.hit.is_empty() {
             return Ok(());
         }
-        let before = connection.deadline();
+        let before = table.deadline();
         if before.left().is_ok_and(|left| left < GRACE) || before.passed() {
-            connection.set_deadline(Deadline::after(GRACE));
+            table.set_deadline(Deadline::after(GRACE));
         }
-        let mended = self.put_back(connection);
-        connection.set_deadline(before);
+        let mended = self.put_back(table);
+        table.set_deadline(before);
         mended
     }
 
-    fn put_back(&mut self, connection: &mut Connection) -> Result<(), Error> {
-        let patience = Deadline::after(MONITOR_WAIT);
+    fn put_back(&mut self, table: &mut dyn FlowSink) -> Result<(), Error> {
+        let resumed = Deadline::after(MONITOR_WAIT);
         // More may be hit while these go back.
         while !self.hit.is_empty() {
             // Whoever was quicker than us has put a newer one.
-            self.hear_out(connection, patience)?;
-            self.was_deaf |= connection.take_pause();
+            self.hear_out(table, resumed)?;
+            self.was_deaf |= table.has_missed();
             let (mut places, mut entries) = (Vec::new(), Vec::new());
             for place in self.hit.drain(..self.hit.len().min(LOT)) {
                 let Some(tracked) = self.entries.get_mut(place) else { continue };
@@ -393,7 +408,7 @@ impl<'l> ReplaceGuard<'l> {
             if entries.is_empty() {
                 continue;
             }
-            let added = connection.add(&entries)?;
+            let added = table.add(&entries)?;
             for (index, why) in &added.refused {
                 let Some((entry, place)) = entries.get(*index).zip(places.get(*index)) else {
                     continue;
@@ -404,8 +419,8 @@ impl<'l> ReplaceGuard<'l> {
                 }
             }
             // Who put one between the delete and our answer to it may have been overwritten.
-            self.hear(connection.noted());
-            let deaf = connection.take_pause() || connection.is_flooded();
+            self.hear(table.noted());
+            let deaf = table.has_missed();
             self.was_deaf |= deaf;
             for (place, entry) in places.iter().zip(&entries) {
                 let Some(tracked) = self.entries.get_mut(*place) else { continue };
@@ -425,9 +440,10 @@ impl<'l> ReplaceGuard<'l> {
 
     fn hear(&mut self, updates: Vec<Update>) {
         for update in updates {
+            self.heard = self.heard.max(update.at.saturating_add(1));
             let Some(place) = self.places.get(&update.key()).copied() else { continue };
             let Some(tracked) = self.entries.get_mut(place) else { continue };
-            if update.at < tracked.candidate.update_seq {
+            if update.at < tracked.candidate.seq {
                 continue;
             }
             let (state, what) = (std::mem::replace(&mut tracked.state, State::Lost), update.what);

@@ -81,7 +81,7 @@ pub(super) fn plan<'s>(of: &PlanInput<'s>) -> Plan<'s> {
     let judge = Judge::new(&of.input.facts, &of.scan.learned);
     let mut plan = Plan::default();
     for candidate in &of.scan.candidates {
-        let Some(verdict) = candidate.verdict(&judge) else { continue };
+        let Some(verdict) = candidate.verdict(&judge, of.scan.since) else { continue };
         let dangling = matches!(verdict.reason, Reason::Dangling { .. });
         plan.dangling += u64::from(dangling);
         if !verdict.stale && verdict.dead.is_none() && !dangling {
@@ -132,7 +132,7 @@ impl<'s> Plan<'s> {
         let PlanInput { input, scan, .. } = of;
         let reason = verdict.reason.as_str();
         *self.kept.entry(reason).or_default() += 1;
-        let may_be_older = candidate.may_be_older(judge, &verdict);
+        let may_be_older = candidate.may_be_older(judge, scan.since, &verdict);
         if let Some(target) = target_of(input, verdict.dead) {
             let entries = self.target(target);
             *entries.kept.entry(reason).or_default() += 1;
@@ -145,7 +145,7 @@ impl<'s> Plan<'s> {
         };
         let mut waits: Vec<usize> =
             verdict.dead.filter(|_| may_be_older).filter(died_lately).into_iter().collect();
-        let mut kept = candidate.kept_for(judge);
+        let mut kept = candidate.kept_for(judge, scan.since);
         kept.retain(|other| other.dead != verdict.dead);
         kept.push(verdict);
         for verdict in &kept {

@@ -19,6 +19,7 @@ use super::socket_of;
 use crate::config::{Config, NetworkState};
 use crate::judge::Survey;
 use crate::model::attachment::{Attachment, Register, RegisterHow};
+use crate::model::flow::Flow;
 use crate::openflow::{AskedDump, Connection, Error, Filter, Opening};
 use crate::ovsdb::Snapshot;
 use crate::util::clock::{Deadline, Stamp};
@@ -129,9 +130,12 @@ impl AskedPortScan {
     pub fn value(mut self) -> Result<Option<Register>, Error> {
         let mut survey = Survey::partial(&self.input.facts);
         let since = self.since;
-        self.connection.hear_dump(&self.asked, &mut |_, _, flow| {
+        let mut flow = Flow::default();
+        self.connection.hear_dump(&self.asked, &mut |_, raw| {
+            raw.decode(&mut flow)?;
             flow.duration = flow.duration.saturating_sub(since.elapsed());
-            survey.see(flow);
+            survey.see(&flow);
+            Ok(())
         })?;
         let value = survey.finish().live_registers.first().copied().flatten();
         debug!("register value that stands at ADD: {value:?}");

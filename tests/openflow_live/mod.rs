@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use ovs_flow_gc::model::flow::{Actions, Address, Flow, Side};
 use ovs_flow_gc::openflow::{
-    Applied, Connection, Entry, Error, Filter, Version, delete_strict_parallel, filters_for_address,
+    Applied, Connection, Entry, Error, Filter, RawEntry, Version, delete_strict_parallel,
+    filters_for_address,
 };
 use ovs_flow_gc::util::clock::Deadline;
 
@@ -549,6 +550,53 @@ fn filters_find_every_flow_of_an_address() {
                 .unwrap();
             assert_eq!(found, wanted, "{version} {text}");
         }
+    }
+}
+
+/// What a filter decides by itself about an entry is what the switch decides.
+#[test]
+fn a_filter_matches_what_the_switch_finds_by_it() {
+    let switch = Switch::start();
+    let address = |text: &str| Address::Ip(text.parse().unwrap());
+    let mac = Address::Mac("0a:00:00:00:00:01".parse().unwrap());
+    for version in VERSIONS {
+        prepare(&switch);
+        add_numbered(&switch, "br0", &all_flows());
+        let mut connection = switch.open("br0", version);
+        let mut all = entries(&mut connection);
+        // The switch's own entries, which it shows only to whoever asks for their table.
+        let hidden = dump(&mut connection, &Filter::table(254));
+        all.extend(hidden.into_iter().map(|(entry, _)| entry));
+        let mut filters = [0, 1, 254].map(Filter::table).to_vec();
+        filters.push(Filter::default());
+        for port in [1, 5, 6, 77, 0xfffa, 0xfffb, 0xfffc, 0xfffd, 0xfffe] {
+            filters.extend([Filter::in_port(port), Filter::out_port(port)]);
+        }
+        for text in ["10.244.1.5", "10.244.1.0", "fd00::5"] {
+            filters.extend(filters_for_address(&address(text)));
+        }
+        filters.extend(filters_for_address(&mac));
+        for index in 0..16 {
+            for (value, mask) in [(5, u32::MAX), (0x1005, u32::MAX), (5, 0xff), (0x1000, 0xf000)] {
+                filters.push(Filter::register(index, value, mask));
+            }
+        }
+        for n in [0, 1, 5, 0x105, u64::MAX] {
+            filters.push(Filter { cookie: n, cookie_mask: 0xff, ..Filter::default() });
+        }
+        // Each as it looks, against all the others.
+        filters.extend(all.iter().map(Filter::like));
+        let mut found: Vec<BTreeSet<u64>> = vec![BTreeSet::new(); filters.len()];
+        let mut see = |n: usize, raw: &RawEntry<'_>, _: &mut Flow| {
+            found[n].insert(raw.cookie());
+        };
+        connection.dump_many(&filters, &mut see).unwrap();
+        for (filter, found) in filters.iter().zip(&found) {
+            let own = all.iter().filter(|entry| filter.matches(entry)).map(Entry::cookie);
+            assert_eq!(own.collect::<BTreeSet<u64>>(), *found, "{version} {filter:?}");
+        }
+        let narrow = found.iter().filter(|found| (1..=3).contains(&found.len())).count();
+        assert!(narrow > 100, "{version}: {narrow} of {}", found.len());
     }
 }
 

@@ -58,17 +58,31 @@ impl Connection {
         each: &mut dyn FnMut(usize, &RawEntry<'_>, &mut Flow),
     ) -> Result<(), Error> {
         let mut flow = Flow::default();
+        self.dump_each(filters, &mut |i, raw| {
+            raw.decode(&mut flow).map(|()| each(i, raw, &mut flow))
+        })
+    }
+
+    /// The same for whoever decides which entries to read: match and instructions of the others
+    /// are not read. An error of `each` ends the dump.
+    ///
+    /// # Errors
+    /// As [`Self::dump`].
+    pub fn dump_each(
+        &mut self,
+        filters: &[Filter],
+        each: &mut dyn FnMut(usize, &RawEntry<'_>) -> Result<(), Malformed>,
+    ) -> Result<(), Error> {
         let mut done = 0;
         for group in filters.chunks(PIPELINE) {
-            self.dump_group(group, &mut |i, raw| {
-                raw.decode(&mut flow).map(|()| each(done + i, raw, &mut flow))
-            })?;
+            let first = self.ask_dumps(group)?;
+            self.hear_dumps(first, group.len(), &mut |i, raw| each(done + i, raw))?;
             done += group.len();
         }
         Ok(())
     }
 
-    /// [`Self::dump_many`] of many entries. Each of these turns is asked for when the first part
+    /// [`Self::dump_each`] of many entries. Each of these turns is asked for when the first part
     /// of the answer to the one before it has come: so the switch never waits for us, and never
     /// has two of them in one turn of its main loop. `each` gets the filter's index among all.
     ///
@@ -77,26 +91,24 @@ impl Connection {
     pub fn dump_in_turns(
         &mut self,
         turns: &[&[Filter]],
-        each: &mut dyn FnMut(usize, &RawEntry<'_>, &mut Flow),
+        each: &mut dyn FnMut(usize, &RawEntry<'_>) -> Result<(), Malformed>,
     ) -> Result<(), Error> {
-        let mut flow = Flow::default();
-        let mut each =
-            |i: usize, raw: &RawEntry<'_>| raw.decode(&mut flow).map(|()| each(i, raw, &mut flow));
         let asked = turns.iter().map(|turn| turn.len()).sum();
         let first = self.xids(u32::try_from(asked).unwrap_or(0));
         let (mut hearing, mut begin) = (Hearing::of(first, asked), 0);
         for turn in turns {
             self.send_dumps(first.saturating_add(u32::try_from(begin).unwrap_or(0)), turn)?;
-            while hearing.left > 0 && self.hear_part(&mut hearing, &mut each)? < begin {}
+            while hearing.left > 0 && self.hear_part(&mut hearing, each)? < begin {}
             begin += turn.len();
         }
         while hearing.left > 0 {
-            self.hear_part(&mut hearing, &mut each)?;
+            self.hear_part(&mut hearing, each)?;
         }
         Ok(())
     }
 
-    /// The same for whom an entry's place is enough: match and instructions are not read.
+    /// [`Self::dump_each`] for whom an entry's place is enough: match and instructions are not
+    /// read.
     ///
     /// # Errors
     /// As [`Self::dump`].
@@ -105,16 +117,13 @@ impl Connection {
         filters: &[Filter],
         each: &mut dyn FnMut(&RawEntry<'_>),
     ) -> Result<(), Error> {
-        for group in filters.chunks(PIPELINE) {
-            self.dump_group(group, &mut |_, raw| {
-                each(raw);
-                Ok(())
-            })?;
-        }
-        Ok(())
+        self.dump_each(filters, &mut |_, raw| {
+            each(raw);
+            Ok(())
+        })
     }
 
-    /// Asks for [`Self::dump_many`] and does not wait. Answers that are never read are skipped.
+    /// Asks for [`Self::dump_each`] and does not wait. Answers that are never read are skipped.
     ///
     /// # Errors
     /// As [`Self::dump`]; [`Error::Malformed`] for more filters than fit one exchange.
@@ -133,21 +142,9 @@ impl Connection {
     pub fn hear_dump(
         &mut self,
         asked: &AskedDump,
-        each: &mut dyn FnMut(usize, &RawEntry<'_>, &mut Flow),
-    ) -> Result<(), Error> {
-        let mut flow = Flow::default();
-        self.hear_dumps(asked.first, asked.filters.len(), &mut |i, raw| {
-            raw.decode(&mut flow).map(|()| each(i, raw, &mut flow))
-        })
-    }
-
-    fn dump_group(
-        &mut self,
-        filters: &[Filter],
         each: &mut dyn FnMut(usize, &RawEntry<'_>) -> Result<(), Malformed>,
     ) -> Result<(), Error> {
-        let first = self.ask_dumps(filters)?;
-        self.hear_dumps(first, filters.len(), each)
+        self.hear_dumps(asked.first, asked.filters.len(), each)
     }
 
     /// Asks for dumps in one write; the first one's xid, the others' follow.

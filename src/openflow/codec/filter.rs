@@ -12,6 +12,8 @@ use crate::openflow::codec::port;
 use crate::openflow::codec::wire::{Layout as _, Reader, layout};
 use crate::openflow::error::Malformed;
 
+mod matching;
+
 layout! {
     /// The fixed part of a request (`struct ofp11_flow_stats_request`).
     struct Request {

@@ -4,7 +4,10 @@
 
 use std::sync::{Arc, Mutex};
 
+use std::time::Instant;
+
 use super::*;
+use crate::flowtable::{DumpSource, Made, Seen};
 use crate::openflow::Version;
 use crate::openflow::testing::Fake;
 
@@ -59,7 +62,7 @@ use Done::{Add, Delete};
 /// Entries that are to go, what is said before each answer to a barrier and to a commit, and
 /// what the switch had to do in the end.
 struct Staged {
-    connection: Connection,
+    table: DumpSource,
     done: Arc<Mutex<Vec<Done>>>,
     planned: Vec<Candidate>,
 }
@@ -106,17 +109,20 @@ fn staged(places: u8, script: &[&[Say]]) -> Staged {
     });
     let mut connection = fake.open().unwrap();
     connection.watch().unwrap();
-    let planned = (1..=places).map(|place| Candidate::seen(entry(place, place), 0)).collect();
+    let planned =
+        (1..=places).map(|place| Candidate::seen(entry(place, place), Instant::now(), 0)).collect();
     connection.barrier().unwrap();
-    Staged { connection, done, planned }
+    let table = DumpSource::bare(connection);
+    Staged { table, done, planned }
 }
 
 impl Staged {
     /// Deletes them all: what became of each, and what the switch had to do for it.
     fn play(&mut self) -> (Vec<DeleteOutcome>, Vec<Done>, u64) {
-        let mut guard = ReplaceGuard::over(&self.connection, "br0", self.planned.iter()).unwrap();
+        let mut guard = ReplaceGuard::over(&self.table, "br0", self.planned.iter()).unwrap();
         let chunk: Vec<&Candidate> = self.planned.iter().collect();
-        let applied = guard.delete(&mut self.connection, &mut [], &chunk, || {}).unwrap();
+        let applied =
+            guard.delete(&mut self.table, &mut Parallel::default(), &chunk, || {}).unwrap();
         assert_eq!(applied.refused, []);
         let outcomes = chunk.iter().map(|candidate| guard.outcome_of(candidate)).collect();
         (outcomes, self.done.lock().unwrap().clone(), guard.lost())
@@ -235,7 +241,7 @@ fn what_cannot_be_put_back_is_lost_and_counted() {
 fn news_from_before_the_look_is_none() {
     let mut staged = staged(2, &[&[Put(1, 50), Put(2, 50)], &[Removed(2)]]);
     // The second was dumped when both had been told.
-    staged.planned[1].update_seq = 2;
+    staged.planned[1].seq = 2;
     let (outcomes, done, _) = staged.play();
     assert_eq!(
         (outcomes, done),
@@ -263,10 +269,9 @@ fn who_is_not_told_deletes_nothing() {
 fn what_happened_in_a_pause_is_not_known() {
     for what in [Paused, Abbreviated] {
         let mut staged = staged(2, &[&[], &[Put(1, 50), what, Removed(2)]]);
-        let mut guard =
-            ReplaceGuard::over(&staged.connection, "br0", staged.planned.iter()).unwrap();
+        let mut guard = ReplaceGuard::over(&staged.table, "br0", staged.planned.iter()).unwrap();
         let chunk: Vec<&Candidate> = staged.planned.iter().collect();
-        guard.delete(&mut staged.connection, &mut [], &chunk, || {}).unwrap();
+        guard.delete(&mut staged.table, &mut Parallel::default(), &chunk, || {}).unwrap();
         assert!(guard.was_deaf);
         let outcomes: Vec<DeleteOutcome> =
             chunk.iter().map(|candidate| guard.outcome_of(candidate)).collect();
@@ -284,9 +289,9 @@ fn what_was_put_anew_has_not_stayed() {
     // The first is told of when the pause is over, the second's news are still to come.
     let news: &[Say] = &[Paused, Resumed, Put(1, 50), Paused];
     let mut staged = staged(3, &[&[], news]);
-    let mut guard = ReplaceGuard::over(&staged.connection, "br0", staged.planned.iter()).unwrap();
+    let mut guard = ReplaceGuard::over(&staged.table, "br0", staged.planned.iter()).unwrap();
     let chunk: Vec<&Candidate> = staged.planned.iter().collect();
-    guard.delete(&mut staged.connection, &mut [], &chunk, || {}).unwrap();
+    guard.delete(&mut staged.table, &mut Parallel::default(), &chunk, || {}).unwrap();
     assert!(guard.was_deaf);
     assert!(chunk.iter().all(|candidate| guard.outcome_of(candidate) == DeleteOutcome::Unknown));
     let still = |guard: &mut ReplaceGuard<'_>, n: usize, younger| guard.is_still(chunk[n], younger);
@@ -302,7 +307,9 @@ fn what_was_put_anew_has_not_stayed() {
 fn a_younger_entry_is_another_one() {
     // Put when it was dumped, which was when the world was read.
     let ms = Duration::from_millis;
-    let candidate = Candidate::seen(entry(1, 1), 0);
+    let read = Instant::now();
+    let it = entry(1, 1);
+    let candidate = Candidate::seen(it.clone(), read, 0);
     for (age, asked, another) in [
         // As old as it has to be, or as the two clocks' ticks make it; a late answer adds to it.
         (0, 0, false),
@@ -313,7 +320,9 @@ fn a_younger_entry_is_another_one() {
         (480, 500, true),
         (0, 500, true),
     ] {
-        assert_eq!(candidate.is_older_than(ms(age), ms(asked)), another, "{age} {asked}");
+        let asked = read + ms(asked);
+        let seen = Seen { raw: it.raw(), filter: 0, made: Made::by(ms(age), asked, asked) };
+        assert_eq!(candidate.is_older_than(&seen), another, "{age} {asked:?}");
     }
 }
 
@@ -321,5 +330,5 @@ fn a_younger_entry_is_another_one() {
 fn a_switch_that_does_not_tell_has_no_window() {
     let fake = Fake::new(Version::V14, |peer| while peer.next_if_any().is_some() {});
     let connection = fake.open().unwrap();
-    assert!(ReplaceGuard::over(&connection, "br0", std::iter::empty()).is_none());
+    assert!(ReplaceGuard::over(&DumpSource::bare(connection), "br0", std::iter::empty()).is_none());
 }

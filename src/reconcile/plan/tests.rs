@@ -1,5 +1,7 @@
 //! Decisions on hand-made bridges: no switch, no database.
 
+use std::time::Instant;
+
 use super::*;
 use crate::judge::input::{Dead, JudgeInput, Live, Ports};
 use crate::judge::{Survey, testing};
@@ -103,8 +105,10 @@ fn scan(facts: &JudgeInput, entries: Vec<Entry>) -> FlowScan {
     let mut survey = Survey::new(facts);
     let flows = entries.len() as u64;
     let wanted = entries.into_iter().filter(|entry| survey.see(&entry.flow().unwrap()));
-    let candidates = wanted.map(|entry| Candidate::seen(entry, 0)).collect();
-    FlowScan { candidates, learned: survey.finish(), flows, asked: Vec::new(), full: true }
+    let since = Instant::now();
+    let candidates = wanted.map(|entry| Candidate::seen(entry, since, 0)).collect();
+    let learned = survey.finish();
+    FlowScan { candidates, learned, flows, asked: Vec::new(), full: true, since }
 }
 
 impl Case {

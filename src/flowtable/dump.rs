@@ -1,0 +1,270 @@
+//! Entries by asking the switch for them: which dumps, and in which turns.
+//!
+//! A dump stalls ovs-vswitchd for about 2 µs an entry. For few tokens: dumps filtered by token.
+//! For many, or where everything must be seen: table by table. Never a large bridge in one
+//! request.
+
+use std::time::{Duration, Instant};
+
+use log::debug;
+
+use super::{Changes, FlowSink, FlowSource, Made, Parallel, Reporting, Seen, Tokens, Visit};
+use crate::model::flow::Actions;
+use crate::openflow::{
+    Applied, AskedDump, Connection, Entry, Error, Filter, Update, filters_for_address,
+};
+use crate::util::clock::Deadline;
+
+/// Below this many entries a whole bridge costs less than many filtered dumps.
+const SMALL_BRIDGE: u64 = 2_000;
+/// Above this many attachments one scan of everything is cheaper.
+const FEW_ATTACHMENTS: usize = 4;
+/// Tables in one turn: ovs-vswitchd takes 50 messages of a connection at a time.
+const MOST_TABLES: usize = 48;
+
+/// A connection to a bridge's switch.
+#[derive(Debug)]
+pub struct DumpSource {
+    connection: Connection,
+    /// Each table and how many entries it had.
+    tables: Vec<(u8, u32)>,
+    guess: Option<Guess>,
+}
+
+/// Dumps that were asked for because they will most likely be wanted.
+#[derive(Debug)]
+pub(super) struct Guess {
+    dumps: AskedDump,
+    asked: Instant,
+}
+
+impl DumpSource {
+    /// Over this connection, with the bridge's ports.
+    ///
+    /// # Errors
+    /// Those of any exchange.
+    pub fn over(mut connection: Connection) -> Result<(Self, Vec<(u16, String)>), Error> {
+        let (ports, tables) = connection.ports_and_tables()?;
+        Ok((Self::knowing(connection, tables), ports))
+    }
+
+    pub(super) fn knowing(connection: Connection, tables: Vec<(u8, u32)>) -> Self {
+        Self { connection, tables, guess: None }
+    }
+
+    /// Without asking the switch for its tables.
+    #[cfg(test)]
+    pub(crate) fn bare(connection: Connection) -> Self {
+        Self::knowing(connection, Vec::new())
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Asks for the entries with these tokens and does not wait.
+    pub(super) fn guess(&mut self, tokens: &[Tokens]) -> Result<(), Error> {
+        let asked = Instant::now();
+        let dumps = self.connection.ask_dump(filters_of_tokens(tokens))?;
+        self.guess = Some(Guess { dumps, asked });
+        Ok(())
+    }
+
+    /// Whole tables in turns: each is asked for when the one before it begins to come.
+    fn scan_tables(&mut self, filters: &[Filter], each: &mut Visit<'_>) -> Result<(), Error> {
+        let turns = turns(filters, &self.tables);
+        let ends: Vec<usize> = turns
+            .iter()
+            .scan(0, |end, turn| {
+                *end += turn.len();
+                Some(*end)
+            })
+            .collect();
+        let (mut current, mut asked, mut next_asked) = (None, Instant::now(), Instant::now());
+        self.connection.dump_in_turns(&turns, &mut |filter, raw| {
+            let came = Instant::now();
+            let turn = ends.partition_point(|end| *end <= filter);
+            if current.is_none_or(|current| turn > current) {
+                (current, asked, next_asked) = (Some(turn), next_asked, came);
+            }
+            each(&Seen { raw: *raw, filter, made: Made::by(raw.duration(), asked, came) })
+        })
+    }
+}
+
+impl FlowSource for DumpSource {
+    fn everything(&self) -> Vec<Filter> {
+        let filled = self.tables.iter().filter(|(_, active)| *active > 0);
+        filled.map(|(table, _)| Filter::table(*table)).collect()
+    }
+
+    fn prefers_scan(&self, attachments: usize) -> bool {
+        let entries: u64 = self.tables.iter().map(|(_, active)| u64::from(*active)).sum();
+        entries <= SMALL_BRIDGE || attachments > FEW_ATTACHMENTS
+    }
+
+    fn scan(&mut self, filters: &[Filter], each: &mut Visit<'_>) -> Result<(), Error> {
+        if filters.is_empty() {
+            return Ok(());
+        }
+        if filters.iter().all(|filter| filter.table.map(Filter::table).as_ref() == Some(filter)) {
+            return self.scan_tables(filters, each);
+        }
+        let asked = Instant::now();
+        self.connection.dump_each(filters, &mut |filter, raw| {
+            let made = Made::by(raw.duration(), asked, Instant::now());
+            each(&Seen { raw: *raw, filter, made })
+        })
+    }
+
+    fn query(&mut self, tokens: &[Tokens], each: &mut Visit<'_>) -> Result<Vec<Filter>, Error> {
+        let filters = filters_of_tokens(tokens);
+        match self.guess.take().filter(|guess| guess.dumps.filters() == filters) {
+            Some(Guess { dumps, asked }) => {
+                self.connection.hear_dump(&dumps, &mut |filter, raw| {
+                    let made = Made::by(raw.duration(), asked, Instant::now());
+                    each(&Seen { raw: *raw, filter, made })
+                })?
+            }
+            None => self.scan(&filters, each)?,
+        }
+        Ok(filters)
+    }
+
+    /// If the switch does not tell, they may do anything.
+    fn buckets(&mut self) -> Result<Vec<Actions>, Error> {
+        match self.connection.buckets() {
+            Err(failed) if failed.is_refusal() => {
+                debug!("{failed}: register values are no evidence");
+                Ok(vec![Actions { beyond: true, unread: true, ..Actions::default() }])
+            }
+            buckets => buckets,
+        }
+    }
+
+    fn is_watching(&self) -> bool {
+        self.connection.is_watching()
+    }
+
+    fn seq(&self) -> u64 {
+        self.connection.update_seq()
+    }
+
+    fn changes_since(&mut self, seq: u64, wait: Duration) -> Result<Changes, Error> {
+        if !wait.is_zero() {
+            self.connection.wait_for_updates(wait);
+        }
+        let mut updates = self.connection.updates()?;
+        updates.retain(|update| update.at >= seq);
+        let reporting = match (self.connection.is_paused(), self.connection.is_flooded()) {
+            (true, _) => Reporting::Paused,
+            (_, true) => Reporting::Lost,
+            _ => Reporting::Complete,
+        };
+        Ok(Changes { updates, reporting })
+    }
+}
+
+impl FlowSink for DumpSource {
+    fn ports(&mut self) -> Result<Vec<(u16, String)>, Error> {
+        self.connection.ports()
+    }
+
+    fn delete_strict(&mut self, entries: &[&Entry]) -> Result<Applied, Error> {
+        self.connection.delete_strict(entries)
+    }
+
+    fn delete_strict_and_scan(
+        &mut self,
+        entries: &[&Entry],
+        filters: &[Filter],
+        each: &mut dyn FnMut(&Seen<'_>),
+    ) -> Result<Applied, Error> {
+        let asked = Instant::now();
+        self.connection.delete_strict_and_dump(entries, filters, &mut |raw| {
+            let made = Made::by(raw.duration(), asked, Instant::now());
+            each(&Seen { raw: *raw, filter: 0, made });
+        })
+    }
+
+    fn open_parallel(&self, count: usize, deadline: Deadline) -> Parallel {
+        Parallel::beside(&self.connection, count, deadline)
+    }
+
+    fn delete_beside(
+        &mut self,
+        parallel: &mut Parallel,
+        entries: &[&Entry],
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<Applied, Error> {
+        let others = parallel.connections();
+        crate::openflow::delete_strict_parallel(&mut self.connection, others, entries, meanwhile)
+    }
+
+    fn delete_vlan_tci(&mut self, entries: &[Entry]) -> Result<(), Error> {
+        self.connection.delete_vlan_tci(entries).map(drop)
+    }
+
+    fn add(&mut self, entries: &[Entry]) -> Result<Applied, Error> {
+        self.connection.add(entries)
+    }
+
+    fn barrier(&mut self) -> Result<(), Error> {
+        self.connection.barrier()
+    }
+
+    fn noted(&mut self) -> Vec<Update> {
+        self.connection.noted()
+    }
+
+    fn has_missed(&mut self) -> bool {
+        self.connection.take_pause() || self.connection.is_flooded()
+    }
+
+    fn has_abbreviated(&mut self) -> bool {
+        self.connection.take_abbreviated()
+    }
+
+    fn deadline(&self) -> Deadline {
+        self.connection.deadline()
+    }
+
+    fn set_deadline(&mut self, deadline: Deadline) {
+        self.connection.set_deadline(deadline);
+    }
+}
+
+/// Tables to ask for together: one large one, or several that are small, for one turn of
+/// the switch.
+fn turns<'f>(asked: &'f [Filter], tables: &[(u8, u32)]) -> Vec<&'f [Filter]> {
+    let entries = |filter: &Filter| {
+        let active = tables.iter().find(|(table, _)| Some(*table) == filter.table);
+        active.map_or(0, |(_, active)| u64::from(*active))
+    };
+    let (mut turns, mut start, mut sum) = (Vec::new(), 0, 0);
+    for (n, filter) in asked.iter().enumerate() {
+        sum += entries(filter);
+        if n > start && (sum > SMALL_BRIDGE || n - start == MOST_TABLES) {
+            turns.extend(asked.get(start..n));
+            (start, sum) = (n, entries(filter));
+        }
+    }
+    turns.extend(asked.get(start..).filter(|rest| !rest.is_empty()));
+    turns
+}
+
+/// The dumps that find every entry with one of these.
+fn filters_of_tokens(all: &[Tokens]) -> Vec<Filter> {
+    let mut filters = Vec::new();
+    for tokens in all {
+        filters.extend(tokens.ports.iter().copied().map(Filter::in_port));
+        filters.extend(tokens.addresses.iter().flat_map(filters_for_address));
+        let registers = tokens.registers.iter();
+        filters
+            .extend(registers.map(|(index, value, mask)| Filter::register(*index, *value, *mask)));
+    }
+    // The switch looks at every entry for these: last, so that what another filter finds is
+    // not looked for by them again after the delete.
+    filters.extend(all.iter().flat_map(|tokens| &tokens.ports).copied().map(Filter::out_port));
+    filters
+}

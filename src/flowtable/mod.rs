@@ -1,0 +1,211 @@
+//! A bridge's flow table: what a plan reads entries from ([`FlowSource`]), and what it is carried
+//! out on ([`FlowSink`]).
+//!
+//! Today there is one implementation of both: [`DumpSource`], which asks the switch each time. A
+//! source hands entries out; which of them are wanted is decided by whoever asks.
+//!
+//! | file | job |
+//! | --- | --- |
+//! | `dump` | a source that asks the switch: which dumps, and in which turns |
+//! | `prefetch` | a bridge that is spoken to before it is certain that it will be asked |
+//! | `sink` | deletes, additions, and what the switch reports meanwhile |
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use crate::model::flow::{Actions, Address, Flow};
+use crate::openflow::{Entry, Error, Filter, Malformed, RawEntry, Update};
+
+mod dump;
+mod prefetch;
+mod sink;
+
+pub use dump::DumpSource;
+pub use prefetch::Prefetch;
+pub use sink::{FlowSink, Parallel};
+
+/// Ages that differ by less may be one entry's.
+const SAME_AGE: Duration = Duration::from_millis(10);
+
+/// More than this many filters, and whole tables cost less.
+pub const FEW_FILTERS: usize = 24;
+
+/// When an entry was made, by this process's monotonic clock. An answer that is late makes its
+/// entries look younger than they are, so this is an interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Not before.
+    pub earliest: Instant,
+    /// Not after.
+    pub latest: Instant,
+}
+
+impl Made {
+    /// Of an entry that had this age in an answer that was asked for and came at these times.
+    #[must_use]
+    pub fn by(age: Duration, asked: Instant, came: Instant) -> Self {
+        // An age that no clock can have had is no age.
+        let before = |at: Instant| at.checked_sub(age).unwrap_or(came);
+        Self { earliest: before(asked), latest: before(came) }
+    }
+
+    /// Whether this entry was certainly made before the other one.
+    #[must_use]
+    pub fn is_before(self, other: Self) -> bool {
+        self.latest + SAME_AGE < other.earliest
+    }
+
+    /// How old the entry was at this time, at least: zero if it may have been made later.
+    #[must_use]
+    pub fn least_age(self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.latest)
+    }
+
+    /// How old it was at most.
+    #[must_use]
+    pub fn greatest_age(self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.earliest)
+    }
+}
+
+/// An entry that a source hands out.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'e> {
+    /// Its bytes.
+    pub raw: RawEntry<'e>,
+    /// Which of the filters found it. An entry that several find is handed out several times; two
+    /// that one finds are two entries.
+    pub filter: usize,
+    /// When it was made.
+    pub made: Made,
+}
+
+/// Takes in the entries that a source hands out. Its error ends the scan.
+pub type Visit<'v> = dyn FnMut(&Seen<'_>) -> Result<(), Malformed> + 'v;
+
+/// What an attachment's entries are looked for by.
+#[derive(Clone, Debug, Default)]
+pub struct Tokens {
+    /// Its numbers, now and before.
+    pub ports: Vec<u16>,
+    /// Its addresses.
+    pub addresses: Vec<Address>,
+    /// Register, value, mask.
+    pub registers: Vec<(u8, u32, u32)>,
+}
+
+/// Whether a source reports every change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reporting {
+    /// It does.
+    Complete,
+    /// It reports no additions at the moment, and will report later what is there then.
+    Paused,
+    /// Some changes are lost.
+    Lost,
+}
+
+/// What has changed.
+#[derive(Debug)]
+pub struct Changes {
+    /// In the order in which it happened.
+    pub updates: Vec<Update>,
+    /// Whether that is all.
+    pub reporting: Reporting,
+}
+
+/// What a plan reads a bridge's entries from.
+pub trait FlowSource: Send {
+    /// The filters that together find every entry.
+    fn everything(&self) -> Vec<Filter>;
+
+    /// Whether a scan of everything costs no more than a query for this many attachments.
+    fn prefers_scan(&self, attachments: usize) -> bool;
+
+    /// Hands out what each of these filters finds.
+    ///
+    /// # Errors
+    /// Any: a scan that was cut short is no scan. An entry's absence proves nothing then.
+    fn scan(&mut self, filters: &[Filter], each: &mut Visit<'_>) -> Result<(), Error>;
+
+    /// Hands out the entries that have one of these tokens, and returns the filters that find the
+    /// same again.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    fn query(&mut self, tokens: &[Tokens], each: &mut Visit<'_>) -> Result<Vec<Filter>, Error>;
+
+    /// What the bridge's groups do.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    fn buckets(&mut self) -> Result<Vec<Actions>, Error>;
+
+    /// Whether changes are reported at all.
+    fn is_watching(&self) -> bool;
+
+    /// The number of the next change. What is scanned from now on has all changes before it.
+    fn seq(&self) -> u64;
+
+    /// The changes from this number on that were not handed out yet. Waits for the first one for
+    /// this time at most.
+    ///
+    /// # Errors
+    /// Those of any exchange.
+    fn changes_since(&mut self, seq: u64, wait: Duration) -> Result<Changes, Error>;
+}
+
+/// The filters that find these entries again, if they are still there: their ports and register
+/// values, and the tables of the rest.
+#[must_use]
+pub fn filters_of<'e>(entries: impl Iterator<Item = &'e Entry> + Clone) -> Vec<Filter> {
+    let tables: BTreeSet<u8> = entries.clone().map(Entry::table).collect();
+    let tables = || tables.iter().map(|table| Filter::table(*table)).collect();
+    let mut filters: Vec<Filter> = Vec::new();
+    for entry in entries {
+        if filters.iter().any(|filter| filter.matches(entry)) {
+            continue;
+        }
+        let Ok(Flow { matches, .. }) = entry.flow() else { return tables() };
+        filters.push(match (matches.in_port, matches.registers.first()) {
+            (Some(port), _) => Filter::in_port(port),
+            (None, Some(register)) => {
+                Filter::register(register.index, register.value, register.mask)
+            }
+            (None, None) => Filter::table(entry.table()),
+        });
+        if filters.len() > FEW_FILTERS {
+            return tables();
+        }
+    }
+    filters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// An answer took 100 ms: an entry that was 50 ms old in it is as old as that at one moment
+    /// between.
+    #[test]
+    fn a_late_answer_makes_an_interval() {
+        let asked = Instant::now() + ms(1_000);
+        let came = asked + ms(100);
+        let made = Made::by(ms(50), asked, came);
+        assert_eq!((made.earliest, made.latest), (asked - ms(50), came - ms(50)));
+        assert_eq!((made.least_age(asked), made.greatest_age(asked)), (ms(0), ms(50)));
+        assert_eq!((made.least_age(came), made.greatest_age(came)), (ms(50), ms(150)));
+        // In a later answer.
+        let later = |age| Made::by(ms(age), came + ms(10), came + ms(20));
+        assert!(!made.is_before(later(60)), "that one itself, if its first answer was slow");
+        assert!(!made.is_before(later(51)), "ages are not that exact");
+        assert!(made.is_before(later(40)));
+        // More than any clock has counted.
+        let hostile = Made::by(Duration::MAX, asked, came);
+        assert_eq!((hostile.earliest, hostile.latest), (came, came));
+    }
+}

@@ -1,0 +1,93 @@
+//! A bridge that is spoken to before it is certain that it will be asked. Only time is won by it:
+//! whatever fails here is done again in its turn, and says then what failed.
+//!
+//! Guarantee: dumps that were asked for by a guess are used only if they are those that a query
+//! asks for.
+
+use std::path::Path;
+
+use super::{DumpSource, FlowSource as _, Tokens};
+use crate::openflow::{Asked, Connection, Error, Opening};
+use crate::util::clock::Deadline;
+
+/// How far it has come.
+#[derive(Debug)]
+pub enum Prefetch {
+    /// Connected.
+    Connecting(Opening),
+    /// Its ports and tables were asked for.
+    Asking(Connection, Asked),
+    /// They are known, and perhaps dumps were asked for.
+    Ready(DumpSource, Vec<(u16, String)>),
+}
+
+impl Prefetch {
+    /// Connects.
+    #[must_use]
+    pub fn begin(path: &Path, deadline: Deadline, watching: bool) -> Option<Self> {
+        let opening = Connection::begin(path, deadline).ok()?;
+        Some(Self::Connecting(opening.watching(watching)))
+    }
+
+    /// Answers the switch's hello and asks the first questions, if the hello is there.
+    #[must_use]
+    pub fn go_on(self) -> Option<Self> {
+        match self {
+            Self::Connecting(opening) if opening.is_ready() => Self::ask(opening).ok(),
+            other => Some(other),
+        }
+    }
+
+    /// Asks for the entries of so many attachments, unless a scan of everything is to be expected.
+    /// `tokens`: what is known of them; `None`: that is to be expected.
+    #[must_use]
+    pub fn guess(
+        self,
+        attachments: usize,
+        tokens: impl FnOnce() -> Option<Vec<Tokens>>,
+    ) -> Option<Self> {
+        // If the switch is busy it is waited for later.
+        let asking = self.go_on()?;
+        if !matches!(asking, Self::Asking(..)) {
+            return Some(asking);
+        }
+        let (mut source, ports) = asking.finish().ok()?;
+        if !source.prefers_scan(attachments)
+            && let Some(tokens) = tokens()
+        {
+            source.guess(&tokens).ok()?;
+        }
+        Some(Self::Ready(source, ports))
+    }
+
+    /// The bridge and its ports.
+    ///
+    /// # Errors
+    /// Those of any exchange.
+    pub fn finish(self) -> Result<(DumpSource, Vec<(u16, String)>), Error> {
+        match self {
+            Self::Ready(source, ports) => Ok((source, ports)),
+            Self::Connecting(opening) => Self::ask(opening)?.finish(),
+            Self::Asking(mut connection, asked) => {
+                let (ports, tables) = connection.hear_ports_and_tables(asked)?;
+                Ok((DumpSource::knowing(connection, tables), ports))
+            }
+        }
+    }
+
+    /// Of the bridge's socket.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Connecting(opening) => opening.path(),
+            Self::Asking(connection, _) => connection.path(),
+            Self::Ready(source, _) => source.connection().path(),
+        }
+    }
+
+    fn ask(opening: Opening) -> Result<Self, Error> {
+        let mut connection = opening.finish()?;
+        let asked = connection.ask_ports_and_tables()?;
+        Ok(Self::Asking(connection, asked))
+    }
+}

@@ -1,0 +1,121 @@
+//! What a plan is carried out on.
+
+use super::{FlowSource, Seen};
+use crate::openflow::{Applied, Connection, Entry, Error, Filter, Update, delete_strict_parallel};
+use crate::util::clock::Deadline;
+
+/// A bridge whose entries can be changed.
+pub trait FlowSink: FlowSource {
+    /// The bridge's ports of now, by number.
+    ///
+    /// # Errors
+    /// Those of any exchange.
+    fn ports(&mut self) -> Result<Vec<(u16, String)>, Error>;
+
+    /// Deletes exactly these entries.
+    ///
+    /// # Errors
+    /// As [`Connection::delete_strict`].
+    fn delete_strict(&mut self, entries: &[&Entry]) -> Result<Applied, Error>;
+
+    /// The same, and right behind it a scan of what is to be seen afterwards.
+    ///
+    /// # Errors
+    /// As [`Self::delete_strict`] and [`FlowSource::scan`].
+    fn delete_strict_and_scan(
+        &mut self,
+        entries: &[&Entry],
+        filters: &[Filter],
+        each: &mut dyn FnMut(&Seen<'_>),
+    ) -> Result<Applied, Error>;
+
+    /// So many more connections to delete over. Nothing is lost if there are none.
+    fn open_parallel(&self, count: usize, deadline: Deadline) -> Parallel;
+
+    /// Deletes these over this connection and `parallel`. `meanwhile` is done while they work.
+    ///
+    /// # Errors
+    /// As [`Self::delete_strict`].
+    fn delete_beside(
+        &mut self,
+        parallel: &mut Parallel,
+        entries: &[&Entry],
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<Applied, Error>;
+
+    /// Deletes once more what resisted, as entries that match on "untagged".
+    ///
+    /// # Errors
+    /// As [`Self::delete_strict`].
+    fn delete_vlan_tci(&mut self, entries: &[Entry]) -> Result<(), Error>;
+
+    /// Adds these entries.
+    ///
+    /// # Errors
+    /// Those of any exchange.
+    fn add(&mut self, entries: &[Entry]) -> Result<Applied, Error>;
+
+    /// Returns when everything that was sent before is done, and what it changed was reported.
+    ///
+    /// # Errors
+    /// Those of any exchange.
+    fn barrier(&mut self) -> Result<(), Error>;
+
+    /// The changes that were reported before the last answer. Reads nothing.
+    fn noted(&mut self) -> Vec<Update>;
+
+    /// Whether changes may have gone unreported since the last call.
+    fn has_missed(&mut self) -> bool;
+
+    /// Whether our own changes were reported without saying what they were, since the last call.
+    fn has_abbreviated(&mut self) -> bool;
+
+    /// When the caller's time is over.
+    fn deadline(&self) -> Deadline;
+
+    /// Another one from now on.
+    fn set_deadline(&mut self, deadline: Deadline);
+}
+
+/// Connections to one bridge, to delete over.
+#[derive(Debug, Default)]
+pub struct Parallel(Vec<Connection>);
+
+impl Parallel {
+    /// So many more connections to this one's bridge.
+    pub(super) fn beside(connection: &Connection, count: usize, deadline: Deadline) -> Self {
+        let begun: Vec<_> =
+            (0..count).map_while(|_| Connection::begin(connection.path(), deadline).ok()).collect();
+        let open = begun.into_iter().filter_map(|opening| opening.finish().ok());
+        Self(open.filter(|other| other.version() == connection.version()).collect())
+    }
+
+    pub(super) fn connections(&mut self) -> &mut [Connection] {
+        &mut self.0
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Hangs up.
+    pub fn close(&mut self) {
+        self.0.clear();
+    }
+
+    /// Deletes these, divided among the connections; `None`: there is none. `meanwhile` is done
+    /// on this thread.
+    ///
+    /// # Errors
+    /// As [`Connection::delete_strict`].
+    pub fn delete_strict(
+        &mut self,
+        entries: &[&Entry],
+        meanwhile: impl FnOnce(),
+    ) -> Option<Result<Applied, Error>> {
+        let (first, others) = self.0.split_first_mut()?;
+        Some(delete_strict_parallel(first, others, entries, meanwhile))
+    }
+}
