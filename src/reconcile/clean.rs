@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info};
 
+use super::evidence::NodeEvidence;
 use super::execute::{Executed, ScannedBridge, execute};
 use super::outcome::{BridgeOutcome, Outcome, TargetId};
 use super::plan::{Orders, PlanInput, PlannedDelete, plan};
@@ -275,7 +276,8 @@ impl CleanUp<'_> {
             return Ok(());
         }
         let mut done = Executed::default();
-        let executed = execute(&read, &plan.delete, client, &mut table, &mut done);
+        let mut evidence = NodeEvidence::new(request, client);
+        let executed = execute(&read, &plan.delete, &mut evidence, &mut table, &mut done);
         on.executed(&plan.delete, &done);
         outcome.executed(done);
         executed

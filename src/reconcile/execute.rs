@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use log::{error, info, warn};
 
+use super::evidence::Evidence;
 use super::guard::{DeleteOutcome, ReplaceGuard};
 use super::outcome::TargetId;
 use super::plan::PlannedDelete;
@@ -16,7 +17,6 @@ use super::{BridgeInput, CleanRequest, CleanTarget, NodeSnapshot};
 use crate::flowtable::{FlowSink, Parallel};
 use crate::judge::{Recheck, Standing};
 use crate::openflow::{Applied, Entry, Filter, FlowKey};
-use crate::ovsdb::{Check, Client};
 use crate::store::Version;
 
 /// How many entries are deleted on one look at the evidence: at 20 µs each the window between
@@ -112,17 +112,17 @@ struct PreCommitCheck<'a> {
 impl PreCommitCheck<'_> {
     /// Looks at records, OVSDB and the bridge's ports. What says that nothing was written
     /// is as good as reading it again, and there are many chunks.
-    fn scan(&mut self, client: &mut Client, table: &mut dyn FlowSink) -> Result<(), Error> {
-        let check = client.ask_unchanged()?;
+    fn scan(&mut self, evidence: &mut dyn Evidence, table: &mut dyn FlowSink) -> Result<(), Error> {
+        evidence.ask()?;
         let ports = table.ports();
-        let same = self.is_current(client, check)?;
+        let same = self.is_current(evidence)?;
         let ports = ports?;
         let before = self.ports.as_ref().unwrap_or(&self.judged.ports);
         if same && ports == *before {
             return Ok(());
         }
         if !same {
-            let fresh = self.judged.request.node_again(client, self.judged.node.now)?;
+            let fresh = evidence.read(self.judged.node.now)?;
             self.version = fresh.version;
             self.fresh = Some(fresh);
         }
@@ -132,9 +132,9 @@ impl PreCommitCheck<'_> {
         Ok(())
     }
 
-    fn is_current(&self, client: &mut Client, check: Check) -> Result<bool, Error> {
+    fn is_current(&self, evidence: &mut dyn Evidence) -> Result<bool, Error> {
         let current = self.fresh.as_ref().unwrap_or(self.judged.node);
-        current.is_current(self.judged.request.registry, self.version, client, check)
+        evidence.is_current(current, self.version)
     }
 
     /// What has changed up to this node and these ports.
@@ -164,15 +164,14 @@ impl PreCommitCheck<'_> {
     /// owner's entry. That must never be silent. Returns how many.
     fn suspect<'p>(
         &mut self,
-        client: &mut Client,
+        evidence: &mut dyn Evidence,
         done: impl Iterator<Item = &'p PlannedDelete<'p>>,
     ) -> u64 {
-        let asked = client.ask_unchanged().map_err(Error::from);
-        if asked.and_then(|check| self.is_current(client, check)).unwrap_or(false) {
+        let asked = evidence.ask();
+        if asked.and_then(|()| self.is_current(evidence)).unwrap_or(false) {
             return 0;
         }
-        let ScannedBridge { request, node, .. } = self.judged;
-        let Ok(after) = request.node_again(client, node.now) else { return 0 };
+        let Ok(after) = evidence.read(self.judged.node.now) else { return 0 };
         self.recheck = Some(self.between(&after, None));
         let hurt = done.filter(|planned| self.standing(planned) == Standing::NewOwner);
         let told = hurt.inspect(|planned| {
@@ -286,7 +285,7 @@ struct Execution<'a> {
 pub(super) fn execute<'a>(
     judged: &'a ScannedBridge<'a>,
     planned: &'a [PlannedDelete<'a>],
-    client: &mut Client,
+    evidence: &mut dyn Evidence,
     table: &mut dyn FlowSink,
     done: &'a mut Executed,
 ) -> Result<(), Error> {
@@ -299,10 +298,10 @@ pub(super) fn execute<'a>(
     let mut chunks = planned.chunks(CHUNK).peekable();
     while let Some(chunk) = chunks.next() {
         let next = chunks.peek().copied().unwrap_or_default();
-        let outcomes = execution.delete(chunk, next, client, table)?;
+        let outcomes = execution.delete(chunk, next, evidence, table)?;
         execution.done.outcomes.extend(outcomes);
     }
-    execution.finish(client, table)
+    execution.finish(evidence, table)
 }
 
 impl<'a> Execution<'a> {
@@ -310,7 +309,7 @@ impl<'a> Execution<'a> {
         &mut self,
         chunk: &'a [PlannedDelete<'a>],
         next: &[PlannedDelete<'a>],
-        client: &mut Client,
+        evidence: &mut dyn Evidence,
         table: &mut dyn FlowSink,
     ) -> Result<Vec<EntryOutcome>, Error> {
         let bridge = self.judged.bridge.1;
@@ -320,7 +319,7 @@ impl<'a> Execution<'a> {
             info!("bridge {bridge}: paused, not deleted: {} entries", chunk.len());
             return Ok(vec![EntryOutcome::Withheld; chunk.len()]);
         }
-        let mut goes = self.holding(chunk, client, table)?;
+        let mut goes = self.holding(chunk, evidence, table)?;
         self.strategy.listen(table)?;
         for (planned, goes) in chunk.iter().zip(&mut goes) {
             *goes &= !self.strategy.is_newer(planned.candidate);
@@ -367,15 +366,15 @@ impl<'a> Execution<'a> {
     fn holding(
         &mut self,
         chunk: &[PlannedDelete<'_>],
-        client: &mut Client,
+        evidence: &mut dyn Evidence,
         table: &mut dyn FlowSink,
     ) -> Result<Vec<bool>, Error> {
-        self.check.scan(client, table)?;
+        self.check.scan(evidence, table)?;
         let mut holds = self.check.holding(chunk);
         while self.patience > 0 && holds.contains(&false) {
             self.patience -= 1;
             std::thread::sleep(FOLLOWING);
-            self.check.scan(client, table)?;
+            self.check.scan(evidence, table)?;
             holds = self.check.holding(chunk);
         }
         Ok(holds)
@@ -403,7 +402,11 @@ impl<'a> Execution<'a> {
     }
 
     /// Looks whether the entries are gone.
-    fn finish(mut self, client: &mut Client, table: &mut dyn FlowSink) -> Result<(), Error> {
+    fn finish(
+        mut self,
+        evidence: &mut dyn Evidence,
+        table: &mut dyn FlowSink,
+    ) -> Result<(), Error> {
         if let Strategy::Guarded(_, parallel) | Strategy::Parallel(parallel) = &mut self.strategy {
             parallel.close();
         }
@@ -439,7 +442,7 @@ impl<'a> Execution<'a> {
             }
         }
         say_deleted(self.judged, &self.done.outcomes, self.planned);
-        self.done.suspicions += self.check.suspect(client, done.into_iter());
+        self.done.suspicions += self.check.suspect(evidence, done.into_iter());
         Ok(())
     }
 }
@@ -570,3 +573,8 @@ impl SecondLook<'_> {
 fn unchanged(there: HashMap<usize, bool>) -> HashSet<usize> {
     there.into_iter().filter(|(_, younger)| !younger).map(|(index, _)| index).collect()
 }
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;

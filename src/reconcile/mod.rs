@@ -12,6 +12,7 @@ mod ask;
 mod clean;
 mod connections;
 mod database;
+mod evidence;
 mod execute;
 mod guard;
 mod input;

@@ -102,6 +102,32 @@ impl Update {
     }
 }
 
+#[cfg(test)]
+impl Update {
+    /// As if the switch reported that this entry was put.
+    pub(crate) fn put(at: u64, entry: &Entry) -> Self {
+        let (raw, version) = (entry.raw(), entry.version());
+        Self {
+            at,
+            what: What::Put,
+            in_pause: false,
+            table: raw.table(),
+            priority: raw.priority(),
+            cookie: raw.cookie(),
+            version,
+            idle_timeout: raw.idle_timeout(),
+            hard_timeout: raw.hard_timeout(),
+            matches: raw.match_bytes().into(),
+            instructions: raw.instruction_bytes().into(),
+        }
+    }
+
+    /// As if the switch reported that this entry is gone.
+    pub(crate) fn removed(at: u64, entry: &Entry) -> Self {
+        Self { what: What::Removed, instructions: Box::default(), ..Self::put(at, entry) }
+    }
+}
+
 /// The flow monitor of a connection, and the updates that nobody has taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Monitor {
