@@ -13,7 +13,8 @@ use crate::liveness::{Liveness, netns};
 use crate::model::attachment::{Attachment, State};
 use crate::ovsdb::Client;
 use crate::reconcile::{
-    BridgeInput, Cause, CleanTarget, FlowReport, NodeSnapshot, open_bridge, orphans, scan_bridge,
+    BridgeId, BridgeInput, Cause, CleanTarget, FlowReport, NodeSnapshot, open_bridge, orphans,
+    scan_bridge,
 };
 use crate::util::clock::{Stamp, boot_id};
 use crate::util::logging::escape;
@@ -76,7 +77,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         let targets = [CleanTarget { attachment, cause }];
         let (mut flows, mut ovn) = (Vec::new(), Vec::new());
         for bridge in node.bridges_of(record) {
-            let found = node.ovs.bridges.get(bridge).filter(|b| node.ovs.is_ovn(b));
+            let found = node.bridge(bridge).filter(|b| node.ovs.is_ovn(b));
             if let Some(found) = found {
                 ovn.push(found.name.clone());
                 continue;
@@ -102,10 +103,10 @@ fn is_meant(record: &Attachment, who: &str) -> bool {
 fn explain(
     context: &Context,
     node: &NodeSnapshot,
-    bridge: usize,
+    bridge: BridgeId,
     targets: &[CleanTarget],
 ) -> Result<Vec<FlowReport>, Error> {
-    let Some(name) = node.ovs.bridges.get(bridge).map(|b| b.name.clone()) else {
+    let Some(name) = node.bridge(bridge).map(|b| b.name.clone()) else {
         return Ok(Vec::new());
     };
     let since = Instant::now();

@@ -60,7 +60,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         registry: registry.as_ref(),
         run_dir: &context.run_dir,
         timeout: context.timeout,
-        witnesses: &[],
+        sources: &[],
         held: false,
         free: None,
         database: None,
@@ -69,7 +69,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         thorough: !options.only_dead,
         details: options.details || options.dry_run,
     };
-    let mut pass = run.roll_call_after_burst()?;
+    let mut pass = run.liveness_pass_after_burst()?;
     let outcome = run.clean(&pass, |_| true)?;
     if act {
         outcome.withheld().for_each(|withheld| info!("{withheld}"));

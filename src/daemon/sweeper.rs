@@ -256,7 +256,7 @@ impl Sweeper<'_> {
             registry: Some(registry),
             run_dir: &shared.run_dir,
             timeout: TIMEOUT,
-            witnesses: &liveness,
+            sources: &liveness,
             held: self.mass_death_guard.is_engaged(),
             free: sources.knows_addresses().then_some(&free),
             database: Some(&database),

@@ -11,8 +11,8 @@ use super::outcome::{BridgeOutcome, Outcome, TargetId};
 use super::plan::{Orders, PlanInput, PlannedDelete, plan};
 use super::remember::{Taught, remember, shared_for_good};
 use super::{
-    BridgeInput, CleanRequest, CleanTarget, Error, NodeSnapshot, connections, lacks_value, merge,
-    prefetch, scan_bridge, settle, unowned_ports, unrecorded, unrecorded_ports,
+    BridgeId, BridgeInput, CleanRequest, CleanTarget, Error, NodeSnapshot, connections,
+    lacks_value, merge, prefetch, scan_bridge, settle, unowned_ports, unrecorded, unrecorded_ports,
 };
 use crate::config::{Mode, database_socket};
 use crate::flowtable::{DumpSource, Prefetch};
@@ -160,8 +160,8 @@ struct CleanUp<'a> {
 impl CleanUp<'_> {
     /// Bridges that some target may have entries on, with these targets; all that matter when
     /// thorough. A target whose bridge is gone from a complete answer is finished.
-    fn bridges_to_look_at(&mut self, node: &NodeSnapshot) -> BTreeMap<usize, Vec<TargetId>> {
-        let mut bridges: BTreeMap<usize, Vec<TargetId>> = BTreeMap::new();
+    fn bridges_to_look_at(&mut self, node: &NodeSnapshot) -> BTreeMap<BridgeId, Vec<TargetId>> {
+        let mut bridges: BTreeMap<BridgeId, Vec<TargetId>> = BTreeMap::new();
         for (id, target) in TargetId::each(&self.targets) {
             let of = node.bridges_of(&target.attachment);
             if of.is_empty() {
@@ -187,10 +187,10 @@ impl CleanUp<'_> {
     fn clean_bridge(
         &mut self,
         node: &NodeSnapshot,
-        (bridge, here): (usize, Vec<TargetId>),
+        (bridge, here): (BridgeId, Vec<TargetId>),
         prefetch: Option<Prefetch>,
     ) {
-        let Some(name) = node.ovs.bridges.get(bridge).map(|b| b.name.clone()) else { return };
+        let Some(name) = node.bridge(bridge).map(|b| b.name.clone()) else { return };
         let mut on = BridgeOutcome::new(&name);
         on.targets.extend(here.into_iter().map(|id| (id, Default::default())));
         let mut done = self.pass(node, bridge, prefetch, &mut on);
@@ -202,7 +202,7 @@ impl CleanUp<'_> {
             std::thread::sleep(pause);
             let Ok(fresh) = self.request.node_again(&mut self.client, Stamp::now()) else { break };
             // A bridge that came or went has other indexes.
-            if fresh.ovs.bridges.get(bridge).map(|b| &b.name) != Some(&name) {
+            if fresh.bridge(bridge).map(|b| &b.name) != Some(&name) {
                 break;
             }
             self.heed();
@@ -228,7 +228,7 @@ impl CleanUp<'_> {
     fn pass(
         &mut self,
         node: &NodeSnapshot,
-        bridge: usize,
+        bridge: BridgeId,
         prefetch: Option<Prefetch>,
         on: &mut BridgeOutcome,
     ) -> Result<(), Error> {
@@ -288,7 +288,7 @@ impl CleanUp<'_> {
 fn scan<'a>(
     request: &'a CleanRequest<'a>,
     node: &'a NodeSnapshot,
-    bridge: (usize, &'a str),
+    bridge: (BridgeId, &'a str),
     targets: &'a [CleanTarget],
     prefetch: Option<Prefetch>,
 ) -> Result<(ScannedBridge<'a>, DumpSource), Error> {

@@ -12,6 +12,7 @@ use log::{debug, warn};
 
 use super::input::{has_lost_its_device, joined_with};
 use super::outcome::TargetId;
+use super::snapshot::BridgeId;
 use super::{BridgeInput, CleanRequest, CleanTarget, NodeSnapshot, Outcome, open_bridge};
 use crate::config::Mode;
 use crate::judge::input::{Dead, Live, Network};
@@ -35,7 +36,7 @@ struct Others {
 /// A port whose marks say that it is a pod's or a machine's, and not which IPs it has. No record
 /// explains it.
 struct Unknown {
-    bridge: usize,
+    bridge: BridgeId,
     vlans: Vec<u16>,
     /// Not a pod: its addresses are of an IPAM that is nobody's of our networks.
     machine: bool,
@@ -98,19 +99,19 @@ pub(super) fn flush(
         Ok(node) => node,
         Err(failed) => return outcome.note(format!("connections are not flushed: {failed}")),
     };
-    for (index, target) in targets.iter().enumerate() {
-        let judged = outcome.targets.get(index).is_some_and(|t| t.is_finished() && !t.ovn);
+    for (id, target) in TargetId::each(targets) {
+        let judged = outcome.targets.get(id.0).is_some_and(|t| t.is_finished() && !t.ovn);
         if !judged || !wants(target) {
             continue;
         }
         let mut flushed: Vec<&str> = Vec::new();
         for bridge in node.bridges_of(&target.attachment) {
-            let Some(row) = node.ovs.bridges.get(bridge) else { continue };
+            let Some(row) = node.bridge(bridge) else { continue };
             if flushed.contains(&datapath(&row.datapath_type)) {
                 continue;
             }
             flushed.push(datapath(&row.datapath_type));
-            let ips = free_ips(request, &node, (bridge, index), targets, outcome);
+            let ips = free_ips(request, &node, (bridge, id), targets, outcome);
             if let Err(failed) = flush_over(request, &row.name, &ips) {
                 let stay = format!("connections of {} stay: {failed}", target.attachment.title());
                 warn!("bridge {}: {stay}", row.name);
@@ -118,7 +119,7 @@ pub(super) fn flush(
                     // It would say the same the next time.
                     outcome.note(stay);
                 } else {
-                    outcome.fail(TargetId(index), &format!("bridge {}: {failed}", row.name));
+                    outcome.fail(id, &format!("bridge {}: {failed}", row.name));
                 }
             }
         }
@@ -142,15 +143,16 @@ fn datapath(kind: &str) -> &str {
 fn free_ips(
     request: &CleanRequest<'_>,
     node: &NodeSnapshot,
-    (bridge, index): (usize, usize),
+    (bridge, id): (BridgeId, TargetId),
     targets: &[CleanTarget],
     outcome: &Outcome,
 ) -> Vec<IpAddr> {
     let build = |bridge| BridgeInput::build(node, bridge, targets, request.adding.as_ref());
     let input = build(bridge);
-    let kind = |bridge: usize| node.ovs.bridges.get(bridge).map(|b| datapath(&b.datapath_type));
+    let kind = |bridge: BridgeId| node.bridge(bridge).map(|b| datapath(&b.datapath_type));
     let joined = joined_with(node, bridge);
-    let far = (0..node.ovs.bridges.len())
+    let far = node
+        .bridge_ids()
         .filter(|other| !joined.contains(other) && kind(*other) == kind(bridge))
         .flat_map(|other| build(other).facts.live);
     let mut unknown = unknown(node, targets);
@@ -158,10 +160,10 @@ fn free_ips(
     unknown.iter_mut().for_each(|port| port.near = joined.contains(&port.bridge));
     let others = Others { far: far.collect(), near: input.facts.live, unknown };
     let mut found = input.dead_of.iter().zip(&input.facts.dead);
-    let Some((_, dead)) = found.find(|(target, _)| **target == index) else { return Vec::new() };
+    let Some((_, dead)) = found.find(|(target, _)| **target == id) else { return Vec::new() };
     let Some(network) = input.facts.networks.get(dead.network) else { return Vec::new() };
     let may = |ip: &IpAddr| may_be_flushed(*ip, dead, network, &others, &outcome.owned);
-    let ips = targets.get(index).map(|target| target.attachment.ips.clone()).unwrap_or_default();
+    let ips = id.of(targets).map(|target| target.attachment.ips.clone()).unwrap_or_default();
     ips.into_iter().filter(may).collect()
 }
 
@@ -261,7 +263,7 @@ mod tests {
     }
 
     fn unknown_port(vlans: &[u16], machine: bool, near: bool) -> Unknown {
-        Unknown { bridge: 0, vlans: vlans.to_vec(), machine, near }
+        Unknown { bridge: BridgeId(0), vlans: vlans.to_vec(), machine, near }
     }
 
     /// A Neutron machine's marks name a MAC and no IP, ovs-cni's neither.

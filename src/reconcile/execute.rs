@@ -13,11 +13,15 @@ use super::plan::PlannedDelete;
 use super::scan::{Candidate, FlowScan, again};
 use super::snapshot::Error;
 use super::transaction::JournalTransaction;
-use super::{BridgeInput, CleanRequest, CleanTarget, NodeSnapshot};
+use super::{BridgeId, BridgeInput, CleanRequest, CleanTarget, NodeSnapshot};
 use crate::flowtable::{FlowSink, Parallel};
 use crate::judge::{Recheck, Standing};
 use crate::openflow::{Applied, Entry, Filter, FlowKey};
 use crate::store::Version;
+
+mod second_look;
+
+use second_look::{SecondLook, unchanged};
 
 /// How many entries are deleted on one look at the evidence: at 20 µs each the window between
 /// that look and the last delete stays under 100 ms.
@@ -27,7 +31,7 @@ const CHUNK: usize = 4_000;
 const LOOKS_BEHIND: u32 = 8;
 const FOLLOWING: Duration = Duration::from_millis(3);
 /// Connections that a chunk is divided among.
-const LANES: usize = 4;
+const PARALLEL: usize = 4;
 
 /// What became of an entry that was to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +92,7 @@ pub(super) struct ScannedBridge<'a> {
     /// The node as it was judged.
     pub(super) node: &'a NodeSnapshot,
     /// The bridge's place in it, and its name.
-    pub(super) bridge: (usize, &'a str),
+    pub(super) bridge: (BridgeId, &'a str),
     /// What its records count as, after our own writing.
     pub(super) version: Option<Version>,
     /// The bridge's ports, as it describes them.
@@ -209,9 +213,9 @@ impl<'a> Strategy<'a> {
             Some(guard) if only => Self::Guarded(guard, Parallel::default()),
             // The connection that puts back what was hit at once deletes nothing itself beside
             // others.
-            Some(guard) => Self::Guarded(guard, parallel(LANES)),
+            Some(guard) => Self::Guarded(guard, parallel(PARALLEL)),
             None if only => Self::Asking { asked: Vec::new(), left: HashSet::new() },
-            None => Self::Parallel(parallel(LANES - 1)),
+            None => Self::Parallel(parallel(PARALLEL - 1)),
         }
     }
 
@@ -276,7 +280,7 @@ struct Execution<'a> {
     strategy: Strategy<'a>,
     transaction: JournalTransaction<'a>,
     /// How often the evidence is looked at again.
-    patience: u32,
+    looks_left: u32,
     done: &'a mut Executed,
 }
 
@@ -293,8 +297,9 @@ pub(super) fn execute<'a>(
     let check = PreCommitCheck { judged, version, fresh: None, ports: None, recheck: None };
     let strategy = Strategy::of(judged, table, planned);
     let transaction = JournalTransaction::open(judged, &mut done.notes);
-    let patience = LOOKS_BEHIND;
-    let mut execution = Execution { judged, check, planned, strategy, transaction, patience, done };
+    let looks_left = LOOKS_BEHIND;
+    let mut execution =
+        Execution { judged, check, planned, strategy, transaction, looks_left, done };
     let mut chunks = planned.chunks(CHUNK).peekable();
     while let Some(chunk) = chunks.next() {
         let next = chunks.peek().copied().unwrap_or_default();
@@ -371,8 +376,8 @@ impl<'a> Execution<'a> {
     ) -> Result<Vec<bool>, Error> {
         self.check.scan(evidence, table)?;
         let mut holds = self.check.holding(chunk);
-        while self.patience > 0 && holds.contains(&false) {
-            self.patience -= 1;
+        while self.looks_left > 0 && holds.contains(&false) {
+            self.looks_left -= 1;
             std::thread::sleep(FOLLOWING);
             self.check.scan(evidence, table)?;
             holds = self.check.holding(chunk);
@@ -473,105 +478,6 @@ fn say_deleted(
             None => info!("bridge {bridge}: deleted {count} entries of nobody's port: {why}"),
         }
     }
-}
-
-/// A look at the places of the deleted entries.
-struct SecondLook<'a> {
-    table: &'a mut dyn FlowSink,
-    judged: &'a ScannedBridge<'a>,
-}
-
-impl SecondLook<'_> {
-    /// Deletes those that stayed (by index) once more, as entries that match on "untagged". Which
-    /// of them are still there.
-    fn again(
-        &mut self,
-        asked: &[Filter],
-        done: &[&PlannedDelete<'_>],
-        stayed: HashSet<usize>,
-    ) -> Result<HashSet<usize>, Error> {
-        if stayed.is_empty() {
-            return Ok(stayed);
-        }
-        let tried = stayed.iter().filter_map(|index| done.get(*index));
-        let tried: Vec<Entry> = tried.map(|d| d.candidate.entry.clone()).collect();
-        self.table.delete_vlan_tci(&tried)?;
-        Ok(unchanged(self.still_there(asked, done)?))
-    }
-
-    /// Which of the deleted entries (by index) are still there, and how many suspicions there are.
-    /// The switch has told of those that are gone; the others are looked for.
-    fn untold<'l>(
-        &mut self,
-        guard: &mut ReplaceGuard<'l>,
-        done: &[&PlannedDelete<'l>],
-    ) -> Result<(HashSet<usize>, u64), Error> {
-        let unknown = |guard: &ReplaceGuard<'_>, index: &usize| {
-            let told = done.get(*index).map(|d| guard.outcome_of(d.candidate));
-            told == Some(DeleteOutcome::Unknown)
-        };
-        if !(0..done.len()).any(|index| unknown(guard, &index)) {
-            return Ok((HashSet::new(), 0));
-        }
-        // What was put in a pause is told at its end.
-        guard.listen(self.table)?;
-        let untold: Vec<usize> = (0..done.len()).filter(|index| unknown(guard, index)).collect();
-        let candidates = |some: &mut dyn Iterator<Item = &usize>| -> Vec<&'l Candidate> {
-            some.filter_map(|index| done.get(*index)).map(|d| d.candidate).collect()
-        };
-        let asked = again(&self.judged.scan, candidates(&mut untold.iter()).into_iter());
-        let there = self.still_there(&asked, done)?;
-        guard.listen(self.table)?;
-        let mut stayed = HashSet::new();
-        for (index, younger) in &there {
-            let Some(planned) = done.get(*index) else { continue };
-            if unknown(guard, index) && guard.is_still(planned.candidate, *younger) {
-                stayed.insert(*index);
-            }
-        }
-        if !stayed.is_empty() && !guard.was_deaf {
-            guard.delete_vlan_tci(self.table, &candidates(&mut stayed.iter()))?;
-            let there = unchanged(self.still_there(&asked, done)?);
-            stayed.retain(|index| there.contains(index));
-        }
-        let gone = |index: &&usize| !there.contains_key(index) && unknown(guard, index);
-        let hurt = untold.iter().filter(|_| guard.was_deaf).filter(gone);
-        let hurt = hurt.filter_map(|index| done.get(*index)).inspect(|planned| {
-            error!(
-                "bridge {}: deleted while the switch did not tell who else put it, check that \
-                 pod: {}",
-                self.judged.bridge.1, planned.candidate.entry
-            );
-        });
-        let suspicions = hurt.count() as u64;
-        Ok((stayed, suspicions))
-    }
-
-    /// In which places of the deleted entries (by index) a fresh look finds one, and whether that
-    /// is younger than the one that was to go. Who puts an entry anew right behind its deletion
-    /// has not kept us from deleting it.
-    fn still_there(
-        &mut self,
-        asked: &[Filter],
-        done: &[&PlannedDelete<'_>],
-    ) -> Result<HashMap<usize, bool>, Error> {
-        let places: HashMap<FlowKey<'_>, usize> =
-            done.iter().enumerate().map(|(n, d)| (d.candidate.entry.key(), n)).collect();
-        let mut there = HashMap::new();
-        self.table.scan(asked, &mut |seen| {
-            let place = places.get(&seen.raw.key());
-            if let Some((index, planned)) = place.and_then(|n| Some((*n, done.get(*n)?))) {
-                there.insert(index, planned.candidate.is_older_than(seen));
-            }
-            Ok(())
-        })?;
-        Ok(there)
-    }
-}
-
-/// The places in which there is the entry that was to go.
-fn unchanged(there: HashMap<usize, bool>) -> HashSet<usize> {
-    there.into_iter().filter(|(_, younger)| !younger).map(|(index, _)| index).collect()
 }
 
 #[cfg(test)]

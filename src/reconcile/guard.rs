@@ -2,7 +2,7 @@
 //!
 //! A strict delete hits whatever has the table, priority, match and cookie when it is done. A
 //! controller that puts the same entry anew in between, for the address's next owner, would
-//! lose it. So the switch is asked, before the look, to tell of every change in the order in
+//! lose it. So the switch is asked, before the scan, to tell of every change in the order in
 //! which they happen ([`crate::openflow::Connection::watch`]):
 //!
 //! - what was put anew before the commit is not deleted;
@@ -76,7 +76,7 @@ impl DeleteOutcome {
 enum State {
     Listed,
     Gone,
-    /// Somebody put it since the look.
+    /// Somebody put it since the scan.
     Newer(Box<Update>),
     /// That one was deleted.
     Hit(Box<Update>),
@@ -175,17 +175,13 @@ impl<'l> ReplaceGuard<'l> {
     }
 
     /// Hears what has changed since the scan and was not heard yet.
-    fn hear_since(
-        &mut self,
-        table: &mut dyn FlowSink,
-        wait: Duration,
-    ) -> Result<Reporting, Error> {
+    fn hear_since(&mut self, table: &mut dyn FlowSink, wait: Duration) -> Result<Reporting, Error> {
         let Changes { updates, reporting } = table.changes_since(self.heard, wait)?;
         self.hear(updates);
         Ok(reporting)
     }
 
-    /// Whether somebody has put this one since the look, or may have.
+    /// Whether somebody has put this one since the scan, or may have.
     pub(super) fn is_newer(&self, candidate: &Candidate) -> bool {
         self.deaf
             || matches!(self.outcome_of(candidate), DeleteOutcome::Newer | DeleteOutcome::Again)

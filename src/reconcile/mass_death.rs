@@ -30,17 +30,16 @@ pub(super) fn consult(
         return (Decision::Sweep, 0);
     }
     let deaths = orphans.deaths(registry_snapshot);
+    let asked = Consultation { run, registry, deaths, paused, boot_id };
     if run.dry_run {
-        let mut guard = read(registry, run.held, boot_id);
-        let decision = guard.decide(&deaths, Stamp::now().boot_ms);
-        return (now(decision, run.yes), guard.swept());
+        let (decision, swept) = asked.unlocked();
+        return (now(decision, run.yes), swept);
     }
     match registry.lock_guard(Deadline::after(WAIT_FOR_CONTROLLER)) {
-        Ok(lock) => decide(run, registry, &lock, &deaths, paused, boot_id),
+        Ok(lock) => asked.decide(&lock),
         Err(failed) => {
-            let mut guard = read(registry, run.held, boot_id);
-            let decision = guard.decide(&deaths, Stamp::now().boot_ms);
-            (unwritten(run, decision, &deaths, &failed), guard.swept())
+            let (decision, swept) = asked.unlocked();
+            (asked.unwritten(decision, &failed), swept)
         }
     }
 }
@@ -61,31 +60,54 @@ pub fn pulled_brake(
     }
 }
 
-fn decide(
-    run: &SweepRun<'_>,
-    registry: &Registry,
-    lock: &GuardLock,
-    deaths: &Deaths,
+/// A sweep that asks the guard.
+struct Consultation<'a> {
+    run: &'a SweepRun<'a>,
+    registry: &'a Registry,
+    deaths: Deaths,
     paused: bool,
-    boot_id: &str,
-) -> (Decision, usize) {
-    let before = read(registry, run.held, boot_id);
-    let mut guard = before.clone();
-    let mut decision = guard.decide(deaths, Stamp::now().boot_ms);
-    let swept = guard.swept();
-    if paused {
-        decision = now(decision, run.yes);
-    } else if run.yes {
-        (decision, guard) = (Decision::Sweep, MassDeathGuard::new(boot_id));
-    } else if decision == Decision::Sweep {
-        guard.sweep();
+    boot_id: &'a str,
+}
+
+impl Consultation<'_> {
+    /// By what is written down now, which another sweep may change.
+    fn unlocked(&self) -> (Decision, usize) {
+        let mut guard = read(self.registry, self.run.held, self.boot_id);
+        let decision = guard.decide(&self.deaths, Stamp::now().boot_ms);
+        (decision, guard.swept())
     }
-    if guard != before
-        && let Err(failed) = lock.write(&guard.for_file())
-    {
-        decision = unwritten(run, decision, deaths, &failed);
+
+    fn decide(&self, lock: &GuardLock) -> (Decision, usize) {
+        let run = self.run;
+        let before = read(self.registry, run.held, self.boot_id);
+        let mut guard = before.clone();
+        let mut decision = guard.decide(&self.deaths, Stamp::now().boot_ms);
+        let swept = guard.swept();
+        if self.paused {
+            decision = now(decision, run.yes);
+        } else if run.yes {
+            (decision, guard) = (Decision::Sweep, MassDeathGuard::new(self.boot_id));
+        } else if decision == Decision::Sweep {
+            guard.sweep();
+        }
+        if guard != before
+            && let Err(failed) = lock.write(&guard.for_file())
+        {
+            decision = self.unwritten(decision, &failed);
+        }
+        (decision, swept)
     }
-    (decision, swept)
+
+    /// The next one to sweep will not know of these deaths: few may go nevertheless.
+    fn unwritten(&self, decision: Decision, failed: &store::Error) -> Decision {
+        warn!("{failed}: other sweeps will not count these deaths");
+        match (decision, self.deaths.alone.as_slice()) {
+            (Decision::Sweep, [(_, source), rest @ ..]) if !self.run.yes && rest.len() >= FEW => {
+                Decision::Hold(*source)
+            }
+            _ => decision,
+        }
+    }
 }
 
 /// What a sweep that deletes nothing goes by: it need not wait.
@@ -107,21 +129,5 @@ fn read(registry: &Registry, held: bool, boot_id: &str) -> MassDeathGuard {
             warn!("{failed}: as if it said that too many died at once");
             MassDeathGuard::doubtful(boot_id)
         }
-    }
-}
-
-/// The next one to sweep will not know of these deaths: few may go nevertheless.
-fn unwritten(
-    run: &SweepRun<'_>,
-    decision: Decision,
-    deaths: &Deaths,
-    failed: &store::Error,
-) -> Decision {
-    warn!("{failed}: other sweeps will not count these deaths");
-    match (decision, deaths.alone.as_slice()) {
-        (Decision::Sweep, [(_, source), rest @ ..]) if !run.yes && rest.len() >= FEW => {
-            Decision::Hold(*source)
-        }
-        _ => decision,
     }
 }

@@ -44,7 +44,7 @@ use serde::{Deserialize, Serialize};
 
 pub use database::Database;
 pub(crate) use input::lacks_value;
-pub use input::{BridgeInput, in_question, register_of};
+pub use input::{BridgeInput, RecordId, in_question, register_of};
 pub use lease::{Lease, Leases};
 pub use mass_death::pulled_brake;
 pub use outcome::{
@@ -55,10 +55,10 @@ pub use report::{BridgeReport, FlowReport, Report, TargetReport};
 pub use request::CleanRequest;
 pub use run::{Free, LivenessPass, SweepRun};
 pub use scan::{FlowScan, scan_bridge};
-pub use snapshot::{Error, NodeSnapshot, network_states, object};
+pub use snapshot::{BridgeId, Error, NodeSnapshot, network_states, object};
 pub(crate) use snapshot::{device_of, is_anothers, marked_as};
 pub use standing::{AskedPortScan, PortScan, connect_early};
-pub use unrecorded::Heritage;
+pub use unrecorded::Predecessors;
 pub use unrecorded_ports::{UnrecordedPort, unrecorded_ports};
 
 use crate::model::attachment::Attachment;

@@ -33,7 +33,7 @@ impl Orphan {
         self.by.first().map_or("boot", |source| source.as_str())
     }
 
-    /// The one source on whose word alone it is dead. Another boot needs no second witness:
+    /// The one source on whose word alone it is dead. Another boot needs no second source:
     /// nothing of it can be alive.
     #[must_use]
     pub fn alone(&self) -> Option<Source> {
@@ -85,27 +85,27 @@ pub fn find(registry_snapshot: &RegistrySnapshot, boot_id: &str) -> Orphans {
     find_with(registry_snapshot, boot_id, &[])
 }
 
-/// Judges every active record by its namespace and by what these witnesses say.
+/// Judges every active record by its namespace and by what these sources say.
 #[must_use]
 pub fn find_with(
     registry_snapshot: &RegistrySnapshot,
     boot_id: &str,
-    witnesses: &[&dyn LivenessSource],
+    sources: &[&dyn LivenessSource],
 ) -> Orphans {
     let mut orphans = Orphans { total: registry_snapshot.attachments.len(), ..Orphans::default() };
     orphans.asked.push(Source::Netns);
-    orphans.asked.extend(witnesses.iter().map(|witness| witness.source()));
+    orphans.asked.extend(sources.iter().map(|source| source.source()));
     let now = Stamp::now();
     let namespaces = netns::judge_all(&registry_snapshot.attachments, boot_id);
     if namespaces.iter().any(|life| life.is_dead()) {
-        witnesses.iter().for_each(|witness| witness.refresh());
+        sources.iter().for_each(|source| source.refresh());
     }
-    let mut answers = Vec::with_capacity(witnesses.len().saturating_add(1));
+    let mut answers = Vec::with_capacity(sources.len().saturating_add(1));
     for (index, (record, life)) in registry_snapshot.attachments.iter().zip(namespaces).enumerate()
     {
         answers.clear();
         answers.push((Source::Netns, life));
-        answers.extend(witnesses.iter().map(|w| (w.source(), w.judge(record, now))));
+        answers.extend(sources.iter().map(|source| (source.source(), source.judge(record, now))));
         let judged = combine(&answers);
         match judged.life {
             Liveness::Alive => orphans.alive.push(index),
@@ -123,85 +123,105 @@ pub fn find_with(
 pub struct CleanTargets {
     /// The dead.
     pub targets: Vec<CleanTarget>,
-    /// Dead too, but their records could not be buried: they stay active records, which the
+    /// Dead too, but their tombstones could not be written: they stay active records, which the
     /// next sweep finds. Nothing of theirs is deleted without a tombstone.
     pub tombstones_failed: Vec<(CleanTarget, store::Error)>,
     /// The records as they are now, if nobody but us has written any since they were read.
     pub records: Option<RegistrySnapshot>,
 }
 
-/// The targets of a sweep: orphans (buried as tombstones first, so that nothing is
-/// forgotten if we die) and those tombstones of earlier deaths that `pick` wants; with `act`
-/// false, those orphans. Who cannot be buried keeps nobody else from it.
+/// What the targets of a sweep are chosen from.
+#[derive(Clone, Copy)]
+pub struct SweepRecords<'a> {
+    /// Where the records are.
+    pub registry: &'a Registry,
+    /// What was read there.
+    pub registry_snapshot: &'a RegistrySnapshot,
+    /// This boot.
+    pub boot_id: &'a str,
+    /// Orphans become tombstones. If not, nothing is written.
+    pub act: bool,
+    /// For the lock.
+    pub deadline: Deadline,
+}
+
+/// The targets of a sweep: orphans (made tombstones first, so that nothing is forgotten if we die)
+/// and those tombstones of earlier deaths that `pick` wants; if nothing is written, those orphans.
+/// One whose tombstone cannot be written keeps no other from it.
 ///
 /// # Errors
 /// If the lock cannot be had.
 pub fn targets(
-    registry: &Registry,
-    registry_snapshot: &RegistrySnapshot,
+    of: SweepRecords<'_>,
     dead: &[Orphan],
-    boot_id: &str,
-    act: bool,
-    deadline: Deadline,
     mut pick: impl FnMut(&Attachment) -> bool,
 ) -> Result<CleanTargets, store::Error> {
+    let SweepRecords { registry, registry_snapshot, boot_id, act, deadline } = of;
     let now = Stamp::now();
-    let mut targets: Vec<CleanTarget> = registry_snapshot
-        .tombstones
-        .iter()
-        .filter(|t| pick(t))
-        .map(|t| CleanTarget::of_tombstone(t.clone(), now, boot_id))
-        .collect();
+    let earlier = registry_snapshot.tombstones.iter().filter(|tombstone| pick(tombstone));
+    let mut targets: Vec<CleanTarget> =
+        earlier.map(|t| CleanTarget::of_tombstone(t.clone(), now, boot_id)).collect();
     if dead.is_empty() {
         let records =
             registry_snapshot.after_tombstones(std::iter::empty(), registry_snapshot.version);
         return Ok(CleanTargets { targets, tombstones_failed: Vec::new(), records });
     }
     let lock = if act { Some(registry.lock(deadline)?) } else { None };
-    // What the roll call read need not be read again.
+    // What the liveness pass read need not be read again.
     let known = lock.as_ref().and_then(|lock| lock.succeeds(registry_snapshot.version));
     let mut version = if act { known } else { registry_snapshot.version };
     let (first, mut tombstones_failed) = (targets.len(), Vec::new());
-    // Nobody buries them: as with tombstones, they need not be looked at every time.
+    // If nobody makes them tombstones: as with tombstones, they need not be judged every time.
     let dead = dead.iter().filter(|orphan| act || pick(&orphan.record));
     for Orphan { record, why, .. } in dead {
         let record = died(record.clone(), now, boot_id);
         let target = CleanTarget { attachment: record, cause: Cause::Orphan(why.to_string()) };
-        if let Some(lock) = &lock {
-            let record = &target.attachment;
-            let tombstones_written = match known {
-                Some(_) => lock.write_known_tombstone(record).map(Some),
-                None => write_tombstone(lock, record).map(|tombstones_written| {
-                    tombstones_written.then_some(TombstoneWrite::Written)
-                }),
-            };
-            match tombstones_written {
-                Ok(Some(burial)) => {
-                    info!(
-                        "{} ({}, container {}, port {}) is dead: {why}",
-                        record.title(),
-                        record.key,
-                        record.key.container,
-                        record.port.as_deref().unwrap_or("unknown"),
-                    );
-                    version = version.filter(|_| burial == TombstoneWrite::Written);
-                }
-                // DEL or another sweep was quicker: theirs is the tombstone.
-                Ok(None) => continue,
-                Err(failed) => {
-                    warn!("{}: cannot bury its record: {failed}", record.key);
-                    // Half of it may be done.
-                    version = None;
-                    tombstones_failed.push((target, failed));
-                    continue;
-                }
+        let Some(lock) = &lock else {
+            targets.push(target);
+            continue;
+        };
+        match write_orphan(lock, &target.attachment, known.is_some()) {
+            Ok(Some(write)) => {
+                say_dead(&target.attachment, &why.to_string());
+                version = version.filter(|_| write == TombstoneWrite::Written);
+                targets.push(target);
+            }
+            // DEL or another sweep was quicker: theirs is the tombstone.
+            Ok(None) => {}
+            Err(failed) => {
+                warn!("{}: cannot write its tombstone: {failed}", target.attachment.key);
+                // Half of it may be done.
+                version = None;
+                tombstones_failed.push((target, failed));
             }
         }
-        targets.push(target);
     }
-    let tombstones_written = targets.iter().skip(first).map(|target| &target.attachment);
-    let records = registry_snapshot.after_tombstones(tombstones_written.filter(|_| act), version);
+    let written = targets.iter().skip(first).map(|target| &target.attachment);
+    let records = registry_snapshot.after_tombstones(written.filter(|_| act), version);
     Ok(CleanTargets { targets, tombstones_failed, records })
+}
+
+/// Makes an orphan's record a tombstone. `known`: nobody has written since the records were read.
+fn write_orphan(
+    lock: &Lock<'_>,
+    record: &Attachment,
+    known: bool,
+) -> Result<Option<TombstoneWrite>, store::Error> {
+    if known {
+        return lock.write_known_tombstone(record).map(Some);
+    }
+    let written = write_tombstone(lock, record)?;
+    Ok(written.then_some(TombstoneWrite::Written))
+}
+
+fn say_dead(record: &Attachment, why: &str) {
+    info!(
+        "{} ({}, container {}, port {}) is dead: {why}",
+        record.title(),
+        record.key,
+        record.key.container,
+        record.port.as_deref().unwrap_or("unknown"),
+    );
 }
 
 /// Writes down that the living were seen, where the last time was a while ago, and of which
@@ -214,14 +234,14 @@ pub fn sighted(
     registry: &Registry,
     registry_snapshot: &mut RegistrySnapshot,
     orphans: &Orphans,
-    witnesses: &[&dyn LivenessSource],
+    sources: &[&dyn LivenessSource],
     deadline: Deadline,
 ) -> Result<(), store::Error> {
     let now = Stamp::now();
     let news = |index: &usize| {
         let record = registry_snapshot.attachments.get(*index)?;
         let unknown = || record.workload.is_none() && record.pod.is_some();
-        let workload = unknown().then(|| witnesses.iter().find_map(|w| w.workload(record)));
+        let workload = unknown().then(|| sources.iter().find_map(|source| source.workload(record)));
         let workload = workload.flatten();
         let long_ago = record.seen_alive.until(now) >= SIGHTING;
         (long_ago || workload.is_some()).then_some((*index, workload))
@@ -293,7 +313,7 @@ mod tests {
         Attachment::new(key, 1, boot.to_owned(), now)
     }
 
-    /// The next roll call need not read what this one has written, unless somebody else wrote.
+    /// The next liveness pass need not read what this one has written, unless somebody else wrote.
     #[test]
     fn who_was_seen_is_known_and_written() {
         let dir = tempfile::tempdir().unwrap();

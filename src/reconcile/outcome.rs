@@ -16,7 +16,7 @@ use crate::util::clock::Stamp;
 
 /// The place of a target in the list that a clean-up was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TargetId(pub(crate) usize);
+pub struct TargetId(pub usize);
 
 impl TargetId {
     /// Each target with its place.

@@ -179,7 +179,7 @@ impl PlanInput<'_> {
 }
 
 fn target_of(input: &BridgeInput, dead: Option<usize>) -> Option<TargetId> {
-    dead.and_then(|dead| input.dead_of.get(dead)).copied().map(TargetId)
+    dead.and_then(|dead| input.dead_of.get(dead)).copied()
 }
 
 /// The pod that a target is, or was.
@@ -205,9 +205,9 @@ fn may_change(
         | Reason::PolicyWaits { .. }
         | Reason::MayBeArriving { .. }
         | Reason::PortUnsettled { .. } => true,
-        // A look at everything shows which VLANs there are.
+        // A scan of everything shows which VLANs there are.
         Reason::OtherVlan { .. } => !learned.is_complete(),
-        // A look at everything shows which registers are output to.
+        // A scan of everything shows which registers are output to.
         Reason::LoadsLivePort { .. } => !learned.is_complete(),
         Reason::RegisterNotProven { why: NotProven::Shared, .. } => !shared,
         // Whoever was given the value since answers for what it condemns, to the end of

@@ -6,7 +6,7 @@ use log::warn;
 
 use super::outcome::TargetId;
 use super::scan::FlowScan;
-use super::{BridgeInput, CleanRequest, CleanTarget, NodeSnapshot};
+use super::{BridgeInput, CleanRequest, CleanTarget, NodeSnapshot, RecordId};
 use crate::config::{NetworkState, RegisterFacts, SharedValue, Sharer};
 use crate::judge::input::Live;
 use crate::judge::{Learned, Owner, Sharers};
@@ -24,8 +24,8 @@ pub(super) fn shared_for_good(
     if !shares(learned) {
         return vec![false; input.networks.len()];
     }
-    let ghosts = ghosts(node, input);
-    (0..input.networks.len()).map(|n| learned.shared_without(&input.facts, n, &ghosts)).collect()
+    let unnoticed = unnoticed_deaths(node, input);
+    (0..input.networks.len()).map(|n| learned.shared_without(&input.facts, n, &unnoticed)).collect()
 }
 
 fn shares(learned: &Learned) -> bool {
@@ -34,16 +34,16 @@ fn shares(learned: &Learned) -> bool {
 
 /// Indexes of the living that are dead and not noticed yet: an orphan and the next pod that was
 /// given its value look as if both lived.
-fn ghosts(node: &NodeSnapshot, input: &BridgeInput) -> Vec<usize> {
-    let is_ghost = |record: &Option<usize>| {
-        let record = record.and_then(|i| node.records.get(i));
+fn unnoticed_deaths(node: &NodeSnapshot, input: &BridgeInput) -> Vec<usize> {
+    let is_dead = |record: &Option<RecordId>| {
+        let record = record.and_then(|record| record.of(node));
         record.is_some_and(|r| matches!(netns::judge(r, &node.boot_id), Liveness::Dead(_)))
     };
     let living = input.live_of.iter().enumerate();
-    living.filter(|(_, r)| is_ghost(r)).map(|(l, _)| l).collect()
+    living.filter(|(_, r)| is_dead(r)).map(|(l, _)| l).collect()
 }
 
-/// What a whole look taught of a network (by its index in the scene).
+/// What a full scan taught of a network (by its index in the input).
 pub(super) fn learn_facts(
     facts: &mut RegisterFacts,
     (node, targets): (&NodeSnapshot, &[CleanTarget]),
@@ -53,15 +53,13 @@ pub(super) fn learn_facts(
 ) {
     let dying = targets.iter().map(|target| &target.attachment);
     facts.reconsider(dying.chain(&node.records).chain(&node.tombstones));
-    let shared = || learned.sharers(&input.facts, network, &ghosts(node, input));
+    let shared = || learned.sharers(&input.facts, network, &unnoticed_deaths(node, input));
     if let Some(Sharers { value, owners }) = shares(learned).then(shared).flatten() {
         let record = |owner| match owner {
             Owner::Dead(i) => {
-                input.dead_of.get(i).and_then(|t| targets.get(*t)).map(|t| &t.attachment)
+                input.dead_of.get(i).and_then(|t| t.of(targets)).map(|t| &t.attachment)
             }
-            Owner::Live(l) => {
-                input.live_of.get(l).copied().flatten().and_then(|r| node.records.get(r))
-            }
+            Owner::Live(l) => input.live_of.get(l).copied().flatten().and_then(|r| r.of(node)),
         };
         let [one, other] = owners.map(|owner| record(owner).map(Sharer::of));
         match one.zip(other) {
@@ -101,7 +99,7 @@ pub(super) struct Taught {
 /// Writes down what a look taught: of the dead, before the entries that show it are deleted;
 /// a whole one also of the network, and of the living as far as it saw all of their ports'
 /// entries. A register value that is not proven now
-/// may be later, when nothing shows it any more. Returns what the world's records count as now,
+/// may be later, when nothing shows it any more. Returns what the node's records count as now,
 /// if nobody else wrote any, and what it taught of the dead.
 pub(super) fn remember(
     request: &CleanRequest<'_>,
@@ -128,7 +126,7 @@ pub(super) fn remember(
     (version, taught)
 }
 
-/// What a look taught.
+/// What a scan taught.
 struct Learning<'a> {
     node: &'a NodeSnapshot,
     targets: &'a [CleanTarget],
@@ -139,13 +137,13 @@ struct Learning<'a> {
 impl Learning<'_> {
     fn of_the_networks(&self, lock: &Lock<'_>) -> Result<(), crate::store::Error> {
         let Self { node, targets, input, scan } = *self;
-        // A value that moved may be seen by a part of a look, too; the record forgets what it was.
+        // A value that moved may be seen by a scan by tokens, too; the record forgets what it was.
         let moved =
             |n: usize| scan.learned.shown.iter().any(|s| s.network == n && s.value.is_none());
         let learning = input.networks.iter().enumerate().filter(|(n, _)| scan.full || moved(*n));
         for (index, name) in learning {
-            // As it is now: since the world was read, an ADD may have changed the
-            // configuration, or another look may have learned the other fact.
+            // As it is now: since the node was read, an ADD may have changed the
+            // configuration, or another scan may have learned the other fact.
             let recorded: Option<NetworkState> = lock.network_state(name)?;
             let mut state = recorded.unwrap_or_else(|| node.network(name).clone());
             let before = state.clone();
@@ -173,7 +171,7 @@ impl Learning<'_> {
         let living = input.live_of.iter().zip(&scan.learned.live_registers);
         let living = living.zip(&input.facts.live).filter(|(_, live)| shows_all_of(scan, live));
         for ((live, value), _) in living {
-            let record = live.and_then(|i| node.records.get(i)).filter(|r| self.learns(r));
+            let record = live.and_then(|live| live.of(node)).filter(|r| self.learns(r));
             let (Some(record), Some(value)) = (record, *value) else { continue };
             if record.register.is_none_or(|r| r.value != value) {
                 let register = Some(Register { value, how: RegisterHow::Learned });
@@ -191,7 +189,7 @@ impl Learning<'_> {
         let learned = &self.scan.learned;
         let dead = self.input.dead_of.iter().zip(&learned.dead_registers).enumerate();
         for (dead, (target, value)) in dead {
-            let Some(record) = self.targets.get(*target).map(|t| &t.attachment) else { continue };
+            let Some(record) = target.of(self.targets).map(|t| &t.attachment) else { continue };
             let mut new = record.clone();
             if let Some(value) = value.filter(|_| self.learns(record))
                 && record.register.is_none_or(|r| r.value != value)
@@ -207,19 +205,19 @@ impl Learning<'_> {
                     known.see_vlans(&new.vlans);
                 })?;
                 let Attachment { register, vlans, .. } = new;
-                taught.push(Taught { target: TargetId(*target), register, vlans });
+                taught.push(Taught { target: *target, register, vlans });
             }
         }
         Ok(())
     }
 }
 
-/// Whether a look saw every entry of a live port: one that it missed may load another value.
+/// Whether a scan saw every entry of a live port: one that it missed may load another value.
 fn shows_all_of(scan: &FlowScan, live: &Live) -> bool {
     scan.full || live.ofport.is_some_and(|port| scan.asked.contains(&Filter::in_port(port)))
 }
 
-/// The records, to be changed. What the world says of them need not be read again if nobody
+/// The records, to be changed. What the node says of them need not be read again if nobody
 /// has written since it was read.
 struct Records<'a> {
     lock: &'a Lock<'a>,

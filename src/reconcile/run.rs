@@ -1,5 +1,5 @@
 //! One sweep from its beginning to its end, for the admin command and for the daemon: the
-//! roll call (who is there, who is dead), then the clean-up of the dead.
+//! liveness pass (who is there, who is dead), then the clean-up of the dead.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use log::warn;
 
-use super::orphans::{self, CleanTargets, Orphan, Orphans};
+use super::orphans::{self, CleanTargets, Orphan, Orphans, SweepRecords};
 use super::{
     CleanRequest, CleanTarget, Database, Error, Outcome, in_question, mass_death, network_states,
 };
@@ -32,7 +32,7 @@ pub struct SweepRun<'a> {
     /// For everything done on the switch.
     pub timeout: Duration,
     /// Who is asked beside the network namespaces.
-    pub witnesses: &'a [&'a dyn LivenessSource],
+    pub sources: &'a [&'a dyn LivenessSource],
     /// This process saw the brake pulled: a guard's file that is missing proves nothing.
     pub held: bool,
     /// Who knows which of these addresses nobody in the cluster has now; none: nobody knows.
@@ -136,7 +136,7 @@ impl SweepRun<'_> {
             }
         }
         let boot_id = boot_id().map_err(Error::BootId)?;
-        let orphans = orphans::find_with(&registry_snapshot, &boot_id, self.witnesses);
+        let orphans = orphans::find_with(&registry_snapshot, &boot_id, self.sources);
         let paused = self.registry.is_some_and(Registry::paused);
         let (decision, swept_before) =
             mass_death::consult(self, &registry_snapshot, &orphans, paused, &boot_id);
@@ -161,7 +161,7 @@ impl SweepRun<'_> {
     ///
     /// # Errors
     /// As [`liveness_pass`](Self::liveness_pass).
-    pub fn roll_call_after_burst(&self) -> Result<LivenessPass, Error> {
+    pub fn liveness_pass_after_burst(&self) -> Result<LivenessPass, Error> {
         let until = Deadline::after(LONGEST_BURST);
         loop {
             let pass = self.liveness_pass()?;
@@ -172,8 +172,8 @@ impl SweepRun<'_> {
         }
     }
 
-    /// Cleans up behind the dead of a roll call, and behind those earlier dead that `pick`
-    /// wants looked at. The switch is spoken to only if there are any, or if thorough.
+    /// Cleans up behind the dead of a liveness pass, and behind those earlier dead that `pick`
+    /// wants judged. The switch is spoken to only if there are any, or if thorough.
     ///
     /// # Errors
     /// If the lock cannot be had. What goes wrong with one record or on the switch is in the
@@ -189,7 +189,10 @@ impl SweepRun<'_> {
                 let dead = pass.condemned();
                 let act = !self.dry_run && !pass.paused;
                 let deadline = Deadline::after(self.timeout);
-                orphans::targets(registry, registry_snapshot, &dead, boot_id, act, deadline, pick)?
+                {
+                    let of = SweepRecords { registry, registry_snapshot, boot_id, act, deadline };
+                    orphans::targets(of, &dead, pick)?
+                }
             }
             None => CleanTargets::default(),
         };
@@ -200,7 +203,7 @@ impl SweepRun<'_> {
             CleanRequest::of_sweep(self, free).clean_knowing(targets, records)
         };
         for (target, failed) in tombstones_failed {
-            outcome.add_failed(&target, format!("its record could not be buried: {failed}"));
+            outcome.add_failed(&target, format!("its tombstone could not be written: {failed}"));
         }
         Ok(outcome)
     }
@@ -215,7 +218,7 @@ impl SweepRun<'_> {
             registry,
             &mut pass.registry_snapshot,
             &pass.orphans,
-            self.witnesses,
+            self.sources,
             deadline,
         );
         if let Err(failed) = written {
@@ -260,7 +263,7 @@ mod tests {
             registry: Some(&registry),
             run_dir: Path::new("/nonexistent"),
             timeout: Duration::from_secs(5),
-            witnesses: &[],
+            sources: &[],
             held: false,
             free: None,
             database: None,

@@ -87,7 +87,7 @@ fn settle_one(
     target: &CleanTarget,
     outcome: &TargetOutcome,
 ) -> Result<bool, store::Error> {
-    // Nobody buried it: it is judged again when the pause is over.
+    // It has no tombstone: it is judged again when the pause is over.
     if paused && matches!(target.cause, Cause::Orphan(_)) && is_active(lock, target)? {
         return Ok(false);
     }
@@ -96,7 +96,7 @@ fn settle_one(
     }
     let mut record = target.attachment.clone();
     if record.register.is_none() {
-        // Another look may have learned it meanwhile.
+        // Another scan may have learned it meanwhile.
         record.register = lock.tombstone_of(&record)?.and_then(|known| known.register);
     }
     if !outcome.is_clean() {
@@ -108,7 +108,7 @@ fn settle_one(
         return lock.put_tombstone(&record).map(|()| false);
     }
     let linger = node.map(|w| w.config(&record.key.network).linger()).unwrap_or_default();
-    // As of when the world was read: the look behind it was later still.
+    // As of when the node was read: the look behind it was later still.
     let read = node.map_or_else(Stamp::now, |w| w.now);
     // A switch that has started since may yet be given everything back that it had.
     let started = node.and_then(|w| w.switch_started);

@@ -90,14 +90,14 @@ impl PortScan {
         if !learns(&state.config) || restored {
             return None;
         }
-        let index = ovs.bridges.iter().position(|b| b.name == bridge)?;
-        if ovs.bridges.get(index).is_some_and(|b| ovs.is_ovn(b)) {
+        let mut node = NodeSnapshot::of(now, record.boot_id.clone(), Arc::new(ovs));
+        let id = node.bridge_named(bridge)?;
+        if node.bridge(id).is_some_and(|b| node.ovs.is_ovn(b)) {
             return None;
         }
-        let mut node = NodeSnapshot::of(now, record.boot_id.clone(), Arc::new(ovs));
         node.records.push(record.clone());
         node.networks.insert(record.key.network.clone(), state.clone());
-        let input = BridgeInput::build(&node, index, &[], None);
+        let input = BridgeInput::build(&node, id, &[], None);
         let path = socket_of(&run_dir, bridge).ok()?;
         let prefetch = prefetch.filter(|prefetch| prefetch.path() == path);
         let opening = prefetch.or_else(|| connect(&path, deadline))?;

@@ -5,10 +5,12 @@
 //! device is not there, and the sandbox that the row is marked with is not in a directory in
 //! which a living pod's sandbox is seen. Neither a record nor a tombstone may name it.
 
+use std::collections::BTreeSet;
+
 use log::{info, warn};
 
 use super::outcome::TargetId;
-use super::snapshot::PortLocation;
+use super::snapshot::{BridgeId, PortLocation};
 use super::{Cause, CleanRequest, CleanTarget, NodeSnapshot, Outcome};
 use crate::config::Mode;
 use crate::liveness::netns::Directories;
@@ -39,7 +41,7 @@ pub(super) fn reap_of_the_dead(
         let living = node.records.iter().filter(|r| !r.is_same(record));
         let claimed = living.filter_map(|r| node.place_of(r)).map(|p| p.interface.id).collect();
         let Some(place) = node.own_place_of(record, &claimed) else { continue };
-        let Some(bridge) = node.ovs.bridges.get(place.bridge) else { continue };
+        let Some(bridge) = node.bridge(place.bridge) else { continue };
         let netdev_gone = matches!(place.interface.ofport, Ofport::Failed)
             || place.interface.ifindex.unwrap_or(0) == 0;
         if !netdev_gone || node.ovs.is_ovn(bridge) {
@@ -65,15 +67,16 @@ pub(super) fn reap(
     if !request.thorough || outcome.paused {
         return;
     }
-    let wanted: Vec<bool> = (0..node.ovs.bridges.len()).map(|b| is_wanted(node, b)).collect();
-    if !wanted.contains(&true) {
+    let wanted: BTreeSet<BridgeId> =
+        node.bridge_ids().filter(|bridge| is_wanted(node, *bridge)).collect();
+    if wanted.is_empty() {
         return;
     }
     let directories = Directories::of(&node.records, &node.boot_id);
     let known = node.recorded_rows();
     for place in node.places() {
-        let Some(bridge) = node.ovs.bridges.get(place.bridge) else { continue };
-        if wanted.get(place.bridge) != Some(&true)
+        let Some(bridge) = node.bridge(place.bridge) else { continue };
+        if !wanted.contains(&place.bridge)
             || known.contains(&place.interface.id)
             || !has_lost_its_device(&place)
         {
@@ -104,8 +107,8 @@ pub(super) fn reap(
 
 /// Whether every network that is known to have pods on the bridge wants ports removed: nobody
 /// can tell whose a row was that no record names.
-fn is_wanted(node: &NodeSnapshot, bridge: usize) -> bool {
-    let ovn = node.ovs.bridges.get(bridge).is_none_or(|b| node.ovs.is_ovn(b));
+fn is_wanted(node: &NodeSnapshot, bridge: BridgeId) -> bool {
+    let ovn = node.bridge(bridge).is_none_or(|b| node.ovs.is_ovn(b));
     let networks = networks_on(node, bridge);
     let wants = |network: &&NetworkName| {
         let config = node.config(network);
@@ -115,8 +118,8 @@ fn is_wanted(node: &NodeSnapshot, bridge: usize) -> bool {
 }
 
 /// The networks that are known to have pods on the bridge, by configuration or record.
-pub(super) fn networks_on(node: &NodeSnapshot, bridge: usize) -> Vec<&NetworkName> {
-    let Some(of) = node.ovs.bridges.get(bridge) else { return Vec::new() };
+pub(super) fn networks_on(node: &NodeSnapshot, bridge: BridgeId) -> Vec<&NetworkName> {
+    let Some(of) = node.bridge(bridge) else { return Vec::new() };
     let has_pods = |network: &NetworkName| {
         let mut its = node.records.iter().filter(|record| record.key.network == *network);
         its.any(|record| node.bridges_of(record).contains(&bridge))

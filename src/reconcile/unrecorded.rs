@@ -60,7 +60,7 @@ fn claimed(node: &NodeSnapshot, targets: &[CleanTarget]) -> RowSet {
 
 /// Writes down where a port is now. A number that it had on this bridge stays known.
 fn renew(node: &NodeSnapshot, record: &mut Attachment, place: PortLocation<'_>) {
-    let bridge = node.ovs.bridges.get(place.bridge).map(|bridge| &bridge.name);
+    let bridge = node.bridge(place.bridge).map(|bridge| &bridge.name);
     if record.bridge.as_ref() != bridge {
         (record.ofport, record.ofport_before) = (None, None);
         record.ofport_since = None;
@@ -101,34 +101,34 @@ fn find(node: &NodeSnapshot, record: &mut Attachment) {
 
 /// What the dead may have left to those who have a token of theirs now. While somebody alive has
 /// the token nothing of it is deleted, and the dead one's tombstone does not last as long: the
-/// entries go with the heir, though they are older than he is.
+/// entries go with the successor, though they are older than it is.
 #[derive(Debug, Default)]
-pub struct Heritage {
+pub struct Predecessors {
     /// Per bridge and number: when the first came to be who had it.
     ports: HashMap<(String, u16), Stamp>,
     addresses: HashMap<Address, Stamp>,
     dead: Vec<(Key, u64)>,
 }
 
-impl Heritage {
+impl Predecessors {
     /// Of these dead.
     #[must_use]
     pub fn of(node: &NodeSnapshot, targets: &[CleanTarget]) -> Self {
-        let mut heritage = Self::default();
+        let mut predecessors = Self::default();
         let dead = targets.iter().map(|target| &target.attachment);
         for dead in dead.filter(|dead| dead.boot_id == node.boot_id) {
-            heritage.dead.push((dead.key.clone(), dead.generation));
+            predecessors.dead.push((dead.key.clone(), dead.generation));
             let Some(first) = dead.earliest() else { continue };
             let earlier = |known: &mut Stamp| *known = first.min(*known);
             for port in dead.ofport.into_iter().chain(dead.ofport_before) {
                 let Some(bridge) = dead.bridge.clone() else { continue };
-                heritage.ports.entry((bridge, port)).and_modify(earlier).or_insert(first);
+                predecessors.ports.entry((bridge, port)).and_modify(earlier).or_insert(first);
             }
             for address in dead.addresses() {
-                heritage.addresses.entry(address).and_modify(earlier).or_insert(first);
+                predecessors.addresses.entry(address).and_modify(earlier).or_insert(first);
             }
         }
-        heritage
+        predecessors
     }
 
     /// When the first of them came to be who had one of this living attachment's tokens, if that
@@ -158,7 +158,7 @@ pub(super) fn refresh(
     targets: &[CleanTarget],
 ) {
     let (Some(registry), true) = (request.registry, !request.dry_run) else { return };
-    let heritage = Heritage::of(node, targets);
+    let predecessors = Predecessors::of(node, targets);
     let mut changed = Vec::new();
     for (index, old) in node.records.iter().enumerate() {
         let mut record = old.clone();
@@ -166,7 +166,7 @@ pub(super) fn refresh(
         if let Some(place) = node.certain_place_of(&record) {
             renew(node, &mut record, place);
         }
-        if let Some(first) = heritage.first(&record) {
+        if let Some(first) = predecessors.first(&record) {
             record.inherits = Some(first);
         }
         if record != *old {

@@ -57,7 +57,7 @@ pub fn unrecorded_ports(node: &NodeSnapshot) -> Vec<UnrecordedPort> {
 
 impl Found<'_> {
     fn named(&self, node: &NodeSnapshot) -> Option<UnrecordedPort> {
-        let bridge = node.ovs.bridges.get(self.place.bridge)?.name.clone();
+        let bridge = node.bridge(self.place.bridge)?.name.clone();
         let port = self.place.interface.name.clone();
         Some(UnrecordedPort { bridge, port, cni: self.marks.cni, gone: self.gone })
     }
@@ -68,7 +68,7 @@ fn find(node: &NodeSnapshot) -> Vec<Found<'_>> {
     let mut found = Vec::new();
     let mut directories = None;
     for place in node.places().filter(|p| p.port.interfaces.len() == 1) {
-        let ovn = node.ovs.bridges.get(place.bridge).is_none_or(|b| node.ovs.is_ovn(b));
+        let ovn = node.bridge(place.bridge).is_none_or(|b| node.ovs.is_ovn(b));
         if ovn || known.contains(&place.interface.id) {
             continue;
         }
@@ -142,7 +142,7 @@ fn write_tombstone(
 /// `None`: its number or its network is not known.
 fn record(node: &NodeSnapshot, found: &Found<'_>) -> Option<Attachment> {
     let Found { place, marks, .. } = found;
-    let bridge = node.ovs.bridges.get(place.bridge)?;
+    let bridge = node.bridge(place.bridge)?;
     let ofport = place.interface.ofport.number()?;
     let networks = networks_on(node, place.bridge);
     let network: NetworkName = match networks.as_slice() {

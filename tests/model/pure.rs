@@ -18,7 +18,8 @@ use ovs_flow_gc::ovsdb::{
 };
 use ovs_flow_gc::reconcile::orphans::died;
 use ovs_flow_gc::reconcile::{
-    BridgeInput, Cause, CleanTarget, Heritage, NodeSnapshot, register_of, wait_together,
+    self, BridgeInput, Cause, CleanTarget, NodeSnapshot, Predecessors, RecordId, TargetId,
+    register_of, wait_together,
 };
 use ovs_flow_gc::util::clock::Stamp;
 use serde_json::json;
@@ -138,7 +139,7 @@ struct Pass {
     looked: u64,
     facts: JudgeInput,
     learned: Learned,
-    dead_of: Vec<usize>,
+    dead_of: Vec<TargetId>,
     doomed: Vec<(Slot, Flow, Verdict)>,
 }
 
@@ -291,7 +292,7 @@ impl Sim {
         targets: &[CleanTarget],
         adding: Option<&Key>,
     ) -> BridgeInput {
-        let mut input = BridgeInput::build(world, bridge, targets, adding);
+        let mut input = BridgeInput::build(world, reconcile::BridgeId(bridge), targets, adding);
         let here = self.rows.values().filter(|row| row.bridge == bridge);
         let named = here.filter_map(|row| Some((row.ofport.number()?, row.name.clone())));
         let mut described: Vec<_> = named.collect();
@@ -299,7 +300,7 @@ impl Sim {
         if self.bridges.has_patch() {
             described.push((PATCH, PATCHES[bridge].to_owned()));
         }
-        input.check_ports(world, bridge, &described);
+        input.check_ports(world, reconcile::BridgeId(bridge), &described);
         // There is no namespace on this machine whose file could tell a stranger's age.
         // A target's port is the dead's own, even if its tombstone does not say so yet.
         let dead = self.tombstones.iter().chain(targets.iter().map(|t| &t.attachment));
@@ -411,12 +412,12 @@ impl Sim {
 
     /// `sweep::unrecorded::refresh`.
     fn refresh(&mut self, world: &NodeSnapshot, targets: &[CleanTarget]) {
-        let heritage = Heritage::of(world, targets);
+        let predecessors = Predecessors::of(world, targets);
         for record in &mut self.records {
             if let Some(row) = Self::certain(&self.rows, record) {
                 Self::renew(world, record, row);
             }
-            record.inherits = heritage.first(record).or(record.inherits);
+            record.inherits = predecessors.first(record).or(record.inherits);
         }
     }
 
@@ -492,7 +493,7 @@ impl Sim {
         let found = |value: &u32| Register { value: *value, how: RegisterHow::Learned };
         for (live, value) in input.live_of.iter().zip(&learned.live_registers) {
             let (Some(index), Some(value), true) = (live, value, full && learns) else { continue };
-            let of = &world.records[*index];
+            let of = index.of(world).unwrap();
             let same = |r: &&mut Attachment| r.is_same(of);
             if let Some(record) = self.records.iter_mut().chain(&mut self.tombstones).find(same) {
                 record.register = Some(found(value));
@@ -500,7 +501,7 @@ impl Sim {
         }
         for (target, value) in input.dead_of.iter().zip(&learned.dead_registers) {
             let (Some(value), true) = (value, learns) else { continue };
-            let of = &mut targets[*target].attachment;
+            let of = &mut targets[target.0].attachment;
             if of.register.is_none() {
                 of.register = Some(found(value));
                 let same = |t: &&mut Attachment| t.is_same(of);
@@ -557,7 +558,7 @@ impl Sim {
         let dead = targets.iter().map(|target| &target.attachment);
         let living = world.records.iter().filter(|_| thorough);
         let bridges: BTreeSet<_> = dead.chain(living).flat_map(|r| world.bridges_of(r)).collect();
-        bridges.into_iter().collect()
+        bridges.into_iter().map(|bridge| bridge.0).collect()
     }
 
     /// The first half of a pass over a bridge: look, learn, judge. `None`: it crashed.
@@ -570,9 +571,9 @@ impl Sim {
         if crashes(stage::LOOKED) {
             return None;
         }
-        let ghost = |record: &Option<usize>| {
-            record
-                .is_some_and(|i| !self.sandboxes.contains(world.records[i].key.container.as_str()))
+        let ghost = |record: &Option<RecordId>| {
+            let record = record.and_then(|record| record.of(world));
+            record.is_some_and(|r| !self.sandboxes.contains(r.key.container.as_str()))
         };
         let ghosts: Vec<usize> =
             input.live_of.iter().enumerate().filter(|(_, r)| ghost(r)).map(|(l, _)| l).collect();
@@ -596,7 +597,7 @@ impl Sim {
                 kept.push(verdict);
                 let waits = |kept| wait_together(&input, &learned, &shared, &kept);
                 for dead in kept.into_iter().flat_map(waits) {
-                    waiting[input.dead_of[dead]] = true;
+                    waiting[input.dead_of[dead].0] = true;
                 }
             }
         }
@@ -613,7 +614,7 @@ impl Sim {
         doomed.retain(|(slot, _, verdict)| {
             let newer = self.table.get(slot).is_some_and(|(_, added)| *added > looked);
             if let (true, Some(dead)) = (newer, verdict.dead) {
-                waiting[dead_of[dead]] = true;
+                waiting[dead_of[dead].0] = true;
             }
             !newer
         });
@@ -623,7 +624,7 @@ impl Sim {
         doomed.retain(|(_, flow, verdict)| {
             let holds = recheck.standing(flow, verdict) == Standing::Holds;
             if let (false, Some(dead)) = (holds, verdict.dead) {
-                waiting[dead_of[dead]] = true;
+                waiting[dead_of[dead].0] = true;
             }
             holds
         });

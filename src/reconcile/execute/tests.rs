@@ -89,13 +89,13 @@ fn play(
     let (targets, before) = ([target()], node(None));
     let deadline = Deadline::after(Duration::from_secs(60));
     let request = CleanRequest::of_call(Some(&registry), "/nonexistent".into(), deadline, "sweep");
-    let input = BridgeInput::build(&before, 0, &targets, None);
+    let input = BridgeInput::build(&before, BridgeId(0), &targets, None);
     let scan = scan_bridge(table, &input, true, Instant::now()).unwrap();
     let read = ScannedBridge {
         request: &request,
         targets: &targets,
         node: &before,
-        bridge: (0, "br0"),
+        bridge: (BridgeId(0), "br0"),
         version: None,
         ports: Vec::new(),
         input,

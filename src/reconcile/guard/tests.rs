@@ -67,7 +67,7 @@ struct Staged {
     planned: Vec<Candidate>,
 }
 
-/// The first is said between the look and the deletion, the others before each commit's answer.
+/// The first is said between the scan and the deletion, the others before each commit's answer.
 fn staged(places: u8, script: &[&[Say]]) -> Staged {
     let script: Vec<Vec<Say>> = script.iter().map(|says| says.to_vec()).collect();
     let done = Arc::new(Mutex::new(Vec::new()));
@@ -305,7 +305,7 @@ fn what_was_put_anew_has_not_stayed() {
 
 #[test]
 fn a_younger_entry_is_another_one() {
-    // Put when it was dumped, which was when the world was read.
+    // Put when it was dumped, which was when the node was read.
     let ms = Duration::from_millis;
     let read = Instant::now();
     let it = entry(1, 1);

@@ -91,7 +91,7 @@ fn case(dead_ports: &[u16], source: RegisterSource) -> Case {
     };
     let input = BridgeInput {
         facts,
-        dead_of: (0..count).collect(),
+        dead_of: (0..count).map(TargetId).collect(),
         may_be_freed: vec![false; count],
         live_of: vec![None],
         networks: vec!["net".parse().unwrap()],

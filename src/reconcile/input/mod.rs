@@ -1,0 +1,180 @@
+//! From a node's snapshot to what the judge is told about one bridge.
+//!
+//! | file | question |
+//! | --- | --- |
+//! | `live` | who may own a token now, with a record or without |
+//! | `dead` | who is dead, and what is known of them |
+//! | `addresses` | where a dead attachment's addresses may be now |
+//! | `ports` | numbers, VLANs, and which bridges are joined |
+//! | `networks` | each network's rules |
+//! | `registers` | an attachment's register value |
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::merge::is_one_sandbox;
+use super::snapshot::BridgeId;
+use super::{CleanTarget, NodeSnapshot, TargetId};
+use crate::judge::input::{JudgeInput, Live};
+use crate::model::attachment::{Key, NetworkName};
+use crate::model::row::RowSet;
+
+mod addresses;
+mod dead;
+mod live;
+mod networks;
+mod ports;
+mod registers;
+
+pub use addresses::in_question;
+pub(super) use live::{arriving, has_lost_its_device};
+pub(super) use ports::joined_with;
+pub(crate) use registers::lacks_value;
+pub use registers::register_of;
+pub(super) use registers::{learns, register_now};
+
+/// What the judge is told, and whom its indexes stand for.
+#[derive(Debug, Default)]
+pub struct BridgeInput {
+    /// What the judge is told.
+    pub facts: JudgeInput,
+    /// Per `facts.dead`: its target.
+    pub dead_of: Vec<TargetId>,
+    /// Per `facts.dead`: whether it may be found out later that nobody has its addresses.
+    pub may_be_freed: Vec<bool>,
+    /// Per `facts.live`: its record.
+    pub live_of: Vec<Option<RecordId>>,
+    /// Per `facts.networks`: its name.
+    pub networks: Vec<NetworkName>,
+}
+
+/// An index into [`NodeSnapshot::records`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId(pub usize);
+
+impl RecordId {
+    /// Its record.
+    #[must_use]
+    pub fn of(self, node: &NodeSnapshot) -> Option<&crate::model::attachment::Attachment> {
+        node.records.get(self.0)
+    }
+}
+
+/// A bridge of a node, and those that are joined to it.
+struct BridgeView<'n> {
+    node: &'n NodeSnapshot,
+    bridge: BridgeId,
+    joined: BTreeSet<BridgeId>,
+}
+
+impl BridgeView<'_> {
+    fn name(&self) -> Option<&str> {
+        self.node.bridge(self.bridge).map(|bridge| bridge.name.as_str())
+    }
+}
+
+impl BridgeInput {
+    /// What is known about a bridge. `adding` is the attachment that is being ADDed.
+    #[must_use]
+    pub fn build(
+        node: &NodeSnapshot,
+        bridge: BridgeId,
+        targets: &[CleanTarget],
+        adding: Option<&Key>,
+    ) -> Self {
+        let view = BridgeView { node, bridge, joined: joined_with(node, bridge) };
+        let mut input = Self::default();
+        input.facts.ports = ports::of(&view);
+        input.facts.switch_up = node.switch_started.map(|start| start.until(node.now));
+        input.facts.ovn = node.bridge(bridge).is_some_and(|bridge| node.ovs.is_ovn(bridge));
+        // The living first: a row that one of them claims is nobody else's.
+        let mut claimed = input.add_living(&view, targets, adding);
+        input.add_dead(&view, targets, &mut claimed);
+        input.heed_machines(node, targets);
+        input.add_unrecorded(&view, &claimed);
+        input.add_unfinished(&view, targets);
+        input
+    }
+
+    /// Adds the living with a record. The rows that they claim.
+    fn add_living(
+        &mut self,
+        view: &BridgeView<'_>,
+        targets: &[CleanTarget],
+        adding: Option<&Key>,
+    ) -> RowSet {
+        let BridgeView { node, bridge, joined } = view;
+        let mut claimed = RowSet::default();
+        let dead: HashSet<(&Key, u64)> =
+            targets.iter().map(|t| (&t.attachment.key, t.attachment.generation)).collect();
+        for (index, record) in node.records.iter().enumerate() {
+            if dead.contains(&(&record.key, record.generation)) {
+                continue;
+            }
+            let place = node.place_of(record);
+            claimed.extend(place.map(|p| p.interface.id));
+            let here = match place {
+                Some(place) => joined.contains(&place.bridge),
+                None => node.bridges_of(record).iter().any(|b| joined.contains(b)),
+            } || node.bridges_of(record).contains(bridge);
+            if here {
+                let adding = adding == Some(&record.key);
+                let network = self.network(node, &record.key.network);
+                let live = live::recorded(view, record, place, network, adding);
+                self.add_live(live, Some(RecordId(index)));
+            }
+        }
+        claimed
+    }
+
+    fn add_live(&mut self, live: Live, record: Option<RecordId>) {
+        self.facts.live.push(live);
+        self.live_of.push(record);
+    }
+
+    fn add_dead(&mut self, view: &BridgeView<'_>, targets: &[CleanTarget], claimed: &mut RowSet) {
+        let node = view.node;
+        let latest = dead::latest_deaths(node);
+        for (id, target) in TargetId::each(targets) {
+            if !node.bridges_of(&target.attachment).contains(&view.bridge) {
+                continue;
+            }
+            let network = self.network(node, &target.attachment.key.network);
+            let own = node.own_place_of(&target.attachment, claimed);
+            claimed.extend(own.map(|p| p.interface.id));
+            self.facts.dead.push(dead::of(view, target, own, network, &latest));
+            self.dead_of.push(id);
+            self.may_be_freed.push(node.free.is_some() && addresses::is_pod_ip(target));
+        }
+    }
+
+    /// Whoever else is on the switch is alive as far as we know.
+    fn add_unrecorded(&mut self, view: &BridgeView<'_>, claimed: &RowSet) {
+        for place in view.node.places() {
+            if view.joined.contains(&place.bridge) && !claimed.contains(&place.interface.id) {
+                let live = live::unrecorded_port(view, place, &self.networks);
+                self.add_live(live, None);
+            }
+        }
+    }
+
+    /// The dead that are none of the targets and that no clean-up has finished.
+    fn add_unfinished(&mut self, view: &BridgeView<'_>, targets: &[CleanTarget]) {
+        let node = view.node;
+        for dead in &node.tombstones {
+            // What is dead twice is one pod, and no other owner of its value.
+            let is_target = |target: &CleanTarget| {
+                target.attachment.is_same(dead) || is_one_sandbox(&target.attachment, dead)
+            };
+            if self.networks.contains(&dead.key.network)
+                && node.bridges_of(dead).contains(&view.bridge)
+                && !targets.iter().any(is_target)
+                && let Some(live) = live::unfinished(node, dead)
+            {
+                self.add_live(live, None);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
