@@ -99,9 +99,11 @@ pub(super) fn flush(
         Ok(node) => node,
         Err(failed) => return outcome.note(format!("connections are not flushed: {failed}")),
     };
+    let holding = request.holding(targets);
     for (id, target) in TargetId::each(targets) {
         let judged = outcome.targets.get(id.0).is_some_and(|t| t.is_finished() && !t.ovn);
-        if !judged || !wants(target) {
+        let asked = holding.as_ref().is_none_or(|holding| holding.get(id.0) == Some(&true));
+        if !judged || !asked || !wants(target) {
             continue;
         }
         let mut flushed: Vec<&str> = Vec::new();

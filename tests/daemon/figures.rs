@@ -98,3 +98,67 @@ fn from_a_death_to_the_last_entry() {
     assert_eq!(orphans.map(|(_, count)| count).sum::<f64>(), DEATHS as f64);
     daemon.no_harm();
 }
+
+/// DELs by turns: the daemon is asked; its socket is out of sight; one `ovs-ofctl del-flows`.
+#[test]
+#[ignore = "figures of release builds: OFG_DAEMON and OFG_PLUGIN name them"]
+fn a_del_with_and_without_the_daemon() {
+    let count: u32 = std::env::var("OFG_ENTRIES").map_or(10_000, |n| n.parse().unwrap());
+    let node = Setup::new().datapath(Datapath::Dummy).up("daemon_del_figures");
+    if let Ok(plugin) = std::env::var("OFG_PLUGIN") {
+        std::fs::remove_file(node.plugin("ovs-flow-gc")).unwrap();
+        std::os::unix::fs::symlink(plugin, node.plugin("ovs-flow-gc")).unwrap();
+    }
+    let members: Vec<Member> = (0..120u32)
+        .map(|n| Member::new(&node, n, 100 + n as u16, 10 + n as u8, 0x1001 + n))
+        .collect();
+    add_ports(&node, &members);
+    for some in members.chunks(20) {
+        all_at_once(&node, "ADD", some);
+    }
+    let other = |n: u32| {
+        let [_, a, b, c] = n.to_be_bytes();
+        format!("table=50,priority=7,ip,nw_dst=172.{}.{b}.{c} actions=drop", 16 + a)
+    };
+    let mut flows: Vec<String> = (0..count).map(other).collect();
+    flows.extend(members.iter().flat_map(Member::lines));
+    node.add_flows("br0", &flows);
+    let daemon = Daemon::start(&node);
+    let (socket, aside) = (node.state_dir.join("_daemon.sock"), node.dir.join("aside"));
+    let mut took = [const { Vec::new() }; 3];
+    for (n, member) in members[..108].iter().enumerate() {
+        settle();
+        let took = &mut took[n % 3];
+        if n % 3 == 2 {
+            let address = format!("ip,nw_dst={}", member.who.ip);
+            let began = Instant::now();
+            node.ofctl(&["del-flows", "br0", &address]);
+            took.push(began.elapsed());
+            crate::crowd::call(&node, "DEL", member).run().ok();
+            continue;
+        }
+        if n % 3 == 1 {
+            std::fs::rename(&socket, &aside).unwrap();
+        }
+        took.push({
+            let outcome = crate::crowd::call(&node, "DEL", member).run();
+            assert!(outcome.succeeded(), "{outcome}");
+            outcome.took
+        });
+        if n % 3 == 1 {
+            std::fs::rename(&aside, &socket).unwrap();
+        }
+    }
+    for (what, took) in ["asks the daemon", "does it alone", "ovs-ofctl del-flows"].iter().zip(took)
+    {
+        let mut took = took;
+        took.sort();
+        let (median, p90) = (took[took.len() / 2], took[took.len() * 9 / 10]);
+        eprintln!("{count} entries: DEL {what}: median {median:?}, p90 {p90:?}");
+    }
+    let metrics = daemon.metrics();
+    metrics.iter().filter(|(name, _)| name.starts_with("requests")).for_each(|(name, n)| {
+        eprintln!("  {name} {n}");
+    });
+    daemon.no_harm();
+}
