@@ -123,7 +123,7 @@ pub(crate) fn journal_entry(data: &[u8]) -> bool {
     true
 }
 
-pub(super) fn written(
+pub(crate) fn written(
     version: Version,
     tlvs: &[u8],
     instructions: &[u8],

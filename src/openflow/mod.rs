@@ -37,7 +37,7 @@ pub use client::describe::{Asked, PortsAndTables};
 pub use client::dump::AskedDump;
 pub use client::monitor::{Update, What};
 pub use client::parallel::delete_strict_parallel;
-pub use codec::entry::{BadEntry, Entry, FlowKey, RawEntry};
+pub use codec::entry::{BadEntry, Entry, FlowKey, PackedEntry, RawEntry, Unreported};
 pub use codec::filter::{Filter, filters_for_address};
 pub use codec::flow_mod::STRICT_COOKIE_MASK;
 pub use codec::hello::Version;

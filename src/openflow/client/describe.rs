@@ -104,6 +104,25 @@ impl Connection {
         Ok(found)
     }
 
+    /// The number of the bridge's datapath.
+    ///
+    /// # Errors
+    /// As [`Self::dump`].
+    pub fn datapath_id(&mut self) -> Result<u64, Error> {
+        let doing = "asking its datapath id";
+        let xid = self.xids(1);
+        let mut out = self.outgoing(xid, doing);
+        out.add(OFPT_FEATURES_REQUEST, |_| Ok(()));
+        self.send_all(out)?;
+        loop {
+            let message = self.receive(doing)?;
+            if message.xid == xid {
+                let mut reader = Reader::new(self.expect(message, OFPT_FEATURES_REPLY, doing)?);
+                return reader.u64("datapath id").map_err(|what| self.malformed(doing, what));
+            }
+        }
+    }
+
     /// The switch's own version, as `3.1.0`.
     ///
     /// # Errors
@@ -192,6 +211,17 @@ mod tests {
             ),
         };
         hex(&text)
+    }
+
+    #[test]
+    fn a_datapath_has_a_number() {
+        let switch = Fake::new(Version::V14, |peer| {
+            let (kind, xid, body) = peer.next();
+            assert_eq!((kind, body), (5, vec![]));
+            peer.send(6, xid, &hex("0000 02000000000a 00000000 fe 00 0000 0000004f 00000000"));
+        });
+        assert_eq!(switch.open().unwrap().datapath_id().unwrap(), 0x0200_0000_000a);
+        switch.done();
     }
 
     #[test]

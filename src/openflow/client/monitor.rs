@@ -53,6 +53,10 @@ pub struct Update {
     pub what: What,
     /// It was reported in a pause: what was put since the pause began was not.
     pub in_pause: bool,
+    /// An entry that was there was changed: its age, its flags and its importance stay.
+    pub modified: bool,
+    /// It was removed to make room for another one, which may not be reported.
+    pub evicted: bool,
     /// Table.
     pub table: u8,
     /// Priority.
@@ -74,11 +78,33 @@ impl Update {
         &self.matches
     }
 
+    /// Whether it is about one of the switch's own entries, which no dump shows.
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        self.table == TBL_INTERNAL
+    }
+
     /// The key of the entry that changed.
     #[must_use]
     pub fn key(&self) -> FlowKey<'_> {
         let (table, priority) = (self.table, self.priority);
         FlowKey { table, priority, matches: self.match_bytes().into() }
+    }
+
+    pub(crate) fn instruction_bytes(&self) -> &[u8] {
+        &self.instructions
+    }
+
+    /// The fixed part of the entry, without what is not reported.
+    pub(crate) fn head(&self) -> Head {
+        Head {
+            table: self.table,
+            priority: self.priority,
+            cookie: self.cookie,
+            idle_timeout: self.idle_timeout,
+            hard_timeout: self.hard_timeout,
+            ..Head::default()
+        }
     }
 
     /// The entry as it was put. An update has no flags and no importance: they are taken from
@@ -88,14 +114,9 @@ impl Update {
     /// If match or instructions have impossible lengths.
     pub fn entry(&self, before: &Entry) -> Result<Entry, BadEntry> {
         let head = Head {
-            table: self.table,
-            priority: self.priority,
-            cookie: self.cookie,
-            idle_timeout: self.idle_timeout,
-            hard_timeout: self.hard_timeout,
             flags: before.raw().flags(),
             importance: before.raw().importance(),
-            ..Head::default()
+            ..self.head()
         };
         let (_, fields) = read_match(&mut Reader::new(&self.matches))?;
         Entry::assemble(self.version, head, fields, &self.instructions)
@@ -111,6 +132,8 @@ impl Update {
             at,
             what: What::Put,
             in_pause: false,
+            modified: false,
+            evicted: false,
             table: raw.table(),
             priority: raw.priority(),
             cookie: raw.cookie(),
@@ -171,6 +194,8 @@ impl Monitor {
             at,
             what: full.what,
             in_pause: self.paused,
+            modified: full.modified,
+            evicted: full.what == What::Removed && full.head.reason == OFPRR_EVICTION,
             table: full.head.table,
             priority: full.head.priority,
             cookie: full.head.cookie,

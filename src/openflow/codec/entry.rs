@@ -15,7 +15,10 @@ use crate::openflow::codec::oxm::{Header, Oxm, read_match, write_match};
 use crate::openflow::codec::wire::{Layout as _, Reader, layout, padding, set_length, short};
 use crate::openflow::error::Malformed;
 
+mod packed;
 mod written;
+
+pub use packed::{PackedEntry, Unreported};
 
 layout! {
     /// The fixed part: what whoever added an entry chose, and its age, which 1.5 has among the

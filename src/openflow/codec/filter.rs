@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use crate::model::flow::{Address, MacAddr};
+use crate::model::flow::{Address, MacAddr, Match};
 use crate::openflow::codec::entry::Entry;
 use crate::openflow::codec::hello::Version;
 use crate::openflow::codec::multipart;
 use crate::openflow::codec::numbers::*;
-use crate::openflow::codec::oxm::{FieldId, Oxm, write_match};
+use crate::openflow::codec::oxm::{self, FieldId, Oxm, write_match};
 use crate::openflow::codec::port;
 use crate::openflow::codec::wire::{Layout as _, Reader, layout};
 use crate::openflow::error::Malformed;
@@ -103,6 +103,14 @@ impl Filter {
         Self { fields, ..Self::table(entry.table()) }
     }
 
+    /// What every entry names that it finds, besides the table and the output port. `None` if its
+    /// fields cannot be read.
+    #[must_use]
+    pub fn named(&self) -> Option<Match> {
+        let mut named = Match::default();
+        oxm::decode(&self.fields, &mut named).ok().map(|()| named)
+    }
+
     /// Appends the body of the request, from the multipart header on.
     pub(crate) fn encode(&self, version: Version, out: &mut Vec<u8>) -> Result<(), Malformed> {
         multipart::request(OFPMP_FLOW, version, out);
@@ -122,7 +130,7 @@ impl Filter {
     pub(crate) fn decode(version: Version, r: &mut Reader<'_>) -> Result<Self, Malformed> {
         multipart::reply(OFPMP_FLOW, version, r)?;
         let request = Request::read(version, r)?;
-        let fields = crate::openflow::codec::oxm::read_match(r)?.1.to_vec();
+        let fields = oxm::read_match(r)?.1.to_vec();
         Ok(Self {
             table: Some(request.table).filter(|table| *table != OFPTT_ALL),
             out_port: port::from_wire(request.out_port).filter(|port| *port != OFPP_NONE),

@@ -26,13 +26,13 @@ layout! {
 
 layout! {
     /// What follows in a full one (`struct onf_flow_update_full`, `struct ofp_flow_update_full`).
-    /// The length of the match is 1.3's: the match says it itself.
+    /// The length of the match is 1.3's: the match says it itself. The reason is a removal's.
     pub(crate) struct Head {
         table: u8, priority: u16, cookie: u64, idle_timeout: u16, hard_timeout: u16,
-        match_length: u16,
+        match_length: u16, reason: u8,
     }
-    V13 => [2] priority, idle_timeout, hard_timeout, match_length, table [1], cookie;
-    V14 | V15 => table [1], idle_timeout, hard_timeout, priority [4], cookie;
+    V13 => [1] reason, priority, idle_timeout, hard_timeout, match_length, table [1], cookie;
+    V14 | V15 => table, reason, idle_timeout, hard_timeout, priority [4], cookie;
 }
 
 /// The type of multipart message.
@@ -95,6 +95,8 @@ pub(crate) enum FlowUpdate<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Full<'a> {
     pub(crate) what: What,
+    /// It was changed, not added: its age goes on.
+    pub(crate) modified: bool,
     pub(crate) head: Head,
     pub(crate) matches: &'a [u8],
     pub(crate) instructions: &'a [u8],
@@ -124,13 +126,15 @@ impl<'a> FlowUpdate<'a> {
         };
         let head = Head::read(version, &mut r)?;
         let (matches, _) = read_match(&mut r)?;
-        Ok(Self::Full(Full { what, head, matches, instructions: r.rest() }))
+        let modified = event == OFPFME_MODIFIED;
+        Ok(Self::Full(Full { what, modified, head, matches, instructions: r.rest() }))
     }
 
     /// Appends one. (What was put is said to be added.)
     #[cfg(test)]
     pub(crate) fn write(&self, version: Version, out: &mut Vec<u8>) -> Result<(), Malformed> {
         let event = match self {
+            Self::Full(Full { modified: true, .. }) => OFPFME_MODIFIED,
             Self::Full(Full { what: What::Put, .. }) => OFPFME_ADDED,
             Self::Full(Full { what: What::Removed, .. }) => OFPFME_REMOVED,
             Self::Abbreviated => OFPFME_ABBREV,

@@ -33,7 +33,7 @@ numbers! {
 
     // Message types (section 7.1.1, `enum ofp_type`; 33 and 34 from 1.4 on).
     u8: OFPT_HELLO = 0, OFPT_ERROR = 1, OFPT_ECHO_REQUEST = 2, OFPT_ECHO_REPLY = 3,
-        OFPT_EXPERIMENTER = 4, OFPT_FEATURES_REQUEST = 5, OFPT_FLOW_MOD = 14,
+        OFPT_EXPERIMENTER = 4, OFPT_FEATURES_REQUEST = 5, OFPT_FEATURES_REPLY = 6, OFPT_FLOW_MOD = 14,
         OFPT_MULTIPART_REQUEST = 18, OFPT_MULTIPART_REPLY = 19, OFPT_BARRIER_REQUEST = 20,
         OFPT_BARRIER_REPLY = 21, OFPT_BUNDLE_CONTROL = 33, OFPT_BUNDLE_ADD_MESSAGE = 34;
 
@@ -65,6 +65,8 @@ numbers! {
     u32: OFPP_ANY = 0xffff_ffff, OFPG_ANY = 0xffff_ffff, OFPG_ALL = 0xffff_fffc,
         OFP_NO_BUFFER = 0xffff_ffff;
     u8: OFPTT_ALL = 0xff;
+    // The table of the switch's own entries (`ofproto/ofproto-dpif.h`): dumps leave it out.
+    u8: TBL_INTERNAL = 254;
 
     // Flow entries (section 7.3.4.1): commands, flags, and a priority that need not be said.
     // OFPFF_CHECK_OVERLAP refuses to add what overlaps another entry of its priority; OVS remembers
@@ -84,6 +86,8 @@ numbers! {
         OFPFMF_INSTRUCTIONS = 1 << 4, ONFFMF_OWN = 1 << 5, OFPFMF_ONLY_OWN = 1 << 6,
         OFPFME_INITIAL = 0, OFPFME_ADDED = 1, OFPFME_REMOVED = 2, OFPFME_MODIFIED = 3,
         OFPFME_ABBREV = 4, OFPFME_PAUSED = 5, OFPFME_RESUMED = 6;
+    // Why an entry was removed: to make room for another one.
+    u8: OFPRR_EVICTION = 5;
 
     // Tuples of NXT_CT_FLUSH (`include/openflow/nicira-ext.h`, `enum nx_ct_flush_tlv_type` and
     // `enum nx_ct_flush_tuple_tlv_type`); the length of an address with its header, and of a tuple

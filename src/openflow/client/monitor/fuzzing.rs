@@ -53,6 +53,15 @@ pub(crate) fn told(data: &[u8]) -> bool {
     !seen.is_empty()
 }
 
+/// The updates in a message: a version's selector, then a message's body.
+pub(crate) fn updates(data: &[u8]) -> Option<(Version, Vec<Update>)> {
+    let (selector, body) = data.split_first()?;
+    let (version, mut monitor) = (version(*selector), Monitor::default());
+    let read =
+        read(version, OFPT_MULTIPART_REPLY, body, &mut |told| monitor.take_note(told, version));
+    (read == Ok(true)).then_some((version, monitor.updates))
+}
+
 /// Where each update ends and what it is, in 1.4's numbers. Written without a look at how
 /// [`FlowUpdate::read`] does it.
 fn naive(version: Version, body: &[u8]) -> Vec<(usize, u16)> {

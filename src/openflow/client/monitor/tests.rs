@@ -128,6 +128,33 @@ fn what_is_told_between_other_answers_is_kept_in_order() {
 }
 
 #[test]
+fn changes_and_evictions_are_told_apart_from_additions_and_deletes() {
+    for version in [Version::V13, Version::V14, Version::V15] {
+        let [added, removed, changed, _] = events(version);
+        // OFPRR_IDLE_TIMEOUT, OFPRR_DELETE, OFPRR_EVICTION. An addition has no reason.
+        let with = |event, reason| {
+            let mut bytes = told(version, event, "");
+            bytes[5] = reason;
+            bytes
+        };
+        let cases = [
+            (with(added, 5), (false, false)),
+            (with(changed, 0), (true, false)),
+            (with(removed, 0), (false, false)),
+            (with(removed, 2), (false, false)),
+            (with(removed, 5), (false, true)),
+        ];
+        for (bytes, expected) in cases {
+            let mut monitor = Monitor::default();
+            let update = FlowUpdate::read(version, &mut Reader::new(&bytes)).unwrap();
+            monitor.take_note(update, version);
+            let [update] = &monitor.updates[..] else { panic!("{:?}", monitor.updates) };
+            assert_eq!((update.modified, update.evicted), expected, "{version} {bytes:x?}");
+        }
+    }
+}
+
+#[test]
 fn a_pause_is_remembered_until_somebody_asks() {
     for version in [Version::V13, Version::V14] {
         let fake = Fake::new(version, move |peer| {

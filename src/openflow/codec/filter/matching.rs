@@ -10,8 +10,6 @@ use crate::openflow::codec::port;
 use crate::openflow::codec::wire::Reader;
 use crate::openflow::error::Malformed;
 
-/// The table that a dump of all tables leaves out: OVS keeps its own entries there.
-const HIDDEN_TABLE: u8 = 254;
 /// OVS itself follows no deeper lists of actions.
 const DEEPEST: u8 = 100;
 
@@ -20,7 +18,7 @@ impl Filter {
     #[must_use]
     pub fn matches(&self, entry: &Entry) -> bool {
         let table = entry.table();
-        self.table.map_or(table != HIDDEN_TABLE, |wanted| wanted == table)
+        self.table.map_or(table != TBL_INTERNAL, |wanted| wanted == table)
             && (entry.cookie() ^ self.cookie) & self.cookie_mask == 0
             && covers(entry.raw().tlvs(), &self.fields).unwrap_or(false)
             && self.out_port.is_none_or(|port| {
@@ -162,10 +160,10 @@ mod tests {
         let cookie = |cookie, cookie_mask| Filter { cookie, cookie_mask, ..Filter::default() };
         assert!(cookie(6, 0xff).matches(&it));
         assert!(!cookie(6, u64::MAX).matches(&it));
-        let head = Head { table: HIDDEN_TABLE, ..Head::default() };
+        let head = Head { table: TBL_INTERNAL, ..Head::default() };
         let hidden = Entry::assemble(Version::V13, head, &[], &[]).unwrap();
         assert!(!Filter::default().matches(&hidden));
-        assert!(Filter::table(HIDDEN_TABLE).matches(&hidden));
+        assert!(Filter::table(TBL_INTERNAL).matches(&hidden));
     }
 
     #[test]
