@@ -22,7 +22,7 @@ use crate::config::Reg0;
 use crate::model::attachment::{ContainerId, IfName, NetworkName};
 use crate::model::flow::MacAddr;
 use crate::model::row::RowId;
-use crate::{adopt, cli, cni, openflow, ovsdb, reconcile, store};
+use crate::{adopt, cli, cni, flowtable, openflow, ovsdb, reconcile, store};
 
 /// A fuzz target.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +59,7 @@ targets! {
     openflow_dump = openflow::fuzzing::dump;
     openflow_replies = openflow::fuzzing::replies;
     openflow_monitor = openflow::client::monitor::fuzzing::told;
+    flow_replica = flowtable::fuzzing::replica;
     ovsdb_frames = ovsdb::fuzzing::frames;
     ovsdb_rows = ovsdb::fuzzing::rows;
     ovsdb_rpc = ovsdb::fuzzing::rpc;

@@ -23,6 +23,7 @@ mod marks;
 mod openflow_live;
 mod operations;
 mod ovsdb_live;
+mod replica;
 mod reuse;
 mod rig;
 mod rig_selftest;

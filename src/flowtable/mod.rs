@@ -1,14 +1,18 @@
 //! A bridge's flow table: what a plan reads entries from ([`FlowSource`]), and what it is carried
 //! out on ([`FlowSink`]).
 //!
-//! Today there is one implementation of both: [`DumpSource`], which asks the switch each time. A
-//! source hands entries out; which of them are wanted is decided by whoever asks.
+//! [`DumpSource`] is one of both, which asks the switch each time. A source hands entries out;
+//! which of them are wanted is decided by whoever asks. [`Watcher`](watcher::Watcher) keeps a copy
+//! that follows the switch.
 //!
 //! | file | job |
 //! | --- | --- |
 //! | `dump` | a source that asks the switch: which dumps, and in which turns |
+//! | `index` | which entries of a replica name a token |
 //! | `prefetch` | a bridge that is spoken to before it is certain that it will be asked |
+//! | [`replica`] | a copy of the table that follows the switch. Pure |
 //! | `sink` | deletes, additions, and what the switch reports meanwhile |
+//! | [`watcher`] | keeps a bridge's replica: follows the switch, builds anew after a doubt |
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -17,10 +21,16 @@ use crate::model::flow::{Actions, Address, Flow};
 use crate::openflow::{Entry, Error, Filter, Malformed, RawEntry, Update};
 
 mod dump;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+mod index;
 mod prefetch;
+pub mod replica;
 mod sink;
+pub mod watcher;
 
 pub use dump::DumpSource;
+pub use index::Token;
 pub use prefetch::Prefetch;
 pub use sink::{FlowSink, Parallel};
 

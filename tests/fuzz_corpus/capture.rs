@@ -246,15 +246,26 @@ fn openflow(node: &Node, version: Version, corpus: &mut Corpus) {
         c.delete_strict(&there).unwrap();
         c.add(&there).unwrap();
     });
-    let mut kinds = BTreeSet::new();
+    let (mut kinds, mut bodies) = (BTreeSet::new(), Vec::new());
     for (n, message) in messages(&told).into_iter().enumerate() {
         let asked_for = message[4..8] != [0; 4];
         if message[1] == 19 && !asked_for && kinds.insert(message.len()) {
             let name = format!("{version}-{n}");
             corpus.add_to("openflow_monitor", &name, selector, &message[8..]);
+            bodies.push(message[8..].to_vec());
         }
     }
     assert!(kinds.len() > 5, "{version}: {kinds:?}");
+    // The same in one message.
+    let header = if version == Version::V13 { 16 } else { 8 };
+    let updates: Vec<&[u8]> = bodies.iter().map(|body| &body[header..]).collect();
+    let half = &updates[..updates.len() / 2];
+    for (name, updates) in
+        [("all", &updates[..]), ("first", half), ("twice", &[&updates[..]; 2].concat())]
+    {
+        let body = [&bodies[0][..header], &updates.concat()].concat();
+        corpus.add_to("flow_replica", &format!("{version}-{name}"), selector, body);
+    }
 }
 
 /// Entries are added, replaced, changed, removed, and time out.

@@ -1,0 +1,605 @@
+//! A copy of a bridge's flow table that follows the switch. No I/O and no clock in here.
+//!
+//! It is built from a flow monitor without initial state, and then a dump over another connection.
+//! A flow monitor reports every change in the order in which it happened; a dump tells flags,
+//! importance and ages, which monitors do not report. A change that was reported outranks what the
+//! dump says of the same key, whichever came first: nothing came after it, or that was reported too.
+//!
+//! It is believed only while it is [`State::InSync`]. What the switch does not report, or what we
+//! may have missed, is a [`Doubt`]: then all is forgotten, and built anew.
+//!
+//! | what happens | because |
+//! | --- | --- |
+//! | a pause is a doubt at once, and its end is not trusted | what was re-added and deleted in a pause is never reported |
+//! | a removal by eviction is a doubt | the entry that took the place is not reported |
+//! | a removal or a change of an entry that is not there is a doubt | something was missed |
+//! | two entries of a dump that look alike are kept, and a change of one is a doubt | it is not known which of them it was |
+//! | tables that a dump hides are left out | a monitor reports their entries nevertheless |
+
+use std::collections::{HashSet, VecDeque};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::Made;
+use super::index::{Index, Token};
+use crate::model::flow::Flow;
+use crate::openflow::{
+    Entry, Filter, FlowKey, PackedEntry, RawEntry, Unreported, Update, Version, What,
+};
+
+/// Changes that are kept for whoever asks what happened since.
+const MOST_RECENT: usize = 4096;
+
+/// Why a replica is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Doubt {
+    /// Nobody has begun to build it.
+    New,
+    /// The switch paused the monitor: this client had not read enough.
+    Paused,
+    /// The switch removed an entry to make room for another one.
+    Evicted,
+    /// More changes were reported than are kept.
+    Flooded,
+    /// A change was reported by a mere xid.
+    Abbreviated,
+    /// Something that the switch sent cannot be.
+    Malformed,
+    /// An entry was removed or changed that is not there.
+    Unknown,
+    /// One of two entries that look alike has changed.
+    Ambiguous,
+    /// The connection has ended, or the switch refused something.
+    Closed,
+    /// Another datapath has this name now.
+    OtherDatapath,
+    /// The bridge has more entries than the replica may hold.
+    OverLimit,
+    /// The switch has no flow monitors: it is older than OVS 3.0.
+    Refused,
+}
+
+impl Doubt {
+    /// One word, for metrics and logs.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Paused => "paused",
+            Self::Evicted => "evicted",
+            Self::Flooded => "flooded",
+            Self::Abbreviated => "abbreviated",
+            Self::Malformed => "malformed",
+            Self::Unknown => "unknown",
+            Self::Ambiguous => "ambiguous",
+            Self::Closed => "closed",
+            Self::OtherDatapath => "other-datapath",
+            Self::OverLimit => "over-limit",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::New => "it is not built yet",
+            Self::Paused => "the switch paused its flow monitor",
+            Self::Evicted => "the switch evicted an entry",
+            Self::Flooded => "the switch reported more changes than are kept",
+            Self::Abbreviated => "the switch reported a change without saying which",
+            Self::Malformed => "the switch sent what cannot be read",
+            Self::Unknown => "an entry changed that is not in the replica",
+            Self::Ambiguous => "one of two entries that look alike has changed",
+            Self::Closed => "the connection has ended",
+            Self::OtherDatapath => "the bridge is another one now",
+            Self::OverLimit => "the bridge has more entries than --replica-limit",
+            Self::Refused => "the switch has no flow monitors (Open vSwitch before 3.0)",
+        })
+    }
+}
+
+/// Whether a replica is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The monitor is on, and the dump is being read.
+    Building,
+    /// It is what the switch has.
+    InSync {
+        /// Since then.
+        since: Instant,
+    },
+    /// It is not.
+    Doubt(Doubt),
+}
+
+/// What is counted, from the start of the process on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Changes that the switch reported.
+    pub updates: u64,
+    /// How often it was built again after a doubt.
+    pub resyncs: u64,
+    /// How often it was given up for a while.
+    pub fallbacks: u64,
+}
+
+/// An entry of the replica.
+#[derive(Debug)]
+struct Slot {
+    entry: PackedEntry,
+    /// When it was made: milliseconds since [`Replica::origin`], and the width of the interval.
+    earliest_ms: i64,
+    width_ms: u32,
+    /// How it came to be known.
+    told: Told,
+}
+
+/// How an entry came to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// By the dump.
+    Dumped,
+    /// By the dump, twice: two entries look alike.
+    Twice,
+    /// By the monitor: it was added.
+    Added,
+    /// By the monitor, while the dump was under way: it was changed, so it was there before.
+    Changed,
+}
+
+/// The copy.
+#[derive(Debug)]
+pub struct Replica {
+    version: Version,
+    state: State,
+    /// Entries that it may hold.
+    limit: usize,
+    slots: Vec<Option<Slot>>,
+    free: Vec<u32>,
+    index: Index,
+    bytes: usize,
+    /// Removed while the dump was under way: the dump may still show them.
+    gone: HashSet<FlowKey<'static>>,
+    /// The last changes, numbered by [`Counters::updates`].
+    recent: VecDeque<Update>,
+    /// What the moments of the entries are counted from.
+    origin: Instant,
+    /// All that happened before was reported.
+    heard: Instant,
+    /// What was made in this interval was made by a restore: its age proves nothing.
+    restored: Option<(Instant, Instant)>,
+    counters: Counters,
+    built: bool,
+    flow: Flow,
+}
+
+/// An entry that a replica hands out.
+#[derive(Debug)]
+pub struct Held {
+    /// As a dump of this moment shows it, but for counters. Flags and importance are 0 if they
+    /// are not known.
+    pub entry: Entry,
+    /// When it was made; a change of it does not count.
+    pub made: Made,
+    /// Its flags and its importance, if they are known.
+    pub unreported: Option<Unreported>,
+    /// It was put by a restore, so its age proves nothing.
+    pub restored: bool,
+    /// Another entry looks just the same.
+    pub ambiguous: bool,
+}
+
+impl Replica {
+    /// An empty one, that is not believed.
+    #[must_use]
+    pub fn new(limit: usize, now: Instant) -> Self {
+        Self {
+            version: Version::V14,
+            state: State::Doubt(Doubt::New),
+            limit,
+            slots: Vec::new(),
+            free: Vec::new(),
+            index: Index::new(),
+            bytes: 0,
+            gone: HashSet::new(),
+            recent: VecDeque::new(),
+            origin: now,
+            heard: now,
+            restored: None,
+            counters: Counters::default(),
+            built: false,
+            flow: Flow::default(),
+        }
+    }
+
+    /// Begins to build it: the monitor was asked for at `asked`, and the switch has agreed.
+    pub fn begin(
+        &mut self,
+        version: Version,
+        asked: Instant,
+        restored: Option<(Instant, Instant)>,
+    ) {
+        self.forget();
+        self.counters.resyncs += u64::from(self.built);
+        self.built = true;
+        self.version = version;
+        self.state = State::Building;
+        (self.origin, self.heard, self.restored) = (asked, asked, restored);
+    }
+
+    /// Takes in an entry of the dump.
+    pub fn dumped(&mut self, raw: &RawEntry<'_>, made: Made) {
+        if self.state != State::Building {
+            return;
+        }
+        let key = raw.key();
+        if self.gone.contains(&key) {
+            return;
+        }
+        match self.place(&key) {
+            None => self.insert_dumped(raw, made, Told::Dumped),
+            Some(id) => match self.told(id) {
+                Some(Told::Dumped | Told::Twice) => {
+                    self.set_told(id, Told::Twice);
+                    self.insert_dumped(raw, made, Told::Twice);
+                }
+                Some(Told::Changed) => self.complete(id, raw, made),
+                // The dump may show what was there before: its age and its flags prove nothing.
+                Some(Told::Added) | None => {}
+            },
+        }
+    }
+
+    /// The dump is complete, and all that happened before its end was reported.
+    pub fn complete_dump(&mut self, now: Instant) {
+        if self.state == State::Building {
+            self.gone = HashSet::new();
+            self.state = State::InSync { since: now };
+        }
+    }
+
+    /// All that happened before this time was reported.
+    pub fn heard_until(&mut self, heard: Instant) {
+        self.heard = self.heard.max(heard);
+    }
+
+    /// Takes in a change, which was reported at `now` at the latest.
+    pub fn apply(&mut self, mut update: Update, now: Instant) {
+        if matches!(self.state, State::Doubt(_)) {
+            return;
+        }
+        update.at = self.seq();
+        self.counters.updates = self.counters.updates.saturating_add(1);
+        if update.evicted {
+            return self.doubt(Doubt::Evicted);
+        }
+        if !update.is_hidden() {
+            self.take_in(&update, now);
+        }
+        if self.recent.len() >= MOST_RECENT {
+            self.recent.pop_front();
+        }
+        // Not if it was forgotten at this change.
+        if !matches!(self.state, State::Doubt(_)) {
+            self.recent.push_back(update);
+        }
+    }
+
+    fn take_in(&mut self, update: &Update, now: Instant) {
+        let key = update.key();
+        let (place, building) = (self.place(&key), self.state == State::Building);
+        if place.is_some_and(|id| self.told(id) == Some(Told::Twice)) {
+            return self.doubt(Doubt::Ambiguous);
+        }
+        match (update.what, place) {
+            (What::Removed, Some(id)) => self.remove(id),
+            (What::Removed, None) if building => {}
+            (What::Put, Some(id)) => return self.put_over(id, update, now),
+            (What::Put, None) if building || !update.modified => {
+                if building {
+                    self.gone.remove(&key.into_owned());
+                }
+                return self.put(update, now);
+            }
+            (What::Removed | What::Put, None) => return self.doubt(Doubt::Unknown),
+        }
+        if building {
+            self.gone.insert(key.into_owned());
+            self.check_limit();
+        }
+    }
+
+    /// It is not believed any more, and all is forgotten.
+    pub fn doubt(&mut self, why: Doubt) {
+        self.forget();
+        self.state = State::Doubt(why);
+    }
+
+    /// It was given up for a while: dumps serve.
+    pub fn fall_back(&mut self) {
+        self.counters.fallbacks = self.counters.fallbacks.saturating_add(1);
+    }
+
+    /// Whether it is believed.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Whether it is believed.
+    #[must_use]
+    pub fn is_in_sync(&self) -> bool {
+        matches!(self.state, State::InSync { .. })
+    }
+
+    /// The version that its entries are of.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// How many entries it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Whether it holds none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of its entries, without the index.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// How many changes it has taken in.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.counters.updates
+    }
+
+    /// The changes from this number on, if all of them are still known.
+    #[must_use]
+    pub fn changes_since(&self, seq: u64) -> Option<Vec<Update>> {
+        let first = self.recent.front().map_or(self.seq(), |update| update.at);
+        let known = !matches!(self.state, State::Doubt(_)) && (first..=self.seq()).contains(&seq);
+        known.then(|| self.recent.iter().filter(|update| update.at >= seq).cloned().collect())
+    }
+
+    /// Hands out every entry. Nothing if it is not in sync.
+    pub fn all(&self, now: Instant, each: &mut dyn FnMut(Held)) {
+        if self.is_in_sync() {
+            for slot in self.slots.iter().flatten() {
+                self.hand_out(slot, now, each);
+            }
+        }
+    }
+
+    /// Hands out every entry that the filter finds. Nothing if the replica is not in sync.
+    pub fn find(&mut self, filter: &Filter, now: Instant, each: &mut dyn FnMut(Held)) {
+        let token = token_of(filter);
+        self.candidates(token, now, &mut |held| {
+            if filter.matches(&held.entry) {
+                each(held);
+            }
+        });
+    }
+
+    /// Hands out every entry that names a token. Nothing if the replica is not in sync.
+    pub fn naming(&mut self, token: Token, now: Instant, each: &mut dyn FnMut(Held)) {
+        self.candidates(Some(token), now, &mut |held| {
+            if held.entry.flow().is_ok_and(|flow| token.is_in(&flow)) {
+                each(held);
+            }
+        });
+    }
+
+    /// The entries among which all are that name the token.
+    fn candidates(&mut self, token: Option<Token>, now: Instant, each: &mut dyn FnMut(Held)) {
+        if !self.is_in_sync() {
+            return;
+        }
+        let Some(token) = token else { return self.all(now, each) };
+        if self.index.learn(token) {
+            self.index_again();
+        }
+        match self.index.with_token(token) {
+            None => self.all(now, each),
+            Some(ids) => {
+                for slot in ids.filter_map(|id| self.slot(id)) {
+                    self.hand_out(slot, now, each);
+                }
+            }
+        }
+    }
+
+    fn hand_out(&self, slot: &Slot, now: Instant, each: &mut dyn FnMut(Held)) {
+        let made = self.made(slot);
+        // Its bytes were read when it came.
+        let Ok(entry) = slot.entry.to_entry(self.version, made.least_age(now)) else { return };
+        let restored =
+            self.restored.is_some_and(|(from, to)| made.latest >= from && made.earliest <= to);
+        let ambiguous = slot.told == Told::Twice;
+        each(Held { entry, made, unreported: slot.entry.unreported(), restored, ambiguous });
+    }
+
+    fn made(&self, slot: &Slot) -> Made {
+        let ms = |ms: i64| {
+            let distance = Duration::from_millis(ms.unsigned_abs());
+            let moved = if ms < 0 {
+                self.origin.checked_sub(distance)
+            } else {
+                self.origin.checked_add(distance)
+            };
+            moved.unwrap_or(self.origin)
+        };
+        let latest = slot.earliest_ms.saturating_add(slot.width_ms.into());
+        Made { earliest: ms(slot.earliest_ms), latest: ms(latest) }
+    }
+
+    fn slot(&self, id: u32) -> Option<&Slot> {
+        self.slots.get(usize::try_from(id).ok()?)?.as_ref()
+    }
+
+    fn slot_mut(&mut self, id: u32) -> Option<&mut Slot> {
+        self.slots.get_mut(usize::try_from(id).ok()?)?.as_mut()
+    }
+
+    fn told(&self, id: u32) -> Option<Told> {
+        self.slot(id).map(|slot| slot.told)
+    }
+
+    fn set_told(&mut self, id: u32, told: Told) {
+        if let Some(slot) = self.slot_mut(id) {
+            slot.told = told;
+        }
+    }
+
+    /// The entry with this key.
+    fn place(&self, key: &FlowKey<'_>) -> Option<u32> {
+        let mut ids = self.index.with_key(key.place());
+        ids.find(|id| self.slot(*id).is_some_and(|slot| slot.entry.has_key(key)))
+    }
+
+    fn insert_dumped(&mut self, raw: &RawEntry<'_>, made: Made, told: Told) {
+        match PackedEntry::of_dump(raw) {
+            Ok(entry) => self.insert(entry, made, told),
+            Err(_) => self.doubt(Doubt::Malformed),
+        }
+    }
+
+    /// A put of a key that is not there.
+    fn put(&mut self, update: &Update, now: Instant) {
+        let made = Made { earliest: self.heard, latest: now };
+        let told = if update.modified { Told::Changed } else { Told::Added };
+        match PackedEntry::of_update(update, None) {
+            Ok(entry) => self.insert(entry, made, told),
+            Err(_) => self.doubt(Doubt::Malformed),
+        }
+    }
+
+    /// A put of a key that is there: a change keeps age and flags, an addition does not.
+    fn put_over(&mut self, id: u32, update: &Update, now: Instant) {
+        let Some(before) = self.slot(id) else { return };
+        let (made, told, unreported) = if update.modified {
+            (self.made(before), before.told, before.entry.unreported())
+        } else {
+            (Made { earliest: self.heard, latest: now }, Told::Added, None)
+        };
+        match PackedEntry::of_update(update, unreported) {
+            Ok(entry) => {
+                self.remove(id);
+                self.insert(entry, made, told);
+            }
+            Err(_) => self.doubt(Doubt::Malformed),
+        }
+    }
+
+    /// The dump says of an entry that was changed meanwhile what the monitor does not report.
+    fn complete(&mut self, id: u32, raw: &RawEntry<'_>, made: Made) {
+        let unreported = Unreported { flags: raw.flags(), importance: raw.importance() };
+        let (earliest_ms, width_ms) = self.interval(made);
+        if let Some(slot) = self.slot_mut(id) {
+            slot.entry.set_unreported(unreported);
+            (slot.earliest_ms, slot.width_ms) = (earliest_ms, width_ms);
+            slot.told = Told::Dumped;
+        }
+    }
+
+    /// An interval in whole milliseconds since [`Self::origin`], not narrower.
+    fn interval(&self, made: Made) -> (i64, u32) {
+        let since = |at: Instant, up: u128| {
+            let (ahead, distance) = match at.checked_duration_since(self.origin) {
+                Some(distance) => (true, distance),
+                None => (false, self.origin.saturating_duration_since(at)),
+            };
+            let up = if ahead { up } else { 999 - up };
+            let ms = i64::try_from((distance.as_micros() + up) / 1000).unwrap_or(i64::MAX);
+            if ahead { ms } else { -ms }
+        };
+        let (earliest, latest) = (since(made.earliest, 0), since(made.latest, 999));
+        let width = latest.saturating_sub(earliest);
+        (earliest, u32::try_from(width).unwrap_or(if width < 0 { 0 } else { u32::MAX }))
+    }
+
+    fn insert(&mut self, entry: PackedEntry, made: Made, told: Told) {
+        if entry.decode(&mut self.flow).is_err() {
+            return self.doubt(Doubt::Malformed);
+        }
+        let id = match self.free.pop() {
+            Some(id) => id,
+            None => {
+                self.slots.push(None);
+                u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        self.bytes = self.bytes.saturating_add(entry.size());
+        self.index.insert(id, entry.place(), &self.flow);
+        let (earliest_ms, width_ms) = self.interval(made);
+        let place = usize::try_from(id).ok().and_then(|id| self.slots.get_mut(id));
+        if let Some(place) = place {
+            *place = Some(Slot { entry, earliest_ms, width_ms, told });
+        }
+        self.check_limit();
+    }
+
+    fn remove(&mut self, id: u32) {
+        let place = usize::try_from(id).ok().and_then(|id| self.slots.get_mut(id));
+        let Some(slot) = place.and_then(Option::take) else { return };
+        // It was read when it came.
+        drop(slot.entry.decode(&mut self.flow));
+        self.index.remove(id, slot.entry.place(), &self.flow);
+        self.bytes = self.bytes.saturating_sub(slot.entry.size());
+        self.free.push(id);
+    }
+
+    fn check_limit(&mut self) {
+        if self.len().saturating_add(self.gone.len()) > self.limit {
+            self.doubt(Doubt::OverLimit);
+        }
+    }
+
+    fn index_again(&mut self) {
+        let Self { slots, index, flow, .. } = self;
+        for (id, slot) in (0..).zip(slots) {
+            if let Some(slot) = slot
+                && slot.entry.decode(flow).is_ok()
+            {
+                index.insert_tokens(id, flow);
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        (self.slots, self.free, self.bytes) = (Vec::new(), Vec::new(), 0);
+        self.gone = HashSet::new();
+        self.recent = VecDeque::new();
+        self.index.clear();
+    }
+}
+
+/// A token that every entry names which the filter finds.
+fn token_of(filter: &Filter) -> Option<Token> {
+    let named = filter.named()?;
+    let port = named.in_port.map(Token::InPort);
+    let address = || named.addresses.first().map(|found| Token::Address(found.address));
+    let register = || {
+        let found = named.registers.first()?;
+        Some(Token::Register { index: found.index, value: found.value, mask: found.mask })
+    };
+    port.or_else(address).or_else(register).or(filter.out_port.map(Token::Output))
+}
+
+#[cfg(test)]
+mod tests;

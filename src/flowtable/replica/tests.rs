@@ -1,0 +1,452 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::flow::{Address, MacAddr};
+use crate::openflow::filters_for_address;
+
+const LIMIT: usize = 1_000;
+
+/// Fields of matches, and instructions, in hexadecimal.
+const MATCHES: [&str; 9] = [
+    "",
+    "8000000400000005",
+    "800000040000000500010004 00000007",
+    "00010004 00000007",
+    "00010008 000000070000ffff",
+    "80000a020800 800016040af40105",
+    "80000a020800 800018040af40105",
+    "80000a020806 80002c040af40105 80003006 0a0000000001",
+    "80000606 0a0000000001",
+];
+const DOES: [&str; 5] = [
+    "",
+    "00040018 00000000 00000010 00000005 00000000 00000000",
+    "00040018 00000000 00000010 00000006 00000000 00000000",
+    "00040020 00000000 ffff0018 00002320 0007001f 00010004 0000000000000007",
+    // Into the lower half.
+    "00040020 00000000 ffff0018 00002320 0007000f 00010004 0000000000000007",
+];
+
+fn entry(table: u8, matches: &str, does: &str, flags: u16) -> Entry {
+    let (matches, does) = (matches.replace(' ', ""), does.replace(' ', ""));
+    Entry::try_from(format!("5 {table:x} 1 2a 0 0 {flags:x} 0 {matches} {does}")).unwrap()
+}
+
+fn aged(entry: &Entry, age: Duration) -> Entry {
+    let packed = PackedEntry::of_dump(&entry.raw()).unwrap();
+    packed.to_entry(entry.version(), age).unwrap()
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn put(entry: &Entry) -> Update {
+    Update::put(0, entry)
+}
+
+fn changed(entry: &Entry) -> Update {
+    let mut update = Update::put(0, entry);
+    update.modified = true;
+    update
+}
+
+fn removed(entry: &Entry) -> Update {
+    Update::removed(0, entry)
+}
+
+struct Scene {
+    replica: Replica,
+    start: Instant,
+}
+
+impl Scene {
+    fn building() -> Self {
+        let start = Instant::now();
+        let mut replica = Replica::new(LIMIT, start);
+        replica.begin(Version::V14, start, None);
+        Self { replica, start }
+    }
+
+    fn dumped(&mut self, entry: &Entry, age: Duration) {
+        let at = self.start + ms(10);
+        let entry = aged(entry, age);
+        self.replica.dumped(&entry.raw(), Made::by(age, at, at));
+    }
+
+    fn apply(&mut self, update: Update) {
+        self.replica.apply(update, self.start + ms(20));
+    }
+
+    fn complete(&mut self) {
+        self.replica.complete_dump(self.start + ms(30));
+    }
+
+    fn all(&self) -> Vec<Held> {
+        let mut all = Vec::new();
+        self.replica.all(self.start + ms(100), &mut |held| all.push(held));
+        all
+    }
+
+    fn contents(&self) -> Vec<Vec<u8>> {
+        let mut all: Vec<_> = self.all().iter().map(|held| held.entry.content()).collect();
+        all.sort();
+        all
+    }
+
+    fn doubt(&self) -> Option<Doubt> {
+        match self.replica.state() {
+            State::Doubt(doubt) => Some(doubt),
+            _ => None,
+        }
+    }
+}
+
+fn contents(entries: &[&Entry]) -> Vec<Vec<u8>> {
+    let mut all: Vec<_> = entries.iter().map(|entry| entry.content()).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn nothing_is_handed_out_before_it_is_in_sync_and_after() {
+    let mut scene = Scene::building();
+    scene.dumped(&entry(0, MATCHES[1], DOES[1], 1), ms(5));
+    assert!(scene.all().is_empty());
+    scene.complete();
+    assert_eq!(scene.all().len(), 1);
+    scene.replica.doubt(Doubt::Paused);
+    assert!(scene.all().is_empty() && scene.replica.is_empty() && scene.replica.bytes() == 0);
+    // What comes late changes nothing.
+    scene.apply(put(&entry(0, "", "", 0)));
+    assert_eq!(scene.doubt(), Some(Doubt::Paused));
+}
+
+#[test]
+fn a_change_outranks_the_dump_whichever_comes_first() {
+    let (old, new) = (entry(0, MATCHES[1], DOES[1], 1), entry(0, MATCHES[1], DOES[2], 0));
+    for dump_first in [true, false] {
+        for gone in [true, false] {
+            let mut scene = Scene::building();
+            let updates = |scene: &mut Scene| {
+                scene.apply(put(&new));
+                if gone {
+                    scene.apply(removed(&new));
+                }
+            };
+            if dump_first {
+                scene.dumped(&old, ms(5));
+                updates(&mut scene);
+            } else {
+                updates(&mut scene);
+                scene.dumped(&old, ms(5));
+            }
+            scene.complete();
+            let expected = if gone { vec![] } else { contents(&[&new]) };
+            assert_eq!(scene.contents(), expected, "dump first: {dump_first}, gone: {gone}");
+        }
+    }
+}
+
+#[test]
+fn the_dump_tells_flags_and_age_also_of_what_was_changed_meanwhile() {
+    let (old, new) = (entry(0, MATCHES[1], DOES[1], 1), entry(0, MATCHES[1], DOES[2], 1));
+    for dump_first in [true, false] {
+        let mut scene = Scene::building();
+        if dump_first {
+            scene.dumped(&old, ms(500));
+            scene.apply(changed(&new));
+        } else {
+            scene.apply(changed(&new));
+            scene.dumped(&old, ms(500));
+        }
+        scene.complete();
+        assert_eq!(scene.contents(), contents(&[&new]));
+        let held = &scene.all()[0];
+        assert_eq!(held.unreported, Some(Unreported { flags: 1, importance: 0 }));
+        assert!(held.made.latest <= scene.start - ms(480), "{dump_first}");
+    }
+    // What was added later is not what the dump has shown.
+    let mut scene = Scene::building();
+    scene.dumped(&old, ms(500));
+    scene.apply(put(&new));
+    scene.complete();
+    let held = &scene.all()[0];
+    assert_eq!((held.unreported, held.made.earliest), (None, scene.start));
+}
+
+#[test]
+fn an_added_entry_was_made_between_the_last_barrier_and_its_report() {
+    let mut scene = Scene::building();
+    scene.complete();
+    scene.replica.heard_until(scene.start + ms(15));
+    scene.apply(put(&entry(0, "", "", 0)));
+    let made = scene.all()[0].made;
+    assert_eq!((made.earliest, made.latest), (scene.start + ms(15), scene.start + ms(20)));
+}
+
+#[test]
+fn what_a_restore_put_is_marked() {
+    let start = Instant::now();
+    let mut replica = Replica::new(LIMIT, start);
+    replica.begin(Version::V14, start, Some((start - ms(5_000), start - ms(2_000))));
+    for (age, matches) in [(6_000, MATCHES[1]), (3_000, MATCHES[3]), (1_000, MATCHES[5])] {
+        let entry = aged(&entry(0, matches, "", 0), ms(age));
+        replica.dumped(&entry.raw(), Made::by(ms(age), start, start));
+    }
+    replica.complete_dump(start);
+    let mut marked = BTreeMap::new();
+    replica.all(start, &mut |held| {
+        marked.insert(start - held.made.latest, held.restored);
+    });
+    assert_eq!(marked.into_values().collect::<Vec<_>>(), [false, true, false]);
+}
+
+#[test]
+fn what_cannot_be_is_a_doubt() {
+    let one = entry(0, MATCHES[1], DOES[1], 0);
+    let but = |mut update: Update, how: fn(&mut Update)| {
+        how(&mut update);
+        update
+    };
+    for (update, doubt) in [
+        (removed(&entry(1, "", "", 0)), Some(Doubt::Unknown)),
+        (changed(&entry(1, "", "", 0)), Some(Doubt::Unknown)),
+        (but(removed(&one), |it| it.evicted = true), Some(Doubt::Evicted)),
+        (but(removed(&one), |it| it.table = 254), None),
+        (but(put(&one), |it| it.table = 254), None),
+        (removed(&one), None),
+    ] {
+        let mut scene = Scene::building();
+        scene.dumped(&one, ms(1));
+        scene.complete();
+        scene.apply(update.clone());
+        assert_eq!(scene.doubt(), doubt, "{update:?}");
+        assert!(scene.all().iter().all(|held| held.entry.table() != 254));
+    }
+}
+
+#[test]
+fn entries_that_look_alike_are_both_kept_and_a_change_of_one_is_a_doubt() {
+    let one = entry(0, MATCHES[1], DOES[1], 0);
+    let mut scene = Scene::building();
+    scene.dumped(&one, ms(1));
+    scene.dumped(&one, ms(2));
+    scene.complete();
+    let all = scene.all();
+    assert!(all.len() == 2 && all.iter().all(|held| held.ambiguous));
+    scene.apply(removed(&one));
+    assert_eq!(scene.doubt(), Some(Doubt::Ambiguous));
+}
+
+#[test]
+fn more_entries_than_the_limit_are_a_doubt() {
+    let start = Instant::now();
+    let mut replica = Replica::new(2, start);
+    replica.begin(Version::V14, start, None);
+    for (n, matches) in MATCHES.iter().take(3).enumerate() {
+        assert_eq!(replica.len(), n);
+        replica.dumped(&entry(0, matches, "", 0).raw(), Made::by(ms(0), start, start));
+    }
+    assert_eq!(replica.state(), State::Doubt(Doubt::OverLimit));
+    assert!(replica.is_empty());
+}
+
+#[test]
+fn changes_are_told_from_a_number_on_as_long_as_they_are_known() {
+    let mut scene = Scene::building();
+    scene.complete();
+    let seq = scene.replica.seq();
+    for n in 0..MOST_RECENT + 10 {
+        let one = entry((n % 50) as u8, MATCHES[n % 9], "", 0);
+        scene.apply(put(&one));
+    }
+    assert!(scene.replica.changes_since(seq).is_none());
+    let last = scene.replica.seq() - 3;
+    let changes = scene.replica.changes_since(last).unwrap();
+    assert_eq!(changes.iter().map(|u| u.at).collect::<Vec<_>>(), [last, last + 1, last + 2]);
+    assert_eq!(scene.replica.changes_since(scene.replica.seq()).unwrap().len(), 0);
+    scene.replica.doubt(Doubt::Paused);
+    assert!(scene.replica.changes_since(last).is_none());
+}
+
+/// What others do to the switch.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Put(usize, usize, usize),
+    /// Only what is there.
+    Change(usize, usize, usize),
+    Remove(usize, usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let (table, matches, does) = (0..3_usize, 0..MATCHES.len(), 0..DOES.len());
+    let step = prop_oneof![
+        (table.clone(), matches.clone(), does.clone()).prop_map(|(t, m, d)| Step::Put(t, m, d)),
+        (table.clone(), matches.clone(), does).prop_map(|(t, m, d)| Step::Change(t, m, d)),
+        (table, matches).prop_map(|(t, m)| Step::Remove(t, m)),
+    ];
+    prop::collection::vec(step, 0..60)
+}
+
+type Table = BTreeMap<(usize, usize), (usize, Duration)>;
+
+/// One step of the switch, and what it reports.
+fn step(table: &mut Table, step: Step, now: Duration) -> Option<Update> {
+    let of = |(t, m): (usize, usize), d: usize| entry(t as u8, MATCHES[m], DOES[d], 0);
+    match step {
+        Step::Put(t, m, d) => {
+            table.insert((t, m), (d, now));
+            Some(put(&of((t, m), d)))
+        }
+        Step::Change(t, m, d) => {
+            let there = table.get_mut(&(t, m))?;
+            there.0 = d;
+            Some(changed(&of((t, m), d)))
+        }
+        Step::Remove(t, m) => {
+            let (d, _) = table.remove(&(t, m))?;
+            Some(removed(&of((t, m), d)))
+        }
+    }
+}
+
+proptest! {
+    /// The dump is of one moment, and its entries come at any later ones, between the reports.
+    #[test]
+    fn it_is_what_the_switch_has(
+        before in steps(),
+        during in steps(),
+        after in steps(),
+        moment in 0..60_usize,
+        late in prop::collection::vec(0..60_usize, 32),
+    ) {
+        let start = Instant::now();
+        let mut replica = Replica::new(LIMIT, start);
+        let (mut table, mut clock) = (Table::new(), ms(0));
+        let mut tick = || {
+            clock += ms(7);
+            clock
+        };
+        for one in before {
+            step(&mut table, one, tick());
+        }
+        replica.begin(Version::V14, start + tick(), None);
+        let mut dump: Vec<(usize, Entry, Duration)> = Vec::new();
+        let take = |table: &Table, n: usize, now: Duration| -> Vec<(usize, Entry, Duration)> {
+            let entries = table.iter().zip(&late);
+            entries
+                .map(|(((t, m), (d, at)), late)| {
+                    let entry = entry(*t as u8, MATCHES[*m], DOES[*d], 1);
+                    (n.max(*late), aged(&entry, now - *at), now)
+                })
+                .collect()
+        };
+        let deliver = |replica: &mut Replica, dump: &[(usize, Entry, Duration)], n: usize| {
+            for (_, entry, now) in dump.iter().filter(|(at, ..)| *at == n) {
+                let made = Made::by(entry.raw().duration(), start + *now, start + *now);
+                replica.dumped(&entry.raw(), made);
+            }
+        };
+        for n in 0..60 {
+            if n == moment {
+                dump = take(&table, n, tick());
+            }
+            deliver(&mut replica, &dump, n);
+            if let Some(one) = during.get(n) {
+                let now = tick();
+                if let Some(update) = step(&mut table, *one, now) {
+                    replica.apply(update, start + now);
+                }
+            }
+        }
+        replica.complete_dump(start + tick());
+        for one in after {
+            let now = tick();
+            if let Some(update) = step(&mut table, one, now) {
+                replica.apply(update, start + now);
+            }
+        }
+        prop_assert!(replica.is_in_sync(), "{:?}", replica.state());
+        let now = tick();
+        let mut seen = 0;
+        replica.all(start + now, &mut |held| {
+            let found = table.iter().find(|((t, m), (d, _))| {
+                entry(*t as u8, MATCHES[*m], DOES[*d], held.unreported.map_or(0, |it| it.flags))
+                    .content() == held.entry.content()
+            });
+            let (_, (_, at)) = found.expect("it is not there");
+            assert!(held.made.earliest <= start + *at && start + *at <= held.made.latest);
+            seen += 1;
+        });
+        prop_assert_eq!(seen, table.len());
+        prop_assert_eq!(replica.len(), table.len());
+    }
+
+    /// By the index as by a walk over everything.
+    #[test]
+    fn it_finds_what_a_walk_finds(steps in steps(), value in prop_oneof![Just(7_u32), 0..9_u32]) {
+        let start = Instant::now();
+        let mut replica = Replica::new(LIMIT, start);
+        replica.begin(Version::V14, start, None);
+        replica.complete_dump(start);
+        let mut table = Table::new();
+        for one in steps {
+            if let Some(update) = step(&mut table, one, ms(0)) {
+                replica.apply(update, start);
+            }
+        }
+        let mut walk = Vec::new();
+        replica.all(start, &mut |held| walk.push(held.entry));
+        let mac = Address::Mac(MacAddr([10, 0, 0, 0, 0, 1]));
+        let ip = Address::Ip("10.244.1.5".parse().unwrap());
+        let mut filters = vec![
+            Filter::default(),
+            Filter::table(1),
+            Filter::in_port(5),
+            Filter::in_port(6),
+            Filter::out_port(5),
+            Filter::register(0, value, u32::MAX),
+            Filter::register(0, value, 0xffff),
+            Filter::register(1, value, 0xff),
+        ];
+        filters.extend([mac, ip].iter().flat_map(filters_for_address));
+        filters.extend(walk.iter().map(Filter::like));
+        let sorted = |mut found: Vec<Entry>| {
+            found.sort_by_key(Entry::content);
+            found
+        };
+        // The second time, after the index has learned the field.
+        for filter in filters.iter().chain(&filters) {
+            let mut found = Vec::new();
+            replica.find(filter, start, &mut |held| found.push(held.entry));
+            let expected = walk.iter().filter(|entry| filter.matches(entry)).cloned().collect();
+            prop_assert_eq!(sorted(found), sorted(expected), "{:?}", filter);
+        }
+        let (index, mask) = (0, 0xffff);
+        let tokens = [
+            Token::InPort(5),
+            Token::Register { index, value, mask },
+            Token::Load { index, value, mask },
+            Token::Load { index, value, mask: u32::MAX },
+            Token::Address(mac),
+            Token::Address(ip),
+            Token::Output(6),
+            Token::AnyWrite,
+        ];
+        for token in tokens {
+            let mut found = Vec::new();
+            replica.naming(token, start, &mut |held| found.push(held.entry));
+            let names = |entry: &&Entry| token.is_in(&entry.flow().unwrap());
+            let expected = walk.iter().filter(names).cloned().collect();
+            prop_assert_eq!(sorted(found), sorted(expected), "{:?}", token);
+        }
+        // Nothing is left of what is gone.
+        for entry in walk {
+            replica.apply(removed(&entry), start);
+        }
+        prop_assert!(replica.is_empty() && replica.bytes() == 0 && replica.index.is_empty());
+    }
+}

@@ -1,0 +1,187 @@
+//! The standing copy of a bridge's flow table, compared with a dump after every step of a random
+//! walk of other clients. Needs root and Open vSwitch 3.0 or later.
+//!
+//! `OFG_REPLICA_STEPS=20000 OFG_SEED=7 cargo test --test switch replica::` makes another, longer walk.
+
+mod walk;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ovs_flow_gc::flowtable::Made;
+use ovs_flow_gc::flowtable::replica::{Doubt, Held, State};
+use ovs_flow_gc::flowtable::watcher::{Turns, Watcher};
+use ovs_flow_gc::openflow::{Connection, Entry, Filter};
+use ovs_flow_gc::util::clock::Deadline;
+
+use crate::rig::{Node, sleep_ms};
+
+/// Entries of the bridges here are fewer.
+const LIMIT: usize = 100_000;
+/// Ages that differ by more are too far off, if the machine is not busy.
+const CLOSE: Duration = Duration::from_millis(100);
+/// Ages are told in whole milliseconds.
+const EXACT: Duration = Duration::from_millis(3);
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(20))
+}
+
+/// A watched bridge, and what was compared.
+struct Watched {
+    path: PathBuf,
+    watcher: Watcher,
+    compared: u64,
+    entries: u64,
+    /// Entries whose age was more than [`CLOSE`] off.
+    far: u64,
+    /// How often it was in doubt.
+    doubts: Vec<Doubt>,
+}
+
+impl Watched {
+    fn of(node: &Node, bridge: &str) -> Self {
+        let path = node.run_dir.join(format!("{bridge}.mgmt"));
+        let watcher = Watcher::start(&path, LIMIT, Arc::new(Turns::default())).unwrap();
+        Self { path, watcher, compared: 0, entries: 0, far: 0, doubts: Vec::new() }
+    }
+
+    /// Waits until it is in sync. A watcher that leaves the switch to dumps for a while is
+    /// replaced by another one.
+    fn sync(&mut self) {
+        let start = Instant::now();
+        loop {
+            let (state, counters) = {
+                let replica = self.watcher.replica();
+                (replica.state(), replica.counters())
+            };
+            match state {
+                State::InSync { .. } => return,
+                State::Doubt(doubt) if counters.fallbacks > 0 => {
+                    assert_eq!(self.watcher.barrier(soon()), None);
+                    assert_eq!(self.held().len(), 0, "{doubt}");
+                    let turns = Arc::new(Turns::default());
+                    self.watcher = Watcher::start(&self.path, LIMIT, turns).unwrap();
+                }
+                _ => {}
+            }
+            assert!(start.elapsed() < Duration::from_secs(40), "{state:?}");
+            sleep_ms(2);
+        }
+    }
+
+    fn held(&self) -> Vec<Held> {
+        let mut held = Vec::new();
+        self.watcher.replica().all(Instant::now(), &mut |it| held.push(it));
+        held.sort_by(|a, b| a.entry.key().cmp(&b.entry.key()));
+        held
+    }
+
+    /// Compares everything, if it is in sync. False: it says that it is not.
+    fn compare(&mut self) -> bool {
+        // What times out between replica and dump is in one of them only: the number of changes
+        // shows that.
+        for _ in 0..200 {
+            let Some(before) = self.watcher.barrier(soon()) else { return self.doubtful() };
+            let mut held = Vec::new();
+            {
+                let replica = self.watcher.replica();
+                if replica.seq() != before {
+                    continue;
+                }
+                replica.all(Instant::now(), &mut |it| held.push(it));
+            }
+            let dumped = self.dump();
+            match self.watcher.barrier(soon()) {
+                None => return self.doubtful(),
+                Some(after) if after != before => continue,
+                Some(_) => {}
+            }
+            held.sort_by(|a, b| a.entry.key().cmp(&b.entry.key()));
+            self.same(&held, &dumped);
+            return true;
+        }
+        panic!("the switch changes all the time");
+    }
+
+    fn doubtful(&mut self) -> bool {
+        match self.watcher.replica().state() {
+            State::InSync { .. } => panic!("in sync, and without an answer"),
+            State::Building => {}
+            State::Doubt(doubt) => self.doubts.push(doubt),
+        }
+        false
+    }
+
+    fn dump(&self) -> Vec<(Entry, Made)> {
+        let mut connection = Connection::open(&self.path, soon()).unwrap();
+        let (asked, mut dumped) = (Instant::now(), Vec::new());
+        connection
+            .dump(&Filter::default(), &mut |raw, _| {
+                dumped.push((raw.to_entry(), Made::by(raw.duration(), asked, Instant::now())));
+            })
+            .unwrap();
+        dumped.sort_by(|(a, _), (b, _)| a.key().cmp(&b.key()));
+        dumped
+    }
+
+    fn same(&mut self, held: &[Held], dumped: &[(Entry, Made)]) {
+        let text = |entries: Vec<&Entry>| -> Vec<String> {
+            entries.iter().map(|entry| format!("{entry:?}")).collect()
+        };
+        let keys = |entries: &[&Entry]| -> Vec<_> {
+            entries.iter().map(|entry| entry.key().into_owned()).collect()
+        };
+        let ours: Vec<&Entry> = held.iter().map(|it| &it.entry).collect();
+        let theirs: Vec<&Entry> = dumped.iter().map(|(entry, _)| entry).collect();
+        if keys(&ours) != keys(&theirs) {
+            panic!("replica: {:#?}\ndump: {:#?}", text(ours), text(theirs));
+        }
+        for (held, (entry, made)) in held.iter().zip(dumped) {
+            let (ours, theirs) = (held.entry.raw(), entry.raw());
+            let said = |raw: &ovs_flow_gc::openflow::RawEntry<'_>| {
+                (
+                    raw.version(),
+                    raw.cookie(),
+                    raw.idle_timeout(),
+                    raw.hard_timeout(),
+                    raw.match_bytes().to_vec(),
+                    raw.instruction_bytes().to_vec(),
+                )
+            };
+            assert_eq!(said(&ours), said(&theirs), "{:?} {entry:?}", held.entry);
+            if let Some(known) = held.unreported {
+                let is = (theirs.flags(), theirs.importance());
+                assert_eq!((known.flags, known.importance), is, "{entry:?}");
+            }
+            assert!(!held.ambiguous, "{entry:?}");
+            let possible = held.made.earliest <= made.latest + EXACT
+                && made.earliest <= held.made.latest + EXACT;
+            assert!(possible, "{entry:?} was made at {made:?}, not at {:?}", held.made);
+            let late = held.made.latest.saturating_duration_since(made.latest);
+            self.far += u64::from(late > CLOSE);
+        }
+        self.compared += 1;
+        self.entries += held.len() as u64;
+    }
+
+    /// Compares what it finds by some filters with what is found by a look at everything.
+    fn compare_queries(&mut self, filters: &[Filter]) {
+        let all = self.held();
+        for filter in filters {
+            let mut found = Vec::new();
+            self.watcher
+                .replica()
+                .find(filter, Instant::now(), &mut |it| found.push(it.entry.content()));
+            let mut wanted: Vec<_> = all
+                .iter()
+                .filter(|it| filter.matches(&it.entry))
+                .map(|it| it.entry.content())
+                .collect();
+            found.sort();
+            wanted.sort();
+            assert_eq!(found, wanted, "{filter:?}");
+        }
+    }
+}
