@@ -254,7 +254,7 @@ fn turns<'f>(asked: &'f [Filter], tables: &[(u8, u32)]) -> Vec<&'f [Filter]> {
 }
 
 /// The dumps that find every entry with one of these.
-fn filters_of_tokens(all: &[Tokens]) -> Vec<Filter> {
+pub(super) fn filters_of_tokens(all: &[Tokens]) -> Vec<Filter> {
     let mut filters = Vec::new();
     for tokens in all {
         filters.extend(tokens.ports.iter().copied().map(Filter::in_port));

@@ -105,7 +105,8 @@ fn compare(replica: &mut Replica, naive: &Naive, now: Instant) {
     replica.all(now, &mut |held| entries.push(held.entry));
     for entry in entries.iter().take(8) {
         let (like, mut found) = (Filter::like(entry), false);
-        replica.find(&like, now, &mut |held| found |= held.entry == *entry);
+        let one = std::slice::from_ref(&like);
+        replica.find(one, now, &mut |_, held| found |= held.entry == *entry);
         assert_eq!(found, like.matches(entry), "{entry:?}");
     }
 }

@@ -12,6 +12,7 @@
 //! | `prefetch` | a bridge that is spoken to before it is certain that it will be asked |
 //! | [`replica`] | a copy of the table that follows the switch. Pure |
 //! | `sink` | deletes, additions, and what the switch reports meanwhile |
+//! | `source` | a source that reads a replica |
 //! | [`watcher`] | keeps a bridge's replica: follows the switch, builds anew after a doubt |
 
 use std::collections::BTreeSet;
@@ -27,12 +28,14 @@ mod index;
 mod prefetch;
 pub mod replica;
 mod sink;
+mod source;
 pub mod watcher;
 
 pub use dump::DumpSource;
 pub use index::Token;
 pub use prefetch::Prefetch;
 pub use sink::{FlowSink, Parallel};
+pub use source::ReplicaSource;
 
 /// Ages that differ by less may be one entry's.
 const SAME_AGE: Duration = Duration::from_millis(10);

@@ -174,6 +174,9 @@ pub struct Replica {
     flow: Flow,
 }
 
+/// Filters with their numbers.
+type Numbered<'f> = Vec<(usize, &'f Filter)>;
+
 /// An entry that a replica hands out.
 #[derive(Debug)]
 pub struct Held {
@@ -386,14 +389,26 @@ impl Replica {
         }
     }
 
-    /// Hands out every entry that the filter finds. Nothing if the replica is not in sync.
-    pub fn find(&mut self, filter: &Filter, now: Instant, each: &mut dyn FnMut(Held)) {
-        let token = token_of(filter);
-        self.candidates(token, now, &mut |held| {
-            if filter.matches(&held.entry) {
-                each(held);
+    /// Hands out every entry that one of these filters finds, with the number of one that does.
+    /// Nothing if the replica is not in sync.
+    pub fn find(&mut self, filters: &[Filter], now: Instant, each: &mut dyn FnMut(usize, Held)) {
+        // An address has many filters, and one place in the index.
+        let mut groups: Vec<(Option<Token>, Numbered<'_>)> = Vec::new();
+        for numbered in filters.iter().enumerate() {
+            let token = token_of(numbered.1);
+            match groups.iter_mut().find(|(known, _)| *known == token) {
+                Some((_, filters)) => filters.push(numbered),
+                None => groups.push((token, vec![numbered])),
             }
-        });
+        }
+        for (token, filters) in groups {
+            self.candidates(token, now, &mut |held| {
+                let found = filters.iter().find(|(_, filter)| filter.matches(&held.entry));
+                if let Some((number, _)) = found {
+                    each(*number, held);
+                }
+            });
+        }
     }
 
     /// Hands out every entry that names a token. Nothing if the replica is not in sync.

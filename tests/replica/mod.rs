@@ -5,13 +5,14 @@
 
 mod walk;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ovs_flow_gc::flowtable::Made;
 use ovs_flow_gc::flowtable::replica::{Doubt, Held, State};
 use ovs_flow_gc::flowtable::watcher::{Turns, Watcher};
+use ovs_flow_gc::flowtable::{DumpSource, FlowSource, Made, ReplicaSource, Tokens};
 use ovs_flow_gc::openflow::{Connection, Entry, Filter};
 use ovs_flow_gc::util::clock::Deadline;
 
@@ -36,6 +37,8 @@ struct Watched {
     entries: u64,
     /// Entries whose age was more than [`CLOSE`] off.
     far: u64,
+    /// Entries that were found by token.
+    queried: u64,
     /// How often it was in doubt.
     doubts: Vec<Doubt>,
 }
@@ -44,7 +47,7 @@ impl Watched {
     fn of(node: &Node, bridge: &str) -> Self {
         let path = node.run_dir.join(format!("{bridge}.mgmt"));
         let watcher = Watcher::start(&path, LIMIT, Arc::new(Turns::default())).unwrap();
-        Self { path, watcher, compared: 0, entries: 0, far: 0, doubts: Vec::new() }
+        Self { path, watcher, compared: 0, entries: 0, far: 0, queried: 0, doubts: Vec::new() }
     }
 
     /// Waits until it is in sync. A watcher that leaves the switch to dumps for a while is
@@ -166,22 +169,28 @@ impl Watched {
         self.entries += held.len() as u64;
     }
 
-    /// Compares what it finds by some filters with what is found by a look at everything.
-    fn compare_queries(&mut self, filters: &[Filter]) {
-        let all = self.held();
-        for filter in filters {
-            let mut found = Vec::new();
-            self.watcher
-                .replica()
-                .find(filter, Instant::now(), &mut |it| found.push(it.entry.content()));
-            let mut wanted: Vec<_> = all
-                .iter()
-                .filter(|it| filter.matches(&it.entry))
-                .map(|it| it.entry.content())
-                .collect();
-            found.sort();
-            wanted.sort();
-            assert_eq!(found, wanted, "{filter:?}");
+    /// Compares what it finds by tokens with what the switch finds.
+    fn compare_queries(&mut self, tokens: &[Tokens]) {
+        let switch = || DumpSource::over(Connection::open(&self.path, soon()).unwrap()).unwrap().0;
+        let query = |source: &mut dyn FlowSource| {
+            let mut found = BTreeSet::new();
+            let queried = source.query(tokens, &mut |seen| {
+                found.insert((seen.raw.key().into_owned(), seen.raw.instruction_bytes().to_vec()));
+                Ok(())
+            });
+            queried.map(|_| found)
+        };
+        for _ in 0..200 {
+            let Some(before) = self.watcher.barrier(soon()) else { return };
+            let found = query(&mut ReplicaSource::new(&self.watcher, switch()));
+            let wanted = query(&mut switch()).unwrap();
+            let Some(after) = self.watcher.barrier(soon()) else { return };
+            if after == before {
+                assert_eq!(found.unwrap(), wanted);
+                self.queried += wanted.len() as u64;
+                return;
+            }
         }
+        panic!("the switch changes all the time");
     }
 }

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
+use ovs_flow_gc::flowtable::Tokens;
 use ovs_flow_gc::flowtable::replica::{Doubt, State};
-use ovs_flow_gc::openflow::Filter;
+use ovs_flow_gc::model::flow::Address;
 
 use super::Watched;
 use crate::rig::{Datapath, Flows, Node, Setup, sleep_ms};
@@ -255,7 +256,7 @@ fn it_is_what_a_dump_shows_after_every_step() {
     walk.group();
     walk.settle();
     let every = steps / (RARE.len() as u64 + 1);
-    let (mut in_sync, filters) = (0, filters());
+    let (mut in_sync, tokens) = (0, tokens());
     for n in 0..steps {
         if n % every == every - 1 {
             let rare = RARE[(n / every) as usize % RARE.len()];
@@ -268,27 +269,34 @@ fn it_is_what_a_dump_shows_after_every_step() {
             walk.settle();
         }
         if n % 50 == 0 {
-            walk.watched.compare_queries(&filters);
+            walk.watched.compare_queries(&tokens);
         }
     }
-    let Watched { compared, entries, far, doubts, .. } = &walk.watched;
+    let Watched { compared, entries, far, queried, doubts, .. } = &walk.watched;
     eprintln!(
-        "replica: {compared} comparisons of {entries} entries, {far} ages off; doubts: {doubts:?}"
+        "replica: {compared} comparisons of {entries} entries, {far} ages off, {queried} found by token; doubts: {doubts:?}"
     );
+    assert!(*queried > 0);
     // But for what is done to bring it into doubt it is in sync.
     assert!(in_sync >= steps - 5, "{in_sync} of {steps} steps in sync; doubts: {doubts:?}");
     assert!(far * 100 <= *entries, "{far} of {entries} ages are off by more than 100 ms");
 }
 
-fn filters() -> Vec<Filter> {
+/// Those of two pods, and of a network with half a register.
+fn tokens() -> Vec<Tokens> {
+    let ip = |text: &str| Address::Ip(text.parse().unwrap());
+    let mac = Address::Mac("02:00:00:00:00:01".parse().unwrap());
     vec![
-        Filter::default(),
-        Filter::table(1),
-        Filter::in_port(5),
-        Filter::out_port(6),
-        Filter::register(0, 0x1005, u32::MAX),
-        Filter::register(0, 5, 0xffff),
-        Filter::register(0, 5, 0xff),
+        Tokens {
+            ports: vec![5],
+            addresses: vec![ip("10.244.1.5"), ip("fd00::5"), mac],
+            registers: vec![(0, 0x1005, u32::MAX)],
+        },
+        Tokens {
+            ports: vec![6, 7],
+            addresses: vec![ip("10.0.0.2")],
+            registers: vec![(0, 5, 0xff)],
+        },
     ]
 }
 

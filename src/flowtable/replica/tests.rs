@@ -421,10 +421,18 @@ proptest! {
         // The second time, after the index has learned the field.
         for filter in filters.iter().chain(&filters) {
             let mut found = Vec::new();
-            replica.find(filter, start, &mut |held| found.push(held.entry));
+            let one = std::slice::from_ref(filter);
+            replica.find(one, start, &mut |_, held| found.push(held.entry));
             let expected = walk.iter().filter(|entry| filter.matches(entry)).cloned().collect();
             prop_assert_eq!(sorted(found), sorted(expected), "{:?}", filter);
         }
+        // Each once for each token by which some of them look.
+        let mut found = Vec::new();
+        replica.find(&filters, start, &mut |number, held| found.push((number, held.entry)));
+        prop_assert!(found.iter().all(|(number, entry)| filters[*number].matches(entry)));
+        let found = found.iter().map(|(_, entry)| entry.content());
+        let found: std::collections::BTreeSet<_> = found.collect();
+        prop_assert_eq!(found.len(), walk.len(), "the first filter finds everything");
         let (index, mask) = (0, 0xffff);
         let tokens = [
             Token::InPort(5),
