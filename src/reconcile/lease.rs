@@ -55,7 +55,7 @@ pub struct Leases<'l>(Vec<(&'l Lease, Vec<Key>)>);
 
 impl<'l> Leases<'l> {
     /// One more call.
-    pub fn add(&mut self, lease: &'l Lease, keys: impl Iterator<Item = &'l Key>) {
+    pub fn add<'k>(&mut self, lease: &'l Lease, keys: impl Iterator<Item = &'k Key>) {
         self.0.push((lease, keys.cloned().collect()));
     }
 

@@ -10,9 +10,9 @@ use crate::model::row::RowId;
 use crate::openflow::Version as Protocol;
 use crate::openflow::testing::hex;
 use crate::ovsdb::testing;
-use crate::reconcile::Cause;
 use crate::reconcile::plan::{Orders, PlanInput, plan};
 use crate::reconcile::scan::scan_bridge;
+use crate::reconcile::{Cause, Lease, Leases};
 use crate::store::Registry;
 use crate::util::clock::{Deadline, Stamp};
 
@@ -83,12 +83,23 @@ fn play(
     evidence: &mut dyn Evidence,
     meanwhile: impl FnOnce(&Path, &mut FakeTable),
 ) -> Played {
+    play_for(None, table, evidence, meanwhile)
+}
+
+/// The same for calls that wait.
+fn play_for(
+    leases: Option<&Leases<'_>>,
+    table: &mut FakeTable,
+    evidence: &mut dyn Evidence,
+    meanwhile: impl FnOnce(&Path, &mut FakeTable),
+) -> Played {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("state");
     let registry = Registry::open(&root).unwrap();
     let (targets, before) = ([target()], node(None));
     let deadline = Deadline::after(Duration::from_secs(60));
     let request = CleanRequest::of_call(Some(&registry), "/nonexistent".into(), deadline, "sweep");
+    let request = CleanRequest { leases, ..request };
     let input = BridgeInput::build(&before, BridgeId(0), &targets, None);
     let scan = scan_bridge(table, &input, true, Instant::now()).unwrap();
     let read = ScannedBridge {
@@ -118,6 +129,24 @@ fn play(
 
 fn unchanged_evidence() -> FakeEvidence<'static> {
     FakeEvidence(None)
+}
+
+/// The call that asked for it hangs up when all is planned.
+#[test]
+fn nothing_is_deleted_for_a_call_that_is_gone() {
+    for hangs_up in [true, false] {
+        let mut table = FakeTable::with(vec![entry(0, 1, 7), entry(1, 1, 7)]);
+        let (call, stream) = std::os::unix::net::UnixStream::pair().unwrap();
+        let lease = Lease::new(stream, Stamp::now().boot_ms + 60_000);
+        let mut leases = Leases::default();
+        leases.add(&lease, [&target().attachment.key].into_iter());
+        let mut waits = Some(call);
+        let hang_up = |_: &Path, _: &mut FakeTable| drop(waits.take_if(|_| hangs_up));
+        let played = play_for(Some(&leases), &mut table, &mut unchanged_evidence(), hang_up);
+        assert_eq!(matches!(played.error, Some(Error::Withdrawn)), hangs_up);
+        let left = if hangs_up { 2 } else { 0 };
+        assert_eq!((table.bridge.entries.len(), journal(&played.registry)), (left, 2 - left));
+    }
 }
 
 #[test]
