@@ -12,12 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::claims::{Owner, Seen};
 use super::guards::was_restored;
-use super::input::{Dead, JudgeInput, Network, NetworkIndex};
+use super::input::{Dead, DeadId, JudgeInput, LiveId, Network, NetworkId};
 use super::learned::{network_of, registers_of};
 use super::tokens::{Field, Index, ROUNDING, RegisterToken, is_younger};
 use crate::model::flow::{Address, Flow};
 use crate::model::register::{RegisterRule, RegisterSource};
 use crate::model::row::RowId;
+use crate::model::table::Table;
 
 /// So many port numbers that are their attachments' values are no accident.
 pub const ENOUGH_PORTS: usize = 8;
@@ -164,10 +165,10 @@ fn of_ipv4(field: Field, address: Address) -> Option<RegisterToken> {
 }
 
 /// Per network: what was remembered, and what this dump adds.
-pub(super) fn facts(index: &Index<'_>, seen: &Seen) -> Vec<BasisFacts> {
+pub(super) fn facts(index: &Index<'_>, seen: &Seen) -> Table<NetworkId, BasisFacts> {
     let input = index.input;
     let remembered = |n: &Network| if learns(n) { n.basis.clone() } else { BasisFacts::default() };
-    let mut facts: Vec<BasisFacts> = input.networks.iter().map(remembered).collect();
+    let mut facts = input.networks.map(|_, network| remembered(network));
     let mut ports = Vec::new();
     for (n, owner, token) in shown(index, seen, true) {
         let (Some(facts), Some(own)) = (facts.get_mut(n), tokens(input, owner)) else { continue };
@@ -198,8 +199,12 @@ pub(super) fn facts(index: &Index<'_>, seen: &Seen) -> Vec<BasisFacts> {
 
 /// Per network: what its values are computed from. While an attachment's own entries load another
 /// value nothing is, even if they may be older than its number.
-pub(super) fn held(index: &Index<'_>, seen: &Seen, facts: &[BasisFacts]) -> Vec<Option<Basis>> {
-    let mut held: Vec<Option<Basis>> = facts.iter().map(BasisFacts::found).collect();
+pub(super) fn held(
+    index: &Index<'_>,
+    seen: &Seen,
+    facts: &Table<NetworkId, BasisFacts>,
+) -> Table<NetworkId, Option<Basis>> {
+    let mut held = facts.map(|_, facts| facts.found());
     for (n, owner, token) in shown(index, seen, false) {
         let field = Field { index: token.index, mask: token.mask };
         if let (Some(basis), Some(own)) = (held.get_mut(n), tokens(index.input, owner))
@@ -217,7 +222,7 @@ fn shown<'s>(
     index: &'s Index<'_>,
     seen: &'s Seen,
     proven: bool,
-) -> impl Iterator<Item = (NetworkIndex, Owner, RegisterToken)> + 's {
+) -> impl Iterator<Item = (NetworkId, Owner, RegisterToken)> + 's {
     let all = seen.values.iter().flat_map(|(token, c)| c.claims.iter().map(move |c| (*token, c)));
     all.filter(move |(_, claim)| if proven { claim.proven } else { claim.own })
         .filter_map(|(token, claim)| {
@@ -239,10 +244,10 @@ fn learns(network: &Network) -> bool {
 /// number's that its port had before.
 pub(super) fn computed(
     index: &Index<'_>,
-    held: &[Option<Basis>],
-    known: &[Option<u32>],
-) -> Vec<Option<u32>> {
-    let value = |(i, known): (usize, &Option<u32>)| {
+    held: &Table<NetworkId, Option<Basis>>,
+    known: &Table<DeadId, Option<u32>>,
+) -> Table<DeadId, Option<u32>> {
+    known.map(|i, known| {
         let (dead, field, _) = registers_of(index, i)?;
         let Some(basis) = held.get(dead.network).copied().flatten() else { return *known };
         let own = match basis {
@@ -253,8 +258,7 @@ pub(super) fn computed(
             |value: u32| former_values(index, dead, basis).any(|(t, _)| t.value == value);
         let own = own.map(|token| token.value);
         if known.is_none_or(previous_ofports) { own.or(*known) } else { *known }
-    };
-    known.iter().enumerate().map(value).collect()
+    })
 }
 
 /// The values that stand for numbers which its port had before, where values are port numbers.
@@ -275,7 +279,7 @@ fn may_be_restored(input: &JudgeInput, flow: &Flow, since: Duration) -> bool {
 }
 
 /// Whether a flow that is a live attachment's own was made after it had its number.
-pub(super) fn is_made_for_live(index: &Index<'_>, flow: &Flow, live: usize, shown: bool) -> bool {
+pub(super) fn is_made_for_live(index: &Index<'_>, flow: &Flow, live: LiveId, shown: bool) -> bool {
     let Some(live_of) = index.live(live) else { return false };
     let Some(age) = live_of.age else { return false };
     let since = live_of.number_since.unwrap_or(age).min(age);
@@ -290,7 +294,7 @@ pub(super) fn is_made_for_live(index: &Index<'_>, flow: &Flow, live: usize, show
 }
 
 /// The same of a dead attachment, and before it died.
-pub(super) fn is_made_for_dead(index: &Index<'_>, flow: &Flow, dead: usize, shown: bool) -> bool {
+pub(super) fn is_made_for_dead(index: &Index<'_>, flow: &Flow, dead: DeadId, shown: bool) -> bool {
     let Some((dead_of, _)) = index.dead(dead) else { return false };
     let Some(born) = dead_of.born else { return false };
     let since = dead_of.number_since.unwrap_or(born).min(born);

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::carried::Carried;
+use super::input::{DeadId, LiveId};
 use super::tokens::{Field, Index, RegisterToken, is_younger};
 use super::vlans::Vlans;
 use crate::model::flow::{AddressMatch, Flow, RegisterRange, Side};
@@ -18,10 +19,10 @@ pub(super) const TOGETHER: Duration = Duration::from_secs(1);
 /// Who has a register value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Owner {
-    /// Index in `JudgeInput::dead`.
-    Dead(usize),
-    /// Index in `JudgeInput::live`.
-    Live(usize),
+    /// A dead attachment.
+    Dead(DeadId),
+    /// Somebody alive.
+    Live(LiveId),
 }
 
 /// What ties an owner to a value.
@@ -48,7 +49,7 @@ pub(super) struct Claims {
     pub(super) foreign: bool,
     /// The dead attachments whose tokens every flow that loads the value matches; `None`:
     /// no flow loads it.
-    pub(super) common: Option<Vec<usize>>,
+    pub(super) common: Option<Vec<DeadId>>,
 }
 
 impl Claims {
@@ -77,7 +78,7 @@ impl Claims {
     }
 
     /// Live owners, without those whom no attachment explains.
-    pub(super) fn live(&self) -> impl Iterator<Item = usize> {
+    pub(super) fn live(&self) -> impl Iterator<Item = LiveId> {
         self.claims.iter().filter_map(|c| match c.owner {
             Owner::Live(l) => Some(l),
             Owner::Dead(_) => None,
@@ -85,7 +86,7 @@ impl Claims {
     }
 
     /// Dead owners.
-    pub(super) fn dead(&self) -> impl Iterator<Item = usize> {
+    pub(super) fn dead(&self) -> impl Iterator<Item = DeadId> {
         self.claims.iter().filter_map(|c| match c.owner {
             Owner::Dead(i) => Some(i),
             Owner::Live(_) => None,
@@ -109,11 +110,11 @@ pub(super) struct Seen {
     pub(super) carried: Carried,
     /// What flows under a number that somebody dead had, too, load for the number's owner of now,
     /// and the age of the oldest: own claims of the owner, if a flow names it beside the number.
-    pub(super) inherited: HashMap<(usize, u16, RegisterToken), Duration>,
+    pub(super) inherited: HashMap<(LiveId, u16, RegisterToken), Duration>,
     /// Owners of such a number that are named beside it.
-    pub(super) named: HashSet<(usize, u16)>,
+    pub(super) named: HashSet<(LiveId, u16)>,
     /// What flows under a number that somebody alive had before may load for it.
-    pub(super) former: HashSet<(usize, RegisterToken)>,
+    pub(super) former: HashSet<(LiveId, RegisterToken)>,
     /// Owners of a number that is new to them who are named beside it, and the age of the oldest
     /// flow that does.
     pub(super) renamed: HashMap<(Owner, u16), Duration>,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::basis::Basis;
 use super::carried::Carried;
-use super::input::{Dead, JudgeInput, Live};
+use super::input::{Dead, JudgeInput, Live, LiveId};
 use super::reason::Reason;
 use super::tokens::{Field, Index, ROUNDING, is_older};
 use super::vlans::is_other_owners;
@@ -83,7 +83,7 @@ pub(super) fn guard(
             && (!held || is_in_another_vlan(dead, live))
             && (policy || !is_older(flow, live))
     };
-    if index.input.live.iter().any(may_be_own) {
+    if index.input.live.values().any(may_be_own) {
         return Some(Reason::MayBeArriving { address });
     }
     if policy && !all_lingered(index, dead, flow) {
@@ -164,7 +164,7 @@ fn pairs_with_living(
     dead: &Dead,
     token: &AddressMatch,
 ) -> bool {
-    let is_pods = |l: &usize| index.live(*l).is_some_and(|live| live.is_pod);
+    let is_pods = |l: &LiveId| index.live(*l).is_some_and(|live| live.is_pod);
     let to_pod = |m: &AddressMatch| {
         m.side != Side::Source
             && m.side != token.side
@@ -254,7 +254,7 @@ enum Identity {
 
 fn identity_register(index: &Index<'_>, write: &RegisterWrite) -> Identity {
     let mut found = Identity::No;
-    for network in &index.input.networks {
+    for network in index.input.networks.values() {
         let Some(field) = Field::of(&network.register) else { continue };
         if field.index == write.index && write.mask & !field.mask == 0 {
             let ports = network.basis.found() == Some(Basis::Ofport);

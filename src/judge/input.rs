@@ -4,25 +4,52 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::basis::BasisFacts;
 use crate::model::flow::Address;
 use crate::model::register::{RegisterRule, RegisterSource};
 use crate::model::row::RowId;
+use crate::model::table::{Id, Table};
 use crate::model::workload::Member;
 
-/// Index into [`JudgeInput::networks`].
-pub type NetworkIndex = usize;
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        pub struct $name(pub usize);
+
+        impl Id for $name {
+            fn of(index: usize) -> Self {
+                Self(index)
+            }
+
+            fn index(self) -> usize {
+                self.0
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// The place of a network in [`JudgeInput::networks`].
+    NetworkId,
+    /// The place of a dead attachment in [`JudgeInput::dead`].
+    DeadId,
+    /// The place of a live owner in [`JudgeInput::live`].
+    LiveId,
+}
 
 /// Everything about a bridge that a verdict depends on, but for its flows.
 #[derive(Clone, Debug, Default)]
 pub struct JudgeInput {
     /// The networks that look at this bridge.
-    pub networks: Vec<Network>,
+    pub networks: Table<NetworkId, Network>,
     /// Dead attachments whose flows are looked for.
-    pub dead: Vec<Dead>,
+    pub dead: Table<DeadId, Dead>,
     /// Everybody else who may own a token on this bridge or one joined to it: live
     /// attachments, and OVSDB interfaces that no record explains.
-    pub live: Vec<Live>,
+    pub live: Table<LiveId, Live>,
     /// OVSDB's word of now on the bridge's port numbers.
     pub ports: Ports,
     /// How long ago ovs-vswitchd started, where known.
@@ -69,7 +96,7 @@ impl Network {
 #[derive(Clone, Debug)]
 pub struct Dead {
     /// Whose rules apply.
-    pub network: NetworkIndex,
+    pub network: NetworkId,
     /// Its number on *this* bridge, if its port was here.
     pub ofport: Option<u16>,
     /// Numbers that it had here before, by its record: flows may still mean it by them.
@@ -155,7 +182,7 @@ impl Dead {
 #[derive(Clone, Debug)]
 pub struct Live {
     /// Its network, if it is an attachment of ours.
-    pub network: Option<NetworkIndex>,
+    pub network: Option<NetworkId>,
     /// Its number on this bridge, if its port is here.
     pub ofport: Option<u16>,
     /// Numbers that it had here before, by its record: flows may still mean it by them.

@@ -8,12 +8,13 @@ use std::time::Duration;
 use super::basis::{self, Basis, BasisFacts};
 use super::carried::Carried;
 use super::claims::{Claim, Claims, Owner, Seen};
-use super::input::{Dead, JudgeInput, LiveRegister, Network, NetworkIndex};
+use super::input::{Dead, DeadId, JudgeInput, LiveId, LiveRegister, Network, NetworkId};
 use super::proof::{Evidence, Prover};
 use super::tokens::{Field, Index, RegisterToken, Token, is_its_own};
 use super::vlans::{Relation, Vlans};
 use crate::model::flow::{Flow, RegisterRange};
 use crate::model::register::RegisterSource;
+use crate::model::table::Table;
 use crate::model::workload::Member;
 
 /// What a network is seen to do with its register, to be remembered.
@@ -29,7 +30,7 @@ pub struct NetworkFacts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
     /// In which network.
-    pub network: NetworkIndex,
+    pub network: NetworkId,
     /// Which pod.
     pub member: Member,
     /// Its register value. `None`: its own flows show another than its record, so the value has
@@ -49,14 +50,14 @@ pub struct Sharers {
 /// What phase 1 found out.
 #[derive(Debug, Default)]
 pub struct Learned {
-    /// Per index of `JudgeInput::dead`: its value, recorded or learned.
-    pub dead_registers: Vec<Option<u32>>,
-    /// Per index of `JudgeInput::live`: the one value that its own flows load, if it is one.
-    pub live_registers: Vec<Option<u32>>,
-    /// Per index of `JudgeInput::networks`: what was remembered, and what this dump adds.
-    pub networks: Vec<NetworkFacts>,
+    /// Per dead attachment: its value, recorded or learned.
+    pub dead_registers: Table<DeadId, Option<u32>>,
+    /// Per live owner: the one value that its own flows load, if it is one.
+    pub live_registers: Table<LiveId, Option<u32>>,
+    /// Per network: what was remembered, and what this dump adds.
+    pub networks: Table<NetworkId, NetworkFacts>,
     /// The same of which token values are computed from.
-    pub basis_facts: Vec<BasisFacts>,
+    pub basis_facts: Table<NetworkId, BasisFacts>,
     /// What pods of workloads showed, in networks that wait for that.
     pub shown: Vec<Shown>,
     /// Registers that outputs take their port from.
@@ -66,12 +67,12 @@ pub struct Learned {
     pub(super) overflow: bool,
     pub(super) vlans: Vlans,
     pub(super) carried: Carried,
-    pub(super) evidence: Vec<Evidence>,
+    pub(super) evidence: Table<DeadId, Evidence>,
     /// Per network: what its learned values are computed from.
-    pub(super) held: Vec<Option<Basis>>,
+    pub(super) held: Table<NetworkId, Option<Basis>>,
     pub(super) values: HashMap<RegisterToken, Claims>,
-    /// Per index of `JudgeInput::live`: its own flows show a value, or several.
-    pub(super) known: Vec<bool>,
+    /// Per live owner: its own flows show a value, or several.
+    pub(super) known: Table<LiveId, bool>,
 }
 
 impl Learned {
@@ -81,20 +82,19 @@ impl Learned {
         self.complete
     }
 
-    /// The VLANs that a dead attachment's (by index) own flows show.
+    /// The VLANs that a dead attachment's own flows show.
     #[must_use]
-    pub fn shown_vlans(&self, dead: usize) -> &[u16] {
+    pub fn shown_vlans(&self, dead: DeadId) -> &[u16] {
         self.vlans.shown(dead)
     }
 
     /// Which VLAN a flow is about, by its match or by a register that carries it.
-    pub(super) fn relation(&self, i: usize, dead: &Dead, flow: &Flow) -> Relation {
+    pub(super) fn relation(&self, i: DeadId, dead: &Dead, flow: &Flow) -> Relation {
         self.vlans.relation(i, dead, flow.matches.vlan.or_else(|| self.carried.vlan(flow)))
     }
 
-    /// A dead attachment's (by index) register values that are computed from a token, and from
-    /// which.
-    pub(super) fn bases(&self, dead: usize) -> Vec<(RegisterToken, Token)> {
+    /// A dead attachment's register values that are computed from a token, and from which.
+    pub(super) fn bases(&self, dead: DeadId) -> Vec<(RegisterToken, Token)> {
         let Some(evidence) = self.evidence.get(dead) else { return Vec::new() };
         let now = evidence.token.zip(evidence.basis);
         let previous_ofports =
@@ -103,13 +103,13 @@ impl Learned {
     }
 
     /// The token that one of them is computed from.
-    pub(super) fn basis(&self, dead: usize, value: RegisterToken) -> Option<Token> {
+    pub(super) fn basis(&self, dead: DeadId, value: RegisterToken) -> Option<Token> {
         let bases = self.bases(dead);
         bases.into_iter().find(|(known, _)| *known == value).map(|(_, basis)| basis)
     }
 
     /// The live owners of a register value; `None`: somebody whom we do not know.
-    pub(super) fn owners(&self, token: RegisterToken) -> Option<Vec<usize>> {
+    pub(super) fn owners(&self, token: RegisterToken) -> Option<Vec<LiveId>> {
         match self.values.get(&token) {
             Some(claims) if claims.foreign => None,
             Some(claims) => Some(claims.live().collect()),
@@ -118,32 +118,32 @@ impl Learned {
     }
 
     /// Whether a network is known to share register values by others than these of the
-    /// living (by index), who turned out to be dead: their span had ended.
+    /// living, who turned out to be dead: their span had ended.
     #[must_use]
     pub fn shared_without(
         &self,
         input: &JudgeInput,
-        network: NetworkIndex,
-        ghosts: &[usize],
+        network: NetworkId,
+        ghosts: &[LiveId],
     ) -> bool {
         input.networks.get(network).is_some_and(|n| remembered(n).shared_seen)
             || self.sharers(input, network, ghosts).is_some()
     }
 
-    /// Two attachments of a network, none of them among `without` (indexes of the living), that
+    /// Two attachments of a network, none of them among `without`, that
     /// had one value while both were alive.
     #[must_use]
     pub fn sharers(
         &self,
         input: &JudgeInput,
-        network: NetworkIndex,
-        without: &[usize],
+        network: NetworkId,
+        without: &[LiveId],
     ) -> Option<Sharers> {
         sharers(input, network, &self.values, without)
     }
 
-    /// The live (by index) whose own flows show a value, each with the field.
-    pub(super) fn showing(&self) -> HashSet<(usize, Field)> {
+    /// The living whose own flows show a value, each with the field.
+    pub(super) fn showing(&self) -> HashSet<(LiveId, Field)> {
         let of = |(token, claims): (&RegisterToken, &Claims)| {
             let field = Field { index: token.index, mask: token.mask };
             let own = claims.claims.iter().filter(|claim| claim.own);
@@ -163,7 +163,7 @@ impl Learned {
             |token: &RegisterToken| Field { index: token.index, mask: token.mask } == field;
         !self.complete
             || self.values.keys().any(of_field)
-            || self.evidence.iter().any(|e| e.token.as_ref().is_some_and(of_field))
+            || self.evidence.values().any(|e| e.token.as_ref().is_some_and(of_field))
     }
 
     /// Whether somebody alive is known to have a register value.
@@ -209,10 +209,9 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
     }
     seen.settle();
     let (dead, mut live) = loaded_values(index, &seen, |claim| claim.oldest.is_some());
-    let live_registers: Vec<Option<u32>> = live.iter().map(|v| v.one()).collect();
-    let dead_registers: Vec<Option<u32>> =
-        dead.iter().enumerate().map(|(i, values)| dead_register(index, i, *values)).collect();
-    let known: Vec<bool> = live.iter().map(|v| *v != Values::None).collect();
+    let live_registers = live.map(|_, values| values.one());
+    let dead_registers = dead.map(|i, values| dead_register(index, i, *values));
+    let known = live.map(|_, values| *values != Values::None);
     add_recorded(input, &mut live);
 
     let (networks, shown) = facts(index, &seen, &live);
@@ -247,7 +246,7 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
 }
 
 /// A dead attachment's value. Its record says what the dump may no longer show.
-fn dead_register(index: &Index<'_>, i: usize, values: Values) -> Option<u32> {
+fn dead_register(index: &Index<'_>, i: DeadId, values: Values) -> Option<u32> {
     let (it, field, source) = registers_of(index, i)?;
     let recorded = it.register.and_then(|v| field.token(v));
     let recorded = recorded.filter(|t| is_its_own(it, field.basis(source, *t)));
@@ -257,8 +256,8 @@ fn dead_register(index: &Index<'_>, i: usize, values: Values) -> Option<u32> {
 }
 
 /// Adds what the records of the living say to what the dump shows.
-fn add_recorded(input: &JudgeInput, live: &mut [Values]) {
-    for (it, values) in input.live.iter().zip(live) {
+fn add_recorded(input: &JudgeInput, live: &mut Table<LiveId, Values>) {
+    for (it, values) in input.live.values().zip(live.values_mut()) {
         let network = it.network.and_then(|n| input.networks.get(n));
         let field = network.and_then(|n| Field::of(&n.register));
         if let (LiveRegister::Is(value), Some(field)) = (it.register, field)
@@ -271,7 +270,7 @@ fn add_recorded(input: &JudgeInput, live: &mut [Values]) {
 
 pub(super) fn registers_of<'c>(
     index: &Index<'c>,
-    i: usize,
+    i: DeadId,
 ) -> Option<(&'c Dead, Field, RegisterSource)> {
     let (dead, network) = index.dead(i)?;
     Some((dead, Field::of(&network.register)?, network.register.source))
@@ -283,9 +282,9 @@ fn loaded_values(
     index: &Index<'_>,
     seen: &Seen,
     counts: impl Fn(&Claim) -> bool,
-) -> (Vec<Values>, Vec<Values>) {
-    let mut dead = vec![Values::None; index.input.dead.len()];
-    let mut live = vec![Values::None; index.input.live.len()];
+) -> (Table<DeadId, Values>, Table<LiveId, Values>) {
+    let mut dead = index.input.dead.map(|_, _| Values::None);
+    let mut live = index.input.live.map(|_, _| Values::None);
     for (token, claims) in &seen.values {
         for claim in claims.claims.iter().filter(|c| counts(c)) {
             if network_of(index.input, claim.owner).and_then(|(_, n)| Field::of(&n.register))
@@ -316,7 +315,7 @@ fn loaded_values(
     (dead, live)
 }
 
-pub(super) fn network_of(input: &JudgeInput, owner: Owner) -> Option<(usize, &Network)> {
+pub(super) fn network_of(input: &JudgeInput, owner: Owner) -> Option<(NetworkId, &Network)> {
     let n = match owner {
         Owner::Dead(i) => input.dead.get(i)?.network,
         Owner::Live(i) => input.live.get(i)?.network?,
@@ -324,16 +323,21 @@ pub(super) fn network_of(input: &JudgeInput, owner: Owner) -> Option<(usize, &Ne
     Some((n, input.networks.get(n)?))
 }
 
-fn facts(index: &Index<'_>, seen: &Seen, live: &[Values]) -> (Vec<NetworkFacts>, Vec<Shown>) {
+fn facts(
+    index: &Index<'_>,
+    seen: &Seen,
+    live: &Table<LiveId, Values>,
+) -> (Table<NetworkId, NetworkFacts>, Vec<Shown>) {
     let input = index.input;
-    let mut facts: Vec<NetworkFacts> = input.networks.iter().map(remembered).collect();
     let shown = shown(index, seen, live);
-    for (n, (facts, network)) in facts.iter_mut().zip(&input.networks).enumerate() {
+    let facts = input.networks.map(|n, network| {
+        let mut facts = remembered(network);
         let now = shown.iter().filter(|s| s.network == n).map(|s| (&s.member, s.value));
         let before = network.shown.iter().map(|(member, value)| (member, *value));
         facts.distinct_seen |= are_told_apart(before.chain(now));
         facts.shared_seen |= sharers(input, n, &seen.values, &[]).is_some();
-    }
+        facts
+    });
     (facts, shown)
 }
 
@@ -363,19 +367,21 @@ fn are_told_apart<'s>(shown: impl Iterator<Item = (&'s Member, Option<u32>)>) ->
 /// What pods of workloads show, in networks where no two are known to differ yet. Only entries
 /// that were made for the pod's own port show anything: a classifier that stands since the number
 /// was somebody else's, whom perhaps nobody recorded, loads that one's value.
-fn shown(index: &Index<'_>, seen: &Seen, known: &[Values]) -> Vec<Shown> {
+fn shown(index: &Index<'_>, seen: &Seen, known: &Table<LiveId, Values>) -> Vec<Shown> {
     let input = index.input;
-    let waits = |n: NetworkIndex| input.networks.get(n).is_some_and(Network::waits_for_two);
+    let waits = |n: NetworkId| input.networks.get(n).is_some_and(Network::waits_for_two);
     let (dead, live) = loaded_values(index, seen, |claim| claim.shows);
     let mut shown = Vec::new();
-    for (dead, values) in input.dead.iter().zip(dead).filter(|(dead, _)| waits(dead.network)) {
+    for (dead, values) in
+        input.dead.values().zip(dead.values()).filter(|(dead, _)| waits(dead.network))
+    {
         // Flows under a number of the dead that somebody else has now are not theirs.
         if let (Some(member), Some(value)) = (&dead.member, values.one()) {
             let (network, member) = (dead.network, member.clone());
             shown.push(Shown { network, member, value: Some(value) });
         }
     }
-    for ((live, values), known) in input.live.iter().zip(live).zip(known) {
+    for ((live, values), known) in input.live.values().zip(live.values()).zip(known.values()) {
         let Some(network) = live.network.filter(|n| waits(*n)) else { continue };
         let value = match (known, live.register) {
             (Values::Several, LiveRegister::Is(_)) => None,
@@ -394,9 +400,9 @@ fn shown(index: &Index<'_>, seen: &Seen, known: &[Values]) -> Vec<Shown> {
 /// See [`Learned::sharers`].
 fn sharers(
     input: &JudgeInput,
-    n: NetworkIndex,
+    n: NetworkId,
     values: &HashMap<RegisterToken, Claims>,
-    without: &[usize],
+    without: &[LiveId],
 ) -> Option<Sharers> {
     let field = input.networks.get(n).and_then(|n| Field::of(&n.register))?;
     let of_field = values.iter().filter(|(t, _)| (t.index, t.mask) == (field.index, field.mask));
@@ -422,7 +428,7 @@ fn remembered(network: &Network) -> NetworkFacts {
 /// oldest flow that loads it until it was last seen alive.
 fn overlap(
     input: &JudgeInput,
-    network: usize,
+    network: NetworkId,
     token: RegisterToken,
     claims: &[Claim],
 ) -> Option<[Owner; 2]> {

@@ -7,7 +7,7 @@ use super::basis;
 use super::carried::Carried;
 use super::claims::{Claims, Owner, Seen, Unproven};
 use super::guards::{self, OutputRegisters};
-use super::input::{Dead, JudgeInput, Live, LiveRegister};
+use super::input::{Dead, DeadId, JudgeInput, Live, LiveId, LiveRegister};
 use super::tokens::{
     Field, Index, PortOwners, PortState, ROUNDING, RegisterToken, is_older, push_once,
 };
@@ -41,7 +41,7 @@ pub(super) struct Lesson<'a, 'c> {
 
 impl<'a, 'c> Lesson<'a, 'c> {
     /// `had_it`: dead attachments that are known to have had the value.
-    pub(super) fn new(index: &'a Index<'c>, load: Load<'a>, had_it: &[usize]) -> Self {
+    pub(super) fn new(index: &'a Index<'c>, load: Load<'a>, had_it: &[DeadId]) -> Self {
         let leftover = had_it.iter().any(|i| index.once_matched(load.flow, *i));
         let port_owners = load.flow.matches.in_port.and_then(|port| index.port(port));
         Self { index, load, leftover, port_owners }
@@ -66,7 +66,7 @@ impl<'a, 'c> Lesson<'a, 'c> {
         }
     }
 
-    fn live_port(&self) -> &'a [usize] {
+    fn live_port(&self) -> &'a [LiveId] {
         self.port_owners.map_or(&[][..], |owners| &owners.live)
     }
 
@@ -86,7 +86,7 @@ impl<'a, 'c> Lesson<'a, 'c> {
     fn claim_for_living(
         &self,
         claims: &mut Claims,
-        inherited: &mut HashMap<(usize, u16, RegisterToken), Duration>,
+        inherited: &mut HashMap<(LiveId, u16, RegisterToken), Duration>,
         unproven: &mut Unproven,
     ) {
         let Self { index, leftover, .. } = *self;
@@ -127,11 +127,11 @@ impl<'a, 'c> Lesson<'a, 'c> {
     fn claim_for_former_owners(
         &self,
         claims: &mut Claims,
-        former: &mut HashSet<(usize, RegisterToken)>,
+        former: &mut HashSet<(LiveId, RegisterToken)>,
     ) -> bool {
         let Self { index, .. } = *self;
         let Load { flow, token, nested, shown } = self.load;
-        let settled = |l: &usize| {
+        let settled = |l: &LiveId| {
             index
                 .live(*l)
                 .is_some_and(|live| live.previous_ofports.is_empty() && !is_older(flow, live))
@@ -202,7 +202,7 @@ impl<'a, 'c> Lesson<'a, 'c> {
     }
 
     /// `own`: the flow is certainly the attachment's own, as far as its tokens tell.
-    fn claim_for_dead(&self, i: usize, own: bool, claims: &mut Claims, unproven: &mut Unproven) {
+    fn claim_for_dead(&self, i: DeadId, own: bool, claims: &mut Claims, unproven: &mut Unproven) {
         let Self { index, .. } = *self;
         let Load { flow, token, shown, .. } = self.load;
         let field = Field { index: token.index, mask: token.mask };
@@ -232,7 +232,7 @@ impl<'a, 'c> Lesson<'a, 'c> {
 
 /// Whether a flow was made for another of the dead, who was given this one's port number: two
 /// rows of a bridge never have one number, so from the other's birth on it meant the other.
-fn is_of_successor(index: &Index<'_>, flow: &Flow, i: usize) -> bool {
+fn is_of_successor(index: &Index<'_>, flow: &Flow, i: DeadId) -> bool {
     let Some(port) = flow.matches.in_port else { return false };
     let (Some(owners), Some((dead, _))) = (index.port(port), index.dead(i)) else { return false };
     let lost = owners.row.is_none_or(|row| dead.interface != Some(row));
@@ -254,7 +254,7 @@ fn is_of_successor(index: &Index<'_>, flow: &Flow, i: usize) -> bool {
 }
 
 /// Whether the flow may have been made while the attachment lived.
-fn is_of_its_life(index: &Index<'_>, flow: &Flow, i: usize) -> bool {
+fn is_of_its_life(index: &Index<'_>, flow: &Flow, i: DeadId) -> bool {
     index.dead(i).is_some_and(|(dead, _)| {
         dead.born.is_none_or(|born| flow.duration <= born.saturating_add(ROUNDING))
             && !guards::created_after(index.input, dead, flow)
@@ -278,13 +278,13 @@ fn may_load(index: &Index<'_>, owner: Owner, token: RegisterToken) -> bool {
 
 /// Whether somebody dead left the flow behind for a pod that is being added: it does not show
 /// that pod's value either.
-fn is_left_for(index: &Index<'_>, flow: &Flow, live: usize) -> bool {
-    let left = |i: &usize| index.dead(*i).is_some_and(|(d, _)| index.is_leftover(flow, d, live));
+fn is_left_for(index: &Index<'_>, flow: &Flow, live: LiveId) -> bool {
+    let left = |i: &DeadId| index.dead(*i).is_some_and(|(d, _)| index.is_leftover(flow, d, live));
     named_dead(index, flow).iter().any(left)
 }
 
 /// The dead attachments that a flow's match names, by tokens of now or of then.
-fn named_dead(index: &Index<'_>, flow: &Flow) -> Vec<usize> {
+fn named_dead(index: &Index<'_>, flow: &Flow) -> Vec<DeadId> {
     let port = flow.matches.in_port.and_then(|p| index.port(p)).map(|o| &o.dead);
     let addresses = flow.matches.addresses.iter().filter_map(|m| index.address(m.address));
     let mut named = Vec::new();
@@ -295,7 +295,7 @@ fn named_dead(index: &Index<'_>, flow: &Flow) -> Vec<usize> {
 }
 
 /// The same for a live attachment's own flow: it is not older than its pod.
-fn age_for(index: &Index<'_>, flow: &Flow, live: usize) -> Duration {
+fn age_for(index: &Index<'_>, flow: &Flow, live: LiveId) -> Duration {
     let born = index.live(live).and_then(|live| live.age).unwrap_or(Duration::MAX);
     age(index.input, flow).min(born)
 }

@@ -4,7 +4,7 @@
 //! every live owner of either: it was made for none of them. Who may own one, and what it
 //! may have beside it, is answered "yes" wherever it is not known.
 
-use super::input::{Dead, LiveRegister, Network};
+use super::input::{Dead, DeadId, LiveId, LiveRegister, Network};
 use super::reason::Reason;
 use super::tokens::{PortState, RegisterToken, Token, is_older, is_pod_port};
 use super::verdict::{Judge, first, own_addresses, sets};
@@ -17,7 +17,7 @@ impl Judge<'_> {
     pub(super) fn nobody_has_both(
         &self,
         flow: &Flow,
-        i: usize,
+        i: DeadId,
         dead: &Dead,
         network: &Network,
     ) -> Option<Reason> {
@@ -64,7 +64,7 @@ impl Judge<'_> {
 
     /// A computed value is the token that it is computed from: who may have that one may have the
     /// value. (A port's number is no second token beside the port.)
-    fn basis_is_unpaired(&self, flow: &Flow, i: usize, dead: &Dead, with: Token) -> bool {
+    fn basis_is_unpaired(&self, flow: &Flow, i: DeadId, dead: &Dead, with: Token) -> bool {
         let Token::Register(value) = with else { return true };
         let basis = self.learned.basis(i, value);
         basis.zip(dead.ofport).is_none_or(|(basis, port)| self.is_unpaired(flow, dead, port, basis))
@@ -88,16 +88,16 @@ impl Judge<'_> {
             Token::Port(_) => None,
         };
         let Some(other_owners) = other_owners else { return false };
-        let younger = |l: &usize| index.live(*l).is_some_and(|live| is_older(flow, live));
+        let younger = |l: &LiveId| index.live(*l).is_some_and(|live| is_older(flow, live));
         let has_port =
-            |l: &usize| index.live(*l).is_none_or(|live| live.ofport.is_none_or(|p| p == port));
-        let has_other = |l: &usize| other_owners.contains(l) || self.may_have(*l, with);
+            |l: &LiveId| index.live(*l).is_none_or(|live| live.ofport.is_none_or(|p| p == port));
+        let has_other = |l: &LiveId| other_owners.contains(l) || self.may_have(*l, with);
         port_owners.iter().all(|l| younger(l) && !has_other(l))
             && other_owners.iter().all(|l| younger(l) && !has_port(l))
     }
 
     /// Whether a live attachment that is not known to have a token may have it.
-    fn may_have(&self, live: usize, token: Token) -> bool {
+    fn may_have(&self, live: LiveId, token: Token) -> bool {
         let shown = self.learned.live_registers.get(live).is_some_and(Option::is_some);
         let Some(live) = self.index.live(live) else { return true };
         let unknown = live.register == LiveRegister::Unknown && !shown;

@@ -14,11 +14,12 @@ use std::collections::HashMap;
 
 use super::basis::{self, Basis};
 use super::claims::{Claim, Claims, Owner, Seen};
-use super::input::{Dead, Live, LiveRegister};
+use super::input::{Dead, DeadId, Live, LiveId, LiveRegister, NetworkId};
 use super::learned::{NetworkFacts, registers_of};
 use super::reason::NotProven;
 use super::tokens::{Field, Index, RegisterToken, Token, is_its_own};
 use crate::model::register::RegisterSource;
+use crate::model::table::Table;
 
 /// What a dead attachment's register value is worth.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +34,7 @@ pub(super) struct Evidence {
     /// Why the value condemns nothing.
     pub(super) not_proven: Option<NotProven>,
     /// Pods that are being added and have the value: it condemns only what they do not cover.
-    pub(super) adding: Vec<usize>,
+    pub(super) adding: Vec<LiveId>,
     /// All live owners of the value are known, so that it can be half of a pair (rule 5).
     pub(super) owners_known: bool,
 }
@@ -42,25 +43,25 @@ pub(super) struct Evidence {
 pub(super) struct Prover<'a, 'c> {
     pub(super) index: &'a Index<'c>,
     pub(super) seen: &'a Seen,
-    pub(super) networks: &'a [NetworkFacts],
+    pub(super) networks: &'a Table<NetworkId, NetworkFacts>,
     /// Per network: what its learned values are computed from.
-    pub(super) held: &'a [Option<Basis>],
-    /// Per live index: its own flows show a value.
-    pub(super) known: &'a [bool],
-    /// Per dead index: its value.
-    pub(super) dead: &'a [Option<u32>],
+    pub(super) held: &'a Table<NetworkId, Option<Basis>>,
+    /// Per live owner: its own flows show a value.
+    pub(super) known: &'a Table<LiveId, bool>,
+    /// Per dead attachment: its value.
+    pub(super) dead: &'a Table<DeadId, Option<u32>>,
 }
 
 impl Prover<'_, '_> {
-    pub(super) fn all(&self) -> Vec<Evidence> {
-        let tokens: Vec<_> = (0..self.dead.len()).map(|i| self.token(i)).collect();
-        let mut holders: HashMap<RegisterToken, Vec<usize>> = HashMap::new();
-        for (i, token) in tokens.iter().enumerate() {
+    pub(super) fn all(&self) -> Table<DeadId, Evidence> {
+        let tokens = self.dead.map(|i, _| self.token(i));
+        let mut holders: HashMap<RegisterToken, Vec<DeadId>> = HashMap::new();
+        for (i, token) in tokens.iter() {
             if let Some(token) = token {
                 holders.entry(*token).or_default().push(i);
             }
         }
-        let evidence = |(i, token): (usize, &Option<RegisterToken>)| {
+        tokens.map(|i, token| {
             let previous_ofports = self.index.dead(i).map_or_else(Vec::new, |(dead, network)| {
                 let configured = dead.former_values(network.register);
                 let values = configured.chain(self.found_former(i, dead));
@@ -70,20 +71,19 @@ impl Prover<'_, '_> {
             let Some(token) = *token else {
                 return Evidence { previous_ofports, ..Evidence::default() };
             };
-            let together = |other: &usize| *other != i && self.lived_together(i, *other);
+            let together = |other: &DeadId| *other != i && self.lived_together(i, *other);
             // The distinct values are few, and fields that overlap fewer.
             let shared = holders.get(&token).is_some_and(|same| same.iter().any(together))
                 || (self.index.fields.len() > 1
                     && holders.keys().any(|other| *other != token && agree(*other, token)))
                 || self.seen.values.get(&token).is_some_and(|c| c.dead().any(|i| together(&i)));
             Evidence { previous_ofports, ..self.evidence(i, token, shared) }
-        };
-        tokens.iter().enumerate().map(evidence).collect()
+        })
     }
 
     /// Whether two of the dead may have lived at the same time. If one was born when the
     /// other's death was known, the value was re-used, not shared.
-    fn lived_together(&self, a: usize, b: usize) -> bool {
+    fn lived_together(&self, a: DeadId, b: DeadId) -> bool {
         let (Some((a, _)), Some((b, _))) = (self.index.dead(a), self.index.dead(b)) else {
             return true;
         };
@@ -91,12 +91,12 @@ impl Prover<'_, '_> {
         !after(a, b) && !after(b, a)
     }
 
-    fn token(&self, i: usize) -> Option<RegisterToken> {
+    fn token(&self, i: DeadId) -> Option<RegisterToken> {
         let (_, field, _) = registers_of(self.index, i)?;
         field.token(self.dead.get(i).copied().flatten()?)
     }
 
-    fn evidence(&self, i: usize, token: RegisterToken, shared: bool) -> Evidence {
+    fn evidence(&self, i: DeadId, token: RegisterToken, shared: bool) -> Evidence {
         let Some((dead, field, source)) = registers_of(self.index, i) else {
             return Evidence::default();
         };
@@ -109,7 +109,7 @@ impl Prover<'_, '_> {
         let foreign = claims.is_some_and(|c| c.foreign);
         let learned = !source.is_computed();
 
-        let mut holders: Vec<usize> = claims.into_iter().flat_map(Claims::live).collect();
+        let mut holders: Vec<LiveId> = claims.into_iter().flat_map(Claims::live).collect();
         if basis.is_some() && !learned {
             holders.retain(|l| !self.is_known_otherwise(*l, dead.network, token));
         }
@@ -142,14 +142,14 @@ impl Prover<'_, '_> {
 
     /// A computed value is its owner's from birth on, as its address is: who is being added has
     /// it without having made the entries that use it.
-    fn are_adding(&self, holders: &[usize], claims: Option<&Claims>) -> bool {
+    fn are_adding(&self, holders: &[LiveId], claims: Option<&Claims>) -> bool {
         holders.iter().all(|l| self.index.live(*l).is_some_and(|live| live.adding))
             && !claims.is_some_and(|c| c.claims.iter().any(is_loaded_by_live))
     }
 
     /// Who else has the value.
-    fn held_by(&self, holders: &[usize]) -> Option<NotProven> {
-        let alive = |l: &&usize| !self.index.live(**l).is_some_and(Live::is_unjudged_dead);
+    fn held_by(&self, holders: &[LiveId]) -> Option<NotProven> {
+        let alive = |l: &&LiveId| !self.index.live(**l).is_some_and(Live::is_unjudged_dead);
         let alive = holders.iter().filter(alive).min();
         let dead = (!holders.is_empty()).then_some(NotProven::OtherDeadHasIt);
         alive.map(|l| NotProven::LiveHasIt(*l)).or(dead)
@@ -159,7 +159,7 @@ impl Prover<'_, '_> {
     /// that lived at the same time had it. A value that is computed from a token is never shared.
     fn shared(
         &self,
-        network: usize,
+        network: NetworkId,
         source: RegisterSource,
         basis: Option<Token>,
         shared: bool,
@@ -189,7 +189,7 @@ impl Prover<'_, '_> {
     /// Whether nothing has told the network's pods apart by their values.
     fn untold(
         &self,
-        network: usize,
+        network: NetworkId,
         source: RegisterSource,
         basis: Option<Token>,
     ) -> Option<NotProven> {
@@ -203,7 +203,7 @@ impl Prover<'_, '_> {
     /// each is shown to be nobody else's.
     fn found_former<'d>(
         &self,
-        i: usize,
+        i: DeadId,
         dead: &'d Dead,
     ) -> impl Iterator<Item = (RegisterToken, u16)> + use<'_, 'd> {
         let basis = self.held.get(dead.network).copied().flatten();
@@ -220,8 +220,8 @@ impl Prover<'_, '_> {
 
     /// Whether a live attachment's value is computed by the same rule, and is another one: that
     /// its flows load this one for what they send to the dead does not make it its own.
-    fn is_known_otherwise(&self, live: usize, network: usize, token: RegisterToken) -> bool {
-        let rule = |n: usize| self.index.input.networks.get(n).map(|network| network.register);
+    fn is_known_otherwise(&self, live: LiveId, network: NetworkId, token: RegisterToken) -> bool {
+        let rule = |n: NetworkId| self.index.input.networks.get(n).map(|network| network.register);
         self.index.live(live).is_some_and(|live| {
             let has = |value: u32| value & token.mask == token.value;
             live.network.is_some_and(|n| rule(n) == rule(network))
@@ -230,14 +230,14 @@ impl Prover<'_, '_> {
     }
 
     /// A live attachment of the network whose value is not known.
-    fn unknown_live(&self, network: usize, source: RegisterSource) -> Option<usize> {
-        let lives = self.index.input.live.iter().zip(self.known).enumerate();
-        let mut unknown = lives.filter(|(_, (live, known))| {
+    fn unknown_live(&self, network: NetworkId, source: RegisterSource) -> Option<LiveId> {
+        let lives = self.index.input.live.iter().zip(self.known.values());
+        let mut unknown = lives.filter(|((_, live), known)| {
             live.network == Some(network)
                 && live.register == LiveRegister::Unknown
                 && (source.is_computed() || !**known)
         });
-        unknown.next().map(|(l, _)| l)
+        unknown.next().map(|((l, _), _)| l)
     }
 
     fn is_obscured(&self, token: RegisterToken, source: RegisterSource) -> bool {
@@ -247,9 +247,9 @@ impl Prover<'_, '_> {
 
     /// Live attachments whose field overlaps this one without filling it, and whose value
     /// agrees where both look.
-    fn wider_owners(&self, token: RegisterToken) -> impl Iterator<Item = usize> {
+    fn wider_owners(&self, token: RegisterToken) -> impl Iterator<Item = LiveId> {
         let input = self.index.input;
-        input.live.iter().enumerate().filter_map(move |(l, live)| {
+        input.live.iter().filter_map(move |(l, live)| {
             let LiveRegister::Is(value) = live.register else { return None };
             let field = Field::of(&input.networks.get(live.network?)?.register)?;
             let theirs = RegisterToken { index: field.index, mask: field.mask, value };

@@ -4,13 +4,14 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use super::input::LiveId;
 use super::tokens::{RegisterToken, Token};
 
 /// Why a dead attachment's register value proves nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NotProven {
-    /// A live attachment has the value (index in `JudgeInput::live`).
-    LiveHasIt(usize),
+    /// A live attachment has the value.
+    LiveHasIt(LiveId),
     /// A flow loads it that does not match this attachment.
     OthersLoadIt,
     /// Another dead attachment has the value.
@@ -24,8 +25,8 @@ pub enum NotProven {
     TooManyValues,
     /// Only part of the bridge was dumped.
     PartialDump,
-    /// A live attachment's value is not known (index in `JudgeInput::live`).
-    LiveUnknown(usize),
+    /// A live attachment's value is not known.
+    LiveUnknown(LiveId),
     /// No two pods of one workload were seen with different values in the network.
     NeedsSecondAttachment,
 }

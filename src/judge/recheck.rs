@@ -6,10 +6,11 @@
 use std::collections::BTreeSet;
 
 use super::guards::{is_in_another_vlan, looks_like_policy, may_pair, names_another_source};
-use super::input::{Dead, JudgeInput, Live, LiveRegister};
+use super::input::{Dead, DeadId, JudgeInput, Live, LiveRegister};
 use super::tokens::is_older;
 use super::{Learned, Reason, RegisterToken, Token, Verdict};
 use crate::model::flow::Flow;
+use crate::model::table::Table;
 
 /// What became of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,22 +26,46 @@ pub enum Standing {
 /// What changed between two cases of one bridge with the same dead.
 #[derive(Clone, Debug, Default)]
 pub struct Recheck {
-    /// Per dead attachment: an address has a new owner, or it is not what it was.
-    disturbed: Vec<bool>,
+    /// Per dead attachment of the earlier case.
+    dead: Table<DeadId, Change>,
     /// Port numbers that are new, have another owner, or are asked for by a row that did not.
     ports: BTreeSet<u16>,
     /// An interface waits for its number, and none did before.
     unassigned: bool,
-    /// Per dead attachment: somebody new has, or may have, its register value.
-    registers: Vec<bool>,
-    /// Per dead attachment: its register values, and the tokens that they are computed from.
-    bases: Vec<Vec<(RegisterToken, Token)>>,
     /// Who is arriving now and was not there before.
     arriving: Vec<Live>,
     /// Who was not there before and has a register value that nobody has told.
     untold: Vec<Live>,
-    /// The dead who hold their addresses: whoever is arriving cannot have these.
-    holds: Vec<Option<Dead>>,
+}
+
+/// What changed for one of the dead.
+#[derive(Clone, Debug)]
+struct Change {
+    /// An address has a new owner, or it is not what it was.
+    disturbed: bool,
+    /// Somebody new has, or may have, its register value.
+    register: bool,
+    /// Its register values, and the tokens that they are computed from.
+    bases: Vec<(RegisterToken, Token)>,
+    /// It holds its addresses: whoever is arriving cannot have these.
+    holds: Option<Dead>,
+}
+
+impl Change {
+    /// Of the attachment itself.
+    fn between(before: &Dead, bases: Vec<(RegisterToken, Token)>, after: Option<&Dead>) -> Self {
+        let is_same = |after: &Dead| {
+            (before.ofport, &before.previous_ofports, before.interface, &before.addresses)
+                == (after.ofport, &after.previous_ofports, after.interface, &after.addresses)
+                && before.network == after.network
+        };
+        Self {
+            disturbed: !after.is_some_and(is_same),
+            register: false,
+            bases,
+            holds: before.holds_addresses.then(|| before.clone()),
+        }
+    }
 }
 
 impl Recheck {
@@ -48,26 +73,12 @@ impl Recheck {
     #[must_use]
     pub fn between(before: &JudgeInput, learned: &Learned, after: &JudgeInput) -> Self {
         let mut recheck = Self {
-            disturbed: vec![false; before.dead.len()],
-            registers: vec![false; before.dead.len()],
-            holds: before
+            dead: before
                 .dead
-                .iter()
-                .map(|dead| dead.holds_addresses.then(|| dead.clone()))
-                .collect(),
-            bases: (0..before.dead.len()).map(|dead| learned.bases(dead)).collect(),
+                .map(|id, dead| Change::between(dead, learned.bases(id), after.dead.get(id))),
             unassigned: after.ports.unassigned && !before.ports.unassigned,
             ..Self::default()
         };
-        for (index, disturbed) in recheck.disturbed.iter_mut().enumerate() {
-            *disturbed = match (before.dead.get(index), after.dead.get(index)) {
-                (Some(b), Some(a)) => {
-                    (b.ofport, &b.previous_ofports, b.interface, &b.addresses, b.network)
-                        != (a.ofport, &a.previous_ofports, a.interface, &a.addresses, a.network)
-                }
-                _ => true,
-            };
-        }
         for (number, row) in &after.ports.by_number {
             if before.ports.by_number.get(number) != Some(row) {
                 recheck.ports.insert(*number);
@@ -75,12 +86,13 @@ impl Recheck {
         }
         recheck.ports.extend(after.ports.requested.difference(&before.ports.requested));
         if before.live != after.live {
-            for live in after.live.iter().filter(|live| !before.live.contains(live)) {
+            let is_new = |live: &&Live| !before.live.values().any(|known| known == *live);
+            for live in after.live.values().filter(is_new) {
                 recheck.registers(before, learned, live.register);
                 // A look of somebody else's may have learned the value of one we know.
                 let same =
                     |known: &&Live| Live { register: live.register, ..(*known).clone() } == *live;
-                if before.live.iter().find(same).is_none() {
+                if before.live.values().find(same).is_none() {
                     recheck.newly_alive(before, live);
                 }
             }
@@ -93,19 +105,18 @@ impl Recheck {
         self.arriving.extend(Some(live).filter(|live| live.is_arriving()).cloned());
         let untold = |live: &&Live| live.register == LiveRegister::Untold;
         self.untold.extend(Some(live).filter(untold).cloned());
-        for (dead, disturbed) in before.dead.iter().zip(&mut self.disturbed) {
-            *disturbed |= dead.addresses.iter().any(|a| live.addresses.contains(a));
+        for (dead, change) in before.dead.values().zip(self.dead.values_mut()) {
+            change.disturbed |= dead.addresses.iter().any(|a| live.addresses.contains(a));
         }
     }
 
     fn registers(&mut self, before: &JudgeInput, learned: &Learned, register: LiveRegister) {
-        for (index, disturbed) in self.registers.iter_mut().enumerate() {
-            let recorded = before.dead.get(index).and_then(|dead| dead.register);
-            let value = learned.dead_registers.get(index).copied().flatten().or(recorded);
-            *disturbed |= match register {
+        for ((id, dead), change) in before.dead.iter().zip(self.dead.values_mut()) {
+            let value = learned.dead_registers.get(id).copied().flatten().or(dead.register);
+            change.register |= match register {
                 LiveRegister::Is(theirs) => {
                     let computed = |(token, _): &(RegisterToken, Token)| token.value == theirs;
-                    Some(theirs) == value || learned.bases(index).iter().any(computed)
+                    Some(theirs) == value || change.bases.iter().any(computed)
                 }
                 LiveRegister::Unknown => true,
                 // Only what is not older than it may be its own.
@@ -121,7 +132,7 @@ impl Recheck {
             Reason::NobodyHasBoth { with, .. } => with,
             _ => return None,
         };
-        let bases = self.bases.get(verdict.dead?)?;
+        let bases = &self.dead.get(verdict.dead?)?.bases;
         bases.iter().find(|(known, _)| Token::Register(*known) == value).map(|(_, basis)| *basis)
     }
 
@@ -133,7 +144,8 @@ impl Recheck {
             Token::Port(port) => Some(port),
             _ => None,
         });
-        let owner = verdict.dead.is_some_and(|d| self.disturbed.get(d).copied().unwrap_or(true))
+        let change = verdict.dead.map(|dead| self.dead.get(dead));
+        let owner = change.is_some_and(|change| change.is_none_or(|change| change.disturbed))
             || flow.matches.in_port.is_some_and(|port| self.ports.contains(&port))
             || basis_port.is_some_and(|port| self.ports.contains(&port))
             || flow.actions.outputs.iter().any(|port| self.ports.contains(port));
@@ -147,7 +159,7 @@ impl Recheck {
             Reason::NobodyHasBoth { with, .. } => (true, matches!(with, Token::Register(_))),
             _ => (false, false),
         };
-        let holds = verdict.dead.and_then(|d| self.holds.get(d)?.as_ref());
+        let holds = change.flatten().and_then(|change| change.holds.as_ref());
         let holds = holds.filter(|dead| !names_another_source(dead, flow));
         let by_port = by_port || basis_port.is_some();
         let by_address = matches!(verdict.reason, Reason::MatchesAddress { .. })
@@ -158,12 +170,8 @@ impl Recheck {
         let arriving = by_address && self.arriving.iter().any(may_be_own);
         let re_used =
             by_register && basis.is_none() && self.untold.iter().any(|l| !is_older(flow, l));
-        let shared = |dead: usize| self.registers.get(dead).copied().unwrap_or(true);
-        if arriving
-            || re_used
-            || (by_port && self.unassigned)
-            || (by_register && verdict.dead.is_none_or(shared))
-        {
+        let shared = change.flatten().is_none_or(|change| change.register);
+        if arriving || re_used || (by_port && self.unassigned) || (by_register && shared) {
             return Standing::Unsettled;
         }
         Standing::Holds
@@ -192,7 +200,7 @@ mod tests {
             lingered: false,
             ..testing::dead(5, &[])
         };
-        JudgeInput { dead: vec![dead], ..JudgeInput::default() }
+        JudgeInput { dead: vec![dead].into(), ..JudgeInput::default() }
     }
 
     fn newborn(ofport: u16, addresses: Vec<Address>, register: LiveRegister) -> Live {
@@ -200,7 +208,7 @@ mod tests {
     }
 
     fn standing(after: &JudgeInput, reason: Reason, flow: &Flow) -> Standing {
-        let verdict = Verdict { stale: true, reason, dead: Some(0) };
+        let verdict = Verdict { stale: true, reason, dead: Some(DeadId(0)) };
         Recheck::between(&input(), &Learned::default(), after).standing(flow, &verdict)
     }
 
@@ -225,7 +233,7 @@ mod tests {
         before.live.push(Live { member, ..newborn(5, vec![address()], LiveRegister::Unknown) });
         after.live.push(newborn(5, vec![address()], LiveRegister::Unknown));
         let (reason, flow) = by_port();
-        let verdict = Verdict { stale: true, reason, dead: Some(0) };
+        let verdict = Verdict { stale: true, reason, dead: Some(DeadId(0)) };
         let recheck = Recheck::between(&before, &Learned::default(), &after);
         assert_eq!(recheck.standing(&flow, &verdict), Standing::Holds);
     }
@@ -237,9 +245,9 @@ mod tests {
         let live = newborn(9, vec![address()], LiveRegister::Absent);
         let before = || {
             let elsewhere = Live { vlans: vec![200], is_pod: false, ..live.clone() };
-            JudgeInput { live: vec![elsewhere], ..input() }
+            JudgeInput { live: vec![elsewhere].into(), ..input() }
         };
-        let verdict = Verdict { stale: true, reason, dead: Some(0) };
+        let verdict = Verdict { stale: true, reason, dead: Some(DeadId(0)) };
         let standing = |change: &dyn Fn(&mut Live)| {
             let mut after = before();
             change(&mut after.live[0]);
@@ -298,7 +306,7 @@ mod tests {
         let known = newborn(9, vec![], LiveRegister::Absent);
         after.live.push(Live { network: None, addresses_known: false, age, ..known });
         let recheck = Recheck::between(&before, &Learned::default(), &after);
-        let verdict = Verdict { stale: true, reason, dead: Some(0) };
+        let verdict = Verdict { stale: true, reason, dead: Some(DeadId(0)) };
         let mut flow = Flow::default();
         assert_eq!(recheck.standing(&flow, &verdict), Standing::Holds);
         let mac = Address::Mac(crate::model::flow::MacAddr([2, 0, 0, 0, 0, 9]));
@@ -323,7 +331,7 @@ mod tests {
         ] {
             let mut after = before.clone();
             after.live.push(newborn(9, vec![], register));
-            let verdict = Verdict { stale: true, reason, dead: Some(0) };
+            let verdict = Verdict { stale: true, reason, dead: Some(DeadId(0)) };
             let recheck = Recheck::between(&before, &Learned::default(), &after);
             assert_eq!(recheck.standing(&flow, &verdict), want, "{register:?}");
         }
@@ -347,7 +355,7 @@ mod tests {
     fn somebody_without_a_record_may_have_any_register_value() {
         let value = RegisterToken { index: 0, mask: u32::MAX, value: 7 };
         let reason = Reason::MatchesRegister { register: Token::Register(value) };
-        let verdict = Verdict { stale: true, reason, dead: Some(0) };
+        let verdict = Verdict { stale: true, reason, dead: Some(DeadId(0)) };
         let mut before = input();
         before.dead[0].register = Some(7);
         let standing = |age: Option<u64>, register, ms| {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::carried::Carried;
 use super::claims::{Claim, Claims, MOST_VALUES, Owner, Seen, TOGETHER, Unproven};
 use super::guards;
-use super::input::{JudgeInput, LiveRegister, Network};
+use super::input::{DeadId, JudgeInput, LiveId, LiveRegister, Network};
 use super::learned::{self, Learned};
 use super::lesson::{Lesson, Load};
 use super::tokens::{Field, Index, RegisterToken, Written, is_older, is_younger, push_once};
@@ -30,7 +30,7 @@ pub struct Survey<'c> {
     index: Index<'c>,
     seen: Seen,
     /// Values of the dead that are known before the dump, and whose.
-    recorded: HashMap<RegisterToken, Vec<usize>>,
+    recorded: HashMap<RegisterToken, Vec<DeadId>>,
     /// Fields in which a dead attachment's value is still to be learned.
     wanted: HashSet<Field>,
     /// Fields whose values are learned at all. Of the others only `recorded` ones count.
@@ -57,9 +57,9 @@ impl<'c> Survey<'c> {
 
     fn start(input: &'c JudgeInput, complete: bool) -> Self {
         let index = Index::new(input);
-        let mut recorded: HashMap<RegisterToken, Vec<usize>> = HashMap::new();
+        let mut recorded: HashMap<RegisterToken, Vec<DeadId>> = HashMap::new();
         let mut wanted = HashSet::new();
-        for i in 0..input.dead.len() {
+        for i in input.dead.ids() {
             let Some((dead, network)) = index.dead(i) else { continue };
             let Some(field) = Field::of(&network.register) else { continue };
             for (token, _) in dead.former_values(network.register) {
@@ -81,8 +81,12 @@ impl<'c> Survey<'c> {
             }
         }
         let learned = |n: &&Network| !n.register.source.is_computed();
-        let learning =
-            input.networks.iter().filter(learned).filter_map(|n| Field::of(&n.register)).collect();
+        let learning = input
+            .networks
+            .values()
+            .filter(learned)
+            .filter_map(|n| Field::of(&n.register))
+            .collect();
         let seen = Seen {
             complete,
             outputs: Vec::new(),
@@ -96,7 +100,7 @@ impl<'c> Survey<'c> {
             former: HashSet::new(),
             renamed: HashMap::new(),
             not_adapted: HashSet::new(),
-            unproven: Unproven::new(input.networks.iter().any(Network::waits_for_two)),
+            unproven: Unproven::new(input.networks.values().any(Network::waits_for_two)),
         };
         Self { index, seen, recorded, wanted, learning, doubtful: Vec::new() }
     }
@@ -279,7 +283,7 @@ impl<'c> Survey<'c> {
     /// flows only protect are known better. Once somebody alive has it for certain it never
     /// will; and what part of a dump shows proves nothing.
     fn may_be_learned(&self, field: Field, token: RegisterToken) -> bool {
-        let recorded = |l: usize| self.index.live(l).map(|live| live.register);
+        let recorded = |l: LiveId| self.index.live(l).map(|live| live.register);
         let certain = |claim: &Claim| match claim.owner {
             Owner::Live(l) => claim.own || recorded(l) == Some(LiveRegister::Is(token.value)),
             Owner::Dead(_) => false,
@@ -343,7 +347,7 @@ impl<'c> Survey<'c> {
 /// Live values that are known before the dump, in every field that they fill.
 fn recorded_live(index: &Index<'_>) -> HashMap<RegisterToken, Claims> {
     let mut values: HashMap<RegisterToken, Claims> = HashMap::new();
-    for (l, live) in index.input.live.iter().enumerate() {
+    for (l, live) in index.input.live.iter() {
         let LiveRegister::Is(value) = live.register else { continue };
         let own = live.network.and_then(|n| index.input.networks.get(n));
         let own = own.and_then(|n| Field::of(&n.register));

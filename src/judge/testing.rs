@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::BasisFacts;
-use super::input::{Dead, Live, LiveRegister, Network};
+use super::input::{Dead, Live, LiveRegister, Network, NetworkId};
 use crate::model::flow::Address;
 use crate::model::register::{RegisterRule, RegisterSource};
 use crate::model::row::RowId;
@@ -29,7 +29,7 @@ pub(crate) fn network(source: RegisterSource) -> Network {
 pub(crate) fn dead(port: u16, addresses: &[&str]) -> Dead {
     let minute = Duration::from_secs(60);
     Dead {
-        network: 0,
+        network: NetworkId(0),
         ofport: Some(port),
         previous_ofports: Vec::new(),
         number_since: None,
@@ -55,7 +55,7 @@ pub(crate) fn dead(port: u16, addresses: &[&str]) -> Dead {
 /// Who has lived for a day and whose register value nobody knows.
 pub(crate) fn live(port: u16, addresses: &[&str]) -> Live {
     Live {
-        network: Some(0),
+        network: Some(NetworkId(0)),
         ofport: Some(port),
         previous_ofports: Vec::new(),
         number_since: None,

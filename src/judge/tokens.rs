@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::claims::Owner;
 use super::guards;
-use super::input::{Dead, JudgeInput, Live, Network};
+use super::input::{Dead, DeadId, JudgeInput, Live, LiveId, Network};
 use super::vlans;
 use crate::model::flow::{Address, Flow, RegisterMatch, RegisterWrite};
 use crate::model::register::{RegisterRule, RegisterSource};
@@ -154,17 +154,17 @@ impl Field {
 /// Who has an address.
 #[derive(Default)]
 pub(super) struct Owners {
-    pub(super) dead: Vec<usize>,
-    pub(super) live: Vec<usize>,
+    pub(super) dead: Vec<DeadId>,
+    pub(super) live: Vec<LiveId>,
 }
 
 /// Who has a port number.
 #[derive(Default)]
 pub(super) struct PortOwners {
-    pub(super) dead: Vec<usize>,
-    pub(super) live: Vec<usize>,
+    pub(super) dead: Vec<DeadId>,
+    pub(super) live: Vec<LiveId>,
     /// The living that had it before. The dead that did are among `dead`.
-    pub(super) live_before: Vec<usize>,
+    pub(super) live_before: Vec<LiveId>,
     pub(super) row: Option<RowId>,
     /// The row is not of a dead attachment that had the number.
     foreign: bool,
@@ -196,7 +196,7 @@ impl<'c> Index<'c> {
     pub(super) fn new(input: &'c JudgeInput) -> Self {
         let mut ports: HashMap<u16, PortOwners> = HashMap::new();
         let mut addresses: HashMap<Address, Owners> = HashMap::new();
-        for (i, dead) in input.dead.iter().enumerate() {
+        for (i, dead) in input.dead.iter() {
             if input.networks.get(dead.network).is_none() {
                 continue;
             }
@@ -209,7 +209,7 @@ impl<'c> Index<'c> {
                 push_once(&mut addresses.entry(*address).or_default().dead, i);
             }
         }
-        for (i, live) in input.live.iter().enumerate() {
+        for (i, live) in input.live.iter() {
             if let Some(port) = live.ofport {
                 ports.entry(port).or_default().live.push(i);
             }
@@ -228,20 +228,20 @@ impl<'c> Index<'c> {
             owners.foreign = owners.row.is_some_and(|row| !dead.any(|d| d.interface == Some(row)));
         }
         let mut fields = Vec::new();
-        for field in input.networks.iter().filter_map(|n| Field::of(&n.register)) {
+        for field in input.networks.values().filter_map(|n| Field::of(&n.register)) {
             push_once(&mut fields, field);
         }
-        let some_moved = input.dead.iter().any(|dead| !dead.previous_ofports.is_empty())
-            || input.live.iter().any(|live| !live.previous_ofports.is_empty());
+        let some_moved = input.dead.values().any(|dead| !dead.previous_ofports.is_empty())
+            || input.live.values().any(|live| !live.previous_ofports.is_empty());
         Self { input, ports, addresses, some_moved, fields }
     }
 
-    pub(super) fn dead(&self, i: usize) -> Option<(&'c Dead, &'c Network)> {
+    pub(super) fn dead(&self, i: DeadId) -> Option<(&'c Dead, &'c Network)> {
         let dead = self.input.dead.get(i)?;
         Some((dead, self.input.networks.get(dead.network)?))
     }
 
-    pub(super) fn live(&self, i: usize) -> Option<&'c Live> {
+    pub(super) fn live(&self, i: LiveId) -> Option<&'c Live> {
         self.input.live.get(i)
     }
 
@@ -273,7 +273,7 @@ impl<'c> Index<'c> {
 
     /// Whether a dead attachment's own row still has its only number, and no other dead one had it:
     /// what its classifier loaded while it lived is its value, whatever was recorded before.
-    pub(super) fn holds_port(&self, i: usize) -> bool {
+    pub(super) fn holds_port(&self, i: DeadId) -> bool {
         let Some(dead) = self.input.dead.get(i) else { return false };
         let owners = dead.ofport.and_then(|port| self.port(port));
         dead.previous_ofports.is_empty()
@@ -316,7 +316,8 @@ impl<'c> Index<'c> {
     /// Somebody alive has this port who is known to be a pod or a machine: by a record, by marks
     /// (also before its ADD), or by its addresses. An uplink or a tunnel is nobody's source.
     pub(super) fn is_pods_port(&self, port: u16) -> bool {
-        let is_pod = |l: &usize| self.live(*l).is_some_and(|l| l.is_pod || !l.addresses.is_empty());
+        let is_pod =
+            |l: &LiveId| self.live(*l).is_some_and(|l| l.is_pod || !l.addresses.is_empty());
         port != LOCAL && self.port(port).is_some_and(|owners| owners.live.iter().any(is_pod))
     }
 
@@ -345,7 +346,7 @@ impl<'c> Index<'c> {
         if self.input.ports.unassigned {
             return PortState::Unsettled;
         }
-        let ignored = |l: &usize| flow.is_some_and(|flow| self.is_leftover(flow, dead, *l));
+        let ignored = |l: &LiveId| flow.is_some_and(|flow| self.is_leftover(flow, dead, *l));
         if !owners.live.iter().all(ignored) {
             return PortState::Reassigned;
         }
@@ -362,11 +363,11 @@ impl<'c> Index<'c> {
         dead: &Dead,
         flow: Option<&Flow>,
     ) -> bool {
-        let is_other = |l: usize, flow: &Flow| {
+        let is_other = |l: LiveId, flow: &Flow| {
             self.is_leftover(flow, dead, l)
                 || self.live(l).is_some_and(|live| vlans::is_other_owners(dead, live, flow))
         };
-        let counts = |l: &usize| !flow.is_some_and(|flow| is_other(*l, flow));
+        let counts = |l: &LiveId| !flow.is_some_and(|flow| is_other(*l, flow));
         self.address(address).is_some_and(|owners| owners.live.iter().any(counts))
     }
 
@@ -374,7 +375,7 @@ impl<'c> Index<'c> {
     /// that pod, and not made after the death for an owner in between.
     /// Never a policy member: it is right for that pod too, and a set-based controller
     /// would not install it again.
-    pub(super) fn is_leftover(&self, flow: &Flow, dead: &Dead, live: usize) -> bool {
+    pub(super) fn is_leftover(&self, flow: &Flow, dead: &Dead, live: LiveId) -> bool {
         self.live(live).is_some_and(|live| live.adding && is_older(flow, live))
             && !guards::created_after(self.input, dead, flow)
             && !guards::looks_like_policy(flow)
@@ -382,9 +383,9 @@ impl<'c> Index<'c> {
 
     /// Whether the flow matches a token that this dead attachment once had, re-assigned
     /// since or not.
-    pub(super) fn once_matched(&self, flow: &Flow, i: usize) -> bool {
+    pub(super) fn once_matched(&self, flow: &Flow, i: DeadId) -> bool {
         let m = &flow.matches;
-        let has = |owners: &Vec<usize>| owners.contains(&i);
+        let has = |owners: &Vec<DeadId>| owners.contains(&i);
         m.in_port.and_then(|p| self.port(p)).is_some_and(|o| has(&o.dead))
             || m.addresses
                 .iter()

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::basis::Basis;
 use super::guards::{self, OutputRegisters};
-use super::input::{Dead, JudgeInput, Live, LiveRegister, Network};
+use super::input::{Dead, DeadId, JudgeInput, Live, LiveId, LiveRegister, Network};
 use super::learned::Learned;
 use super::proof::Evidence;
 use super::reason::{NotProven, Reason};
@@ -33,8 +33,8 @@ pub struct Verdict {
     pub stale: bool,
     /// Why, or why not.
     pub reason: Reason,
-    /// Index in `JudgeInput::dead` of the attachment that condemns it, or would have.
-    pub dead: Option<usize>,
+    /// The dead attachment that condemns it, or would have.
+    pub dead: Option<DeadId>,
 }
 
 /// Phase 2; see the module's head. Wants the flows for which `Survey::see` said true.
@@ -42,9 +42,9 @@ pub struct Judge<'c> {
     pub(super) index: Index<'c>,
     pub(super) learned: &'c Learned,
     /// Dead attachments by register value.
-    by_value: HashMap<RegisterToken, Vec<usize>>,
-    /// Live owners (by index) whose own flows show a value, with the fields.
-    showing: HashSet<(usize, Field)>,
+    by_value: HashMap<RegisterToken, Vec<DeadId>>,
+    /// Live owners whose own flows show a value, with the fields.
+    showing: HashSet<(LiveId, Field)>,
 }
 
 /// What one dead attachment's rules say.
@@ -58,7 +58,7 @@ impl<'c> Judge<'c> {
     #[must_use]
     pub fn new(input: &'c JudgeInput, learned: &'c Learned) -> Self {
         let mut by_value: HashMap<_, Vec<_>> = HashMap::new();
-        for (i, evidence) in learned.evidence.iter().enumerate() {
+        for (i, evidence) in learned.evidence.iter() {
             let previous_ofports = evidence.previous_ofports.iter().map(|(token, _)| *token);
             for token in evidence.token.into_iter().chain(previous_ofports) {
                 push_once(by_value.entry(token).or_default(), i);
@@ -115,7 +115,7 @@ impl<'c> Judge<'c> {
     /// own; or it is stale for its address, and matches a value that may be a living pod's.
     #[must_use]
     pub fn would_register_matter(&self, flow: &Flow) -> bool {
-        let turns = |i: usize| {
+        let turns = |i: DeadId| {
             let Some((_, network)) = self.index.dead(i) else { return false };
             let Some(evidence) = self.learned.evidence.get(i) else { return false };
             evidence.not_proven == Some(NotProven::PartialDump)
@@ -145,11 +145,11 @@ impl<'c> Judge<'c> {
 
     /// Whether the rest of the dump may show that a register of the flow carries a living pod's
     /// port, or another VLAN than the dead attachment's.
-    fn may_be_carried(&self, flow: &Flow, i: usize) -> bool {
+    fn may_be_carried(&self, flow: &Flow, i: DeadId) -> bool {
         let Some((dead, _)) = self.index.dead(i) else { return false };
         let others = |vlan: u16| {
             let in_it = |live: &Live| live.vlans.contains(&vlan);
-            !dead.vlans.contains(&vlan) && self.index.input.live.iter().any(in_it)
+            !dead.vlans.contains(&vlan) && self.index.input.live.values().any(in_it)
         };
         let others_port = |port: u16| self.index.is_pods_port(port) && !dead.had(port);
         self.learned.carried.untold(flow).any(|number| others_port(number) || others(number))
@@ -171,7 +171,7 @@ impl<'c> Judge<'c> {
     }
 
     /// Dead attachments that the flow matches, or whose register value it sets.
-    fn matched(&self, flow: &Flow) -> Vec<usize> {
+    fn matched(&self, flow: &Flow) -> Vec<DeadId> {
         let index = &self.index;
         let mut found = Vec::new();
         let port = flow.matches.in_port.and_then(|p| index.port(p)).map(|o| &o.dead);
@@ -200,7 +200,7 @@ impl<'c> Judge<'c> {
         })
     }
 
-    fn opinion(&self, flow: &Flow, i: usize) -> Opinion {
+    fn opinion(&self, flow: &Flow, i: DeadId) -> Opinion {
         let Some((dead, network)) = self.index.dead(i) else {
             return Opinion::Kept(Reason::NothingDead);
         };
@@ -227,7 +227,7 @@ impl<'c> Judge<'c> {
     }
 
     /// The first token of a dead attachment's that the flow matches, or whose value it sets.
-    fn own_token(&self, flow: &Flow, i: usize, dead: &Dead) -> Option<Token> {
+    fn own_token(&self, flow: &Flow, i: DeadId, dead: &Dead) -> Option<Token> {
         let port = flow.matches.in_port.filter(|port| dead.had(*port)).map(Token::Port);
         let own = |value: &RegisterToken| {
             self.by_value.get(value).is_some_and(|owners| owners.contains(&i))
@@ -257,7 +257,7 @@ impl<'c> Judge<'c> {
     }
 
     /// Rules 1 and 2, registers.
-    fn uses_register(&self, flow: &Flow, i: usize, kept: &mut Option<Reason>) -> Option<Reason> {
+    fn uses_register(&self, flow: &Flow, i: DeadId, kept: &mut Option<Reason>) -> Option<Reason> {
         let (dead, _) = self.index.dead(i)?;
         let evidence = self.learned.evidence.get(i)?;
         let previous_ofports = evidence.previous_ofports.iter().map(|(token, _)| *token);
@@ -291,7 +291,7 @@ impl<'c> Judge<'c> {
     fn basis_lives(
         &self,
         flow: &Flow,
-        i: usize,
+        i: DeadId,
         dead: &Dead,
         value: RegisterToken,
     ) -> Option<Reason> {
@@ -322,7 +322,7 @@ impl<'c> Judge<'c> {
         dead: &Dead,
         value: RegisterToken,
     ) -> Option<NotProven> {
-        let covered = |l: &usize| !self.index.is_leftover(flow, dead, *l);
+        let covered = |l: &LiveId| !self.index.is_leftover(flow, dead, *l);
         if evidence.token == Some(value) {
             let adding = evidence.adding.iter().copied().find(covered);
             let why = evidence.not_proven.or(adding.map(NotProven::LiveHasIt));
@@ -344,7 +344,7 @@ impl<'c> Judge<'c> {
     /// pod's value may have been given to it, and the flow made for it before the one that loads
     /// the value. How old a machine is nobody knows; what is older than the last sight of the dead
     /// one alive is not the machine's, but the dead one's.
-    fn may_have_untold(&self, flow: &Flow, dead: &Dead, value: RegisterToken) -> Option<usize> {
+    fn may_have_untold(&self, flow: &Flow, dead: &Dead, value: RegisterToken) -> Option<LiveId> {
         let input = self.index.input;
         let learned = |n: &Network| n.register.source.is_learned();
         if !input.networks.get(dead.network).is_some_and(learned) {
@@ -352,18 +352,18 @@ impl<'c> Judge<'c> {
         }
         let field = Field { index: value.index, mask: value.mask };
         let since = dead.seen_alive.saturating_add(ROUNDING);
-        let may_have = |(l, live): &(usize, &Live)| {
+        let may_have = |(l, live): &(LiveId, &Live)| {
             live.register == LiveRegister::Untold
                 && !is_older(flow, live)
                 && (live.is_arriving()
                     || flow.duration <= since && (live.ofport.is_some() || input.ports.unassigned))
                 && !self.showing.contains(&(*l, field))
         };
-        input.live.iter().enumerate().find(may_have).map(|(l, _)| l)
+        input.live.iter().find(may_have).map(|(l, _)| l)
     }
 
     /// Rule 3.
-    fn matches_address(&self, flow: &Flow, i: usize, kept: &mut Option<Reason>) -> Option<Reason> {
+    fn matches_address(&self, flow: &Flow, i: DeadId, kept: &mut Option<Reason>) -> Option<Reason> {
         let (dead, network) = self.index.dead(i)?;
         let mut stale = None;
         let in_vlan = self.learned.relation(i, dead, flow) == Relation::Own;
@@ -431,15 +431,15 @@ impl<'c> Judge<'c> {
 
     /// Somebody alive whose value nobody knows: it may be the one that the flow matches as its
     /// source. A classifier goes with the number that it names; what matches its value stays.
-    fn may_have_value(&self, flow: &Flow, dead: &Dead, value: RegisterToken) -> Option<usize> {
+    fn may_have_value(&self, flow: &Flow, dead: &Dead, value: RegisterToken) -> Option<LiveId> {
         let field = Field { index: value.index, mask: value.mask };
         let networks = &self.index.input.networks;
         let learns =
             |n: &Network| Field::of(&n.register) == Some(field) && n.register.source.is_learned();
-        if !networks.iter().any(learns) || !self.learned.is_used(field) {
+        if !networks.values().any(learns) || !self.learned.is_used(field) {
             return None;
         }
-        let may_have = |(l, live): &(usize, &Live)| {
+        let may_have = |(l, live): &(LiveId, &Live)| {
             let unknown = match live.network {
                 Some(n) => {
                     live.register == LiveRegister::Unknown && networks.get(n).is_some_and(learns)
@@ -452,7 +452,7 @@ impl<'c> Judge<'c> {
                 && !is_older(flow, live)
                 && !self.index.is_leftover(flow, dead, *l)
         };
-        self.index.input.live.iter().enumerate().find(may_have).map(|(l, _)| l)
+        self.index.input.live.iter().find(may_have).map(|(l, _)| l)
     }
 
     /// The token by which the flow is a live owner's own: its port, its register value or its
@@ -485,7 +485,7 @@ impl<'c> Judge<'c> {
     /// Whether somebody alive has a register value, as far as the flow is concerned: a pod
     /// that is being added does not have what the dead one left behind.
     fn is_live_value(&self, flow: &Flow, dead: &Dead, value: RegisterToken) -> bool {
-        let counts = |l: &usize| !self.index.is_leftover(flow, dead, *l);
+        let counts = |l: &LiveId| !self.index.is_leftover(flow, dead, *l);
         let claimed = self.learned.is_live(value)
             && (self.learned.overflow
                 || self.learned.owners(value).is_none_or(|owners| owners.iter().any(counts)));
@@ -496,7 +496,8 @@ impl<'c> Judge<'c> {
     fn is_computed_of_live(&self, flow: &Flow, dead: &Dead, value: RegisterToken) -> bool {
         let field = Field { index: value.index, mask: value.mask };
         let number = value.value.checked_shr(value.mask.trailing_zeros()).unwrap_or(0);
-        let rules = self.index.input.networks.iter().map(|n| n.register).zip(&self.learned.held);
+        let rules =
+            self.index.input.networks.values().map(|n| n.register).zip(self.learned.held.values());
         let mut of_field = rules.filter(|(rule, _)| Field::of(rule) == Some(field));
         of_field.any(|(rule, held)| match held.map_or(rule.source, Basis::source) {
             RegisterSource::Ofport => u16::try_from(number)
@@ -514,7 +515,7 @@ impl<'c> Judge<'c> {
     /// destination must have been an address of the attachment whose port is output to: a
     /// service's address that is rewritten to a dead pod's stays the service's, and a controller
     /// that MODIFYs the entry for the next pod would find nothing to modify.
-    fn delivers_to_nobody(&self, flow: &Flow) -> Option<(Reason, usize)> {
+    fn delivers_to_nobody(&self, flow: &Flow) -> Option<(Reason, DeadId)> {
         let Flow { matches, actions, .. } = flow;
         if actions.beyond || actions.outputs.is_empty() {
             return None;
@@ -532,7 +533,7 @@ impl<'c> Judge<'c> {
         let from_unknown = |dead: &Dead| {
             self.matched_registers(flow).any(|t| self.may_have_value(flow, dead, t).is_some())
         };
-        let mut lowest: Option<(u16, usize)> = None;
+        let mut lowest: Option<(u16, DeadId)> = None;
         for port in &actions.outputs {
             let owners = self.index.port(*port)?;
             let dead = owners.dead.iter().copied().find(|i| {
@@ -565,12 +566,13 @@ impl<'c> Judge<'c> {
 
     /// Every network that looks at this flow wants its dangling entries deleted.
     fn reaps_dangling(&self, flow: &Flow) -> bool {
-        let mut looking = self.index.input.networks.iter().filter(|n| in_scope(n, flow)).peekable();
+        let mut looking =
+            self.index.input.networks.values().filter(|n| in_scope(n, flow)).peekable();
         looking.peek().is_some() && looking.all(|n| n.reap_dangling)
     }
 
     /// A dead port in a flow that does not match anything dead: a flood list, say.
-    fn mentions(&self, flow: &Flow) -> Option<(Reason, usize)> {
+    fn mentions(&self, flow: &Flow) -> Option<(Reason, DeadId)> {
         let named = flow.actions.outputs.iter().chain(&flow.actions.port_references);
         let dead = |p: &u16| Some((*p, *self.index.port(*p)?.dead.first()?));
         let (port, i) = named.filter_map(dead).min()?;

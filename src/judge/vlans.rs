@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::input::{Dead, JudgeInput, Live};
+use super::input::{Dead, DeadId, JudgeInput, Live};
 use super::tokens::{Index, PortState, push_once};
 use crate::model::flow::UNTAGGED;
 use crate::model::flow::{AddressMatch, Flow, Side};
@@ -28,8 +28,8 @@ pub(super) enum Relation {
 /// What OVSDB and the flows show of VLANs.
 #[derive(Debug, Default)]
 pub(super) struct Vlans {
-    /// By index of `JudgeInput::dead`: those that the flows of its port show.
-    shown: HashMap<usize, Vec<u16>>,
+    /// Per dead attachment: those that the flows of its port show.
+    shown: HashMap<DeadId, Vec<u16>>,
     /// Those of everybody else's ports.
     others: HashSet<u16>,
     /// The tags and trunks of pods' and machines' ports. An uplink's trunks are for everybody.
@@ -43,8 +43,8 @@ pub(super) struct Vlans {
 
 impl Vlans {
     pub(super) fn start(input: &JudgeInput, complete: bool) -> Self {
-        let others = input.live.iter().flat_map(|live| &live.vlans).copied().collect();
-        let pods = input.live.iter().filter(|live| live.is_pod || !live.addresses.is_empty());
+        let others = input.live.values().flat_map(|live| &live.vlans).copied().collect();
+        let pods = input.live.values().filter(|live| live.is_pod || !live.addresses.is_empty());
         let tags = pods.flat_map(|live| &live.vlans).copied().filter(|v| *v != UNTAGGED).collect();
         Self { others, tags, complete, ..Self::default() }
     }
@@ -59,7 +59,7 @@ impl Vlans {
         let drops = flow.actions.outputs.is_empty() && !flow.actions.beyond;
         for vlan in flow.matches.vlan.iter().chain(&flow.actions.vlans) {
             let owners = index.port(port).map_or(&[][..], |owners| &owners.dead);
-            let is_own = |i: &&usize| {
+            let is_own = |i: &&DeadId| {
                 let dead = index.dead(**i).map(|(dead, _)| dead);
                 dead.is_some_and(|dead| index.port_state(dead, port, None) == PortState::Dead)
             };
@@ -97,11 +97,11 @@ impl Vlans {
     }
 
     /// What the flows of a dead attachment's port show.
-    pub(super) fn shown(&self, i: usize) -> &[u16] {
+    pub(super) fn shown(&self, i: DeadId) -> &[u16] {
         self.shown.get(&i).map_or(&[], Vec::as_slice)
     }
 
-    pub(super) fn relation(&self, i: usize, dead: &Dead, vlan: Option<u16>) -> Relation {
+    pub(super) fn relation(&self, i: DeadId, dead: &Dead, vlan: Option<u16>) -> Relation {
         let Some(vlan) = vlan else { return Relation::Own };
         let shown = self.shown(i);
         let before = dead.vlans_before.contains(&vlan) && !self.tags.contains(&vlan);

@@ -4,5 +4,6 @@ pub mod attachment;
 pub mod flow;
 pub mod register;
 pub mod row;
+pub mod table;
 pub(crate) mod text;
 pub mod workload;

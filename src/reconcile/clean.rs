@@ -253,11 +253,10 @@ impl CleanUp<'_> {
                 target.ovn |= input.facts.ovn;
             }
         }
-        let observes = |network| node.config(network).mode == Mode::Observe;
         let orders = Orders {
             dry_run: request.dry_run,
             paused: outcome.paused,
-            observe: input.networks.iter().map(observes).collect(),
+            observe: input.networks.map(|_, name| node.config(name).mode == Mode::Observe),
             details: request.details,
         };
         let plan =

@@ -156,13 +156,14 @@ fn free_ips(
     let far = node
         .bridge_ids()
         .filter(|other| !joined.contains(other) && kind(*other) == kind(bridge))
-        .flat_map(|other| build(other).facts.live);
+        .flat_map(|other| build(other).facts.live.into_values());
     let mut unknown = unknown(node, targets);
     unknown.retain(|port| kind(port.bridge) == kind(bridge));
     unknown.iter_mut().for_each(|port| port.near = joined.contains(&port.bridge));
-    let others = Others { far: far.collect(), near: input.facts.live, unknown };
-    let mut found = input.dead_of.iter().zip(&input.facts.dead);
-    let Some((_, dead)) = found.find(|(target, _)| **target == id) else { return Vec::new() };
+    let near = input.facts.live.into_values().collect();
+    let others = Others { far: far.collect(), near, unknown };
+    let mut found = input.targets.values().zip(input.facts.dead.values());
+    let Some((_, dead)) = found.find(|(target, _)| target.id == id) else { return Vec::new() };
     let Some(network) = input.facts.networks.get(dead.network) else { return Vec::new() };
     let may = |ip: &IpAddr| may_be_flushed(*ip, dead, network, &others, &outcome.owned);
     let ips = id.of(targets).map(|target| target.attachment.ips.clone()).unwrap_or_default();

@@ -44,7 +44,7 @@ use serde::{Deserialize, Serialize};
 
 pub use database::Database;
 pub(crate) use input::lacks_value;
-pub use input::{BridgeInput, RecordId, in_question, register_of};
+pub use input::{BridgeInput, DeadTarget, RecordId, in_question, register_of};
 pub use lease::{Lease, Leases};
 pub use mass_death::pulled_brake;
 pub use outcome::{

@@ -8,8 +8,9 @@ use super::outcome::{TargetEntries, TargetId};
 use super::report::FlowReport;
 use super::scan::{Candidate, FlowScan};
 use super::{BridgeInput, CleanTarget, WAIT_FOR_CONTROLLER};
-use crate::judge::input::LiveRegister;
+use crate::judge::input::{DeadId, LiveRegister, NetworkId};
 use crate::judge::{Judge, Learned, NotProven, Reason, RegisterToken, Token, Verdict};
+use crate::model::table::Table;
 
 /// What may be done.
 #[derive(Debug, Default)]
@@ -19,7 +20,7 @@ pub(super) struct Orders {
     /// An operator wants nothing deleted.
     pub(super) paused: bool,
     /// Per network of the input: its entries are only looked at.
-    pub(super) observe: Vec<bool>,
+    pub(super) observe: Table<NetworkId, bool>,
     /// Every entry is wanted with its reason.
     pub(super) details: bool,
 }
@@ -36,7 +37,7 @@ pub(super) struct PlanInput<'a> {
     /// The bridge's entries, and what they taught.
     pub(super) scan: &'a FlowScan,
     /// Per network of the input: it shares register values, and that is no mistake.
-    pub(super) shared: &'a [bool],
+    pub(super) shared: &'a Table<NetworkId, bool>,
     pub(super) orders: Orders,
 }
 
@@ -87,7 +88,7 @@ pub(super) fn plan<'s>(of: &PlanInput<'s>) -> Plan<'s> {
         if !verdict.stale && verdict.dead.is_none() && !dangling {
             continue;
         }
-        let target = target_of(of.input, verdict.dead);
+        let target = verdict.dead.and_then(|dead| of.input.target(dead));
         if of.orders.details {
             let pod = title(of.targets, target);
             plan.details.push(FlowReport::new(of.bridge, &candidate.entry, &verdict, pod));
@@ -133,17 +134,17 @@ impl<'s> Plan<'s> {
         let reason = verdict.reason.as_str();
         *self.kept.entry(reason).or_default() += 1;
         let may_be_older = candidate.may_be_older(judge, scan.since, &verdict);
-        if let Some(target) = target_of(input, verdict.dead) {
+        if let Some(target) = verdict.dead.and_then(|dead| input.target(dead)) {
             let entries = self.target(target);
             *entries.kept.entry(reason).or_default() += 1;
             // The next answer may come sooner.
             entries.unsettled |=
                 may_be_older || matches!(verdict.reason, Reason::PortUnsettled { .. });
         }
-        let died_lately = |dead: &usize| {
+        let died_lately = |dead: &DeadId| {
             input.facts.dead.get(*dead).is_some_and(|dead| dead.died < WAIT_FOR_CONTROLLER)
         };
-        let mut waits: Vec<usize> =
+        let mut waits: Vec<DeadId> =
             verdict.dead.filter(|_| may_be_older).filter(died_lately).into_iter().collect();
         let mut kept = candidate.kept_for(judge, scan.since);
         kept.retain(|other| other.dead != verdict.dead);
@@ -152,7 +153,7 @@ impl<'s> Plan<'s> {
             self.owned.extend(owned_by(&verdict.reason));
             waits.extend(wait_together(input, &scan.learned, of.shared, verdict));
         }
-        for target in waits.into_iter().filter_map(|dead| target_of(input, Some(dead))) {
+        for target in waits.into_iter().filter_map(|dead| input.target(dead)) {
             self.target(target).waiting = true;
         }
     }
@@ -170,16 +171,12 @@ impl PlanInput<'_> {
         let dead = verdict.dead.and_then(|dead| self.input.facts.dead.get(dead));
         let observes = match dead {
             Some(dead) => observe.get(dead.network) == Some(&true),
-            None => observe.contains(&true),
+            None => observe.values().any(|observes| *observes),
         };
         let (paused, observes) = (paused.then_some(Withholding::Paused), observes);
         let observes = observes.then_some(Withholding::Observe);
         paused.or(observes).or_else(|| dry_run.then_some(Withholding::DryRun))
     }
-}
-
-fn target_of(input: &BridgeInput, dead: Option<usize>) -> Option<TargetId> {
-    dead.and_then(|dead| input.dead_of.get(dead)).copied()
 }
 
 /// The pod that a target is, or was.
@@ -190,7 +187,7 @@ pub(super) fn title(targets: &[CleanTarget], target: Option<TargetId>) -> Option
 /// Reasons that time may change: the tombstone waits for them.
 fn may_change(
     reason: Reason,
-    dead: usize,
+    dead: DeadId,
     input: &BridgeInput,
     learned: &Learned,
     shared: bool,
@@ -198,7 +195,7 @@ fn may_change(
     match reason {
         // Until somebody elsewhere gives it back.
         Reason::MayLiveElsewhere { .. } | Reason::MayReachElsewhere { .. } => {
-            input.may_be_freed.get(dead) == Some(&true)
+            input.targets.get(dead).is_some_and(|target| target.may_be_freed)
         }
         // The other one may go, or have been a slip of the dump.
         Reason::Ambiguous
@@ -228,29 +225,29 @@ fn may_change(
     }
 }
 
-/// The dead (by index) that wait because of a kept entry. Those that had one register value
+/// The dead that wait because of a kept entry. Those that had one register value
 /// wait together: the last one left would look like its only owner. `shared`: per network, it
 /// is known for good that its register values are shared.
 #[must_use]
 pub fn wait_together(
     input: &BridgeInput,
     learned: &Learned,
-    shared: &[bool],
+    shared: &Table<NetworkId, bool>,
     verdict: &Verdict,
-) -> Vec<usize> {
+) -> Vec<DeadId> {
     let network = verdict.dead.and_then(|dead| input.facts.dead.get(dead)).map(|d| d.network);
     let for_good = network.and_then(|n| shared.get(n)).copied() == Some(true);
-    let changes = |dead: &usize| may_change(verdict.reason, *dead, input, learned, for_good);
+    let changes = |dead: &DeadId| may_change(verdict.reason, *dead, input, learned, for_good);
     let Some(named) = verdict.dead.filter(changes) else {
         return Vec::new();
     };
-    let value = |dead: usize| {
+    let value = |dead: DeadId| {
         let register = learned.dead_registers.get(dead).copied().flatten()?;
         Some((input.facts.dead.get(dead)?.network, register))
     };
     let by_register = matches!(verdict.reason, Reason::RegisterNotProven { .. });
-    let same = |dead: &usize| *dead == named || by_register && value(*dead) == value(named);
-    let group: Vec<usize> = (0..input.facts.dead.len()).filter(same).collect();
+    let same = |dead: &DeadId| *dead == named || by_register && value(*dead) == value(named);
+    let group: Vec<DeadId> = input.facts.dead.ids().filter(same).collect();
     let mut died = group.iter().filter_map(|dead| input.facts.dead.get(*dead));
     if died.any(|dead| dead.died < WAIT_FOR_CONTROLLER) { group } else { Vec::new() }
 }

@@ -8,10 +8,11 @@ use super::outcome::TargetId;
 use super::scan::FlowScan;
 use super::{BridgeInput, CleanRequest, CleanTarget, NodeSnapshot, RecordId};
 use crate::config::{NetworkState, RegisterFacts, SharedValue, Sharer};
-use crate::judge::input::Live;
+use crate::judge::input::{Live, LiveId, NetworkId};
 use crate::judge::{Learned, Owner, Sharers};
 use crate::liveness::{Liveness, netns};
 use crate::model::attachment::{Attachment, Key, Register, RegisterHow};
+use crate::model::table::Table;
 use crate::openflow::Filter;
 use crate::store::{Lock, Version};
 
@@ -20,36 +21,36 @@ pub(super) fn shared_for_good(
     node: &NodeSnapshot,
     input: &BridgeInput,
     learned: &Learned,
-) -> Vec<bool> {
+) -> Table<NetworkId, bool> {
     if !shares(learned) {
-        return vec![false; input.networks.len()];
+        return input.networks.map(|_, _| false);
     }
     let unnoticed = unnoticed_deaths(node, input);
-    (0..input.networks.len()).map(|n| learned.shared_without(&input.facts, n, &unnoticed)).collect()
+    input.networks.map(|id, _| learned.shared_without(&input.facts, id, &unnoticed))
 }
 
 fn shares(learned: &Learned) -> bool {
-    learned.networks.iter().any(|facts| facts.shared_seen)
+    learned.networks.values().any(|facts| facts.shared_seen)
 }
 
-/// Indexes of the living that are dead and not noticed yet: an orphan and the next pod that was
+/// The living that are dead and not noticed yet: an orphan and the next pod that was
 /// given its value look as if both lived.
-fn unnoticed_deaths(node: &NodeSnapshot, input: &BridgeInput) -> Vec<usize> {
+fn unnoticed_deaths(node: &NodeSnapshot, input: &BridgeInput) -> Vec<LiveId> {
     let is_dead = |record: &Option<RecordId>| {
         let record = record.and_then(|record| record.of(node));
         record.is_some_and(|r| matches!(netns::judge(r, &node.boot_id), Liveness::Dead(_)))
     };
-    let living = input.live_of.iter().enumerate();
+    let living = input.records.iter();
     living.filter(|(_, r)| is_dead(r)).map(|(l, _)| l).collect()
 }
 
-/// What a full scan taught of a network (by its index in the input).
+/// What a full scan taught of a network.
 pub(super) fn learn_facts(
     facts: &mut RegisterFacts,
     (node, targets): (&NodeSnapshot, &[CleanTarget]),
     input: &BridgeInput,
     learned: &Learned,
-    network: usize,
+    network: NetworkId,
 ) {
     let dying = targets.iter().map(|target| &target.attachment);
     facts.reconsider(dying.chain(&node.records).chain(&node.tombstones));
@@ -57,9 +58,9 @@ pub(super) fn learn_facts(
     if let Some(Sharers { value, owners }) = shares(learned).then(shared).flatten() {
         let record = |owner| match owner {
             Owner::Dead(i) => {
-                input.dead_of.get(i).and_then(|t| t.of(targets)).map(|t| &t.attachment)
+                input.target(i).and_then(|id| id.of(targets)).map(|target| &target.attachment)
             }
-            Owner::Live(l) => input.live_of.get(l).copied().flatten().and_then(|r| r.of(node)),
+            Owner::Live(l) => input.record(l).and_then(|record| record.of(node)),
         };
         let [one, other] = owners.map(|owner| record(owner).map(Sharer::of));
         match one.zip(other) {
@@ -80,7 +81,7 @@ pub(super) fn learn_facts(
 fn learn_shown(
     facts: &mut RegisterFacts,
     learned: &Learned,
-    network: usize,
+    network: NetworkId,
     counts: impl Fn(Option<u32>) -> bool,
 ) {
     let shown = learned.shown.iter().filter(|shown| shown.network == network);
@@ -139,8 +140,8 @@ impl Learning<'_> {
         let Self { node, targets, input, scan } = *self;
         // A value that moved may be seen by a scan by tokens, too; the record forgets what it was.
         let moved =
-            |n: usize| scan.learned.shown.iter().any(|s| s.network == n && s.value.is_none());
-        let learning = input.networks.iter().enumerate().filter(|(n, _)| scan.full || moved(*n));
+            |n: NetworkId| scan.learned.shown.iter().any(|s| s.network == n && s.value.is_none());
+        let learning = input.networks.iter().filter(|(n, _)| scan.full || moved(*n));
         for (index, name) in learning {
             // As it is now: since the node was read, an ADD may have changed the
             // configuration, or another scan may have learned the other fact.
@@ -161,15 +162,16 @@ impl Learning<'_> {
 
     /// Whether register values are learned in its network.
     fn learns(&self, record: &Attachment) -> bool {
-        let network = self.input.networks.iter().position(|n| *n == record.key.network);
+        let network = self.input.network_named(&record.key.network);
         let network = network.and_then(|n| self.input.facts.networks.get(n));
         network.is_some_and(|n| n.register.source.is_learned())
     }
 
     fn of_the_living(&self, records: &Records<'_>) -> Result<(), crate::store::Error> {
         let Self { node, input, scan, .. } = *self;
-        let living = input.live_of.iter().zip(&scan.learned.live_registers);
-        let living = living.zip(&input.facts.live).filter(|(_, live)| shows_all_of(scan, live));
+        let living = input.records.values().zip(scan.learned.live_registers.values());
+        let living =
+            living.zip(input.facts.live.values()).filter(|(_, live)| shows_all_of(scan, live));
         for ((live, value), _) in living {
             let record = live.and_then(|live| live.of(node)).filter(|r| self.learns(r));
             let (Some(record), Some(value)) = (record, *value) else { continue };
@@ -187,9 +189,9 @@ impl Learning<'_> {
         taught: &mut Vec<Taught>,
     ) -> Result<(), crate::store::Error> {
         let learned = &self.scan.learned;
-        let dead = self.input.dead_of.iter().zip(&learned.dead_registers).enumerate();
-        for (dead, (target, value)) in dead {
-            let Some(record) = target.of(self.targets).map(|t| &t.attachment) else { continue };
+        let dead = self.input.targets.iter().zip(learned.dead_registers.values());
+        for ((dead, target), value) in dead {
+            let Some(record) = target.id.of(self.targets).map(|t| &t.attachment) else { continue };
             let mut new = record.clone();
             if let Some(value) = value.filter(|_| self.learns(record))
                 && record.register.is_none_or(|r| r.value != value)
@@ -205,7 +207,7 @@ impl Learning<'_> {
                     known.see_vlans(&new.vlans);
                 })?;
                 let Attachment { register, vlans, .. } = new;
-                taught.push(Taught { target: *target, register, vlans });
+                taught.push(Taught { target: target.id, register, vlans });
             }
         }
         Ok(())

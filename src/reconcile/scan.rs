@@ -243,7 +243,7 @@ fn by_token(
     facts: &JudgeInput,
     since: Instant,
 ) -> Result<FlowScan, Error> {
-    let dead = facts.dead.iter().map(|dead| {
+    let dead = facts.dead.values().map(|dead| {
         let rule = facts.networks.get(dead.network).map(|network| network.register);
         let mut registers: Vec<_> = dead
             .register
@@ -270,7 +270,7 @@ fn by_token(
 /// values are known to be its pods' own, a dead pod's value is evidence, and that nobody else
 /// loads it must be shown.
 fn needs_proof(facts: &JudgeInput) -> bool {
-    let mut networks = facts.dead.iter().filter_map(|dead| facts.networks.get(dead.network));
+    let mut networks = facts.dead.values().filter_map(|dead| facts.networks.get(dead.network));
     networks.any(|network| expects_proof(network.register.source, &network.basis))
 }
 
@@ -293,7 +293,7 @@ fn register_flows_are_there(
     scan: &FlowScan,
 ) -> Result<bool, Error> {
     let mut tokens = Tokens::default();
-    for (dead, value) in facts.dead.iter().zip(&scan.learned.dead_registers) {
+    for (dead, value) in facts.dead.values().zip(scan.learned.dead_registers.values()) {
         let Some(network) = facts.networks.get(dead.network) else { continue };
         let rule = network.register;
         let learns = rule.source.is_learned();

@@ -137,7 +137,7 @@ impl AskedPortScan {
             survey.see(&flow);
             Ok(())
         })?;
-        let value = survey.finish().live_registers.first().copied().flatten();
+        let value = survey.finish().live_registers.values().next().copied().flatten();
         debug!("register value that stands at ADD: {value:?}");
         Ok(value.map(|value| Register { value, how: RegisterHow::Learned }))
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use ovs_flow_gc::config::{Config, NetworkState};
-use ovs_flow_gc::judge::input::{JudgeInput, Live};
+use ovs_flow_gc::judge::input::{JudgeInput, Live, LiveId, NetworkId};
 use ovs_flow_gc::judge::{Judge, Learned, Recheck, Standing, Survey, Verdict};
 use ovs_flow_gc::model::attachment::{self, Attachment, Key, Netns, Register, RegisterHow, State};
 use ovs_flow_gc::model::flow::{Flow, RegisterMatch};
@@ -18,8 +18,8 @@ use ovs_flow_gc::ovsdb::{
 };
 use ovs_flow_gc::reconcile::orphans::died;
 use ovs_flow_gc::reconcile::{
-    self, BridgeInput, Cause, CleanTarget, NodeSnapshot, Predecessors, RecordId, TargetId,
-    register_of, wait_together,
+    self, BridgeInput, Cause, CleanTarget, NodeSnapshot, Predecessors, RecordId, register_of,
+    wait_together,
 };
 use ovs_flow_gc::util::clock::Stamp;
 use serde_json::json;
@@ -137,9 +137,8 @@ struct Work {
 struct Pass {
     bridge: BridgeId,
     looked: u64,
-    facts: JudgeInput,
+    input: BridgeInput,
     learned: Learned,
-    dead_of: Vec<TargetId>,
     doomed: Vec<(Slot, Flow, Verdict)>,
 }
 
@@ -323,7 +322,7 @@ impl Sim {
             }
         }
         let unrecorded_port = |l: &&mut Live| l.network.is_none() && !l.addresses_known && l.is_pod;
-        for live in input.facts.live.iter_mut().filter(unrecorded_port) {
+        for live in input.facts.live.values_mut().filter(unrecorded_port) {
             live.age = arriving.get(&live.ofport).copied();
         }
         input
@@ -336,8 +335,8 @@ impl Sim {
 
     /// Which entries a look by tokens is answered with (`sweep::look::token_filters`).
     fn answers(facts: &JudgeInput, flow: &Flow) -> bool {
-        facts.dead.iter().any(|dead| {
-            let rule = facts.networks[dead.network].register;
+        facts.dead.values().any(|dead| {
+            let rule = facts.networks.get(dead.network).unwrap().register;
             let m = &flow.matches;
             let previous_ofports = |r: &RegisterMatch| {
                 rule.source == RegisterSource::Ofport
@@ -364,8 +363,8 @@ impl Sim {
         thorough: bool,
         now: u64,
     ) -> (Vec<(Slot, Flow)>, Learned, bool) {
-        let proof = facts.dead.iter().any(|dead| {
-            let source = facts.networks[dead.network].register.source;
+        let proof = facts.dead.values().any(|dead| {
+            let source = facts.networks.get(dead.network).unwrap().register.source;
             matches!(
                 source,
                 RegisterSource::Pod
@@ -384,7 +383,7 @@ impl Sim {
             let learned = survey.finish();
             let judge = Judge::new(facts, &learned);
             let newly = |(dead, value): (&ovs_flow_gc::judge::input::Dead, &Option<u32>)| {
-                let rule = facts.networks[dead.network].register;
+                let rule = facts.networks.get(dead.network).unwrap().register;
                 let learns =
                     matches!(rule.source, RegisterSource::Learn { .. } | RegisterSource::Pod);
                 learns
@@ -400,7 +399,7 @@ impl Sim {
                     })
             };
             let more = seen.iter().any(|(_, flow)| judge.would_register_matter(flow))
-                || facts.dead.iter().zip(&learned.dead_registers).any(newly);
+                || facts.dead.values().zip(learned.dead_registers.values()).any(newly);
             if !more {
                 return (seen, learned, false);
             }
@@ -477,21 +476,22 @@ impl Sim {
         targets: &mut [CleanTarget],
         learned: &Learned,
         full: bool,
-        shared: &[bool],
+        shared: &ovs_flow_gc::model::table::Table<NetworkId, bool>,
     ) {
         let learns =
             matches!(self.config.register_rule(false, false).source, RegisterSource::Learn { .. });
-        if let (true, Some(facts), Some(state)) = (full, learned.networks.first(), &mut self.state)
+        if let (true, Some(facts), Some(state)) =
+            (full, learned.networks.values().next(), &mut self.state)
         {
             state.register.register_told_apart |= facts.distinct_seen;
-            state.register.register_shared |= shared[0];
+            state.register.register_shared |= shared.values().next().unwrap();
         }
         if let (Some(state), true) = (&mut self.state, learns) {
             let shown = learned.shown.iter().filter(|shown| full || shown.value.is_none());
             shown.for_each(|s| state.register.show(&s.member, s.value));
         }
         let found = |value: &u32| Register { value: *value, how: RegisterHow::Learned };
-        for (live, value) in input.live_of.iter().zip(&learned.live_registers) {
+        for (live, value) in input.records.values().zip(learned.live_registers.values()) {
             let (Some(index), Some(value), true) = (live, value, full && learns) else { continue };
             let of = index.of(world).unwrap();
             let same = |r: &&mut Attachment| r.is_same(of);
@@ -499,9 +499,9 @@ impl Sim {
                 record.register = Some(found(value));
             }
         }
-        for (target, value) in input.dead_of.iter().zip(&learned.dead_registers) {
+        for (target, value) in input.targets.values().zip(learned.dead_registers.values()) {
             let (Some(value), true) = (value, learns) else { continue };
-            let of = &mut targets[target.0].attachment;
+            let of = &mut targets[target.id.0].attachment;
             if of.register.is_none() {
                 of.register = Some(found(value));
                 let same = |t: &&mut Attachment| t.is_same(of);
@@ -575,11 +575,9 @@ impl Sim {
             let record = record.and_then(|record| record.of(world));
             record.is_some_and(|r| !self.sandboxes.contains(r.key.container.as_str()))
         };
-        let ghosts: Vec<usize> =
-            input.live_of.iter().enumerate().filter(|(_, r)| ghost(r)).map(|(l, _)| l).collect();
-        let shared: Vec<bool> = (0..input.networks.len())
-            .map(|n| learned.shared_without(&input.facts, n, &ghosts))
-            .collect();
+        let ghosts: Vec<LiveId> =
+            input.records.iter().filter(|(_, r)| ghost(r)).map(|(l, _)| l).collect();
+        let shared = input.networks.map(|n, _| learned.shared_without(&input.facts, n, &ghosts));
         self.remember(world, &input, targets, &learned, full, &shared);
         if crashes(stage::REMEMBERED) {
             return None;
@@ -597,34 +595,33 @@ impl Sim {
                 kept.push(verdict);
                 let waits = |kept| wait_together(&input, &learned, &shared, &kept);
                 for dead in kept.into_iter().flat_map(waits) {
-                    waiting[input.dead_of[dead].0] = true;
+                    waiting[input.target(dead).unwrap().0] = true;
                 }
             }
         }
         drop(judge);
-        let BridgeInput { facts, dead_of, .. } = input;
-        Some(Pass { bridge, looked, facts, learned, dead_of, doomed })
+        Some(Pass { bridge, looked, input, learned, doomed })
     }
 
     /// The second half: look at the world again, delete. Whether it came to its end.
     fn delete(&mut self, work: &mut Work, pass: Pass, may_crash: bool) -> bool {
-        let Pass { bridge, looked, facts, learned, dead_of, mut doomed } = pass;
+        let Pass { bridge, looked, input, learned, mut doomed } = pass;
         let Work { world, targets, adding, waiting, .. } = work;
         // The switch tells what was put since the look (`sweep::window`).
         doomed.retain(|(slot, _, verdict)| {
             let newer = self.table.get(slot).is_some_and(|(_, added)| *added > looked);
             if let (true, Some(dead)) = (newer, verdict.dead) {
-                waiting[dead_of[dead].0] = true;
+                waiting[input.target(dead).unwrap().0] = true;
             }
             !newer
         });
         let fresh = self.world(world.now.boot_ms);
         let fresh = self.input(&fresh, bridge, targets, adding.as_ref());
-        let recheck = Recheck::between(&facts, &learned, &fresh.facts);
+        let recheck = Recheck::between(&input.facts, &learned, &fresh.facts);
         doomed.retain(|(_, flow, verdict)| {
             let holds = recheck.standing(flow, verdict) == Standing::Holds;
             if let (false, Some(dead)) = (holds, verdict.dead) {
-                waiting[dead_of[dead].0] = true;
+                waiting[input.target(dead).unwrap().0] = true;
             }
             holds
         });

@@ -8,7 +8,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use ovs_flow_gc::judge::input::{Dead, JudgeInput, Live, LiveRegister, Network, Ports};
+use ovs_flow_gc::judge::input::{
+    Dead, DeadId, JudgeInput, Live, LiveId, LiveRegister, Network, NetworkId, Ports,
+};
 use ovs_flow_gc::judge::{Basis, BasisFacts, Judge, Learned, Reason, Survey, Token, Verdict};
 use ovs_flow_gc::model::flow::{
     Actions, Address, AddressMatch, Flow, MacAddr, Match, RegisterMatch, RegisterRange,
@@ -16,6 +18,7 @@ use ovs_flow_gc::model::flow::{
 };
 use ovs_flow_gc::model::register::{RegisterRule, RegisterSource};
 use ovs_flow_gc::model::row::RowId;
+use ovs_flow_gc::model::table::{Id, Table};
 use ovs_flow_gc::model::workload::Member;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option::{of, weighted};
@@ -122,7 +125,7 @@ prop_compose! {
         member in member(),
     ) -> Dead {
         Dead {
-            network,
+            network: NetworkId(network),
             ofport,
             previous_ofports,
             number_since,
@@ -164,7 +167,7 @@ prop_compose! {
         member in member(),
     ) -> Live {
         Live {
-            network,
+            network: network.map(NetworkId),
             ofport,
             previous_ofports,
             number_since,
@@ -192,9 +195,9 @@ fn input() -> impl Strategy<Value = JudgeInput> {
         )
             .prop_map(
                 move |(dead, live, (by_number, requested), unassigned, switch_up)| JudgeInput {
-                    networks: networks.clone(),
-                    dead,
-                    live,
+                    networks: networks.clone().into(),
+                    dead: dead.into(),
+                    live: live.into(),
                     ports: Ports { by_number, requested, unassigned: unassigned.is_some() },
                     switch_up,
                     ovn: false,
@@ -339,9 +342,9 @@ fn judge(input: &JudgeInput, flows: &[Flow]) -> Vec<Verdict> {
 
 /// What a flow that only names one live attachment looks like: masks, ages and everything
 /// else are `shape`'s, tokens are its own.
-fn of_owners(input: &JudgeInput, owners: &[usize], mut shape: Flow, picks: &[Index]) -> Flow {
+fn of_owners(input: &JudgeInput, owners: &[LiveId], mut shape: Flow, picks: &[Index]) -> Flow {
     let mut picks = picks.iter().cycle();
-    let mut owner = || &input.live[*picks.next().unwrap().get(owners)];
+    let mut owner = || input.live.get(*picks.next().unwrap().get(owners)).unwrap();
     shape.matches.in_port = shape.matches.in_port.and_then(|_| owner().ofport);
     let mut addresses = Vec::new();
     for m in &shape.matches.addresses {
@@ -356,36 +359,36 @@ fn of_owners(input: &JudgeInput, owners: &[usize], mut shape: Flow, picks: &[Ind
     let mut registers = Vec::new();
     for _ in &shape.matches.registers {
         let Some((network, value)) = value(owner()) else { continue };
-        let index = network.map_or(0, |n| input.networks[n].register.index);
+        let index = network.map_or(0, |n| input.networks.get(n).unwrap().register.index);
         registers.push(RegisterMatch { index, value, mask: u32::MAX });
     }
     shape.matches.registers = registers;
     let mut writes = Vec::new();
     for w in &shape.actions.register_writes {
         let Some((network, value)) = value(owner()) else { continue };
-        let index = network.map_or(0, |n| input.networks[n].register.index);
+        let index = network.map_or(0, |n| input.networks.get(n).unwrap().register.index);
         writes.push(RegisterWrite { index, mask: u32::MAX, value: Some(value), ..*w });
     }
     shape.actions.register_writes = writes;
     shape
 }
 
-fn owns(input: &JudgeInput, learned: &Learned, i: usize, token: Token) -> bool {
-    let dead = &input.dead[i];
+fn owns(input: &JudgeInput, learned: &Learned, i: DeadId, token: Token) -> bool {
+    let dead = input.dead.get(i).unwrap();
     match token {
         Token::Port(port) => dead.had(port),
         Token::Address(address) => dead.addresses.contains(&address),
         Token::Register(register) => {
             // A number that its port has or had, or its address, where values are computed.
             let number = register.value >> register.mask.trailing_zeros();
-            let found = learned.basis_facts[dead.network].found();
-            let configured = input.networks[dead.network].register.source;
+            let found = learned.basis_facts.get(dead.network).unwrap().found();
+            let configured = input.networks.get(dead.network).unwrap().register.source;
             let by_number = configured == RegisterSource::Ofport || found == Some(Basis::Ofport);
             let computed = match found {
                 Some(Basis::Ipv4) => dead.addresses.contains(&Address::Ip(ipv4(number))),
                 _ => by_number && u16::try_from(number).is_ok_and(|port| dead.had(port)),
             };
-            let known = learned.dead_registers[i].map(|v| v & register.mask);
+            let known = learned.dead_registers.get(i).unwrap().map(|v| v & register.mask);
             register.value != 0 && (computed || known == Some(register.value))
         }
     }
@@ -443,9 +446,9 @@ proptest! {
         one in any::<bool>(), picks in vec(any::<Index>(), 9),
     ) {
         let mut input = input;
-        input.live.push(another);
-        input.live.iter_mut().for_each(|live| live.adding = false);
-        let all: Vec<usize> = (0..input.live.len()).collect();
+        input.live.add(another);
+        input.live.values_mut().for_each(|live| live.adding = false);
+        let all: Vec<LiveId> = input.live.ids().collect();
         let owners = if one { vec![*picks[0].get(&all)] } else { all };
         flows.push(of_owners(&input, &owners, shape, &picks));
         let verdict = *judge(&input, &flows).last().unwrap();
@@ -473,12 +476,13 @@ proptest! {
         input in input(), flows in flows(), seed in any::<u64>(),
     ) {
         let mut other = input.clone();
-        other.dead = shuffled(input.dead.len(), seed).iter().map(|i| input.dead[*i].clone()).collect();
-        other.live = shuffled(input.live.len(), seed).iter().map(|i| input.live[*i].clone()).collect();
-        other.networks.reverse();
+        other.dead = moved(&input.dead, &shuffled(input.dead.len(), seed));
+        other.live = moved(&input.live, &shuffled(input.live.len(), seed));
+        other.networks = input.networks.values().rev().cloned().collect();
         let last = input.networks.len() - 1;
-        other.dead.iter_mut().for_each(|d| d.network = last - d.network);
-        other.live.iter_mut().for_each(|l| l.network = l.network.map(|n| last - n));
+        let reversed = |NetworkId(n)| NetworkId(last - n);
+        other.dead.values_mut().for_each(|d| d.network = reversed(d.network));
+        other.live.values_mut().for_each(|l| l.network = l.network.map(reversed));
         for (a, b) in judge(&input, &flows).iter().zip(judge(&other, &flows)) {
             prop_assert_eq!(gist(a), gist(&b));
         }
@@ -489,8 +493,8 @@ proptest! {
         input in input(), flows in flows(), ports in vec(select(vec![0, LOCAL, 0xff00, 0xffff]), 4),
     ) {
         let mut input = input;
-        input.networks.iter_mut().for_each(|n| n.reap_dangling = false);
-        for (dead, port) in input.dead.iter_mut().zip(ports) {
+        input.networks.values_mut().for_each(|n| n.reap_dangling = false);
+        for (dead, port) in input.dead.values_mut().zip(ports) {
             dead.ofport = dead.ofport.map(|_| port);
             dead.previous_ofports.iter_mut().for_each(|number| *number = port);
             dead.addresses = vec![
@@ -517,20 +521,20 @@ proptest! {
         let mut more = input.clone();
         let row = RowId(99);
         if let Some(port) = new.ofport {
-            let explained = input.live.iter().any(|l| l.ofport == Some(port))
+            let explained = input.live.values().any(|l| l.ofport == Some(port))
                 || input.ports.by_number.get(&port).is_none_or(|row| {
-                    input.dead.iter().any(|d| d.ofport == Some(port) && d.interface == Some(*row))
+                    input.dead.values().any(|d| d.ofport == Some(port) && d.interface == Some(*row))
                 });
             prop_assume!(port != LOCAL && explained);
             more.ports.by_number.entry(port).or_insert(row);
         }
-        more.live.push(new);
+        more.live.add(new);
         let learned = learn(&more, &flows);
         let mut input = input;
-        for (network, facts) in input.networks.iter_mut().zip(&learned.basis_facts) {
+        for (network, facts) in input.networks.values_mut().zip(learned.basis_facts.values()) {
             network.basis = facts.clone();
         }
-        for (network, facts) in input.networks.iter_mut().zip(&learned.networks) {
+        for (network, facts) in input.networks.values_mut().zip(learned.networks.values()) {
             if let RegisterSource::Learn { distinct_seen, .. } = &mut network.register.source {
                 *distinct_seen |= facts.distinct_seen;
             }
@@ -560,11 +564,12 @@ proptest! {
                     }
                     // Without it, nothing about this token is left to condemn.
                     let mut without = input.clone();
-                    without.dead.retain(|d| match token {
+                    let others = input.dead.values().filter(|d| match token {
                         Token::Port(port) => !d.had(port),
                         Token::Address(address) => !d.addresses.contains(&address),
                         Token::Register(_) => false,
                     });
+                    without.dead = others.cloned().collect();
                     let again = self::judge(&without, &flows);
                     let again = flows.iter().zip(again).find(|(f, _)| *f == flow).unwrap().1;
                     prop_assert!(!again.stale || again.reason.token() != Some(token));
@@ -598,7 +603,7 @@ proptest! {
         wide in select(vec![u32::MAX, 0xffff]),
     ) {
         let mut input = input;
-        for network in &mut input.networks {
+        for network in input.networks.values_mut() {
             network.register.index = 0;
             if network.register.source.is_computed() {
                 network.register.source = RegisterSource::Pod;
@@ -630,6 +635,10 @@ proptest! {
             );
         }
     }
+}
+
+fn moved<I: Id, T: Clone>(list: &Table<I, T>, order: &[usize]) -> Table<I, T> {
+    order.iter().map(|index| list.get(I::of(*index)).unwrap().clone()).collect()
 }
 
 fn shuffled(n: usize, mut seed: u64) -> Vec<usize> {

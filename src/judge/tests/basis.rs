@@ -128,7 +128,7 @@ fn a_value_that_may_be_somebody_elses_puts_it_off() {
 #[test]
 fn a_living_pod_without_a_value_is_waited_for() {
     let why = doubt(&bare(), &[classifier(A, IP_VALUE_A)], IP_VALUE_A);
-    assert_eq!(why, Some(NotProven::LiveUnknown(0)));
+    assert_eq!(why, Some(NotProven::LiveUnknown(LiveId(0))));
     let moves = flow().from(TUNNEL).write(0, u32::MAX, None, false).beyond();
     let why = doubt(&alone(), &[classifier(A, IP_VALUE_A), moves], IP_VALUE_A);
     assert_eq!(why, Some(NotProven::Obscured));
@@ -322,7 +322,7 @@ fn a_found_value_has_its_tokens_questions() {
 fn a_value_that_nobody_has_seen_is_computed() {
     let ports = || alone().with(remembers(&by_ports()));
     assert_eq!(doubt(&ports(), &[], A.into()), None);
-    assert_eq!(survey(&ports(), &[]).dead_registers, [None], "it is not written down");
+    assert_eq!(*survey(&ports(), &[]).dead_registers, [None], "it is not written down");
     let moved =
         ports().with(|c| (c.dead[0].previous_ofports, c.dead[0].register) = (vec![30], Some(30)));
     for value in [A.into(), 30] {

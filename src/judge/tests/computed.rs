@@ -73,7 +73,7 @@ fn the_number_is_somebody_elses() {
     // Recorded in a network that knows nothing of register values.
     let other = by_port().with(|c| c.networks.push(network(RegisterSource::None)));
     let other = other.and_live(Live {
-        network: Some(1),
+        network: Some(NetworkId(1)),
         register: LiveRegister::Absent,
         ..live(A, &[SUCCESSOR])
     });
@@ -107,7 +107,7 @@ fn the_values_of_former_numbers() {
     // Another network means something else by it.
     let other = moved().with(|c| c.networks.push(network(RegisterSource::Pod)));
     let other = other.with(|c| c.networks[1].register.index = 1).and_live(Live {
-        network: Some(1),
+        network: Some(NetworkId(1)),
         register: LiveRegister::Is(OLD.into()),
         ..live(14, &[])
     });
@@ -142,7 +142,8 @@ fn the_value_of_an_address() {
     // The address's next owner: marked, or recorded in another network.
     let marked = Live { network: None, addresses_known: false, age: None, ..live(14, &[IP_A]) };
     let marked = Live { register: LiveRegister::Absent, ..marked };
-    let other = Live { network: Some(1), register: LiveRegister::Absent, ..live(14, &[IP_A]) };
+    let other =
+        Live { network: Some(NetworkId(1)), register: LiveRegister::Absent, ..live(14, &[IP_A]) };
     for successor in [marked.clone(), other] {
         let input =
             dead().with(|c| c.networks.push(network(RegisterSource::None))).and_live(successor);

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use super::input::{Dead, JudgeInput, Live, LiveRegister, Network, Ports};
+use super::input::{
+    Dead, DeadId, JudgeInput, Live, LiveId, LiveRegister, Network, NetworkId, Ports,
+};
 use super::testing::{self, address, network};
 use super::{Judge, Learned, Survey, Verdict};
 use crate::model::flow::{AddressMatch, Flow, RegisterMatch, RegisterRange, RegisterWrite, Side};
@@ -176,9 +178,9 @@ fn live(port: u16, addresses: &[&str]) -> Live {
 fn node(source: RegisterSource) -> JudgeInput {
     let ports = [super::tokens::LOCAL, TUNNEL, UPLINK, B];
     JudgeInput {
-        networks: vec![network(source)],
-        dead: vec![dead(A, &[IP_A, MAC_A])],
-        live: vec![live(B, &[IP_B, MAC_B])],
+        networks: vec![network(source)].into(),
+        dead: vec![dead(A, &[IP_A, MAC_A])].into(),
+        live: vec![live(B, &[IP_B, MAC_B])].into(),
         ports: Ports {
             by_number: ports.into_iter().map(|p| (p, RowId(p.into()))).collect(),
             ..Ports::default()

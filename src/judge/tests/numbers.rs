@@ -87,7 +87,7 @@ fn exchanged_numbers_teach_nothing_until_somebody_is_known() {
         let learned = survey(&known, flows);
         assert!(!learned.networks[0].shared_seen, "an exchange is no sharing");
     }
-    assert_eq!(survey(&known, &not_adapted).live_registers, [None], "nothing to unlearn");
+    assert_eq!(*survey(&known, &not_adapted).live_registers, [None], "nothing to unlearn");
 }
 
 /// Found by tests/model: whoever had the number before may be long forgotten, and its flow
@@ -105,8 +105,8 @@ fn a_changed_number_teaches_nothing() {
         [[classifier(41, ID_A), classifier(40, ID_B)], [classifier(A, ID_A), classifier(B, ID_B)]]
     {
         let learned = survey(&input, &[&loads[..], &guards].concat());
-        assert_eq!(learned.dead_registers, [None]);
-        assert_eq!(learned.live_registers, [None]);
+        assert_eq!(*learned.dead_registers, [None]);
+        assert_eq!(*learned.live_registers, [None]);
     }
 }
 
@@ -118,12 +118,12 @@ fn what_is_put_back_under_a_newer_owners_number_shows_nothing_of_it() {
         .with(|c| c.dead[0].register = Some(ID_A))
         .and_live(Live { age: Some(secs(30)), ..live(A, &["10.0.0.7"]) });
     let learned = survey(&input, &[classifier(A, ID_A).aged(10)]);
-    assert_eq!(learned.live_registers, [None, None]);
+    assert_eq!(*learned.live_registers, [None, None]);
     let again = [classifier(A, ID_A).aged(10), guard(A, IP_A), guard(A, "10.0.0.7").aged(10)];
     let learned = survey(&input, &again);
-    assert_eq!(learned.live_registers, [None, Some(ID_A)], "it was given the same value");
+    assert_eq!(*learned.live_registers, [None, Some(ID_A)], "it was given the same value");
     let learned = survey(&input, &[classifier(A, 9).aged(10)]);
-    assert_eq!(learned.live_registers, [None, Some(9)], "its own");
+    assert_eq!(*learned.live_registers, [None, Some(9)], "its own");
 }
 
 /// Found by tests/model: the dead pod had the younger one's address, too, or nobody knew its
@@ -140,7 +140,7 @@ fn what_is_put_back_may_name_the_newer_owner_by_the_dead_ones_address() {
     for dead_before in [dead(A, &[IP_A]), unrecorded] {
         let again = [classifier(A, ID_A).aged(10), guard(A, IP_A).aged(10)];
         let learned = survey(&input(dead_before.clone()), &again);
-        assert_eq!(learned.live_registers, [None, None]);
+        assert_eq!(*learned.live_registers, [None, None]);
         // Its own classifier is left under the number that it had before.
         let input = input(dead_before).with(|c| {
             c.dead.push(Dead { register: Some(9), ..dead(41, &["10.0.0.8"]) });
@@ -179,7 +179,7 @@ fn who_lost_the_number_with_its_row_does_not_claim_the_next_ones_value() {
     let input = node(LEARN).with(|c| c.live.push(ghost));
     let flows = [classifier(A, ID_A), classifier(B, ID_B), flow().table(20).reg(0, ID_A)];
     match verdicts(&input, &flows)[2].reason {
-        Reason::RegisterNotProven { why, .. } => assert_eq!(why, NotProven::LiveUnknown(1)),
+        Reason::RegisterNotProven { why, .. } => assert_eq!(why, NotProven::LiveUnknown(LiveId(1))),
         other => panic!("{other}"),
     }
     let mut survey = Survey::new(&input);
@@ -237,7 +237,7 @@ fn a_start_of_the_switch_may_be_followed_by_restored_entries() {
     // Found by tests/model: the number's owner of before has the dead one's address by now.
     let shares = input().with(|c| c.live[0].addresses.push(address(IP_A)));
     let restored = [classifier(A, ID_A), classifier(B, ID_B), guard(B, IP_A)];
-    assert_eq!(survey(&shares, &restored).dead_registers, [None]);
+    assert_eq!(*survey(&shares, &restored).dead_registers, [None]);
     // Long after the start nobody restores anything, but this number may have changed since.
     let later = [classifier(A, ID_B).aged(60), classifier(B, ID_A).aged(60)];
     assert_eq!(learned(&later), (None, None));
@@ -265,9 +265,9 @@ fn who_is_delivered_to_at_another_port_is_not_named_by_restored_entries() {
     let later = input().with(|c| c.live[0].number_since = Some(secs(7100)));
     let new = [classifier(A, ID_B).aged(60)];
     let now = |delivers: &[Flow]| survey(&later, &[&new[..], delivers].concat()).live_registers;
-    assert_eq!(now(&delivers(A, B)), [None], "its own are not adapted");
-    assert_eq!(now(&delivers(B, A)), [Some(ID_B)], "its own are adapted");
-    assert_eq!(now(&[]), [Some(ID_B)], "this pipeline delivers by other entries");
+    assert_eq!(*now(&delivers(A, B)), [None], "its own are not adapted");
+    assert_eq!(*now(&delivers(B, A)), [Some(ID_B)], "its own are adapted");
+    assert_eq!(*now(&[]), [Some(ID_B)], "this pipeline delivers by other entries");
     // Part of a dump does not show all that is for the living.
     let input = input();
     let mut part = Survey::partial(&input);
@@ -294,7 +294,7 @@ fn what_a_pods_two_numbers_show_must_agree() {
     let moved = || live(40, &[IP_B]);
     let moved = || Live { previous_ofports: vec![B], number_since: since, ..moved() };
     let later = |more: Dead| {
-        let case = node(LEARN).with(|c| (c.dead, c.live) = (vec![more], Vec::new()));
+        let case = node(LEARN).with(|c| (c.dead, c.live) = (vec![more].into(), Vec::new().into()));
         case.with(|c| _ = c.ports.by_number.remove(&B)).and_live(moved())
     };
     let never_there = || dead(41, &[]);
@@ -340,11 +340,11 @@ fn what_is_put_back_under_a_new_number_before_its_owner_adapts_is_not_the_owners
     let mut reversed = flows.clone();
     reversed.reverse();
     for flows in [&flows, &reversed] {
-        assert_eq!(survey(&input, flows).live_registers, [None]);
+        assert_eq!(*survey(&input, flows).live_registers, [None]);
         assert!(verdicts(&input, flows).iter().all(|verdict| !verdict.stale), "the living one's");
     }
     let adapted = [classifier(40, 77).aged(10), flow().dst(IP_B).output(40)];
-    assert_eq!(survey(&input, &adapted).live_registers, [Some(77)]);
+    assert_eq!(*survey(&input, &adapted).live_registers, [Some(77)]);
 }
 
 /// An operator's rules for a slot are older than the pod that has its number and its address.
@@ -371,7 +371,7 @@ fn what_was_there_before_the_pod_is_not_its_own() {
     );
     // A classifier of the slot shows nothing of the pod.
     let slot = node(LEARN).with(|c| c.dead[0].oldest = Some(secs(7000)));
-    assert_eq!(survey(&slot, &[classifier(A, ID_A)]).dead_registers, [None]);
+    assert_eq!(*survey(&slot, &[classifier(A, ID_A)]).dead_registers, [None]);
     // Who had the number before, and whose end nobody noticed, answers for what he left.
     let before = Dead { oldest: Some(secs(9000)), ..dead(A, &["10.0.0.9"]) };
     let both = input.with(|c| c.dead.push(before));

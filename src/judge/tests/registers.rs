@@ -49,9 +49,9 @@ fn an_id_of_its_own_is_learned_and_condemns() {
     );
     let input = node(LEARN_FIRST);
     let learned = survey(&input, &two());
-    assert_eq!(learned.dead_registers, [Some(ID_A)]);
-    assert_eq!(learned.live_registers, [Some(ID_B)]);
-    assert_eq!(learned.networks, [NetworkFacts { distinct_seen: true, shared_seen: false }]);
+    assert_eq!(*learned.dead_registers, [Some(ID_A)]);
+    assert_eq!(*learned.live_registers, [Some(ID_B)]);
+    assert_eq!(*learned.networks, [NetworkFacts { distinct_seen: true, shared_seen: false }]);
 }
 
 /// Between its record and its death it was given another value: what its own row's number loads
@@ -67,16 +67,16 @@ fn what_a_dead_pods_own_port_loads_now_beats_its_record() {
         })
     };
     let moved = |age: u64| [classifier(A, 77).aged(age), classifier(B, ID_B)];
-    assert_eq!(survey(&input(true), &moved(7200)).dead_registers, [Some(77)]);
+    assert_eq!(*survey(&input(true), &moved(7200)).dead_registers, [Some(77)]);
     let found = verdicts(&input(true), &[&moved(7200)[..], &[policy(77), policy(ID_A)]].concat());
     assert_eq!(words(&found[2]), "stale: matches-register");
     assert_eq!(words(&found[3]), "kept: nothing-dead", "it may be anybody's by now");
     for age in [10, 7400] {
-        assert_eq!(survey(&input(true), &moved(age)).dead_registers, [Some(ID_A)], "{age} s");
+        assert_eq!(*survey(&input(true), &moved(age)).dead_registers, [Some(ID_A)], "{age} s");
     }
-    assert_eq!(survey(&input(false), &moved(7200)).dead_registers, [Some(ID_A)], "no row");
+    assert_eq!(*survey(&input(false), &moved(7200)).dead_registers, [Some(ID_A)], "no row");
     let reused = input(true).and_live(live(A, &[]));
-    assert_eq!(survey(&reused, &moved(7200)).dead_registers, [Some(ID_A)], "another has it");
+    assert_eq!(*survey(&reused, &moved(7200)).dead_registers, [Some(ID_A)], "another has it");
 }
 
 /// What a group's bucket loads, whoever sends to the group has.
@@ -344,7 +344,7 @@ fn an_endpoint_group_with_many_pods_is_no_proof() {
         let input = input(left);
         let mut flows = two();
         flows.extend((0..left).map(|n| classifier(20 + n, ID_A)));
-        assert_eq!(doubt(&input, &flows), Some(NotProven::LiveHasIt(1)));
+        assert_eq!(doubt(&input, &flows), Some(NotProven::LiveHasIt(LiveId(1))));
         let facts = survey(&input, &flows).networks[0];
         assert_eq!(facts, NetworkFacts { distinct_seen: false, shared_seen: true });
     }
@@ -358,8 +358,11 @@ fn a_value_that_moved_within_a_pods_life_shows_nothing() {
     let moved = node(LEARN_FIRST).with(|c| c.live[0].register = LiveRegister::Is(7));
     let learned = survey(&moved, &two());
     assert!(!learned.networks[0].distinct_seen);
-    let of =
-        |pod, value| crate::judge::Shown { network: 0, member: member("w", pod).unwrap(), value };
+    let of = |pod, value| crate::judge::Shown {
+        network: NetworkId(0),
+        member: member("w", pod).unwrap(),
+        value,
+    };
     assert_eq!(learned.shown, [of(A, Some(ID_A)), of(B, None)]);
     assert_eq!(doubt(&moved, &two()), Some(NotProven::NeedsSecondAttachment));
     let same = node(LEARN_FIRST).with(|c| c.live[0].register = LiveRegister::Is(ID_B));
@@ -375,7 +378,11 @@ fn conditions_of_a_proof() {
 
         let mut flows = two();
         flows.push(flow().table(0).src(IP_B).load(0, ID_A));
-        assert_eq!(doubt(&input(), &flows), Some(NotProven::LiveHasIt(0)), "b is given it, too");
+        assert_eq!(
+            doubt(&input(), &flows),
+            Some(NotProven::LiveHasIt(LiveId(0))),
+            "b is given it, too"
+        );
 
         let mut flows = two();
         flows.push(flow().table(0).from(UPLINK).load(0, ID_A));
@@ -395,7 +402,7 @@ fn conditions_of_a_proof() {
         assert_eq!(doubt(&input(), &flows), None, "every one of them names a");
 
         let unknown = [classifier(A, ID_A)];
-        assert_eq!(doubt(&input(), &unknown), Some(NotProven::LiveUnknown(0)));
+        assert_eq!(doubt(&input(), &unknown), Some(NotProven::LiveUnknown(LiveId(0))));
         for register in [LiveRegister::Is(ID_B), LiveRegister::Absent] {
             let known = input().with(|c| c.live[0].register = register);
             assert_eq!(doubt(&known, &unknown), None, "{register:?}");
@@ -404,9 +411,13 @@ fn conditions_of_a_proof() {
         assert_eq!(doubt(&elsewhere, &unknown), None, "not of this network");
 
         let has = input().and_live(Live { register: LiveRegister::Is(ID_A), ..live(14, &[]) });
-        assert_eq!(doubt(&has, &two()), Some(NotProven::LiveHasIt(1)), "says its record");
+        assert_eq!(doubt(&has, &two()), Some(NotProven::LiveHasIt(LiveId(1))), "says its record");
         let has = has.with(|c| c.live[1].network = None);
-        assert_eq!(doubt(&has, &two()), Some(NotProven::LiveHasIt(1)), "whatever its network");
+        assert_eq!(
+            doubt(&has, &two()),
+            Some(NotProven::LiveHasIt(LiveId(1))),
+            "whatever its network"
+        );
         // It stands for another dead one, whom a sweep judges.
         let has = has.with(|c| c.live[1].ofport = None);
         assert_eq!(doubt(&has, &two()), Some(NotProven::OtherDeadHasIt));
@@ -454,7 +465,7 @@ fn the_same_value_one_after_the_other_is_reuse() {
     let after = |seen_alive: u64, age| {
         let input = node(LEARN).with(|c| c.dead[0].seen_alive = secs(seen_alive));
         let flows = [classifier(A, ID_A), classifier(B, ID_A).aged(age)];
-        assert_eq!(doubt(&input, &flows), Some(NotProven::LiveHasIt(0)));
+        assert_eq!(doubt(&input, &flows), Some(NotProven::LiveHasIt(LiveId(0))));
         survey(&input, &flows).networks[0].shared_seen
     };
     assert!(after(0, 30), "DEL of a pod that had it together with b");
@@ -493,13 +504,16 @@ fn a_leftover_under_a_reused_port_says_nothing_of_its_new_owner() {
         ],
     );
     let unknown_age = input().with(|c| c.live[0].age = None);
-    assert_eq!(doubt(&unknown_age, std::slice::from_ref(&leftover)), Some(NotProven::LiveHasIt(0)));
+    assert_eq!(
+        doubt(&unknown_age, std::slice::from_ref(&leftover)),
+        Some(NotProven::LiveHasIt(LiveId(0)))
+    );
     let young = leftover.clone().aged(20);
-    assert_eq!(doubt(&input(), &[young]), Some(NotProven::LiveHasIt(0)));
+    assert_eq!(doubt(&input(), &[young]), Some(NotProven::LiveHasIt(LiveId(0))));
     let not_recorded = input().with(|c| c.dead[0].register = None);
     let learned = survey(&not_recorded, &[leftover]);
-    assert_eq!(learned.dead_registers, [None], "the port is not a's any more");
-    assert_eq!(learned.live_registers, [None], "older than b: not b's own");
+    assert_eq!(*learned.dead_registers, [None], "the port is not a's any more");
+    assert_eq!(*learned.live_registers, [None], "older than b: not b's own");
     let unrecorded_port = input().with(|c| c.live.clear());
     assert_eq!(doubt(&unrecorded_port, &[classifier(A, ID_A)]), Some(NotProven::OthersLoadIt));
 }
@@ -521,9 +535,9 @@ fn what_is_learned_of_the_dead() {
 fn one_more_live_attachment_does_not_make_the_rest_unanimous() {
     // a's port and its address are given different values: which is its id?
     let flows = [classifier(A, ID_A), flow().src(IP_A).load(0, 7), classifier(B, ID_B)];
-    assert_eq!(survey(&node(LEARN), &flows).dead_registers, [None]);
+    assert_eq!(*survey(&node(LEARN), &flows).dead_registers, [None]);
     let known = Live { register: LiveRegister::Is(9), ..live(14, &[IP_A]) };
-    assert_eq!(survey(&node(LEARN).and_live(known), &flows).dead_registers, [None]);
+    assert_eq!(*survey(&node(LEARN).and_live(known), &flows).dead_registers, [None]);
 }
 
 #[test]
@@ -550,10 +564,14 @@ fn a_number_that_was_passed_on_shows_its_last_owners_value() {
     };
     let flows = |age| [classifier(A, ID_A).aged(age), classifier(B, ID_B)];
     let learned = |input: &JudgeInput, age| survey(input, &flows(age)).dead_registers;
-    assert_eq!(learned(&successor(), 65), [Some(ID_A), None]);
+    assert_eq!(*learned(&successor(), 65), [Some(ID_A), None]);
     assert_eq!(doubt(&successor(), &flows(65)), None, "it is the successor's, and its own");
     for age in [71, 80] {
-        assert_eq!(learned(&successor(), age), [Some(ID_A); 2], "older than the successor: whose?");
+        assert_eq!(
+            *learned(&successor(), age),
+            [Some(ID_A); 2],
+            "older than the successor: whose?"
+        );
     }
     let just_started = successor().with(|c| c.switch_up = Some(secs(91)));
     assert_eq!(doubt(&just_started, &flows(65)), None, "none of a's was there before");
@@ -623,24 +641,21 @@ fn computed_values() {
     };
     assert_eq!(doubt(&input(), &[flow().load(0, ID_A)]), None, "the operator vouches");
     let live = input().with(|c| c.live[0].register = LiveRegister::Is(ID_A));
-    assert_eq!(doubt(&live, &[]), Some(NotProven::LiveHasIt(0)));
+    assert_eq!(doubt(&live, &[]), Some(NotProven::LiveHasIt(LiveId(0))));
     let unknown = input().with(|c| c.live[0].register = LiveRegister::Unknown);
-    assert_eq!(doubt(&unknown, &[classifier(B, ID_B)]), Some(NotProven::LiveUnknown(0)));
-    assert_eq!(doubt(&input(), &[classifier(B, ID_A)]), Some(NotProven::LiveHasIt(0)));
+    assert_eq!(doubt(&unknown, &[classifier(B, ID_B)]), Some(NotProven::LiveUnknown(LiveId(0))));
+    assert_eq!(doubt(&input(), &[classifier(B, ID_A)]), Some(NotProven::LiveHasIt(LiveId(0))));
     assert_eq!(doubt(&input(), &[classifier(UPLINK, ID_A)]), Some(NotProven::OthersLoadIt));
     // A field that overlaps it, of another network.
     let wider = input().with(|c| {
         let mut other = network(RegisterSource::ExternalId);
         other.register.mask = 0xff;
         c.networks.push(other);
-        c.live.push(Live {
-            network: Some(1),
-            register: LiveRegister::Is(ID_A & 0xff),
-            ofport: None,
-            ..c.live[0].clone()
-        });
+        let (network, register) = (Some(NetworkId(1)), LiveRegister::Is(ID_A & 0xff));
+        let wider = Live { network, register, ofport: None, ..c.live[0].clone() };
+        c.live.push(wider);
     });
-    assert_eq!(doubt(&wider, &[]), Some(NotProven::LiveHasIt(1)));
+    assert_eq!(doubt(&wider, &[]), Some(NotProven::LiveHasIt(LiveId(1))));
 }
 
 #[test]
@@ -704,7 +719,7 @@ fn part_of_a_dump_proves_no_learned_value() {
     let input = node(LEARN);
     let mut survey = Survey::partial(&input);
     survey.see(&classifier(A, ID_A));
-    assert_eq!(survey.finish().dead_registers, [Some(ID_A)]);
+    assert_eq!(*survey.finish().dead_registers, [Some(ID_A)]);
 }
 
 #[test]
@@ -713,8 +728,12 @@ fn what_the_dead_left_for_a_pod_that_is_being_added_shows_their_value_not_its() 
     let adding = Live { adding: true, age: Some(secs(10)), ..live(A, &[]) };
     let input = node(LEARN).and_live(Live { register: LiveRegister::Unknown, ..adding });
     let flows = [classifier(A, ID_A), classifier(B, ID_B)];
-    assert_eq!(survey(&input, &flows).dead_registers, [Some(ID_A)]);
-    assert_eq!(doubt(&input, &flows), Some(NotProven::LiveUnknown(1)), "it may be given the same");
+    assert_eq!(*survey(&input, &flows).dead_registers, [Some(ID_A)]);
+    assert_eq!(
+        doubt(&input, &flows),
+        Some(NotProven::LiveUnknown(LiveId(1))),
+        "it may be given the same"
+    );
     // Its own entry shows its own value.
     let own = [classifier(A, ID_A).aged(5), classifier(B, ID_B)];
     let learned = survey(&input, &own);
@@ -746,11 +765,14 @@ fn who_turns_out_to_be_dead_shares_nothing() {
     let flows = [classifier(B, ID_B), classifier(14, ID_B)];
     let learned = survey(&input, &flows);
     assert!(learned.networks[0].shared_seen);
-    assert!(learned.shared_without(&input, 0, &[]));
-    assert!(!learned.shared_without(&input, 0, &[0]));
+    assert!(learned.shared_without(&input, NetworkId(0), &[]));
+    assert!(!learned.shared_without(&input, NetworkId(0), &[LiveId(0)]));
     let remembered = RegisterSource::Learn { distinct_seen: true, shared_seen: true };
     let input = node(remembered).and_live(live(14, &[]));
-    assert!(survey(&input, &flows).shared_without(&input, 0, &[0]), "it was known before");
+    assert!(
+        survey(&input, &flows).shared_without(&input, NetworkId(0), &[LiveId(0)]),
+        "it was known before"
+    );
 }
 
 /// Nobody waits for an entry that phase 1 lets go.
@@ -759,12 +781,13 @@ fn a_value_that_a_live_one_only_may_have_keeps_the_dead_waiting() {
     let number_before = |ofport| Live { ofport, previous_ofports: vec![A], ..live(14, &[]) };
     let lost_its_row = node(LEARN).and_live(number_before(None));
     let was_given_another = node(LEARN).and_live(number_before(Some(14)));
-    for (input, why) in
-        [(lost_its_row, NotProven::LiveUnknown(1)), (was_given_another, NotProven::LiveHasIt(1))]
-    {
+    for (input, why) in [
+        (lost_its_row, NotProven::LiveUnknown(LiveId(1))),
+        (was_given_another, NotProven::LiveHasIt(LiveId(1))),
+    ] {
         let input = input.with(|c| c.live[1].register = LiveRegister::Unknown);
         assert_eq!(doubt(&input, &two()), Some(why));
-        assert_eq!(survey(&input, &two()).dead_registers, [Some(ID_A)]);
+        assert_eq!(*survey(&input, &two()).dead_registers, [Some(ID_A)]);
         let mut survey = Survey::new(&input);
         for flow in &two() {
             survey.see(flow);

@@ -305,7 +305,7 @@ fn a_flow_that_mentions_a_vlan_does_not_put_a_tagged_port_into_it() {
         // The tag decides, whoever else has one.
         let tagged = plain().with(|c| c.dead[0].vlans = vec![100]);
         both(&tagged, mention, other);
-        assert!(survey(&tagged, std::slice::from_ref(mention)).shown_vlans(0).is_empty());
+        assert!(survey(&tagged, std::slice::from_ref(mention)).shown_vlans(DeadId(0)).is_empty());
     }
     // A port without a tag is where its flows put its packets, and not where they drop them.
     let untagged = plain().with(|c| c.dead[0].vlans = vec![0]);
@@ -341,9 +341,9 @@ fn a_former_tag_counts_while_nobody_else_has_it() {
 fn what_a_dead_ports_flows_show_of_vlans_is_told() {
     let input = plain();
     let learned = survey(&input, &[flow().from(A).into_vlan(100), flow().from(B).vlan(200)]);
-    assert_eq!(learned.shown_vlans(0), [100]);
+    assert_eq!(learned.shown_vlans(DeadId(0)), [100]);
     let taken = plain().and_live(live(A, &[]));
-    assert!(survey(&taken, &[flow().from(A).into_vlan(100)]).shown_vlans(0).is_empty());
+    assert!(survey(&taken, &[flow().from(A).into_vlan(100)]).shown_vlans(DeadId(0)).is_empty());
 }
 
 #[test]
@@ -656,7 +656,7 @@ fn a_pod_that_is_being_added_does_not_hide_that_the_row_is_another_dead_pods() {
     // not look at this table.
     let input = plain().with(|c| {
         c.networks.push(Network { tables: Some(vec![99]), ..network(RegisterSource::None) });
-        c.dead.push(Dead { network: 1, interface: Some(RowId(7)), ..dead(A, &[]) });
+        c.dead.push(Dead { network: NetworkId(1), interface: Some(RowId(7)), ..dead(A, &[]) });
         c.ports.by_number.insert(A, RowId(7));
     });
     each(&input, &[("classifier", flow().from(A).beyond(), "kept: has-live-owner")]);
@@ -670,11 +670,14 @@ fn stale_wins_and_names_its_dead() {
     // The second network is not interested in this table.
     let input = plain().with(|c| {
         c.networks.push(Network { tables: Some(vec![99]), ..network(RegisterSource::None) });
-        c.dead.insert(0, Dead { network: 1, ..dead(15, &["10.0.0.15"]) });
+        c.dead.insert(0, Dead { network: NetworkId(1), ..dead(15, &["10.0.0.15"]) });
     });
     let flow = flow().src("10.0.0.15").dst(IP_A);
     let verdict = verdicts(&input, &[flow])[0];
-    assert_eq!((words(&verdict).as_str(), verdict.dead), ("stale: matches-address", Some(1)));
+    assert_eq!(
+        (words(&verdict).as_str(), verdict.dead),
+        ("stale: matches-address", Some(DeadId(1)))
+    );
     assert_eq!(verdict.reason.rule(), Some(3));
     assert_eq!(verdict.reason.to_string(), "matches ip 10.0.0.5, the dead pod's address");
 }
@@ -694,7 +697,7 @@ fn the_words_of_a_reason_are_its_json() {
     }
     let json = serde_json::to_value(Reason::RegisterNotProven {
         register: crate::judge::RegisterToken { index: 0, mask: u32::MAX, value: 7 }.into(),
-        why: crate::judge::NotProven::LiveHasIt(3),
+        why: crate::judge::NotProven::LiveHasIt(LiveId(3)),
     });
     let expected = r#"{"kind":"register-not-proven","register":"reg0 7","why":"live-has-it"}"#;
     assert_eq!(json.unwrap().to_string(), expected);
@@ -715,6 +718,7 @@ fn what_keeps_a_flow_is_told_for_each_of_the_dead() {
     let judge = Judge::new(&input, &learned);
     let kept = judge.kept_for(&member);
     let told: Vec<_> = kept.iter().map(|v| (v.dead, v.reason.as_str(), v.stale)).collect();
-    assert_eq!(told, [(Some(0), "policy-waits", false), (Some(1), "has-live-owner", false)]);
-    assert_eq!(judge.verdict(&member).dead, Some(0), "the verdict tells of one");
+    let expected = [(0, "policy-waits", false), (1, "has-live-owner", false)];
+    assert_eq!(told, expected.map(|(i, reason, stale)| (Some(DeadId(i)), reason, stale)));
+    assert_eq!(judge.verdict(&member).dead, Some(DeadId(0)), "the verdict tells of one");
 }

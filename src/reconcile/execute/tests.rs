@@ -112,13 +112,14 @@ fn play_for(
         input,
         scan,
     };
+    let shared = vec![false].into();
     let planned = plan(&PlanInput {
         bridge: "br0",
         targets: &targets,
         input: &read.input,
         scan: &read.scan,
-        shared: &[false],
-        orders: Orders { observe: vec![false], ..Orders::default() },
+        shared: &shared,
+        orders: Orders { observe: vec![false].into(), ..Orders::default() },
     });
     assert_eq!(planned.delete.len(), read.scan.candidates.len(), "{:?}", planned.kept);
     meanwhile(&root, table);

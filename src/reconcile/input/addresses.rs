@@ -22,8 +22,8 @@ impl BridgeInput {
                 *of = born.max(*of);
             }
         }
-        for (dead, target) in self.facts.dead.iter_mut().zip(&self.dead_of) {
-            let born = target.of(targets).and_then(|target| target.attachment.born);
+        for (dead, target) in self.facts.dead.values_mut().zip(self.targets.values()) {
+            let born = target.id.of(targets).and_then(|target| target.attachment.born);
             let born = born.map_or(0, |born| born.boot_ms);
             let later = |address: &Address| since.get(address).is_some_and(|s| *s > born);
             if !dead.roams && dead.addresses.iter().any(later) {

@@ -8,7 +8,7 @@ use super::addresses::{are_free, ip_evidence, is_virtual_machine, scope_of};
 use super::ports::{dead_vlans, dead_vlans_before, number_since, previous_ofports};
 use super::registers::{is_of_bridge, member, register_now};
 use crate::config::AddressScope;
-use crate::judge::input::{Dead, NetworkIndex};
+use crate::judge::input::{Dead, NetworkId};
 use crate::model::flow::Address;
 use crate::reconcile::snapshot::PortLocation;
 use crate::reconcile::{Cause, CleanTarget, NodeSnapshot};
@@ -37,7 +37,7 @@ pub(super) fn of(
     view: &BridgeView<'_>,
     target: &CleanTarget,
     own: Option<PortLocation<'_>>,
-    network: NetworkIndex,
+    network: NetworkId,
     latest: &HashMap<Address, Duration>,
 ) -> Dead {
     let (node, record) = (view.node, &target.attachment);

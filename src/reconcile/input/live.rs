@@ -6,10 +6,11 @@ use super::BridgeView;
 use super::ports::{live_vlans, number_since, previous_ofports};
 use super::registers::{external_id, is_of_bridge, learns, member, register_now};
 use crate::config::Reg0;
-use crate::judge::input::{Live, LiveRegister, NetworkIndex};
+use crate::judge::input::{Live, LiveRegister, NetworkId};
 use crate::liveness::netns;
 use crate::model::attachment::{ADD_TAKES_MS, Attachment, NetworkName, RegisterHow, State};
 use crate::model::flow::Address;
+use crate::model::table::Table;
 use crate::ovsdb::{Interface, Marks, Ofport, marks};
 use crate::reconcile::NodeSnapshot;
 use crate::reconcile::snapshot::PortLocation;
@@ -22,7 +23,7 @@ pub(super) fn recorded(
     view: &BridgeView<'_>,
     record: &Attachment,
     place: Option<PortLocation<'_>>,
-    network: NetworkIndex,
+    network: NetworkId,
     adding: bool,
 ) -> Live {
     let node = view.node;
@@ -61,7 +62,7 @@ pub(super) fn recorded(
 pub(super) fn unrecorded_port(
     view: &BridgeView<'_>,
     place: PortLocation<'_>,
-    networks: &[NetworkName],
+    networks: &Table<NetworkId, NetworkName>,
 ) -> Live {
     let node = view.node;
     let marks = marks(place.port, place.interface);
@@ -80,7 +81,7 @@ pub(super) fn unrecorded_port(
         addresses.extend(place.interface.mac_in_use.map(Address::Mac));
     }
     addresses.retain(|a| !a.is_unusable());
-    let known = networks.iter().find_map(|name| {
+    let known = networks.values().find_map(|name| {
         let config = node.config(name);
         match &config.reg0 {
             Reg0::ExternalId(key) => external_id(config, key, place.port, place.interface),

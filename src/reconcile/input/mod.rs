@@ -14,9 +14,10 @@ use std::collections::{BTreeSet, HashSet};
 use super::merge::is_one_sandbox;
 use super::snapshot::BridgeId;
 use super::{CleanTarget, NodeSnapshot, TargetId};
-use crate::judge::input::{JudgeInput, Live};
+use crate::judge::input::{DeadId, JudgeInput, Live, LiveId, NetworkId};
 use crate::model::attachment::{Key, NetworkName};
 use crate::model::row::RowSet;
+use crate::model::table::Table;
 
 mod addresses;
 mod dead;
@@ -32,19 +33,26 @@ pub(crate) use registers::lacks_value;
 pub use registers::register_of;
 pub(super) use registers::{learns, register_now};
 
-/// What the judge is told, and whom its indexes stand for.
+/// What the judge is told, and whom its ids stand for.
 #[derive(Debug, Default)]
 pub struct BridgeInput {
     /// What the judge is told.
     pub facts: JudgeInput,
-    /// Per `facts.dead`: its target.
-    pub dead_of: Vec<TargetId>,
-    /// Per `facts.dead`: whether it may be found out later that nobody has its addresses.
-    pub may_be_freed: Vec<bool>,
-    /// Per `facts.live`: its record.
-    pub live_of: Vec<Option<RecordId>>,
-    /// Per `facts.networks`: its name.
-    pub networks: Vec<NetworkName>,
+    /// The targets that `facts.dead` are.
+    pub targets: Table<DeadId, DeadTarget>,
+    /// The records of `facts.live`.
+    pub records: Table<LiveId, Option<RecordId>>,
+    /// The names of `facts.networks`.
+    pub networks: Table<NetworkId, NetworkName>,
+}
+
+/// The target that a dead attachment is.
+#[derive(Clone, Copy, Debug)]
+pub struct DeadTarget {
+    /// Its place among the targets.
+    pub id: TargetId,
+    /// It may be found out later that nobody has its addresses.
+    pub may_be_freed: bool,
 }
 
 /// An index into [`NodeSnapshot::records`].
@@ -95,6 +103,18 @@ impl BridgeInput {
         input
     }
 
+    /// The target that a dead attachment is.
+    #[must_use]
+    pub fn target(&self, dead: DeadId) -> Option<TargetId> {
+        self.targets.get(dead).map(|target| target.id)
+    }
+
+    /// The record of somebody alive.
+    #[must_use]
+    pub fn record(&self, live: LiveId) -> Option<RecordId> {
+        self.records.get(live).copied().flatten()
+    }
+
     /// Adds the living with a record. The rows that they claim.
     fn add_living(
         &mut self,
@@ -127,8 +147,8 @@ impl BridgeInput {
     }
 
     fn add_live(&mut self, live: Live, record: Option<RecordId>) {
-        self.facts.live.push(live);
-        self.live_of.push(record);
+        self.facts.live.add(live);
+        self.records.add(record);
     }
 
     fn add_dead(&mut self, view: &BridgeView<'_>, targets: &[CleanTarget], claimed: &mut RowSet) {
@@ -141,9 +161,9 @@ impl BridgeInput {
             let network = self.network(node, &target.attachment.key.network);
             let own = node.own_place_of(&target.attachment, claimed);
             claimed.extend(own.map(|p| p.interface.id));
-            self.facts.dead.push(dead::of(view, target, own, network, &latest));
-            self.dead_of.push(id);
-            self.may_be_freed.push(node.free.is_some() && addresses::is_pod_ip(target));
+            self.facts.dead.add(dead::of(view, target, own, network, &latest));
+            let may_be_freed = node.free.is_some() && addresses::is_pod_ip(target);
+            self.targets.add(DeadTarget { id, may_be_freed });
         }
     }
 
@@ -165,7 +185,7 @@ impl BridgeInput {
             let is_target = |target: &CleanTarget| {
                 target.attachment.is_same(dead) || is_one_sandbox(&target.attachment, dead)
             };
-            if self.networks.contains(&dead.key.network)
+            if self.network_named(&dead.key.network).is_some()
                 && node.bridges_of(dead).contains(&view.bridge)
                 && !targets.iter().any(is_target)
                 && let Some(live) = live::unfinished(node, dead)

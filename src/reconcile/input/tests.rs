@@ -7,7 +7,7 @@ use super::addresses::{ip_evidence, scope_of};
 use super::ports::dead_vlans_before;
 use super::*;
 use crate::config::{AddressScope, Config, NetworkState};
-use crate::judge::input::{Dead, LiveRegister};
+use crate::judge::input::{Dead, DeadId, LiveRegister};
 use crate::model::attachment::Pod;
 use crate::model::attachment::{Attachment, Key};
 use crate::model::row::RowId;
@@ -121,7 +121,7 @@ fn who_had_a_machines_address_before_it_does_not_speak_for_it() {
     let evidence = |targets: &[CleanTarget]| {
         let input = BridgeInput::build(&node, BridgeId(0), targets, None);
         let of = |dead: &Dead| (dead.ip_evidence, dead.mac_evidence, dead.roams);
-        input.facts.dead.iter().map(of).collect::<Vec<_>>()
+        input.facts.dead.values().map(of).collect::<Vec<_>>()
     };
     let (pod, machine) = (|born| one("web-1", born), one("virt-launcher-db-x7x2k", 200));
     let (moved, node) = ((false, false, true), (true, true, false));
@@ -203,7 +203,7 @@ fn a_dead_pods_row_that_was_given_away_is_a_living_pods() {
     let mut flow = crate::model::flow::Flow::default();
     flow.matches.in_port = Some(5);
     let reason = crate::judge::Reason::MatchesPort { port: crate::judge::Token::Port(5) };
-    let verdict = crate::judge::Verdict { stale: true, reason, dead: Some(0) };
+    let verdict = crate::judge::Verdict { stale: true, reason, dead: Some(DeadId(0)) };
     let learned = crate::judge::Learned::default();
     let standing =
         |after| crate::judge::Recheck::between(&own, &learned, after).standing(&flow, &verdict);
@@ -233,7 +233,7 @@ fn who_may_have_a_value_that_nobody_has_told() {
             dead
         }));
         let input = BridgeInput::build(&node, BridgeId(0), &[], None);
-        input.facts.live.iter().any(|live| live.register == LiveRegister::Untold)
+        input.facts.live.values().any(|live| live.register == LiveRegister::Untold)
     };
     let (five, no) = (Ofport::Number(5), Ofport::Failed);
     for marks in [machine, pod] {

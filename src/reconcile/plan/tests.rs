@@ -10,7 +10,7 @@ use crate::model::register::RegisterSource;
 use crate::model::row::RowId;
 use crate::openflow::testing::hex;
 use crate::openflow::{Entry, Version};
-use crate::reconcile::Cause;
+use crate::reconcile::{Cause, DeadTarget};
 use crate::util::clock::Stamp;
 
 const HOUR: u32 = 3600;
@@ -65,15 +65,16 @@ struct Case {
     targets: Vec<CleanTarget>,
     scan: FlowScan,
     orders: Orders,
+    shared: Table<NetworkId, bool>,
 }
 
 /// The dead had these ports, and nobody else has them now.
 fn case(dead_ports: &[u16], source: RegisterSource) -> Case {
     let by_number = [1, 13, 65534].map(|port: u16| (port, RowId(port.into()))).into();
     let facts = JudgeInput {
-        networks: vec![testing::network(source)],
+        networks: vec![testing::network(source)].into(),
         dead: dead_ports.iter().map(|port| dead(*port)).collect(),
-        live: vec![live()],
+        live: vec![live()].into(),
         ports: Ports { by_number, ..Ports::default() },
         switch_up: None,
         ovn: false,
@@ -91,14 +92,14 @@ fn case(dead_ports: &[u16], source: RegisterSource) -> Case {
     };
     let input = BridgeInput {
         facts,
-        dead_of: (0..count).map(TargetId).collect(),
-        may_be_freed: vec![false; count],
-        live_of: vec![None],
-        networks: vec!["net".parse().unwrap()],
+        targets: (0..count).map(|n| DeadTarget { id: TargetId(n), may_be_freed: false }).collect(),
+        records: vec![None].into(),
+        networks: vec!["net".parse().unwrap()].into(),
     };
-    let orders = Orders { observe: vec![false], ..Orders::default() };
+    let orders = Orders { observe: vec![false].into(), ..Orders::default() };
     let targets = (0..count).map(target).collect();
-    Case { scan: scan(&input.facts, Vec::new()), input, targets, orders }
+    let scan = scan(&input.facts, Vec::new());
+    Case { input, targets, scan, orders, shared: vec![false].into() }
 }
 
 fn scan(facts: &JudgeInput, entries: Vec<Entry>) -> FlowScan {
@@ -123,10 +124,10 @@ impl Case {
     }
 
     fn plan(&self) -> Plan<'_> {
-        let Self { input, targets, scan, orders, .. } = self;
+        let Self { input, targets, scan, orders, shared } = self;
         let Orders { dry_run, paused, details, ref observe } = *orders;
         let orders = Orders { dry_run, paused, details, observe: observe.clone() };
-        plan(&PlanInput { bridge: "br0", targets, input, scan, shared: &[false], orders })
+        plan(&PlanInput { bridge: "br0", targets, input, scan, shared, orders })
     }
 }
 
@@ -189,12 +190,12 @@ fn a_port_without_a_number_leaves_the_numbers_of_the_dead_unsettled() {
 fn observe_mode_a_pause_and_a_dry_run_withhold_what_is_stale() {
     type Change = fn(&mut Orders);
     let table: [(Change, Withholding, bool); 4] = [
-        (|orders| orders.observe = vec![true], Withholding::Observe, true),
+        (|orders| orders.observe = vec![true].into(), Withholding::Observe, true),
         (|orders| orders.paused = true, Withholding::Paused, true),
         (|orders| orders.dry_run = true, Withholding::DryRun, false),
         // A dry run says what an operator withholds.
         (
-            |orders| (orders.dry_run, orders.observe) = (true, vec![true]),
+            |orders| (orders.dry_run, orders.observe) = (true, vec![true].into()),
             Withholding::Observe,
             true,
         ),
@@ -225,7 +226,7 @@ fn a_port_that_is_nobodys_is_dangling_and_goes_where_that_is_wanted() {
     assert_eq!((plan.dangling, deleted(&plan)), (1, vec![&from(99)]));
     assert_eq!(plan.delete[0].target, None);
     // It may be of any network on the bridge: one that observes keeps it.
-    let case = case.with(|case| case.orders.observe = vec![true]);
+    let case = case.with(|case| case.orders.observe = vec![true].into());
     assert_eq!(case.plan().withhold.len(), 1);
 }
 
