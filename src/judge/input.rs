@@ -1,5 +1,6 @@
 //! What the core is told about one bridge: who is dead, who is alive, which ports there are.
-//! All times are durations before the *end* of the dump that is judged (no clock in here).
+//! All times, and the ages of entries, count back from one moment: when the node was read (no
+//! clock in here).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
