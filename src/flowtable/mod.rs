@@ -148,6 +148,14 @@ pub trait FlowSource: Send {
     /// As [`Self::scan`].
     fn query(&mut self, tokens: &[Tokens], each: &mut Visit<'_>) -> Result<Vec<Filter>, Error>;
 
+    /// Hands out, each once, the entries that [teach](Flow::teaches) and those with one of these
+    /// tokens, ports that they only refer to included. False, and nothing is handed out: it has no
+    /// index of them, and a scan of everything costs no more.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    fn evidence(&mut self, tokens: &[Tokens], each: &mut Visit<'_>) -> Result<bool, Error>;
+
     /// What the bridge's groups do.
     ///
     /// # Errors

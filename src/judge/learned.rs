@@ -2,7 +2,7 @@
 //! network uses them.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use super::basis::{self, Basis, BasisFacts};
@@ -80,6 +80,19 @@ impl Learned {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.complete
+    }
+
+    /// Register values that a dead attachment has, or may turn out to have: flows that match one
+    /// may be stale.
+    #[must_use]
+    pub fn values_of_the_dead(&self) -> BTreeSet<RegisterToken> {
+        let claimed = self.values.iter().filter(|(_, claims)| claims.dead().next().is_some());
+        let mut values: BTreeSet<RegisterToken> = claimed.map(|(token, _)| *token).collect();
+        for evidence in self.evidence.values() {
+            values.extend(evidence.token);
+            values.extend(evidence.previous_ofports.iter().map(|(token, _)| *token));
+        }
+        values
     }
 
     /// The VLANs that a dead attachment's own flows show.

@@ -238,3 +238,19 @@ pub struct Flow {
     /// What it does.
     pub actions: Actions,
 }
+
+impl Flow {
+    /// Whether it may show something of others than those whom it names: who has a register value,
+    /// that a register's value is a port, or which VLANs there are.
+    #[must_use]
+    pub fn teaches(&self) -> bool {
+        let Actions { register_writes, output_registers, vlans, any_vlan, unread, .. } =
+            &self.actions;
+        !register_writes.is_empty()
+            || !output_registers.is_empty()
+            || !vlans.is_empty()
+            || *any_vlan
+            || *unread
+            || self.matches.vlan.is_some()
+    }
+}

@@ -10,6 +10,7 @@ use super::execute::{Executed, ScannedBridge, execute};
 use super::outcome::{BridgeOutcome, Outcome, TargetId};
 use super::plan::{Orders, PlanInput, PlannedDelete, plan};
 use super::remember::{Taught, remember, shared_for_good};
+use super::scan::Extent;
 use super::{
     BridgeId, BridgeInput, CleanRequest, CleanTarget, Error, NodeSnapshot, connections,
     lacks_value, merge, prefetch, scan_bridge, settle, unowned_ports, unrecorded, unrecorded_ports,
@@ -243,7 +244,7 @@ impl CleanUp<'_> {
             taught.extend(dead);
         }
         let ScannedBridge { input, scan, .. } = &read;
-        (on.counts.flows, on.counts.full) = (scan.flows, scan.full);
+        (on.counts.flows, on.counts.full) = (scan.flows, scan.extent == Extent::Everything);
         if input.facts.ovn {
             outcome.note(format!("bridge {name}: ovn-controller runs it: OVN's, not judged"));
         }

@@ -54,7 +54,7 @@ pub use plan::wait_together;
 pub use report::{BridgeReport, FlowReport, Report, TargetReport};
 pub use request::CleanRequest;
 pub use run::{Free, LivenessPass, SweepRun};
-pub use scan::{FlowScan, scan_bridge};
+pub use scan::{Extent, FlowScan, scan_bridge, tokens_of_evidence};
 pub use snapshot::{BridgeId, Error, NodeSnapshot, network_states, object};
 pub(crate) use snapshot::{device_of, is_anothers, marked_as};
 pub use standing::{AskedPortScan, PortScan, connect_early};

@@ -141,14 +141,14 @@ impl Learning<'_> {
         // A value that moved may be seen by a scan by tokens, too; the record forgets what it was.
         let moved =
             |n: NetworkId| scan.learned.shown.iter().any(|s| s.network == n && s.value.is_none());
-        let learning = input.networks.iter().filter(|(n, _)| scan.full || moved(*n));
+        let learning = input.networks.iter().filter(|(n, _)| scan.shows_all() || moved(*n));
         for (index, name) in learning {
             // As it is now: since the node was read, an ADD may have changed the
             // configuration, or another scan may have learned the other fact.
             let recorded: Option<NetworkState> = lock.network_state(name)?;
             let mut state = recorded.unwrap_or_else(|| node.network(name).clone());
             let before = state.clone();
-            if scan.full {
+            if scan.shows_all() {
                 learn_facts(&mut state.register, (node, targets), input, &scan.learned, index);
             } else {
                 learn_shown(&mut state.register, &scan.learned, index, |shown| shown.is_none());
@@ -216,7 +216,7 @@ impl Learning<'_> {
 
 /// Whether a scan saw every entry of a live port: one that it missed may load another value.
 fn shows_all_of(scan: &FlowScan, live: &Live) -> bool {
-    scan.full || live.ofport.is_some_and(|port| scan.asked.contains(&Filter::in_port(port)))
+    scan.shows_all() || live.ofport.is_some_and(|port| scan.asked.contains(&Filter::in_port(port)))
 }
 
 /// The records, to be changed. What the node says of them need not be read again if nobody

@@ -1,7 +1,8 @@
 //! Reading a bridge: which entries are wanted, and what of them to keep.
 //!
 //! For few dead tokens a [`FlowSource`] is asked for the entries that have one. For many, or where a
-//! register value's exclusivity must be shown, it is asked for everything.
+//! register value's exclusivity must be shown, it is asked for everything, or for the evidence: what
+//! has a token, and what teaches whoever it names.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::BridgeInput;
 use super::ambiguous_entries::{self, BloomFilter};
 use crate::flowtable::{FlowSource, Made, Seen, Tokens, filters_of};
-use crate::judge::input::JudgeInput;
+use crate::judge::input::{JudgeInput, Network};
 use crate::judge::{BasisFacts, Judge, Learned, Reason, Survey, Verdict};
 use crate::model::flow::Flow;
 use crate::model::register::RegisterSource;
@@ -33,6 +34,17 @@ pub struct Candidate {
     pub(super) may_be_ambiguous: bool,
 }
 
+/// How much of a bridge a scan saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// What has a token of the dead.
+    Tokens,
+    /// All that a verdict on the dead needs. Entries of nobody's ports may be missing.
+    Evidence,
+    /// Everything.
+    Everything,
+}
+
 /// What a scan found.
 #[derive(Debug)]
 pub struct FlowScan {
@@ -44,10 +56,18 @@ pub struct FlowScan {
     pub flows: u64,
     /// What to ask for to see the same again.
     pub asked: Vec<Filter>,
-    /// Everything was seen, not just what has a dead token.
-    pub full: bool,
+    /// How much of the bridge was seen.
+    pub extent: Extent,
     /// When the node was read: the judge's ages count back from there.
     pub since: Instant,
+}
+
+impl FlowScan {
+    /// Whether nothing is missing that shows who has which register value.
+    #[must_use]
+    pub fn shows_all(&self) -> bool {
+        self.extent != Extent::Tokens
+    }
 }
 
 impl Candidate {
@@ -158,16 +178,16 @@ impl<'c> Collector<'c> {
         Ok(())
     }
 
-    fn finish(mut self, asked: Vec<Filter>, full: bool) -> FlowScan {
+    fn finish(mut self, asked: Vec<Filter>, extent: Extent) -> FlowScan {
         for candidate in &mut self.kept {
             // A filter for outputs to a port does not find an entry that looks the same and outputs
             // elsewhere.
             let by_output =
-                !full && asked.get(candidate.found_by).is_some_and(|f| f.out_port.is_some());
+                extent == Extent::Tokens && asked.get(candidate.found_by).is_some_and(|f| f.out_port.is_some());
             candidate.may_be_ambiguous = by_output || self.passed.may_have(&candidate.entry.key());
         }
         let (learned, since) = (self.survey.finish(), self.since);
-        FlowScan { candidates: self.kept, learned, flows: self.flows, asked, full, since }
+        FlowScan { candidates: self.kept, learned, flows: self.flows, asked, extent, since }
     }
 }
 
@@ -184,12 +204,61 @@ pub fn scan_bridge(
     let facts = &input.facts;
     let all = thorough || source.prefers_scan(facts.dead.len()) || needs_proof(facts);
     let some = if all { None } else { by_token_alone(source, facts, since)? };
+    let some = match some {
+        None if !thorough => evidence(source, facts, since)?,
+        some => some,
+    };
     let mut scan = match some {
         Some(scan) => scan,
         None => whole(source, facts, since)?,
     };
     ambiguous_entries::settle(source, facts, &mut scan)?;
     Ok(scan)
+}
+
+/// The evidence, if that is enough and the source has an index of it.
+fn evidence(
+    source: &mut dyn FlowSource,
+    facts: &JudgeInput,
+    since: Instant,
+) -> Result<Option<FlowScan>, Error> {
+    let Some(mut tokens) = tokens_of_evidence(facts) else { return Ok(None) };
+    let buckets = source.buckets()?;
+    loop {
+        let mut survey = Survey::new(facts);
+        buckets.iter().for_each(|bucket| survey.see_bucket(bucket));
+        let mut collector = Collector::new(survey, since, source.seq());
+        if !source.evidence(&tokens, &mut |seen| collector.see(seen))? {
+            return Ok(None);
+        }
+        let scan = collector.finish(Vec::new(), Extent::Evidence);
+        // What matches a value that was learned now.
+        let values = scan.learned.values_of_the_dead().into_iter();
+        let values = values.map(|token| (token.index, token.value, token.mask));
+        let asked = |value: &_| tokens.iter().any(|tokens| tokens.registers.contains(value));
+        let learned: Vec<_> = values.filter(|value| !asked(value)).collect();
+        if learned.is_empty() {
+            return Ok(Some(scan));
+        }
+        tokens.push(Tokens { registers: learned, ..Tokens::default() });
+    }
+}
+
+/// What a survey must see beside the flows that [teach](Flow::teaches), to conclude as from everything:
+/// those of the dead, and those of everybody whose number changed. `None`: nothing less than
+/// everything, for any flow may name an address beside a port that somebody's value waits for.
+#[must_use]
+pub fn tokens_of_evidence(facts: &JudgeInput) -> Option<Vec<Tokens>> {
+    if facts.networks.values().any(Network::waits_for_two) {
+        return None;
+    }
+    let moved = facts.live.values().filter(|live| !live.previous_ofports.is_empty());
+    let moved = moved.map(|live| Tokens {
+        ports: live.ofport.into_iter().collect(),
+        addresses: live.addresses.clone(),
+        registers: Vec::new(),
+    });
+    Some(tokens_of_the_dead(facts).chain(moved).collect())
 }
 
 /// A scan by tokens, if no more is needed.
@@ -222,7 +291,7 @@ fn whole(
     let mut collector = Collector::new(survey, since, source.seq());
     let asked = source.everything();
     source.scan(&asked, &mut |seen| collector.see(seen))?;
-    Ok(collector.finish(asked, true))
+    Ok(collector.finish(asked, Extent::Everything))
 }
 
 /// What to ask for to see these again, if they are still there: of what was asked that which
@@ -231,19 +300,15 @@ pub(super) fn again<'l>(
     scan: &FlowScan,
     candidates: impl Iterator<Item = &'l Candidate> + Clone,
 ) -> Vec<Filter> {
-    if scan.full {
+    if scan.shows_all() {
         return filters_of(candidates.map(|candidate| &candidate.entry));
     }
     let found: BTreeSet<usize> = candidates.map(|candidate| candidate.found_by).collect();
     found.into_iter().filter_map(|n| scan.asked.get(n).cloned()).collect()
 }
 
-fn by_token(
-    source: &mut dyn FlowSource,
-    facts: &JudgeInput,
-    since: Instant,
-) -> Result<FlowScan, Error> {
-    let dead = facts.dead.values().map(|dead| {
+fn tokens_of_the_dead(facts: &JudgeInput) -> impl Iterator<Item = Tokens> {
+    facts.dead.values().map(|dead| {
         let rule = facts.networks.get(dead.network).map(|network| network.register);
         let mut registers: Vec<_> = dead
             .register
@@ -259,11 +324,18 @@ fn by_token(
             addresses: dead.addresses.clone(),
             registers,
         }
-    });
-    let tokens: Vec<Tokens> = dead.collect();
+    })
+}
+
+fn by_token(
+    source: &mut dyn FlowSource,
+    facts: &JudgeInput,
+    since: Instant,
+) -> Result<FlowScan, Error> {
+    let tokens: Vec<Tokens> = tokens_of_the_dead(facts).collect();
     let mut collector = Collector::new(Survey::partial(facts), since, source.seq());
     let asked = source.query(&tokens, &mut |seen| collector.see(seen))?;
-    Ok(collector.finish(asked, false))
+    Ok(collector.finish(asked, Extent::Tokens))
 }
 
 /// Whether a scan by tokens would end with a scan of everything: in a network whose register

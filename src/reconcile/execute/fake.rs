@@ -99,6 +99,10 @@ impl FlowSource for FakeTable {
         unreachable!("it prefers scans")
     }
 
+    fn evidence(&mut self, _: &[Tokens], _: &mut Visit<'_>) -> Result<bool, SwitchFailed> {
+        Ok(false)
+    }
+
     fn buckets(&mut self) -> Result<Vec<Actions>, SwitchFailed> {
         Ok(Vec::new())
     }
