@@ -64,6 +64,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         held: false,
         free: None,
         database: None,
+        replicas: None,
         dry_run: !act,
         yes: options.yes,
         thorough: !options.only_dead,

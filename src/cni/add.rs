@@ -325,7 +325,7 @@ fn dead_pods(
                         .map(|attachment| CleanTarget { attachment, cause: Cause::Tombstone }),
                 );
             }
-            Err(failed) => warn!("{}: cannot bury its record: {failed}", dead.key),
+            Err(failed) => warn!("{}: cannot write its tombstone: {failed}", dead.key),
         }
     }
     targets

@@ -93,7 +93,7 @@ fn recorded(
                 record.seen_alive = now;
             }
             if let Some(Err(failed)) = lock.as_ref().map(|lock| lock.write_tombstone(&record)) {
-                warn!("{key}: cannot bury its record: {failed}");
+                warn!("{key}: cannot write its tombstone: {failed}");
             }
             targets.push(CleanTarget { attachment: record, cause: Cause::Del });
         }

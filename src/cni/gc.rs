@@ -51,9 +51,9 @@ pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
             }
             Ok(false) => {}
             Err(failed) => {
-                warn!("{}: cannot bury its record: {failed}", dead.key);
+                warn!("{}: cannot write its tombstone: {failed}", dead.key);
                 let (pod, container) = (dead.title(), &dead.key.container);
-                left.push(format!("{pod} ({container}): cannot bury its record: {failed}"));
+                left.push(format!("{pod} ({container}): cannot write its tombstone: {failed}"));
             }
         }
     }

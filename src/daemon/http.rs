@@ -35,6 +35,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> std::io
 async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let open = accept.into_iter().any(|value| value.contains("application/openmetrics-text"));
+    shared.metrics.replicas(&shared.replicas.status());
     match shared.metrics.encode() {
         Ok(text) if open => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Ok(text) => ([(header::CONTENT_TYPE, PLAIN)], plain(&text)).into_response(),

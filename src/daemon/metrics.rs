@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -12,6 +13,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::flowtable::ReplicaStatus;
+use crate::flowtable::replica;
 use crate::liveness::Source;
 use crate::model::attachment::{Attachment, State};
 use crate::reconcile::Outcome;
@@ -105,6 +108,18 @@ metrics! {
         "When a sweep last went well, in Unix time";
     "dump_flows" dump_flows: Family<Label, Gauge>,
         "Entries seen in the last look at a bridge";
+    "replica_in_sync_since_seconds" replica_since: Family<Label, Seconds>,
+        "Since when the copy of a bridge follows it, in Unix time; 0 while it does not and the bridge is read at each death";
+    "replica_entries" replica_entries: Family<Label, Gauge>,
+        "Entries in the copy of a bridge";
+    "replica_bytes" replica_bytes: Family<Label, Gauge>,
+        "Bytes of the entries in the copy of a bridge";
+    "replica_updates" replica_updates: Family<Label, Counter>,
+        "Changes of a bridge that the switch has reported";
+    "replica_resyncs" replica_resyncs: Family<Label, Counter>,
+        "How often the copy of a bridge was built again, because changes may have been missed";
+    "replica_fallbacks" replica_fallbacks: Family<Label, Counter>,
+        "How often following a bridge was given up for a while";
     "cleanup_latency_seconds" cleanup_latency: Histogram = Histogram::new(BUCKETS),
         "Time from a death being seen to its last entry being gone";
     "ovs_up" ovs_up: Family<Label, Gauge>,
@@ -229,6 +244,38 @@ pub fn replace(family: &Family<Label, Gauge>, label: &'static str, values: &BTre
     for (name, value) in values {
         let value = i64::try_from(*value).unwrap_or(i64::MAX);
         family.get_or_create(&[(label, (*name).to_owned())]).set(value);
+    }
+}
+
+impl Metrics {
+    /// How the copies of the bridges are.
+    pub fn replicas(&self, replicas: &[(String, ReplicaStatus)]) {
+        self.replica_since.clear();
+        self.replica_entries.clear();
+        self.replica_bytes.clear();
+        for (bridge, status) in replicas {
+            let label = [("bridge", bridge.clone())];
+            let since = match status.state {
+                replica::State::InSync { since } => {
+                    let now = Duration::from_millis(Stamp::now().wall_ms);
+                    now.saturating_sub(since.elapsed()).as_secs_f64()
+                }
+                replica::State::Building | replica::State::Doubt(_) => 0.0,
+            };
+            self.replica_since.get_or_create(&label).set(since);
+            let gauge = |family: &Family<Label, Gauge>, value: usize| {
+                family.get_or_create(&label).set(i64::try_from(value).unwrap_or(i64::MAX));
+            };
+            gauge(&self.replica_entries, status.entries);
+            gauge(&self.replica_bytes, status.bytes);
+            let count = |family: &Family<Label, Counter>, value: u64| {
+                let counter = family.get_or_create(&label);
+                counter.inc_by(value.saturating_sub(counter.get()));
+            };
+            count(&self.replica_updates, status.counters.updates);
+            count(&self.replica_resyncs, status.counters.resyncs);
+            count(&self.replica_fallbacks, status.counters.fallbacks);
+        }
     }
 }
 

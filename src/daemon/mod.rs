@@ -53,6 +53,7 @@ use tokio::sync::oneshot;
 
 use crate::cli::Exit;
 use crate::config;
+use crate::flowtable::Replicas;
 use crate::liveness::Source;
 use crate::util::logging;
 use metrics::Metrics;
@@ -105,6 +106,7 @@ pub(crate) struct Shared {
     pub(crate) wakeup: Wakeup,
     pub(crate) metrics: Metrics,
     pub(crate) progress: Progress,
+    pub(crate) replicas: Replicas,
     pub(crate) wanted: files::Wanted,
     pub(crate) database: WakeableSleep,
     pub(crate) requests: requests::Requests,
@@ -197,6 +199,7 @@ fn run(options: Options) -> Result<(), Error> {
         wakeup: Wakeup::new(options.interval),
         metrics: Metrics::new(),
         progress: Progress::new(allowance),
+        replicas: Replicas::new(options.replica_limit),
         wanted,
         database: WakeableSleep::default(),
         requests: requests::Requests::default(),

@@ -84,6 +84,16 @@ pub struct Options {
         default_value = "/var/lib/cni/results"
     )]
     pub cache_dir: PathBuf,
+    /// Follow each bridge with a copy of its entries in memory, if it has at most so many; a bridge
+    /// with more, or a switch before Open vSwitch 3.0, is read whenever a pod dies. 0: every bridge.
+    /// 100,000 entries take about 30 MB.
+    #[arg(
+        long,
+        env = "OVS_FLOW_GC_REPLICA_LIMIT",
+        value_name = "ENTRIES",
+        default_value_t = 200_000
+    )]
+    pub replica_limit: usize,
     /// error, warn, info, debug or trace; on standard error.
     #[arg(long, env = "OVS_FLOW_GC_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: log::LevelFilter,

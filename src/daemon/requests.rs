@@ -324,7 +324,8 @@ fn clean(shared: &Shared, jobs: &[Arc<Job>]) {
     let mut cleaning =
         CleanRequest::of_call(Some(&registry), run_dir, deadline, request.verb.as_str())
             .overlaid(overlay)
-            .leased(&leases, &database);
+            .leased(&leases, &database)
+            .following(&shared.replicas);
     if let Some(key) = request.adding.clone() {
         cleaning = cleaning.adding(key);
     }

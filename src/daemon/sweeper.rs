@@ -18,6 +18,7 @@ use super::retry_queue::{AttachmentLife, RetryQueue, life};
 use super::scheduler::{Reason, Reasons, SweepResult};
 use super::sources::Sources;
 use super::{Shared, Thread, requests, systemd};
+use crate::config::bridge_socket;
 use crate::liveness::LivenessSource;
 use crate::openflow::Connection;
 use crate::reconcile::{Database, Error, LivenessPass, Outcome, SweepRun, object};
@@ -260,6 +261,7 @@ impl Sweeper<'_> {
             held: self.mass_death_guard.is_engaged(),
             free: sources.knows_addresses().then_some(&free),
             database: Some(&database),
+            replicas: Some(&shared.replicas),
             dry_run: false,
             yes: false,
             thorough: false,
@@ -297,10 +299,22 @@ impl Sweeper<'_> {
             let again = shared.wakeup.now() + shared.options.interval * THOROUGH_EVERY;
             self.mass_death_guard.count(run, &mut pass, again);
         }
+        self.follow(&pass.registry_snapshot);
         self.known = Some(pass.registry_snapshot);
         self.gauges();
         self.complain_of(&outcome, run.thorough);
         Ok(SweepResult { failed: self.has_failed(&outcome, reasons), ..result })
+    }
+
+    /// Follows the bridges that pods are recorded on.
+    fn follow(&self, snapshot: &RegistrySnapshot) {
+        let shared = self.shared;
+        let records = snapshot.attachments.iter().chain(&snapshot.tombstones);
+        let bridges = records.filter_map(|record| record.bridge.as_deref()).collect();
+        let socket = |bridge: &str| bridge_socket(&shared.run_dir, bridge);
+        if let Err(failed) = shared.replicas.follow(&bridges, socket) {
+            warn!("cannot follow a bridge: {failed}; it is read whenever a pod dies");
+        }
     }
 
     /// Records the pods that run, if the state directory was removed: before that, nobody knows

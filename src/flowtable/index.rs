@@ -37,8 +37,10 @@ pub enum Token {
     Address(Address),
     /// Entries that output to this port by its number.
     Output(u16),
-    /// Entries that write any register: classifiers are among them.
-    AnyWrite,
+    /// Entries that refer to this port otherwise than by an output.
+    Reference(u16),
+    /// Entries that [teach](Flow::teaches): classifiers are among them.
+    Teaches,
 }
 
 impl Token {
@@ -59,7 +61,8 @@ impl Token {
             }),
             Self::Address(address) => matches.addresses.iter().any(|m| m.address == address),
             Self::Output(port) => actions.outputs.contains(&port),
-            Self::AnyWrite => !actions.register_writes.is_empty(),
+            Self::Reference(port) => actions.port_references.contains(&port),
+            Self::Teaches => flow.teaches(),
         }
     }
 
@@ -193,8 +196,11 @@ fn tokens(flow: &Flow, fields: &[Field], each: &mut dyn FnMut(Token)) {
     for port in &actions.outputs {
         each(Token::Output(*port));
     }
-    if !actions.register_writes.is_empty() {
-        each(Token::AnyWrite);
+    for port in &actions.port_references {
+        each(Token::Reference(*port));
+    }
+    if flow.teaches() {
+        each(Token::Teaches);
     }
     for field in fields {
         let Field { index, mask } = *field;

@@ -11,6 +11,7 @@
 //! | `index` | which entries of a replica name a token |
 //! | `prefetch` | a bridge that is spoken to before it is certain that it will be asked |
 //! | [`replica`] | a copy of the table that follows the switch. Pure |
+//! | `replicas` | those of a node's bridges |
 //! | `sink` | deletes, additions, and what the switch reports meanwhile |
 //! | `source` | a source that reads a replica |
 //! | [`watcher`] | keeps a bridge's replica: follows the switch, builds anew after a doubt |
@@ -27,6 +28,7 @@ pub(crate) mod fuzzing;
 mod index;
 mod prefetch;
 pub mod replica;
+mod replicas;
 mod sink;
 mod source;
 pub mod watcher;
@@ -34,6 +36,7 @@ pub mod watcher;
 pub use dump::DumpSource;
 pub use index::Token;
 pub use prefetch::Prefetch;
+pub use replicas::{ReplicaStatus, Replicas};
 pub use sink::{FlowSink, Parallel};
 pub use source::ReplicaSource;
 

@@ -16,7 +16,7 @@
 //! | two entries of a dump that look alike are kept, and a change of one is a doubt | it is not known which of them it was |
 //! | tables that a dump hides are left out | a monitor reports their entries nevertheless |
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -411,13 +411,31 @@ impl Replica {
         }
     }
 
-    /// Hands out every entry that names a token. Nothing if the replica is not in sync.
-    pub fn naming(&mut self, token: Token, now: Instant, each: &mut dyn FnMut(Held)) {
-        self.candidates(Some(token), now, &mut |held| {
-            if held.entry.flow().is_ok_and(|flow| token.is_in(&flow)) {
-                each(held);
+    /// Hands out, each once, every entry that names one of these tokens. Nothing if the replica is
+    /// not in sync.
+    pub fn naming_any(&mut self, tokens: &[Token], now: Instant, each: &mut dyn FnMut(Held)) {
+        if !self.is_in_sync() {
+            return;
+        }
+        let new = tokens.iter().fold(false, |new, token| self.index.learn(*token) || new);
+        if new {
+            self.index_again();
+        }
+        let mut named = BTreeSet::new();
+        for token in tokens {
+            match self.index.with_token(*token) {
+                Some(ids) => named.extend(ids),
+                None => named.extend((0..self.slots.len()).filter_map(|id| u32::try_from(id).ok())),
             }
-        });
+        }
+        for slot in named.into_iter().filter_map(|id| self.slot(id)) {
+            self.hand_out(slot, now, &mut |held| {
+                let flow = held.entry.flow();
+                if flow.is_ok_and(|flow| tokens.iter().any(|token| token.is_in(&flow))) {
+                    each(held);
+                }
+            });
+        }
     }
 
     /// The entries among which all are that name the token.

@@ -1,65 +1,117 @@
-//! Entries by reading the replica. What else is asked, and what changes, is the switch's.
+//! Entries by reading the replica. What else is asked, what changes and what is to be changed is
+//! the switch's.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::dump::filters_of_tokens;
+use super::index::Token;
+use super::replica::{Held, Replica};
 use super::watcher::Watcher;
-use super::{Changes, DumpSource, FlowSource, Seen, Tokens, Visit};
+use super::{Changes, DumpSource, FlowSink, FlowSource, Parallel, Seen, Tokens, Visit};
 use crate::model::flow::Actions;
-use crate::openflow::{Error, Filter};
+use crate::openflow::{Applied, Entry, Error, Filter, Malformed, Update};
+use crate::util::clock::Deadline;
 
 /// A bridge whose entries are read from its replica. Each scan reads to a barrier: what was
-/// changed before is in it.
+/// changed before is in it. While the replica is not in sync the switch itself is asked.
 #[derive(Debug)]
-pub struct ReplicaSource<'w> {
-    watcher: &'w Watcher,
+pub struct ReplicaSource {
+    watcher: Arc<Watcher>,
     switch: DumpSource,
 }
 
-impl<'w> ReplicaSource<'w> {
+impl ReplicaSource {
     /// Of this watcher's bridge, which is also that of the other source.
     #[must_use]
-    pub fn new(watcher: &'w Watcher, switch: DumpSource) -> Self {
+    pub fn new(watcher: Arc<Watcher>, switch: DumpSource) -> Self {
         Self { watcher, switch }
+    }
+
+    /// Reads from the replica; `None`, and nothing was read: it is not in sync. The watcher waits
+    /// meanwhile: `read` must be quick.
+    fn read<T>(&self, read: impl FnOnce(&mut Replica) -> T) -> Option<T> {
+        self.watcher.barrier(self.switch.deadline())?;
+        let mut replica = self.watcher.replica();
+        replica.is_in_sync().then(|| read(&mut replica))
+    }
+
+    /// Hands out what the replica finds; false: it is not in sync, and nothing was handed out.
+    fn find(&self, filters: &[Filter], each: &mut Visit<'_>) -> Result<bool, Error> {
+        let mut visitor = Visitor { each, failed: None };
+        let found = self.read(|replica| {
+            replica.find(filters, Instant::now(), &mut |filter, held| visitor.see(filter, &held));
+        });
+        visitor.failed.map_or(Ok(found.is_some()), |what| Err(self.malformed(what)))
+    }
+
+    fn malformed(&self, what: Malformed) -> Error {
+        let path = self.switch.connection().path().to_owned();
+        Error::Malformed { path, doing: "reading the replica", what }
     }
 }
 
-impl FlowSource for ReplicaSource<'_> {
-    fn everything(&self) -> Vec<Filter> {
-        vec![Filter::default()]
-    }
+/// Takes entries in until one fails.
+struct Visitor<'v, 'e> {
+    each: &'v mut Visit<'e>,
+    failed: Option<Malformed>,
+}
 
-    fn prefers_scan(&self, _attachments: usize) -> bool {
-        false
-    }
-
-    /// The watcher waits meanwhile: `each` must be quick.
-    ///
-    /// # Errors
-    /// [`Error::Closed`] if the replica is not in sync: the switch itself is to be asked then.
-    fn scan(&mut self, filters: &[Filter], each: &mut Visit<'_>) -> Result<(), Error> {
-        let connection = self.switch.connection();
-        let doing = "reading the replica";
-        let path = || connection.path().to_owned();
-        let closed = || Error::Closed { path: path(), doing };
-        self.watcher.barrier(connection.deadline()).ok_or_else(closed)?;
-        let mut replica = self.watcher.replica();
-        if !replica.is_in_sync() {
-            return Err(closed());
-        }
-        let mut failed = None;
-        replica.find(filters, Instant::now(), &mut |filter, held| {
-            if failed.is_none() {
-                failed = each(&Seen { raw: held.entry.raw(), filter, made: held.made }).err();
+impl Visitor<'_, '_> {
+    fn see(&mut self, filter: usize, held: &Held) {
+        let seen = Seen { raw: held.entry.raw(), filter, made: held.made };
+        // Two look the same: two are found.
+        for _ in 0..if held.ambiguous { 2 } else { 1 } {
+            if self.failed.is_none() {
+                self.failed = (self.each)(&seen).err();
             }
-        });
-        failed.map_or(Ok(()), |what| Err(Error::Malformed { path: path(), doing, what }))
+        }
+    }
+}
+
+impl FlowSource for ReplicaSource {
+    fn everything(&self) -> Vec<Filter> {
+        self.switch.everything()
+    }
+
+    fn prefers_scan(&self, attachments: usize) -> bool {
+        !self.watcher.replica().is_in_sync() && self.switch.prefers_scan(attachments)
+    }
+
+    fn scan(&mut self, filters: &[Filter], each: &mut Visit<'_>) -> Result<(), Error> {
+        if self.find(filters, each)? {
+            return Ok(());
+        }
+        self.switch.scan(filters, each)
     }
 
     fn query(&mut self, tokens: &[Tokens], each: &mut Visit<'_>) -> Result<Vec<Filter>, Error> {
         let filters = filters_of_tokens(tokens);
-        self.scan(&filters, each)?;
-        Ok(filters)
+        if self.find(&filters, each)? {
+            return Ok(filters);
+        }
+        self.switch.query(tokens, each)
+    }
+
+    fn evidence(&mut self, tokens: &[Tokens], each: &mut Visit<'_>) -> Result<bool, Error> {
+        let mut names = vec![Token::Teaches];
+        for Tokens { ports, addresses, registers } in tokens {
+            names.extend(ports.iter().flat_map(|port| {
+                [Token::InPort(*port), Token::Output(*port), Token::Reference(*port)]
+            }));
+            names.extend(addresses.iter().copied().map(Token::Address));
+            let registers = registers.iter().copied();
+            names.extend(registers.map(|(index, value, mask)| Token::Register {
+                index,
+                value,
+                mask,
+            }));
+        }
+        let mut visitor = Visitor { each, failed: None };
+        let found = self.read(|replica| {
+            replica.naming_any(&names, Instant::now(), &mut |held| visitor.see(0, &held));
+        });
+        visitor.failed.map_or(Ok(found.is_some()), |what| Err(self.malformed(what)))
     }
 
     fn buckets(&mut self) -> Result<Vec<Actions>, Error> {
@@ -76,5 +128,78 @@ impl FlowSource for ReplicaSource<'_> {
 
     fn changes_since(&mut self, seq: u64, wait: Duration) -> Result<Changes, Error> {
         self.switch.changes_since(seq, wait)
+    }
+}
+
+impl FlowSink for ReplicaSource {
+    fn ports(&mut self) -> Result<Vec<(u16, String)>, Error> {
+        self.switch.ports()
+    }
+
+    fn delete_strict(&mut self, entries: &[&Entry]) -> Result<Applied, Error> {
+        self.switch.delete_strict(entries)
+    }
+
+    /// The switch has done the deletes when the scan reads to its barrier.
+    fn delete_strict_and_scan(
+        &mut self,
+        entries: &[&Entry],
+        filters: &[Filter],
+        each: &mut dyn FnMut(&Seen<'_>),
+    ) -> Result<Applied, Error> {
+        if !self.watcher.replica().is_in_sync() {
+            return self.switch.delete_strict_and_scan(entries, filters, each);
+        }
+        let applied = self.switch.delete_strict(entries)?;
+        self.scan(filters, &mut |seen| {
+            each(seen);
+            Ok(())
+        })?;
+        Ok(applied)
+    }
+
+    fn open_parallel(&self, count: usize, deadline: Deadline) -> Parallel {
+        self.switch.open_parallel(count, deadline)
+    }
+
+    fn delete_beside(
+        &mut self,
+        parallel: &mut Parallel,
+        entries: &[&Entry],
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<Applied, Error> {
+        self.switch.delete_beside(parallel, entries, meanwhile)
+    }
+
+    fn delete_vlan_tci(&mut self, entries: &[Entry]) -> Result<(), Error> {
+        self.switch.delete_vlan_tci(entries)
+    }
+
+    fn add(&mut self, entries: &[Entry]) -> Result<Applied, Error> {
+        self.switch.add(entries)
+    }
+
+    fn barrier(&mut self) -> Result<(), Error> {
+        self.switch.barrier()
+    }
+
+    fn noted(&mut self) -> Vec<Update> {
+        self.switch.noted()
+    }
+
+    fn has_missed(&mut self) -> bool {
+        self.switch.has_missed()
+    }
+
+    fn has_abbreviated(&mut self) -> bool {
+        self.switch.has_abbreviated()
+    }
+
+    fn deadline(&self) -> Deadline {
+        self.switch.deadline()
+    }
+
+    fn set_deadline(&mut self, deadline: Deadline) {
+        self.switch.set_deadline(deadline);
     }
 }

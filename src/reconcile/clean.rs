@@ -16,7 +16,7 @@ use super::{
     lacks_value, merge, prefetch, scan_bridge, settle, unowned_ports, unrecorded, unrecorded_ports,
 };
 use crate::config::{Mode, database_socket};
-use crate::flowtable::{DumpSource, Prefetch};
+use crate::flowtable::{FlowSink, Prefetch};
 use crate::ovsdb::Client;
 use crate::store::RegistrySnapshot;
 use crate::util::clock::Stamp;
@@ -277,7 +277,7 @@ impl CleanUp<'_> {
         }
         let mut done = Executed::default();
         let mut evidence = NodeEvidence::new(request, client);
-        let executed = execute(&read, &plan.delete, &mut evidence, &mut table, &mut done);
+        let executed = execute(&read, &plan.delete, &mut evidence, &mut *table, &mut done);
         on.executed(&plan.delete, &done);
         outcome.executed(done);
         executed
@@ -291,15 +291,19 @@ fn scan<'a>(
     bridge: (BridgeId, &'a str),
     targets: &'a [CleanTarget],
     prefetch: Option<Prefetch>,
-) -> Result<(ScannedBridge<'a>, DumpSource), Error> {
+) -> Result<(ScannedBridge<'a>, Box<dyn FlowSink>), Error> {
     // Deaths are as long ago as they were when the node was read; entries must be, too, or
     // one that was made while it was read would look older than it is.
     let since = Instant::now();
     let since = since.checked_sub(node.now.until(Stamp::now())).unwrap_or(since);
-    let (mut table, ports) = prefetch::or_open(prefetch, request, bridge.1)?;
+    let (table, ports) = prefetch::or_open(prefetch, request, bridge.1)?;
+    let mut table: Box<dyn FlowSink> = match request.replicas {
+        Some(replicas) => replicas.source(bridge.1, table),
+        None => Box::new(table),
+    };
     let mut input = BridgeInput::build(node, bridge.0, targets, request.adding.as_ref());
     input.check_ports(node, bridge.0, &ports);
-    let scan = scan_bridge(&mut table, &input, request.thorough, since)?;
+    let scan = scan_bridge(&mut *table, &input, request.thorough, since)?;
     let version = node.version;
     Ok((ScannedBridge { request, targets, node, bridge, version, ports, input, scan }, table))
 }

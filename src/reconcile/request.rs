@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::{CleanTarget, Database, Leases, SweepRun};
 use crate::config::Config;
+use crate::flowtable::Replicas;
 use crate::model::attachment::{Key, NetworkName};
 use crate::store::Registry;
 use crate::util::clock::Deadline;
@@ -38,6 +39,8 @@ pub struct CleanRequest<'a> {
     /// A connection to the database that outlives this clean-up; none: there is one for it
     /// alone.
     pub(super) database: Option<&'a Database>,
+    /// Copies of bridges that follow them; none: the switch is asked each time.
+    pub(super) replicas: Option<&'a Replicas>,
     /// The permissions of the calls that wait for this clean-up in other processes; none: it is this
     /// process's own.
     pub(super) leases: Option<&'a Leases<'a>>,
@@ -64,6 +67,7 @@ impl<'a> CleanRequest<'a> {
             details: false,
             free: None,
             database: None,
+            replicas: None,
             leases: None,
         }
     }
@@ -77,6 +81,7 @@ impl<'a> CleanRequest<'a> {
             details: run.details,
             free,
             database: run.database,
+            replicas: run.replicas,
             ..Self::of_call(run.registry, run_dir, deadline, "sweep")
         }
     }
@@ -97,6 +102,12 @@ impl<'a> CleanRequest<'a> {
     #[must_use]
     pub fn leased(self, leases: &'a Leases<'a>, database: &'a Database) -> Self {
         Self { leases: Some(leases), database: Some(database), ..self }
+    }
+
+    /// The same for a process that follows the bridges.
+    #[must_use]
+    pub fn following(self, replicas: &'a Replicas) -> Self {
+        Self { replicas: Some(replicas), ..self }
     }
 
     /// No call waits any longer: each does its work itself.

@@ -13,6 +13,7 @@ use super::orphans::{self, CleanTargets, Orphan, Orphans, SweepRecords};
 use super::{
     CleanRequest, CleanTarget, Database, Error, Outcome, in_question, mass_death, network_states,
 };
+use crate::flowtable::Replicas;
 use crate::liveness::mass_death_guard::Decision;
 use crate::liveness::{LivenessSource, Source};
 use crate::model::attachment::Attachment;
@@ -39,6 +40,8 @@ pub struct SweepRun<'a> {
     pub free: Option<&'a Free<'a>>,
     /// A connection to the database that is kept; none: there is one for this sweep alone.
     pub database: Option<&'a Database>,
+    /// Copies of bridges that follow them; none: the switch is asked each time.
+    pub replicas: Option<&'a Replicas>,
     /// False: a dry run, nothing is changed anywhere.
     pub dry_run: bool,
     /// An operator says so: no brake.
@@ -267,6 +270,7 @@ mod tests {
             held: false,
             free: None,
             database: None,
+            replicas: None,
             dry_run: false,
             yes: false,
             thorough: false,

@@ -182,8 +182,8 @@ impl<'c> Collector<'c> {
         for candidate in &mut self.kept {
             // A filter for outputs to a port does not find an entry that looks the same and outputs
             // elsewhere.
-            let by_output =
-                extent == Extent::Tokens && asked.get(candidate.found_by).is_some_and(|f| f.out_port.is_some());
+            let by_output = extent == Extent::Tokens
+                && asked.get(candidate.found_by).is_some_and(|f| f.out_port.is_some());
             candidate.may_be_ambiguous = by_output || self.passed.may_have(&candidate.entry.key());
         }
         let (learned, since) = (self.survey.finish(), self.since);

@@ -32,7 +32,7 @@ fn soon() -> Deadline {
 /// A watched bridge, and what was compared.
 struct Watched {
     path: PathBuf,
-    watcher: Watcher,
+    watcher: Arc<Watcher>,
     compared: u64,
     entries: u64,
     /// Entries whose age was more than [`CLOSE`] off.
@@ -47,6 +47,7 @@ impl Watched {
     fn of(node: &Node, bridge: &str) -> Self {
         let path = node.run_dir.join(format!("{bridge}.mgmt"));
         let watcher = Watcher::start(&path, LIMIT, Arc::new(Turns::default())).unwrap();
+        let watcher = Arc::new(watcher);
         Self { path, watcher, compared: 0, entries: 0, far: 0, queried: 0, doubts: Vec::new() }
     }
 
@@ -65,7 +66,7 @@ impl Watched {
                     assert_eq!(self.watcher.barrier(soon()), None);
                     assert_eq!(self.held().len(), 0, "{doubt}");
                     let turns = Arc::new(Turns::default());
-                    self.watcher = Watcher::start(&self.path, LIMIT, turns).unwrap();
+                    self.watcher = Arc::new(Watcher::start(&self.path, LIMIT, turns).unwrap());
                 }
                 _ => {}
             }
@@ -182,7 +183,7 @@ impl Watched {
         };
         for _ in 0..200 {
             let Some(before) = self.watcher.barrier(soon()) else { return };
-            let found = query(&mut ReplicaSource::new(&self.watcher, switch()));
+            let found = query(&mut ReplicaSource::new(Arc::clone(&self.watcher), switch()));
             let wanted = query(&mut switch()).unwrap();
             let Some(after) = self.watcher.barrier(soon()) else { return };
             if after == before {

@@ -216,7 +216,7 @@ fn one_that_cannot_be_buried_keeps_nobody_else() {
         let said: Vec<&str> = outcome
             .stdout
             .lines()
-            .filter(|line| line.contains("buried") || line.contains("bury"))
+            .filter(|line| line.contains("tombstone could not") || line.contains("its tombstone"))
             .collect();
         assert_eq!(said.len(), 1, "{outcome}");
         let path = tombstone.display().to_string();

@@ -431,7 +431,7 @@ proptest! {
         replica.find(&filters, start, &mut |number, held| found.push((number, held.entry)));
         prop_assert!(found.iter().all(|(number, entry)| filters[*number].matches(entry)));
         let found = found.iter().map(|(_, entry)| entry.content());
-        let found: std::collections::BTreeSet<_> = found.collect();
+        let found: BTreeSet<_> = found.collect();
         prop_assert_eq!(found.len(), walk.len(), "the first filter finds everything");
         let (index, mask) = (0, 0xffff);
         let tokens = [
@@ -442,15 +442,22 @@ proptest! {
             Token::Address(mac),
             Token::Address(ip),
             Token::Output(6),
-            Token::AnyWrite,
+            Token::Teaches,
         ];
         for token in tokens {
             let mut found = Vec::new();
-            replica.naming(token, start, &mut |held| found.push(held.entry));
+            replica.naming_any(&[token], start, &mut |held| found.push(held.entry));
             let names = |entry: &&Entry| token.is_in(&entry.flow().unwrap());
             let expected = walk.iter().filter(names).cloned().collect();
             prop_assert_eq!(sorted(found), sorted(expected), "{:?}", token);
         }
+        let mut found = Vec::new();
+        replica.naming_any(&tokens, start, &mut |held| found.push(held.entry));
+        let names = |entry: &&Entry| {
+            entry.flow().is_ok_and(|flow| tokens.iter().any(|token| token.is_in(&flow)))
+        };
+        let expected = walk.iter().filter(names).cloned().collect();
+        prop_assert_eq!(sorted(found), sorted(expected), "each once");
         // Nothing is left of what is gone.
         for entry in walk {
             replica.apply(removed(&entry), start);

@@ -109,7 +109,14 @@ fn scan(facts: &JudgeInput, entries: Vec<Entry>) -> FlowScan {
     let since = Instant::now();
     let candidates = wanted.map(|entry| Candidate::seen(entry, since, 0)).collect();
     let learned = survey.finish();
-    FlowScan { candidates, learned, flows, asked: Vec::new(), extent: crate::reconcile::Extent::Everything, since }
+    FlowScan {
+        candidates,
+        learned,
+        flows,
+        asked: Vec::new(),
+        extent: crate::reconcile::Extent::Everything,
+        since,
+    }
 }
 
 impl Case {

@@ -1,0 +1,100 @@
+//! The replicas of a node's bridges.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::replica::{Counters, State};
+use super::watcher::{Turns, Watcher};
+use super::{DumpSource, FlowSink, ReplicaSource};
+
+/// Follows each bridge that it is told of.
+#[derive(Debug)]
+pub struct Replicas {
+    /// Entries of a replica, at most.
+    limit: usize,
+    turns: Arc<Turns>,
+    watchers: Mutex<BTreeMap<String, Arc<Watcher>>>,
+}
+
+/// How a bridge's replica is.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplicaStatus {
+    /// Whether it is believed.
+    pub state: State,
+    /// Entries that it has.
+    pub entries: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// What was counted.
+    pub counters: Counters,
+}
+
+impl Replicas {
+    /// Of no bridge yet. `limit`: entries of each, at most; a bridge that has more is asked
+    /// each time.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { limit, turns: Arc::default(), watchers: Mutex::default() }
+    }
+
+    /// Follows these bridges, by name, and no others. `socket`: a bridge's management socket.
+    ///
+    /// # Errors
+    /// If there is no thread or socket to be had for one of them. The others are followed.
+    pub fn follow<'p>(
+        &self,
+        bridges: &BTreeSet<&str>,
+        socket: impl Fn(&str) -> Option<std::path::PathBuf> + 'p,
+    ) -> io::Result<()> {
+        let mut watchers = self.watchers();
+        let (kept, others): (BTreeMap<_, _>, _) = std::mem::take(&mut *watchers)
+            .into_iter()
+            .partition(|(bridge, _)| bridges.contains(bridge.as_str()));
+        *watchers = kept;
+        let mut failed = Ok(());
+        for bridge in bridges.iter().filter(|_| self.limit > 0) {
+            let Some(path) = socket(bridge) else { continue };
+            if !watchers.contains_key(*bridge) {
+                match Watcher::start(Path::new(&path), self.limit, Arc::clone(&self.turns)) {
+                    Ok(watcher) => {
+                        watchers.insert((*bridge).to_owned(), Arc::new(watcher));
+                    }
+                    Err(error) => failed = Err(error),
+                }
+            }
+        }
+        drop(watchers);
+        // Waits for their threads.
+        drop(others);
+        failed
+    }
+
+    /// A bridge's table, read from its replica if it is followed.
+    #[must_use]
+    pub fn source(&self, bridge: &str, switch: DumpSource) -> Box<dyn FlowSink> {
+        let watcher = self.watchers().get(bridge).cloned();
+        match watcher {
+            Some(watcher) => Box::new(ReplicaSource::new(watcher, switch)),
+            None => Box::new(switch),
+        }
+    }
+
+    /// How each of them is, by its bridge's name.
+    #[must_use]
+    pub fn status(&self) -> Vec<(String, ReplicaStatus)> {
+        let watchers: Vec<(String, Arc<Watcher>)> =
+            self.watchers().iter().map(|(name, of)| (name.clone(), Arc::clone(of))).collect();
+        let status = |watcher: &Watcher| {
+            let replica = watcher.replica();
+            let (state, counters) = (replica.state(), replica.counters());
+            ReplicaStatus { state, entries: replica.len(), bytes: replica.bytes(), counters }
+        };
+        watchers.iter().map(|(name, watcher)| (name.clone(), status(watcher))).collect()
+    }
+
+    fn watchers(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Watcher>>> {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
