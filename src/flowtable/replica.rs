@@ -417,8 +417,8 @@ impl Replica {
         if !self.is_in_sync() {
             return;
         }
-        let new = tokens.iter().fold(false, |new, token| self.index.learn(*token) || new);
-        if new {
+        let new = tokens.iter().filter(|token| self.index.learn(**token)).count();
+        if new > 0 {
             self.index_again();
         }
         let mut named = BTreeSet::new();
