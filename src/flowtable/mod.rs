@@ -37,7 +37,7 @@ pub use dump::DumpSource;
 pub use index::Token;
 pub use prefetch::Prefetch;
 pub use replicas::{ReplicaStatus, Replicas};
-pub use sink::{FlowSink, Parallel};
+pub use sink::{BridgeTables, FlowSink, Parallel};
 pub use source::ReplicaSource;
 
 /// Ages that differ by less may be one entry's.

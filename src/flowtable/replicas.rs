@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::replica::{Counters, State};
 use super::watcher::{Turns, Watcher};
-use super::{DumpSource, FlowSink, ReplicaSource};
+use super::{BridgeTables, DumpSource, FlowSink, ReplicaSource};
 
 /// Follows each bridge that it is told of.
 #[derive(Debug)]
@@ -71,16 +71,6 @@ impl Replicas {
         failed
     }
 
-    /// A bridge's table, read from its replica if it is followed.
-    #[must_use]
-    pub fn source(&self, bridge: &str, switch: DumpSource) -> Box<dyn FlowSink> {
-        let watcher = self.watchers().get(bridge).cloned();
-        match watcher {
-            Some(watcher) => Box::new(ReplicaSource::new(watcher, switch)),
-            None => Box::new(switch),
-        }
-    }
-
     /// How each of them is, by its bridge's name.
     #[must_use]
     pub fn status(&self) -> Vec<(String, ReplicaStatus)> {
@@ -96,5 +86,15 @@ impl Replicas {
 
     fn watchers(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Watcher>>> {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl BridgeTables for Replicas {
+    fn source(&self, bridge: &str, switch: DumpSource) -> Box<dyn FlowSink> {
+        let watcher = self.watchers().get(bridge).cloned();
+        match watcher {
+            Some(watcher) => Box::new(ReplicaSource::new(watcher, switch)),
+            None => Box::new(switch),
+        }
     }
 }

@@ -1,8 +1,16 @@
 //! What a plan is carried out on.
 
-use super::{FlowSource, Seen};
+use std::fmt::Debug;
+
+use super::{DumpSource, FlowSource, Seen};
 use crate::openflow::{Applied, Connection, Entry, Error, Filter, Update, delete_strict_parallel};
 use crate::util::clock::Deadline;
+
+/// Whoever keeps copies of bridges. A trait, so that a program which keeps none does not carry them.
+pub trait BridgeTables: Debug + Sync {
+    /// A bridge's table, read from its copy if there is one.
+    fn source(&self, bridge: &str, switch: DumpSource) -> Box<dyn FlowSink>;
+}
 
 /// A bridge whose entries can be changed.
 pub trait FlowSink: FlowSource {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::{CleanTarget, Database, Leases, SweepRun};
 use crate::config::Config;
-use crate::flowtable::Replicas;
+use crate::flowtable::BridgeTables;
 use crate::model::attachment::{Key, NetworkName};
 use crate::store::Registry;
 use crate::util::clock::Deadline;
@@ -40,7 +40,7 @@ pub struct CleanRequest<'a> {
     /// alone.
     pub(super) database: Option<&'a Database>,
     /// Copies of bridges that follow them; none: the switch is asked each time.
-    pub(super) replicas: Option<&'a Replicas>,
+    pub(super) replicas: Option<&'a dyn BridgeTables>,
     /// The permissions of the calls that wait for this clean-up in other processes; none: it is this
     /// process's own.
     pub(super) leases: Option<&'a Leases<'a>>,
@@ -106,7 +106,7 @@ impl<'a> CleanRequest<'a> {
 
     /// The same for a process that follows the bridges.
     #[must_use]
-    pub fn following(self, replicas: &'a Replicas) -> Self {
+    pub fn following(self, replicas: &'a dyn BridgeTables) -> Self {
         Self { replicas: Some(replicas), ..self }
     }
 

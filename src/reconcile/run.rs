@@ -13,7 +13,7 @@ use super::orphans::{self, CleanTargets, Orphan, Orphans, SweepRecords};
 use super::{
     CleanRequest, CleanTarget, Database, Error, Outcome, in_question, mass_death, network_states,
 };
-use crate::flowtable::Replicas;
+use crate::flowtable::BridgeTables;
 use crate::liveness::mass_death_guard::Decision;
 use crate::liveness::{LivenessSource, Source};
 use crate::model::attachment::Attachment;
@@ -41,7 +41,7 @@ pub struct SweepRun<'a> {
     /// A connection to the database that is kept; none: there is one for this sweep alone.
     pub database: Option<&'a Database>,
     /// Copies of bridges that follow them; none: the switch is asked each time.
-    pub replicas: Option<&'a Replicas>,
+    pub replicas: Option<&'a dyn BridgeTables>,
     /// False: a dry run, nothing is changed anywhere.
     pub dry_run: bool,
     /// An operator says so: no brake.
