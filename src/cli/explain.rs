@@ -13,8 +13,8 @@ use crate::liveness::{Liveness, netns};
 use crate::model::attachment::{Attachment, State};
 use crate::ovsdb::Client;
 use crate::reconcile::{
-    BridgeId, BridgeInput, Cause, CleanTarget, FlowReport, NodeSnapshot, open_bridge, orphans,
-    scan_bridge,
+    BridgeId, BridgeInput, Cause, CleanTarget, Extent, FlowReport, NodeSnapshot, open_bridge,
+    orphans, scan_bridge,
 };
 use crate::util::clock::{Stamp, boot_id};
 use crate::util::logging::escape;
@@ -114,7 +114,7 @@ fn explain(
     let (mut source, ports) = DumpSource::over(connection)?;
     let mut input = BridgeInput::build(node, bridge, targets, None);
     input.check_ports(node, bridge, &ports);
-    let scan = scan_bridge(&mut source, &input, true, since)?;
+    let scan = scan_bridge(&mut source, &input, Extent::Everything, since)?;
     let judge = Judge::new(&input.facts, &scan.learned);
     let mut flows = Vec::new();
     for candidate in &scan.candidates {

@@ -68,6 +68,8 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         dry_run: !act,
         yes: options.yes,
         thorough: !options.only_dead,
+
+        learning: false,
         details: options.details || options.dry_run,
     };
     let mut pass = run.liveness_pass_after_burst()?;

@@ -68,7 +68,7 @@ impl MassDeathGuard {
     /// them the next time.
     pub(super) fn count(&mut self, run: SweepRun<'_>, pass: &mut LivenessPass, again: Duration) {
         self.count_at = again;
-        let dry = SweepRun { dry_run: true, thorough: false, ..run };
+        let dry = SweepRun { dry_run: true, thorough: false, learning: false, ..run };
         let held: HashSet<AttachmentLife> = pass.held_back().map(|o| life(&o.record)).collect();
         pass.braked = None;
         match dry

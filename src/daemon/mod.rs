@@ -54,6 +54,7 @@ use tokio::sync::oneshot;
 use crate::cli::Exit;
 use crate::config;
 use crate::flowtable::Replicas;
+use crate::flowtable::watcher::OnLesson;
 use crate::liveness::Source;
 use crate::util::logging;
 use metrics::Metrics;
@@ -103,7 +104,7 @@ pub enum Error {
 pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) run_dir: PathBuf,
-    pub(crate) wakeup: Wakeup,
+    pub(crate) wakeup: Arc<Wakeup>,
     pub(crate) metrics: Metrics,
     pub(crate) progress: Progress,
     pub(crate) replicas: Replicas,
@@ -194,12 +195,15 @@ fn run(options: Options) -> Result<(), Error> {
     };
     let (wanted, woken) = files::prepare(&options.netns_dir)?;
     let allowance = options.interval.mul_f64(1.5) + sweeper::TIMEOUT * 3;
+    let wakeup = Arc::new(Wakeup::new(options.interval));
+    let learner = Arc::clone(&wakeup);
+    let on_lesson = OnLesson(Arc::new(move || learner.wake(Reason::Register)));
     let shared = Arc::new(Shared {
         run_dir: config::run_dir(),
-        wakeup: Wakeup::new(options.interval),
+        wakeup,
         metrics: Metrics::new(),
         progress: Progress::new(allowance),
-        replicas: Replicas::new(options.replica_limit),
+        replicas: Replicas::new(options.replica_limit, on_lesson),
         wanted,
         database: WakeableSleep::default(),
         requests: requests::Requests::default(),

@@ -37,6 +37,8 @@ text_enum! {
         Cri = "cri",
         /// The API server says that a pod has ended.
         Kubernetes = "kubernetes",
+        /// An entry has come that shows a living pod's register value.
+        Register = "register",
         /// Something that failed or waits is tried again.
         Retry = "retry",
         /// The interval.

@@ -20,8 +20,11 @@ use super::sources::Sources;
 use super::{Shared, Thread, requests, systemd};
 use crate::config::bridge_socket;
 use crate::liveness::LivenessSource;
+use crate::model::attachment::State;
 use crate::openflow::Connection;
-use crate::reconcile::{Database, Error, LivenessPass, Outcome, SweepRun, object};
+use crate::reconcile::{
+    Database, Error, LivenessPass, Outcome, SweepRun, lacks_value, network_states, object,
+};
 use crate::store::{DaemonLock, Registry, RegistrySnapshot};
 use crate::util::backoff::chance;
 use crate::util::clock::{Deadline, Stamp};
@@ -265,6 +268,7 @@ impl Sweeper<'_> {
             dry_run: false,
             yes: false,
             thorough: false,
+            learning: reasons.has(Reason::Register),
             details: false,
         };
         let mut pass = run.liveness_pass_knowing(known)?;
@@ -306,13 +310,24 @@ impl Sweeper<'_> {
         Ok(SweepResult { failed: self.has_failed(&outcome, reasons), ..result })
     }
 
-    /// Follows the bridges that pods are recorded on.
+    /// Follows the bridges that pods are recorded on, and waits there for the register values that
+    /// are not known yet.
     fn follow(&self, snapshot: &RegistrySnapshot) {
         let shared = self.shared;
-        let records = snapshot.attachments.iter().chain(&snapshot.tombstones);
-        let bridges = records.filter_map(|record| record.bridge.as_deref()).collect();
+        let networks = network_states(snapshot);
+        let mut bridges: BTreeMap<&str, BTreeSet<u16>> = BTreeMap::new();
+        for record in snapshot.attachments.iter().chain(&snapshot.tombstones) {
+            let Some(bridge) = record.bridge.as_deref() else { continue };
+            let ports = bridges.entry(bridge).or_default();
+            let state = networks.get(&record.key.network);
+            if record.state == State::Active
+                && state.is_some_and(|state| lacks_value(state, record, &snapshot.attachments))
+            {
+                ports.extend(record.ofport);
+            }
+        }
         let socket = |bridge: &str| bridge_socket(&shared.run_dir, bridge);
-        if let Err(failed) = shared.replicas.follow(&bridges, socket) {
+        if let Err(failed) = shared.replicas.follow(bridges, socket) {
             warn!("cannot follow a bridge: {failed}; it is read whenever a pod dies");
         }
     }

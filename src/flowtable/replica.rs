@@ -171,6 +171,10 @@ pub struct Replica {
     restored: Option<(Instant, Instant)>,
     counters: Counters,
     built: bool,
+    /// Ports whose pods' register values are not known yet.
+    awaited: BTreeSet<u16>,
+    /// An entry of such a port has come that loads a register.
+    lesson: bool,
     flow: Flow,
 }
 
@@ -212,6 +216,8 @@ impl Replica {
             restored: None,
             counters: Counters::default(),
             built: false,
+            awaited: BTreeSet::new(),
+            lesson: false,
             flow: Flow::default(),
         }
     }
@@ -311,6 +317,24 @@ impl Replica {
             self.gone.insert(key.into_owned());
             self.check_limit();
         }
+    }
+
+    /// Waits for entries of these ports, and no others, that load a register: for those that are
+    /// there, if a port is new to it, and for those that come.
+    pub fn await_lessons(&mut self, ports: BTreeSet<u16>) {
+        let Self { index, slots, flow, awaited, .. } = self;
+        let new =
+            ports.difference(awaited).filter_map(|port| index.with_token(Token::InPort(*port)));
+        let slots = new.flatten().filter_map(|id| slots.get(usize::try_from(id).ok()?)?.as_ref());
+        let mut is_lesson =
+            |slot: &Slot| slot.entry.decode(flow).is_ok() && is_lesson(flow, &ports);
+        self.lesson |= slots.into_iter().any(&mut is_lesson);
+        self.awaited = ports;
+    }
+
+    /// Whether such an entry has come since the last call, or was there.
+    pub fn take_lesson(&mut self) -> bool {
+        std::mem::take(&mut self.lesson)
     }
 
     /// It is not believed any more, and all is forgotten.
@@ -579,6 +603,7 @@ impl Replica {
         };
         self.bytes = self.bytes.saturating_add(entry.size());
         self.index.insert(id, entry.place(), &self.flow);
+        self.lesson |= is_lesson(&self.flow, &self.awaited);
         let (earliest_ms, width_ms) = self.interval(made);
         let place = usize::try_from(id).ok().and_then(|id| self.slots.get_mut(id));
         if let Some(place) = place {
@@ -620,6 +645,12 @@ impl Replica {
         self.recent = VecDeque::new();
         self.index.clear();
     }
+}
+
+/// Whether a flow of one of these ports loads a register.
+fn is_lesson(flow: &Flow, ports: &BTreeSet<u16>) -> bool {
+    !flow.actions.register_writes.is_empty()
+        && flow.matches.in_port.is_some_and(|port| ports.contains(&port))
 }
 
 /// A token that every entry names which the filter finds.

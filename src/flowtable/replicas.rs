@@ -1,12 +1,13 @@
 //! The replicas of a node's bridges.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::replica::{Counters, State};
-use super::watcher::{Turns, Watcher};
+use super::watcher::{OnLesson, Turns, Watcher};
 use super::{BridgeTables, DumpSource, FlowSink, ReplicaSource};
 
 /// Follows each bridge that it is told of.
@@ -15,6 +16,7 @@ pub struct Replicas {
     /// Entries of a replica, at most.
     limit: usize,
     turns: Arc<Turns>,
+    on_lesson: OnLesson,
     watchers: Mutex<BTreeMap<String, Arc<Watcher>>>,
 }
 
@@ -35,39 +37,51 @@ impl Replicas {
     /// Of no bridge yet. `limit`: entries of each, at most; a bridge that has more is asked
     /// each time.
     #[must_use]
-    pub fn new(limit: usize) -> Self {
-        Self { limit, turns: Arc::default(), watchers: Mutex::default() }
+    pub fn new(limit: usize, on_lesson: OnLesson) -> Self {
+        Self { limit, turns: Arc::default(), on_lesson, watchers: Mutex::default() }
     }
 
-    /// Follows these bridges, by name, and no others. `socket`: a bridge's management socket.
+    /// Follows these bridges, by name, and no others. Of each, these ports' pods have register values
+    /// that are not known yet. `socket`: a bridge's management socket.
     ///
     /// # Errors
     /// If there is no thread or socket to be had for one of them. The others are followed.
     pub fn follow<'p>(
         &self,
-        bridges: &BTreeSet<&str>,
+        bridges: BTreeMap<&str, BTreeSet<u16>>,
         socket: impl Fn(&str) -> Option<std::path::PathBuf> + 'p,
     ) -> io::Result<()> {
         let mut watchers = self.watchers();
         let (kept, others): (BTreeMap<_, _>, _) = std::mem::take(&mut *watchers)
             .into_iter()
-            .partition(|(bridge, _)| bridges.contains(bridge.as_str()));
+            .partition(|(bridge, _)| bridges.contains_key(bridge.as_str()));
         *watchers = kept;
-        let mut failed = Ok(());
-        for bridge in bridges.iter().filter(|_| self.limit > 0) {
+        let (mut failed, mut lesson) = (Ok(()), false);
+        for (bridge, ports) in bridges.into_iter().filter(|_| self.limit > 0) {
             let Some(path) = socket(bridge) else { continue };
-            if !watchers.contains_key(*bridge) {
-                match Watcher::start(Path::new(&path), self.limit, Arc::clone(&self.turns)) {
-                    Ok(watcher) => {
-                        watchers.insert((*bridge).to_owned(), Arc::new(watcher));
+            let watcher = match watchers.entry(bridge.to_owned()) {
+                Entry::Occupied(watcher) => watcher.into_mut(),
+                Entry::Vacant(place) => {
+                    let (turns, on_lesson) = (Arc::clone(&self.turns), self.on_lesson.clone());
+                    match Watcher::start(Path::new(&path), self.limit, turns, on_lesson) {
+                        Ok(watcher) => place.insert(Arc::new(watcher)),
+                        Err(error) => {
+                            failed = Err(error);
+                            continue;
+                        }
                     }
-                    Err(error) => failed = Err(error),
                 }
-            }
+            };
+            let mut replica = watcher.replica();
+            replica.await_lessons(ports);
+            lesson |= replica.take_lesson();
         }
         drop(watchers);
         // Waits for their threads.
         drop(others);
+        if lesson {
+            (self.on_lesson.0)();
+        }
         failed
     }
 

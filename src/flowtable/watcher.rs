@@ -7,6 +7,7 @@
 //! dumps for a while.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
@@ -83,6 +84,17 @@ struct Shared {
     /// A byte on it wakes the thread.
     wake: UnixStream,
     stopped: AtomicBool,
+    on_lesson: OnLesson,
+}
+
+/// Called when an entry has come that [is waited for](Replica::await_lessons).
+#[derive(Clone)]
+pub struct OnLesson(pub Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for OnLesson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnLesson")
+    }
 }
 
 impl Watcher {
@@ -90,7 +102,12 @@ impl Watcher {
     ///
     /// # Errors
     /// If there is no thread or socket to be had.
-    pub fn start(path: &Path, limit: usize, turns: Arc<Turns>) -> io::Result<Self> {
+    pub fn start(
+        path: &Path,
+        limit: usize,
+        turns: Arc<Turns>,
+        on_lesson: OnLesson,
+    ) -> io::Result<Self> {
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
@@ -100,6 +117,7 @@ impl Watcher {
             asked: Mutex::default(),
             wake,
             stopped: AtomicBool::new(false),
+            on_lesson,
         });
         let thread = thread::Builder::new().name("replica".to_owned()).stack_size(STACK);
         let of_thread = Arc::clone(&shared);
@@ -368,7 +386,12 @@ impl Thread {
         for update in updates {
             replica.apply(update, now);
         }
-        match replica.state() {
+        let (state, lesson) = (replica.state(), replica.take_lesson());
+        drop(replica);
+        if lesson {
+            (self.shared.on_lesson.0)();
+        }
+        match state {
             State::Doubt(doubt) => Err(doubt.into()),
             _ => Ok(()),
         }

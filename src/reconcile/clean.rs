@@ -179,6 +179,14 @@ impl CleanUp<'_> {
                 bridges.entry(bridge).or_default();
             }
         }
+        if self.request.learning {
+            let lacking = node.records.iter().filter(|record| {
+                lacks_value(node.network(&record.key.network), record, &node.records)
+            });
+            for bridge in lacking.flat_map(|record| node.bridges_of(record)) {
+                bridges.entry(bridge).or_default();
+            }
+        }
         bridges
     }
 
@@ -303,7 +311,7 @@ fn scan<'a>(
     };
     let mut input = BridgeInput::build(node, bridge.0, targets, request.adding.as_ref());
     input.check_ports(node, bridge.0, &ports);
-    let scan = scan_bridge(&mut *table, &input, request.thorough, since)?;
+    let scan = scan_bridge(&mut *table, &input, request.least(), since)?;
     let version = node.version;
     Ok((ScannedBridge { request, targets, node, bridge, version, ports, input, scan }, table))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::{CleanTarget, Database, Leases, SweepRun};
+use super::{CleanTarget, Database, Extent, Leases, SweepRun};
 use crate::config::Config;
 use crate::flowtable::BridgeTables;
 use crate::model::attachment::{Key, NetworkName};
@@ -31,6 +31,8 @@ pub struct CleanRequest<'a> {
     pub(super) overlay: Option<(NetworkName, Config)>,
     /// Look at whole bridges, also those where nobody died: finds dangling flows.
     pub(super) thorough: bool,
+    /// Look at bridges with a living pod whose register value is not known, too.
+    pub(super) learning: bool,
     /// List every flow in the report, not just counts.
     pub(super) details: bool,
     /// Of the addresses that are [`in_question`](super::in_question), those that nobody in the
@@ -64,6 +66,7 @@ impl<'a> CleanRequest<'a> {
             adding: None,
             overlay: None,
             thorough: false,
+            learning: false,
             details: false,
             free: None,
             database: None,
@@ -78,6 +81,7 @@ impl<'a> CleanRequest<'a> {
         Self {
             dry_run: run.dry_run,
             thorough: run.thorough,
+            learning: run.learning,
             details: run.details,
             free,
             database: run.database,
@@ -108,6 +112,15 @@ impl<'a> CleanRequest<'a> {
     #[must_use]
     pub fn following(self, replicas: &'a dyn BridgeTables) -> Self {
         Self { replicas: Some(replicas), ..self }
+    }
+
+    /// How much of a bridge is to be seen at least.
+    pub(super) fn least(&self) -> Extent {
+        match (self.thorough, self.learning) {
+            (true, _) => Extent::Everything,
+            (false, true) => Extent::Evidence,
+            (false, false) => Extent::Tokens,
+        }
     }
 
     /// No call waits any longer: each does its work itself.

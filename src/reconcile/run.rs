@@ -48,6 +48,8 @@ pub struct SweepRun<'a> {
     pub yes: bool,
     /// Look at whole bridges, also if nobody is dead.
     pub thorough: bool,
+    /// Look at bridges with a living pod whose register value is not known, also if nobody is dead.
+    pub learning: bool,
     /// List every flow in the report.
     pub details: bool,
 }
@@ -176,7 +178,7 @@ impl SweepRun<'_> {
     }
 
     /// Cleans up behind the dead of a liveness pass, and behind those earlier dead that `pick`
-    /// wants judged. The switch is spoken to only if there are any, or if thorough.
+    /// wants judged. The switch is spoken to only if there are any, if thorough, or if learning.
     ///
     /// # Errors
     /// If the lock cannot be had. What goes wrong with one record or on the switch is in the
@@ -199,7 +201,7 @@ impl SweepRun<'_> {
             }
             None => CleanTargets::default(),
         };
-        let mut outcome = if targets.is_empty() && !self.thorough {
+        let mut outcome = if targets.is_empty() && !self.thorough && !self.learning {
             Outcome::default()
         } else {
             let free = self.free(registry_snapshot, &targets);
@@ -274,6 +276,7 @@ mod tests {
             dry_run: false,
             yes: false,
             thorough: false,
+            learning: false,
             details: false,
         };
         let whole = registry.snapshot().unwrap();

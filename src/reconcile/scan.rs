@@ -191,21 +191,23 @@ impl<'c> Collector<'c> {
     }
 }
 
-/// Reads a bridge as thoroughly as its input needs. `since` is when the node was read.
+/// Reads a bridge as far as its input needs, and this far at least. `since` is when the node was
+/// read.
 ///
 /// # Errors
 /// Any error of the source: a scan that was cut short is no scan.
 pub fn scan_bridge(
     source: &mut dyn FlowSource,
     input: &BridgeInput,
-    thorough: bool,
+    least: Extent,
     since: Instant,
 ) -> Result<FlowScan, Error> {
     let facts = &input.facts;
-    let all = thorough || source.prefers_scan(facts.dead.len()) || needs_proof(facts);
-    let some = if all { None } else { by_token_alone(source, facts, since)? };
+    let more = least != Extent::Tokens;
+    let more = more || source.prefers_scan(facts.dead.len()) || needs_proof(facts);
+    let some = if more { None } else { by_token_alone(source, facts, since)? };
     let some = match some {
-        None if !thorough => evidence(source, facts, since)?,
+        None if least != Extent::Everything => evidence(source, facts, since)?,
         some => some,
     };
     let mut scan = match some {

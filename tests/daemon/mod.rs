@@ -4,4 +4,5 @@ mod bad_days;
 mod deaths;
 mod figures;
 mod life;
+mod replica;
 mod requests;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ovs_flow_gc::flowtable::replica::{Doubt, Held, State};
-use ovs_flow_gc::flowtable::watcher::{Turns, Watcher};
+use ovs_flow_gc::flowtable::watcher::{OnLesson, Turns, Watcher};
 use ovs_flow_gc::flowtable::{DumpSource, FlowSource, Made, ReplicaSource, Tokens};
 use ovs_flow_gc::openflow::{Connection, Entry, Filter};
 use ovs_flow_gc::util::clock::Deadline;
@@ -24,6 +24,10 @@ const LIMIT: usize = 100_000;
 const CLOSE: Duration = Duration::from_millis(100);
 /// Ages are told in whole milliseconds.
 const EXACT: Duration = Duration::from_millis(3);
+
+fn nobody() -> OnLesson {
+    OnLesson(Arc::new(|| ()))
+}
 
 fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(20))
@@ -46,7 +50,7 @@ struct Watched {
 impl Watched {
     fn of(node: &Node, bridge: &str) -> Self {
         let path = node.run_dir.join(format!("{bridge}.mgmt"));
-        let watcher = Watcher::start(&path, LIMIT, Arc::new(Turns::default())).unwrap();
+        let watcher = Watcher::start(&path, LIMIT, Arc::default(), nobody()).unwrap();
         let watcher = Arc::new(watcher);
         Self { path, watcher, compared: 0, entries: 0, far: 0, queried: 0, doubts: Vec::new() }
     }
@@ -66,7 +70,8 @@ impl Watched {
                     assert_eq!(self.watcher.barrier(soon()), None);
                     assert_eq!(self.held().len(), 0, "{doubt}");
                     let turns = Arc::new(Turns::default());
-                    self.watcher = Arc::new(Watcher::start(&self.path, LIMIT, turns).unwrap());
+                    self.watcher =
+                        Arc::new(Watcher::start(&self.path, LIMIT, turns, nobody()).unwrap());
                 }
                 _ => {}
             }

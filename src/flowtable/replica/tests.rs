@@ -110,6 +110,27 @@ fn contents(entries: &[&Entry]) -> Vec<Vec<u8>> {
     all
 }
 
+/// `MATCHES[1]` is a match on port 5, `DOES[3]` loads a register.
+#[test]
+fn a_lesson_is_an_entry_of_an_awaited_port_that_loads_a_register() {
+    let (loads, outputs) = (entry(0, MATCHES[1], DOES[3], 0), entry(1, MATCHES[1], DOES[1], 0));
+    let mut scene = Scene::building();
+    scene.replica.await_lessons([5].into());
+    scene.dumped(&outputs, ms(5));
+    scene.complete();
+    assert!(!scene.replica.take_lesson(), "it loads nothing");
+    scene.apply(put(&loads));
+    assert!(scene.replica.take_lesson());
+    assert!(!scene.replica.take_lesson(), "once");
+    scene.replica.await_lessons([5].into());
+    assert!(!scene.replica.take_lesson(), "it was there when the port was waited for already");
+    scene.replica.await_lessons([6].into());
+    scene.apply(put(&loads));
+    assert!(!scene.replica.take_lesson(), "nobody waits for it");
+    scene.replica.await_lessons([5, 6].into());
+    assert!(scene.replica.take_lesson(), "it is there already");
+}
+
 #[test]
 fn nothing_is_handed_out_before_it_is_in_sync_and_after() {
     let mut scene = Scene::building();

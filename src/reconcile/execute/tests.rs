@@ -11,7 +11,7 @@ use crate::openflow::Version as Protocol;
 use crate::openflow::testing::hex;
 use crate::ovsdb::testing;
 use crate::reconcile::plan::{Orders, PlanInput, plan};
-use crate::reconcile::scan::scan_bridge;
+use crate::reconcile::scan::{Extent, scan_bridge};
 use crate::reconcile::{Cause, Lease, Leases};
 use crate::store::Registry;
 use crate::util::clock::{Deadline, Stamp};
@@ -101,7 +101,7 @@ fn play_for(
     let request = CleanRequest::of_call(Some(&registry), "/nonexistent".into(), deadline, "sweep");
     let request = CleanRequest { leases, ..request };
     let input = BridgeInput::build(&before, BridgeId(0), &targets, None);
-    let scan = scan_bridge(table, &input, true, Instant::now()).unwrap();
+    let scan = scan_bridge(table, &input, Extent::Everything, Instant::now()).unwrap();
     let read = ScannedBridge {
         request: &request,
         targets: &targets,
