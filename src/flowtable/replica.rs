@@ -436,7 +436,8 @@ impl Replica {
     }
 
     /// Hands out, each once, every entry that names one of these tokens. Nothing if the replica is
-    /// not in sync.
+    /// not in sync. The index is believed: an entry with a token of the same hash comes, too, and
+    /// whoever asks for evidence is not misled by more of it.
     pub fn naming_any(&mut self, tokens: &[Token], now: Instant, each: &mut dyn FnMut(Held)) {
         if !self.is_in_sync() {
             return;
@@ -445,17 +446,23 @@ impl Replica {
         if new > 0 {
             self.index_again();
         }
-        let mut named = BTreeSet::new();
+        let (mut named, mut is_indexed) = (BTreeSet::new(), true);
         for token in tokens {
             match self.index.with_token(*token) {
                 Some(ids) => named.extend(ids),
-                None => named.extend((0..self.slots.len()).filter_map(|id| u32::try_from(id).ok())),
+                None => {
+                    is_indexed = false;
+                    named.extend((0..self.slots.len()).filter_map(|id| u32::try_from(id).ok()));
+                }
             }
         }
+        let names = |held: &Held| {
+            let flow = held.entry.flow();
+            flow.is_ok_and(|flow| tokens.iter().any(|token| token.is_in(&flow)))
+        };
         for slot in named.into_iter().filter_map(|id| self.slot(id)) {
             self.hand_out(slot, now, &mut |held| {
-                let flow = held.entry.flow();
-                if flow.is_ok_and(|flow| tokens.iter().any(|token| token.is_in(&flow))) {
+                if is_indexed || names(&held) {
                     each(held);
                 }
             });
