@@ -35,6 +35,9 @@ const DEATHS: usize = 120;
 const DEATHS_OF_LARGE: usize = 60;
 const DEATHS_OF_RIVAL: usize = 8;
 const DEATHS_BESIDE: usize = 20;
+/// Turns of each daemon, and deaths in each.
+const TURNS: usize = 2;
+const DEATHS_OF_TURN: usize = 12;
 /// Between a replacement and the next death, and a little more each time: what recurs must
 /// not meet every death.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -129,6 +132,48 @@ pub(crate) fn large(table: &mut Table) {
     table.memory("the same: peak memory", idle::memory(&daemon, "VmHWM"), 48);
     table.told_memory("the same: resident a second later", idle::memory(&daemon, "VmRSS"));
     daemon.no_harm();
+}
+
+/// With the bridge's copy and without (`--replica-limit 0`), by turns on one node.
+pub(crate) fn replica(table: &mut Table) {
+    beside_looks(table, SMALL, SMALL_SHAPE, SMALL_FLOWS, "250 attachments, 10,000 flows");
+}
+
+/// The same with 100,000 flows.
+pub(crate) fn replica_of_large(table: &mut Table) {
+    beside_looks(table, LARGE, LARGE_SHAPE, LARGE_FLOWS, "1,030 attachments, 100,000 flows");
+}
+
+fn beside_looks(table: &mut Table, pods: usize, shape: Shape, flows: usize, what: &str) {
+    let node = Setup::new().datapath(Datapath::Dummy).up("bench-replica");
+    let crowd = crowded(&node, pods, shape, flows);
+    let mut deaths = Deaths::of(&node, &crowd, shape, pods);
+    let mut times: [[Vec<Duration>; 2]; 2] = Default::default();
+    for turn in 0..TURNS * 2 {
+        let which = turn % 2;
+        let mut args = args(&crowd);
+        if which == 1 {
+            args.push("--replica-limit=0".to_owned());
+        }
+        let daemon = start(&node, &args);
+        // The copy is there, and so is the first look at everything.
+        thread::sleep(Duration::from_secs(3));
+        let of = deaths.happen(&daemon, DEATHS_OF_TURN);
+        for (all, some) in times[which].iter_mut().zip(of) {
+            all.extend(some);
+        }
+        daemon.no_harm();
+    }
+    let [with, without] = &mut times;
+    for (row, n) in [("left", 0), ("removed too", 1)] {
+        with[n].sort_unstable();
+        without[n].sort_unstable();
+        for (percent, name) in [(50, "median"), (100, "worst")] {
+            let what = format!("Death, port row {row}, {what}, of {}: {name}", with[n].len());
+            let [ours, theirs] = [&with[n], &without[n]].map(|of| percentile(of, percent));
+            table.beside(&format!("{what}; theirs: --replica-limit 0"), ours, theirs);
+        }
+    }
 }
 
 /// Pods die, and others take their places.

@@ -64,6 +64,12 @@ fn main() {
     if wanted("daemon-deaths") {
         daemon::small(&mut table);
     }
+    if wanted("daemon-replica") {
+        daemon::replica(&mut table);
+    }
+    if wanted("daemon-replica-large") {
+        daemon::replica_of_large(&mut table);
+    }
     if wanted("daemon-large") {
         daemon::large(&mut table);
     }
