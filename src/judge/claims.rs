@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::carried::Carried;
 use super::input::{DeadId, LiveId};
-use super::tokens::{Field, Index, RegisterToken, is_younger};
+use super::tokens::{Field, Index, RegisterToken};
 use super::vlans::Vlans;
-use crate::model::flow::{AddressMatch, Flow, RegisterRange, Side};
+use crate::model::flow::{Address, AddressMatch, Flow, RegisterRange, Side};
 
 /// More values than pods fit on a node: such a register carries something else.
 pub(super) const MOST_VALUES: usize = 1 << 15;
@@ -37,7 +37,7 @@ pub(super) struct Claim {
     pub(super) oldest: Option<Duration>,
     /// A flow that loads it was made while the owner had its number.
     pub(super) proven: bool,
-    /// The same, or a flow that loads it was made together with one that names the owner.
+    /// A flow that loads it shows whose it is: see [`Witnesses`].
     pub(super) shows: bool,
 }
 
@@ -68,11 +68,11 @@ impl Claims {
     /// Takes in that the owner has the value by a flow that was made while it had its number.
     pub(super) fn prove(&mut self, owner: Owner) {
         let of_owner = self.claims.iter_mut().filter(|claim| claim.owner == owner);
-        of_owner.for_each(|claim| (claim.proven, claim.shows) = (true, true));
+        of_owner.for_each(|claim| claim.proven = true);
     }
 
     /// Takes in that the flow of an own claim was made for the owner.
-    fn show(&mut self, owner: Owner) {
+    pub(super) fn show(&mut self, owner: Owner) {
         let of_owner = self.claims.iter_mut().filter(|claim| claim.owner == owner && claim.own);
         of_owner.for_each(|claim| claim.shows = true);
     }
@@ -121,57 +121,84 @@ pub(super) struct Seen {
     /// Owners of a number that is new to them, to one of whose addresses some entry delivers at
     /// another port: their controller has not adapted their entries.
     pub(super) not_adapted: HashSet<Owner>,
-    pub(super) unproven: Unproven,
+    pub(super) witnesses: Witnesses,
 }
 
-/// Flows that load a value for the owner of a number and do not prove it: somebody whom nobody
-/// recorded may have had the number before the owner, or since. They show the owner's value if
-/// flows that were made together with them name the owner's address beside the number.
+/// Flows that load a value for the owner of a number. One that proves the value shows it, unless
+/// what names IP addresses beside the number and was made together with it names only others':
+/// somebody's controller may have put it back there. One that does not prove it may be of somebody
+/// whom nobody recorded, who had the number before the owner, or since. It shows the owner's value
+/// if flows that were made together with it name the owner's address beside the number.
 #[derive(Default)]
-pub(super) struct Unproven {
+pub(super) struct Witnesses {
     /// A network still waits for two pods of one workload that differ. Else nobody asks.
     wanted: bool,
     /// Per number: whose source addresses flows name beside it.
     beside: HashMap<u16, Beside>,
-    /// Whose value, under which number, and the flow's age.
-    flows: Vec<(Owner, u16, RegisterToken, Duration)>,
+    flows: Vec<Witness>,
+}
+
+struct Witness {
+    owner: Owner,
+    port: u16,
+    token: RegisterToken,
+    age: Duration,
+    proves: bool,
+}
+
+/// The ages of some flows.
+#[derive(Clone, Copy)]
+struct Ages {
+    youngest: Duration,
+    oldest: Duration,
+}
+
+impl Ages {
+    fn add(ages: &mut Option<Self>, age: Duration) {
+        let Self { youngest, oldest } = ages.unwrap_or(Self { youngest: age, oldest: age });
+        *ages = Some(Self { youngest: youngest.min(age), oldest: oldest.max(age) });
+    }
+
+    fn are_near(ages: Option<Self>, age: Duration) -> bool {
+        ages.is_some_and(|ages| {
+            age.saturating_add(TOGETHER) >= ages.youngest
+                && age <= ages.oldest.saturating_add(TOGETHER)
+        })
+    }
 }
 
 /// Whose source addresses flows name beside a port's number.
 struct Beside {
     /// `None`: nobody's, or two owners'.
     owner: Option<Owner>,
-    youngest: Duration,
-    oldest: Duration,
+    all: Option<Ages>,
+    /// Flows that name an address of somebody who has the number.
+    of_owners: Option<Ages>,
+    /// Flows that name IP addresses, and none of somebody who has the number.
+    of_others: Option<Ages>,
 }
 
 impl Beside {
     fn is_of(&self, owner: Owner, age: Duration) -> bool {
-        self.owner == Some(owner)
-            && age.saturating_add(TOGETHER) >= self.youngest
-            && age <= self.oldest.saturating_add(TOGETHER)
+        self.owner == Some(owner) && Ages::are_near(self.all, age)
+    }
+
+    fn is_of_others(&self, age: Duration) -> bool {
+        Ages::are_near(self.of_others, age) && !Ages::are_near(self.of_owners, age)
     }
 }
 
-impl Unproven {
+impl Witnesses {
     pub(super) fn new(wanted: bool) -> Self {
         Self { wanted, ..Self::default() }
     }
 
-    /// `born`: how long ago the owner came to be.
-    pub(super) fn note(
-        &mut self,
-        owner: Owner,
-        born: Option<Duration>,
-        flow: &Flow,
-        token: RegisterToken,
-    ) {
+    pub(super) fn note(&mut self, owner: Owner, flow: &Flow, token: RegisterToken, proves: bool) {
         if let Some(port) = flow.matches.in_port
-            && born.is_some_and(|born| is_younger(flow, born))
             && self.wanted
             && self.flows.len() < MOST_VALUES
         {
-            self.flows.push((owner, port, token, flow.duration));
+            self.flows.push(Witness { owner, port, token, age: flow.duration, proves });
         }
     }
 
@@ -181,6 +208,8 @@ impl Unproven {
         let Some(port) = flow.matches.in_port.filter(|_| self.wanted) else { return };
         let Some(owners) = index.port(port) else { return };
         let usable = |m: &&AddressMatch| m.side == Side::Source && !m.address.is_unusable();
+        let age = flow.duration;
+        let (mut is_owners, mut is_ip) = (false, false);
         for m in flow.matches.addresses.iter().filter(usable) {
             let of = index.address(m.address).map(|of| (&of.dead[..], &of.live[..]));
             let owner = match of {
@@ -188,21 +217,36 @@ impl Unproven {
                 Some(([], [l])) if owners.live.contains(l) => Some(Owner::Live(*l)),
                 _ => None,
             };
-            let age = flow.duration;
-            let beside =
-                self.beside.entry(port).or_insert(Beside { owner, youngest: age, oldest: age });
+            is_owners |= of.is_some_and(|(dead, live)| {
+                dead.iter().any(|i| owners.dead.contains(i))
+                    || live.iter().any(|l| owners.live.contains(l))
+            });
+            is_ip |= matches!(m.address, Address::Ip(_));
+            let new = Beside { owner, all: None, of_owners: None, of_others: None };
+            let beside = self.beside.entry(port).or_insert(new);
             beside.owner = beside.owner.filter(|known| Some(*known) == owner);
-            beside.youngest = beside.youngest.min(age);
-            beside.oldest = beside.oldest.max(age);
+            Ages::add(&mut beside.all, age);
+        }
+        if let Some(beside) = self.beside.get_mut(&port) {
+            if is_owners {
+                Ages::add(&mut beside.of_owners, age);
+            } else if is_ip {
+                Ages::add(&mut beside.of_others, age);
+            }
         }
     }
 
-    /// Owners and values that flows show after all.
-    fn shown(&self) -> impl Iterator<Item = (Owner, RegisterToken)> {
-        let named = |(owner, port, _, age): &&(Owner, u16, RegisterToken, Duration)| {
-            self.beside.get(port).is_some_and(|beside| beside.is_of(*owner, *age))
+    /// Owners and values that flows show. `complete`: every flow was seen.
+    fn shown(&self, complete: bool) -> impl Iterator<Item = (Owner, RegisterToken)> {
+        let shows = move |witness: &&Witness| {
+            let beside = self.beside.get(&witness.port);
+            if witness.proves {
+                !beside.is_some_and(|beside| beside.is_of_others(witness.age))
+            } else {
+                complete && beside.is_some_and(|beside| beside.is_of(witness.owner, witness.age))
+            }
         };
-        self.flows.iter().filter(named).map(|(owner, _, token, _)| (*owner, *token))
+        self.flows.iter().filter(shows).map(|witness| (witness.owner, witness.token))
     }
 }
 
@@ -216,7 +260,7 @@ impl Seen {
                 claims.claim(Owner::Live(*successor), true, Some(*oldest));
             }
         }
-        for (owner, token) in self.unproven.shown().filter(|_| self.complete) {
+        for (owner, token) in self.witnesses.shown(self.complete) {
             if let Some(claims) = self.values.get_mut(&token) {
                 claims.show(owner);
             }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::basis;
 use super::carried::Carried;
-use super::claims::{Claims, Owner, Seen, Unproven};
+use super::claims::{Claims, Owner, Seen, Witnesses};
 use super::guards::{self, OutputRegisters};
 use super::input::{Dead, DeadId, JudgeInput, Live, LiveId, LiveRegister};
 use super::tokens::{
-    Field, Index, PortOwners, PortState, ROUNDING, RegisterToken, is_older, push_once,
+    Field, Index, PortOwners, PortState, ROUNDING, RegisterToken, is_older, is_younger, push_once,
 };
 use super::vlans;
 use crate::model::flow::{AddressMatch, Flow, Side};
@@ -49,10 +49,10 @@ impl<'a, 'c> Lesson<'a, 'c> {
 
     /// Takes it in.
     pub(super) fn learn(&self, seen: &mut Seen) {
-        let Seen { values, carried, inherited, unproven, former, .. } = seen;
+        let Seen { values, carried, inherited, witnesses, former, .. } = seen;
         let claims = values.entry(self.load.token).or_default();
         self.narrow_common(claims);
-        self.claim_for_living(claims, inherited, unproven);
+        self.claim_for_living(claims, inherited, witnesses);
         let may_be_before = self.claim_for_former_owners(claims, former);
         let in_port = self.load.flow.matches.in_port;
         if self.live_port().is_empty() && in_port.is_some_and(|p| self.index.is_live_port(p)) {
@@ -61,8 +61,8 @@ impl<'a, 'c> Lesson<'a, 'c> {
         if !self.load.nested {
             // Which flows name somebody dead must not depend on who is alive: one more live
             // attachment would make the rest of them look unanimous.
-            self.claim_for_dead_ports(claims, unproven, may_be_before);
-            self.claim_for_dead_addresses(claims, unproven, carried);
+            self.claim_for_dead_ports(claims, witnesses, may_be_before);
+            self.claim_for_dead_addresses(claims, witnesses, carried);
         }
     }
 
@@ -87,7 +87,7 @@ impl<'a, 'c> Lesson<'a, 'c> {
         &self,
         claims: &mut Claims,
         inherited: &mut HashMap<(LiveId, u16, RegisterToken), Duration>,
-        unproven: &mut Unproven,
+        witnesses: &mut Witnesses,
     ) {
         let Self { index, leftover, .. } = *self;
         let Load { flow, token, nested, shown } = self.load;
@@ -112,11 +112,15 @@ impl<'a, 'c> Lesson<'a, 'c> {
                 *known = age_for(index, flow, *l).max(*known);
             } else {
                 claims.claim(owner, true, Some(age_for(index, flow, *l)));
+                let born = index.live(*l).and_then(|live| live.age);
                 if basis::is_made_for_live(index, flow, *l, shown) {
                     claims.prove(owner);
-                } else {
-                    let born = index.live(*l).and_then(|live| live.age);
-                    unproven.note(owner, born, flow, token);
+                    if in_port.is_none() {
+                        claims.show(owner);
+                    }
+                    witnesses.note(owner, flow, token, true);
+                } else if born.is_some_and(|born| is_younger(flow, born)) {
+                    witnesses.note(owner, flow, token, false);
                 }
             }
         }
@@ -153,7 +157,7 @@ impl<'a, 'c> Lesson<'a, 'c> {
     fn claim_for_dead_ports(
         &self,
         claims: &mut Claims,
-        unproven: &mut Unproven,
+        witnesses: &mut Witnesses,
         may_be_before: bool,
     ) {
         let Self { index, .. } = *self;
@@ -171,14 +175,14 @@ impl<'a, 'c> Lesson<'a, 'c> {
             // What was not made in its life may be what somebody alive left under a number of before.
             let others = may_be_before && !is_of_its_life(index, flow, *i);
             let own = in_port.is_some_and(dead) && !moved && !others;
-            self.claim_for_dead(*i, own, claims, unproven);
+            self.claim_for_dead(*i, own, claims, witnesses);
         }
     }
 
     fn claim_for_dead_addresses(
         &self,
         claims: &mut Claims,
-        unproven: &mut Unproven,
+        witnesses: &mut Witnesses,
         carried: &Carried,
     ) {
         let Self { index, .. } = *self;
@@ -195,14 +199,14 @@ impl<'a, 'c> Lesson<'a, 'c> {
                         && !vlans::is_elsewhere(dead, flow)
                         && owners.live.is_empty()
                         && guards::guard(index, outputs, flow, dead, m).is_none();
-                    self.claim_for_dead(*i, own, claims, unproven);
+                    self.claim_for_dead(*i, own, claims, witnesses);
                 }
             }
         }
     }
 
     /// `own`: the flow is certainly the attachment's own, as far as its tokens tell.
-    fn claim_for_dead(&self, i: DeadId, own: bool, claims: &mut Claims, unproven: &mut Unproven) {
+    fn claim_for_dead(&self, i: DeadId, own: bool, claims: &mut Claims, witnesses: &mut Witnesses) {
         let Self { index, .. } = *self;
         let Load { flow, token, shown, .. } = self.load;
         let field = Field { index: token.index, mask: token.mask };
@@ -218,14 +222,23 @@ impl<'a, 'c> Lesson<'a, 'c> {
         if Field::of(&network.register) != Some(field) || !counts {
             return;
         }
-        claims.claim(Owner::Dead(i), own, Some(flow.duration));
+        let owner = Owner::Dead(i);
+        claims.claim(owner, own, Some(flow.duration));
         if own && basis::is_made_for_dead(index, flow, i, shown) {
-            claims.prove(Owner::Dead(i));
+            claims.prove(owner);
+            // Nobody knows which numbers who has no record had before its number of now.
+            if dead.recorded {
+                if flow.matches.in_port.is_none() {
+                    claims.show(owner);
+                }
+                witnesses.note(owner, flow, token, true);
+            }
         } else if own
+            && dead.born.is_some_and(|born| is_younger(flow, born))
             && flow.duration.saturating_add(SOON) >= dead.seen_alive
             && !guards::created_after(index.input, dead, flow)
         {
-            unproven.note(Owner::Dead(i), dead.born, flow, token);
+            witnesses.note(owner, flow, token, false);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::carried::Carried;
-use super::claims::{Claim, Claims, MOST_VALUES, Owner, Seen, TOGETHER, Unproven};
+use super::claims::{Claim, Claims, MOST_VALUES, Owner, Seen, TOGETHER, Witnesses};
 use super::guards;
 use super::input::{DeadId, JudgeInput, LiveId, LiveRegister, Network};
 use super::learned::{self, Learned};
@@ -100,7 +100,7 @@ impl<'c> Survey<'c> {
             former: HashSet::new(),
             renamed: HashMap::new(),
             not_adapted: HashSet::new(),
-            unproven: Unproven::new(input.networks.values().any(Network::waits_for_two)),
+            witnesses: Witnesses::new(input.networks.values().any(Network::waits_for_two)),
         };
         Self { index, seen, recorded, wanted, learning, doubtful: Vec::new() }
     }
@@ -146,7 +146,7 @@ impl<'c> Survey<'c> {
         self.seen.carried.see(&self.index, flow);
         self.see_renamed(flow);
         self.see_delivery(flow);
-        self.seen.unproven.see(&self.index, flow);
+        self.seen.witnesses.see(&self.index, flow);
         if flow.actions.unread {
             // An action that we cannot read may write anything anywhere.
             self.index.fields.iter().for_each(|f| push_once(&mut self.seen.obscured, *f));

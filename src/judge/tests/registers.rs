@@ -248,6 +248,47 @@ fn an_entry_that_names_the_pod_beside_its_number_shows_whose_the_others_are() {
     assert!(!proves(&restored, own), "b's may be left of somebody before");
 }
 
+/// Found by tests/model: a port waited for its number when a slow controller put a dead pod's
+/// entries back under it. The port's own pod had none yet, and looked as if it had the dead one's
+/// value.
+#[test]
+fn an_entry_that_names_only_others_beside_the_number_shows_nothing() {
+    let guard = |port, ip: &str| flow().table(10).from(port).src(ip).beyond();
+    let proves = |guards: &[Flow]| {
+        let mut flows = [&two()[..], guards].concat();
+        let found = survey(&node(LEARN_FIRST), &flows).networks[0].distinct_seen;
+        flows.reverse();
+        assert_eq!(survey(&node(LEARN_FIRST), &flows).networks[0].distinct_seen, found, "order");
+        found
+    };
+    for (port, own) in [(A, IP_A), (B, IP_B)] {
+        let others = guard(port, "10.0.0.99");
+        assert!(!proves(std::slice::from_ref(&others)), "{port}: somebody's whom nobody remembers");
+        assert!(proves(&[others.clone(), guard(port, own)]), "{port}: the pod's own, too");
+        assert!(proves(&[others.clone().src(own)]), "{port}: both in one");
+        assert!(
+            !proves(&[others.clone(), guard(port, own).aged(100)]),
+            "{port}: its own came later"
+        );
+        assert!(proves(&[others.aged(7100)]), "{port}: it came later");
+        assert!(proves(&[guard(port, "0a:58:0a:00:00:99")]), "{port}: a MAC may be unrecorded");
+        assert!(proves(&[guard(port, "0.0.0.0")]), "{port}: nobody's");
+    }
+    assert!(!proves(&[guard(B, IP_A)]), "a's address under b's number");
+}
+
+/// Found by tests/model: a pod's record was forgotten, and its DEL came again. Its number was a dead
+/// pod's before, whose classifier was still there.
+#[test]
+fn who_has_no_record_shows_no_value() {
+    let proves = |recorded| {
+        let input = node(LEARN_FIRST).with(|c| c.dead[0].recorded = recorded);
+        survey(&input, &two()).networks[0].distinct_seen
+    };
+    assert!(proves(true));
+    assert!(!proves(false), "it may have had another number before");
+}
+
 /// A value that a record has may have been seen in an entry that somebody before had left.
 #[test]
 fn a_record_alone_proves_nothing() {
