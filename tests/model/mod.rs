@@ -130,7 +130,8 @@ fn the_latest_death_of_an_address_counts() {
 
 /// Found by `pure_two_bridges` and `pure_wide`: entries that were left for what the call could not
 /// know. On the second bridge: the value of a living pod, which the first one was about to show. At a
-/// DEL: that one of two pods with the same value was gone.
+/// DEL: that one of two pods with the same value was gone. After a crash: on which bridge a pod without
+/// a record was, whose value is on record.
 #[test]
 fn what_a_call_could_not_know_explains_what_is_left() {
     let plug = |number, value, when| Step::Plug { number, address: 0, value, when, slow: false };
@@ -169,10 +170,50 @@ fn what_a_call_could_not_know_explains_what_is_left() {
         Step::Wait { pause: Pause::Short },
         del(166, 0),
     ];
-    for (bridges, steps) in [(Bridges::Named, unknown), (Bridges::One, gone)] {
+    let no_bridge = vec![
+        Step::Slot { value: 1, when: When::Usual },
+        machine(170),
+        plug(128, 162, When::Quick),
+        Step::Install { pod: 1 },
+        add(95, Vec::new()),
+        Step::Del { pod: 76, crash: 4, meanwhile: vec![Step::Vanish { pod: 11, row: false }] },
+        Step::Unplug { pod: 0 },
+        add(0, Vec::new()),
+        quick(0),
+        quick(0),
+    ];
+    let walks = [(Bridges::Named, unknown), (Bridges::One, gone), (Bridges::Apart, no_bridge)];
+    for (bridges, steps) in walks {
         let layout = Layout::Classifier;
         let mut town = Town::new(Sim::with(bridges, layout, false, false), layout);
         walk(&mut town, &steps).unwrap();
+    }
+}
+
+/// Found by `pure_two_bridges`: a sweep took what stood under a number that its pod did not have any
+/// more, and had it again before the sweep was done with the other bridge.
+#[test]
+fn what_goes_before_a_number_comes_back_is_nobodys() {
+    let plug =
+        |address| Step::Plug { number: 3, address, value: 0, when: When::Quick, slow: false };
+    let renumber = |number| Step::Renumber { pod: 0, number };
+    let sweep = |meanwhile| Step::Sweep { hasty: false, crash: 0, meanwhile };
+    let add = || Step::Add { pod: 0, crash: 0, meanwhile: Vec::new() };
+    let entry = "table=10, priority=50,in_port=5 actions=drop";
+    // Every other call goes over the first bridge before the second number changes.
+    for before in [vec![], vec![sweep(Vec::new())]] {
+        let mut steps = vec![plug(0), add()];
+        steps.extend([Step::Del { pod: 0, crash: 0, meanwhile: Vec::new() }]);
+        steps.extend([Step::Unplug { pod: 0 }, plug(1), add()]);
+        steps.extend(before);
+        steps.push(renumber(5));
+        let layout = Layout::Classifier;
+        let mut town = Town::new(Sim::with(Bridges::Named, layout, false, false), layout);
+        steps.iter().for_each(|step| town.step(step).unwrap());
+        assert_eq!((town.pods[0].numbers.first(), town.pods[1].number), (Some(&5), Some(7)));
+        assert!(town.table.values().any(|left| left.line.text == entry));
+        town.step(&sweep(vec![renumber(3)])).unwrap();
+        assert_eq!(town.pods[1].number, Some(5));
     }
 }
 

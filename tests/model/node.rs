@@ -670,9 +670,10 @@ impl<D: Driver> Town<D> {
         let dead = |p: &Pod| !p.is_living() && p.installed.is_some();
         let Some(id) = self.pick(pod, dead) else { return false };
         let ofport = self.pods[id].installed.unwrap();
-        // A classifier that comes under a number after its next owner cannot be told from the
-        // owner's: docs/promises.md, "What it rests on".
-        let taken = |p: &Pod| p.number == Some(ofport) && p.id != id;
+        // A classifier that comes under a number after its next owner, or whoever waits for it,
+        // cannot be told from the owner's: docs/promises.md, "What it rests on".
+        let has = |p: &Pod| p.row && p.number.unwrap_or(p.who.ofport) == ofport;
+        let taken = |p: &Pod| has(p) && p.id != id;
         if self.layout == Layout::Tenants && self.pods.iter().any(taken) {
             return false;
         }
@@ -818,9 +819,10 @@ impl<D: Driver> Town<D> {
         self.in_part = !self.driver.is_small();
         let (before, from) = (self.driver.book(), self.driver.now());
         let call = self.driver.add(&self.pods[id], crash);
+        let early = self.account_early("ADD", from)?;
         self.go_on(Some(id), meanwhile)?;
         let ended = self.finish(call);
-        self.account("ADD", from)?;
+        self.account(early, "ADD", from)?;
         let arriving = self.pods[id].phase == Phase::Arriving;
         match (ended, arriving) {
             (true, true) => {
@@ -851,9 +853,10 @@ impl<D: Driver> Town<D> {
         self.in_part = !self.driver.is_small();
         let (before, from) = (self.driver.book(), self.driver.now());
         let call = self.driver.del(&self.pods[id], crash);
+        let early = self.account_early("DEL", from)?;
         self.go_on(Some(id), meanwhile)?;
         self.finish(call);
-        self.account("DEL", from)?;
+        self.account(early, "DEL", from)?;
         self.after_call("DEL", &before, from, self.is_alone(meanwhile))?;
         Ok(true)
     }
@@ -862,9 +865,10 @@ impl<D: Driver> Town<D> {
         self.in_part = hasty && !self.driver.is_small();
         let (before, from) = (self.driver.book(), self.driver.now());
         let call = self.driver.sweep(hasty, crash);
+        let early = self.account_early("the sweep", from)?;
         self.go_on(None, meanwhile)?;
         let ended = self.finish(call);
-        self.account("the sweep", from)?;
+        self.account(early, "the sweep", from)?;
         let alone = self.is_alone(meanwhile);
         self.after_call("the sweep", &before, from, alone)?;
         if ended && alone {
@@ -916,9 +920,20 @@ impl<D: Driver> Town<D> {
             && !self.is_live(entry)
     }
 
+    /// What a call of the made-up node has taken on other bridges before anything else happens:
+    /// nobody may have needed it then. A number may come back to its pod later.
+    fn account_early(&mut self, what: &str, at: u64) -> Result<Vec<Entry>, Broken> {
+        if D::MAKE_BELIEVE {
+            self.account(Vec::new(), what, at)?;
+            return Ok(std::mem::take(&mut self.taken));
+        }
+        Ok(Vec::new())
+    }
+
     /// Takes out of the table what is not on the switch any more: nobody may have needed it.
-    fn account(&mut self, what: &str, at: u64) -> Result<(), Broken> {
-        self.taken.clear();
+    /// `early`: what the call took before.
+    fn account(&mut self, early: Vec<Entry>, what: &str, at: u64) -> Result<(), Broken> {
+        self.taken = early;
         for slot in self.driver.lost(&self.table) {
             let entry = self.table.remove(&slot).unwrap();
             if self.is_live(&entry) && self.is_in_the_window(&entry, at) {

@@ -447,6 +447,9 @@ impl<'a, D: Driver> View<'a, D> {
             };
             let tombstones_written = self.before.tombstones.iter().chain(&self.after.tombstones);
             let mut others = tombstones_written.filter(|t| !t.is_same(dead.record));
+            // What the call has learned of the living is known to the next one.
+            let alive = |r: &&Attachment| ours(r, &self.after.records);
+            let mut were_alive = self.before.records.iter().filter(alive);
             // What the dead left under a number that somebody has now looks like his.
             let left = |entry: &Entry| {
                 let Flow { matches, actions, .. } = &entry.line.flow;
@@ -455,6 +458,7 @@ impl<'a, D: Driver> View<'a, D> {
             };
             living(value)
                 || self.living.iter().any(|(_, record)| known(record))
+                || were_alive.any(known)
                 || others.any(known)
                 || self.entries().any(left)
         };
@@ -551,8 +555,13 @@ impl<'a, D: Driver> View<'a, D> {
             let has = record.register.is_some_and(|r| r.value == register.value);
             self.is_near(pod) && (pod.who.reg == register.value || has)
         };
-        let others = self.dead.iter().map(|dead| dead.record).chain(&self.after.tombstones);
-        let shared = others.filter(|record| !record.is_same(dead.record)).any(same);
+        // A tombstone that names no bridge yet counts on each.
+        let anywhere = |record: &Attachment| {
+            record.bridge.is_none() && record.register.is_some_and(|r| r.value == register.value)
+        };
+        let mut others = self.dead.iter().map(|dead| dead.record).chain(&self.after.tombstones);
+        let shared =
+            others.any(|other| !other.is_same(dead.record) && (same(other) || anywhere(other)));
         let unknown = self.is_a_value_unknown() || self.seem_to_share();
         // Whoever was given the value since answers for what uses it.
         if self.living.iter().any(|(_, record)| same(record)) {

@@ -310,7 +310,8 @@ impl Sim {
         let rows = self.rows.values().filter(near);
         for row in rows.filter(|row| marked(row) && !leaving.contains(&row.id)) {
             let recorded = |r: &Attachment| r.interface == Some(row.id);
-            if self.records.iter().any(recorded) {
+            // As the call read them: who was recorded since is still arriving to it.
+            if world.records.iter().any(recorded) {
                 continue;
             }
             let age = stamp(row.born - TICK).until(world.now);
