@@ -1,7 +1,7 @@
 //! The names of all metrics: what dashboard and alerts may ask for, and what the daemon serves.
 
 /// What `/metrics` has, as Prometheus stores it (`up` is Prometheus' own).
-pub(crate) const METRICS: [&str; 28] = [
+pub(crate) const METRICS: [&str; 34] = [
     "ovs_flow_gc_build_info",
     "ovs_flow_gc_attachments",
     "ovs_flow_gc_orphans_total",
@@ -20,6 +20,12 @@ pub(crate) const METRICS: [&str; 28] = [
     "ovs_flow_gc_sweep_duration_seconds_bucket",
     "ovs_flow_gc_last_sweep_timestamp_seconds",
     "ovs_flow_gc_dump_flows",
+    "ovs_flow_gc_replica_in_sync_since_seconds",
+    "ovs_flow_gc_replica_entries",
+    "ovs_flow_gc_replica_bytes",
+    "ovs_flow_gc_replica_updates_total",
+    "ovs_flow_gc_replica_resyncs_total",
+    "ovs_flow_gc_replica_fallbacks_total",
     "ovs_flow_gc_cleanup_latency_seconds_bucket",
     "ovs_flow_gc_ovs_up",
     "ovs_flow_gc_source_up",
