@@ -101,8 +101,15 @@ fn the_namespace_is_another_one_now() {
     let node = dummy("the_namespace_is_another_one_now");
     let crowd = Crowd::new(&node, &["web", "db"]);
     let web = &crowd.pods[0];
+    // It is made while the old one is there: the kernel would give it the same number else, and then
+    // nobody knows whether it is another one.
+    let next = format!("{}-next", web.netns);
+    node.run("ip", &["netns", "add", &next]).ok();
     node.kill_sandbox(web);
-    node.run("ip", &["netns", "add", &web.netns]).ok();
+    let path = |name: &str| format!("/run/netns/{name}");
+    fs::write(path(&web.netns), "").unwrap();
+    node.run("mount", &["--bind", &path(&next), &path(&web.netns)]).ok();
+    node.run("ip", &["netns", "del", &next]).ok();
     sweep(&node, &[]);
     assert_eq!(node.dump("br0"), crowd.without(&[0]));
 }

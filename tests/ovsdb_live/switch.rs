@@ -107,7 +107,7 @@ impl Switch {
     }
 
     pub(crate) fn client(&self) -> Client {
-        Client::connect(&self.socket(), after(5000)).unwrap()
+        Client::connect(&self.socket(), after(60_000)).unwrap()
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
