@@ -21,3 +21,4 @@ mod liveness_cri;
 mod liveness_kubernetes;
 mod manifests;
 mod rig;
+mod turnover;

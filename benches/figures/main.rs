@@ -35,6 +35,7 @@ mod scale;
 mod stall;
 mod sweep;
 mod table;
+mod turnover;
 mod watch;
 
 use table::Table;
@@ -85,6 +86,9 @@ fn main() {
     }
     if words.iter().any(|word| word == "scale") {
         scale::figures();
+    }
+    if words.iter().any(|word| word == "daemon-turnover") {
+        turnover::figures();
     }
     println!("{table}");
     if table.missed() {

@@ -6,7 +6,8 @@
 //! (`basis`), or if two pods of one workload were seen with
 //! different ones, and no two attachments with the same while both lived. Pods of different
 //! workloads prove nothing: where each tenant has one pod, a tenant's value looks like a pod's.
-//! For `pod` and computed values the operator vouches.
+//! For `pod` and computed values the operator vouches: two dead pods of one value, however soon
+//! one came after the other, show that it was given away again.
 //! A value that is computed from a port's number or an address is that token: its questions are
 //! asked, too.
 
@@ -71,7 +72,9 @@ impl Prover<'_, '_> {
             let Some(token) = *token else {
                 return Evidence { previous_ofports, ..Evidence::default() };
             };
-            let together = |other: &DeadId| *other != i && self.lived_together(i, *other);
+            let together = |other: &DeadId| {
+                *other != i && !self.are_vouched_for(i, *other) && self.lived_together(i, *other)
+            };
             // The distinct values are few, and fields that overlap fewer.
             let shared = holders.get(&token).is_some_and(|same| same.iter().any(together))
                 || (self.index.fields.len() > 1
@@ -79,6 +82,15 @@ impl Prover<'_, '_> {
                 || self.seen.values.get(&token).is_some_and(|c| c.dead().any(|i| together(&i)));
             Evidence { previous_ofports, ..self.evidence(i, token, shared) }
         })
+    }
+
+    /// Whether an operator says that the values of both are pods' own. Then one value of two dead
+    /// is one that was given away again, and nobody alive has it.
+    fn are_vouched_for(&self, a: DeadId, b: DeadId) -> bool {
+        let (Some((a, network)), Some((b, _))) = (self.index.dead(a), self.index.dead(b)) else {
+            return false;
+        };
+        a.network == b.network && network.register.source == RegisterSource::Pod
     }
 
     /// Whether two of the dead may have lived at the same time. If one was born when the

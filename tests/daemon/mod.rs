@@ -6,3 +6,4 @@ mod figures;
 mod life;
 mod replica;
 mod requests;
+mod turnover;

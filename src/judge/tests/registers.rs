@@ -468,7 +468,13 @@ fn conditions_of_a_proof() {
             c.dead.push(Dead { register: Some(ID_A), ..dead(15, &[]) });
         });
         let by_record = [classifier(B, ID_B)];
-        assert_eq!(doubt(&twin, &by_record), Some(NotProven::OtherDeadHasIt));
+        let shared = learn.then_some(NotProven::OtherDeadHasIt);
+        assert_eq!(doubt(&twin, &by_record), shared, "an operator says that it was given away");
+        let elsewhere = twin.with(|c| {
+            c.networks.push(network(LEARN));
+            c.dead[1].network = NetworkId(1);
+        });
+        assert_eq!(doubt(&elsewhere, &by_record), Some(NotProven::OtherDeadHasIt), "of no pod's");
 
         let mut flows = two();
         flows.push(flow().table(3).from(TUNNEL).write(0, u32::MAX, None, false));
@@ -584,7 +590,7 @@ fn one_more_live_attachment_does_not_make_the_rest_unanimous() {
 #[test]
 fn a_value_of_two_dead_stays_shared_when_one_of_their_ports_is_reused() {
     let flows = [flow().from(15).src(IP_A).load(0, ID_A), classifier(B, ID_B)];
-    let input = node(RegisterSource::Pod).with(|c| {
+    let input = node(LEARN).with(|c| {
         c.dead[0].register = Some(ID_A);
         c.dead.push(dead(15, &[]));
     });

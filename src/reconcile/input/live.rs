@@ -131,10 +131,13 @@ pub(in crate::reconcile) fn has_lost_its_device(interface: &Interface) -> bool {
 
 /// A dead attachment that is none of the targets and not yet finished: its register value
 /// may have been shared with one of them, so it is not that one's own until a sweep has
-/// judged them all together.
+/// judged them all together. Where an operator says that values are pods' own it was not shared,
+/// but given away again.
 pub(super) fn unfinished(node: &NodeSnapshot, dead: &Attachment) -> Option<Live> {
     let unfinished = dead.state == State::Deleting && dead.boot_id == node.boot_id;
-    let learned = dead.register.filter(|r| unfinished && r.how == RegisterHow::Learned)?;
+    let vouched = node.config(&dead.key.network).reg0 == Reg0::Pod;
+    let learned = dead.register.filter(|r| unfinished && r.how == RegisterHow::Learned);
+    let learned = learned.filter(|_| !vouched)?;
     Some(Live {
         network: None,
         ofport: None,

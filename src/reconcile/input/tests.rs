@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::addresses::{ip_evidence, scope_of};
 use super::ports::dead_vlans_before;
 use super::*;
-use crate::config::{AddressScope, Config, NetworkState};
+use crate::config::{AddressScope, Config, NetworkState, Reg0};
 use crate::judge::input::{Dead, DeadId, LiveRegister};
 use crate::model::attachment::Pod;
 use crate::model::attachment::{Attachment, Key};
@@ -209,6 +209,31 @@ fn a_dead_pods_row_that_was_given_away_is_a_living_pods() {
         |after| crate::judge::Recheck::between(&own, &learned, after).standing(&flow, &verdict);
     assert_eq!(standing(&own), crate::judge::Standing::Holds);
     assert_eq!(standing(&taken), crate::judge::Standing::NewOwner);
+}
+
+/// Another dead pod whose clean-up is not finished may have shared its value with one that is
+/// judged now, unless an operator says that values are pods' own.
+#[test]
+fn an_unfinished_dead_pod_stands_for_its_value_where_values_may_be_shared() {
+    let stands_for = |reg0: Reg0| {
+        let mut node = one_bridge(Vec::new());
+        let network = "net".parse().unwrap();
+        let config = Config { reg0, ..Config::default() };
+        node.networks.insert(network, NetworkState { config, ..NetworkState::default() });
+        let mut dead = target("net", "eth0", &[], Cause::Tombstone).attachment;
+        dead.bridge = Some("br0".to_owned());
+        dead.state = crate::model::attachment::State::Deleting;
+        let how = crate::model::attachment::RegisterHow::Learned;
+        dead.register = Some(crate::model::attachment::Register { value: 0x1001, how });
+        node.tombstones.push(dead);
+        let mut judged = target("net", "eth0", &[], Cause::Del);
+        judged.attachment.key.container = "c2".parse().unwrap();
+        judged.attachment.bridge = Some("br0".to_owned());
+        let input = BridgeInput::build(&node, BridgeId(0), &[judged], None).facts;
+        input.live.values().any(|live| live.register == LiveRegister::Is(0x1001))
+    };
+    assert!(stands_for(Reg0::Learn));
+    assert!(!stands_for(Reg0::Pod));
 }
 
 /// A dead pod's port that nobody removed is not that of somebody who may have been given a
