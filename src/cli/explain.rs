@@ -1,7 +1,5 @@
 //! `explain`: why is this flow stale, or why is it not?
 
-use std::time::Instant;
-
 use clap::Args;
 use serde::Serialize;
 
@@ -109,16 +107,15 @@ fn explain(
     let Some(name) = node.bridge(bridge).map(|b| b.name.clone()) else {
         return Ok(Vec::new());
     };
-    let since = Instant::now();
     let connection = open_bridge(&context.run_dir, &name, context.deadline())?;
     let (mut source, ports) = DumpSource::over(connection)?;
     let mut input = BridgeInput::build(node, bridge, targets, None);
     input.check_ports(node, bridge, &ports);
-    let scan = scan_bridge(&mut source, &input, Extent::Everything, since)?;
+    let scan = scan_bridge(&mut source, &input, Extent::Everything)?;
     let judge = Judge::new(&input.facts, &scan.learned);
     let mut flows = Vec::new();
     for candidate in &scan.candidates {
-        let Some(verdict) = candidate.verdict(&judge, since) else { continue };
+        let Some(verdict) = candidate.verdict(&judge) else { continue };
         if !verdict.stale && verdict.dead.is_none() {
             continue;
         }

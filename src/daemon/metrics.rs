@@ -19,7 +19,7 @@ use crate::liveness::Source;
 use crate::model::attachment::{Attachment, State};
 use crate::reconcile::Outcome;
 use crate::store::RegistrySnapshot;
-use crate::util::clock::Stamp;
+use crate::util::clock::{BootTime, Stamp};
 
 /// The content type of [`Metrics::encode`].
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -258,7 +258,7 @@ impl Metrics {
             let since = match status.state {
                 replica::State::InSync { since } => {
                     let now = Duration::from_millis(Stamp::now().wall_ms);
-                    now.saturating_sub(since.elapsed()).as_secs_f64()
+                    now.saturating_sub(since.until(BootTime::now())).as_secs_f64()
                 }
                 replica::State::Building | replica::State::Doubt(_) => 0.0,
             };

@@ -4,7 +4,7 @@
 //! For many, or where everything must be seen: table by table. Never a large bridge in one
 //! request.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::debug;
 
@@ -13,7 +13,7 @@ use crate::model::flow::Actions;
 use crate::openflow::{
     Applied, AskedDump, Connection, Entry, Error, Filter, Update, filters_for_address,
 };
-use crate::util::clock::Deadline;
+use crate::util::clock::{BootTime, Deadline};
 
 /// Below this many entries a whole bridge costs less than many filtered dumps.
 const SMALL_BRIDGE: u64 = 2_000;
@@ -35,7 +35,7 @@ pub struct DumpSource {
 #[derive(Debug)]
 pub(super) struct Guess {
     dumps: AskedDump,
-    asked: Instant,
+    asked: BootTime,
 }
 
 impl DumpSource {
@@ -64,7 +64,7 @@ impl DumpSource {
 
     /// Asks for the entries with these tokens and does not wait.
     pub(super) fn guess(&mut self, tokens: &[Tokens]) -> Result<(), Error> {
-        let asked = Instant::now();
+        let asked = BootTime::now();
         let dumps = self.connection.ask_dump(filters_of_tokens(tokens))?;
         self.guess = Some(Guess { dumps, asked });
         Ok(())
@@ -80,9 +80,9 @@ impl DumpSource {
                 Some(*end)
             })
             .collect();
-        let (mut current, mut asked, mut next_asked) = (None, Instant::now(), Instant::now());
+        let (mut current, mut asked, mut next_asked) = (None, BootTime::now(), BootTime::now());
         self.connection.dump_in_turns(&turns, &mut |filter, raw| {
-            let came = Instant::now();
+            let came = BootTime::now();
             let turn = ends.partition_point(|end| *end <= filter);
             if current.is_none_or(|current| turn > current) {
                 (current, asked, next_asked) = (Some(turn), next_asked, came);
@@ -110,9 +110,9 @@ impl FlowSource for DumpSource {
         if filters.iter().all(|filter| filter.table.map(Filter::table).as_ref() == Some(filter)) {
             return self.scan_tables(filters, each);
         }
-        let asked = Instant::now();
+        let asked = BootTime::now();
         self.connection.dump_each(filters, &mut |filter, raw| {
-            let made = Made::by(raw.duration(), asked, Instant::now());
+            let made = Made::by(raw.duration(), asked, BootTime::now());
             each(&Seen { raw: *raw, filter, made })
         })
     }
@@ -122,7 +122,7 @@ impl FlowSource for DumpSource {
         match self.guess.take().filter(|guess| guess.dumps.filters() == filters) {
             Some(Guess { dumps, asked }) => {
                 self.connection.hear_dump(&dumps, &mut |filter, raw| {
-                    let made = Made::by(raw.duration(), asked, Instant::now());
+                    let made = Made::by(raw.duration(), asked, BootTime::now());
                     each(&Seen { raw: *raw, filter, made })
                 })?
             }
@@ -185,9 +185,9 @@ impl FlowSink for DumpSource {
         filters: &[Filter],
         each: &mut dyn FnMut(&Seen<'_>),
     ) -> Result<Applied, Error> {
-        let asked = Instant::now();
+        let asked = BootTime::now();
         self.connection.delete_strict_and_dump(entries, filters, &mut |raw| {
-            let made = Made::by(raw.duration(), asked, Instant::now());
+            let made = Made::by(raw.duration(), asked, BootTime::now());
             each(&Seen { raw: *raw, filter: 0, made });
         })
     }

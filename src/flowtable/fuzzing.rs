@@ -3,12 +3,13 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a broken promise is told by panicking")]
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::replica::{Doubt, Replica, State};
 use crate::openflow::client::monitor::fuzzing::updates;
 use crate::openflow::fuzzing::written;
 use crate::openflow::{Entry, Filter, FlowKey, Update, What};
+use crate::util::clock::BootTime;
 
 /// Entries do not fit a message if the whole input is larger.
 const MOST: usize = 60_000;
@@ -36,7 +37,7 @@ pub(crate) fn replica(data: &[u8]) -> bool {
     let Some((version, updates)) = updates(data) else { return false };
     let blank = written(version, &[], &[]).expect("an entry without a match");
     for building in [false, true] {
-        let start = Instant::now();
+        let start = BootTime::now();
         let mut replica = Replica::new(MOST, start);
         replica.begin(version, start, None);
         if !building {
@@ -88,7 +89,7 @@ impl Naive {
     }
 }
 
-fn compare(replica: &mut Replica, naive: &Naive, now: Instant) {
+fn compare(replica: &mut Replica, naive: &Naive, now: BootTime) {
     if naive.doubt.is_some() {
         assert!(!replica.is_in_sync() && replica.is_empty() && replica.bytes() == 0);
     }

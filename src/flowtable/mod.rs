@@ -17,10 +17,11 @@
 //! | [`watcher`] | keeps a bridge's replica: follows the switch, builds anew after a doubt |
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::model::flow::{Actions, Address, Flow};
 use crate::openflow::{Entry, Error, Filter, Malformed, RawEntry, Update};
+use crate::util::clock::BootTime;
 
 mod dump;
 #[cfg(feature = "fuzzing")]
@@ -46,41 +47,27 @@ const SAME_AGE: Duration = Duration::from_millis(10);
 /// More than this many filters, and whole tables cost less.
 pub const FEW_FILTERS: usize = 24;
 
-/// When an entry was made, by this process's monotonic clock. An answer that is late makes its
-/// entries look younger than they are, so this is an interval.
+/// When an entry was made. An answer that is late makes its entries look younger than they are, so
+/// this is an interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Made {
     /// Not before.
-    pub earliest: Instant,
+    pub earliest: BootTime,
     /// Not after.
-    pub latest: Instant,
+    pub latest: BootTime,
 }
 
 impl Made {
     /// Of an entry that had this age in an answer that was asked for and came at these times.
     #[must_use]
-    pub fn by(age: Duration, asked: Instant, came: Instant) -> Self {
-        // An age that no clock can have had is no age.
-        let before = |at: Instant| at.checked_sub(age).unwrap_or(came);
-        Self { earliest: before(asked), latest: before(came) }
+    pub fn by(age: Duration, asked: BootTime, came: BootTime) -> Self {
+        Self { earliest: asked - age, latest: came - age }
     }
 
     /// Whether this entry was certainly made before the other one.
     #[must_use]
     pub fn is_before(self, other: Self) -> bool {
         self.latest + SAME_AGE < other.earliest
-    }
-
-    /// How old the entry was at this time, at least: zero if it may have been made later.
-    #[must_use]
-    pub fn least_age(self, at: Instant) -> Duration {
-        at.saturating_duration_since(self.latest)
-    }
-
-    /// How old it was at most.
-    #[must_use]
-    pub fn greatest_age(self, at: Instant) -> Duration {
-        at.saturating_duration_since(self.earliest)
     }
 }
 
@@ -217,19 +204,14 @@ mod tests {
     /// between.
     #[test]
     fn a_late_answer_makes_an_interval() {
-        let asked = Instant::now() + ms(1_000);
+        let asked = BootTime::now();
         let came = asked + ms(100);
         let made = Made::by(ms(50), asked, came);
         assert_eq!((made.earliest, made.latest), (asked - ms(50), came - ms(50)));
-        assert_eq!((made.least_age(asked), made.greatest_age(asked)), (ms(0), ms(50)));
-        assert_eq!((made.least_age(came), made.greatest_age(came)), (ms(50), ms(150)));
         // In a later answer.
         let later = |age| Made::by(ms(age), came + ms(10), came + ms(20));
         assert!(!made.is_before(later(60)), "that one itself, if its first answer was slow");
         assert!(!made.is_before(later(51)), "ages are not that exact");
         assert!(made.is_before(later(40)));
-        // More than any clock has counted.
-        let hostile = Made::by(Duration::MAX, asked, came);
-        assert_eq!((hostile.earliest, hostile.latest), (came, came));
     }
 }

@@ -18,7 +18,7 @@
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Made;
 use super::index::{Index, Token};
@@ -26,6 +26,7 @@ use crate::model::flow::Flow;
 use crate::openflow::{
     Entry, Filter, FlowKey, PackedEntry, RawEntry, Unreported, Update, Version, What,
 };
+use crate::util::clock::BootTime;
 
 /// Changes that are kept for whoever asks what happened since.
 const MOST_RECENT: usize = 4096;
@@ -107,7 +108,7 @@ pub enum State {
     /// It is what the switch has.
     InSync {
         /// Since then.
-        since: Instant,
+        since: BootTime,
     },
     /// It is not.
     Doubt(Doubt),
@@ -128,11 +129,25 @@ pub struct Counters {
 #[derive(Debug)]
 struct Slot {
     entry: PackedEntry,
-    /// When it was made: milliseconds since [`Replica::origin`], and the width of the interval.
-    earliest_ms: i64,
+    /// When it was made, at the earliest.
+    earliest: BootTime,
+    /// So many milliseconds later at the latest.
     width_ms: u32,
     /// How it came to be known.
     told: Told,
+}
+
+impl Slot {
+    fn made(&self) -> Made {
+        let width = Duration::from_millis(self.width_ms.into());
+        Made { earliest: self.earliest, latest: self.earliest + width }
+    }
+}
+
+/// How wide the interval is: whole milliseconds, rounded up.
+fn width_ms(made: Made) -> u32 {
+    let width = made.earliest.until(made.latest);
+    u32::try_from(width.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
 
 /// How an entry came to be known.
@@ -163,12 +178,10 @@ pub struct Replica {
     gone: HashSet<FlowKey<'static>>,
     /// The last changes, numbered by [`Counters::updates`].
     recent: VecDeque<Update>,
-    /// What the moments of the entries are counted from.
-    origin: Instant,
     /// All that happened before was reported.
-    heard: Instant,
+    heard: BootTime,
     /// What was made in this interval was made by a restore: its age proves nothing.
-    restored: Option<(Instant, Instant)>,
+    restored: Option<(BootTime, BootTime)>,
     counters: Counters,
     built: bool,
     /// Ports whose pods' register values are not known yet.
@@ -200,7 +213,7 @@ pub struct Held {
 impl Replica {
     /// An empty one, that is not believed.
     #[must_use]
-    pub fn new(limit: usize, now: Instant) -> Self {
+    pub fn new(limit: usize, now: BootTime) -> Self {
         Self {
             version: Version::V14,
             state: State::Doubt(Doubt::New),
@@ -211,7 +224,6 @@ impl Replica {
             bytes: 0,
             gone: HashSet::new(),
             recent: VecDeque::new(),
-            origin: now,
             heard: now,
             restored: None,
             counters: Counters::default(),
@@ -226,15 +238,15 @@ impl Replica {
     pub fn begin(
         &mut self,
         version: Version,
-        asked: Instant,
-        restored: Option<(Instant, Instant)>,
+        asked: BootTime,
+        restored: Option<(BootTime, BootTime)>,
     ) {
         self.forget();
         self.counters.resyncs += u64::from(self.built);
         self.built = true;
         self.version = version;
         self.state = State::Building;
-        (self.origin, self.heard, self.restored) = (asked, asked, restored);
+        (self.heard, self.restored) = (asked, restored);
     }
 
     /// Takes in an entry of the dump.
@@ -261,7 +273,7 @@ impl Replica {
     }
 
     /// The dump is complete, and all that happened before its end was reported.
-    pub fn complete_dump(&mut self, now: Instant) {
+    pub fn complete_dump(&mut self, now: BootTime) {
         if self.state == State::Building {
             self.gone = HashSet::new();
             self.state = State::InSync { since: now };
@@ -269,12 +281,12 @@ impl Replica {
     }
 
     /// All that happened before this time was reported.
-    pub fn heard_until(&mut self, heard: Instant) {
+    pub fn heard_until(&mut self, heard: BootTime) {
         self.heard = self.heard.max(heard);
     }
 
     /// Takes in a change, which was reported at `now` at the latest.
-    pub fn apply(&mut self, mut update: Update, now: Instant) {
+    pub fn apply(&mut self, mut update: Update, now: BootTime) {
         if matches!(self.state, State::Doubt(_)) {
             return;
         }
@@ -295,7 +307,7 @@ impl Replica {
         }
     }
 
-    fn take_in(&mut self, update: &Update, now: Instant) {
+    fn take_in(&mut self, update: &Update, now: BootTime) {
         let key = update.key();
         let (place, building) = (self.place(&key), self.state == State::Building);
         if place.is_some_and(|id| self.told(id) == Some(Told::Twice)) {
@@ -405,7 +417,7 @@ impl Replica {
     }
 
     /// Hands out every entry. Nothing if it is not in sync.
-    pub fn all(&self, now: Instant, each: &mut dyn FnMut(Held)) {
+    pub fn all(&self, now: BootTime, each: &mut dyn FnMut(Held)) {
         if self.is_in_sync() {
             for slot in self.slots.iter().flatten() {
                 self.hand_out(slot, now, each);
@@ -415,7 +427,7 @@ impl Replica {
 
     /// Hands out every entry that one of these filters finds, with the number of one that does.
     /// Nothing if the replica is not in sync.
-    pub fn find(&mut self, filters: &[Filter], now: Instant, each: &mut dyn FnMut(usize, Held)) {
+    pub fn find(&mut self, filters: &[Filter], now: BootTime, each: &mut dyn FnMut(usize, Held)) {
         // An address has many filters, and one place in the index.
         let mut groups: Vec<(Option<Token>, Numbered<'_>)> = Vec::new();
         for numbered in filters.iter().enumerate() {
@@ -438,7 +450,7 @@ impl Replica {
     /// Hands out, each once, every entry that names one of these tokens. Nothing if the replica is
     /// not in sync. The index is believed: an entry with a token of the same hash comes, too, and
     /// whoever asks for evidence is not misled by more of it.
-    pub fn naming_any(&mut self, tokens: &[Token], now: Instant, each: &mut dyn FnMut(Held)) {
+    pub fn naming_any(&mut self, tokens: &[Token], now: BootTime, each: &mut dyn FnMut(Held)) {
         if !self.is_in_sync() {
             return;
         }
@@ -470,7 +482,7 @@ impl Replica {
     }
 
     /// The entries among which all are that name the token.
-    fn candidates(&mut self, token: Option<Token>, now: Instant, each: &mut dyn FnMut(Held)) {
+    fn candidates(&mut self, token: Option<Token>, now: BootTime, each: &mut dyn FnMut(Held)) {
         if !self.is_in_sync() {
             return;
         }
@@ -488,28 +500,15 @@ impl Replica {
         }
     }
 
-    fn hand_out(&self, slot: &Slot, now: Instant, each: &mut dyn FnMut(Held)) {
-        let made = self.made(slot);
+    fn hand_out(&self, slot: &Slot, now: BootTime, each: &mut dyn FnMut(Held)) {
+        let made = slot.made();
         // Its bytes were read when it came.
-        let Ok(entry) = slot.entry.to_entry(self.version, made.least_age(now)) else { return };
+        let age = made.latest.until(now);
+        let Ok(entry) = slot.entry.to_entry(self.version, age) else { return };
         let restored =
             self.restored.is_some_and(|(from, to)| made.latest >= from && made.earliest <= to);
         let ambiguous = slot.told == Told::Twice;
         each(Held { entry, made, unreported: slot.entry.unreported(), restored, ambiguous });
-    }
-
-    fn made(&self, slot: &Slot) -> Made {
-        let ms = |ms: i64| {
-            let distance = Duration::from_millis(ms.unsigned_abs());
-            let moved = if ms < 0 {
-                self.origin.checked_sub(distance)
-            } else {
-                self.origin.checked_add(distance)
-            };
-            moved.unwrap_or(self.origin)
-        };
-        let latest = slot.earliest_ms.saturating_add(slot.width_ms.into());
-        Made { earliest: ms(slot.earliest_ms), latest: ms(latest) }
     }
 
     fn slot(&self, id: u32) -> Option<&Slot> {
@@ -544,7 +543,7 @@ impl Replica {
     }
 
     /// A put of a key that is not there.
-    fn put(&mut self, update: &Update, now: Instant) {
+    fn put(&mut self, update: &Update, now: BootTime) {
         let made = Made { earliest: self.heard, latest: now };
         let told = if update.modified { Told::Changed } else { Told::Added };
         match PackedEntry::of_update(update, None) {
@@ -554,10 +553,10 @@ impl Replica {
     }
 
     /// A put of a key that is there: a change keeps age and flags, an addition does not.
-    fn put_over(&mut self, id: u32, update: &Update, now: Instant) {
+    fn put_over(&mut self, id: u32, update: &Update, now: BootTime) {
         let Some(before) = self.slot(id) else { return };
         let (made, told, unreported) = if update.modified {
-            (self.made(before), before.told, before.entry.unreported())
+            (before.made(), before.told, before.entry.unreported())
         } else {
             (Made { earliest: self.heard, latest: now }, Told::Added, None)
         };
@@ -573,28 +572,11 @@ impl Replica {
     /// The dump says of an entry that was changed meanwhile what the monitor does not report.
     fn complete(&mut self, id: u32, raw: &RawEntry<'_>, made: Made) {
         let unreported = Unreported { flags: raw.flags(), importance: raw.importance() };
-        let (earliest_ms, width_ms) = self.interval(made);
         if let Some(slot) = self.slot_mut(id) {
             slot.entry.set_unreported(unreported);
-            (slot.earliest_ms, slot.width_ms) = (earliest_ms, width_ms);
+            (slot.earliest, slot.width_ms) = (made.earliest, width_ms(made));
             slot.told = Told::Dumped;
         }
-    }
-
-    /// An interval in whole milliseconds since [`Self::origin`], not narrower.
-    fn interval(&self, made: Made) -> (i64, u32) {
-        let since = |at: Instant, up: u128| {
-            let (ahead, distance) = match at.checked_duration_since(self.origin) {
-                Some(distance) => (true, distance),
-                None => (false, self.origin.saturating_duration_since(at)),
-            };
-            let up = if ahead { up } else { 999 - up };
-            let ms = i64::try_from((distance.as_micros() + up) / 1000).unwrap_or(i64::MAX);
-            if ahead { ms } else { -ms }
-        };
-        let (earliest, latest) = (since(made.earliest, 0), since(made.latest, 999));
-        let width = latest.saturating_sub(earliest);
-        (earliest, u32::try_from(width).unwrap_or(if width < 0 { 0 } else { u32::MAX }))
     }
 
     fn insert(&mut self, entry: PackedEntry, made: Made, told: Told) {
@@ -611,10 +593,10 @@ impl Replica {
         self.bytes = self.bytes.saturating_add(entry.size());
         self.index.insert(id, entry.place(), &self.flow);
         self.lesson |= is_lesson(&self.flow, &self.awaited);
-        let (earliest_ms, width_ms) = self.interval(made);
+        let (earliest, width_ms) = (made.earliest, width_ms(made));
         let place = usize::try_from(id).ok().and_then(|id| self.slots.get_mut(id));
         if let Some(place) = place {
-            *place = Some(Slot { entry, earliest_ms, width_ms, told });
+            *place = Some(Slot { entry, earliest, width_ms, told });
         }
         self.check_limit();
     }

@@ -2,7 +2,7 @@
 //! the switch's.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::dump::filters_of_tokens;
 use super::index::Token;
@@ -11,7 +11,7 @@ use super::watcher::Watcher;
 use super::{Changes, DumpSource, FlowSink, FlowSource, Parallel, Seen, Tokens, Visit};
 use crate::model::flow::Actions;
 use crate::openflow::{Applied, Entry, Error, Filter, Malformed, Update};
-use crate::util::clock::Deadline;
+use crate::util::clock::{BootTime, Deadline};
 
 /// A bridge whose entries are read from its replica. Each scan reads to a barrier: what was
 /// changed before is in it. While the replica is not in sync the switch itself is asked.
@@ -44,7 +44,7 @@ impl ReplicaSource {
         }
         let mut visitor = Visitor { each, failed: None };
         let found = self.read(|replica| {
-            replica.find(filters, Instant::now(), &mut |filter, held| visitor.see(filter, &held));
+            replica.find(filters, BootTime::now(), &mut |filter, held| visitor.see(filter, &held));
         });
         visitor.failed.map_or(Ok(found.is_some()), |what| Err(self.malformed(what)))
     }
@@ -113,7 +113,7 @@ impl FlowSource for ReplicaSource {
         }
         let mut visitor = Visitor { each, failed: None };
         let found = self.read(|replica| {
-            replica.naming_any(&names, Instant::now(), &mut |held| visitor.see(0, &held));
+            replica.naming_any(&names, BootTime::now(), &mut |held| visitor.see(0, &held));
         });
         visitor.failed.map_or(Ok(found.is_some()), |what| Err(self.malformed(what)))
     }

@@ -25,7 +25,7 @@ use super::replica::{Doubt, Replica, State};
 use super::{DumpSource, FlowSource as _};
 use crate::openflow::{Connection, Error, Update};
 use crate::util::backoff::{back_off, chance};
-use crate::util::clock::Deadline;
+use crate::util::clock::{BootTime, Deadline};
 
 /// For how long a switch is waited for that is asked for a connection or a dump.
 const BUILD_TIME: Duration = Duration::from_secs(20);
@@ -113,7 +113,7 @@ impl Watcher {
         woken.set_nonblocking(true)?;
         let shared = Arc::new(Shared {
             path: path.to_owned(),
-            replica: Mutex::new(Replica::new(limit, Instant::now())),
+            replica: Mutex::new(Replica::new(limit, BootTime::now())),
             asked: Mutex::default(),
             wake,
             stopped: AtomicBool::new(false),
@@ -180,10 +180,10 @@ impl Shared {
     }
 
     /// When ovs-vswitchd was given all its entries anew, as far as its pid file tells.
-    fn restored(&self, now: Instant) -> Option<(Instant, Instant)> {
+    fn restored(&self, now: BootTime) -> Option<(BootTime, BootTime)> {
         let pid_file = self.path.parent()?.join("ovs-vswitchd.pid");
         let written = std::fs::metadata(pid_file).ok()?.modified().ok()?;
-        let start = now.checked_sub(SystemTime::now().duration_since(written).ok()?)?;
+        let start = now - SystemTime::now().duration_since(written).ok()?;
         Some((start, start + RESTORE_WINDOW))
     }
 }
@@ -305,7 +305,7 @@ impl Thread {
             return Err(Doubt::Closed.into());
         };
         let mut monitor = Connection::open(path, deadline())?;
-        let asked = Instant::now();
+        let asked = BootTime::now();
         monitor.watch()?;
         monitor.barrier()?;
         if !monitor.is_watching() {
@@ -322,7 +322,7 @@ impl Thread {
         if self.barrier(&mut monitor)?.is_none() {
             return Err(Doubt::Closed.into());
         }
-        self.shared.replica().complete_dump(Instant::now());
+        self.shared.replica().complete_dump(BootTime::now());
         let (entries, bridge) = (self.shared.replica().len(), self.shared.bridge());
         info!("bridge {bridge}: {entries} entries are watched");
         Ok(monitor)
@@ -355,7 +355,7 @@ impl Thread {
     /// Returns when the replica has all that happened before this call, with the number of its
     /// next change; `None`: the switch does not answer.
     fn barrier(&self, monitor: &mut Connection) -> Result<Option<u64>, End> {
-        let sent = Instant::now();
+        let sent = BootTime::now();
         monitor.set_deadline(Deadline::after(BARRIER_TIME));
         match monitor.barrier() {
             Ok(()) => {}
@@ -382,7 +382,7 @@ impl Thread {
         if let Some(doubt) = doubt {
             return Err(doubt.into());
         }
-        let (now, mut replica) = (Instant::now(), self.shared.replica());
+        let (now, mut replica) = (BootTime::now(), self.shared.replica());
         for update in updates {
             replica.apply(update, now);
         }

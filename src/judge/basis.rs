@@ -6,19 +6,18 @@
 //! port's by chance: eight numbers show enough, or one that changed with its port's. One
 //! attachment with another value ends it.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use super::claims::{Owner, Seen};
 use super::guards::was_restored;
 use super::input::{Dead, DeadId, JudgeInput, LiveId, Network, NetworkId};
 use super::learned::{network_of, registers_of};
-use super::tokens::{Field, Index, ROUNDING, RegisterToken, is_younger};
+use super::tokens::{Field, Index, RegisterToken, is_made_after, is_made_before};
 use crate::model::flow::{Address, Flow};
 use crate::model::register::{RegisterRule, RegisterSource};
 use crate::model::row::RowId;
 use crate::model::table::Table;
+use crate::util::clock::BootTime;
 
 /// So many port numbers that are their attachments' values are no accident.
 pub const ENOUGH_PORTS: usize = 8;
@@ -273,22 +272,22 @@ pub(super) fn former_values<'d>(
 }
 
 /// Whether a flow may have been there before a start of the switch, and before the attachment that
-/// has had its number for so long.
-fn may_be_restored(input: &JudgeInput, flow: &Flow, since: Duration) -> bool {
-    input.switch_up.is_some_and(|up| up <= since) && was_restored(input, flow)
+/// has had its number since then.
+fn may_be_restored(input: &JudgeInput, flow: &Flow, since: BootTime) -> bool {
+    input.switch_started.is_some_and(|started| started >= since) && was_restored(input, flow)
 }
 
 /// Whether a flow that is a live attachment's own was made after it had its number.
 pub(super) fn is_made_for_live(index: &Index<'_>, flow: &Flow, live: LiveId, shown: bool) -> bool {
     let Some(live_of) = index.live(live) else { return false };
-    let Some(age) = live_of.age else { return false };
-    let since = live_of.number_since.unwrap_or(age).min(age);
+    let Some(born) = live_of.born else { return false };
+    let since = live_of.number_since.map_or(born, |since| since.max(born));
     // What somebody dead left under the number, or a slow controller has put back, is his.
     let at_its_port = flow.matches.in_port.is_none_or(|port| {
         live_of.ofport == Some(port) && index.port(port).is_some_and(|o| o.dead.is_empty())
     });
     at_its_port
-        && is_younger(flow, since)
+        && is_made_after(flow, since)
         && (shown || !index.has_moved(Owner::Live(live)))
         && (shown || !may_be_restored(index.input, flow, since))
 }
@@ -297,15 +296,15 @@ pub(super) fn is_made_for_live(index: &Index<'_>, flow: &Flow, live: LiveId, sho
 pub(super) fn is_made_for_dead(index: &Index<'_>, flow: &Flow, dead: DeadId, shown: bool) -> bool {
     let Some((dead_of, _)) = index.dead(dead) else { return false };
     let Some(born) = dead_of.born else { return false };
-    let since = dead_of.number_since.unwrap_or(born).min(born);
+    let since = dead_of.number_since.map_or(born, |since| since.max(born));
     let only = |port| index.port(port).is_some_and(|o| o.dead == [dead] && o.live.is_empty());
     let at_its_port =
         flow.matches.in_port.is_none_or(|port| dead_of.ofport == Some(port) && only(port));
-    let alive = flow.duration > dead_of.seen_alive.saturating_add(ROUNDING);
+    let alive = is_made_before(flow, dead_of.seen_alive);
     let holds = flow.matches.in_port.is_some() && index.holds_port(dead);
     at_its_port
         && (alive || holds)
-        && is_younger(flow, since)
+        && is_made_after(flow, since)
         && (shown || !index.has_moved(Owner::Dead(dead)))
         && (shown || !may_be_restored(index.input, flow, since))
 }

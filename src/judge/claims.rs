@@ -8,6 +8,7 @@ use super::input::{DeadId, LiveId};
 use super::tokens::{Field, Index, RegisterToken};
 use super::vlans::Vlans;
 use crate::model::flow::{Address, AddressMatch, Flow, RegisterRange, Side};
+use crate::util::clock::BootTime;
 
 /// More values than pods fit on a node: such a register carries something else.
 pub(super) const MOST_VALUES: usize = 1 << 15;
@@ -32,9 +33,9 @@ pub(super) struct Claim {
     /// A flow shows it that is certainly its own: for the living not older than itself, for
     /// the dead under a token that nobody else has now. Else the claim only protects.
     pub(super) own: bool,
-    /// The age of the oldest flow that loads the value for it. `None`: only its record, or
+    /// When the oldest flow was made that loads the value for it. `None`: only its record, or
     /// flows older than itself, say so.
-    pub(super) oldest: Option<Duration>,
+    pub(super) oldest: Option<BootTime>,
     /// A flow that loads it was made while the owner had its number.
     pub(super) proven: bool,
     /// A flow that loads it shows whose it is: see [`Witnesses`].
@@ -53,11 +54,11 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    pub(super) fn claim(&mut self, owner: Owner, own: bool, oldest: Option<Duration>) {
+    pub(super) fn claim(&mut self, owner: Owner, own: bool, oldest: Option<BootTime>) {
         match self.claims.iter_mut().find(|c| c.owner == owner) {
             Some(claim) => {
                 claim.own |= own;
-                claim.oldest = claim.oldest.max(oldest);
+                claim.oldest = claim.oldest.into_iter().chain(oldest).min();
             }
             None => {
                 self.claims.push(Claim { owner, own, oldest, proven: false, shows: false });
@@ -109,15 +110,15 @@ pub(super) struct Seen {
     pub(super) vlans: Vlans,
     pub(super) carried: Carried,
     /// What flows under a number that somebody dead had, too, load for the number's owner of now,
-    /// and the age of the oldest: own claims of the owner, if a flow names it beside the number.
-    pub(super) inherited: HashMap<(LiveId, u16, RegisterToken), Duration>,
+    /// and when the oldest was made: own claims of the owner, if a flow names it beside the number.
+    pub(super) inherited: HashMap<(LiveId, u16, RegisterToken), BootTime>,
     /// Owners of such a number that are named beside it.
     pub(super) named: HashSet<(LiveId, u16)>,
     /// What flows under a number that somebody alive had before may load for it.
     pub(super) former: HashSet<(LiveId, RegisterToken)>,
-    /// Owners of a number that is new to them who are named beside it, and the age of the oldest
-    /// flow that does.
-    pub(super) renamed: HashMap<(Owner, u16), Duration>,
+    /// Owners of a number that is new to them who are named beside it, and when the oldest
+    /// flow was made that does.
+    pub(super) renamed: HashMap<(Owner, u16), BootTime>,
     /// Owners of a number that is new to them, to one of whose addresses some entry delivers at
     /// another port: their controller has not adapted their entries.
     pub(super) not_adapted: HashSet<Owner>,
@@ -142,28 +143,25 @@ struct Witness {
     owner: Owner,
     port: u16,
     token: RegisterToken,
-    age: Duration,
+    made: BootTime,
     proves: bool,
 }
 
-/// The ages of some flows.
+/// When some flows were made.
 #[derive(Clone, Copy)]
-struct Ages {
-    youngest: Duration,
-    oldest: Duration,
+struct Times {
+    first: BootTime,
+    last: BootTime,
 }
 
-impl Ages {
-    fn add(ages: &mut Option<Self>, age: Duration) {
-        let Self { youngest, oldest } = ages.unwrap_or(Self { youngest: age, oldest: age });
-        *ages = Some(Self { youngest: youngest.min(age), oldest: oldest.max(age) });
+impl Times {
+    fn add(times: &mut Option<Self>, made: BootTime) {
+        let Self { first, last } = times.unwrap_or(Self { first: made, last: made });
+        *times = Some(Self { first: first.min(made), last: last.max(made) });
     }
 
-    fn are_near(ages: Option<Self>, age: Duration) -> bool {
-        ages.is_some_and(|ages| {
-            age.saturating_add(TOGETHER) >= ages.youngest
-                && age <= ages.oldest.saturating_add(TOGETHER)
-        })
+    fn are_near(times: Option<Self>, made: BootTime) -> bool {
+        times.is_some_and(|times| made + TOGETHER >= times.first && made - TOGETHER <= times.last)
     }
 }
 
@@ -171,20 +169,20 @@ impl Ages {
 struct Beside {
     /// `None`: nobody's, or two owners'.
     owner: Option<Owner>,
-    all: Option<Ages>,
+    all: Option<Times>,
     /// Flows that name an address of somebody who has the number.
-    of_owners: Option<Ages>,
+    of_owners: Option<Times>,
     /// Flows that name IP addresses, and none of somebody who has the number.
-    of_others: Option<Ages>,
+    of_others: Option<Times>,
 }
 
 impl Beside {
-    fn is_of(&self, owner: Owner, age: Duration) -> bool {
-        self.owner == Some(owner) && Ages::are_near(self.all, age)
+    fn is_of(&self, owner: Owner, made: BootTime) -> bool {
+        self.owner == Some(owner) && Times::are_near(self.all, made)
     }
 
-    fn is_of_others(&self, age: Duration) -> bool {
-        Ages::are_near(self.of_others, age) && !Ages::are_near(self.of_owners, age)
+    fn is_of_others(&self, made: BootTime) -> bool {
+        Times::are_near(self.of_others, made) && !Times::are_near(self.of_owners, made)
     }
 }
 
@@ -198,7 +196,7 @@ impl Witnesses {
             && self.wanted
             && self.flows.len() < MOST_VALUES
         {
-            self.flows.push(Witness { owner, port, token, age: flow.duration, proves });
+            self.flows.push(Witness { owner, port, token, made: flow.made, proves });
         }
     }
 
@@ -208,7 +206,6 @@ impl Witnesses {
         let Some(port) = flow.matches.in_port.filter(|_| self.wanted) else { return };
         let Some(owners) = index.port(port) else { return };
         let usable = |m: &&AddressMatch| m.side == Side::Source && !m.address.is_unusable();
-        let age = flow.duration;
         let (mut is_owners, mut is_ip) = (false, false);
         for m in flow.matches.addresses.iter().filter(usable) {
             let of = index.address(m.address).map(|of| (&of.dead[..], &of.live[..]));
@@ -225,13 +222,13 @@ impl Witnesses {
             let new = Beside { owner, all: None, of_owners: None, of_others: None };
             let beside = self.beside.entry(port).or_insert(new);
             beside.owner = beside.owner.filter(|known| Some(*known) == owner);
-            Ages::add(&mut beside.all, age);
+            Times::add(&mut beside.all, flow.made);
         }
         if let Some(beside) = self.beside.get_mut(&port) {
             if is_owners {
-                Ages::add(&mut beside.of_owners, age);
+                Times::add(&mut beside.of_owners, flow.made);
             } else if is_ip {
-                Ages::add(&mut beside.of_others, age);
+                Times::add(&mut beside.of_others, flow.made);
             }
         }
     }
@@ -241,9 +238,9 @@ impl Witnesses {
         let shows = move |witness: &&Witness| {
             let beside = self.beside.get(&witness.port);
             if witness.proves {
-                !beside.is_some_and(|beside| beside.is_of_others(witness.age))
+                !beside.is_some_and(|beside| beside.is_of_others(witness.made))
             } else {
-                complete && beside.is_some_and(|beside| beside.is_of(witness.owner, witness.age))
+                complete && beside.is_some_and(|beside| beside.is_of(witness.owner, witness.made))
             }
         };
         self.flows.iter().filter(shows).map(|witness| (witness.owner, witness.token))

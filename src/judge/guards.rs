@@ -13,7 +13,7 @@ use super::basis::Basis;
 use super::carried::Carried;
 use super::input::{Dead, JudgeInput, Live, LiveId};
 use super::reason::Reason;
-use super::tokens::{Field, Index, ROUNDING, is_older};
+use super::tokens::{Field, Index, is_made_before, is_older};
 use super::vlans::is_other_owners;
 use crate::model::flow::{
     Address, AddressMatch, Flow, RegisterMatch, RegisterRange, RegisterWrite, Side,
@@ -113,16 +113,16 @@ fn all_lingered(index: &Index<'_>, dead: &Dead, flow: &Flow) -> bool {
     dead.lingered && named.all(|other| other.lingered)
 }
 
-/// Whether the flow is younger than the attachment's death, as far as its age can tell.
+/// Whether the flow was made after the attachment's death, as far as can be told.
 pub(super) fn created_after(input: &JudgeInput, dead: &Dead, flow: &Flow) -> bool {
-    let younger = flow.duration <= dead.died.saturating_add(ROUNDING);
-    let restored = input.switch_up.is_some_and(|up| up < dead.died) && was_restored(input, flow);
-    younger && !restored
+    let restored = input.switch_started.is_some_and(|started| started > dead.died)
+        && was_restored(input, flow);
+    !is_made_before(flow, dead.died) && !restored
 }
 
 /// Whether the flow is as old as the switch, so that its age may be that of a restore.
 pub(super) fn was_restored(input: &JudgeInput, flow: &Flow) -> bool {
-    input.switch_up.is_some_and(|up| flow.duration >= up.saturating_sub(RESTORE_WINDOW))
+    input.switch_started.is_some_and(|started| flow.made <= started + RESTORE_WINDOW)
 }
 
 /// A conjunction, or exact addresses of two ends, whosever they are.

@@ -1,18 +1,17 @@
 //! What the core is told about one bridge: who is dead, who is alive, which ports there are.
-//! All times, and the ages of entries, count back from one moment: when the node was read (no
-//! clock in here).
+//! All times are moments on the boot clock (no clock in here).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use serde::Serialize;
 
 use super::basis::BasisFacts;
-use crate::model::flow::Address;
+use crate::model::flow::{Address, Flow};
 use crate::model::register::{RegisterRule, RegisterSource};
 use crate::model::row::RowId;
 use crate::model::table::{Id, Table};
 use crate::model::workload::Member;
+use crate::util::clock::BootTime;
 
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
@@ -53,8 +52,10 @@ pub struct JudgeInput {
     pub live: Table<LiveId, Live>,
     /// OVSDB's word of now on the bridge's port numbers.
     pub ports: Ports,
-    /// How long ago ovs-vswitchd started, where known.
-    pub switch_up: Option<Duration>,
+    /// When the node was read.
+    pub now: BootTime,
+    /// When ovs-vswitchd started, where known.
+    pub switch_started: Option<BootTime>,
     /// ovn-controller runs this bridge: nothing here is stale.
     pub ovn: bool,
 }
@@ -102,9 +103,9 @@ pub struct Dead {
     pub ofport: Option<u16>,
     /// Numbers that it had here before, by its record: flows may still mean it by them.
     pub previous_ofports: Vec<u16>,
-    /// How long it has had its number at least, if it had another before; `None`: unknown. A
-    /// start of ovs-vswitchd gives numbers before anybody puts entries, restored ones too.
-    pub number_since: Option<Duration>,
+    /// Since when it has had its number, at the latest, if it had another before; `None`: unknown.
+    /// A start of ovs-vswitchd gives numbers before anybody puts entries, restored ones too.
+    pub number_since: Option<BootTime>,
     /// Its OVSDB Interface row.
     pub interface: Option<RowId>,
     /// Its own IPs and MACs.
@@ -118,18 +119,18 @@ pub struct Dead {
     /// Its register value, computed or learned while it lived (unmasked position, i.e.
     /// `value & !mask == 0`).
     pub register: Option<u32>,
-    /// How long ago it came to be, at most; `None`: unknown.
-    pub born: Option<Duration>,
-    /// Its oldest entry can be this old. An older one was there before the pod, made for a slot:
-    /// for a port number that is asked for, a fixed address. (One that was restored in bulk is
+    /// When it came to be, at the earliest; `None`: unknown.
+    pub born: Option<BootTime>,
+    /// Its first entry may have been made then. An older one was there before the pod, made for a
+    /// slot: for a port number that is asked for, a fixed address. (One that was restored in bulk is
     /// older still than it looks.) `None`: unknown.
-    pub oldest: Option<Duration>,
-    /// How long ago its death was noticed.
-    pub died: Duration,
-    /// How long ago it was last seen alive; zero for a DEL whose namespace is still there,
+    pub earliest: Option<BootTime>,
+    /// When its death was noticed.
+    pub died: BootTime,
+    /// When it was last seen alive; now for a DEL whose namespace is still there,
     /// `died` if nobody knows better. Two attachments that had one register value while
     /// both lived share it; the same value one after the other is only re-use.
-    pub seen_alive: Duration,
+    pub seen_alive: BootTime,
     /// The linger time has passed since.
     pub lingered: bool,
     /// There is a record. Without one nobody knows when its address was freed: rules 1, 2
@@ -150,11 +151,11 @@ pub struct Dead {
 }
 
 impl Dead {
-    /// Whether an entry of this age was there before the attachment, for others than those whose
-    /// entries it may have been left.
+    /// Whether an entry was there before the attachment, for others than those whose entries it
+    /// may have been left.
     #[must_use]
-    pub fn is_younger_than(&self, age: Duration) -> bool {
-        self.oldest.is_some_and(|oldest| age > oldest)
+    pub fn is_younger_than(&self, flow: &Flow) -> bool {
+        self.earliest.is_some_and(|earliest| flow.made < earliest)
     }
 
     /// Whether the number was its own, now or before.
@@ -189,7 +190,7 @@ pub struct Live {
     /// Numbers that it had here before, by its record: flows may still mean it by them.
     pub previous_ofports: Vec<u16>,
     /// As [`Dead::number_since`].
-    pub number_since: Option<Duration>,
+    pub number_since: Option<BootTime>,
     /// Its addresses.
     pub addresses: Vec<Address>,
     /// The VLANs of its port, by OVSDB. Empty: it may be in any.
@@ -200,10 +201,10 @@ pub struct Live {
     pub is_pod: bool,
     /// Its register value.
     pub register: LiveRegister,
-    /// How long it has existed at least ("no entry older than this was made for it");
-    /// `None`: unknown. An interface that no record explains has one while its ADD may be
+    /// When it came to be, at the latest ("no entry older than this was made for it");
+    /// `None`: unknown. That of an interface that no record explains is known while its ADD may be
     /// under way ([`Live::is_arriving`]).
-    pub age: Option<Duration>,
+    pub born: Option<BootTime>,
     /// It is being ADDed right now: its claims on tokens do not protect flows that are
     /// older than it *and* than the dead attachment's death (leftovers that ADD purges).
     pub adding: bool,
@@ -226,7 +227,7 @@ impl PartialEq for Live {
             addresses_known,
             is_pod,
             register,
-            age,
+            born,
             adding,
             member: _,
         } = self;
@@ -238,7 +239,7 @@ impl PartialEq for Live {
             && *addresses_known == other.addresses_known
             && *is_pod == other.is_pod
             && *register == other.register
-            && *age == other.age
+            && *born == other.born
             && *adding == other.adding
     }
 }
@@ -257,7 +258,7 @@ impl Live {
     /// addresses that nobody knows. Entries that are not older than it may be its own.
     #[must_use]
     pub fn is_arriving(&self) -> bool {
-        self.network.is_none() && !self.addresses_known && self.age.is_some()
+        self.network.is_none() && !self.addresses_known && self.born.is_some()
     }
 }
 

@@ -1,9 +1,9 @@
 //! What a dump shows of register values: whose they are, and how a
 //! network uses them.
 
+use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::time::Duration;
 
 use super::basis::{self, Basis, BasisFacts};
 use super::carried::Carried;
@@ -16,6 +16,7 @@ use crate::model::flow::{Flow, RegisterRange};
 use crate::model::register::RegisterSource;
 use crate::model::table::Table;
 use crate::model::workload::Member;
+use crate::util::clock::BootTime;
 
 /// What a network is seen to do with its register, to be remembered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -445,7 +446,8 @@ fn overlap(
     token: RegisterToken,
     claims: &[Claim],
 ) -> Option<[Owner; 2]> {
-    let mut spans: Vec<(Duration, Duration, Owner)> = claims
+    // The latest end first.
+    let mut spans: Vec<(Reverse<BootTime>, Reverse<BootTime>, Owner)> = claims
         .iter()
         .filter(|c| network_of(input, c.owner).is_some_and(|(n, _)| n == network))
         .filter_map(|c| match c.owner {
@@ -457,14 +459,16 @@ fn overlap(
                 // A flow older than itself only protects; a record says that it has it now.
                 let recorded = matches!(input.live.get(i)?.register,
                     LiveRegister::Is(value) if value & token.mask == token.value);
-                let from = c.oldest.or(recorded.then_some(Duration::ZERO))?;
-                Some((Duration::ZERO, from, c.owner))
+                let from = c.oldest.or(recorded.then_some(input.now))?;
+                Some((input.now, from, c.owner))
             }
         })
+        // It may have been made after the node was read.
+        .map(|(until, from, owner)| (Reverse(until), Reverse(from.min(input.now)), owner))
         .filter(|(until, from, _)| until <= from)
         .collect();
     spans.sort_unstable();
-    let mut longest: Option<(Duration, Owner)> = None;
+    let mut longest: Option<(Reverse<BootTime>, Owner)> = None;
     for (until, from, owner) in spans {
         match longest {
             Some((longest, other)) if until <= longest => return Some([other, owner]),

@@ -7,12 +7,14 @@ use super::basis;
 use super::carried::Carried;
 use super::claims::{Claims, Owner, Seen, Witnesses};
 use super::guards::{self, OutputRegisters};
-use super::input::{Dead, DeadId, JudgeInput, Live, LiveId, LiveRegister};
+use super::input::{Dead, DeadId, Live, LiveId, LiveRegister};
 use super::tokens::{
-    Field, Index, PortOwners, PortState, ROUNDING, RegisterToken, is_older, is_younger, push_once,
+    Field, Index, PortOwners, PortState, RegisterToken, is_made_after, is_made_before, is_older,
+    push_once,
 };
 use super::vlans;
 use crate::model::flow::{AddressMatch, Flow, Side};
+use crate::util::clock::BootTime;
 
 /// So soon after a pod was last seen alive its controller puts its entries. Later ones under its
 /// number may be of somebody without a record, who has had its number and its address since.
@@ -86,7 +88,7 @@ impl<'a, 'c> Lesson<'a, 'c> {
     fn claim_for_living(
         &self,
         claims: &mut Claims,
-        inherited: &mut HashMap<(LiveId, u16, RegisterToken), Duration>,
+        inherited: &mut HashMap<(LiveId, u16, RegisterToken), BootTime>,
         witnesses: &mut Witnesses,
     ) {
         let Self { index, leftover, .. } = *self;
@@ -109,17 +111,17 @@ impl<'a, 'c> Lesson<'a, 'c> {
             } else if let (true, Some(port)) = (leftover, in_port) {
                 claims.claim(owner, false, None);
                 let known = inherited.entry((*l, port, token)).or_default();
-                *known = age_for(index, flow, *l).max(*known);
+                *known = made_for(index, flow, *l).min(*known);
             } else {
-                claims.claim(owner, true, Some(age_for(index, flow, *l)));
-                let born = index.live(*l).and_then(|live| live.age);
+                claims.claim(owner, true, Some(made_for(index, flow, *l)));
+                let born = index.live(*l).and_then(|live| live.born);
                 if basis::is_made_for_live(index, flow, *l, shown) {
                     claims.prove(owner);
                     if in_port.is_none() {
                         claims.show(owner);
                     }
                     witnesses.note(owner, flow, token, true);
-                } else if born.is_some_and(|born| is_younger(flow, born)) {
+                } else if born.is_some_and(|born| is_made_after(flow, born)) {
                     witnesses.note(owner, flow, token, false);
                 }
             }
@@ -212,18 +214,17 @@ impl<'a, 'c> Lesson<'a, 'c> {
         let field = Field { index: token.index, mask: token.mask };
         let Some((dead, network)) = index.dead(i) else { return };
         let recorded = dead.register.and_then(|value| field.token(value));
-        let seen = dead.seen_alive.saturating_add(ROUNDING);
         let in_its_life =
-            dead.born.is_none_or(|born| flow.duration <= born) && flow.duration > seen;
+            dead.born.is_none_or(|born| flow.made >= born) && is_made_before(flow, dead.seen_alive);
         let another = in_its_life && index.holds_port(i);
         let counts = recorded.is_none_or(|t| t == token || another);
         // What was there before it shows nothing of it.
-        let own = own && !dead.is_younger_than(flow.duration);
+        let own = own && !dead.is_younger_than(flow);
         if Field::of(&network.register) != Some(field) || !counts {
             return;
         }
         let owner = Owner::Dead(i);
-        claims.claim(owner, own, Some(flow.duration));
+        claims.claim(owner, own, Some(flow.made));
         if own && basis::is_made_for_dead(index, flow, i, shown) {
             claims.prove(owner);
             // Nobody knows which numbers who has no record had before its number of now.
@@ -234,8 +235,8 @@ impl<'a, 'c> Lesson<'a, 'c> {
                 witnesses.note(owner, flow, token, true);
             }
         } else if own
-            && dead.born.is_some_and(|born| is_younger(flow, born))
-            && flow.duration.saturating_add(SOON) >= dead.seen_alive
+            && dead.born.is_some_and(|born| is_made_after(flow, born))
+            && flow.made <= dead.seen_alive + SOON
             && !guards::created_after(index.input, dead, flow)
         {
             witnesses.note(owner, flow, token, false);
@@ -253,12 +254,12 @@ fn is_of_successor(index: &Index<'_>, flow: &Flow, i: DeadId) -> bool {
     let succeeds = |other: &Dead| {
         other.ofport == Some(port)
             && settled(other)
-            && other.born.zip(dead.born).is_some_and(|(other, this)| other < this)
-            && other.born.is_some_and(|born| flow.duration <= born)
+            && other.born.zip(dead.born).is_some_and(|(other, this)| other > this)
+            && other.born.is_some_and(|born| flow.made >= born)
     };
     // A restored entry is as old as the restore says only to those who were born since.
-    let up = index.input.switch_up;
-    let before = dead.born.is_none_or(|born| up.is_some_and(|up| born >= up));
+    let started = index.input.switch_started;
+    let before = dead.born.is_none_or(|born| started.is_some_and(|started| born <= started));
     let restored = before && guards::was_restored(index.input, flow);
     let mut others = owners.dead.iter().filter(|other| **other != i);
     lost && settled(dead)
@@ -269,7 +270,7 @@ fn is_of_successor(index: &Index<'_>, flow: &Flow, i: DeadId) -> bool {
 /// Whether the flow may have been made while the attachment lived.
 fn is_of_its_life(index: &Index<'_>, flow: &Flow, i: DeadId) -> bool {
     index.dead(i).is_some_and(|(dead, _)| {
-        dead.born.is_none_or(|born| flow.duration <= born.saturating_add(ROUNDING))
+        dead.born.is_none_or(|born| !is_made_before(flow, born))
             && !guards::created_after(index.input, dead, flow)
     })
 }
@@ -307,13 +308,10 @@ fn named_dead(index: &Index<'_>, flow: &Flow) -> Vec<DeadId> {
     named
 }
 
-/// The same for a live attachment's own flow: it is not older than its pod.
-fn age_for(index: &Index<'_>, flow: &Flow, live: LiveId) -> Duration {
-    let born = index.live(live).and_then(|live| live.age).unwrap_or(Duration::MAX);
-    age(index.input, flow).min(born)
-}
-
-/// How long this flow may have been there: a restored one looks younger than it is.
-fn age(input: &JudgeInput, flow: &Flow) -> Duration {
-    if guards::was_restored(input, flow) { Duration::MAX } else { flow.duration }
+/// When a live attachment's own flow was made: not before its pod. A restored one may have been there
+/// for long.
+fn made_for(index: &Index<'_>, flow: &Flow, live: LiveId) -> BootTime {
+    let born = index.live(live).and_then(|live| live.born).unwrap_or(BootTime::EARLIEST);
+    let restored = guards::was_restored(index.input, flow);
+    if restored { born } else { flow.made.max(born) }
 }

@@ -99,7 +99,7 @@ impl Prover<'_, '_> {
         let (Some((a, _)), Some((b, _))) = (self.index.dead(a), self.index.dead(b)) else {
             return true;
         };
-        let after = |late: &Dead, early: &Dead| late.born.is_some_and(|born| born < early.died);
+        let after = |late: &Dead, early: &Dead| late.born.is_some_and(|born| born > early.died);
         !after(a, b) && !after(b, a)
     }
 

@@ -181,10 +181,15 @@ impl Recheck {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::judge::testing;
+    use crate::judge::testing::{self, ago};
     use crate::model::flow::Address;
     use crate::model::row::RowId;
+    use crate::util::clock::BootTime;
     use std::time::Duration;
+
+    fn ms_ago(ms: u64) -> BootTime {
+        testing::now() - Duration::from_millis(ms)
+    }
 
     fn address() -> Address {
         Address::Ip([10, 0, 0, 5].into())
@@ -195,8 +200,8 @@ mod tests {
             interface: Some(RowId(5)),
             addresses: vec![address()],
             born: None,
-            died: Duration::from_secs(1),
-            seen_alive: Duration::from_secs(1),
+            died: ago(1),
+            seen_alive: ago(1),
             lingered: false,
             ..testing::dead(5, &[])
         };
@@ -204,7 +209,7 @@ mod tests {
     }
 
     fn newborn(ofport: u16, addresses: Vec<Address>, register: LiveRegister) -> Live {
-        Live { addresses, register, age: None, ..testing::live(ofport, &[]) }
+        Live { addresses, register, born: None, ..testing::live(ofport, &[]) }
     }
 
     fn standing(after: &JudgeInput, reason: Reason, flow: &Flow) -> Standing {
@@ -257,7 +262,7 @@ mod tests {
         assert_eq!(standing(&|_| {}), Standing::Holds);
         assert_eq!(standing(&|live| live.vlans = vec![100]), Standing::NewOwner);
         assert_eq!(standing(&|live| live.is_pod = true), Standing::NewOwner);
-        assert_eq!(standing(&|live| live.number_since = Some(Duration::ZERO)), Standing::Holds);
+        assert_eq!(standing(&|live| live.number_since = Some(ago(0))), Standing::Holds);
     }
 
     #[test]
@@ -283,10 +288,10 @@ mod tests {
     fn somebody_who_is_arriving_may_have_any_address() {
         let reason = Reason::MatchesAddress { address: Token::Address(address()) };
         let mut after = input();
-        let age = Some(Duration::from_millis(50));
+        let born = Some(ms_ago(50));
         let known = newborn(9, vec![], LiveRegister::Absent);
-        after.live.push(Live { network: None, addresses_known: false, age, ..known });
-        let aged = |ms| Flow { duration: Duration::from_millis(ms), ..Flow::default() };
+        after.live.push(Live { network: None, addresses_known: false, born, ..known });
+        let aged = |ms| Flow { made: ms_ago(ms), ..Flow::default() };
         assert_eq!(standing(&after, reason, &aged(51)), Standing::Unsettled);
         assert_eq!(standing(&after, reason, &aged(52)), Standing::Holds);
         // It would not be installed again, however old it is.
@@ -302,9 +307,9 @@ mod tests {
         let mut before = input();
         before.dead[0].holds_addresses = true;
         let mut after = before.clone();
-        let age = Some(Duration::from_millis(50));
+        let born = Some(ms_ago(50));
         let known = newborn(9, vec![], LiveRegister::Absent);
-        after.live.push(Live { network: None, addresses_known: false, age, ..known });
+        after.live.push(Live { network: None, addresses_known: false, born, ..known });
         let recheck = Recheck::between(&before, &Learned::default(), &after);
         let verdict = Verdict { stale: true, reason, dead: Some(DeadId(0)) };
         let mut flow = Flow::default();
@@ -358,11 +363,11 @@ mod tests {
         let verdict = Verdict { stale: true, reason, dead: Some(DeadId(0)) };
         let mut before = input();
         before.dead[0].register = Some(7);
-        let standing = |age: Option<u64>, register, ms| {
+        let standing = |born: Option<u64>, register, ms| {
             let mut after = before.clone();
-            let (age, port) = (age.map(Duration::from_millis), newborn(9, vec![], register));
-            after.live.push(Live { network: None, addresses_known: false, age, ..port });
-            let flow = Flow { duration: Duration::from_millis(ms), ..Flow::default() };
+            let (born, port) = (born.map(ms_ago), newborn(9, vec![], register));
+            after.live.push(Live { network: None, addresses_known: false, born, ..port });
+            let flow = Flow { made: ms_ago(ms), ..Flow::default() };
             let recheck = Recheck::between(&before, &Learned::default(), &after);
             recheck.standing(&flow, &verdict)
         };

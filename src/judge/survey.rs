@@ -4,7 +4,6 @@
 //! Memory grows with attachments and the values that flows load, not with flows.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 
 use super::carried::Carried;
 use super::claims::{Claim, Claims, MOST_VALUES, Owner, Seen, TOGETHER, Witnesses};
@@ -12,9 +11,10 @@ use super::guards;
 use super::input::{DeadId, JudgeInput, LiveId, LiveRegister, Network};
 use super::learned::{self, Learned};
 use super::lesson::{Lesson, Load};
-use super::tokens::{Field, Index, RegisterToken, Written, is_older, is_younger, push_once};
+use super::tokens::{Field, Index, RegisterToken, Written, is_made_after, is_older, push_once};
 use super::vlans::Vlans;
 use crate::model::flow::{Actions, AddressMatch, Flow, Side};
+use crate::util::clock::BootTime;
 
 /// A flow that may mean another owner of its number than the present one.
 struct Doubtful {
@@ -205,9 +205,9 @@ impl<'c> Survey<'c> {
                 Owner::Live(l) => owners.live == [l] && owners.dead.is_empty(),
             })
         };
-        if is_younger(flow, since) && flow.matches.addresses.iter().any(names) {
+        if is_made_after(flow, since) && flow.matches.addresses.iter().any(names) {
             let oldest = seen.renamed.entry((owner, port)).or_default();
-            *oldest = flow.duration.max(*oldest);
+            *oldest = flow.made.min(*oldest);
         }
     }
 
@@ -243,7 +243,7 @@ impl<'c> Survey<'c> {
         if !all || self.seen.not_adapted.contains(&owner) {
             return false;
         }
-        let together = |named: &Duration| flow.duration <= named.saturating_add(TOGETHER);
+        let together = |named: &BootTime| flow.made + TOGETHER >= *named;
         is_new || self.seen.renamed.get(&(owner, port)).is_some_and(together)
     }
 
@@ -313,13 +313,13 @@ impl<'c> Survey<'c> {
 
     fn learn_or_wait(&mut self, flow: &Flow, token: RegisterToken, nested: bool) {
         let renumbered = flow.matches.in_port.and_then(|port| self.index.renumbered(port));
-        let since = renumbered.map(|(_, since)| since).filter(|since| is_younger(flow, *since));
+        let since = renumbered.map(|(_, since)| since).filter(|since| is_made_after(flow, *since));
         let (Some(since), false) = (since, nested) else {
             return self.learn_value(&Load { flow, token, nested, shown: false });
         };
         let input = self.index.input;
         // Restored entries come after the numbers that a start of ovs-vswitchd gives.
-        let is_of_start = input.switch_up.is_some_and(|up| since >= up);
+        let is_of_start = input.switch_started.is_some_and(|started| since <= started);
         let is_new = !is_of_start && !guards::was_restored(input, flow);
         if self.doubtful.len() < MOST_VALUES {
             self.doubtful.push(Doubtful { flow: flow.clone(), token, is_new });

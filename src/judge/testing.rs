@@ -8,6 +8,7 @@ use super::input::{Dead, Live, LiveRegister, Network, NetworkId};
 use crate::model::flow::Address;
 use crate::model::register::{RegisterRule, RegisterSource};
 use crate::model::row::RowId;
+use crate::util::clock::{BootTime, Stamp};
 
 /// A network whose values are in reg0, with everything as evidence.
 pub(crate) fn network(source: RegisterSource) -> Network {
@@ -25,9 +26,18 @@ pub(crate) fn network(source: RegisterSource) -> Network {
     }
 }
 
+/// When the node was read: an hour after the boot. What is older than that was made before.
+pub(crate) fn now() -> BootTime {
+    BootTime::from(Stamp { boot_ms: 3_600_000, wall_ms: 0 })
+}
+
+/// So many seconds before.
+pub(crate) fn ago(seconds: u64) -> BootTime {
+    now() - Duration::from_secs(seconds)
+}
+
 /// Who died a minute ago, after a day, and whose linger time is over.
 pub(crate) fn dead(port: u16, addresses: &[&str]) -> Dead {
-    let minute = Duration::from_secs(60);
     Dead {
         network: NetworkId(0),
         ofport: Some(port),
@@ -38,10 +48,10 @@ pub(crate) fn dead(port: u16, addresses: &[&str]) -> Dead {
         vlans: Vec::new(),
         vlans_before: Vec::new(),
         register: None,
-        born: Some(Duration::from_secs(86_400)),
-        oldest: None,
-        died: minute,
-        seen_alive: minute,
+        born: Some(ago(86_400)),
+        earliest: None,
+        died: ago(60),
+        seen_alive: ago(60),
         lingered: true,
         recorded: true,
         holds_addresses: false,
@@ -64,7 +74,7 @@ pub(crate) fn live(port: u16, addresses: &[&str]) -> Live {
         addresses_known: true,
         is_pod: true,
         register: LiveRegister::Unknown,
-        age: Some(Duration::from_secs(86_400)),
+        born: Some(ago(86_400)),
         adding: false,
         member: None,
     }

@@ -14,6 +14,7 @@ use super::vlans;
 use crate::model::flow::{Address, Flow, RegisterMatch, RegisterWrite};
 use crate::model::register::{RegisterRule, RegisterSource};
 use crate::model::row::RowId;
+use crate::util::clock::BootTime;
 
 /// The bridge's own port; never a pod's.
 pub(super) const LOCAL: u16 = 65534;
@@ -286,8 +287,8 @@ impl<'c> Index<'c> {
             })
     }
 
-    /// Who has a number that is another than before, if it is certain, and for how long at least.
-    pub(super) fn renumbered(&self, port: u16) -> Option<(Owner, Duration)> {
+    /// Who has a number that is another than before, if it is certain, and since when at the latest.
+    pub(super) fn renumbered(&self, port: u16) -> Option<(Owner, BootTime)> {
         let owners = self.port(port)?;
         let mut dead = owners.dead.iter().copied().filter(|i| {
             self.input.dead.get(*i).is_some_and(|dead| {
@@ -417,12 +418,17 @@ impl Dead {
 
 /// Certainly older than this live owner: not made for it.
 pub(super) fn is_older(flow: &Flow, live: &Live) -> bool {
-    live.age.is_some_and(|age| flow.duration > age.saturating_add(ROUNDING))
+    live.born.is_some_and(|born| is_made_before(flow, born))
 }
 
-/// Certainly younger than that.
-pub(super) fn is_younger(flow: &Flow, than: Duration) -> bool {
-    flow.duration.saturating_add(ROUNDING) < than
+/// Certainly made before this.
+pub(super) fn is_made_before(flow: &Flow, then: BootTime) -> bool {
+    flow.made + ROUNDING < then
+}
+
+/// Certainly made after this.
+pub(super) fn is_made_after(flow: &Flow, then: BootTime) -> bool {
+    flow.made - ROUNDING > then
 }
 
 /// Whether a network's rules look at this flow at all.

@@ -19,7 +19,7 @@ use super::learned::Learned;
 use super::proof::Evidence;
 use super::reason::{NotProven, Reason};
 use super::tokens::{
-    Field, Index, PortState, ROUNDING, RegisterToken, Token, Written, in_scope, is_older,
+    Field, Index, PortState, RegisterToken, Token, Written, in_scope, is_made_before, is_older,
     is_pod_port, push_once,
 };
 use super::vlans::Relation;
@@ -207,7 +207,7 @@ impl<'c> Judge<'c> {
         if !in_scope(network, flow) {
             return Opinion::Kept(Reason::OutOfScope);
         }
-        if dead.is_younger_than(flow.duration) {
+        if dead.is_younger_than(flow) {
             let named = self.own_token(flow, i, dead);
             return Opinion::Kept(
                 named.map_or(Reason::NothingDead, |token| Reason::MadeBeforeBirth { token }),
@@ -351,12 +351,12 @@ impl<'c> Judge<'c> {
             return None;
         }
         let field = Field { index: value.index, mask: value.mask };
-        let since = dead.seen_alive.saturating_add(ROUNDING);
         let may_have = |(l, live): &(LiveId, &Live)| {
             live.register == LiveRegister::Untold
                 && !is_older(flow, live)
                 && (live.is_arriving()
-                    || flow.duration <= since && (live.ofport.is_some() || input.ports.unassigned))
+                    || !is_made_before(flow, dead.seen_alive)
+                        && (live.ofport.is_some() || input.ports.unassigned))
                 && !self.showing.contains(&(*l, field))
         };
         input.live.iter().find(may_have).map(|(l, _)| l)
@@ -540,7 +540,7 @@ impl<'c> Judge<'c> {
                 self.index.dead(*i).is_some_and(|(dead, network)| {
                     network.match_port
                         && in_scope(network, flow)
-                        && !dead.is_younger_than(flow.duration)
+                        && !dead.is_younger_than(flow)
                         && is_for(dead, flow)
                         && !from_unknown(dead)
                         && self.index.port_state(dead, *port, None) == PortState::Dead

@@ -4,9 +4,9 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
-use std::time::Duration;
 
 use crate::model::text::serde_as_text;
+use crate::util::clock::BootTime;
 
 /// Among a port's VLANs: it had no tag and no trunks. (OpenFlow's `OFPVID_NONE`, too.)
 pub const UNTAGGED: u16 = 0;
@@ -231,8 +231,9 @@ pub struct Flow {
     pub priority: u16,
     /// Cookie.
     pub cookie: u64,
-    /// Since it was ADDed; a MODIFY does not reset it.
-    pub duration: Duration,
+    /// When it was ADDed, at the latest; a MODIFY is not meant. Its bytes do not tell it: who has
+    /// read them sets it.
+    pub made: BootTime,
     /// What it matches.
     pub matches: Match,
     /// What it does.

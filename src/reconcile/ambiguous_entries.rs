@@ -60,9 +60,9 @@ pub(super) fn settle(
     facts: &JudgeInput,
     scan: &mut FlowScan,
 ) -> Result<(), Error> {
-    let (judge, since) = (Judge::new(facts, &scan.learned), scan.since);
+    let judge = Judge::new(facts, &scan.learned);
     let is_meant = |candidate: &Candidate| {
-        let is_stale = || candidate.verdict(&judge, since).is_some_and(|verdict| verdict.stale);
+        let is_stale = || candidate.verdict(&judge).is_some_and(|verdict| verdict.stale);
         candidate.may_be_ambiguous && is_stale()
     };
     let suspects: HashMap<FlowKey<'_>, &Candidate> =

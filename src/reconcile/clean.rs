@@ -1,7 +1,7 @@
 //! One clean-up from its beginning to its end, for every [`CleanRequest`].
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::{debug, info};
 
@@ -129,7 +129,7 @@ impl CleanRequest<'_> {
         Ok((node, client, prefetch))
     }
 
-    /// The node once more; ages stay relative to `now`.
+    /// The node once more, as of `now`.
     pub(super) fn node_again(
         &self,
         client: &mut Client,
@@ -300,10 +300,6 @@ fn scan<'a>(
     targets: &'a [CleanTarget],
     prefetch: Option<Prefetch>,
 ) -> Result<(ScannedBridge<'a>, Box<dyn FlowSink>), Error> {
-    // Deaths are as long ago as they were when the node was read; entries must be, too, or
-    // one that was made while it was read would look older than it is.
-    let since = Instant::now();
-    let since = since.checked_sub(node.now.until(Stamp::now())).unwrap_or(since);
     let (table, ports) = prefetch::or_open(prefetch, request, bridge.1)?;
     let mut table: Box<dyn FlowSink> = match request.replicas {
         Some(replicas) => replicas.source(bridge.1, table),
@@ -311,7 +307,7 @@ fn scan<'a>(
     };
     let mut input = BridgeInput::build(node, bridge.0, targets, request.adding.as_ref());
     input.check_ports(node, bridge.0, &ports);
-    let scan = scan_bridge(&mut *table, &input, request.least(), since)?;
+    let scan = scan_bridge(&mut *table, &input, request.least())?;
     let version = node.version;
     Ok((ScannedBridge { request, targets, node, bridge, version, ports, input, scan }, table))
 }

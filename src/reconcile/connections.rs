@@ -218,8 +218,6 @@ pub(super) fn owned_by(reason: &Reason) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::judge::input::LiveRegister;
     use crate::judge::testing as facts;
@@ -239,8 +237,8 @@ mod tests {
         Dead {
             interface: None,
             born: None,
-            died: Duration::from_secs(1),
-            seen_alive: Duration::from_secs(1),
+            died: facts::ago(1),
+            seen_alive: facts::ago(1),
             lingered: false,
             ..facts::dead(5, &[IP])
         }
@@ -251,7 +249,7 @@ mod tests {
             network: None,
             addresses_known: false,
             register: LiveRegister::Absent,
-            age: None,
+            born: None,
             ..facts::live(9, &[ip])
         }
     }
@@ -367,7 +365,7 @@ mod tests {
 
     #[test]
     fn whoever_is_arriving_may_have_any_address() {
-        let arriving = || Live { age: Some(Duration::from_secs(3)), ..live("10.0.0.6") };
+        let arriving = || Live { born: Some(facts::ago(3)), ..live("10.0.0.6") };
         let network = network();
         let held = Dead { holds_addresses: true, ..dead() };
         let ask = |dead: &Dead, near, far| may(dead, &network, &beside(near, far), &[]);

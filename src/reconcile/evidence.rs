@@ -15,7 +15,7 @@ pub(super) trait Evidence {
     /// `version` is what its records count as.
     fn is_current(&mut self, node: &NodeSnapshot, version: Option<Version>) -> Result<bool, Error>;
 
-    /// The node of now; ages stay relative to `now`.
+    /// The node once more. It is dated `now`.
     fn read(&mut self, now: Stamp) -> Result<NodeSnapshot, Error>;
 }
 

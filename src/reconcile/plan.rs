@@ -8,7 +8,7 @@ use super::outcome::{TargetEntries, TargetId};
 use super::report::FlowReport;
 use super::scan::{Candidate, FlowScan};
 use super::{BridgeInput, CleanTarget, WAIT_FOR_CONTROLLER};
-use crate::judge::input::{DeadId, LiveRegister, NetworkId};
+use crate::judge::input::{DeadId, JudgeInput, LiveRegister, NetworkId};
 use crate::judge::{Judge, Learned, NotProven, Reason, RegisterToken, Token, Verdict};
 use crate::model::table::Table;
 
@@ -82,7 +82,7 @@ pub(super) fn plan<'s>(of: &PlanInput<'s>) -> Plan<'s> {
     let judge = Judge::new(&of.input.facts, &of.scan.learned);
     let mut plan = Plan::default();
     for candidate in &of.scan.candidates {
-        let Some(verdict) = candidate.verdict(&judge, of.scan.since) else { continue };
+        let Some(verdict) = candidate.verdict(&judge) else { continue };
         let dangling = matches!(verdict.reason, Reason::Dangling { .. });
         plan.dangling += u64::from(dangling);
         if !verdict.stale && verdict.dead.is_none() && !dangling {
@@ -133,7 +133,7 @@ impl<'s> Plan<'s> {
         let PlanInput { input, scan, .. } = of;
         let reason = verdict.reason.as_str();
         *self.kept.entry(reason).or_default() += 1;
-        let may_be_older = candidate.may_be_older(judge, scan.since, &verdict);
+        let may_be_older = candidate.may_be_older(judge, &verdict);
         if let Some(target) = verdict.dead.and_then(|dead| input.target(dead)) {
             let entries = self.target(target);
             *entries.kept.entry(reason).or_default() += 1;
@@ -141,12 +141,9 @@ impl<'s> Plan<'s> {
             entries.unsettled |=
                 may_be_older || matches!(verdict.reason, Reason::PortUnsettled { .. });
         }
-        let died_lately = |dead: &DeadId| {
-            input.facts.dead.get(*dead).is_some_and(|dead| dead.died < WAIT_FOR_CONTROLLER)
-        };
-        let mut waits: Vec<DeadId> =
-            verdict.dead.filter(|_| may_be_older).filter(died_lately).into_iter().collect();
-        let mut kept = candidate.kept_for(judge, scan.since);
+        let dead = verdict.dead.filter(|dead| may_be_older && died_lately(&input.facts, *dead));
+        let mut waits: Vec<DeadId> = dead.into_iter().collect();
+        let mut kept = candidate.kept_for(judge);
         kept.retain(|other| other.dead != verdict.dead);
         kept.push(verdict);
         for verdict in &kept {
@@ -248,8 +245,14 @@ pub fn wait_together(
     let by_register = matches!(verdict.reason, Reason::RegisterNotProven { .. });
     let same = |dead: &DeadId| *dead == named || by_register && value(*dead) == value(named);
     let group: Vec<DeadId> = input.facts.dead.ids().filter(same).collect();
-    let mut died = group.iter().filter_map(|dead| input.facts.dead.get(*dead));
-    if died.any(|dead| dead.died < WAIT_FOR_CONTROLLER) { group } else { Vec::new() }
+    let lately = group.iter().any(|dead| died_lately(&input.facts, *dead));
+    if lately { group } else { Vec::new() }
+}
+
+/// Whether a controller may not have adapted its entries to the death yet.
+fn died_lately(facts: &JudgeInput, dead: DeadId) -> bool {
+    let died = facts.dead.get(dead).map(|dead| dead.died);
+    died.is_some_and(|died| died.until(facts.now) < WAIT_FOR_CONTROLLER)
 }
 
 #[cfg(test)]

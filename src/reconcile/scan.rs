@@ -5,7 +5,6 @@
 //! has a token, and what teaches whoever it names.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::{Duration, Instant};
 
 use super::BridgeInput;
 use super::ambiguous_entries::{self, BloomFilter};
@@ -15,6 +14,7 @@ use crate::judge::{BasisFacts, Judge, Learned, Reason, Survey, Verdict};
 use crate::model::flow::Flow;
 use crate::model::register::RegisterSource;
 use crate::openflow::{Entry, Error, Filter, FlowKey, Malformed};
+use crate::util::clock::BootTime;
 
 /// An entry that may be stale.
 #[derive(Debug)]
@@ -58,8 +58,6 @@ pub struct FlowScan {
     pub asked: Vec<Filter>,
     /// How much of the bridge was seen.
     pub extent: Extent,
-    /// When the node was read: the judge's ages count back from there.
-    pub since: Instant,
 }
 
 impl FlowScan {
@@ -73,8 +71,8 @@ impl FlowScan {
 impl Candidate {
     /// One that was read when a source had reported so many changes.
     #[cfg(test)]
-    pub(super) fn seen(entry: Entry, since: Instant, seq: u64) -> Self {
-        let made = Made::by(entry.raw().duration(), since, since);
+    pub(super) fn seen(entry: Entry, now: BootTime, seq: u64) -> Self {
+        let made = Made::by(entry.raw().duration(), now, now);
         Self { entry, made, found_by: 0, seq, ambiguous: false, may_be_ambiguous: false }
     }
 
@@ -85,38 +83,31 @@ impl Candidate {
 
     /// What keeps it for each of the dead that it names.
     #[must_use]
-    pub fn kept_for(&self, judge: &Judge<'_>, since: Instant) -> Vec<Verdict> {
-        let flow = self.flow(self.made.least_age(since));
+    pub fn kept_for(&self, judge: &Judge<'_>) -> Vec<Verdict> {
+        let flow = self.flow(self.made.latest);
         flow.map_or_else(Vec::new, |flow| judge.kept_for(&flow))
     }
 
-    fn flow(&self, age: Duration) -> Option<Flow> {
-        let mut flow = self.entry.flow().ok()?;
-        flow.duration = age;
-        Some(flow)
+    fn flow(&self, made: BootTime) -> Option<Flow> {
+        Some(Flow { made, ..self.entry.flow().ok()? })
     }
 
     /// Its verdict.
     #[must_use]
-    pub fn verdict(&self, judge: &Judge<'_>, since: Instant) -> Option<Verdict> {
-        self.verdict_at(judge, self.made.least_age(since))
+    pub fn verdict(&self, judge: &Judge<'_>) -> Option<Verdict> {
+        self.verdict_if_made(judge, self.made.latest)
     }
 
     /// Whether it is kept for its age only, and may be older than it seems: an answer that is
     /// late makes entries look younger.
-    pub(super) fn may_be_older(
-        &self,
-        judge: &Judge<'_>,
-        since: Instant,
-        verdict: &Verdict,
-    ) -> bool {
-        let greatest = self.made.greatest_age(since);
+    pub(super) fn may_be_older(&self, judge: &Judge<'_>, verdict: &Verdict) -> bool {
+        let older = || self.verdict_if_made(judge, self.made.earliest);
         matches!(verdict.reason, Reason::CreatedAfterDeath { .. })
-            && self.verdict_at(judge, greatest).is_some_and(|older| older.stale)
+            && older().is_some_and(|older| older.stale)
     }
 
-    fn verdict_at(&self, judge: &Judge<'_>, age: Duration) -> Option<Verdict> {
-        let mut verdict = judge.verdict(&self.flow(age)?);
+    fn verdict_if_made(&self, judge: &Judge<'_>, made: BootTime) -> Option<Verdict> {
+        let mut verdict = judge.verdict(&self.flow(made)?);
         if verdict.stale && self.ambiguous {
             verdict.stale = false;
             verdict.reason = Reason::Ambiguous;
@@ -134,7 +125,6 @@ struct Collector<'c> {
     /// What was not kept: an entry that looks like a kept one may be among it.
     passed: BloomFilter,
     flows: u64,
-    since: Instant,
     /// See [`Candidate::seq`].
     seq: u64,
     /// Reused for every entry.
@@ -142,15 +132,15 @@ struct Collector<'c> {
 }
 
 impl<'c> Collector<'c> {
-    fn new(survey: Survey<'c>, since: Instant, seq: u64) -> Self {
+    fn new(survey: Survey<'c>, seq: u64) -> Self {
         let (kept, places, passed) = (Vec::new(), HashMap::new(), BloomFilter::nothing());
-        Self { survey, kept, places, passed, flows: 0, since, seq, flow: Flow::default() }
+        Self { survey, kept, places, passed, flows: 0, seq, flow: Flow::default() }
     }
 
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), Malformed> {
         seen.raw.decode(&mut self.flow)?;
         self.flows += 1;
-        self.flow.duration = seen.made.least_age(self.since);
+        self.flow.made = seen.made.latest;
         let key = seen.raw.key();
         if !self.survey.see(&self.flow) {
             self.passed.add(&key);
@@ -186,13 +176,12 @@ impl<'c> Collector<'c> {
                 && asked.get(candidate.found_by).is_some_and(|f| f.out_port.is_some());
             candidate.may_be_ambiguous = by_output || self.passed.may_have(&candidate.entry.key());
         }
-        let (learned, since) = (self.survey.finish(), self.since);
-        FlowScan { candidates: self.kept, learned, flows: self.flows, asked, extent, since }
+        let learned = self.survey.finish();
+        FlowScan { candidates: self.kept, learned, flows: self.flows, asked, extent }
     }
 }
 
-/// Reads a bridge as far as its input needs, and this far at least. `since` is when the node was
-/// read.
+/// Reads a bridge as far as its input needs, and this far at least.
 ///
 /// # Errors
 /// Any error of the source: a scan that was cut short is no scan.
@@ -200,36 +189,31 @@ pub fn scan_bridge(
     source: &mut dyn FlowSource,
     input: &BridgeInput,
     least: Extent,
-    since: Instant,
 ) -> Result<FlowScan, Error> {
     let facts = &input.facts;
     let more = least != Extent::Tokens;
     let more = more || source.prefers_scan(facts.dead.len()) || needs_proof(facts);
-    let some = if more { None } else { by_token_alone(source, facts, since)? };
+    let some = if more { None } else { by_token_alone(source, facts)? };
     let some = match some {
-        None if least != Extent::Everything => evidence(source, facts, since)?,
+        None if least != Extent::Everything => evidence(source, facts)?,
         some => some,
     };
     let mut scan = match some {
         Some(scan) => scan,
-        None => whole(source, facts, since)?,
+        None => whole(source, facts)?,
     };
     ambiguous_entries::settle(source, facts, &mut scan)?;
     Ok(scan)
 }
 
 /// The evidence, if that is enough and the source has an index of it.
-fn evidence(
-    source: &mut dyn FlowSource,
-    facts: &JudgeInput,
-    since: Instant,
-) -> Result<Option<FlowScan>, Error> {
+fn evidence(source: &mut dyn FlowSource, facts: &JudgeInput) -> Result<Option<FlowScan>, Error> {
     let Some(mut tokens) = tokens_of_evidence(facts) else { return Ok(None) };
     let buckets = source.buckets()?;
     loop {
         let mut survey = Survey::new(facts);
         buckets.iter().for_each(|bucket| survey.see_bucket(bucket));
-        let mut collector = Collector::new(survey, since, source.seq());
+        let mut collector = Collector::new(survey, source.seq());
         if !source.evidence(&tokens, &mut |seen| collector.see(seen))? {
             return Ok(None);
         }
@@ -267,9 +251,8 @@ pub fn tokens_of_evidence(facts: &JudgeInput) -> Option<Vec<Tokens>> {
 fn by_token_alone(
     source: &mut dyn FlowSource,
     facts: &JudgeInput,
-    since: Instant,
 ) -> Result<Option<FlowScan>, Error> {
-    let scan = by_token(source, facts, since)?;
+    let scan = by_token(source, facts)?;
     // What a register value would condemn needs the proof that nobody else loads it.
     let judge = Judge::new(facts, &scan.learned);
     let wanted = scan
@@ -281,16 +264,12 @@ fn by_token_alone(
     Ok(alone.then_some(scan))
 }
 
-fn whole(
-    source: &mut dyn FlowSource,
-    facts: &JudgeInput,
-    since: Instant,
-) -> Result<FlowScan, Error> {
+fn whole(source: &mut dyn FlowSource, facts: &JudgeInput) -> Result<FlowScan, Error> {
     let mut survey = Survey::new(facts);
     for bucket in source.buckets()? {
         survey.see_bucket(&bucket);
     }
-    let mut collector = Collector::new(survey, since, source.seq());
+    let mut collector = Collector::new(survey, source.seq());
     let asked = source.everything();
     source.scan(&asked, &mut |seen| collector.see(seen))?;
     Ok(collector.finish(asked, Extent::Everything))
@@ -329,13 +308,9 @@ fn tokens_of_the_dead(facts: &JudgeInput) -> impl Iterator<Item = Tokens> {
     })
 }
 
-fn by_token(
-    source: &mut dyn FlowSource,
-    facts: &JudgeInput,
-    since: Instant,
-) -> Result<FlowScan, Error> {
+fn by_token(source: &mut dyn FlowSource, facts: &JudgeInput) -> Result<FlowScan, Error> {
     let tokens: Vec<Tokens> = tokens_of_the_dead(facts).collect();
-    let mut collector = Collector::new(Survey::partial(facts), since, source.seq());
+    let mut collector = Collector::new(Survey::partial(facts), source.seq());
     let asked = source.query(&tokens, &mut |seen| collector.see(seen))?;
     Ok(collector.finish(asked, Extent::Tokens))
 }

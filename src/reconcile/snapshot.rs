@@ -68,7 +68,7 @@ impl Error {
 /// Records and OVSDB, each read completely.
 #[derive(Debug)]
 pub struct NodeSnapshot {
-    /// When; every age is counted back from here.
+    /// When.
     pub now: Stamp,
     /// This boot.
     pub boot_id: String,
@@ -162,7 +162,7 @@ impl NodeSnapshot {
         }
     }
 
-    /// Reads it; ages count from `now`. Without a registry there are no records.
+    /// Reads it. Without a registry there are no records.
     ///
     /// # Errors
     /// If OVSDB does not answer completely or the records cannot be listed: absence is

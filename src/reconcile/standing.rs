@@ -9,7 +9,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::debug;
 
@@ -22,7 +22,7 @@ use crate::model::attachment::{Attachment, Register, RegisterHow};
 use crate::model::flow::Flow;
 use crate::openflow::{AskedDump, Connection, Error, Filter, Opening};
 use crate::ovsdb::Snapshot;
-use crate::util::clock::{Deadline, Stamp};
+use crate::util::clock::{BootTime, Deadline, Stamp};
 
 /// A connection to the bridge that a pod's port is likely to be on, begun before OVSDB has said
 /// which one it is: the switch takes a millisecond to say hello. The bridge is the configured
@@ -67,7 +67,6 @@ pub struct AskedPortScan {
     input: BridgeInput,
     connection: Connection,
     asked: AskedDump,
-    since: Instant,
 }
 
 impl PortScan {
@@ -85,8 +84,8 @@ impl PortScan {
         let (ofport, bridge) = (record.ofport?, record.bridge.as_deref()?);
         let now = Stamp::now();
         // Without a birth, or across a restart, an entry's age does not show for whom it was made.
-        let age = record.born?.until(now);
-        let restored = switch_started(&run_dir, now).is_some_and(|start| start.until(now) < age);
+        let born = record.born?;
+        let restored = switch_started(&run_dir, now).is_some_and(|start| start > born);
         if !learns(&state.config) || restored {
             return None;
         }
@@ -116,9 +115,8 @@ impl PortScan {
     /// Those of any exchange.
     pub fn ask(self) -> Result<AskedPortScan, Error> {
         let mut connection = self.opening.finish()?;
-        let since = Instant::now();
         let asked = connection.ask_dump(vec![Filter::in_port(self.ofport)])?;
-        Ok(AskedPortScan { input: self.input, connection, asked, since })
+        Ok(AskedPortScan { input: self.input, connection, asked })
     }
 }
 
@@ -129,11 +127,10 @@ impl AskedPortScan {
     /// Those of any exchange: part of an answer shows nothing.
     pub fn value(mut self) -> Result<Option<Register>, Error> {
         let mut survey = Survey::partial(&self.input.facts);
-        let since = self.since;
         let mut flow = Flow::default();
         self.connection.hear_dump(&self.asked, &mut |_, raw| {
             raw.decode(&mut flow)?;
-            flow.duration = flow.duration.saturating_sub(since.elapsed());
+            flow.made = BootTime::now() - raw.duration();
             survey.see(&flow);
             Ok(())
         })?;

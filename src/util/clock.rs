@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::{Add, Sub};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -52,6 +53,65 @@ impl Stamp {
         let boot_ms = now.boot_ms.checked_sub(ago)?;
         Some(Self { boot_ms, wall_ms })
     }
+}
+
+/// A moment on the boot clock (`CLOCK_BOOTTIME`), to the nanosecond; before the boot it is negative.
+/// Adding and subtracting stop at [`BootTime::EARLIEST`] and [`BootTime::LATEST`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BootTime(i64);
+
+impl BootTime {
+    /// Before everything.
+    pub const EARLIEST: Self = Self(i64::MIN);
+    /// After everything.
+    pub const LATEST: Self = Self(i64::MAX);
+
+    /// Now.
+    #[must_use]
+    pub fn now() -> Self {
+        let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from);
+        now.map_or(Self(0), |since_boot| Self(0) + since_boot)
+    }
+
+    /// How long before `later` this was; zero if it was not.
+    #[must_use]
+    pub fn until(self, later: Self) -> Duration {
+        let (ns, before) = (later.0.abs_diff(self.0), self < later);
+        if before { Duration::from_nanos(ns) } else { Duration::ZERO }
+    }
+}
+
+/// As late as can be: what nobody has dated was made for somebody alive, perhaps.
+impl Default for BootTime {
+    fn default() -> Self {
+        Self::LATEST
+    }
+}
+
+impl From<Stamp> for BootTime {
+    fn from(stamp: Stamp) -> Self {
+        Self(0) + Duration::from_millis(stamp.boot_ms)
+    }
+}
+
+impl Add<Duration> for BootTime {
+    type Output = Self;
+
+    fn add(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(nanoseconds(time)))
+    }
+}
+
+impl Sub<Duration> for BootTime {
+    type Output = Self;
+
+    fn sub(self, time: Duration) -> Self {
+        Self(self.0.saturating_sub(nanoseconds(time)))
+    }
+}
+
+fn nanoseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// One deadline over connect, write and read: `timeoutMs` counts for the whole call.
@@ -213,6 +273,21 @@ mod tests {
         assert_eq!(of(2 * DAY + 1), None, "set back since");
         assert_eq!(of(DAY), None, "set forward since: before this boot");
         assert_eq!(of(2 * DAY - 80_000), Some(0));
+    }
+
+    #[test]
+    fn moments_are_counted_from_the_boot_either_way() {
+        let second = Duration::from_secs(1);
+        let boot = BootTime::from(Stamp { boot_ms: 0, wall_ms: 7 });
+        let at = BootTime::from(Stamp { boot_ms: 1_000, wall_ms: 7 });
+        assert_eq!((boot + second, at - second), (at, boot));
+        assert!(boot - second < boot, "an entry may be older than the boot clock says");
+        assert_eq!((boot - second).until(at), 2 * second);
+        assert_eq!(at.until(boot), Duration::ZERO);
+        let most = Duration::MAX;
+        assert_eq!((boot + most, boot - most - most), (BootTime::LATEST, BootTime::EARLIEST));
+        assert_eq!(BootTime::EARLIEST.until(BootTime::LATEST), Duration::from_nanos(u64::MAX));
+        assert!(BootTime::from(Stamp::now()) <= BootTime::now());
     }
 
     #[test]

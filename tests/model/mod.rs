@@ -24,7 +24,7 @@ use oracle::{Exception, Tally};
 use ovs_flow_gc::config::bridge_socket;
 use ovs_flow_gc::model::flow::{AddressMatch, Flow};
 use ovs_flow_gc::openflow::{Connection, Filter, RawEntry};
-use ovs_flow_gc::util::clock::Deadline;
+use ovs_flow_gc::util::clock::{BootTime, Deadline};
 use pure::Sim;
 use run::{Ran, Walk, Walks, asked, run, seed_or, walk};
 use steps::{Pause, Step, When};
@@ -272,7 +272,7 @@ fn lines_are_read_as_the_engine_reads_them() {
             Connection::open(&bridge_socket(&node.run_dir, "br0").unwrap(), deadline).unwrap();
         let mut seen = Vec::new();
         let mut see = |_: usize, _: &RawEntry<'_>, flow: &mut Flow| {
-            seen.push(sorted(Flow { duration: Duration::ZERO, ..flow.clone() }));
+            seen.push(sorted(Flow { made: BootTime::default(), ..flow.clone() }));
         };
         bridge.dump_many(&[Filter::default()], &mut see).unwrap();
         assert_eq!(seen.len(), lines.len());

@@ -21,7 +21,7 @@ use ovs_flow_gc::reconcile::{
     self, BridgeInput, Cause, CleanTarget, NodeSnapshot, Predecessors, RecordId, register_of,
     wait_together,
 };
-use ovs_flow_gc::util::clock::Stamp;
+use ovs_flow_gc::util::clock::{BootTime, Stamp};
 use serde_json::json;
 use std::time::Duration;
 
@@ -304,7 +304,7 @@ impl Sim {
         // A target's port is the dead's own, even if its tombstone does not say so yet.
         let dead = self.tombstones.iter().chain(targets.iter().map(|t| &t.attachment));
         let leaving: BTreeSet<RowId> = dead.filter_map(|t| t.interface).collect();
-        let mut arriving: BTreeMap<Option<u16>, Duration> = BTreeMap::new();
+        let mut arriving: BTreeMap<Option<u16>, BootTime> = BTreeMap::new();
         let marked = |row: &&Row| row.sandbox && row.kind != Kind::Unmarked;
         let near = |row: &&Row| self.bridges.joins(row.bridge, bridge);
         let rows = self.rows.values().filter(near);
@@ -314,24 +314,23 @@ impl Sim {
             if world.records.iter().any(recorded) {
                 continue;
             }
-            let age = stamp(row.born - TICK).until(world.now);
-            if age <= ADD_TAKES {
+            let born = stamp(row.born - TICK);
+            if born.until(world.now) <= ADD_TAKES {
                 // Only on its own bridge does it have a number.
                 let number = row.ofport.number().filter(|_| row.bridge == bridge);
-                let oldest = arriving.entry(number).or_default();
-                *oldest = age.max(*oldest);
+                let first = arriving.entry(number).or_insert(born.into());
+                *first = BootTime::from(born).min(*first);
             }
         }
         let unrecorded_port = |l: &&mut Live| l.network.is_none() && !l.addresses_known && l.is_pod;
         for live in input.facts.live.values_mut().filter(unrecorded_port) {
-            live.age = arriving.get(&live.ofport).copied();
+            live.born = arriving.get(&live.ofport).copied();
         }
         input
     }
 
-    fn flow(&self, line: &Line, added: u64, now: u64) -> Flow {
-        let duration = Duration::from_millis(now.saturating_sub(added));
-        Flow { duration, ..line.flow.clone() }
+    fn flow(line: &Line, added: u64) -> Flow {
+        Flow { made: stamp(added).into(), ..line.flow.clone() }
     }
 
     /// Which entries a look by tokens is answered with (`sweep::look::token_filters`).
@@ -362,7 +361,6 @@ impl Sim {
         bridge: BridgeId,
         facts: &JudgeInput,
         thorough: bool,
-        now: u64,
     ) -> (Vec<(Slot, Flow)>, Learned, bool) {
         let proof = facts.dead.values().any(|dead| {
             let source = facts.networks.get(dead.network).unwrap().register.source;
@@ -373,8 +371,7 @@ impl Sim {
             )
         });
         let here = || self.table.iter().filter(|(_, (line, _))| line.bridge == bridge);
-        let flows =
-            || here().map(|(slot, (line, added))| (slot.clone(), self.flow(line, *added, now)));
+        let flows = || here().map(|(slot, (line, added))| (slot.clone(), Self::flow(line, *added)));
         if !thorough && !self.small && facts.dead.len() <= 4 && !proof {
             let mut survey = Survey::partial(facts);
             let seen: Vec<_> = flows()
@@ -566,9 +563,9 @@ impl Sim {
     fn judge(&mut self, work: &mut Work, bridge: BridgeId, may_crash: bool) -> Option<Pass> {
         let Work { crash, thorough, world, targets, adding, waiting, .. } = work;
         let crashes = |at: u8| may_crash && *crash == at;
-        let (now, looked) = (world.now.boot_ms, self.now);
+        let looked = self.now;
         let input = self.input(world, bridge, targets, adding.as_ref());
-        let (seen, learned, full) = self.look(bridge, &input.facts, *thorough, now);
+        let (seen, learned, full) = self.look(bridge, &input.facts, *thorough);
         if crashes(stage::LOOKED) {
             return None;
         }

@@ -14,7 +14,7 @@ use ovs_flow_gc::flowtable::replica::{Doubt, Held, State};
 use ovs_flow_gc::flowtable::watcher::{OnLesson, Turns, Watcher};
 use ovs_flow_gc::flowtable::{DumpSource, FlowSource, Made, ReplicaSource, Tokens};
 use ovs_flow_gc::openflow::{Connection, Entry, Filter};
-use ovs_flow_gc::util::clock::Deadline;
+use ovs_flow_gc::util::clock::{BootTime, Deadline};
 
 use crate::rig::{Node, sleep_ms};
 
@@ -82,7 +82,7 @@ impl Watched {
 
     fn held(&self) -> Vec<Held> {
         let mut held = Vec::new();
-        self.watcher.replica().all(Instant::now(), &mut |it| held.push(it));
+        self.watcher.replica().all(BootTime::now(), &mut |it| held.push(it));
         held.sort_by(|a, b| a.entry.key().cmp(&b.entry.key()));
         held
     }
@@ -99,7 +99,7 @@ impl Watched {
                 if replica.seq() != before {
                     continue;
                 }
-                replica.all(Instant::now(), &mut |it| held.push(it));
+                replica.all(BootTime::now(), &mut |it| held.push(it));
             }
             let dumped = self.dump();
             match self.watcher.barrier(soon()) {
@@ -125,10 +125,10 @@ impl Watched {
 
     fn dump(&self) -> Vec<(Entry, Made)> {
         let mut connection = Connection::open(&self.path, soon()).unwrap();
-        let (asked, mut dumped) = (Instant::now(), Vec::new());
+        let (asked, mut dumped) = (BootTime::now(), Vec::new());
         connection
             .dump(&Filter::default(), &mut |raw, _| {
-                dumped.push((raw.to_entry(), Made::by(raw.duration(), asked, Instant::now())));
+                dumped.push((raw.to_entry(), Made::by(raw.duration(), asked, BootTime::now())));
             })
             .unwrap();
         dumped.sort_by(|(a, _), (b, _)| a.key().cmp(&b.key()));
@@ -168,7 +168,7 @@ impl Watched {
             let possible = held.made.earliest <= made.latest + EXACT
                 && made.earliest <= held.made.latest + EXACT;
             assert!(possible, "{entry:?} was made at {made:?}, not at {:?}", held.made);
-            let late = held.made.latest.saturating_duration_since(made.latest);
+            let late = made.latest.until(held.made.latest);
             self.far += u64::from(late > CLOSE);
         }
         self.compared += 1;

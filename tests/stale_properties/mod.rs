@@ -22,6 +22,7 @@ use ovs_flow_gc::model::row::RowId;
 use ovs_flow_gc::model::table::{Id, Table};
 use ovs_flow_gc::model::workload::Member;
 use ovs_flow_gc::reconcile::tokens_of_evidence;
+use ovs_flow_gc::util::clock::{BootTime, Stamp};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option::{of, weighted};
 use proptest::prelude::*;
@@ -32,6 +33,15 @@ const LOCAL: u16 = 65534;
 
 fn seconds() -> impl Strategy<Value = Duration> {
     (0..12u64).prop_map(|n| Duration::from_secs(n * 10))
+}
+
+/// When the node was read.
+fn now() -> BootTime {
+    BootTime::from(Stamp { boot_ms: 3_600_000, wall_ms: 0 })
+}
+
+fn past() -> impl Strategy<Value = BootTime> {
+    seconds().prop_map(|ago| now() - ago)
 }
 
 fn port() -> impl Strategy<Value = u16> {
@@ -111,15 +121,15 @@ prop_compose! {
     fn dead(networks: usize)(
         network in 0..networks,
         ofport in weighted(0.8, port()),
-        (previous_ofports, number_since) in (vec(port(), 0..2), of(seconds())),
+        (previous_ofports, number_since) in (vec(port(), 0..2), of(past())),
         interface in of((0..6u128).prop_map(RowId)),
         addresses in vec(address(), 0..3),
         vlans in prop_oneof![3 => Just(Vec::new()), 1 => vec(0..3u16, 1..2)],
         register in weighted(0.6, 0..5u32),
-        died in seconds(),
+        died in past(),
         seen_before in seconds(),
         born_before in weighted(0.6, seconds()),
-        (lingered, oldest) in (any::<bool>(), weighted(0.3, seconds())),
+        (lingered, earliest) in (any::<bool>(), weighted(0.3, past())),
         recorded in weighted(0.9, Just(())),
         holds_addresses in any::<bool>(),
         ip_evidence in weighted(0.9, Just(())),
@@ -136,10 +146,10 @@ prop_compose! {
             vlans_before: if register == Some(1) { vlans.clone() } else { Vec::new() },
             vlans,
             register,
-            born: born_before.map(|before| died + seen_before + before),
+            born: born_before.map(|before| died - seen_before - before),
             died,
-            seen_alive: died + seen_before,
-            oldest,
+            seen_alive: died - seen_before,
+            earliest,
             lingered,
             recorded: recorded.is_some(),
             holds_addresses,
@@ -155,7 +165,7 @@ prop_compose! {
     fn live(networks: usize)(
         network in weighted(0.8, 0..networks),
         ofport in weighted(0.8, port()),
-        (previous_ofports, number_since) in (vec(port(), 0..2), of(seconds())),
+        (previous_ofports, number_since) in (vec(port(), 0..2), of(past())),
         addresses in vec(address(), 0..3),
         vlans in prop_oneof![3 => Just(Vec::new()), 1 => vec(1..3u16, 1..2)],
         addresses_known in weighted(0.8, Just(())),
@@ -164,7 +174,7 @@ prop_compose! {
             1 => Just(LiveRegister::Absent),
             2 => Just(LiveRegister::Unknown),
         ],
-        age in weighted(0.8, seconds()),
+        born in weighted(0.8, past()),
         adding in weighted(0.3, Just(())),
         member in member(),
     ) -> Live {
@@ -178,7 +188,7 @@ prop_compose! {
             addresses_known: addresses_known.is_some(),
             is_pod: true,
             register,
-            age,
+            born,
             adding: adding.is_some(),
             member,
         }
@@ -193,16 +203,19 @@ fn input() -> impl Strategy<Value = JudgeInput> {
             vec(live(n), 0..5),
             (btree_map(port(), (0..9u128).prop_map(RowId), 0..6), btree_set(port(), 0..3)),
             weighted(0.1, Just(())),
-            weighted(0.2, seconds()),
+            weighted(0.2, past()),
         )
             .prop_map(
-                move |(dead, live, (by_number, requested), unassigned, switch_up)| JudgeInput {
-                    networks: networks.clone().into(),
-                    dead: dead.into(),
-                    live: live.into(),
-                    ports: Ports { by_number, requested, unassigned: unassigned.is_some() },
-                    switch_up,
-                    ovn: false,
+                move |(dead, live, (by_number, requested), unassigned, switch_started)| {
+                    JudgeInput {
+                        networks: networks.clone().into(),
+                        dead: dead.into(),
+                        live: live.into(),
+                        ports: Ports { by_number, requested, unassigned: unassigned.is_some() },
+                        now: now(),
+                        switch_started,
+                        ovn: false,
+                    }
                 },
             )
     })
@@ -283,20 +296,20 @@ prop_compose! {
     fn flow()(
         table in 0..3u8,
         cookie in 0..4u64,
-        duration in seconds(),
+        made in past(),
         matches in matches(),
         actions in actions(),
     ) -> Flow {
-        Flow { table, priority: 1, cookie, duration, matches, actions }
+        Flow { table, priority: 1, cookie, made, matches, actions }
     }
 }
 
 // Plain classifiers, the kind that proves something: at random they are too rare.
 prop_compose! {
     fn classifier()(
-        port in 1..6u16, by_port in any::<bool>(), ip in address(), value in 1..5u32, age in seconds(),
+        port in 1..6u16, by_port in any::<bool>(), ip in address(), value in 1..5u32, made in past(),
     ) -> Flow {
-        let mut flow = Flow { duration: age, ..Flow::default() };
+        let mut flow = Flow { made, ..Flow::default() };
         if by_port {
             flow.matches.in_port = Some(port);
         } else {
@@ -312,7 +325,7 @@ prop_compose! {
 // Old pairs of a port and an address, as spoof guards and deliveries have them.
 prop_compose! {
     fn pair()(port in 1..6u16, address in address(), delivery in any::<bool>(), age in 9..14u64) -> Flow {
-        let mut flow = Flow { duration: Duration::from_secs(age * 10), ..Flow::default() };
+        let mut flow = Flow { made: now() - Duration::from_secs(age * 10), ..Flow::default() };
         let side = if delivery { Side::Destination } else { Side::Source };
         flow.matches.addresses.push(AddressMatch { address, side });
         if delivery {

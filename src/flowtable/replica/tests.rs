@@ -59,12 +59,12 @@ fn removed(entry: &Entry) -> Update {
 
 struct Scene {
     replica: Replica,
-    start: Instant,
+    start: BootTime,
 }
 
 impl Scene {
     fn building() -> Self {
-        let start = Instant::now();
+        let start = BootTime::now();
         let mut replica = Replica::new(LIMIT, start);
         replica.begin(Version::V14, start, None);
         Self { replica, start }
@@ -210,7 +210,7 @@ fn an_added_entry_was_made_between_the_last_barrier_and_its_report() {
 
 #[test]
 fn what_a_restore_put_is_marked() {
-    let start = Instant::now();
+    let start = BootTime::now();
     let mut replica = Replica::new(LIMIT, start);
     replica.begin(Version::V14, start, Some((start - ms(5_000), start - ms(2_000))));
     for (age, matches) in [(6_000, MATCHES[1]), (3_000, MATCHES[3]), (1_000, MATCHES[5])] {
@@ -220,7 +220,7 @@ fn what_a_restore_put_is_marked() {
     replica.complete_dump(start);
     let mut marked = BTreeMap::new();
     replica.all(start, &mut |held| {
-        marked.insert(start - held.made.latest, held.restored);
+        marked.insert(held.made.latest.until(start), held.restored);
     });
     assert_eq!(marked.into_values().collect::<Vec<_>>(), [false, true, false]);
 }
@@ -264,7 +264,7 @@ fn entries_that_look_alike_are_both_kept_and_a_change_of_one_is_a_doubt() {
 
 #[test]
 fn more_entries_than_the_limit_are_a_doubt() {
-    let start = Instant::now();
+    let start = BootTime::now();
     let mut replica = Replica::new(2, start);
     replica.begin(Version::V14, start, None);
     for (n, matches) in MATCHES.iter().take(3).enumerate() {
@@ -344,7 +344,7 @@ proptest! {
         moment in 0..60_usize,
         late in prop::collection::vec(0..60_usize, 32),
     ) {
-        let start = Instant::now();
+        let start = BootTime::now();
         let mut replica = Replica::new(LIMIT, start);
         let (mut table, mut clock) = (Table::new(), ms(0));
         let mut tick = || {
@@ -409,7 +409,7 @@ proptest! {
     /// By the index as by a walk over everything.
     #[test]
     fn it_finds_what_a_walk_finds(steps in steps(), value in prop_oneof![Just(7_u32), 0..9_u32]) {
-        let start = Instant::now();
+        let start = BootTime::now();
         let mut replica = Replica::new(LIMIT, start);
         replica.begin(Version::V14, start, None);
         replica.complete_dump(start);

@@ -12,7 +12,7 @@ const MISSING: Option<NotProven> = Some(NotProven::NeedsSecondAttachment);
 /// Pods of no workload, so that only the values themselves can tell. `a` was born when `b` was.
 fn bare() -> JudgeInput {
     node(LEARN_FIRST).with(|c| {
-        (c.dead[0].member, c.dead[0].born) = (None, Some(secs(DAY)));
+        (c.dead[0].member, c.dead[0].born) = (None, Some(ago(DAY)));
         c.live[0].member = None;
     })
 }
@@ -114,9 +114,9 @@ fn one_other_value_ends_it() {
 fn a_value_that_may_be_somebody_elses_puts_it_off() {
     let flows = [classifier(A, IP_VALUE_A), classifier(B, 7)];
     for unknown in [
-        bare().with(|c| c.live[0].age = None),
+        bare().with(|c| c.live[0].born = None),
         bare()
-            .with(|c| c.switch_up = Some(secs(7200)))
+            .with(|c| c.switch_started = Some(ago(7200)))
             .with(remembers(&BasisFacts { ipv4: true, ..BasisFacts::default() })),
     ] {
         assert!(!facts(&unknown, &flows).not_ipv4);
@@ -139,15 +139,15 @@ fn what_the_numbers_former_owner_left_proves_nothing() {
     // The number's and the addresses' owner before loads his address: older than b, restored by a
     // start of the switch, or under a number that b was given since.
     let loads = || classifier(B, 0x0a00_0063);
-    let old = bare().with(|c| c.live[0].age = Some(secs(3600)));
-    let restored = bare().with(|c| c.switch_up = Some(secs(7210)));
-    let given = bare().with(|c| c.live[0].number_since = Some(secs(3600)));
+    let old = bare().with(|c| c.live[0].born = Some(ago(3600)));
+    let restored = bare().with(|c| c.switch_started = Some(ago(7210)));
+    let given = bare().with(|c| c.live[0].number_since = Some(ago(3600)));
     let renumbered = bare().with(|c| {
-        (c.live[0].previous_ofports, c.live[0].number_since) = (vec![40], Some(secs(3600)));
+        (c.live[0].previous_ofports, c.live[0].number_since) = (vec![40], Some(ago(3600)));
     });
     // Of somebody dead whose end is just noticed.
     let known = bare().with(|c| {
-        c.dead.push(Dead { ofport: Some(B), born: Some(secs(2 * DAY)), ..dead(B, &[SUCCESSOR]) });
+        c.dead.push(Dead { ofport: Some(B), born: Some(ago(2 * DAY)), ..dead(B, &[SUCCESSOR]) });
     });
     for (what, input) in [
         ("older", old),
@@ -162,7 +162,7 @@ fn what_the_numbers_former_owner_left_proves_nothing() {
     }
     assert!(facts(&bare(), &[loads()]).not_ipv4);
     let young =
-        bare().with(|c| (c.live[0].age, c.switch_up) = (Some(secs(7205)), Some(secs(7210))));
+        bare().with(|c| (c.live[0].born, c.switch_started) = (Some(ago(7205)), Some(ago(7210))));
     assert!(facts(&young, &[loads()]).not_ipv4, "it came after the start");
     assert!(!facts(&bare(), &[classifier(B, B.into())]).ports.is_empty());
 }
@@ -176,7 +176,7 @@ fn what_is_made_after_the_death_proves_nothing() {
     assert!(facts(&unknown, &[classifier(A, IP_VALUE_A)]).is_empty());
     // At a DEL the port's row is still its own.
     let at_del = alone().with(|c| {
-        (c.dead[0].died, c.dead[0].seen_alive) = (secs(0), secs(9000));
+        (c.dead[0].died, c.dead[0].seen_alive) = (ago(0), ago(9000));
         c.ports.by_number.insert(A, c.dead[0].interface.unwrap());
     });
     assert!(facts(&at_del, &[classifier(A, IP_VALUE_A)]).ipv4);
@@ -259,7 +259,7 @@ fn a_number_that_changed_with_its_port_is_no_accident() {
     let moved = |previous_ofports: u16, row: u128| {
         bare().with(remembers(&before)).with(|c| {
             (c.live[0].previous_ofports, c.live[0].number_since) =
-                (vec![previous_ofports], Some(secs(8000)));
+                (vec![previous_ofports], Some(ago(8000)));
             c.ports.by_number.insert(B, RowId(row));
         })
     };
@@ -301,10 +301,10 @@ fn a_found_value_has_its_tokens_questions() {
     let ip = |input: &JudgeInput| judged(input, IP_VALUE_A);
     assert_eq!(ip(&ips()), "stale: matches-register");
     let unrecorded_port =
-        Live { network: None, addresses_known: false, age: None, ..live(14, &[IP_A]) };
+        Live { network: None, addresses_known: false, born: None, ..live(14, &[IP_A]) };
     let unrecorded_port = Live { register: LiveRegister::Absent, ..unrecorded_port };
     assert_eq!(ip(&ips().and_live(unrecorded_port.clone())), "kept: has-live-owner");
-    let arriving = Live { age: Some(secs(8000)), addresses: Vec::new(), ..unrecorded_port };
+    let arriving = Live { born: Some(ago(8000)), addresses: Vec::new(), ..unrecorded_port };
     assert_eq!(ip(&ips().and_live(arriving)), "kept: may-be-arriving");
     let away = ips().with(|c| c.dead[0].ip_evidence = false);
     assert_eq!(ip(&away), "kept: may-live-elsewhere");
@@ -343,7 +343,7 @@ fn a_value_that_nobody_has_seen_is_computed() {
 #[test]
 fn the_next_owner_of_a_number_has_its_value() {
     let input = alone().with(remembers(&by_ports())).with(|c| {
-        let successor = Dead { born: Some(secs(3600)), died: secs(30), ..dead(A, &[SUCCESSOR]) };
+        let successor = Dead { born: Some(ago(3600)), died: ago(30), ..dead(A, &[SUCCESSOR]) };
         c.dead.push(successor);
     });
     assert_eq!(doubt(&input, &[classifier(A, A.into()).aged(3000)], A.into()), None);

@@ -56,7 +56,7 @@ fn neutrons_rules_of_living_ports_for_a_dead_address() {
     // Neither is told where neither was loaded.
     each(&neutron(), &rules(STALE, STALE));
     // An unrecorded machine's, by Neutron's marks.
-    let marked = Live { network: None, addresses_known: false, age: None, ..live(C, &[]) };
+    let marked = Live { network: None, addresses_known: false, born: None, ..live(C, &[]) };
     let input = plain().and_live(Live { vlans: vec![100], ..marked });
     dump(
         &input,

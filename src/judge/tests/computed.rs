@@ -64,11 +64,12 @@ fn the_number_is_somebody_elses() {
         c.ports.by_number.insert(A, RowId(77));
     });
     both(&row, "kept: has-live-owner", "kept: has-live-owner");
-    let unrecorded_port = Live { network: None, addresses_known: false, age: None, ..live(A, &[]) };
+    let unrecorded_port =
+        Live { network: None, addresses_known: false, born: None, ..live(A, &[]) };
     let unrecorded_port = Live { register: LiveRegister::Absent, ..unrecorded_port };
     let unrecorded = by_port().and_live(unrecorded_port.clone());
     both(&unrecorded, "kept: has-live-owner", "kept: has-live-owner");
-    let arriving = by_port().and_live(Live { age: Some(secs(5)), ..unrecorded_port });
+    let arriving = by_port().and_live(Live { born: Some(ago(5)), ..unrecorded_port });
     both(&arriving, "kept: has-live-owner", "kept: has-live-owner");
     // Recorded in a network that knows nothing of register values.
     let other = by_port().with(|c| c.networks.push(network(RegisterSource::None)));
@@ -140,7 +141,7 @@ fn the_value_of_an_address() {
     let dead = || by_address();
     each(&dead(), &[("policy", policy(), "stale: matches-register")]);
     // The address's next owner: marked, or recorded in another network.
-    let marked = Live { network: None, addresses_known: false, age: None, ..live(14, &[IP_A]) };
+    let marked = Live { network: None, addresses_known: false, born: None, ..live(14, &[IP_A]) };
     let marked = Live { register: LiveRegister::Absent, ..marked };
     let other =
         Live { network: Some(NetworkId(1)), register: LiveRegister::Absent, ..live(14, &[IP_A]) };
@@ -156,7 +157,7 @@ fn the_value_of_an_address() {
         );
     }
     // Somebody who is arriving may have it.
-    let arriving = Live { age: Some(secs(8000)), addresses: Vec::new(), ..marked };
+    let arriving = Live { born: Some(ago(8000)), addresses: Vec::new(), ..marked };
     each(&dead().and_live(arriving), &[("policy", policy(), "kept: may-be-arriving")]);
     type Edit = fn(&mut JudgeInput);
     let table: [(&str, Edit, Flow, &str); 6] = [
@@ -176,9 +177,9 @@ const WAITS: &str = "kept: policy-waits";
 
 #[test]
 fn what_an_orphan_left_under_its_address_goes_at_the_next_owners_add() {
-    let adding = Live { adding: true, age: Some(secs(10)), ..live(14, &[IP_A]) };
+    let adding = Live { adding: true, born: Some(ago(10)), ..live(14, &[IP_A]) };
     let input = by_address()
-        .with(|c| (c.dead[0].died, c.dead[0].seen_alive) = (secs(0), secs(20)))
+        .with(|c| (c.dead[0].died, c.dead[0].seen_alive) = (ago(0), ago(20)))
         .and_live(Live { register: LiveRegister::Is(IP_VALUE_A), ..adding });
     each(
         &input,
@@ -195,7 +196,7 @@ fn a_value_is_no_second_token_beside_its_own() {
     // Somebody younger has the port: by rule 5 the pair of port and value must not go.
     let successor = || {
         by_port().and_live(Live {
-            age: Some(secs(30)),
+            born: Some(ago(30)),
             register: LiveRegister::Is(VALUE_A),
             ..live(A, &[SUCCESSOR])
         })
@@ -206,7 +207,7 @@ fn a_value_is_no_second_token_beside_its_own() {
     each(&successor(), &[("classifier", load, "kept: has-live-owner")]);
     // The port is a younger one's, the address nobody's: nobody has both.
     let successor = by_address().and_live(Live {
-        age: Some(secs(30)),
+        born: Some(ago(30)),
         register: LiveRegister::Is(0x0a00_0007),
         ..live(A, &[SUCCESSOR])
     });
@@ -238,7 +239,7 @@ fn a_verdict_ends_with_its_token() {
         c.live.push(Live { network: None, register: LiveRegister::Absent, ..live(14, &[IP_A]) });
     };
     let arriving = |c: &mut JudgeInput| {
-        let young = Live { age: Some(secs(8000)), addresses_known: false, ..live(14, &[]) };
+        let young = Live { born: Some(ago(8000)), addresses_known: false, ..live(14, &[]) };
         c.live.push(Live { network: None, register: LiveRegister::Absent, ..young });
     };
     assert_eq!(standing(&by_address(), policy(), &next), Standing::NewOwner);

@@ -71,7 +71,7 @@ fn what_may_reach_another_node() {
 fn a_pod_that_is_being_added_may_have_the_address() {
     // Its port is there for 90 s, its record is not: the death was noticed 60 s ago.
     let unexplained = Live { network: None, addresses_known: false, ..live(14, &[]) };
-    let arriving = Live { age: Some(secs(90)), ..unexplained.clone() };
+    let arriving = Live { born: Some(ago(90)), ..unexplained.clone() };
     let either = |age| flow().aged(age).either(IP_A).beyond();
     each(
         &plain().and_live(arriving),
@@ -87,7 +87,7 @@ fn a_pod_that_is_being_added_may_have_the_address() {
     );
     let held = plain()
         .with(|c| c.dead[0].holds_addresses = true)
-        .and_live(Live { age: Some(secs(90)), ..unexplained.clone() });
+        .and_live(Live { born: Some(ago(90)), ..unexplained.clone() });
     let to_it = || flow().aged(90).dst(IP_A).beyond();
     each(
         &held,
@@ -105,12 +105,12 @@ fn a_pod_that_is_being_added_may_have_the_address() {
         c.live.last_mut().unwrap().vlans = vec![200];
     });
     each(&elsewhere, &[("in another VLAN", either(90), "kept: may-be-arriving")]);
-    let there_for_long = Live { age: None, ..unexplained };
+    let there_for_long = Live { born: None, ..unexplained };
     each(&plain().and_live(there_for_long), &[("old", either(90), "stale: matches-address")]);
     // A restored entry's age proves nothing after a death, but there is nobody to have it.
-    let restarted = plain().with(|c| c.switch_up = Some(secs(20)));
+    let restarted = plain().with(|c| c.switch_started = Some(ago(20)));
     each(&restarted, &[("restored", either(15), "stale: matches-address")]);
-    let arriving = Live { age: Some(secs(16)), ..live(14, &[]) };
+    let arriving = Live { born: Some(ago(16)), ..live(14, &[]) };
     let arriving = Live { network: None, addresses_known: false, ..arriving };
     each(&restarted.and_live(arriving), &[("or not", either(15), "kept: may-be-arriving")]);
 }
@@ -246,7 +246,7 @@ fn rules_of_the_living_for_what_the_dead_sent_wait_too() {
     let other = ("", flow().dst(MAC_B).load(1, 77).beyond(), "kept: nothing-dead");
     dump(&fresh, &[other, rule("stale: matches-address")]);
     // Whoever is being ADDed with the address has the rule for it.
-    let adding = Live { adding: true, age: Some(secs(10)), ..live(14, &[IP_A]) };
+    let adding = Live { adding: true, born: Some(ago(10)), ..live(14, &[IP_A]) };
     let successor = input.and_live(adding);
     each(
         &successor,
@@ -257,15 +257,15 @@ fn rules_of_the_living_for_what_the_dead_sent_wait_too() {
     );
     // So may have whoever is arriving, however old the rule is.
     let unknown = Live { network: None, addresses_known: false, ..live(14, &[]) };
-    let arriving = plain().and_live(Live { age: Some(secs(10)), ..unknown });
+    let arriving = plain().and_live(Live { born: Some(ago(10)), ..unknown });
     each(&arriving, &[("by MAC", mine(IP_A).dst(MAC_B), "kept: may-be-arriving")]);
 }
 
 #[test]
 fn ages_of_entries_that_were_restored_in_bulk_prove_nothing() {
     let input = plain().with(|c| {
-        c.dead[0].died = secs(600);
-        c.switch_up = Some(secs(100));
+        c.dead[0].died = ago(600);
+        c.switch_started = Some(ago(100));
     });
     each(
         &input,
@@ -280,7 +280,7 @@ fn ages_of_entries_that_were_restored_in_bulk_prove_nothing() {
             ),
         ],
     );
-    let before = input.with(|c| c.switch_up = Some(secs(700)));
+    let before = input.with(|c| c.switch_started = Some(ago(700)));
     each(&before, &[("no restart since", flow().aged(99).dst(IP_A), "kept: created-after-death")]);
 }
 

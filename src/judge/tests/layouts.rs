@@ -48,7 +48,7 @@ fn the_namespaces_entries_survive_its_first_second_and_last_pod() {
     for left in [2, 1, 0] {
         let input = node(RegisterSource::Learn { distinct_seen: facts.0, shared_seen: facts.1 });
         // A DEL: the namespace is still there.
-        let input = input.with(|c| c.dead[0].seen_alive = secs(0));
+        let input = input.with(|c| c.dead[0].seen_alive = ago(0));
         // b is another namespace's.
         let input = input.with(|c| c.live[0].member = member("other", B));
         let input = others[..left]

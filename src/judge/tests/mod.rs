@@ -3,12 +3,10 @@
 //! The cast: `a` is dead for 60 s (port 12, 10.0.0.5, MAC …:05), `b` is alive for a day
 //! (port 13, 10.0.0.6), port 1 is a tunnel and port 2 an uplink that nobody explains.
 
-use std::time::Duration;
-
 use super::input::{
     Dead, DeadId, JudgeInput, Live, LiveId, LiveRegister, Network, NetworkId, Ports,
 };
-use super::testing::{self, address, network};
+use super::testing::{self, address, ago, network};
 use super::{Judge, Learned, Survey, Verdict};
 use crate::model::flow::{AddressMatch, Flow, RegisterMatch, RegisterRange, RegisterWrite, Side};
 use crate::model::register::RegisterSource;
@@ -33,18 +31,14 @@ const IP_B: &str = "10.0.0.6";
 const MAC_A: &str = "0a:58:0a:00:00:05";
 const MAC_B: &str = "0a:58:0a:00:00:06";
 
-fn secs(n: u64) -> Duration {
-    Duration::from_secs(n)
-}
-
 /// A flow, two hours old unless it says otherwise.
 fn flow() -> Flow {
-    Flow { table: 10, priority: 100, duration: secs(7200), ..Flow::default() }
+    Flow { table: 10, priority: 100, made: ago(7200), ..Flow::default() }
 }
 
 impl Flow {
     fn aged(mut self, seconds: u64) -> Self {
-        self.duration = secs(seconds);
+        self.made = ago(seconds);
         self
     }
 
@@ -185,7 +179,8 @@ fn node(source: RegisterSource) -> JudgeInput {
             by_number: ports.into_iter().map(|p| (p, RowId(p.into()))).collect(),
             ..Ports::default()
         },
-        switch_up: None,
+        now: testing::now(),
+        switch_started: None,
         ovn: false,
     }
 }

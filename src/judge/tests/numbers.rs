@@ -116,7 +116,7 @@ fn a_changed_number_teaches_nothing() {
 fn what_is_put_back_under_a_newer_owners_number_shows_nothing_of_it() {
     let input = node(LEARN)
         .with(|c| c.dead[0].register = Some(ID_A))
-        .and_live(Live { age: Some(secs(30)), ..live(A, &["10.0.0.7"]) });
+        .and_live(Live { born: Some(ago(30)), ..live(A, &["10.0.0.7"]) });
     let learned = survey(&input, &[classifier(A, ID_A).aged(10)]);
     assert_eq!(*learned.live_registers, [None, None]);
     let again = [classifier(A, ID_A).aged(10), guard(A, IP_A), guard(A, "10.0.0.7").aged(10)];
@@ -134,7 +134,7 @@ fn what_is_put_back_may_name_the_newer_owner_by_the_dead_ones_address() {
     let input = |dead: Dead| {
         node(LEARN)
             .with(|c| c.dead[0] = Dead { register: Some(ID_A), ..dead })
-            .and_live(Live { age: Some(secs(30)), ..live(A, &[IP_A]) })
+            .and_live(Live { born: Some(ago(30)), ..live(A, &[IP_A]) })
     };
     let unrecorded = Dead { recorded: false, ..dead(A, &[]) };
     for dead_before in [dead(A, &[IP_A]), unrecorded] {
@@ -164,7 +164,7 @@ fn a_newborn_owner_does_not_end_what_one_before_may_mean() {
     });
     let flows = [classifier(B, ID_B), flow().from(OLD).load(0, ID_A).beyond()];
     let newborn =
-        Live { age: Some(secs(5)), register: LiveRegister::Is(9), ..live(OLD, &["10.0.0.7"]) };
+        Live { born: Some(ago(5)), register: LiveRegister::Is(9), ..live(OLD, &["10.0.0.7"]) };
     let knows_b = input.clone().with(|c| c.live[0].register = LiveRegister::Unknown);
     for input in [knows_b.clone(), knows_b.and_live(newborn)] {
         assert!(!verdicts(&input, &flows)[1].stale);
@@ -189,8 +189,8 @@ fn who_lost_the_number_with_its_row_does_not_claim_the_next_ones_value() {
 /// Both numbers are new since so long; the living one had the dead one's before, and vice versa.
 fn exchanged_since(since: u64) -> JudgeInput {
     exchanged().with(|c| {
-        c.dead[0].number_since = Some(secs(since));
-        c.live[0].number_since = Some(secs(since));
+        c.dead[0].number_since = Some(ago(since));
+        c.live[0].number_since = Some(ago(since));
     })
 }
 
@@ -215,7 +215,7 @@ fn what_was_made_after_a_number_changed_means_its_owner_of_now() {
 /// before.
 #[test]
 fn a_start_of_the_switch_may_be_followed_by_restored_entries() {
-    let input = || exchanged_since(7210).with(|c| c.switch_up = Some(secs(7210)));
+    let input = || exchanged_since(7210).with(|c| c.switch_started = Some(ago(7210)));
     let (not_adapted, adapted) =
         ([classifier(A, ID_A), classifier(B, ID_B)], [classifier(A, ID_B), classifier(B, ID_A)]);
     let (old, new) = ([guard(A, IP_A), guard(B, IP_B)], [guard(A, IP_B), guard(B, IP_A)]);
@@ -248,7 +248,7 @@ fn a_start_of_the_switch_may_be_followed_by_restored_entries() {
 /// loads the value of the number's owner of before.
 #[test]
 fn who_is_delivered_to_at_another_port_is_not_named_by_restored_entries() {
-    let input = || exchanged_since(7210).with(|c| c.switch_up = Some(secs(7210)));
+    let input = || exchanged_since(7210).with(|c| c.switch_started = Some(ago(7210)));
     let restored = [classifier(A, ID_A), classifier(B, ID_B), guard(A, IP_A), guard(B, IP_B)];
     let adapted = [classifier(A, ID_B), classifier(B, ID_A)];
     let left = [guard(A, IP_B), guard(B, IP_A)];
@@ -262,7 +262,7 @@ fn who_is_delivered_to_at_another_port_is_not_named_by_restored_entries() {
     assert_eq!(learned(&[&adapted, &left, &delivers(B, A)]), both, "its own are adapted");
     assert_eq!(learned(&[&adapted, &left]), both, "this pipeline delivers by other entries");
     // Nobody can have restored this one, but a slow controller may have put it back.
-    let later = input().with(|c| c.live[0].number_since = Some(secs(7100)));
+    let later = input().with(|c| c.live[0].number_since = Some(ago(7100)));
     let new = [classifier(A, ID_B).aged(60)];
     let now = |delivers: &[Flow]| survey(&later, &[&new[..], delivers].concat()).live_registers;
     assert_eq!(*now(&delivers(A, B)), [None], "its own are not adapted");
@@ -290,7 +290,7 @@ fn who_is_delivered_to_at_another_port_is_not_named_by_restored_entries() {
 /// its own controller had made under the number before to be of another dead pod.
 #[test]
 fn what_a_pods_two_numbers_show_must_agree() {
-    let since = Some(secs(60));
+    let since = Some(ago(60));
     let moved = || live(40, &[IP_B]);
     let moved = || Live { previous_ofports: vec![B], number_since: since, ..moved() };
     let later = |more: Dead| {
@@ -309,8 +309,8 @@ fn what_a_pods_two_numbers_show_must_agree() {
     let older = own.clone().aged(90_000);
     assert_eq!(learned(&later(never_there()), &older, ID_A), (Some(ID_A), None), "not its own");
     // A dead pod that came to the number later, or had died before the entry was made.
-    let young = Dead { born: Some(secs(50)), died: secs(0), seen_alive: secs(0), ..dead(B, &[]) };
-    let early = Dead { died: secs(8000), seen_alive: secs(8000), ..dead(B, &[]) };
+    let young = Dead { born: Some(ago(50)), died: ago(0), seen_alive: ago(0), ..dead(B, &[]) };
+    let early = Dead { died: ago(8000), seen_alive: ago(8000), ..dead(B, &[]) };
     for dead in [young, early] {
         let case = later(Dead { interface: None, ..dead });
         assert_eq!(learned(&case, &own, ID_A), (None, None));
@@ -329,7 +329,7 @@ fn what_is_put_back_under_a_new_number_before_its_owner_adapts_is_not_the_owners
     let input = node(LEARN).with(|c| {
         c.dead[0].register = Some(ID_B);
         (c.live[0].ofport, c.live[0].previous_ofports) = (Some(40), vec![B]);
-        c.live[0].number_since = Some(secs(60));
+        c.live[0].number_since = Some(ago(60));
         c.ports.by_number.insert(40, c.ports.by_number[&B]);
         c.ports.by_number.remove(&B);
     });
@@ -351,7 +351,7 @@ fn what_is_put_back_under_a_new_number_before_its_owner_adapts_is_not_the_owners
 #[test]
 fn what_was_there_before_the_pod_is_not_its_own() {
     let input = node(RegisterSource::Pod).with(|c| {
-        c.dead[0].oldest = Some(secs(7000));
+        c.dead[0].earliest = Some(ago(7000));
         c.dead[0].register = Some(ID_A);
         c.live[0].register = LiveRegister::Is(ID_B);
     });
@@ -370,10 +370,10 @@ fn what_was_there_before_the_pod_is_not_its_own() {
         ],
     );
     // A classifier of the slot shows nothing of the pod.
-    let slot = node(LEARN).with(|c| c.dead[0].oldest = Some(secs(7000)));
+    let slot = node(LEARN).with(|c| c.dead[0].earliest = Some(ago(7000)));
     assert_eq!(*survey(&slot, &[classifier(A, ID_A)]).dead_registers, [None]);
     // Who had the number before, and whose end nobody noticed, answers for what he left.
-    let before = Dead { oldest: Some(secs(9000)), ..dead(A, &["10.0.0.9"]) };
+    let before = Dead { earliest: Some(ago(9000)), ..dead(A, &["10.0.0.9"]) };
     let both = input.with(|c| c.dead.push(before));
     each(&both, &[("the earlier one's", flow().from(A), "stale: matches-port")]);
 }

@@ -60,7 +60,7 @@ fn an_id_of_its_own_is_learned_and_condemns() {
 fn what_a_dead_pods_own_port_loads_now_beats_its_record() {
     let input = |row: bool| {
         node(RegisterSource::Pod).with(|c| {
-            (c.dead[0].register, c.dead[0].born) = (Some(ID_A), Some(secs(7300)));
+            (c.dead[0].register, c.dead[0].born) = (Some(ID_A), Some(ago(7300)));
             if row {
                 c.ports.by_number.insert(A, c.dead[0].interface.unwrap());
             }
@@ -192,14 +192,14 @@ fn what_may_be_left_of_somebody_before_proves_nothing() {
         survey(&node(LEARN_FIRST).with(change), &two()).networks[0].distinct_seen
     };
     assert!(proves(&|_| {}));
-    assert!(proves(&|c| c.switch_up = Some(secs(90_000))), "long before the entries");
-    assert!(!proves(&|c| c.switch_up = Some(secs(7210))), "restored, perhaps");
+    assert!(proves(&|c| c.switch_started = Some(ago(90_000))), "long before the entries");
+    assert!(!proves(&|c| c.switch_started = Some(ago(7210))), "restored, perhaps");
     assert!(!proves(&|c| c.dead[0].born = None), "nobody knows when it came to be");
-    assert!(!proves(&|c| c.live[0].age = None), "nobody knows when b came to be");
-    assert!(!proves(&|c| c.dead[0].born = Some(secs(7200))), "as old as the pod");
-    assert!(!proves(&|c| c.live[0].age = Some(secs(7200))), "as old as b");
-    assert!(!proves(&|c| c.dead[0].number_since = Some(secs(7200))), "as old as its number");
-    assert!(!proves(&|c| c.live[0].number_since = Some(secs(7200))), "as old as b's number");
+    assert!(!proves(&|c| c.live[0].born = None), "nobody knows when b came to be");
+    assert!(!proves(&|c| c.dead[0].born = Some(ago(7200))), "as old as the pod");
+    assert!(!proves(&|c| c.live[0].born = Some(ago(7200))), "as old as b");
+    assert!(!proves(&|c| c.dead[0].number_since = Some(ago(7200))), "as old as its number");
+    assert!(!proves(&|c| c.live[0].number_since = Some(ago(7200))), "as old as b's number");
     for port in [A, B] {
         let before = Dead { interface: None, ..dead(port, &[]) };
         assert!(!proves(&|c| c.dead.push(before.clone())), "{port}: one who died before");
@@ -212,7 +212,7 @@ fn what_may_be_left_of_somebody_before_proves_nothing() {
 fn an_entry_that_names_the_pod_beside_its_number_shows_whose_the_others_are() {
     let guard = |port, ip: &str| flow().table(10).from(port).src(ip).beyond();
     let proves = |change: &dyn Fn(&mut JudgeInput), guards: &[Flow]| {
-        let input = node(LEARN_FIRST).with(|c| c.dead[0].seen_alive = secs(7300)).with(change);
+        let input = node(LEARN_FIRST).with(|c| c.dead[0].seen_alive = ago(7300)).with(change);
         let mut flows = [&two()[..], guards].concat();
         let found = survey(&input, &flows).networks[0].distinct_seen;
         flows.reverse();
@@ -234,16 +234,16 @@ fn an_entry_that_names_the_pod_beside_its_number_shows_whose_the_others_are() {
     );
     assert!(!proves(&as_it_is, &[guard(A, IP_B)]), "b's address");
     assert!(!proves(&as_it_is, &[flow().from(A).dst(IP_A)]), "what is sent to it");
-    let born = |c: &mut JudgeInput| c.dead[0].born = Some(secs(7200));
+    let born = |c: &mut JudgeInput| c.dead[0].born = Some(ago(7200));
     assert!(!proves(&born, own), "as old as the pod");
-    let late = |c: &mut JudgeInput| c.dead[0].seen_alive = secs(7321);
+    let late = |c: &mut JudgeInput| c.dead[0].seen_alive = ago(7321);
     assert!(!proves(&late, own), "more than two minutes after it was seen alive");
-    let noticed = |c: &mut JudgeInput| c.dead[0].died = secs(7250);
+    let noticed = |c: &mut JudgeInput| c.dead[0].died = ago(7250);
     assert!(!proves(&noticed, own), "after its death was noticed");
     let successor = |c: &mut JudgeInput| c.dead.push(dead(14, &[IP_A]));
     assert!(!proves(&successor, own), "another's address, too");
     // Restored entries are as old as the restore.
-    let restored = |c: &mut JudgeInput| c.switch_up = Some(secs(7201));
+    let restored = |c: &mut JudgeInput| c.switch_started = Some(ago(7201));
     assert!(proves(&restored, &[of_a.clone(), of_b]));
     assert!(!proves(&restored, own), "b's may be left of somebody before");
 }
@@ -376,7 +376,7 @@ fn a_tenants_value_with_one_pod_stays() {
 fn an_endpoint_group_with_many_pods_is_no_proof() {
     let input = |left: u16| {
         let input = node(LEARN_FIRST).with(|c| {
-            c.dead[0].seen_alive = secs(0);
+            c.dead[0].seen_alive = ago(0);
             c.live[0].member = member("other", B);
         });
         (0..left).fold(input, |input, n| input.and_live(live(20 + n, &[])))
@@ -510,7 +510,7 @@ fn values_that_live_pods_share_are_never_evidence_again() {
 #[test]
 fn the_same_value_one_after_the_other_is_reuse() {
     let after = |seen_alive: u64, age| {
-        let input = node(LEARN).with(|c| c.dead[0].seen_alive = secs(seen_alive));
+        let input = node(LEARN).with(|c| c.dead[0].seen_alive = ago(seen_alive));
         let flows = [classifier(A, ID_A), classifier(B, ID_A).aged(age)];
         assert_eq!(doubt(&input, &flows), Some(NotProven::LiveHasIt(LiveId(0))));
         survey(&input, &flows).networks[0].shared_seen
@@ -537,7 +537,7 @@ fn a_leftover_under_a_reused_port_says_nothing_of_its_new_owner() {
         node(LEARN).with(|c| {
             c.dead[0].register = Some(ID_A);
             c.live[0].ofport = Some(A);
-            c.live[0].age = Some(secs(30));
+            c.live[0].born = Some(ago(30));
             c.live[0].register = LiveRegister::Is(ID_B);
             c.ports.by_number.insert(A, RowId(77));
         })
@@ -550,7 +550,7 @@ fn a_leftover_under_a_reused_port_says_nothing_of_its_new_owner() {
             ("policy", policy(ID_A), "stale: matches-register"),
         ],
     );
-    let unknown_age = input().with(|c| c.live[0].age = None);
+    let unknown_age = input().with(|c| c.live[0].born = None);
     assert_eq!(
         doubt(&unknown_age, std::slice::from_ref(&leftover)),
         Some(NotProven::LiveHasIt(LiveId(0)))
@@ -595,7 +595,7 @@ fn a_value_of_two_dead_stays_shared_when_one_of_their_ports_is_reused() {
         c.dead.push(dead(15, &[]));
     });
     assert_eq!(doubt(&input, &flows), Some(NotProven::OtherDeadHasIt));
-    let young = Live { age: Some(secs(30)), register: LiveRegister::Is(9), ..live(15, &[]) };
+    let young = Live { born: Some(ago(30)), register: LiveRegister::Is(9), ..live(15, &[]) };
     assert_eq!(doubt(&input.and_live(young), &flows), Some(NotProven::OtherDeadHasIt));
 }
 
@@ -604,8 +604,8 @@ fn a_number_that_was_passed_on_shows_its_last_owners_value() {
     // The other one was born with a's number 70 s ago, before anybody noticed a's death.
     let successor = || {
         node(LEARN).with(|c| {
-            c.dead[0].born = Some(secs(90));
-            let later = Dead { born: Some(secs(70)), died: secs(40), ..dead(A, &[]) };
+            c.dead[0].born = Some(ago(90));
+            let later = Dead { born: Some(ago(70)), died: ago(40), ..dead(A, &[]) };
             c.dead.insert(0, Dead { interface: Some(RowId(999)), ..later });
         })
     };
@@ -620,7 +620,7 @@ fn a_number_that_was_passed_on_shows_its_last_owners_value() {
             "older than the successor: whose?"
         );
     }
-    let just_started = successor().with(|c| c.switch_up = Some(secs(91)));
+    let just_started = successor().with(|c| c.switch_started = Some(ago(91)));
     assert_eq!(doubt(&just_started, &flows(65)), None, "none of a's was there before");
     type Change = (&'static str, fn(&mut JudgeInput));
     let unless: [Change; 5] = [
@@ -630,7 +630,7 @@ fn a_number_that_was_passed_on_shows_its_last_owners_value() {
         ("a had other numbers", |c| c.dead[1].previous_ofports.push(15)),
         ("the successor had other numbers", |c| c.dead[0].previous_ofports.push(15)),
         ("nobody knows who came first", |c| c.dead[1].born = None),
-        ("its age is a restore's", |c| c.switch_up = Some(secs(65))),
+        ("its age is a restore's", |c| c.switch_started = Some(ago(65))),
     ];
     for (why, change) in unless {
         let input = successor().with(change);
@@ -707,7 +707,7 @@ fn computed_values() {
 
 #[test]
 fn a_pod_that_is_being_added_with_the_same_computed_value() {
-    let adding = Live { adding: true, age: Some(secs(10)), ..live(A, &[IP_A]) };
+    let adding = Live { adding: true, born: Some(ago(10)), ..live(A, &[IP_A]) };
     let input = node(RegisterSource::ExternalId)
         .with(|c| {
             c.dead[0].register = Some(ID_A);
@@ -772,7 +772,7 @@ fn part_of_a_dump_proves_no_learned_value() {
 #[test]
 fn what_the_dead_left_for_a_pod_that_is_being_added_shows_their_value_not_its() {
     // ADD of a pod that was given a's port, before its controller came.
-    let adding = Live { adding: true, age: Some(secs(10)), ..live(A, &[]) };
+    let adding = Live { adding: true, born: Some(ago(10)), ..live(A, &[]) };
     let input = node(LEARN).and_live(Live { register: LiveRegister::Unknown, ..adding });
     let flows = [classifier(A, ID_A), classifier(B, ID_B)];
     assert_eq!(*survey(&input, &flows).dead_registers, [Some(ID_A)]);
@@ -793,13 +793,13 @@ fn a_value_used_again_is_not_shared_by_the_dead() {
     let other = |born| {
         node(LEARN).with(|c| {
             c.dead[0].register = Some(ID_A);
-            let later = Dead { born, died: secs(40), seen_alive: secs(40), ..dead(15, &[]) };
+            let later = Dead { born, died: ago(40), seen_alive: ago(40), ..dead(15, &[]) };
             c.dead.push(Dead { register: Some(ID_A), ..later });
         })
     };
     let flows = [classifier(B, ID_B)];
-    assert_eq!(doubt(&other(Some(secs(50))), &flows), None, "born when a was known to be dead");
-    for born in [Some(secs(60)), Some(secs(70)), None] {
+    assert_eq!(doubt(&other(Some(ago(50))), &flows), None, "born when a was known to be dead");
+    for born in [Some(ago(60)), Some(ago(70)), None] {
         let twin = other(born);
         assert_eq!(doubt(&twin, &flows), Some(NotProven::OtherDeadHasIt), "{born:?}");
     }
@@ -857,9 +857,9 @@ fn who_has_no_record_and_shows_no_value_may_have_a_dead_pods() {
     let input = |source, age: Option<u64>| {
         let node = node(source).with(|c| {
             (c.dead[0].register, c.live[0].register) = (Some(ID_A), LiveRegister::Is(ID_B));
-            c.dead[0].seen_alive = secs(70);
+            c.dead[0].seen_alive = ago(70);
         });
-        node.and_live(Live { age: age.map(secs), ..unrecorded.clone() })
+        node.and_live(Live { born: age.map(ago), ..unrecorded.clone() })
     };
     let word = |input: &JudgeInput, flow: &Flow, more: Option<Flow>| {
         let flows: Vec<Flow> = more.into_iter().chain([flow.clone()]).collect();

@@ -208,7 +208,7 @@ fn an_address_is_an_address_within_its_vlan() {
     each(&tagged(&[100, 200]), &[("a trunk", mine(200), stale), ("beside it", mine(300), other)]);
     // A port without a tag may be in any VLAN, unless it is shown to be somebody else's.
     each(&plain(), &[("nobody is in it", mine(200), stale)]);
-    let strange = || Live { network: None, addresses_known: false, age: None, ..live(14, &[]) };
+    let strange = || Live { network: None, addresses_known: false, born: None, ..live(14, &[]) };
     let beside = plain().and_live(Live { vlans: vec![200], ..strange() });
     each(&beside, &[("a machine is", mine(200), other), ("nobody is", mine(100), stale)]);
     dump(
@@ -273,7 +273,7 @@ fn a_flow_that_delivers_to_an_untagged_port_shows_its_vlan() {
 
 /// A machine with the dead pod's address and without a record, in VLAN 200 by its port's tag.
 fn machine() -> Live {
-    let marked = Live { network: None, addresses_known: false, age: None, ..live(14, &[]) };
+    let marked = Live { network: None, addresses_known: false, born: None, ..live(14, &[]) };
     Live { vlans: vec![200], ..marked }
 }
 
@@ -388,7 +388,7 @@ fn a_vlan_that_nothing_in_part_of_a_dump_shows() {
 fn delivery_to_nobody() {
     // The address lives on behind another port; what delivers it to the dead port does not.
     // The new owner may be as old as anything, so rule 5 has no say.
-    let input = plain().and_live(Live { age: None, ..live(14, &[IP_A, MAC_A]) });
+    let input = plain().and_live(Live { born: None, ..live(14, &[IP_A, MAC_A]) });
     each(
         &input,
         &[
@@ -466,7 +466,7 @@ fn what_the_living_send_to_a_dead_address_is_theirs() {
 fn from_a_live_register_a_delivery_is_kept() {
     let input = node(LEARN).with(|c| c.live[0].register = LiveRegister::Is(4102));
     let register = LiveRegister::Is(4103);
-    let input = input.and_live(Live { age: None, register, ..live(14, &[IP_A]) });
+    let input = input.and_live(Live { born: None, register, ..live(14, &[IP_A]) });
     each(
         &input,
         &[
@@ -482,7 +482,7 @@ fn from_a_live_register_a_delivery_is_kept() {
 
 /// Port and address went to two different pods.
 fn torn() -> JudgeInput {
-    let young = |l: Live| Live { age: Some(secs(30)), ..l };
+    let young = |l: Live| Live { born: Some(ago(30)), ..l };
     plain().and_live(young(live(A, &["10.0.0.7"]))).and_live(young(live(14, &[IP_A, MAC_A])))
 }
 
@@ -515,9 +515,9 @@ fn a_pair_that_somebody_alive_may_have_is_kept() {
     let owner = torn().live.len() - 2;
     each(&torn().with(|c| c.live[owner].addresses.push(address(IP_A))), &spoof());
     each(&torn().with(|c| c.live[owner].addresses_known = false), &spoof());
-    each(&torn().with(|c| c.live[owner].age = None), &spoof());
+    each(&torn().with(|c| c.live[owner].born = None), &spoof());
     each(&torn().with(|c| c.live[owner + 1].ofport = None), &spoof());
-    each(&torn().with(|c| c.live[owner].age = Some(secs(9000))), &spoof());
+    each(&torn().with(|c| c.live[owner].born = Some(ago(9000))), &spoof());
     let unexplained = torn().with(|c| {
         c.live.remove(owner);
     });
@@ -531,7 +531,7 @@ fn a_pair_beats_the_guards() {
     // The number went to another pod, the address to nobody; the entry is a policy member
     // that would have to wait.
     let input = plain()
-        .and_live(Live { age: Some(secs(30)), ..live(A, &["10.0.0.7"]) })
+        .and_live(Live { born: Some(ago(30)), ..live(A, &["10.0.0.7"]) })
         .with(|c| c.dead[0].lingered = false);
     each(
         &input,
@@ -545,7 +545,7 @@ fn a_pair_beats_the_guards() {
 #[test]
 fn a_pair_with_a_register() {
     let young = |port, value| Live {
-        age: Some(secs(30)),
+        born: Some(ago(30)),
         register: LiveRegister::Is(value),
         ..live(port, &[])
     };
@@ -624,7 +624,7 @@ fn dangling() {
 #[test]
 fn leftovers_of_the_dead_do_not_hide_behind_a_pod_that_is_being_added() {
     // ADD of a pod that is 10 s old and was given a's port and address.
-    let adding = Live { adding: true, age: Some(secs(10)), ..live(A, &[IP_A]) };
+    let adding = Live { adding: true, born: Some(ago(10)), ..live(A, &[IP_A]) };
     let input = plain().and_live(adding.clone());
     let table = [
         ("classifier", flow().from(A).beyond(), "stale: matches-port"),
@@ -637,7 +637,7 @@ fn leftovers_of_the_dead_do_not_hide_behind_a_pod_that_is_being_added() {
         ("policy member, two pods", flow().dst(IP_A).src(IP_B), "kept: has-live-owner"),
     ];
     each(&input, &table);
-    let ageless = plain().and_live(Live { age: None, ..adding.clone() });
+    let ageless = plain().and_live(Live { born: None, ..adding.clone() });
     each(&ageless, &[("classifier", flow().from(A).beyond(), "kept: has-live-owner")]);
     // Another one with the same claims protects as ever.
     let two = input.and_live(live(A, &[IP_A]));
@@ -660,7 +660,7 @@ fn a_pod_that_is_being_added_does_not_hide_that_the_row_is_another_dead_pods() {
         c.ports.by_number.insert(A, RowId(7));
     });
     each(&input, &[("classifier", flow().from(A).beyond(), "kept: has-live-owner")]);
-    let adding = Live { adding: true, age: Some(secs(10)), ..live(A, &[]) };
+    let adding = Live { adding: true, born: Some(ago(10)), ..live(A, &[]) };
     let input = input.with(|c| c.live.push(adding));
     each(&input, &[("classifier", flow().from(A).beyond(), "kept: has-live-owner")]);
 }

@@ -14,6 +14,7 @@ use crate::openflow::codec::oxm;
 use crate::openflow::codec::oxm::{Header, Oxm, read_match, write_match};
 use crate::openflow::codec::wire::{Layout as _, Reader, layout, padding, set_length, short};
 use crate::openflow::error::Malformed;
+use crate::util::clock::BootTime;
 
 mod packed;
 mod written;
@@ -193,7 +194,8 @@ impl<'a> RawEntry<'a> {
         self.bytes.get(range).unwrap_or_default()
     }
 
-    /// Reads it into `flow`, whose vectors keep their memory.
+    /// Reads it into `flow`, whose vectors keep their memory. When it was made is for the caller
+    /// to say.
     ///
     /// # Errors
     /// If a length inside match or instructions cannot be.
@@ -201,7 +203,7 @@ impl<'a> RawEntry<'a> {
         flow.table = self.parts.head.table;
         flow.priority = self.parts.head.priority;
         flow.cookie = self.parts.head.cookie;
-        flow.duration = self.duration();
+        flow.made = BootTime::default();
         oxm::decode(self.tlvs(), &mut flow.matches)?;
         effects::decode(self.instruction_bytes(), &mut flow.actions)
     }

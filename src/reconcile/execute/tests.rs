@@ -1,9 +1,9 @@
 //! Plans that are carried out on a fake switch: what is written, deleted and put back, and when.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::fake::{Answer, Bridge, FakeEvidence, FakeTable};
+use super::fake::{Answer, Bridge, FakeEvidence, FakeTable, NOW};
 use super::*;
 use crate::model::attachment::{Attachment, Key};
 use crate::model::row::RowId;
@@ -45,7 +45,7 @@ fn at(boot_ms: u64) -> Stamp {
 fn node(given_to: Option<u128>) -> NodeSnapshot {
     let ports = given_to.map(|row| testing::port(60, &[], testing::interface(row, "veth9")));
     let ovs = testing::one_bridge(ports.into_iter().collect());
-    NodeSnapshot::of(at(10_000_000), "boot".to_owned(), ovs.into())
+    NodeSnapshot::of(NOW, "boot".to_owned(), ovs.into())
 }
 
 /// Who died a minute ago.
@@ -101,7 +101,7 @@ fn play_for(
     let request = CleanRequest::of_call(Some(&registry), "/nonexistent".into(), deadline, "sweep");
     let request = CleanRequest { leases, ..request };
     let input = BridgeInput::build(&before, BridgeId(0), &targets, None);
-    let scan = scan_bridge(table, &input, Extent::Everything, Instant::now()).unwrap();
+    let scan = scan_bridge(table, &input, Extent::Everything).unwrap();
     let read = ScannedBridge {
         request: &request,
         targets: &targets,

@@ -4,12 +4,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use std::time::Instant;
-
 use super::*;
 use crate::flowtable::{DumpSource, Made, Seen};
 use crate::openflow::Version;
 use crate::openflow::testing::Fake;
+use crate::util::clock::BootTime;
 
 /// What the switch says between its answers.
 #[derive(Clone)]
@@ -109,8 +108,9 @@ fn staged(places: u8, script: &[&[Say]]) -> Staged {
     });
     let mut connection = fake.open().unwrap();
     connection.watch().unwrap();
-    let planned =
-        (1..=places).map(|place| Candidate::seen(entry(place, place), Instant::now(), 0)).collect();
+    let planned = (1..=places)
+        .map(|place| Candidate::seen(entry(place, place), BootTime::now(), 0))
+        .collect();
     connection.barrier().unwrap();
     let table = DumpSource::bare(connection);
     Staged { table, done, planned }
@@ -307,7 +307,7 @@ fn what_was_put_anew_has_not_stayed() {
 fn a_younger_entry_is_another_one() {
     // Put when it was dumped, which was when the node was read.
     let ms = Duration::from_millis;
-    let read = Instant::now();
+    let read = BootTime::now();
     let it = entry(1, 1);
     let candidate = Candidate::seen(it.clone(), read, 0);
     for (age, asked, another) in [

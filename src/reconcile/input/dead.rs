@@ -12,21 +12,22 @@ use crate::judge::input::{Dead, NetworkId};
 use crate::model::flow::Address;
 use crate::reconcile::snapshot::PortLocation;
 use crate::reconcile::{Cause, CleanTarget, NodeSnapshot};
+use crate::util::clock::{BootTime, Stamp};
 
 /// How long before a sandbox entries for its pod may be made: a controller that knows of the pod
 /// need not wait for it.
 const AHEAD: Duration = Duration::from_secs(60);
 
-/// How long ago the last of those died who had an address, whether or not they are judged now:
+/// When the last of those died who had an address, whether or not they are judged now:
 /// whoever had the address before must not take its successors' entries before the linger time of
 /// the last is over, too.
-pub(super) fn latest_deaths(node: &NodeSnapshot) -> HashMap<Address, Duration> {
-    let mut latest: HashMap<Address, Duration> = HashMap::new();
+pub(super) fn latest_deaths(node: &NodeSnapshot) -> HashMap<Address, Stamp> {
+    let mut latest: HashMap<Address, Stamp> = HashMap::new();
     for tombstone in node.tombstones.iter().filter(|t| t.boot_id == node.boot_id) {
-        let Some(ago) = tombstone.died.map(|died| died.until(node.now)) else { continue };
+        let Some(died) = tombstone.died else { continue };
         for address in tombstone.addresses() {
-            let of = latest.entry(address).or_insert(ago);
-            *of = ago.min(*of);
+            let of = latest.entry(address).or_insert(died);
+            *of = died.max(*of);
         }
     }
     latest
@@ -38,13 +39,14 @@ pub(super) fn of(
     target: &CleanTarget,
     own: Option<PortLocation<'_>>,
     network: NetworkId,
-    latest: &HashMap<Address, Duration>,
+    latest: &HashMap<Address, Stamp>,
 ) -> Dead {
     let (node, record) = (view.node, &target.attachment);
     let config = node.config(&record.key.network);
     let died = record.died.unwrap_or(node.now);
-    let age = died.until(node.now);
-    let (linger, addresses) = (config.linger(), record.addresses());
+    let this_boot = record.boot_id == node.boot_id;
+    let lingered = |died: Stamp| died.until(node.now) >= config.linger();
+    let addresses = record.addresses();
     let (scope, free) = (scope_of(config, record), node.free.as_ref());
     let ofport = match own {
         Some(place) if place.bridge == view.bridge => {
@@ -61,27 +63,17 @@ pub(super) fn of(
         vlans_before: dead_vlans_before(record, own),
         number_since: number_since(node, record, ofport),
         interface: own.map(|p| p.interface.id).or_else(|| node.former_row_of(record)),
-        lingered: age >= linger
-            && addresses.iter().all(|a| latest.get(a).is_none_or(|ago| *ago >= linger)),
+        lingered: lingered(died)
+            && addresses.iter().filter_map(|address| latest.get(address)).all(|of| lingered(*of)),
         addresses,
         register: register_now(config, record, own.map(|p| (p.port, p.interface)))
             .filter(|_| is_of_bridge(config, ofport))
             .map(|r| r.value)
             .filter(|v| *v != 0),
-        born: record
-            .born
-            .filter(|_| record.boot_id == node.boot_id)
-            .map(|born| born.until(node.now)),
-        oldest: record
-            .earliest()
-            .filter(|_| record.boot_id == node.boot_id)
-            .map(|earliest| earliest.until(node.now).saturating_add(AHEAD)),
-        died: age,
-        seen_alive: if record.boot_id == node.boot_id {
-            record.seen_alive.until(node.now)
-        } else {
-            age
-        },
+        born: record.born.filter(|_| this_boot).map(BootTime::from),
+        earliest: record.earliest().filter(|_| this_boot).map(|at| BootTime::from(at) - AHEAD),
+        died: died.into(),
+        seen_alive: if this_boot { record.seen_alive } else { died }.into(),
         recorded: !record.unrecorded,
         holds_addresses: target.cause == Cause::Del
             && record.seen_alive >= died

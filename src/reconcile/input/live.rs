@@ -14,6 +14,7 @@ use crate::model::table::Table;
 use crate::ovsdb::{Interface, Marks, Ofport, marks};
 use crate::reconcile::NodeSnapshot;
 use crate::reconcile::snapshot::PortLocation;
+use crate::util::clock::{BootTime, Stamp};
 
 /// See [`ADD_TAKES_MS`].
 const ADD_TAKES: Duration = Duration::from_millis(ADD_TAKES_MS);
@@ -52,7 +53,7 @@ pub(super) fn recorded(
         addresses_known: !record.ips.is_empty() && !record.macs.is_empty(),
         is_pod: true,
         register,
-        age: record.born.map(|born| born.until(node.now)),
+        born: record.born.map(BootTime::from),
         adding,
         member: member(node, record),
     }
@@ -89,8 +90,8 @@ pub(super) fn unrecorded_port(
         }
     });
     let marked = marks.as_ref().filter(|_| !is_leaving);
-    let age = marked.and_then(|marks| arriving(marks, node));
-    let may_live = age.is_some() || (marked.is_some() && !has_lost_its_device(place.interface));
+    let born = marked.and_then(|marks| arriving(marks, node));
+    let may_live = born.is_some() || (marked.is_some() && !has_lost_its_device(place.interface));
     let register = match known {
         Some(register) => LiveRegister::Is(register.value),
         None if may_live => LiveRegister::Untold,
@@ -106,17 +107,17 @@ pub(super) fn unrecorded_port(
         addresses_known: false,
         is_pod: marks.is_some(),
         register,
-        age,
+        born: born.map(BootTime::from),
         adding: false,
         member: None,
     }
 }
 
-/// How old the sandbox is that a port is marked with, if it is so young that its ADD may still
-/// be under way.
-pub(in crate::reconcile) fn arriving(marks: &Marks, node: &NodeSnapshot) -> Option<Duration> {
+/// When the sandbox came to be that a port is marked with, if that is so short a time ago that its
+/// ADD may still be under way.
+pub(in crate::reconcile) fn arriving(marks: &Marks, node: &NodeSnapshot) -> Option<Stamp> {
     let born = netns::born(marks.netns.as_deref()?, node.now)?;
-    Some(born.until(node.now)).filter(|age| *age <= ADD_TAKES)
+    Some(born).filter(|born| born.until(node.now) <= ADD_TAKES)
 }
 
 /// Whether the device behind an interface is gone: a dead pod's port that nobody removed. A port
@@ -148,7 +149,7 @@ pub(super) fn unfinished(node: &NodeSnapshot, dead: &Attachment) -> Option<Live>
         addresses_known: true,
         is_pod: false,
         register: LiveRegister::Is(learned.value),
-        age: None,
+        born: None,
         adding: false,
         member: None,
     })

@@ -18,6 +18,7 @@ use crate::judge::input::{DeadId, JudgeInput, Live, LiveId, NetworkId};
 use crate::model::attachment::{Key, NetworkName};
 use crate::model::row::RowSet;
 use crate::model::table::Table;
+use crate::util::clock::BootTime;
 
 mod addresses;
 mod dead;
@@ -92,7 +93,8 @@ impl BridgeInput {
         let view = BridgeView { node, bridge, joined: joined_with(node, bridge) };
         let mut input = Self::default();
         input.facts.ports = ports::of(&view);
-        input.facts.switch_up = node.switch_started.map(|start| start.until(node.now));
+        input.facts.now = node.now.into();
+        input.facts.switch_started = node.switch_started.map(BootTime::from);
         input.facts.ovn = node.bridge(bridge).is_some_and(|bridge| node.ovs.is_ovn(bridge));
         // The living first: a row that one of them claims is nobody else's.
         let mut claimed = input.add_living(&view, targets, adding);

@@ -1,7 +1,6 @@
 //! Numbers and VLANs of ports, and which bridges are joined.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
 
 use super::{BridgeInput, BridgeView};
 use crate::judge::input::Ports;
@@ -11,6 +10,7 @@ use crate::model::row::RowId;
 use crate::ovsdb::Ofport;
 use crate::reconcile::NodeSnapshot;
 use crate::reconcile::snapshot::{BridgeId, PortLocation};
+use crate::util::clock::BootTime;
 
 /// The row of a port that OpenFlow knows and OVSDB does not (yet, or any more).
 const UNKNOWN_ROW: RowId = RowId(0);
@@ -120,15 +120,15 @@ pub(super) fn previous_ofports(
     if record.bridge.as_deref() == view.name() { previous_ofports } else { Vec::new() }
 }
 
-/// How long an attachment has had its number of now, at least.
+/// Since when an attachment has had its number of now, at the latest.
 pub(super) fn number_since(
     node: &NodeSnapshot,
     record: &Attachment,
     now: Option<u16>,
-) -> Option<Duration> {
+) -> Option<BootTime> {
     let since = match record.ofport {
         same if same == now => record.ofport_since?,
         _ => node.number_changed(record),
     };
-    Some(since.until(node.now))
+    Some(since.into())
 }

@@ -4,13 +4,14 @@ use super::*;
 use crate::judge::{Reason, Verdict};
 use crate::openflow::Entry;
 use crate::reconcile::scan::Candidate;
+use crate::util::clock::BootTime;
 
 const A: TargetId = TargetId(0);
 
 fn candidate() -> Candidate {
     let text = "5 a 64 2a 0 0 0 0 8000000400000001 00040018000000000000001000000001";
     let entry = Entry::try_from(format!("{text}0000000000000000")).unwrap();
-    Candidate::seen(entry, std::time::Instant::now(), 0)
+    Candidate::seen(entry, BootTime::now(), 0)
 }
 
 fn planned(

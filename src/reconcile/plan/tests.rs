@@ -1,11 +1,10 @@
 //! Decisions on hand-made bridges: no switch, no database.
 
-use std::time::Instant;
-
 use super::*;
 use crate::judge::input::{Dead, JudgeInput, Live, Ports};
 use crate::judge::{Survey, testing};
 use crate::model::attachment::{Attachment, Key};
+use crate::model::flow::Flow;
 use crate::model::register::RegisterSource;
 use crate::model::row::RowId;
 use crate::openflow::testing::hex;
@@ -76,7 +75,8 @@ fn case(dead_ports: &[u16], source: RegisterSource) -> Case {
         dead: dead_ports.iter().map(|port| dead(*port)).collect(),
         live: vec![live()].into(),
         ports: Ports { by_number, ..Ports::default() },
-        switch_up: None,
+        now: testing::now(),
+        switch_started: None,
         ovn: false,
     };
     let count = dead_ports.len();
@@ -105,9 +105,14 @@ fn case(dead_ports: &[u16], source: RegisterSource) -> Case {
 fn scan(facts: &JudgeInput, entries: Vec<Entry>) -> FlowScan {
     let mut survey = Survey::new(facts);
     let flows = entries.len() as u64;
-    let wanted = entries.into_iter().filter(|entry| survey.see(&entry.flow().unwrap()));
-    let since = Instant::now();
-    let candidates = wanted.map(|entry| Candidate::seen(entry, since, 0)).collect();
+    let now = testing::now();
+    let mut sees = |entry: &Entry| {
+        let made = now - entry.raw().duration();
+        survey.see(&Flow { made, ..entry.flow().unwrap() })
+    };
+    let wanted: Vec<Entry> = entries.into_iter().filter(|entry| sees(entry)).collect();
+    let seen = wanted.into_iter().map(|entry| Candidate::seen(entry, now, 0));
+    let candidates = seen.collect();
     let learned = survey.finish();
     FlowScan {
         candidates,
@@ -115,7 +120,6 @@ fn scan(facts: &JudgeInput, entries: Vec<Entry>) -> FlowScan {
         flows,
         asked: Vec::new(),
         extent: crate::reconcile::Extent::Everything,
-        since,
     }
 }
 
@@ -180,7 +184,8 @@ fn an_entry_that_looks_like_another_waits_for_an_hour() {
     let case = one_dead().seeing(vec![from(A)]).with(ambiguous);
     let plan = case.plan();
     assert_eq!((deleted(&plan).len(), state(&plan, 0)), (0, (0, true, false)));
-    let long_dead = |case: &mut Case| case.input.facts.dead[0].died = WAIT_FOR_CONTROLLER;
+    let long_dead =
+        |case: &mut Case| case.input.facts.dead[0].died = testing::now() - WAIT_FOR_CONTROLLER;
     let case = one_dead().with(long_dead).seeing(vec![from(A)]).with(ambiguous);
     assert_eq!(state(&case.plan(), 0), (0, false, false));
 }

@@ -13,6 +13,7 @@ use crate::openflow::codec::hello::Version;
 use crate::openflow::codec::oxm::{self, read_match};
 use crate::openflow::codec::wire::{Layout as _, Reader, layout, short};
 use crate::openflow::error::Malformed;
+use crate::util::clock::BootTime;
 
 layout! {
     /// What stands before the match and the instructions. `known` tells whether flags and
@@ -124,7 +125,7 @@ impl PackedEntry {
         }
     }
 
-    /// Reads it into `flow`, whose vectors keep their memory. Its duration is zero.
+    /// Reads it into `flow`, whose vectors keep their memory.
     ///
     /// # Errors
     /// If a length inside match or instructions cannot be.
@@ -133,7 +134,7 @@ impl PackedEntry {
         flow.table = head.table;
         flow.priority = head.priority;
         flow.cookie = head.cookie;
-        flow.duration = Duration::ZERO;
+        flow.made = BootTime::default();
         oxm::decode(tlvs, &mut flow.matches)?;
         effects::decode(instructions, &mut flow.actions)
     }
