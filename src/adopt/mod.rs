@@ -23,7 +23,7 @@ use crate::ovsdb::{
     Client, Interface, Marks, Ofport, Port, Snapshot, Wanted, find_port, marks, same_netns,
     write_port,
 };
-use crate::reconcile::{device_of, is_anothers, marked_as, register_of};
+use crate::reconcile::{device_of, is_anothers, marked_as, register_of, switch_started};
 use crate::store::{self, Registry, RegistrySnapshot, new_generation};
 use crate::util::clock::{Deadline, Stamp, boot_id};
 
@@ -100,6 +100,7 @@ impl Adoption<'_> {
         let mut client = Client::connect(&database_socket(self.run_dir), deadline)?;
         let snapshot = client.snapshot()?;
         let boot = boot_id().map_err(Error::BootId)?;
+        let started = switch_started(self.run_dir, Stamp::now());
         let registry_snapshot = registry.snapshot()?;
         let mut adopted = Adopted::default();
 
@@ -137,7 +138,8 @@ impl Adoption<'_> {
             match described
                 .and_then(|record| unclaimed(&snapshot, record, &registry_snapshot, &boot))
             {
-                Ok(record) => {
+                Ok(mut record) => {
+                    record.ofport_since = number_since(&record, last, started);
                     retired.extend(dead.into_iter().filter(|t| same_port(t, &record)));
                     adopted.again.extend(last.map(|_| record.key.clone()));
                     adopted.adopted.push(record);
@@ -385,6 +387,21 @@ fn add_former_number(record: &mut Attachment, tombstone: Option<&Attachment>) {
     }
 }
 
+/// Since when a pod has its number, if it may have had another one before. Every start of
+/// ovs-vswitchd gives numbers anew.
+fn number_since(
+    record: &Attachment,
+    tombstone: Option<&Attachment>,
+    started: Option<Stamp>,
+) -> Option<Stamp> {
+    let is_later = |start: &Stamp| record.born.is_none_or(|born| born.boot_ms < start.boot_ms);
+    match tombstone.filter(|t| t.bridge == record.bridge) {
+        Some(before) if before.ofport == record.ofport => before.ofport_since,
+        Some(_) => Some(record.created),
+        None => started.filter(is_later),
+    }
+}
+
 /// The addresses that a port's marks name, where nothing better is known.
 fn add_marked_addresses(record: &mut Attachment, port: &Port, interface: &Interface) {
     let Some(marks) = marks(port, interface) else { return };
@@ -518,6 +535,25 @@ mod tests {
         assert!(!again(&ovs_cni(next), 7) && !again(&antrea("c2"), 7), "the marks are another's");
         let elsewhen = Attachment { boot_id: "another".to_owned(), ..dead(8) };
         assert!(described(&switch(&[]), Some(&elsewhen)).is_ok(), "indexes begin anew");
+    }
+
+    /// Found by `pure_forgetful`: what the owner of before had installed under the number of now was
+    /// taken for the adopted pod's, and showed its register value.
+    #[test]
+    fn a_start_of_the_switch_after_the_birth_may_have_changed_the_number() {
+        let at = |boot_ms| Some(Stamp { boot_ms, wall_ms: boot_ms });
+        let mut record = described(&switch(&[("container-id", "c1")]), None).unwrap();
+        record.born = at(100);
+        assert_eq!(number_since(&record, None, at(200)), at(200));
+        assert_eq!(number_since(&record, None, at(50)), None, "it has had the number all the time");
+        assert_eq!(number_since(&record, None, None), None);
+        record.born = None;
+        assert_eq!(number_since(&record, None, at(50)), at(50));
+        // A tombstone knows which number it was.
+        let same = Attachment { ofport_since: at(70), ..record.clone() };
+        assert_eq!(number_since(&record, Some(&same), at(200)), at(70));
+        let other = Attachment { ofport: Some(77), ..same };
+        assert_eq!(number_since(&record, Some(&other), at(200)), Some(record.created));
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub use request::CleanRequest;
 pub use run::{Free, LivenessPass, SweepRun};
 pub use scan::{Extent, FlowScan, scan_bridge, tokens_of_evidence};
 pub use snapshot::{BridgeId, Error, NodeSnapshot, network_states, object};
-pub(crate) use snapshot::{device_of, is_anothers, marked_as};
+pub(crate) use snapshot::{device_of, is_anothers, marked_as, switch_started};
 pub use standing::{AskedPortScan, PortScan, connect_early};
 pub use unrecorded::Predecessors;
 pub use unrecorded_ports::{UnrecordedPort, unrecorded_ports};

@@ -441,7 +441,7 @@ pub(crate) fn device_of(interface: &Interface) -> Option<Device> {
 }
 
 /// The pid file is written at start: its mtime is when ovs-vswitchd started.
-pub(super) fn switch_started(run_dir: &Path, now: Stamp) -> Option<Stamp> {
+pub(crate) fn switch_started(run_dir: &Path, now: Stamp) -> Option<Stamp> {
     let written = std::fs::metadata(run_dir.join("ovs-vswitchd.pid")).ok()?.modified().ok()?;
     let wall = u64::try_from(written.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()?;
     Stamp::of_wall(wall, now)

@@ -36,6 +36,13 @@ fn take_pure(it: &Walk) -> (u64, Tally, Result<(), String>) {
     (town.steps, town.tally, taken)
 }
 
+fn take_forgetful(it: &Walk) -> (u64, Tally, Result<(), String>) {
+    let mut town = Town::new(Sim::with(it.bridges, it.layout, it.small, it.kernel), it.layout);
+    town.may_forget = true;
+    let taken = walk(&mut town, &it.steps);
+    (town.steps, town.tally, taken)
+}
+
 /// Steps of the pure variant from each seed. `OFG_MODEL_STEPS` asks for more.
 const PURE: u64 = 100_000;
 /// A million steps, from seeds of which most once found something: docs/promises.md, "How far the
@@ -82,6 +89,22 @@ fn pure_two_bridges() {
     }
     ran.tell("pure two bridges");
     ran.must_have_met(&Exception::ALL, 1);
+}
+
+/// The same where the records are lost and made anew from what libcni and the CNI remember. Only the
+/// living are looked after: nobody knows the dead of before.
+#[test]
+fn pure_forgetful() {
+    let steps = asked("OFG_MODEL_STEPS", PURE);
+    let mut ran = Ran::default();
+    let seeds = if std::env::var_os("OFG_SEED").is_some() { &[0] } else { &WIDE[..] };
+    for seed in seeds {
+        let seed = seed_or(*seed);
+        let take = take_forgetful;
+        ran.add(&run("pure forgetful", Walks::Forgetful, seed, steps, 120, 3_000, take));
+    }
+    ran.tell("pure forgetful");
+    ran.must_have_met(&[], 0);
 }
 
 /// Found by `pure`: our ADD judged a pod that had died long ago, and took a policy's member from

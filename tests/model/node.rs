@@ -221,6 +221,8 @@ pub(crate) trait Driver {
     fn add(&mut self, pod: &Pod, crash: u8) -> Self::Call;
     fn del(&mut self, pod: &Pod, crash: u8) -> Self::Call;
     fn sweep(&mut self, hasty: bool, crash: u8) -> Self::Call;
+    /// The state directory is removed, and the pods that run are adopted.
+    fn forget(&mut self) {}
     /// The bridge is so small that every call looks at all of it.
     fn is_small(&self) -> bool;
     /// The rest of the call: whether it came to its end.
@@ -268,6 +270,11 @@ pub(crate) struct Town<D: Driver> {
     busy: Vec<PodId>,
     /// Calls under way.
     under_way: u32,
+    /// Records may be lost. Then numbers change with a start of ovs-vswitchd only: an adopted record
+    /// does not know of others (docs/promises.md, "What it rests on").
+    pub(crate) may_forget: bool,
+    /// Records were lost: what the dead of before leave is nobody's promise.
+    pub(crate) forgot: bool,
     /// Steps that did something.
     pub(crate) steps: u64,
     pub(crate) tally: Tally,
@@ -292,6 +299,8 @@ impl<D: Driver> Town<D> {
             taken: Vec::new(),
             busy: Vec::new(),
             under_way: 0,
+            may_forget: false,
+            forgot: false,
             steps: 0,
             tally: Tally::default(),
             diary: Vec::new(),
@@ -373,6 +382,7 @@ impl<D: Driver> Town<D> {
                 self.take_numbers();
                 Ok(waiting && D::MAKE_BELIEVE)
             }
+            Step::Forget => Ok(self.forget()),
             Step::Restart { restored, turn } => Ok(self.restart(*restored, *turn)),
             Step::Sweep { hasty, crash, meanwhile } => {
                 self.sweep(*hasty, *crash, meanwhile)?;
@@ -717,6 +727,9 @@ impl<D: Driver> Town<D> {
     }
 
     fn renumber(&mut self, pod: u8, number: u8) -> bool {
+        if self.may_forget {
+            return false;
+        }
         // A number that changes while ADD is under way: see docs/promises.md, "What it rests on".
         let Some(id) = self.pick(pod, Pod::may_be_renumbered) else { return false };
         let number = NUMBERS.start() + u16::from(number) % 8;
@@ -735,6 +748,9 @@ impl<D: Driver> Town<D> {
     }
 
     fn reattach(&mut self, pod: u8, number: u8) -> bool {
+        if self.may_forget {
+            return false;
+        }
         let may = |p: &Pod| p.phase == Phase::Live && !self.busy.contains(&p.id);
         let Some(id) = self.pick(pod, |p| may(p) && p.may_be_renumbered()) else { return false };
         let number = NUMBERS.start() + u16::from(number) % 8;
@@ -764,6 +780,16 @@ impl<D: Driver> Town<D> {
         self.machines.insert(machine.clone());
         self.install(lines);
         true
+    }
+
+    /// Not while a call of ours is under way: it has the lock, or puts its record later.
+    fn forget(&mut self) -> bool {
+        let may = D::MAKE_BELIEVE && self.under_way == 0;
+        if may {
+            self.driver.forget();
+            self.forgot = true;
+        }
+        may
     }
 
     fn restart(&mut self, restored: bool, turn: u8) -> bool {

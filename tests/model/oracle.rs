@@ -865,6 +865,7 @@ impl<D: Driver> Town<D> {
     /// that one looks the same.
     fn values_are_known(&mut self, before: &Book, after: &Book, at: u64) -> Result<(), Broken> {
         if self.layout != Layout::Classifier
+            || self.forgot
             || after.records.iter().any(|r| r.ofport_before.is_some())
         {
             return Ok(());
@@ -915,6 +916,9 @@ impl<D: Driver> Town<D> {
         about: &dyn Fn(&Attachment) -> bool,
         call: Call,
     ) -> Result<(), Broken> {
+        if self.forgot {
+            return Ok(());
+        }
         let mut kept: Vec<(Slot, Exception)> = Vec::new();
         let (mut outdated, mut stale, mut forgotten_now) = (0, 0, 0);
         let view = |bridge| View::new((self, bridge), before, after, at, about);

@@ -14,7 +14,7 @@ use ovs_flow_gc::model::flow::{Flow, RegisterMatch};
 use ovs_flow_gc::model::register::RegisterSource;
 use ovs_flow_gc::model::row::RowId;
 use ovs_flow_gc::ovsdb::{
-    Bridge, Interface, Ofport, Ovn, Port, Snapshot, Wanted, find_for_delete, find_port,
+    Bridge, Interface, Ofport, Ovn, Port, Snapshot, Wanted, find_for_delete, find_port, write_port,
 };
 use ovs_flow_gc::reconcile::orphans::died;
 use ovs_flow_gc::reconcile::{
@@ -309,7 +309,10 @@ impl Sim {
         let near = |row: &&Row| self.bridges.joins(row.bridge, bridge);
         let rows = self.rows.values().filter(near);
         for row in rows.filter(|row| marked(row) && !leaving.contains(&row.id)) {
-            let recorded = |r: &Attachment| r.interface == Some(row.id);
+            let recorded = |r: &Attachment| {
+                // An adopted record without addresses explains nothing.
+                r.interface == Some(row.id) && !(r.adopted && r.addresses().is_empty())
+            };
             // As the call read them: who was recorded since is still arriving to it.
             if world.records.iter().any(recorded) {
                 continue;
@@ -781,6 +784,46 @@ impl Driver for Sim {
         self.install(restored);
     }
 
+    /// `adopt`: who has a sandbox and a marked row, by what libcni's cache and the marks say.
+    fn forget(&mut self) {
+        let known = std::mem::take(&mut self.records);
+        self.tombstones.clear();
+        self.state = Some(NetworkState { config: self.config.clone(), ..NetworkState::default() });
+        let snapshot = self.snapshot();
+        let marked = |row: &&Row| row.sandbox && row.kind != Kind::Unmarked;
+        for row in self.rows.values().filter(marked) {
+            let key = Self::key(&row.container);
+            let cached = known.iter().find(|record| record.key == key);
+            self.generation += 1;
+            let now = stamp(self.now);
+            let mut record = Attachment::new(key, self.generation, BOOT.to_owned(), now);
+            record.adopted = true;
+            record.netns = Some(Netns {
+                path: Self::path(&row.container),
+                device: 1,
+                inode: self.generation,
+                parent_device: 1,
+                parent_inode: 1,
+                pid_namespace: None,
+            });
+            record.born = Some(stamp(row.born - TICK));
+            if let Some(cached) = cached {
+                record.pod.clone_from(&cached.pod);
+                record.ips.clone_from(&cached.ips);
+                record.macs.clone_from(&cached.macs);
+            } else if row.kind == Kind::Marked {
+                let Who { ip, ip6, mac, .. } = &row.who;
+                record.ips = vec![ip.parse().unwrap(), ip6.parse().unwrap()];
+                record.macs = vec![mac.parse().unwrap()];
+            }
+            let Some((bridge, port, interface)) = snapshot.interface(row.id) else { continue };
+            write_port(&mut record, bridge, port, interface);
+            record.register = register_of(&self.config, &record, Some((port, interface)));
+            record.ofport_since = Some(stamp(self.started)).filter(|_| row.born < self.started);
+            self.records.push(record);
+        }
+    }
+
     fn numbers(&mut self) -> BTreeMap<PodId, Ofport> {
         self.rows.iter().map(|(id, row)| (*id, row.ofport)).collect()
     }
@@ -826,6 +869,7 @@ impl Driver for Sim {
                 register_of(&self.config, &record, Some((found.port, found.interface)));
         }
         self.state.get_or_insert_default().config = self.config.clone();
+        self.records.retain(|other| other.key != record.key);
         self.records.push(record.clone());
         if crash == stage::RECORDED {
             return Call::Over { ended: false };

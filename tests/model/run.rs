@@ -12,7 +12,7 @@ use super::bridges::Bridges;
 use super::controllers::Layout;
 use super::node::{Broken, Driver, Town};
 use super::oracle::{Exception, Tally};
-use super::steps::{Pause, Step, step, wide_step};
+use super::steps::{Pause, Step, forgetful_step, step, wide_step};
 
 /// A walk: a node, and what happens on it.
 #[derive(Clone, Debug)]
@@ -33,20 +33,23 @@ pub(crate) enum Walks {
     Wide,
     /// The same with two bridges.
     TwoBridges,
+    /// The same as wide, and records are lost.
+    Forgetful,
 }
 
 fn walks(which: Walks, most: usize) -> impl Strategy<Value = Walk> {
     let mut layouts = match which {
         Walks::Plain => Layout::ALL.to_vec(),
-        Walks::Wide | Walks::TwoBridges => Layout::WIDE.to_vec(),
+        Walks::Wide | Walks::TwoBridges | Walks::Forgetful => Layout::WIDE.to_vec(),
     };
     layouts.extend([Layout::Classifier; 3]);
     let steps = match which {
         Walks::Plain => vec(step().boxed(), 1..=most),
         Walks::Wide | Walks::TwoBridges => vec(wide_step().boxed(), 1..=most),
+        Walks::Forgetful => vec(forgetful_step().boxed(), 1..=most),
     };
     let bridges = match which {
-        Walks::Plain | Walks::Wide => Just(Bridges::One).boxed(),
+        Walks::Plain | Walks::Wide | Walks::Forgetful => Just(Bridges::One).boxed(),
         Walks::TwoBridges => select(Bridges::TWO.to_vec()).boxed(),
     };
     (select(layouts), any::<bool>(), any::<bool>(), steps, bridges).prop_map(

@@ -75,6 +75,9 @@ pub(crate) enum Step {
     Renumber { pod: u8, number: u8 },
     /// The numbers that are waited for come.
     Numbers,
+    /// The state directory is removed, and the pods that run are adopted (only where time costs
+    /// nothing).
+    Forget,
     /// ovs-vswitchd restarts: entries put back in bulk or lost, numbers turned round.
     Restart { restored: bool, turn: u8 },
     /// A sweep; `hasty`: only of what the dead are known by.
@@ -91,6 +94,12 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
 /// The same with everything that can happen where others write the pipeline.
 pub(crate) fn wide_step() -> impl Strategy<Value = Step> {
     steps(|| prop_oneof![5 => plain(), 2 => wide()].boxed())
+}
+
+/// The same where records are lost.
+pub(crate) fn forgetful_step() -> impl Strategy<Value = Step> {
+    let forget = || Just(Step::Forget).boxed();
+    steps(move || prop_oneof![16 => plain(), 4 => wide(), 1 => forget()].boxed())
 }
 
 fn steps(plain: impl Fn() -> BoxedStrategy<Step>) -> impl Strategy<Value = Step> {

@@ -59,6 +59,13 @@ pub(super) fn recorded(
     }
 }
 
+/// Whether a record says no more than its port's marks, and the pod's ADD may still be under way:
+/// it was adopted without a cached result, and nobody knows its addresses.
+pub(super) fn is_unexplained(record: &Attachment, now: Stamp) -> bool {
+    let young = |born: &Stamp| born.until(now) <= ADD_TAKES;
+    record.adopted && record.addresses().is_empty() && record.born.as_ref().is_some_and(young)
+}
+
 /// An interface that no record explains.
 pub(super) fn unrecorded_port(
     view: &BridgeView<'_>,

@@ -132,6 +132,10 @@ impl BridgeInput {
             if dead.contains(&(&record.key, record.generation)) {
                 continue;
             }
+            // Its port counts as one that no record explains.
+            if live::is_unexplained(record, node.now) {
+                continue;
+            }
             let place = node.place_of(record);
             claimed.extend(place.map(|p| p.interface.id));
             let here = match place {

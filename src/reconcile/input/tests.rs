@@ -236,6 +236,33 @@ fn an_unfinished_dead_pod_stands_for_its_value_where_values_may_be_shared() {
     assert!(!stands_for(Reg0::Pod));
 }
 
+/// Found by `pure_forgetful`: a pod whose ADD was still to come was adopted by its port's marks. Its own
+/// rule for a dead pod's address went, because nobody seemed to be arriving any more.
+#[test]
+fn an_adopted_record_without_addresses_explains_nothing_while_its_add_may_come() {
+    let sandbox = |ago: u64| {
+        let mut record = target("net", "eth0", &[], Cause::Del).attachment;
+        (record.adopted, record.interface) = (true, Some(RowId(5)));
+        let boot_ms = 900_000 - ago;
+        record.born = Some(Stamp { boot_ms, wall_ms: boot_ms });
+        record
+    };
+    let is_explained = |record: Attachment| {
+        let mut node = one_port("/no/such/netns");
+        node.now = Stamp { boot_ms: 900_000, wall_ms: 900_000 };
+        node.records.push(record);
+        let live = BridgeInput::build(&node, BridgeId(0), &[], None).facts.live;
+        assert_eq!((live.len(), live[0].ofport), (1, Some(5)));
+        live[0].network.is_some()
+    };
+    assert!(!is_explained(sandbox(119_000)));
+    assert!(is_explained(sandbox(121_000)), "its ADD has failed, or is not ours");
+    let cached = Attachment { ips: vec!["10.0.0.5".parse().unwrap()], ..sandbox(1_000) };
+    assert!(is_explained(cached), "libcni has its result: its ADD is done");
+    assert!(is_explained(Attachment { adopted: false, ..sandbox(1_000) }), "ADD wrote it");
+    assert!(is_explained(Attachment { born: None, ..sandbox(1_000) }));
+}
+
 /// A dead pod's port that nobody removed is not that of somebody who may have been given a
 /// dead pod's value.
 #[test]
