@@ -30,4 +30,5 @@ mod rig_selftest;
 mod security;
 mod sharing;
 mod state_dir;
+mod watched;
 mod window;

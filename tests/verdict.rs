@@ -13,3 +13,4 @@ mod crowd;
 mod model;
 mod rig;
 mod stale_properties;
+mod watched;

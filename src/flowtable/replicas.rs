@@ -52,10 +52,7 @@ impl Replicas {
         socket: impl Fn(&str) -> Option<std::path::PathBuf> + 'p,
     ) -> io::Result<()> {
         let mut watchers = self.watchers();
-        let (kept, others): (BTreeMap<_, _>, _) = std::mem::take(&mut *watchers)
-            .into_iter()
-            .partition(|(bridge, _)| bridges.contains_key(bridge.as_str()));
-        *watchers = kept;
+        watchers.retain(|bridge, _| bridges.contains_key(bridge.as_str()));
         let (mut failed, mut lesson) = (Ok(()), false);
         for (bridge, ports) in bridges.into_iter().filter(|_| self.limit > 0) {
             let Some(path) = socket(bridge) else { continue };
@@ -77,8 +74,6 @@ impl Replicas {
             lesson |= replica.take_lesson();
         }
         drop(watchers);
-        // Waits for their threads.
-        drop(others);
         if lesson {
             (self.on_lesson.0)();
         }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{debug, info, warn};
@@ -72,7 +72,6 @@ impl Turns {
 #[derive(Debug)]
 pub struct Watcher {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -121,9 +120,8 @@ impl Watcher {
         });
         let thread = thread::Builder::new().name("replica".to_owned()).stack_size(STACK);
         let of_thread = Arc::clone(&shared);
-        let thread = thread
-            .spawn(move || Thread { shared: of_thread, woken, turns, synced: false }.run())?;
-        Ok(Self { shared, thread: Some(thread) })
+        thread.spawn(move || Thread { shared: of_thread, woken, turns, synced: false }.run())?;
+        Ok(Self { shared })
     }
 
     /// Returns when all that was changed before this call is in the replica, with the number of
@@ -147,13 +145,11 @@ impl Watcher {
 }
 
 impl Drop for Watcher {
+    /// The thread ends by itself. A switch that has just been asked and hangs may keep it for
+    /// [`BUILD_TIME`]: whoever does not follow that bridge any longer must not wait so long.
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::Release);
         self.shared.wake();
-        if let Some(thread) = self.thread.take() {
-            // A panic there was logged, and there is nothing to save.
-            let _ = thread.join();
-        }
     }
 }
 

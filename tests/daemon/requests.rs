@@ -373,6 +373,44 @@ fn two_hundred_dels_at_once() {
     daemon.no_harm();
 }
 
+/// The daemon is killed and started again while DELs wait for it, with a copy of the bridge and
+/// entries that must not be dumped for each.
+#[test]
+fn restarted_while_dels_wait_for_it() {
+    let slow = json!({"timeoutMs": 30_000});
+    let node = Setup::new().datapath(Datapath::Dummy).gc_conf(slow).up("requests_restarted");
+    node.install("br0", &layouts::classifier_base());
+    let members: Vec<Member> = (0..42u32)
+        .map(|n| Member::new(&node, n, 100 + n as u16, 10 + n as u8, 0x1001 + n))
+        .collect();
+    add_ports(&node, &members);
+    all_at_once(&node, "ADD", &members);
+    node.add_flows("br0", &members.iter().flat_map(Member::lines).collect::<Vec<_>>());
+    let (living, dead) = members.split_at(2);
+    let mut daemon = Daemon::start(&node);
+    for (round, some) in dead.chunks(8).enumerate() {
+        let since = "replica_in_sync_since_seconds{bridge=\"br0\"}";
+        eventually("the bridge is followed", || daemon.metric(since) > 0.0);
+        let running: Vec<_> =
+            some.iter().map(|member| crowd::call(&node, "DEL", member).start()).collect();
+        sleep_ms(4 + 7 * round as u64);
+        daemon.end(Signal::SIGKILL);
+        daemon = Daemon::start_with(&node, &["--interval=10m"], None);
+        for call in running {
+            call.wait().ok();
+        }
+        let dump = node.dump("br0");
+        for line in living.iter().flat_map(Member::lines) {
+            assert!(dump.contains(&line), "{line}");
+        }
+        let of = |member: &Member| member.lines().into_iter().filter(|line| dump.contains(line));
+        let left: Vec<_> = some.iter().flat_map(of).collect();
+        assert!(left.is_empty(), "round {round}, as soon as the DELs are done: {left:#?}");
+    }
+    assert_eq!(crowd::records(&node).attachments.len(), living.len());
+    daemon.no_harm();
+}
+
 /// Killed between any two steps, the daemon, the call or both: what is left the next sweep does.
 #[test]
 fn killed_at_any_step_nothing_is_left() {

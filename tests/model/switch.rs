@@ -17,6 +17,7 @@ use super::entries::{Line, Slot};
 use super::node::{Book, Driver, Kind, Pod, PodId, Table};
 use crate::crowd::{self, Member, add_ports_to, call, del_ports, end_sandboxes};
 use crate::rig::{Flows, Node, Running, Who, eventually, sleep_ms};
+use crate::watched::Watched;
 
 /// `lingerSeconds`.
 const LINGER_MS: u64 = 1000;
@@ -59,6 +60,8 @@ pub(crate) struct Switch<'n> {
     sandboxes: BTreeSet<PodId>,
     layout: Layout,
     bridges: Bridges,
+    /// The daemon's copy of each bridge.
+    watched: Vec<Watched>,
 }
 
 /// A call on its way.
@@ -126,7 +129,17 @@ impl<'n> Switch<'n> {
             node.ovs_vsctl(&none)
         };
         let (members, sandboxes) = (BTreeMap::new(), BTreeSet::new());
-        Self { node, members, sandboxes, layout, bridges }
+        let watched = bridges.ids().map(|bridge| Watched::of(node, NAMES[bridge])).collect();
+        Self { node, members, sandboxes, layout, bridges, watched }
+    }
+
+    /// The copy of each bridge is what a dump shows, or says that it is not.
+    fn compare_copies(&mut self) {
+        for watched in &mut self.watched {
+            while !watched.compare() {
+                watched.sync();
+            }
+        }
     }
 
     fn member(&self, pod: &Pod) -> &Member {
@@ -314,6 +327,7 @@ impl Driver for Switch<'_> {
         let there = |entry: &&super::node::Entry| {
             dump.contains(&(entry.line.bridge, entry.line.text.clone()))
         };
+        self.compare_copies();
         let known = table.values().filter(there).count();
         assert_eq!(known, dump.len(), "the switch has what nobody installed: {dump:#?} {table:#?}");
         table.iter().filter(|(_, e)| !there(e)).map(|(slot, _)| Rc::clone(slot)).collect()

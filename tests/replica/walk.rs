@@ -7,8 +7,8 @@ use ovs_flow_gc::flowtable::Tokens;
 use ovs_flow_gc::flowtable::replica::{Doubt, State};
 use ovs_flow_gc::model::flow::Address;
 
-use super::Watched;
 use crate::rig::{Datapath, Flows, Node, Setup, sleep_ms};
+use crate::watched::{Watched, soon};
 
 const MATCHES: [&str; 12] = [
     "in_port=5",
@@ -308,8 +308,8 @@ fn a_switch_that_is_away_or_hangs_is_told_and_the_watcher_ends() {
     watched.sync();
     node.vswitchd.pause();
     let since = Instant::now();
-    let soon = ovs_flow_gc::util::clock::Deadline::after(std::time::Duration::from_millis(200));
-    assert_eq!(watched.watcher.barrier(soon), None, "it hangs");
+    let within = ovs_flow_gc::util::clock::Deadline::after(std::time::Duration::from_millis(200));
+    assert_eq!(watched.watcher.barrier(within), None, "it hangs");
     assert!(since.elapsed().as_millis() < 1_000);
     node.vswitchd.resume();
     crate::rig::eventually("it answers again", || watched.compare());
@@ -317,7 +317,7 @@ fn a_switch_that_is_away_or_hangs_is_told_and_the_watcher_ends() {
     crate::rig::eventually("it is in doubt", || {
         watched.watcher.replica().state() == State::Doubt(Doubt::Closed)
     });
-    assert_eq!(watched.watcher.barrier(super::soon()), None);
+    assert_eq!(watched.watcher.barrier(soon()), None);
     node.vswitchd.start();
     watched.sync();
     assert!(watched.compare());
