@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Context, Error, Exit, Table, output};
 use crate::liveness::{LivenessReason, mass_death_guard};
-use crate::reconcile::{LivenessPass, Report, SweepRun, TargetReport};
+use crate::reconcile::{LivenessPass, Report, SweepRun, TargetReport, Thorough};
 use crate::store::Registry;
 
 #[derive(Debug, Args)]
@@ -65,9 +65,10 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         free: None,
         database: None,
         replicas: None,
+        contested: None,
         dry_run: !act,
         yes: options.yes,
-        thorough: !options.only_dead,
+        thorough: if options.only_dead { Thorough::None } else { Thorough::All },
 
         learning: false,
         details: options.details || options.dry_run,

@@ -10,7 +10,7 @@ use super::metrics::Metrics;
 use super::retry_queue::{AttachmentLife, life};
 use crate::liveness::{Source, mass_death_guard::swept_before};
 use crate::model::attachment::State;
-use crate::reconcile::{LivenessPass, SweepRun};
+use crate::reconcile::{LivenessPass, SweepRun, Thorough};
 
 #[derive(Debug, Default)]
 pub(super) struct MassDeathGuard {
@@ -68,7 +68,7 @@ impl MassDeathGuard {
     /// them the next time.
     pub(super) fn count(&mut self, run: SweepRun<'_>, pass: &mut LivenessPass, again: Duration) {
         self.count_at = again;
-        let dry = SweepRun { dry_run: true, thorough: false, learning: false, ..run };
+        let dry = SweepRun { dry_run: true, thorough: Thorough::None, learning: false, ..run };
         let held: HashSet<AttachmentLife> = pass.held_back().map(|o| life(&o.record)).collect();
         pass.braked = None;
         match dry

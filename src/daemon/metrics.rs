@@ -85,7 +85,7 @@ metrics! {
     "stale_flows_left" stale_flows_left: Family<Label, Gauge>,
         "Stale entries found and left by the last look, by why: paused, observe, brake, put-off, stayed";
     "dangling_flows" dangling_flows: Gauge,
-        "Entries that name a port which is nobody's, at the last look at everything";
+        "Entries that name a port which is nobody's: now, on bridges that are followed; at the last look at everything, on others";
     "tombstones" tombstones: Gauge,
         "Dead pod interfaces that are still looked after";
     "oldest_tombstone_age_seconds" oldest_tombstone_age: Seconds,
@@ -110,6 +110,8 @@ metrics! {
         "Entries seen in the last look at a bridge";
     "replica_in_sync_since_seconds" replica_since: Family<Label, Seconds>,
         "Since when the copy of a bridge follows it, in Unix time; 0 while it does not and the bridge is read at each death";
+    "replica_doubt" replica_doubt: Family<Labels, Gauge>,
+        "Why the copy of a bridge does not follow it now, by reason: over-limit, no-memory, refused (Open vSwitch before 3.0), paused and others";
     "replica_entries" replica_entries: Family<Label, Gauge>,
         "Entries in the copy of a bridge";
     "replica_bytes" replica_bytes: Family<Label, Gauge>,
@@ -252,6 +254,7 @@ impl Metrics {
     pub fn replicas(&self, replicas: &[(String, ReplicaStatus)]) {
         self.replica_since.clear();
         self.replica_entries.clear();
+        self.replica_doubt.clear();
         self.replica_bytes.clear();
         for (bridge, status) in replicas {
             let label = [("bridge", bridge.clone())];
@@ -263,6 +266,10 @@ impl Metrics {
                 replica::State::Building | replica::State::Doubt(_) => 0.0,
             };
             self.replica_since.get_or_create(&label).set(since);
+            if let replica::State::Doubt(doubt) = status.state {
+                let reason = ("reason", doubt.word().to_owned());
+                self.replica_doubt.get_or_create(&[("bridge", bridge.clone()), reason]).set(1);
+            }
             let gauge = |family: &Family<Label, Gauge>, value: usize| {
                 family.get_or_create(&label).set(i64::try_from(value).unwrap_or(i64::MAX));
             };

@@ -7,6 +7,7 @@
 //! | [`wakeup`] | wakes the sweeper, which waits for it |
 //! | `sweeper` | the thread that sweeps, with the engine that every verb uses |
 //! | `mass_death_guard` | what the guard keeps, for logs and metrics |
+//! | `late_entries` | what comes of the dead after their clean-up, where a bridge is followed |
 //! | `retry_queue` | the dead pods that are still watched, each with when it is due |
 //! | `requests` | does clean-ups for calls of the plugin, which ask over a socket |
 //! | `recovery` | the state directory was removed: the pods that run are recorded again |
@@ -25,6 +26,7 @@ mod complaints;
 pub mod events;
 mod files;
 mod http;
+mod late_entries;
 mod mass_death_guard;
 pub mod metrics;
 pub mod options;
@@ -53,8 +55,8 @@ use tokio::sync::oneshot;
 
 use crate::cli::Exit;
 use crate::config;
-use crate::flowtable::Replicas;
-use crate::flowtable::watcher::OnLesson;
+use crate::flowtable::watcher::OnNews;
+use crate::flowtable::{News, Replicas};
 use crate::liveness::Source;
 use crate::util::logging;
 use metrics::Metrics;
@@ -196,14 +198,18 @@ fn run(options: Options) -> Result<(), Error> {
     let (wanted, woken) = files::prepare(&options.netns_dir)?;
     let allowance = options.interval.mul_f64(1.5) + sweeper::TIMEOUT * 3;
     let wakeup = Arc::new(Wakeup::new(options.interval));
-    let learner = Arc::clone(&wakeup);
-    let on_lesson = OnLesson(Arc::new(move || learner.wake(Reason::Register)));
+    let sweeper = Arc::clone(&wakeup);
+    let on_news = OnNews(Arc::new(move |news| {
+        let News { lesson, dead, counts } = news;
+        let reasons = [(lesson, Reason::Register), (dead, Reason::Late), (counts, Reason::Flows)];
+        reasons.into_iter().filter(|(is, _)| *is).for_each(|(_, reason)| sweeper.wake(reason));
+    }));
     let shared = Arc::new(Shared {
         run_dir: config::run_dir(),
         wakeup,
         metrics: Metrics::new(),
         progress: Progress::new(allowance),
-        replicas: Replicas::new(options.replica_limit, on_lesson),
+        replicas: Replicas::new(options.limits(), on_news),
         wanted,
         database: WakeableSleep::default(),
         requests: requests::Requests::default(),

@@ -8,6 +8,8 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::config;
+use crate::flowtable::Limits;
+use crate::flowtable::memory::MemoryLimit;
 use crate::liveness::Source;
 
 const AFTER_HELP: &str = "\
@@ -94,12 +96,23 @@ pub struct Options {
         default_value_t = 200_000
     )]
     pub replica_limit: usize,
+    /// Bytes of memory that this process may use: copies of bridges stay an eighth below it. By
+    /// default what its control group may use (cgroup v2: `MemoryMax=`, a container's limit).
+    #[arg(long, env = "OVS_FLOW_GC_MEMORY_LIMIT", value_name = "BYTES")]
+    pub memory_limit: Option<u64>,
     /// error, warn, info, debug or trace; on standard error.
     #[arg(long, env = "OVS_FLOW_GC_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: log::LevelFilter,
 }
 
 impl Options {
+    /// What copies of bridges may take.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let memory = self.memory_limit.map(MemoryLimit::Given).unwrap_or_default();
+        Limits { entries: self.replica_limit, memory }
+    }
+
     /// Whether a source is asked.
     #[must_use]
     pub fn asks(&self, source: Source) -> bool {

@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+use super::late_entries::LateEntries;
 use super::scheduler::{RETRY, Reason, Reasons};
 use crate::model::attachment::{Attachment, Key, State};
-use crate::reconcile::{Outcome, TargetOutcome, Withheld};
+use crate::reconcile::{Outcome, TargetId, TargetOutcome, Withheld};
 use crate::util::backoff::back_off;
 
 /// One life of a key.
@@ -26,9 +27,22 @@ const RARE: u32 = 10;
 /// For so many tries a change in OVSDB makes it due at once: ports settle.
 const SETTLING_TRIES: u32 = 5;
 
+/// When a sweep began, and what is known then.
+pub(super) struct SweepStart<'a> {
+    pub(super) reasons: &'a Reasons,
+    /// Others have just died: clean ones wait for a later sweep.
+    pub(super) urgent: bool,
+    pub(super) now: Duration,
+    pub(super) late: &'a LateEntries,
+}
+
 #[derive(Debug)]
 struct Entry {
     next: Duration,
+    /// The bridges that it may have entries on.
+    bridges: Vec<String>,
+    /// It is clean and was watched for at its last look: while it is, it is due then.
+    watched: Option<Duration>,
     /// How many times in a row it was found clean, or not clean.
     step: u32,
     /// Its entries are gone.
@@ -46,12 +60,19 @@ impl Entry {
         let wait = if clean { FIRST_LINGER } else { DEL_TURN };
         Self {
             next: now.saturating_add(wait),
+            bridges: Vec::new(),
+            watched: None,
             step: 1,
             clean,
             others: !clean,
             kept: BTreeMap::new(),
             left: BTreeMap::new(),
         }
+    }
+
+    fn due(&self, life: &AttachmentLife, late: &LateEntries) -> Duration {
+        let watched = self.watched.filter(|_| late.is_watched(life, &self.bridges));
+        watched.unwrap_or(self.next)
     }
 }
 
@@ -72,15 +93,9 @@ impl RetryQueue {
         Self { interval, entries: HashMap::new(), logged: HashMap::new() }
     }
 
-    /// Whether a sweep for these reasons is to clean up this dead one. If the sweep is urgent
-    /// (others have just died), clean ones wait for a later one.
-    pub(super) fn is_due(
-        &mut self,
-        record: &Attachment,
-        reasons: &Reasons,
-        urgent: bool,
-        now: Duration,
-    ) -> bool {
+    /// Whether a sweep is to clean up this dead one.
+    pub(super) fn is_due(&mut self, record: &Attachment, start: &SweepStart<'_>) -> bool {
+        let SweepStart { reasons, urgent, now, late } = *start;
         let all = reasons.wakes_all();
         let entry = self.entries.get(&life(record));
         let others = entry.is_none_or(|entry| entry.others) && record.state != State::Active;
@@ -97,7 +112,9 @@ impl RetryQueue {
             Some(entry) => {
                 let settling = reasons.has(Reason::Interface) && !entry.clean && !entry.others;
                 let patient = if urgent && entry.clean { CLEAN_WAITS } else { Duration::ZERO };
-                entry.next.saturating_add(patient) <= now || settling && entry.step < SETTLING_TRIES
+                late.has_come(&life(record))
+                    || entry.due(&life(record), late).saturating_add(patient) <= now
+                    || settling && entry.step < SETTLING_TRIES
             }
             None if !others => true,
             // The tombstone is new, and its DEL is still at work.
@@ -162,12 +179,15 @@ impl RetryQueue {
     pub(super) fn update<'o>(
         &mut self,
         outcome: &'o Outcome,
-        now: Duration,
-        chance: f64,
+        (now, chance): (Duration, f64),
+        late: &LateEntries,
     ) -> Vec<&'o TargetOutcome> {
         let observed = outcome.observed() > 0;
         let mut finished = Vec::new();
-        for target in &outcome.targets {
+        for (index, target) in outcome.targets.iter().enumerate() {
+            let bridges = outcome.bridges.iter();
+            let bridges = bridges.filter(|of| of.targets.contains_key(&TargetId(index)));
+            let bridges: Vec<String> = bridges.map(|of| of.bridge.clone()).collect();
             let before = self.entries.get(&target.life);
             let (was_clean, step) = before.map_or((false, 0), |e| (e.clean, e.step));
             let clean = target.is_clean();
@@ -177,7 +197,12 @@ impl RetryQueue {
                 finished.push(target);
             }
             let wait = self.wait(target, clean, step, chance);
+            let is_watched = clean && late.is_watched(&target.life, &bridges);
+            // A tombstone that is needed after its linger time is seldom looked at.
+            let lingers = target.lingers.unwrap_or(self.interval * RARE);
             let entry = Entry {
+                bridges,
+                watched: is_watched.then(|| now.saturating_add(lingers)),
                 next: now.saturating_add(wait),
                 step,
                 clean,
@@ -201,13 +226,19 @@ impl RetryQueue {
     }
 
     /// When the next one is due, from now.
-    pub(super) fn next(&self, now: Duration) -> Option<Duration> {
-        self.entries.values().map(|entry| entry.next.saturating_sub(now)).min()
+    pub(super) fn next(&self, now: Duration, late: &LateEntries) -> Option<Duration> {
+        self.entries.iter().map(|(life, entry)| entry.due(life, late).saturating_sub(now)).min()
     }
 
     /// Entries that name one of the queue and were kept, by reason.
     pub(super) fn kept(&self) -> BTreeMap<&'static str, u64> {
         sum(self.entries.values().map(|entry| &entry.kept))
+    }
+
+    /// How many entries of one of the queue were kept for this reason.
+    pub(super) fn kept_of(&self, life: &AttachmentLife, reason: &str) -> u64 {
+        let entry = self.entries.get(life);
+        entry.and_then(|entry| entry.kept.get(reason)).copied().unwrap_or_default()
     }
 
     /// Stale entries that were left, by why.
@@ -250,6 +281,19 @@ mod tests {
     use crate::daemon::scheduler::SweepScheduler;
     use crate::reconcile::{BridgeOutcome, Cause, CleanTarget, TargetId};
     use crate::util::clock::Stamp;
+
+    impl RetryQueue {
+        fn due_at(
+            &mut self,
+            record: &Attachment,
+            reasons: &Reasons,
+            urgent: bool,
+            now: Duration,
+        ) -> bool {
+            let late = LateEntries::default();
+            self.is_due(record, &SweepStart { reasons, urgent, now, late: &late })
+        }
+    }
 
     fn record(generation: u64, state: State, attempts: u32) -> Attachment {
         let key = Key {
@@ -333,37 +377,37 @@ mod tests {
         let mut retry_queue = RetryQueue::new(at(30));
         let deleting = record(1, State::Deleting, 0);
         assert!(retry_queue.is_news(&life(&deleting)));
-        assert!(!retry_queue.is_due(&deleting, &tombstone, false, at(10)), "its DEL is at it");
+        assert!(!retry_queue.due_at(&deleting, &tombstone, false, at(10)), "its DEL is at it");
         assert!(retry_queue.is_news(&life(&deleting)), "what comes of it is");
         assert!(
-            retry_queue.is_due(&record(1, State::Deleting, 1), &tombstone, false, at(10)),
+            retry_queue.due_at(&record(1, State::Deleting, 1), &tombstone, false, at(10)),
             "it failed"
         );
-        assert!(retry_queue.is_due(&deleting, &tombstone, false, at(11)), "it was killed");
+        assert!(retry_queue.due_at(&deleting, &tombstone, false, at(11)), "it was killed");
         assert!(
-            !retry_queue.is_due(&record(1, State::Gone, 0), &tombstone, false, at(11)),
+            !retry_queue.due_at(&record(1, State::Gone, 0), &tombstone, false, at(11)),
             "it is done"
         );
         assert!(!retry_queue.is_news(&life(&deleting)));
-        assert!(!retry_queue.is_due(&record(1, State::Gone, 0), &tombstone, false, at(12)));
+        assert!(!retry_queue.due_at(&record(1, State::Gone, 0), &tombstone, false, at(12)));
         assert!(
-            !retry_queue.is_due(&record(1, State::Gone, 0), &tombstone, true, at(13)),
+            !retry_queue.due_at(&record(1, State::Gone, 0), &tombstone, true, at(13)),
             "others first"
         );
         assert!(
-            retry_queue.is_due(&record(1, State::Gone, 0), &tombstone, false, at(13)),
+            retry_queue.due_at(&record(1, State::Gone, 0), &tombstone, false, at(13)),
             "it lingers"
         );
         // What failed before the daemon started is due at once; so is everything after a restart.
-        assert!(retry_queue.is_due(&record(2, State::Deleting, 3), &tombstone, false, at(11)));
-        assert!(retry_queue.is_due(
+        assert!(retry_queue.due_at(&record(2, State::Deleting, 3), &tombstone, false, at(11)));
+        assert!(retry_queue.due_at(
             &record(3, State::Gone, 0),
             &reasons(&[Reason::Switch]),
             false,
             at(11)
         ));
         // An orphan gets no tombstone while the node is paused.
-        assert!(retry_queue.is_due(&record(4, State::Active, 0), &tombstone, false, at(11)));
+        assert!(retry_queue.due_at(&record(4, State::Active, 0), &tombstone, false, at(11)));
     }
 
     #[test]
@@ -373,8 +417,8 @@ mod tests {
             if woken {
                 retry_queue.begin_anew();
             }
-            retry_queue.update(&clean(&gone), at(10), 0.5);
-            retry_queue.next(at(10)).unwrap()
+            retry_queue.update(&clean(&gone), (at(10), 0.5), &LateEntries::default());
+            retry_queue.next(at(10), &LateEntries::default()).unwrap()
         };
         let looks: Vec<Duration> = (0..4).map(|_| next(&mut retry_queue, false)).collect();
         assert_eq!(looks, [2, 4, 8, 16].map(at));
@@ -390,17 +434,26 @@ mod tests {
         for all in [reasons(&[Reason::Switch]), reasons(&[Reason::Start])] {
             let mut retry_queue = RetryQueue::new(at(30));
             let before = record(1, State::Gone, 0);
-            retry_queue.is_due(&before, &all, false, at(10));
-            assert_eq!(retry_queue.update(&clean(&before), at(10), 0.5).len(), 0);
+            retry_queue.due_at(&before, &all, false, at(10));
+            assert_eq!(
+                retry_queue.update(&clean(&before), (at(10), 0.5), &LateEntries::default()).len(),
+                0
+            );
             // One whose DEL was at work when the daemon saw it, and has ended it.
-            assert!(!retry_queue.is_due(&record(2, State::Deleting, 0), &tombstone, false, at(10)));
+            assert!(!retry_queue.due_at(&record(2, State::Deleting, 0), &tombstone, false, at(10)));
             let ended = record(2, State::Gone, 0);
-            retry_queue.is_due(&ended, &all, false, at(11));
-            assert_eq!(retry_queue.update(&clean(&ended), at(11), 0.5).len(), 0);
+            retry_queue.due_at(&ended, &all, false, at(11));
+            assert_eq!(
+                retry_queue.update(&clean(&ended), (at(11), 0.5), &LateEntries::default()).len(),
+                0
+            );
             // One that the daemon cleans up.
             let ours = record(3, State::Deleting, 1);
-            assert!(retry_queue.is_due(&ours, &all, false, at(11)));
-            assert_eq!(retry_queue.update(&clean(&ours), at(11), 0.5).len(), 1);
+            assert!(retry_queue.due_at(&ours, &all, false, at(11)));
+            assert_eq!(
+                retry_queue.update(&clean(&ours), (at(11), 0.5), &LateEntries::default()).len(),
+                1
+            );
         }
     }
 }

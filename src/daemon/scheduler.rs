@@ -39,6 +39,10 @@ text_enum! {
         Kubernetes = "kubernetes",
         /// An entry has come that shows a living pod's register value.
         Register = "register",
+        /// An entry has come that names a token of the dead.
+        Late = "late-entry",
+        /// Entries of the dead, or of ports that nobody has, came or went: they are counted again.
+        Flows = "flows",
         /// Something that failed or waits is tried again.
         Retry = "retry",
         /// The interval.
@@ -59,6 +63,23 @@ impl Reason {
                 | Self::Switch
                 | Self::Database
         )
+    }
+}
+
+impl Reason {
+    /// Whether it is about entries and not about a death: it waits for its share of the time, and
+    /// says nothing about the next death.
+    fn is_of_entries(self) -> bool {
+        matches!(self, Self::Late | Self::Flows)
+    }
+
+    /// How long those that belong to it are waited for.
+    fn debounce(self) -> Duration {
+        match self {
+            Self::Start | Self::Hangup => Duration::ZERO,
+            Self::Flows => COUNT_AFTER,
+            _ => DEBOUNCE,
+        }
     }
 }
 
@@ -90,10 +111,11 @@ impl Reasons {
         self.0.retain(|(r, _)| *r != reason);
     }
 
-    /// The reason that was given first.
+    /// The reason that was given first; one that is about entries only if there is no other.
     #[must_use]
     pub fn first(&self) -> Option<(Reason, Duration)> {
-        self.0.first().copied()
+        let other = self.0.iter().find(|(reason, _)| !reason.is_of_entries());
+        other.or_else(|| self.0.first()).copied()
     }
 
     fn is_empty(&self) -> bool {
@@ -128,6 +150,8 @@ pub struct SweepResult {
 
 /// The first event waits so long for those that belong to it.
 const DEBOUNCE: Duration = Duration::from_millis(1);
+/// Entries that are only counted wait longer.
+const COUNT_AFTER: Duration = Duration::from_millis(500);
 /// More dead than this in one sweep are a burst.
 const BURST: usize = 4;
 /// Between the sweeps of a burst, at first and at most.
@@ -139,17 +163,19 @@ const IDLE_GAP_MOST: Duration = Duration::from_millis(250);
 const QUIET: Duration = Duration::from_secs(2);
 /// The first try again.
 pub(super) const RETRY: Duration = Duration::from_millis(200);
-/// Sweeps for what waits take one part in so many of the time at most: a dump stalls
-/// ovs-vswitchd for 2 µs a flow.
+/// Sweeps for what waits, or for entries, take one part in so many of the time at most: a dump
+/// stalls ovs-vswitchd for 2 µs a flow.
 const SHARE: u32 = 20;
 
 /// When the next sweep is due. Times are since some fixed moment.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct SweepScheduler {
     interval: Duration,
     pending: Reasons,
     /// Events wait until then: the pace of a burst.
     not_before: Duration,
+    /// Reasons that are about entries wait until then.
+    entries_not_before: Duration,
     gap: Duration,
     /// How many sweeps in a row that an event asked for found no dead.
     idle: u32,
@@ -188,19 +214,22 @@ impl SweepScheduler {
     /// When the next sweep is due.
     #[must_use]
     pub fn due(&self) -> Duration {
-        let event = self.pending.first().map(|(_, first)| {
-            let at_once = self.pending.has(Reason::Hangup) || self.pending.has(Reason::Start);
-            let debounce = if at_once { Duration::ZERO } else { DEBOUNCE };
-            let soon = first.saturating_add(debounce);
-            if at_once { soon } else { soon.max(self.not_before) }
-        });
+        let event = |(reason, at): &(Reason, Duration)| {
+            let soon = at.saturating_add(reason.debounce());
+            match reason {
+                Reason::Start | Reason::Hangup => soon,
+                of if of.is_of_entries() => soon.max(self.entries_not_before),
+                _ => soon.max(self.not_before),
+            }
+        };
+        let event = self.pending.0.iter().map(event).min();
         let times = [event, self.retry, Some(self.next_interval)];
         times.into_iter().flatten().min().unwrap_or(self.next_interval)
     }
 
     /// Begins the sweep that is due, for the reasons that were given until now.
     pub fn begin(&mut self, now: Duration) -> Reasons {
-        self.by_event = !self.pending.is_empty();
+        self.by_event = self.pending.0.iter().any(|(reason, _)| !reason.is_of_entries());
         if self.retry.is_some_and(|at| at <= now) {
             self.pending.add(Reason::Retry, now);
             self.retry = None;
@@ -239,6 +268,7 @@ impl SweepScheduler {
             self.not_before = now.saturating_add(self.gap);
         }
         self.ended = now;
+        self.entries_not_before = now.saturating_add(result.took.saturating_mul(SHARE));
         self.next_interval = now.saturating_add(jittered(self.interval, chance));
         let again = if result.failed {
             self.failures = self.failures.saturating_add(1);
@@ -461,6 +491,33 @@ mod tests {
         assert!(scheduler.due() > now + ms(20));
         scheduler.event(Reason::Hangup, now);
         assert_eq!(scheduler.due(), now);
+    }
+
+    #[test]
+    fn entries_are_told_at_their_pace_and_put_off_no_death() {
+        let (mut scheduler, now) = quiet();
+        scheduler.event(Reason::Flows, now);
+        assert_eq!(scheduler.due(), now + COUNT_AFTER);
+        scheduler.event(Reason::Late, now + ms(2));
+        assert_eq!(scheduler.due(), now + ms(3), "what may be stale is not only counted");
+        scheduler.event(Reason::Netns, now + ms(2));
+        assert_eq!(
+            scheduler.clone().begin(now + ms(3)).first(),
+            Some((Reason::Netns, now + ms(2)))
+        );
+        let mut now = now + ms(3);
+        for _ in 0..20 {
+            scheduler.begin(now);
+            now += ms(5);
+            scheduler.done(&SweepResult { took: ms(5), ..SweepResult::default() }, now, 0.5);
+            scheduler.event(Reason::Late, now);
+            assert_eq!(scheduler.due(), now + ms(5) * SHARE);
+            // A death waits for none of it.
+            let mut other = scheduler.clone();
+            other.event(Reason::Netns, now);
+            assert_eq!(other.due(), now + DEBOUNCE);
+            now = scheduler.due();
+        }
     }
 
     proptest! {

@@ -11,10 +11,11 @@ use log::{debug, info, warn};
 
 use super::complaints::{Complaints, PODS};
 use super::events::Cleaned;
+use super::late_entries::LateEntries;
 use super::mass_death_guard::MassDeathGuard;
 use super::metrics::{Server, replace};
 use super::recovery::StateDirRecovery;
-use super::retry_queue::{AttachmentLife, RetryQueue, life};
+use super::retry_queue::{AttachmentLife, RetryQueue, SweepStart, life};
 use super::scheduler::{Reason, Reasons, SweepResult};
 use super::sources::Sources;
 use super::{Shared, Thread, requests, systemd};
@@ -23,7 +24,8 @@ use crate::liveness::LivenessSource;
 use crate::model::attachment::State;
 use crate::openflow::Connection;
 use crate::reconcile::{
-    Database, Error, LivenessPass, Outcome, SweepRun, lacks_value, network_states, object,
+    Contested, Database, Error, LivenessPass, MOST_ANSWERS, Outcome, SweepRun, Thorough,
+    lacks_value, network_states, object,
 };
 use crate::store::{DaemonLock, Registry, RegistrySnapshot};
 use crate::util::backoff::chance;
@@ -31,7 +33,7 @@ use crate::util::clock::{Deadline, Stamp};
 
 /// For everything that one stage of a sweep does on the switch.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
-/// Whole bridges are scanned every so many intervals …
+/// Whole bridges that are not followed are scanned every so many intervals …
 const THOROUGH_EVERY: u32 = 10;
 /// … and a scan takes one part in so many of the time at most: it stalls the switch for 2 µs a
 /// flow.
@@ -48,6 +50,8 @@ pub(super) fn start(shared: Arc<Shared>, sources: Sources) -> Result<Thread, sup
     super::spawn("sweeper", move || {
         Sweeper {
             retry_queue: RetryQueue::new(shared.options.interval),
+            late: LateEntries::default(),
+            contested: Rc::default(),
             shared: &shared,
             sources: &sources,
             cleaned: HashMap::new(),
@@ -76,6 +80,8 @@ struct Sweeper<'s> {
     lock: Option<DaemonLock>,
     recovery: StateDirRecovery,
     retry_queue: RetryQueue,
+    late: LateEntries,
+    contested: Rc<Contested>,
     /// When whole bridges are scanned again.
     thorough_at: Duration,
     /// Whole bridges were scanned without an error since the start.
@@ -253,6 +259,7 @@ impl Sweeper<'_> {
         let began = Beginning { reasons, at: shared.wakeup.now(), stamp: Stamp::now() };
         let known = self.still_known(&began);
         let (database, sources) = (Rc::clone(&self.database), self.sources);
+        let contested = Rc::clone(&self.contested);
         let free = |addresses: &BTreeSet<IpAddr>| sources.free(addresses);
         let liveness: Vec<&dyn LivenessSource> =
             sources.liveness.iter().map(AsRef::as_ref).collect();
@@ -265,9 +272,10 @@ impl Sweeper<'_> {
             free: sources.knows_addresses().then_some(&free),
             database: Some(&database),
             replicas: Some(&shared.replicas),
+            contested: Some(&contested),
             dry_run: false,
             yes: false,
-            thorough: false,
+            thorough: Thorough::None,
             learning: reasons.has(Reason::Register),
             details: false,
         };
@@ -275,14 +283,13 @@ impl Sweeper<'_> {
         let judged = shared.wakeup.now();
         self.note_pass(&pass, began.stamp);
         let urgent = (!pass.condemned().is_empty() || pass.waits.is_some()) && !pass.paused;
-        // A dump of a whole bridge stalls the switch for those whose calls wait.
-        let idle = shared.requests.is_idle();
-        run.thorough =
-            !urgent && idle && (began.at >= self.thorough_at || reasons.has(Reason::Hangup));
+        run.thorough = if urgent { Thorough::None } else { self.thorough(&began) };
         self.note_orphans(&pass);
-
-        let queue = &mut self.retry_queue;
-        let outcome = run.clean(&pass, |record| queue.is_due(record, reasons, urgent, began.at))?;
+        self.watch(&pass);
+        let (queue, late) = (&mut self.retry_queue, &self.late);
+        let start = SweepStart { reasons, urgent, now: began.at, late };
+        let outcome = run.clean(&pass, |record| queue.is_due(record, &start))?;
+        self.late.looked_at();
         self.check_state_dir(registry);
         run.sighted(&mut pass);
         self.beat();
@@ -293,9 +300,11 @@ impl Sweeper<'_> {
             ended.saturating_sub(judged).as_millis(),
             outcome.targets.len()
         );
-        if run.thorough {
-            self.note_thorough(&outcome, began.at, ended);
+        if urgent && reasons.has(Reason::Flows) {
+            // Not counted while others wait for their clean-up.
+            shared.wakeup.wake(Reason::Flows);
         }
+        self.note_thorough(run.thorough, &outcome, (began.at, ended));
         self.note_outcome(&outcome);
         self.note_cleaned(&outcome, &began, ended);
         let result = self.result(&pass, began.at, ended);
@@ -306,7 +315,7 @@ impl Sweeper<'_> {
         self.follow(&pass.registry_snapshot);
         self.known = Some(pass.registry_snapshot);
         self.gauges();
-        self.complain_of(&outcome, run.thorough);
+        self.complain_of(&outcome, run.thorough == Thorough::All);
         Ok(SweepResult { failed: self.has_failed(&outcome, reasons), ..result })
     }
 
@@ -330,6 +339,14 @@ impl Sweeper<'_> {
         if let Err(failed) = shared.replicas.follow(bridges, socket) {
             warn!("cannot follow a bridge: {failed}; it is read whenever a pod dies");
         }
+    }
+
+    /// Watches for entries of the dead, before anything of theirs is deleted.
+    fn watch(&mut self, pass: &LivenessPass) {
+        let snapshot = &pass.registry_snapshot;
+        let dead = pass.condemned();
+        let dead = dead.iter().map(|orphan| &orphan.record).chain(&snapshot.tombstones);
+        self.late.watch(&self.shared.replicas, dead, &network_states(snapshot));
     }
 
     /// Records the pods that run, if the state directory was removed: before that, nobody knows
@@ -373,7 +390,12 @@ impl Sweeper<'_> {
     fn result(&self, pass: &LivenessPass, began: Duration, ended: Duration) -> SweepResult {
         let dead = pass.condemned().len();
         let thorough = (dead > 0 && began >= self.thorough_at).then_some(SOON);
-        let next = [self.retry_queue.next(ended), self.recovery.next(ended), pass.waits, thorough];
+        let next = [
+            self.retry_queue.next(ended, &self.late),
+            self.recovery.next(ended),
+            pass.waits,
+            thorough,
+        ];
         // The dead whose burst has not ended yet count for the pace of the sweeps, too.
         let held_back = if pass.waits.is_some() { pass.held_back().count() } else { 0 };
         SweepResult {
@@ -406,6 +428,7 @@ impl Sweeper<'_> {
             snapshot.tombstones.iter().chain(&snapshot.attachments).map(life).collect();
         self.retry_queue.retain(&lives);
         self.cleaned.retain(|life, _| lives.contains(life));
+        self.contested.retain(&lives);
         self.mass_death_guard.update(pass, metrics);
     }
 
@@ -427,12 +450,31 @@ impl Sweeper<'_> {
         }
     }
 
-    /// Whole bridges were scanned: when the next such scan is due.
-    fn note_thorough(&mut self, outcome: &Outcome, began: Duration, ended: Duration) {
-        if outcome.failed.is_none() {
+    /// Which bridges are looked at as a whole. A dump stalls the switch for those whose calls wait;
+    /// a bridge that is followed is read without one.
+    fn thorough(&self, began: &Beginning<'_>) -> Thorough {
+        let Beginning { reasons, at, .. } = began;
+        let is_due = *at >= self.thorough_at || reasons.has(Reason::Hangup);
+        let counts = [Reason::Interval, Reason::Flows, Reason::Interface];
+        if is_due && self.shared.requests.is_idle() {
+            Thorough::All
+        } else if counts.iter().any(|reason| reasons.has(*reason)) || reasons.wakes_all() {
+            Thorough::Followed
+        } else {
+            Thorough::None
+        }
+    }
+
+    /// Whole bridges were scanned: when the next scan is due of those that are not followed.
+    fn note_thorough(&mut self, thorough: Thorough, outcome: &Outcome, at: (Duration, Duration)) {
+        if thorough != Thorough::None && outcome.failed.is_none() {
             let unrecorded = i64::try_from(outcome.unrecorded_ports.len()).unwrap_or(i64::MAX);
             self.shared.metrics.unrecorded_ports.set(unrecorded);
         }
+        if thorough != Thorough::All {
+            return;
+        }
+        let (began, ended) = at;
         let took = ended.saturating_sub(began);
         let pause = self.shared.options.interval * THOROUGH_EVERY;
         self.thorough_at = ended.saturating_add(pause.max(took * THOROUGH_SHARE));
@@ -462,6 +504,14 @@ impl Sweeper<'_> {
             }
         }
         for target in &outcome.targets {
+            let contested = target.entries.kept.get("contested").copied().unwrap_or_default();
+            if contested > 0 && self.retry_queue.kept_of(&target.life, "contested") == 0 {
+                warn!(
+                    "{}: {contested} entries of it came back after {MOST_ANSWERS} deletes each, and \
+                     are kept: which controller puts them there?",
+                    target.pod
+                );
+            }
             if let Some(cleaned) = self.cleaned.get_mut(&target.life) {
                 cleaned.flows = cleaned.flows.saturating_add(target.entries.deleted);
             }
@@ -476,7 +526,8 @@ impl Sweeper<'_> {
             !matches!(reason, Reason::Interval | Reason::Retry | Reason::Start | Reason::Hangup)
         });
         let now = Stamp::now();
-        for target in self.retry_queue.update(outcome, ended, chance()) {
+        let at = (ended, chance());
+        for target in self.retry_queue.update(outcome, at, &self.late) {
             self.send_event(&target.life);
             let died = target.died.filter(|died| *died < began.stamp).map(|died| died.until(now));
             let since = died.or_else(|| event.map(|(_, at)| ended.saturating_sub(at)));

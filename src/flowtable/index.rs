@@ -67,7 +67,7 @@ impl Token {
     }
 
     /// The part of a register that it is about.
-    fn field(&self) -> Option<Field> {
+    pub(super) fn field(&self) -> Option<Field> {
         match *self {
             Self::Register { index, mask, .. } | Self::Load { index, mask, .. } => {
                 Some(Field { index, mask })
@@ -79,7 +79,7 @@ impl Token {
 
 /// A part of a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Field {
+pub(super) struct Field {
     index: u8,
     mask: u32,
 }
@@ -185,7 +185,7 @@ fn start(hasher: &RandomState, name: &Name<'_>) -> u64 {
 }
 
 /// The tokens that a flow names.
-fn tokens(flow: &Flow, fields: &[Field], each: &mut dyn FnMut(Token)) {
+pub(super) fn tokens(flow: &Flow, fields: &[Field], each: &mut dyn FnMut(Token)) {
     let (matches, actions) = (&flow.matches, &flow.actions);
     if let Some(port) = matches.in_port {
         each(Token::InPort(port));

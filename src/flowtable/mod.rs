@@ -9,12 +9,14 @@
 //! | --- | --- |
 //! | `dump` | a source that asks the switch: which dumps, and in which turns |
 //! | `index` | which entries of a replica name a token |
+//! | [`memory`] | whether a replica fits into the memory that may be used |
 //! | `prefetch` | a bridge that is spoken to before it is certain that it will be asked |
 //! | [`replica`] | a copy of the table that follows the switch. Pure |
 //! | `replicas` | those of a node's bridges |
 //! | `sink` | deletes, additions, and what the switch reports meanwhile |
 //! | `source` | a source that reads a replica |
 //! | [`watcher`] | keeps a bridge's replica: follows the switch, builds anew after a doubt |
+//! | `watchlist` | which changes of a replica are news for whoever follows the bridge |
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,19 +29,22 @@ mod dump;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod index;
+pub mod memory;
 mod prefetch;
 pub mod replica;
 mod replicas;
 mod sink;
 mod source;
 pub mod watcher;
+mod watchlist;
 
 pub use dump::DumpSource;
 pub use index::Token;
 pub use prefetch::Prefetch;
-pub use replicas::{ReplicaStatus, Replicas};
+pub use replicas::{Limits, ReplicaStatus, Replicas};
 pub use sink::{BridgeTables, FlowSink, Parallel};
 pub use source::ReplicaSource;
+pub use watchlist::{Arrived, News};
 
 /// Ages that differ by less may be one entry's.
 const SAME_AGE: Duration = Duration::from_millis(10);
@@ -145,6 +150,14 @@ pub trait FlowSource: Send {
     /// # Errors
     /// As [`Self::scan`].
     fn evidence(&mut self, tokens: &[Tokens], each: &mut Visit<'_>) -> Result<bool, Error>;
+
+    /// The ports that its entries name and of which this is true: nobody has them. A source that
+    /// follows the switch tells from then on when an entry of such a port comes or goes. Empty where
+    /// there is no index.
+    fn ports_of_nobody(&mut self, is_nobodys: &dyn Fn(u16) -> bool) -> Vec<u16> {
+        let _ = is_nobodys;
+        Vec::new()
+    }
 
     /// What the bridge's groups do.
     ///

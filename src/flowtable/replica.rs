@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use super::Made;
 use super::index::{Index, Token};
+use super::watchlist::{Arrived, News, Watchlist};
 use crate::model::flow::Flow;
 use crate::openflow::{
     Entry, Filter, FlowKey, PackedEntry, RawEntry, Unreported, Update, Version, What,
@@ -58,6 +59,8 @@ pub enum Doubt {
     OverLimit,
     /// The switch has no flow monitors: it is older than OVS 3.0.
     Refused,
+    /// It would take more memory than this process may use.
+    NoMemory,
 }
 
 impl Doubt {
@@ -77,6 +80,7 @@ impl Doubt {
             Self::OtherDatapath => "other-datapath",
             Self::OverLimit => "over-limit",
             Self::Refused => "refused",
+            Self::NoMemory => "no-memory",
         }
     }
 }
@@ -96,6 +100,7 @@ impl fmt::Display for Doubt {
             Self::OtherDatapath => "the bridge is another one now",
             Self::OverLimit => "the bridge has more entries than --replica-limit",
             Self::Refused => "the switch has no flow monitors (Open vSwitch before 3.0)",
+            Self::NoMemory => "a copy would take more memory than the daemon may use",
         })
     }
 }
@@ -188,6 +193,7 @@ pub struct Replica {
     awaited: BTreeSet<u16>,
     /// An entry of such a port has come that loads a register.
     lesson: bool,
+    watchlist: Watchlist,
     flow: Flow,
 }
 
@@ -230,6 +236,7 @@ impl Replica {
             built: false,
             awaited: BTreeSet::new(),
             lesson: false,
+            watchlist: Watchlist::default(),
             flow: Flow::default(),
         }
     }
@@ -277,6 +284,7 @@ impl Replica {
         if self.state == State::Building {
             self.gone = HashSet::new();
             self.state = State::InSync { since: now };
+            self.watchlist.built();
         }
     }
 
@@ -344,9 +352,27 @@ impl Replica {
         self.awaited = ports;
     }
 
-    /// Whether such an entry has come since the last call, or was there.
-    pub fn take_lesson(&mut self) -> bool {
-        std::mem::take(&mut self.lesson)
+    /// Watches for entries that name these tokens of the dead, and no others.
+    pub fn watch(&mut self, dead: HashSet<Token>) {
+        self.watchlist.watch(dead);
+    }
+
+    /// What is news since the last call. None before it is in sync.
+    pub fn take_news(&mut self) -> News {
+        let lesson = std::mem::take(&mut self.lesson);
+        let news = self.watchlist.take_news();
+        if self.is_in_sync() { News { lesson, ..news } } else { News { lesson, ..News::default() } }
+    }
+
+    /// What entries of the dead have come since the last call.
+    pub fn take_arrived(&mut self) -> Arrived {
+        self.watchlist.take_arrived()
+    }
+
+    /// The ports that entries name and of which this is true: nobody has them. From now on an
+    /// entry of such a port that comes or goes is news.
+    pub fn ports_of_nobody(&mut self, is_nobodys: &dyn Fn(u16) -> bool) -> Vec<u16> {
+        self.watchlist.ports_of_nobody(is_nobodys)
     }
 
     /// It is not believed any more, and all is forgotten.
@@ -593,6 +619,7 @@ impl Replica {
         self.bytes = self.bytes.saturating_add(entry.size());
         self.index.insert(id, entry.place(), &self.flow);
         self.lesson |= is_lesson(&self.flow, &self.awaited);
+        self.watchlist.came(&self.flow);
         let (earliest, width_ms) = (made.earliest, width_ms(made));
         let place = usize::try_from(id).ok().and_then(|id| self.slots.get_mut(id));
         if let Some(place) = place {
@@ -607,6 +634,7 @@ impl Replica {
         // It was read when it came.
         drop(slot.entry.decode(&mut self.flow));
         self.index.remove(id, slot.entry.place(), &self.flow);
+        self.watchlist.went(&self.flow);
         self.bytes = self.bytes.saturating_sub(slot.entry.size());
         self.free.push(id);
     }
@@ -633,6 +661,7 @@ impl Replica {
         self.gone = HashSet::new();
         self.recent = VecDeque::new();
         self.index.clear();
+        self.watchlist.forget();
     }
 }
 

@@ -1,23 +1,33 @@
 //! The replicas of a node's bridges.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::replica::{Counters, State};
-use super::watcher::{OnLesson, Turns, Watcher};
-use super::{BridgeTables, DumpSource, FlowSink, ReplicaSource};
+use super::memory::MemoryLimit;
+use super::replica::{Counters, Held, State};
+use super::watcher::{OnNews, Turns, Watcher};
+use super::{Arrived, BridgeTables, DumpSource, FlowSink, News, ReplicaSource, Token};
+use crate::util::clock::{BootTime, Deadline};
 
 /// Follows each bridge that it is told of.
 #[derive(Debug)]
 pub struct Replicas {
-    /// Entries of a replica, at most.
-    limit: usize,
+    limits: Limits,
     turns: Arc<Turns>,
-    on_lesson: OnLesson,
+    on_news: OnNews,
     watchers: Mutex<BTreeMap<String, Arc<Watcher>>>,
+}
+
+/// What replicas may take.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    /// Entries of each. A bridge that has more is asked each time.
+    pub entries: usize,
+    /// Memory of all.
+    pub memory: MemoryLimit,
 }
 
 /// How a bridge's replica is.
@@ -34,11 +44,10 @@ pub struct ReplicaStatus {
 }
 
 impl Replicas {
-    /// Of no bridge yet. `limit`: entries of each, at most; a bridge that has more is asked
-    /// each time.
+    /// Of no bridge yet.
     #[must_use]
-    pub fn new(limit: usize, on_lesson: OnLesson) -> Self {
-        Self { limit, turns: Arc::default(), on_lesson, watchers: Mutex::default() }
+    pub fn new(limits: Limits, on_news: OnNews) -> Self {
+        Self { limits, turns: Arc::default(), on_news, watchers: Mutex::default() }
     }
 
     /// Follows these bridges, by name, and no others. Of each, these ports' pods have register values
@@ -53,14 +62,14 @@ impl Replicas {
     ) -> io::Result<()> {
         let mut watchers = self.watchers();
         watchers.retain(|bridge, _| bridges.contains_key(bridge.as_str()));
-        let (mut failed, mut lesson) = (Ok(()), false);
-        for (bridge, ports) in bridges.into_iter().filter(|_| self.limit > 0) {
+        let (mut failed, mut news) = (Ok(()), News::default());
+        for (bridge, ports) in bridges.into_iter().filter(|_| self.limits.entries > 0) {
             let Some(path) = socket(bridge) else { continue };
             let watcher = match watchers.entry(bridge.to_owned()) {
                 Entry::Occupied(watcher) => watcher.into_mut(),
                 Entry::Vacant(place) => {
-                    let (turns, on_lesson) = (Arc::clone(&self.turns), self.on_lesson.clone());
-                    match Watcher::start(Path::new(&path), self.limit, turns, on_lesson) {
+                    let (turns, on_news) = (Arc::clone(&self.turns), self.on_news.clone());
+                    match Watcher::start(Path::new(&path), self.limits.clone(), turns, on_news) {
                         Ok(watcher) => place.insert(Arc::new(watcher)),
                         Err(error) => {
                             failed = Err(error);
@@ -71,13 +80,46 @@ impl Replicas {
             };
             let mut replica = watcher.replica();
             replica.await_lessons(ports);
-            lesson |= replica.take_lesson();
+            let News { lesson, dead, counts } = replica.take_news();
+            news.lesson |= lesson;
+            news.dead |= dead;
+            news.counts |= counts;
         }
         drop(watchers);
-        if lesson {
-            (self.on_lesson.0)();
+        if !news.is_none() {
+            (self.on_news.0)(news);
         }
         failed
+    }
+
+    /// Watches on each bridge for entries that name these tokens of the dead, and no others.
+    pub fn watch(&self, mut dead: BTreeMap<&str, HashSet<Token>>) {
+        for (bridge, watcher) in &*self.watchers() {
+            watcher.replica().watch(dead.remove(bridge.as_str()).unwrap_or_default());
+        }
+    }
+
+    /// What entries of the dead have come since the last call, by bridge: of those whose replica is
+    /// in sync.
+    pub fn take_arrived(&self) -> BTreeMap<String, Arrived> {
+        let arrived = |watcher: &Watcher| {
+            let mut replica = watcher.replica();
+            replica.is_in_sync().then(|| replica.take_arrived())
+        };
+        let watchers = self.watchers();
+        let arrived = watchers.iter().filter_map(|(name, of)| Some((name.clone(), arrived(of)?)));
+        arrived.collect()
+    }
+
+    /// Hands out every entry of a bridge; false: it is not followed, or not in sync.
+    pub fn read_all(&self, bridge: &str, deadline: Deadline, each: &mut dyn FnMut(Held)) -> bool {
+        let watcher = self.watchers().get(bridge).cloned();
+        let Some(watcher) = watcher.filter(|watcher| watcher.barrier(deadline).is_some()) else {
+            return false;
+        };
+        let replica = watcher.replica();
+        replica.all(BootTime::now(), each);
+        replica.is_in_sync()
     }
 
     /// How each of them is, by its bridge's name.
@@ -105,5 +147,9 @@ impl BridgeTables for Replicas {
             Some(watcher) => Box::new(ReplicaSource::new(watcher, switch)),
             None => Box::new(switch),
         }
+    }
+
+    fn is_followed(&self, bridge: &str) -> bool {
+        self.watchers().get(bridge).is_some_and(|watcher| watcher.replica().is_in_sync())
     }
 }

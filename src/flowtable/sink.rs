@@ -10,6 +10,9 @@ use crate::util::clock::Deadline;
 pub trait BridgeTables: Debug + Sync {
     /// A bridge's table, read from its copy if there is one.
     fn source(&self, bridge: &str, switch: DumpSource) -> Box<dyn FlowSink>;
+
+    /// Whether a bridge's copy is in sync: reading all of it costs the switch nothing.
+    fn is_followed(&self, bridge: &str) -> bool;
 }
 
 /// A bridge whose entries can be changed.

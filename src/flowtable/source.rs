@@ -118,6 +118,10 @@ impl FlowSource for ReplicaSource {
         visitor.failed.map_or(Ok(found.is_some()), |what| Err(self.malformed(what)))
     }
 
+    fn ports_of_nobody(&mut self, is_nobodys: &dyn Fn(u16) -> bool) -> Vec<u16> {
+        self.read(|replica| replica.ports_of_nobody(is_nobodys)).unwrap_or_default()
+    }
+
     fn buckets(&mut self) -> Result<Vec<Actions>, Error> {
         self.switch.buckets()
     }

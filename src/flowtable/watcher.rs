@@ -21,8 +21,9 @@ use std::time::{Duration, Instant, SystemTime};
 use log::{debug, info, warn};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::memory::Memory;
 use super::replica::{Doubt, Replica, State};
-use super::{DumpSource, FlowSource as _};
+use super::{DumpSource, FlowSource as _, Limits, News};
 use crate::openflow::{Connection, Error, Update};
 use crate::util::backoff::{back_off, chance};
 use crate::util::clock::{BootTime, Deadline};
@@ -78,45 +79,47 @@ pub struct Watcher {
 struct Shared {
     path: PathBuf,
     replica: Mutex<Replica>,
+    limits: Limits,
     /// Who waits for a barrier.
     asked: Mutex<Vec<SyncSender<Option<u64>>>>,
     /// A byte on it wakes the thread.
     wake: UnixStream,
     stopped: AtomicBool,
-    on_lesson: OnLesson,
+    on_news: OnNews,
 }
 
-/// Called when an entry has come that [is waited for](Replica::await_lessons).
+/// Called with what is news of a bridge.
 #[derive(Clone)]
-pub struct OnLesson(pub Arc<dyn Fn() + Send + Sync>);
+pub struct OnNews(pub Arc<dyn Fn(News) + Send + Sync>);
 
-impl fmt::Debug for OnLesson {
+impl fmt::Debug for OnNews {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OnLesson")
+        f.write_str("OnNews")
     }
 }
 
 impl Watcher {
-    /// Keeps the replica of the bridge with this socket, of so many entries at most.
+    /// Keeps the replica of the bridge with this socket, within these limits.
     ///
     /// # Errors
     /// If there is no thread or socket to be had.
     pub fn start(
         path: &Path,
-        limit: usize,
+        limits: Limits,
         turns: Arc<Turns>,
-        on_lesson: OnLesson,
+        on_news: OnNews,
     ) -> io::Result<Self> {
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
         let shared = Arc::new(Shared {
             path: path.to_owned(),
-            replica: Mutex::new(Replica::new(limit, BootTime::now())),
+            replica: Mutex::new(Replica::new(limits.entries, BootTime::now())),
+            limits,
             asked: Mutex::default(),
             wake,
             stopped: AtomicBool::new(false),
-            on_lesson,
+            on_news,
         });
         let thread = thread::Builder::new().name("replica".to_owned()).stack_size(STACK);
         let of_thread = Arc::clone(&shared);
@@ -156,6 +159,13 @@ impl Drop for Watcher {
 impl Shared {
     fn replica(&self) -> MutexGuard<'_, Replica> {
         self.replica.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell_news(&self) {
+        let news = self.replica().take_news();
+        if !news.is_none() {
+            (self.on_news.0)(news);
+        }
     }
 
     fn asked(&self) -> MutexGuard<'_, Vec<SyncSender<Option<u64>>>> {
@@ -275,6 +285,10 @@ impl Thread {
             if waiting.is_empty() && Instant::now() < tick {
                 continue;
             }
+            let is_short = || self.shared.limits.memory.now().is_some_and(Memory::is_short);
+            if Instant::now() >= tick && is_short() {
+                return Err(Doubt::NoMemory.into());
+            }
             let answer = self.barrier(&mut monitor).inspect_err(|end| {
                 // Before anybody is told that there is no answer.
                 self.shared.replica().doubt(end.doubt);
@@ -311,6 +325,7 @@ impl Thread {
         if dump.datapath_id()? != monitor.datapath_id()? || dump.version() != monitor.version() {
             return Err(Doubt::OtherDatapath.into());
         }
+        self.check_limits(&mut dump)?;
         let (source, _) = DumpSource::over(dump)?;
         self.shared.replica().begin(monitor.version(), asked, self.shared.restored(asked));
         self.read_dump(&mut monitor, source)?;
@@ -319,9 +334,22 @@ impl Thread {
             return Err(Doubt::Closed.into());
         }
         self.shared.replica().complete_dump(BootTime::now());
+        self.shared.tell_news();
         let (entries, bridge) = (self.shared.replica().len(), self.shared.bridge());
         info!("bridge {bridge}: {entries} entries are watched");
         Ok(monitor)
+    }
+
+    /// Nothing is dumped that does not fit.
+    fn check_limits(&self, switch: &mut Connection) -> Result<(), End> {
+        let Limits { entries: most, memory } = &self.shared.limits;
+        let tables = switch.tables()?.into_iter();
+        let entries: u64 = tables.map(|(_, active)| u64::from(active)).sum();
+        if usize::try_from(entries).map_or(true, |entries| entries > *most) {
+            return Err(Doubt::OverLimit.into());
+        }
+        let fits = memory.now().is_none_or(|memory| memory.fits(entries));
+        if fits { Ok(()) } else { Err(Doubt::NoMemory.into()) }
     }
 
     /// Reads the dump in a thread of its own: a monitor that is not read meanwhile is paused.
@@ -382,11 +410,9 @@ impl Thread {
         for update in updates {
             replica.apply(update, now);
         }
-        let (state, lesson) = (replica.state(), replica.take_lesson());
+        let state = replica.state();
         drop(replica);
-        if lesson {
-            (self.shared.on_lesson.0)();
-        }
+        self.shared.tell_news();
         match state {
             State::Doubt(doubt) => Err(doubt.into()),
             _ => Ok(()),
@@ -431,7 +457,7 @@ impl Rebuilds {
     fn after(&mut self, doubt: Doubt, synced: bool, now: Instant, chance: f64) -> Pause {
         self.recent.retain(|at| now.saturating_duration_since(*at) < MINUTE);
         self.failures = if synced { 0 } else { self.failures.saturating_add(1) };
-        let long = matches!(doubt, Doubt::Refused | Doubt::OverLimit);
+        let long = matches!(doubt, Doubt::Refused | Doubt::OverLimit | Doubt::NoMemory);
         // A switch that is away costs nothing: whoever waits for it is there when it is back.
         let away = doubt == Doubt::Closed && !synced;
         if !away {

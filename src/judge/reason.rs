@@ -127,6 +127,8 @@ pub enum Reason {
     Ovn,
     /// Looks the same as another entry of the dump, so a delete may hit either.
     Ambiguous,
+    /// Was deleted several times, and put back each time.
+    Contested,
     /// A live owner's own flow, by what it matches as the source.
     BelongsToLivePod {
         /// The dead address it matches.
@@ -251,7 +253,7 @@ impl Reason {
             Self::MatchesAddress { .. } => Some(3),
             Self::DeliversToNobody { .. } => Some(4),
             Self::NobodyHasBoth { .. } => Some(5),
-            Self::Dangling { .. } | Self::Ovn | Self::Ambiguous => None,
+            Self::Dangling { .. } | Self::Ovn | Self::Ambiguous | Self::Contested => None,
             _ => Some(6),
         }
     }
@@ -302,6 +304,7 @@ impl Reason {
             Self::Dangling { .. }
             | Self::Ovn
             | Self::Ambiguous
+            | Self::Contested
             | Self::OutOfScope
             | Self::NothingDead => None,
         }
@@ -354,6 +357,7 @@ words! {
     Dangling: "dangling", "names port {}, which OVSDB does not have and no record explains";
     Ovn: "ovn", "ovn-controller runs this bridge: OVN's, not judged";
     Ambiguous: "ambiguous", "another entry of the dump looks the same";
+    Contested: "contested", "is the dead pod's, and was put back each time it was deleted";
     BelongsToLivePod: "belongs-to-a-live-pod",
         "matches {}, but is a living pod's own: it comes from {}";
     CreatedAfterDeath: "created-after-death",

@@ -157,6 +157,12 @@ impl<'c> Survey<'c> {
         self.is_wanted(flow)
     }
 
+    /// Whether a port is nobody's: entries that name it are dangling.
+    #[must_use]
+    pub fn is_dangling(&self, port: u16) -> bool {
+        self.index.is_dangling(port)
+    }
+
     /// Ends the pass.
     #[must_use]
     pub fn finish(mut self) -> Learned {

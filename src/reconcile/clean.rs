@@ -10,7 +10,6 @@ use super::execute::{Executed, ScannedBridge, execute};
 use super::outcome::{BridgeOutcome, Outcome, TargetId};
 use super::plan::{Orders, PlanInput, PlannedDelete, plan};
 use super::remember::{Taught, remember, shared_for_good};
-use super::scan::Extent;
 use super::{
     BridgeId, BridgeInput, CleanRequest, CleanTarget, Error, NodeSnapshot, connections,
     lacks_value, merge, prefetch, scan_bridge, settle, unowned_ports, unrecorded, unrecorded_ports,
@@ -77,6 +76,9 @@ impl CleanRequest<'_> {
         unowned_ports::reap(self, &node, &mut client, &mut outcome);
         note_missing_values(&node, &targets, &mut outcome);
         settle::settle(self, Some(&node), &targets, &mut outcome);
+        if let Some(contested) = self.contested {
+            contested.note(&outcome);
+        }
         if let Some(database) = self.database {
             database.keep(client);
         }
@@ -174,8 +176,10 @@ impl CleanUp<'_> {
             }
             of.into_iter().for_each(|bridge| bridges.entry(bridge).or_default().push(id));
         }
-        if self.request.thorough {
-            for bridge in node.records.iter().flat_map(|record| node.bridges_of(record)) {
+        let recorded = node.records.iter().flat_map(|record| node.bridges_of(record));
+        for bridge in recorded {
+            let name = node.bridge(bridge).map(|bridge| bridge.name.as_str());
+            if name.is_some_and(|name| self.request.least(name).shows_dangling()) {
                 bridges.entry(bridge).or_default();
             }
         }
@@ -244,6 +248,9 @@ impl CleanUp<'_> {
         let Self { request, client, targets, outcome, taught } = self;
         let name = on.bridge.clone();
         let (mut read, mut table) = scan(request, node, (bridge, &name), targets, prefetch)?;
+        if let Some(contested) = request.contested {
+            contested.mark(&name, targets, &mut read.scan);
+        }
         let shared = shared_for_good(node, &read.input, &read.scan.learned);
         if !request.dry_run {
             // What was learned is in the scan already: it changes nothing for its verdicts.
@@ -252,7 +259,7 @@ impl CleanUp<'_> {
             taught.extend(dead);
         }
         let ScannedBridge { input, scan, .. } = &read;
-        (on.counts.flows, on.counts.full) = (scan.flows, scan.extent == Extent::Everything);
+        (on.counts.flows, on.counts.full) = (scan.flows, scan.extent.shows_dangling());
         if input.facts.ovn {
             outcome.note(format!("bridge {name}: ovn-controller runs it: OVN's, not judged"));
         }
@@ -287,6 +294,9 @@ impl CleanUp<'_> {
         let mut evidence = NodeEvidence::new(request, client);
         let executed = execute(&read, &plan.delete, &mut evidence, &mut *table, &mut done);
         on.executed(&plan.delete, &done);
+        if let Some(contested) = request.contested {
+            contested.count(&name, targets, &plan.delete, &done.outcomes);
+        }
         outcome.executed(done);
         executed
     }
@@ -307,7 +317,7 @@ fn scan<'a>(
     };
     let mut input = BridgeInput::build(node, bridge.0, targets, request.adding.as_ref());
     input.check_ports(node, bridge.0, &ports);
-    let scan = scan_bridge(&mut *table, &input, request.least())?;
+    let scan = scan_bridge(&mut *table, &input, request.least(bridge.1))?;
     let version = node.version;
     Ok((ScannedBridge { request, targets, node, bridge, version, ports, input, scan }, table))
 }

@@ -11,6 +11,7 @@ mod ambiguous_entries;
 mod ask;
 mod clean;
 mod connections;
+mod contested;
 mod database;
 mod evidence;
 mod execute;
@@ -42,6 +43,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use contested::{Contested, MOST_ANSWERS};
 pub use database::Database;
 pub(crate) use input::lacks_value;
 pub use input::{BridgeInput, DeadTarget, RecordId, in_question, register_of};
@@ -52,7 +54,7 @@ pub use outcome::{
 };
 pub use plan::wait_together;
 pub use report::{BridgeReport, FlowReport, Report, TargetReport};
-pub use request::CleanRequest;
+pub use request::{CleanRequest, Thorough};
 pub use run::{Free, LivenessPass, SweepRun};
 pub use scan::{Extent, FlowScan, scan_bridge, tokens_of_evidence};
 pub use snapshot::{BridgeId, Error, NodeSnapshot, network_states, object};

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -213,6 +214,8 @@ pub struct TargetOutcome {
     pub value_unknown: bool,
     /// Its tombstone ended with this clean-up.
     pub ended: bool,
+    /// It is clean, and its linger time goes on for so long; `None`: it is over, or it is not clean.
+    pub lingers: Option<Duration>,
     /// What went wrong.
     pub error: Option<String>,
 }
@@ -230,6 +233,7 @@ impl TargetOutcome {
             bridge_gone: false,
             value_unknown: false,
             ended: false,
+            lingers: None,
             error: None,
         }
     }

@@ -7,7 +7,7 @@
 use super::input::register_now;
 use super::scan::expects_proof;
 use super::snapshot::Answered;
-use super::{CleanRequest, CleanTarget, socket_of};
+use super::{CleanRequest, CleanTarget, Thorough, socket_of};
 use crate::flowtable::{DumpSource, Prefetch, Tokens};
 use crate::openflow::{Connection, Error};
 
@@ -29,7 +29,9 @@ pub(super) fn guess(
     answered: &Answered,
     targets: &[CleanTarget],
 ) -> Option<Prefetch> {
-    let tokens = || if request.thorough { None } else { tokens(request, answered, targets) };
+    let tokens = || {
+        if request.thorough != Thorough::None { None } else { tokens(request, answered, targets) }
+    };
     prefetch.guess(targets.len(), tokens)
 }
 

@@ -5,12 +5,24 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::{CleanTarget, Database, Extent, Leases, SweepRun};
+use super::{CleanTarget, Contested, Database, Extent, Leases, SweepRun};
 use crate::config::Config;
 use crate::flowtable::BridgeTables;
 use crate::model::attachment::{Key, NetworkName};
 use crate::store::Registry;
 use crate::util::clock::Deadline;
+
+/// Which bridges are looked at as a whole, also if nobody died there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Thorough {
+    /// None.
+    #[default]
+    None,
+    /// Those that are followed: the switch is not asked for it.
+    Followed,
+    /// All that pods are recorded on. One that is not followed is dumped.
+    All,
+}
 
 /// How to clean.
 #[derive(Debug)]
@@ -29,8 +41,8 @@ pub struct CleanRequest<'a> {
     pub(super) adding: Option<Key>,
     /// A network's configuration as the caller has it; wins over the recorded one.
     pub(super) overlay: Option<(NetworkName, Config)>,
-    /// Look at whole bridges, also those where nobody died: finds dangling flows.
-    pub(super) thorough: bool,
+    /// Which bridges are looked at as a whole, also if nobody died: finds dangling flows.
+    pub(super) thorough: Thorough,
     /// Look at bridges with a living pod whose register value is not known, too.
     pub(super) learning: bool,
     /// List every flow in the report, not just counts.
@@ -43,6 +55,8 @@ pub struct CleanRequest<'a> {
     pub(super) database: Option<&'a Database>,
     /// Copies of bridges that follow them; none: the switch is asked each time.
     pub(super) replicas: Option<&'a dyn BridgeTables>,
+    /// Who remembers what is put back again and again; none: nobody does.
+    pub(super) contested: Option<&'a Contested>,
     /// The permissions of the calls that wait for this clean-up in other processes; none: it is this
     /// process's own.
     pub(super) leases: Option<&'a Leases<'a>>,
@@ -65,12 +79,13 @@ impl<'a> CleanRequest<'a> {
             verb,
             adding: None,
             overlay: None,
-            thorough: false,
+            thorough: Thorough::None,
             learning: false,
             details: false,
             free: None,
             database: None,
             replicas: None,
+            contested: None,
             leases: None,
         }
     }
@@ -86,6 +101,7 @@ impl<'a> CleanRequest<'a> {
             free,
             database: run.database,
             replicas: run.replicas,
+            contested: run.contested,
             ..Self::of_call(run.registry, run_dir, deadline, "sweep")
         }
     }
@@ -115,11 +131,16 @@ impl<'a> CleanRequest<'a> {
     }
 
     /// How much of a bridge is to be seen at least.
-    pub(super) fn least(&self) -> Extent {
-        match (self.thorough, self.learning) {
-            (true, _) => Extent::Everything,
-            (false, true) => Extent::Evidence,
-            (false, false) => Extent::Tokens,
+    pub(super) fn least(&self, bridge: &str) -> Extent {
+        let thorough = self.thorough != Thorough::None;
+        if thorough && self.replicas.is_some_and(|replicas| replicas.is_followed(bridge)) {
+            Extent::Dangling
+        } else if self.thorough == Thorough::All {
+            Extent::Everything
+        } else if self.learning {
+            Extent::Evidence
+        } else {
+            Extent::Tokens
         }
     }
 

@@ -11,7 +11,8 @@ use log::warn;
 
 use super::orphans::{self, CleanTargets, Orphan, Orphans, SweepRecords};
 use super::{
-    CleanRequest, CleanTarget, Database, Error, Outcome, in_question, mass_death, network_states,
+    CleanRequest, CleanTarget, Contested, Database, Error, Outcome, Thorough, in_question,
+    mass_death, network_states,
 };
 use crate::flowtable::BridgeTables;
 use crate::liveness::mass_death_guard::Decision;
@@ -42,12 +43,14 @@ pub struct SweepRun<'a> {
     pub database: Option<&'a Database>,
     /// Copies of bridges that follow them; none: the switch is asked each time.
     pub replicas: Option<&'a dyn BridgeTables>,
+    /// Who remembers what is put back again and again; none: nobody does.
+    pub contested: Option<&'a Contested>,
     /// False: a dry run, nothing is changed anywhere.
     pub dry_run: bool,
     /// An operator says so: no brake.
     pub yes: bool,
-    /// Look at whole bridges, also if nobody is dead.
-    pub thorough: bool,
+    /// Which bridges are looked at as a whole, also if nobody is dead.
+    pub thorough: Thorough,
     /// Look at bridges with a living pod whose register value is not known, also if nobody is dead.
     pub learning: bool,
     /// List every flow in the report.
@@ -201,7 +204,8 @@ impl SweepRun<'_> {
             }
             None => CleanTargets::default(),
         };
-        let mut outcome = if targets.is_empty() && !self.thorough && !self.learning {
+        let mut outcome = if targets.is_empty() && self.thorough == Thorough::None && !self.learning
+        {
             Outcome::default()
         } else {
             let free = self.free(registry_snapshot, &targets);
@@ -273,9 +277,10 @@ mod tests {
             free: None,
             database: None,
             replicas: None,
+            contested: None,
             dry_run: false,
             yes: false,
-            thorough: false,
+            thorough: Thorough::None,
             learning: false,
             details: false,
         };

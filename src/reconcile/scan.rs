@@ -28,6 +28,8 @@ pub struct Candidate {
     /// The number of the first change that may be news of this one: the source had reported so many
     /// when the scan began.
     pub(super) seq: u64,
+    /// It was put back each time it was deleted: see [`super::Contested`].
+    pub(super) contested: bool,
     /// Another entry looks just the same: see [`super::ambiguous_entries`].
     pub(super) ambiguous: bool,
     /// Perhaps one that was not kept does.
@@ -35,14 +37,24 @@ pub struct Candidate {
 }
 
 /// How much of a bridge a scan saw.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Extent {
     /// What has a token of the dead.
     Tokens,
     /// All that a verdict on the dead needs. Entries of nobody's ports may be missing.
     Evidence,
+    /// The same, and all that names a port which nobody has.
+    Dangling,
     /// Everything.
     Everything,
+}
+
+impl Extent {
+    /// Whether all entries are seen that name a port which nobody has.
+    #[must_use]
+    pub fn shows_dangling(self) -> bool {
+        matches!(self, Self::Dangling | Self::Everything)
+    }
 }
 
 /// What a scan found.
@@ -73,7 +85,8 @@ impl Candidate {
     #[cfg(test)]
     pub(super) fn seen(entry: Entry, now: BootTime, seq: u64) -> Self {
         let made = Made::by(entry.raw().duration(), now, now);
-        Self { entry, made, found_by: 0, seq, ambiguous: false, may_be_ambiguous: false }
+        let contested = false;
+        Self { entry, made, found_by: 0, seq, contested, ambiguous: false, may_be_ambiguous: false }
     }
 
     /// Whether an entry in its place is another one, that was put later.
@@ -108,9 +121,9 @@ impl Candidate {
 
     fn verdict_if_made(&self, judge: &Judge<'_>, made: BootTime) -> Option<Verdict> {
         let mut verdict = judge.verdict(&self.flow(made)?);
-        if verdict.stale && self.ambiguous {
-            verdict.stale = false;
-            verdict.reason = Reason::Ambiguous;
+        let kept = [(self.ambiguous, Reason::Ambiguous), (self.contested, Reason::Contested)];
+        if let Some((_, reason)) = kept.into_iter().find(|(is, _)| *is && verdict.stale) {
+            (verdict.stale, verdict.reason) = (false, reason);
         }
         Some(verdict)
     }
@@ -154,6 +167,7 @@ impl<'c> Collector<'c> {
                     made: seen.made,
                     found_by: seen.filter,
                     seq: self.seq,
+                    contested: false,
                     ambiguous: false,
                     may_be_ambiguous: false,
                 });
@@ -195,7 +209,7 @@ pub fn scan_bridge(
     let more = more || source.prefers_scan(facts.dead.len()) || needs_proof(facts);
     let some = if more { None } else { by_token_alone(source, facts)? };
     let some = match some {
-        None if least != Extent::Everything => evidence(source, facts)?,
+        None if least != Extent::Everything => evidence(source, facts, least)?,
         some => some,
     };
     let mut scan = match some {
@@ -207,9 +221,18 @@ pub fn scan_bridge(
 }
 
 /// The evidence, if that is enough and the source has an index of it.
-fn evidence(source: &mut dyn FlowSource, facts: &JudgeInput) -> Result<Option<FlowScan>, Error> {
+fn evidence(
+    source: &mut dyn FlowSource,
+    facts: &JudgeInput,
+    least: Extent,
+) -> Result<Option<FlowScan>, Error> {
     let Some(mut tokens) = tokens_of_evidence(facts) else { return Ok(None) };
     let buckets = source.buckets()?;
+    if least == Extent::Dangling {
+        let survey = Survey::new(facts);
+        let ports = source.ports_of_nobody(&|port| survey.is_dangling(port));
+        tokens.push(Tokens { ports, ..Tokens::default() });
+    }
     loop {
         let mut survey = Survey::new(facts);
         buckets.iter().for_each(|bucket| survey.see_bucket(bucket));
@@ -217,7 +240,7 @@ fn evidence(source: &mut dyn FlowSource, facts: &JudgeInput) -> Result<Option<Fl
         if !source.evidence(&tokens, &mut |seen| collector.see(seen))? {
             return Ok(None);
         }
-        let scan = collector.finish(Vec::new(), Extent::Evidence);
+        let scan = collector.finish(Vec::new(), least.max(Extent::Evidence));
         // What matches a value that was learned now.
         let values = scan.learned.values_of_the_dead().into_iter();
         let values = values.map(|token| (token.index, token.value, token.mask));

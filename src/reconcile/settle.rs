@@ -1,5 +1,7 @@
 //! After the clean-up: what becomes of each target's record.
 
+use std::time::Duration;
+
 use log::{debug, info, warn};
 
 use super::outcome::{Outcome, TargetId, TargetOutcome};
@@ -34,9 +36,9 @@ pub(super) fn settle(
     let wanted = targets.iter().zip(&mut outcome.targets).zip(wanted);
     for ((target, of), _) in wanted.filter(|(_, wanted)| *wanted) {
         match settle_one(&lock, paused, node, target, of) {
-            Ok(ended) => {
-                of.ended = ended;
-                if ended && of.value_unknown {
+            Ok(settled) => {
+                (of.ended, of.lingers) = (settled == Settled::Ended, settled.lingers());
+                if of.ended && of.value_unknown {
                     info!(
                         "{} ({}): its register value was never known; entries that only match on \
                          it, if there are any, stay",
@@ -71,7 +73,7 @@ fn is_retired(lock: &Lock<'_>, target: &CleanTarget) -> Result<bool, store::Erro
 
 /// The switch may have used up the deadline; the record must still be written.
 fn lock_deadline(request: &CleanRequest<'_>) -> crate::util::clock::Deadline {
-    let grace = std::time::Duration::from_millis(500);
+    let grace = Duration::from_millis(500);
     if request.deadline.left().is_ok_and(|left| left > grace) {
         request.deadline
     } else {
@@ -79,20 +81,38 @@ fn lock_deadline(request: &CleanRequest<'_>) -> crate::util::clock::Deadline {
     }
 }
 
-/// Whether the tombstone has ended.
+/// What became of a tombstone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Settled {
+    Ended,
+    /// It is clean, and its linger time goes on for so long.
+    Lingers(Duration),
+    /// It is remembered for something else.
+    Needed,
+}
+
+impl Settled {
+    fn lingers(self) -> Option<Duration> {
+        match self {
+            Self::Lingers(left) => Some(left),
+            Self::Ended | Self::Needed => None,
+        }
+    }
+}
+
 fn settle_one(
     lock: &Lock<'_>,
     paused: bool,
     node: Option<&NodeSnapshot>,
     target: &CleanTarget,
     outcome: &TargetOutcome,
-) -> Result<bool, store::Error> {
+) -> Result<Settled, store::Error> {
     // It has no tombstone: it is judged again when the pause is over.
     if paused && matches!(target.cause, Cause::Orphan(_)) && is_active(lock, target)? {
-        return Ok(false);
+        return Ok(Settled::Needed);
     }
     if target.cause == Cause::Tombstone && is_retired(lock, target)? {
-        return Ok(false);
+        return Ok(Settled::Needed);
     }
     let mut record = target.attachment.clone();
     if record.register.is_none() {
@@ -105,7 +125,7 @@ fn settle_one(
         let to_come = "entries are kept for evidence that is still to come";
         record.last_error =
             outcome.error.clone().or_else(|| outcome.entries.waiting.then(|| to_come.to_owned()));
-        return lock.put_tombstone(&record).map(|()| false);
+        return lock.put_tombstone(&record).map(|()| Settled::Needed);
     }
     let linger = node.map(|w| w.config(&record.key.network).linger()).unwrap_or_default();
     // As of when the node was read: the look behind it was later still.
@@ -113,14 +133,16 @@ fn settle_one(
     // A switch that has started since may yet be given everything back that it had.
     let started = node.and_then(|w| w.switch_started);
     let since = record.died.map(|died| started.map_or(died, |started| started.max(died)));
-    let lingered = since.is_none_or(|since| since.until(read) >= linger);
+    let left = since.map(|since| linger.saturating_sub(since.until(read))).unwrap_or_default();
+    let lingered = left.is_zero();
     let nothing_known = record.unrecorded && record.interface.is_none();
     let needed = || node.is_some_and(|node| BridgeInput::is_needed(node, &record));
     if nothing_known || outcome.bridge_gone || lingered && !needed() {
         debug!("{}: nothing left to watch for", record.key);
-        return lock.remove_tombstone(&record).map(|()| true);
+        return lock.remove_tombstone(&record).map(|()| Settled::Ended);
     }
     record.state = State::Gone;
     record.last_error = None;
-    lock.put_tombstone(&record).map(|()| false)
+    let settled = if lingered { Settled::Needed } else { Settled::Lingers(left) };
+    lock.put_tombstone(&record).map(|()| settled)
 }

@@ -11,7 +11,7 @@ use log::{info, warn};
 
 use super::outcome::TargetId;
 use super::snapshot::{BridgeId, PortLocation};
-use super::{Cause, CleanRequest, CleanTarget, NodeSnapshot, Outcome};
+use super::{Cause, CleanRequest, CleanTarget, NodeSnapshot, Outcome, Thorough};
 use crate::config::Mode;
 use crate::liveness::netns::Directories;
 use crate::model::attachment::NetworkName;
@@ -64,7 +64,7 @@ pub(super) fn reap(
     client: &mut Client,
     outcome: &mut Outcome,
 ) {
-    if !request.thorough || outcome.paused {
+    if request.thorough == Thorough::None || outcome.paused {
         return;
     }
     let wanted: BTreeSet<BridgeId> =

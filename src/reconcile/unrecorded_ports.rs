@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::input::arriving;
 use super::snapshot::PortLocation;
 use super::unowned_ports::networks_on;
-use super::{Cause, CleanRequest, CleanTarget, NodeSnapshot, Outcome, open_bridge};
+use super::{Cause, CleanRequest, CleanTarget, NodeSnapshot, Outcome, Thorough, open_bridge};
 use crate::liveness::netns::Directories;
 use crate::model::attachment::{Attachment, IfName, Key, Netns, NetworkName, Pod, State};
 use crate::openflow::{self, Filter};
@@ -97,7 +97,7 @@ pub(super) fn adopt(
     targets: &mut Vec<CleanTarget>,
     outcome: &mut Outcome,
 ) {
-    if !request.thorough {
+    if request.thorough == Thorough::None {
         return;
     }
     let mut adopted = Vec::new();

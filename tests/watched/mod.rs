@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ovs_flow_gc::flowtable::replica::{Doubt, Held, State};
-use ovs_flow_gc::flowtable::watcher::{OnLesson, Turns, Watcher};
-use ovs_flow_gc::flowtable::{DumpSource, FlowSource, Made, ReplicaSource, Tokens};
+use ovs_flow_gc::flowtable::watcher::{OnNews, Turns, Watcher};
+use ovs_flow_gc::flowtable::{DumpSource, FlowSource, Limits, Made, ReplicaSource, Tokens};
 use ovs_flow_gc::openflow::{Connection, Entry, Filter};
 use ovs_flow_gc::util::clock::{BootTime, Deadline};
 
@@ -22,8 +22,12 @@ const CLOSE: Duration = Duration::from_millis(100);
 /// Ages are told in whole milliseconds.
 const EXACT: Duration = Duration::from_millis(3);
 
-pub(crate) fn nobody() -> OnLesson {
-    OnLesson(Arc::new(|| ()))
+fn limits() -> Limits {
+    Limits { entries: LIMIT, ..Limits::default() }
+}
+
+pub(crate) fn nobody() -> OnNews {
+    OnNews(Arc::new(|_| ()))
 }
 
 pub(crate) fn soon() -> Deadline {
@@ -55,7 +59,7 @@ impl Watched {
 
     /// The replica follows the switch through another socket than the oracle's.
     pub(crate) fn behind(followed: &Path, path: PathBuf) -> Self {
-        let watcher = Watcher::start(followed, LIMIT, Arc::default(), nobody()).unwrap();
+        let watcher = Watcher::start(followed, limits(), Arc::default(), nobody()).unwrap();
         let (watcher, followed) = (Arc::new(watcher), followed.to_owned());
         let (compared, entries, far, queried, doubts) = (0, 0, 0, 0, Vec::new());
         Self { path, followed, watcher, compared, entries, far, queried, doubts }
@@ -77,7 +81,7 @@ impl Watched {
                     assert_eq!(self.held().len(), 0, "{doubt}");
                     let turns = Arc::new(Turns::default());
                     self.watcher =
-                        Arc::new(Watcher::start(&self.followed, LIMIT, turns, nobody()).unwrap());
+                        Arc::new(Watcher::start(&self.followed, limits(), turns, nobody()).unwrap());
                 }
                 _ => {}
             }

@@ -118,17 +118,17 @@ fn a_lesson_is_an_entry_of_an_awaited_port_that_loads_a_register() {
     scene.replica.await_lessons([5].into());
     scene.dumped(&outputs, ms(5));
     scene.complete();
-    assert!(!scene.replica.take_lesson(), "it loads nothing");
+    assert!(!scene.replica.take_news().lesson, "it loads nothing");
     scene.apply(put(&loads));
-    assert!(scene.replica.take_lesson());
-    assert!(!scene.replica.take_lesson(), "once");
+    assert!(scene.replica.take_news().lesson);
+    assert!(!scene.replica.take_news().lesson, "once");
     scene.replica.await_lessons([5].into());
-    assert!(!scene.replica.take_lesson(), "it was there when the port was waited for already");
+    assert!(!scene.replica.take_news().lesson, "it was there when the port was waited for already");
     scene.replica.await_lessons([6].into());
     scene.apply(put(&loads));
-    assert!(!scene.replica.take_lesson(), "nobody waits for it");
+    assert!(!scene.replica.take_news().lesson, "nobody waits for it");
     scene.replica.await_lessons([5, 6].into());
-    assert!(scene.replica.take_lesson(), "it is there already");
+    assert!(scene.replica.take_news().lesson, "it is there already");
 }
 
 #[test]
