@@ -1,6 +1,7 @@
 //! `doctor`: is this node set up right? Each finding says what to do about it.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::liveness::{Liveness, mass_death_guard, netns};
 use crate::model::attachment::{Attachment, Key, State};
 use crate::ovsdb::{Client, Snapshot};
 use crate::reconcile::{
-    NodeSnapshot, network_states, open_bridge, orphans, pulled_brake, unrecorded_ports,
+    NodeSnapshot, Question, network_states, open_bridge, orphans, pulled_brake, unrecorded_ports,
 };
 use crate::store::{Registry, RegistrySnapshot};
 use crate::util::clock::{Stamp, boot_id};
@@ -85,6 +86,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     findings.ok("version", env!("CARGO_PKG_VERSION"));
     let bridges = state(context, &mut findings);
     switch(context, &bridges, &mut findings);
+    daemon(context, &mut findings);
     chain(options, &mut findings);
     access(options, &mut findings);
     runtime(&mut findings);
@@ -277,6 +279,50 @@ fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &mut Finding
                 findings.add(level, "bridge", format!("{}: {error}", bridge.name), remedy);
             }
         }
+    }
+}
+
+/// Whether the daemon answers, and how it follows each bridge.
+fn daemon(context: &Context, findings: &mut Findings) {
+    // What cannot be opened is another finding.
+    let Ok(Some(registry)) = context.registry() else { return };
+    let what = "daemon";
+    let socket = registry.daemon_socket().display().to_string();
+    let told = match context.ask(Question::Status) {
+        Ok(told) => told,
+        Err(failed) => {
+            let (found, remedy) = match failed.kind() {
+                ErrorKind::NotFound => {
+                    return findings.note(
+                        what,
+                        "none: calls and the sweep timer do the work",
+                        "ovs-flow-gc self-install --daemon finds deaths at once",
+                    );
+                }
+                ErrorKind::ConnectionRefused => {
+                    let remedy = "it was killed: systemctl status ovs-flow-gcd; meanwhile each call \
+                                  does its own work";
+                    ("nobody listens".to_owned(), remedy)
+                }
+                ErrorKind::Other => (failed.to_string(), "restart it after an upgrade"),
+                _ => (
+                    format!("no answer ({failed})"),
+                    "systemctl status ovs-flow-gcd; meanwhile each call does its own work",
+                ),
+            };
+            return findings.warn(what, format!("{socket}: {found}"), remedy);
+        }
+    };
+    findings.ok(what, format!("{socket} answers"));
+    if told.get("limit") == Some(&Value::from(0)) {
+        findings.note(what, "no bridge is followed", "--replica-limit is 0");
+    }
+    let bridges = told.get("bridges").and_then(Value::as_array);
+    for bridge in bridges.into_iter().flatten() {
+        let text = |key| bridge.get(key).and_then(Value::as_str).unwrap_or_default();
+        let followed = bridge.get("followed") == Some(&Value::Bool(true));
+        let level = if followed { Level::Ok } else { Level::Note };
+        findings.add(level, what, text("found"), text("remedy"));
     }
 }
 

@@ -2,17 +2,19 @@
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{Context, Error, Exit, Table, output, registers};
 use crate::config::database_socket;
-use crate::flowtable::DumpSource;
+use crate::flowtable::{DumpSource, FlowSource};
 use crate::judge::Judge;
 use crate::liveness::{Liveness, netns};
 use crate::model::attachment::{Attachment, State};
+use crate::openflow;
 use crate::ovsdb::Client;
 use crate::reconcile::{
-    BridgeId, BridgeInput, Cause, CleanTarget, Extent, FlowReport, NodeSnapshot, open_bridge,
-    orphans, scan_bridge,
+    BridgeId, BridgeInput, Cause, CleanTarget, Extent, FlowReport, NodeSnapshot, Question,
+    open_bridge, orphans, scan_bridge,
 };
 use crate::util::clock::{Stamp, boot_id};
 use crate::util::logging::escape;
@@ -29,7 +31,8 @@ pub(super) struct Options {
 struct Explanation<'a> {
     attachment: &'a Attachment,
     liveness: String,
-    flows: Vec<FlowReport>,
+    /// Of each a [`FlowReport`].
+    flows: Vec<Value>,
     /// What is missing for its register value to be evidence.
     #[serde(skip_serializing_if = "String::is_empty")]
     register: String,
@@ -70,9 +73,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
                 .to_owned(),
             (State::Deleting, _) => "dead, to be cleaned up by the next sweep:".to_owned(),
         };
-        let cause = if record.state == State::Active { Cause::Del } else { Cause::Tombstone };
-        let attachment = orphans::died(record.clone(), now, &boot);
-        let targets = [CleanTarget { attachment, cause }];
+        let targets = [target(record, now, &boot)];
         let (mut flows, mut ovn) = (Vec::new(), Vec::new());
         for bridge in node.bridges_of(record) {
             let found = node.bridge(bridge).filter(|b| node.ovs.is_ovn(b));
@@ -98,42 +99,76 @@ fn is_meant(record: &Attachment, who: &str) -> bool {
     container || record.pod.as_ref().is_some_and(|pod| pod.name == who || pod.to_string() == who)
 }
 
+/// What would be cleaned up if it were dead.
+pub(crate) fn target(record: &Attachment, now: Stamp, boot: &str) -> CleanTarget {
+    let cause = if record.state == State::Active { Cause::Del } else { Cause::Tombstone };
+    CleanTarget { attachment: orphans::died(record.clone(), now, boot), cause }
+}
+
 fn explain(
     context: &Context,
     node: &NodeSnapshot,
     bridge: BridgeId,
     targets: &[CleanTarget],
-) -> Result<Vec<FlowReport>, Error> {
+) -> Result<Vec<Value>, Error> {
     let Some(name) = node.bridge(bridge).map(|b| b.name.clone()) else {
         return Ok(Vec::new());
     };
+    let asked = targets.first().map(|CleanTarget { attachment, .. }| Question::Flows {
+        key: attachment.key.clone(),
+        generation: attachment.generation,
+        bridge: name.clone(),
+    });
+    if let Some(Ok(Value::Array(flows))) = asked.map(|question| context.ask(question)) {
+        return Ok(flows);
+    }
     let connection = open_bridge(&context.run_dir, &name, context.deadline())?;
     let (mut source, ports) = DumpSource::over(connection)?;
-    let mut input = BridgeInput::build(node, bridge, targets, None);
-    input.check_ports(node, bridge, &ports);
-    let scan = scan_bridge(&mut source, &input, Extent::Everything)?;
-    let judge = Judge::new(&input.facts, &scan.learned);
-    let mut flows = Vec::new();
-    for candidate in &scan.candidates {
-        let Some(verdict) = candidate.verdict(&judge) else { continue };
-        if !verdict.stale && verdict.dead.is_none() {
-            continue;
-        }
-        flows.push(FlowReport::new(&name, &candidate.entry, &verdict, None));
+    let read = Read { node, bridge: (bridge, &name), targets, ports: &ports };
+    let flows = read.flows(&mut source, Extent::Everything)?;
+    Ok(flows.iter().map(serde_json::to_value).collect::<Result<_, _>>()?)
+}
+
+/// A bridge that is read for this.
+pub(crate) struct Read<'a> {
+    pub(crate) node: &'a NodeSnapshot,
+    pub(crate) bridge: (BridgeId, &'a str),
+    pub(crate) targets: &'a [CleanTarget],
+    /// The bridge's ports, as it describes them.
+    pub(crate) ports: &'a [(u16, String)],
+}
+
+impl Read<'_> {
+    /// The entries that are stale or name a target, in the order of their tables.
+    pub(crate) fn flows(
+        &self,
+        source: &mut dyn FlowSource,
+        least: Extent,
+    ) -> Result<Vec<FlowReport>, openflow::Error> {
+        let Self { node, bridge: (bridge, name), targets, ports } = self;
+        let mut input = BridgeInput::build(node, *bridge, targets, None);
+        input.check_ports(node, *bridge, ports);
+        let mut scan = scan_bridge(source, &input, least)?;
+        scan.candidates.sort_by(|a, b| a.entry.key().cmp(&b.entry.key()));
+        let judge = Judge::new(&input.facts, &scan.learned);
+        let verdicts = scan.candidates.iter();
+        let verdicts = verdicts.filter_map(|of| Some((of, of.verdict(&judge)?)));
+        let named = verdicts.filter(|(_, verdict)| verdict.stale || verdict.dead.is_some());
+        Ok(named.map(|(of, verdict)| FlowReport::new(name, &of.entry, &verdict, None)).collect())
     }
-    Ok(flows)
 }
 
 fn text(explanation: &Explanation<'_>) -> String {
     let record = explanation.attachment;
     let mut table = Table::new(&["VERDICT", "BRIDGE", "FLOW", "WHY"]);
     for flow in &explanation.flows {
-        let verdict = match (flow.stale, flow.rule) {
+        let verdict = match (flow.get("stale") == Some(&Value::Bool(true)), flow.get("rule")) {
             (true, Some(rule)) => format!("delete (rule {rule})"),
             (true, None) => "delete".to_owned(),
             (false, _) => "keep".to_owned(),
         };
-        table.row(vec![verdict, flow.bridge.clone(), flow.flow.clone(), flow.text.clone()]);
+        let cell = |key| flow.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        table.row(vec![verdict, cell("bridge"), cell("flow"), cell("text")]);
     }
     let mut flows = match (table.is_empty(), explanation.ovn.is_empty()) {
         (true, true) => "no flow mentions it\n".to_owned(),

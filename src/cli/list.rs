@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use log::warn;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::output::{self, or_dash, short};
 use super::{Context, Error, Exit, Table, ago};
@@ -14,7 +15,7 @@ use crate::model::attachment::{Attachment, NetworkName, State};
 use crate::model::flow::{Address, Flow};
 use crate::openflow::{self, Filter};
 use crate::ovsdb::{Client, Ovn, Wanted};
-use crate::reconcile::{lacks_value, network_states, open_bridge};
+use crate::reconcile::{Question, lacks_value, network_states, open_bridge};
 use crate::store::RegistrySnapshot;
 use crate::util::clock::{Deadline, Stamp};
 
@@ -153,15 +154,11 @@ fn count_flows(
     deadline: Deadline,
 ) -> Vec<Option<u64>> {
     let mut counts = vec![None; all.len()];
-    let mut bridges: HashMap<&str, TokenIndex> = HashMap::new();
-    for (index, attachment) in all.iter().enumerate().filter(|(_, a)| !is_ovn(a)) {
-        if let Some(bridge) = &attachment.bridge {
-            let state = networks.get(&attachment.key.network);
-            bridges.entry(bridge).or_default().add(index, attachment, state);
-        }
-    }
+    let bridges = by_bridge(all.iter().copied().enumerate().filter(|(_, a)| !is_ovn(a)), networks);
+    let told = if bridges.is_empty() { None } else { context.ask(Question::Counts).ok() };
     for (bridge, tokens) in bridges {
-        match count_on(context, bridge, &tokens, deadline) {
+        let told = told.as_ref().and_then(|told| tokens.told(told.get(bridge)?, all));
+        match told.map_or_else(|| count_on(context, bridge, &tokens, deadline), Ok) {
             Ok(found) => {
                 for (index, found) in found {
                     if let Some(count) = counts.get_mut(index) {
@@ -182,18 +179,53 @@ fn count_on(
     tokens: &TokenIndex,
     deadline: Deadline,
 ) -> Result<HashMap<usize, u64>, openflow::Error> {
-    let mut found: HashMap<usize, u64> = tokens.members.iter().map(|index| (*index, 0)).collect();
+    let mut found = tokens.nothing();
     let mut connection = open_bridge(&context.run_dir, bridge, deadline)?;
     for (table, active) in connection.tables()? {
         if active > 0 {
-            connection.dump(&Filter::table(table), &mut |_, flow| {
-                for index in tokens.owners(flow) {
-                    *found.entry(index).or_default() += 1;
-                }
-            })?;
+            connection
+                .dump(&Filter::table(table), &mut |_, flow| tokens.count(flow, &mut found))?;
         }
     }
     Ok(found)
+}
+
+/// The attachments of each bridge, with their places in the list.
+fn by_bridge<'a>(
+    all: impl Iterator<Item = (usize, &'a Attachment)>,
+    networks: &BTreeMap<NetworkName, NetworkState>,
+) -> HashMap<&'a str, TokenIndex> {
+    let mut bridges: HashMap<&str, TokenIndex> = HashMap::new();
+    for (index, attachment) in all {
+        if let Some(bridge) = &attachment.bridge {
+            let state = networks.get(&attachment.key.network);
+            bridges.entry(bridge).or_default().add(index, attachment, state);
+        }
+    }
+    bridges
+}
+
+/// How an attachment is named in an answer of the daemon's.
+fn life(attachment: &Attachment) -> String {
+    format!("{} {}", attachment.key, attachment.generation)
+}
+
+/// How the daemon answers [`Question::Counts`]. `read` hands out a bridge's entries, or says that it
+/// cannot.
+#[cfg(feature = "daemon")]
+pub(crate) fn counts<'a>(
+    snapshot: &'a RegistrySnapshot,
+    mut read: impl FnMut(&str, &mut dyn FnMut(&Flow)) -> bool + 'a,
+) -> impl Iterator<Item = (String, Value)> + 'a {
+    let all: Vec<&Attachment> = snapshot.attachments.iter().chain(&snapshot.tombstones).collect();
+    let bridges = by_bridge(all.iter().copied().enumerate(), &network_states(snapshot));
+    bridges.into_iter().filter_map(move |(bridge, tokens)| {
+        let mut found = tokens.nothing();
+        let is_read = read(bridge, &mut |flow| tokens.count(flow, &mut found));
+        let named = |(index, count): (usize, u64)| Some((life(all.get(index)?), count.into()));
+        let counts = found.into_iter().filter_map(named).collect();
+        is_read.then(|| (bridge.to_owned(), Value::Object(counts)))
+    })
 }
 
 /// Which of the listed attachments has a token, on one bridge.
@@ -220,6 +252,23 @@ impl TokenIndex {
             let field = (state.config.register, state.config.register_mask, register.value);
             self.registers.entry(field).or_default().push(index);
         }
+    }
+
+    /// Nothing is counted yet.
+    fn nothing(&self) -> HashMap<usize, u64> {
+        self.members.iter().map(|index| (*index, 0)).collect()
+    }
+
+    fn count(&self, flow: &Flow, found: &mut HashMap<usize, u64>) {
+        for index in self.owners(flow) {
+            *found.entry(index).or_default() += 1;
+        }
+    }
+
+    /// What the daemon has counted, if it knows all of them.
+    fn told(&self, told: &Value, all: &[&Attachment]) -> Option<HashMap<usize, u64>> {
+        let count = |index: &usize| Some((*index, told.get(life(all.get(*index)?))?.as_u64()?));
+        self.members.iter().map(count).collect()
     }
 
     /// The attachments of which a flow names a token, each once.

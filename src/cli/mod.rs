@@ -3,11 +3,11 @@
 mod adopt;
 pub mod conflist;
 mod doctor;
-mod explain;
+pub(crate) mod explain;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod journal;
-mod list;
+pub(crate) mod list;
 mod networks;
 mod node;
 mod output;
@@ -24,6 +24,7 @@ use serde_json::{Map, Value};
 
 use crate::config;
 use crate::config::Config;
+use crate::reconcile::{self, Question};
 use crate::store::{self, Registry};
 use crate::util::clock::Deadline;
 use crate::util::logging;
@@ -145,7 +146,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Adopt(#[from] crate::adopt::Error),
     #[error(transparent)]
-    Sweep(#[from] crate::reconcile::Error),
+    Sweep(#[from] reconcile::Error),
     #[error(transparent)]
     Ovsdb(#[from] crate::ovsdb::Error),
     #[error(transparent)]
@@ -180,6 +181,13 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn deadline(&self) -> Deadline {
         Deadline::after(self.timeout)
+    }
+
+    /// What the daemon answers, if there is one that does so soon.
+    pub(crate) fn ask(&self, question: Question) -> std::io::Result<Value> {
+        let registry = Registry::open_existing(&self.state_dir).map_err(std::io::Error::other)?;
+        let registry = registry.ok_or(std::io::ErrorKind::NotFound)?;
+        reconcile::ask(&registry.daemon_socket(), &self.run_dir, question, self.timeout)
     }
 
     /// For commands that only read: no directory is no records.

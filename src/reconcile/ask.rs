@@ -5,6 +5,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use log::{debug, info};
@@ -37,25 +38,33 @@ impl CleanRequest<'_> {
         self.clean(targets)
     }
 
-    /// What the daemon says. The connection is closed when this returns: the daemon deletes
-    /// nothing afterwards.
     fn ask(&self, targets: &[CleanTarget]) -> io::Result<CleanReply> {
         let registry = self.registry.ok_or(io::ErrorKind::NotFound)?;
-        let stream = connect_at_once(&registry.daemon_socket())?;
-        let wait = LONGEST.min(self.deadline.left()? / PART);
-        let line = WireRequest::of(self, targets, wait).and_then(|request| request.line());
-        let line = line.ok_or_else(|| io::Error::other("this cannot be asked for"))?;
-        stream.set_nonblocking(false)?;
-        let waiting = Waiting { stream: &stream, until: Deadline::after(wait) };
-        arm(&stream, waiting.until)?;
-        (&stream).write_all(&line)?;
-        let mut answer = Vec::new();
-        BufReader::new(waiting.take(MOST_REPLY)).read_until(b'\n', &mut answer)?;
-        if answer.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
+        let line = |wait| WireRequest::of(self, targets, wait)?.line();
+        let answer = exchange(&registry.daemon_socket(), self.deadline.left()?, MOST_REPLY, line)?;
         CleanReply::read(&answer).map_err(io::Error::other)
     }
+}
+
+/// What the daemon that has this socket answers to a line, which is made when it is known how long
+/// the answer is waited for: a small part of what is left. The connection is closed when this
+/// returns: the daemon deletes nothing afterwards.
+pub(super) fn exchange(
+    socket: &Path,
+    left: Duration,
+    most: u64,
+    line: impl FnOnce(Duration) -> Option<Vec<u8>>,
+) -> io::Result<Vec<u8>> {
+    let stream = connect_at_once(socket)?;
+    let wait = LONGEST.min(left / PART);
+    let line = line(wait).ok_or_else(|| io::Error::other("this cannot be asked for"))?;
+    stream.set_nonblocking(false)?;
+    let waiting = Waiting { stream: &stream, until: Deadline::after(wait) };
+    arm(&stream, waiting.until)?;
+    (&stream).write_all(&line)?;
+    let mut answer = Vec::new();
+    BufReader::new(waiting.take(most)).read_until(b'\n', &mut answer)?;
+    if answer.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(answer) }
 }
 
 /// Reads until a moment, however slowly it is written to.

@@ -24,6 +24,7 @@ pub mod orphans;
 mod outcome;
 mod plan;
 mod prefetch;
+mod question;
 mod remember;
 mod report;
 mod request;
@@ -53,6 +54,7 @@ pub use outcome::{
     BridgeOutcome, Counts, Outcome, TargetEntries, TargetId, TargetOutcome, Withheld,
 };
 pub use plan::wait_together;
+pub use question::{Question, WireAnswer, WireQuestion, ask};
 pub use report::{BridgeReport, FlowReport, Report, TargetReport};
 pub use request::{CleanRequest, Thorough};
 pub use run::{Free, LivenessPass, SweepRun};

@@ -21,7 +21,7 @@ use crate::model::attachment::{Key, NetworkName};
 use crate::util::clock::{Stamp, boot_id};
 
 /// The form's version.
-const VERSION: u64 = 1;
+pub(super) const VERSION: u64 = 1;
 /// A longer request is not sent, and not read to its end.
 pub const MOST_REQUEST: u64 = 256 << 10;
 /// The same of an answer.
@@ -227,7 +227,7 @@ fn brief(error: &serde_json::Error) -> String {
 
 /// Reads a line of this version. It is accepted if it is written as it was read: nothing in it is
 /// left out because it is not known here.
-fn read<T: DeserializeOwned + Serialize>(line: &[u8]) -> Result<T, String> {
+pub(super) fn read<T: DeserializeOwned + Serialize>(line: &[u8]) -> Result<T, String> {
     let raw: Value = serde_json::from_slice(line).map_err(|e| brief(&e))?;
     match raw.get("version").and_then(Value::as_u64) {
         Some(VERSION) => {}
@@ -241,7 +241,7 @@ fn read<T: DeserializeOwned + Serialize>(line: &[u8]) -> Result<T, String> {
     }
 }
 
-fn line(value: &impl Serialize, most: u64) -> Option<Vec<u8>> {
+pub(super) fn line(value: &impl Serialize, most: u64) -> Option<Vec<u8>> {
     let mut line = serde_json::to_vec(value).ok()?;
     line.push(b'\n');
     (line.len() as u64 <= most).then_some(line)

@@ -1,0 +1,263 @@
+//! What others ask the daemon for over a Unix socket in the state directory: clean-ups for calls of
+//! the plugin (DEL, GC, ADD's purge), and what the commands print.
+//!
+//! | file | question |
+//! | --- | --- |
+//! | `mod` | who asks, and what: each request has a thread of its own, which no sweep holds up |
+//! | `clean` | what is a request as a clean-up |
+//! | `queue` | which clean-ups are done together, and when |
+//! | `databases` | over which connection is the database asked |
+//! | `questions` | what do the commands ask, which change nothing |
+//!
+//! Requests of one bridge that came together are done together: a bridge is read once for all of
+//! them. The plugin waits for a small part of its time and then does the work itself: a request is
+//! worked on for as long as it waits, and no longer.
+
+mod clean;
+mod databases;
+mod questions;
+mod queue;
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::{debug, info, warn};
+use nix::sys::socket::{Shutdown, getsockopt, shutdown, sockopt::PeerCredentials};
+
+use super::{STACK, Shared};
+use crate::reconcile::wire::CleanResult::{Busy, Refused};
+use crate::reconcile::wire::{CleanReply, CleanResult, MOST_REQUEST, WireRequest};
+use crate::reconcile::{Lease, WireAnswer, WireQuestion};
+use crate::store::Registry;
+use crate::util::clock::{Deadline, arm};
+use clean::{clean, job};
+use databases::Databases;
+use queue::Queue;
+
+/// Requests that are there at the same time.
+const MOST_THREADS: usize = 64;
+/// A plugin writes its request at once, and reads its answer.
+const LINE: Duration = Duration::from_secs(1);
+
+/// What the threads of the requests share.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    listening: Mutex<Option<Listening>>,
+    threads: AtomicUsize,
+    queue: Queue,
+    databases: Databases,
+    /// Held by the question that is being answered.
+    question: Mutex<()>,
+}
+
+impl Requests {
+    /// Whether no clean-up is worked on.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.is_idle()
+    }
+
+    /// Closes connections that no request has used for a while.
+    pub(super) fn close_idle(&self) {
+        self.databases.close_idle();
+    }
+}
+
+/// A listener whose thread ends when this is dropped.
+#[derive(Debug)]
+struct Listening(UnixListener);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        // Ends the thread's accept.
+        let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn not_done(result: CleanResult, why: &str) -> CleanReply {
+    CleanReply::not_done(result, why)
+}
+
+/// Serves calls in this state directory, in place of an earlier one. Only for the holder of the
+/// daemon's lock: a socket that is there was left behind by a daemon that is gone.
+pub(super) fn listen(shared: &Arc<Shared>, registry: &Registry) {
+    let path = registry.daemon_socket();
+    // Nobody finds the earlier one any more.
+    locked(&shared.requests.listening).take();
+    let started = bind(&path).and_then(|listener| {
+        let (serving, listening) = (Arc::clone(shared), Listening(listener.try_clone()?));
+        let thread = std::thread::Builder::new().name("requests".to_owned()).stack_size(STACK);
+        thread.spawn(move || accept(&serving, &listener))?;
+        Ok(listening)
+    });
+    match started {
+        Ok(listening) => {
+            *locked(&shared.requests.listening) = Some(listening);
+            info!("calls may ask at {}", path.display());
+        }
+        Err(failed) => warn!("{}: {failed}; calls do their own work", path.display()),
+    }
+}
+
+fn bind(path: &std::path::Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(failed) if failed.kind() != io::ErrorKind::NotFound => return Err(failed),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Runs until the listener is shut down.
+fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => begin(shared, stream),
+            // It was shut down.
+            Err(failed) if failed.kind() == io::ErrorKind::InvalidInput => return,
+            Err(failed) if failed.kind() == io::ErrorKind::Interrupted => {}
+            Err(failed) => {
+                warn!("cannot accept a call's request: {failed}");
+                std::thread::sleep(LINE);
+            }
+        }
+    }
+}
+
+/// Counts a thread for as long as it exists.
+struct Counted(Arc<Shared>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.requests.threads.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn begin(shared: &Arc<Shared>, stream: UnixStream) {
+    let before = shared.requests.threads.fetch_add(1, Ordering::Relaxed);
+    let counted = Counted(Arc::clone(shared));
+    if before >= MOST_THREADS {
+        let reply = not_done(Busy, "too many calls at once");
+        return answer(shared, &stream, "none", &reply);
+    }
+    let thread = std::thread::Builder::new().name("request".to_owned()).stack_size(STACK);
+    let spawned = thread.spawn(move || serve(&counted.0, stream));
+    if let Err(failed) = spawned {
+        warn!("cannot start a thread for a call's request: {failed}");
+    }
+}
+
+/// One request from its first byte to its answer.
+fn serve(shared: &Shared, stream: UnixStream) {
+    let line = read(&stream);
+    if let Some(line) = line.as_ref().ok().filter(|line| WireQuestion::is_one(line)) {
+        return answer_question(shared, &stream, line);
+    }
+    let request = match line.and_then(|line| WireRequest::read(&line)) {
+        Ok(request) => request,
+        Err(why) => {
+            debug!("a request is refused: {why}");
+            let reply = not_done(Refused, &why);
+            return answer(shared, &stream, "none", &reply);
+        }
+    };
+    let (began, verb) = (Instant::now(), request.verb.as_str());
+    let names: Vec<String> = request.targets.iter().map(|t| t.key.to_string()).take(8).collect();
+    debug!("{verb} asks for {} of the dead: {}", request.targets.len(), names.join(", "));
+    let lease = Lease::new(stream, request.until_ms);
+    let reply = match job(shared, request, lease) {
+        Ok(job) => {
+            let job = Arc::new(job);
+            let reply = shared.requests.queue.serve(&job, &|jobs| clean(shared, jobs));
+            answer(shared, job.lease.stream(), verb, &reply);
+            reply
+        }
+        Err((lease, reply)) => {
+            answer(shared, lease.stream(), verb, &reply);
+            reply
+        }
+    };
+    let CleanReply { result, deleted, why, .. } = reply;
+    debug!(
+        "{verb} of {}: {} after {} ms, {deleted} entries deleted {}",
+        names.join(", "),
+        result.as_str(),
+        began.elapsed().as_millis(),
+        why.unwrap_or_default()
+    );
+    shared.requests.databases.listen();
+}
+
+fn answer(shared: &Shared, stream: &UnixStream, verb: &str, reply: &CleanReply) {
+    let labels = [("verb", verb.to_owned()), ("result", reply.result.as_str().to_owned())];
+    shared.metrics.requests.get_or_create(&labels).inc();
+    // The call may be gone: then nobody needs the answer.
+    let Some(line) = reply.line() else { return };
+    let _ = arm(stream, Deadline::after(LINE)).and_then(|()| (&*stream).write_all(&line));
+}
+
+/// Questions are answered one after the other: they are no hurry.
+fn answer_question(shared: &Shared, stream: &UnixStream, line: &[u8]) {
+    let answer = {
+        let _turn = locked(&shared.requests.question);
+        questions::answer(shared, line)
+    };
+    let result = answer.result.as_str();
+    debug!("a question is answered: {result}");
+    let too_long = || {
+        let why = "the answer would be too long".to_owned();
+        WireAnswer::not_done(CleanResult::Failed, why).line()
+    };
+    let Some(line) = answer.line().or_else(too_long) else { return };
+    // Whoever asked may be gone.
+    let _ = arm(stream, Deadline::after(LINE)).and_then(|()| (&*stream).write_all(&line));
+}
+
+/// Reads a line of somebody who may ask.
+fn read(stream: &UnixStream) -> Result<Vec<u8>, String> {
+    let peer = getsockopt(stream, PeerCredentials).map_err(|errno| errno.to_string())?;
+    if peer.uid() != 0 && peer.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(format!("user {} may not ask", peer.uid()));
+    }
+    let until = Deadline::after(LINE);
+    let mut line = Vec::new();
+    let bounded = Until { stream, until }.take(MOST_REQUEST + 1);
+    let read = BufReader::new(bounded).read_until(b'\n', &mut line);
+    read.map_err(|failed| format!("no request came: {failed}"))?;
+    if line.len() as u64 > MOST_REQUEST {
+        return Err(format!("a request has {MOST_REQUEST} bytes at most"));
+    }
+    if line.last() != Some(&b'\n') {
+        return Err("the request has no end".to_owned());
+    }
+    Ok(line)
+}
+
+/// Reads until a moment, however slowly it is written to.
+struct Until<'s> {
+    stream: &'s UnixStream,
+    until: Deadline,
+}
+
+impl Read for Until<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        arm(self.stream, self.until)?;
+        self.stream.read(buffer)
+    }
+}
+
+fn registry(shared: &Shared) -> Result<Registry, String> {
+    let registry = Registry::open_existing(&shared.options.state_dir);
+    registry
+        .map_err(|error| error.to_string())?
+        .ok_or_else(|| "there is no state directory".to_owned())
+}

@@ -1,0 +1,116 @@
+//! What the commands (`list`, `explain`, `doctor`) ask, which change nothing. They are answered from
+//! the copy of a bridge that is followed; of any other the command reads the switch itself.
+
+use serde_json::{Map, Value, json};
+
+use super::{Shared, registry};
+use crate::cli::{explain, list};
+use crate::config::database_socket;
+use crate::flowtable::replica::{Doubt, State};
+use crate::flowtable::{BridgeTables, DumpSource, ReplicaStatus};
+use crate::model::attachment::Key;
+use crate::ovsdb::Client;
+use crate::reconcile::wire::CleanResult::{Failed, Refused};
+use crate::reconcile::{Extent, NodeSnapshot, Question, WireAnswer, WireQuestion, open_bridge};
+use crate::util::clock::{BootTime, Deadline, Stamp, boot_id};
+
+use super::LINE;
+
+/// The answer to a line that is a question.
+pub(super) fn answer(shared: &Shared, line: &[u8]) -> WireAnswer {
+    let question = match WireQuestion::read(line, &shared.run_dir) {
+        Ok(question) => question,
+        Err(why) => return WireAnswer::not_done(Refused, why),
+    };
+    let answer = match question {
+        Question::Status => Ok(status(shared)),
+        Question::Counts => counts(shared),
+        Question::Flows { key, generation, bridge } => flows(shared, (&key, generation), &bridge),
+    };
+    match answer {
+        Ok(answer) => WireAnswer::done(answer),
+        Err(why) => WireAnswer::not_done(Failed, why),
+    }
+}
+
+/// How each bridge is followed, in words.
+fn status(shared: &Shared) -> Value {
+    let bridges = shared.replicas.status();
+    let bridges = bridges.iter().map(|(bridge, status)| {
+        let (found, remedy) = sentences(bridge, status);
+        json!({"followed": matches!(status.state, State::InSync { .. }), "found": found,
+            "remedy": remedy})
+    });
+    let bridges: Vec<Value> = bridges.collect();
+    json!({"bridges": bridges, "limit": shared.options.replica_limit})
+}
+
+/// What is found, and what to do about it.
+fn sentences(bridge: &str, status: &ReplicaStatus) -> (String, &'static str) {
+    match status.state {
+        State::InSync { since } => {
+            let ago = crate::cli::ago(since.until(BootTime::now()));
+            let ReplicaStatus { entries, bytes, .. } = status;
+            let found =
+                format!("{bridge} is followed since {ago}: {entries} entries, {bytes} bytes");
+            (found, "")
+        }
+        State::Building => {
+            (format!("{bridge} is read at each death: its copy is being built"), "wait a moment")
+        }
+        State::Doubt(doubt) => (format!("{bridge} is read at each death: {doubt}"), remedy(doubt)),
+    }
+}
+
+fn remedy(doubt: Doubt) -> &'static str {
+    match doubt {
+        Doubt::OverLimit => "raise --replica-limit, and MemoryMax with it: 300 bytes an entry",
+        Doubt::Refused => "Open vSwitch 3.0 or newer has them; nothing is lost without",
+        Doubt::NoMemory => "raise MemoryMax (or the container's limit), or lower --replica-limit",
+        _ => "it is built anew by itself; if this stays, the daemon's log says why",
+    }
+}
+
+/// How many entries name each attachment, by bridge; none of bridges that are not followed.
+fn counts(shared: &Shared) -> Result<Value, String> {
+    let snapshot = registry(shared)?.snapshot().map_err(|error| error.to_string())?;
+    let deadline = Deadline::after(LINE);
+    let counts = list::counts(&snapshot, |bridge, each| {
+        shared.replicas.read_all(bridge, deadline, &mut |held| {
+            if let Ok(flow) = held.entry.flow() {
+                each(&flow);
+            }
+        })
+    });
+    Ok(Value::Object(counts.collect::<Map<_, _>>()))
+}
+
+/// The entries of a bridge that name an attachment, each with its verdict.
+fn flows(shared: &Shared, life: (&Key, u64), bridge: &str) -> Result<Value, String> {
+    if !shared.replicas.is_followed(bridge) {
+        return Err(format!("{bridge} is not followed"));
+    }
+    let (deadline, now) = (Deadline::after(LINE), Stamp::now());
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let registry = registry(shared)?;
+    let mut client = Client::connect(&database_socket(&shared.run_dir), deadline)
+        .map_err(|error| text(&error))?;
+    let node = NodeSnapshot::read(Some(&registry), &shared.run_dir, &mut client, now)
+        .map_err(|error| text(&error))?;
+    let mut records = node.records.iter().chain(&node.tombstones);
+    let record = records.find(|record| (&record.key, record.generation) == life);
+    let record = record.ok_or("there is no such attachment")?;
+    let boot = boot_id().map_err(|error| text(&error))?;
+    let mut ids = node.bridges_of(record).into_iter();
+    let id = ids.find(|id| node.bridge(*id).is_some_and(|of| of.name == bridge));
+    let id = id.ok_or("it has no such bridge")?;
+    let connection =
+        open_bridge(&shared.run_dir, bridge, deadline).map_err(|error| text(&error))?;
+    let (switch, ports) = DumpSource::over(connection).map_err(|error| text(&error))?;
+    let mut source = shared.replicas.source(bridge, switch);
+    let targets = [explain::target(record, now, &boot)];
+    let read =
+        explain::Read { node: &node, bridge: (id, bridge), targets: &targets, ports: &ports };
+    let flows = read.flows(&mut *source, Extent::Dangling).map_err(|error| text(&error))?;
+    serde_json::to_value(flows).map_err(|error| text(&error))
+}
