@@ -177,8 +177,11 @@ fn late_entries_may_be_the_next_owners() {
     node.forget_lease(&dead.ip);
     let next = node.add(&node.pod("next").with_ip(&dead.ip));
     let own = node.install("br0", &layouts::classifier(&next.who(0x1001)));
-    let looked = "sweeps_total{trigger=\"late-entry\",result=\"ok\"}";
-    eventually("they are looked at", || daemon.metric(looked) > 0.0);
+    let looked = || {
+        let log = daemon.log();
+        log.lines().any(|line| line.contains(" sweep (") && line.contains("late-entry"))
+    };
+    eventually("they are looked at", looked);
     sleep_ms(500);
     assert_eq!(node.dump("br0"), sorted(&[&base, &living, &own]));
     node.must_reach(&next, &next.ip);
