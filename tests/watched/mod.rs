@@ -80,8 +80,9 @@ impl Watched {
                     assert_eq!(self.watcher.barrier(soon()), None);
                     assert_eq!(self.held().len(), 0, "{doubt}");
                     let turns = Arc::new(Turns::default());
-                    self.watcher =
-                        Arc::new(Watcher::start(&self.followed, limits(), turns, nobody()).unwrap());
+                    self.watcher = Arc::new(
+                        Watcher::start(&self.followed, limits(), turns, nobody()).unwrap(),
+                    );
                 }
                 _ => {}
             }
