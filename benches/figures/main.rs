@@ -22,6 +22,7 @@ mod apiserver;
 mod gcd;
 
 mod add;
+mod burden;
 mod churn;
 mod compare;
 mod crowd;
@@ -87,7 +88,24 @@ fn main() {
     if words.iter().any(|word| word == "scale") {
         scale::figures();
     }
-    if words.iter().any(|word| word == "daemon-turnover") {
+    let named = |name: &str| words.iter().any(|word| word == name);
+    if named("daemon-load") {
+        burden::load(&mut table);
+    }
+    if named("daemon-adds") {
+        burden::adds(&mut table);
+    }
+    if named("daemon-built") {
+        burden::built(&mut table, 100_000, 40);
+    }
+    if named("daemon-million") {
+        burden::built(&mut table, 1_000_000, 256);
+        burden::flood(&mut table);
+    }
+    if named("daemon-drain") {
+        burden::drain(&mut table);
+    }
+    if named("daemon-turnover") {
         turnover::figures();
     }
     println!("{table}");
