@@ -44,17 +44,17 @@ pub const PLUGIN_TYPE: &str = "ovs-flow-gc";
 /// results have the form of 0.3.1.
 pub const CNI_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
-/// Plugins that attach a pod to Open vSwitch, and the preset that fits each.
-const OVS_PLUGINS: [(&str, Option<&str>); 9] = [
-    ("ovs", Some("ovs-cni")),
-    ("ovs-cni", Some("ovs-cni")),
-    ("antrea", Some("antrea")),
-    ("openshift-sdn", Some("openshift-sdn")),
-    ("ovn-k8s-cni-overlay", Some("ovn")),
-    ("kube-ovn", Some("ovn")),
-    ("k-vswitch-cni", Some("k-vswitch")),
-    ("k-vswitch", Some("k-vswitch")),
-    ("ovs-dpdk", None),
+/// Plugins that attach a pod to Open vSwitch.
+const OVS_PLUGINS: [&str; 9] = [
+    "ovs",
+    "ovs-cni",
+    "antrea",
+    "openshift-sdn",
+    "ovn-k8s-cni-overlay",
+    "kube-ovn",
+    "k-vswitch-cni",
+    "k-vswitch",
+    "ovs-dpdk",
 ];
 
 /// What `add` is asked for.
@@ -90,11 +90,6 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// Whether our entry stands where it can work: behind the OVS plugin.
-    pub fn in_place(&self) -> bool {
-        matches!((self.ours, self.ovs), (Some(ours), Some(ovs)) if ovs < ours)
-    }
-
     /// The file that has our entry: the list, or one of its own.
     pub fn entry_file<'a>(&'a self, list: &'a Path) -> &'a Path {
         let inlined = self.plugins.len().saturating_sub(self.drop_ins.len());
@@ -125,15 +120,10 @@ fn inspection(document: Document<'_>, drop_ins: Vec<drop_in::DropIn>) -> Inspect
     }
 }
 
-/// The preset for an OVS plugin of this `type`, where one is known to fit.
-pub fn preset_for(plugin_type: &str) -> Option<&'static str> {
-    OVS_PLUGINS.iter().find(|(kind, _)| *kind == plugin_type).and_then(|(_, preset)| *preset)
-}
-
 /// The OVS plugin among these types: a known one, else one whose name says so. Known
 /// plugins come first because a helper (`ovs-mirror-producer`) stands after the plugin it helps.
 fn ovs_plugin(types: &[String]) -> Option<usize> {
-    let known = |t: &String| OVS_PLUGINS.iter().any(|(kind, _)| kind == t);
+    let known = |t: &String| OVS_PLUGINS.contains(&t.as_str());
     let looks =
         |t: &String| t != PLUGIN_TYPE && ["ovs", "ovn", "vswitch"].iter().any(|w| t.contains(w));
     types.iter().position(known).or_else(|| types.iter().position(looks))
@@ -161,14 +151,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!((seen.ours, seen.ovs, seen.list), (Some(0), Some(1), true));
-        assert!(!seen.in_place());
         assert_eq!(seen.name.as_deref(), Some("n"));
         assert_eq!(seen.cni_version.as_deref(), Some("0.4.0"));
-    }
-
-    #[test]
-    fn presets_are_known_for_known_plugins() {
-        assert_eq!(preset_for("kube-ovn"), Some("ovn"));
-        assert_eq!(preset_for("bridge"), None);
     }
 }
