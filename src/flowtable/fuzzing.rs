@@ -39,7 +39,7 @@ pub(crate) fn replica(data: &[u8]) -> bool {
     for building in [false, true] {
         let start = BootTime::now();
         let mut replica = Replica::new(MOST, start);
-        replica.begin(version, start, None);
+        replica.begin(version, start);
         if !building {
             replica.complete_dump(start);
         }

@@ -185,8 +185,6 @@ pub struct Replica {
     recent: VecDeque<Update>,
     /// All that happened before was reported.
     heard: BootTime,
-    /// What was made in this interval was made by a restore: its age proves nothing.
-    restored: Option<(BootTime, BootTime)>,
     counters: Counters,
     built: bool,
     /// Ports whose pods' register values are not known yet.
@@ -210,8 +208,6 @@ pub struct Held {
     pub made: Made,
     /// Its flags and its importance, if they are known.
     pub unreported: Option<Unreported>,
-    /// It was put by a restore, so its age proves nothing.
-    pub restored: bool,
     /// Another entry looks just the same.
     pub ambiguous: bool,
 }
@@ -231,7 +227,6 @@ impl Replica {
             gone: HashSet::new(),
             recent: VecDeque::new(),
             heard: now,
-            restored: None,
             counters: Counters::default(),
             built: false,
             awaited: BTreeSet::new(),
@@ -242,18 +237,13 @@ impl Replica {
     }
 
     /// Begins to build it: the monitor was asked for at `asked`, and the switch has agreed.
-    pub fn begin(
-        &mut self,
-        version: Version,
-        asked: BootTime,
-        restored: Option<(BootTime, BootTime)>,
-    ) {
+    pub fn begin(&mut self, version: Version, asked: BootTime) {
         self.forget();
         self.counters.resyncs += u64::from(self.built);
         self.built = true;
         self.version = version;
         self.state = State::Building;
-        (self.heard, self.restored) = (asked, restored);
+        self.heard = asked;
     }
 
     /// Takes in an entry of the dump.
@@ -531,10 +521,8 @@ impl Replica {
         // Its bytes were read when it came.
         let age = made.latest.until(now);
         let Ok(entry) = slot.entry.to_entry(self.version, age) else { return };
-        let restored =
-            self.restored.is_some_and(|(from, to)| made.latest >= from && made.earliest <= to);
         let ambiguous = slot.told == Told::Twice;
-        each(Held { entry, made, unreported: slot.entry.unreported(), restored, ambiguous });
+        each(Held { entry, made, unreported: slot.entry.unreported(), ambiguous });
     }
 
     fn slot(&self, id: u32) -> Option<&Slot> {

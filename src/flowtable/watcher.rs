@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -46,8 +46,6 @@ const LEAST: Duration = Duration::from_millis(100);
 const MOST: Duration = Duration::from_secs(5);
 /// For how long a switch is left to dumps that has no flow monitors, or too many entries.
 const LONG: Duration = Duration::from_secs(300);
-/// How long after its start ovs-vswitchd may be given all entries anew.
-const RESTORE_WINDOW: Duration = Duration::from_secs(30);
 /// Nothing in here recurses.
 const STACK: usize = 512 << 10;
 
@@ -184,14 +182,6 @@ impl Shared {
     fn bridge(&self) -> String {
         self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
     }
-
-    /// When ovs-vswitchd was given all its entries anew, as far as its pid file tells.
-    fn restored(&self, now: BootTime) -> Option<(BootTime, BootTime)> {
-        let pid_file = self.path.parent()?.join("ovs-vswitchd.pid");
-        let written = std::fs::metadata(pid_file).ok()?.modified().ok()?;
-        let start = now - SystemTime::now().duration_since(written).ok()?;
-        Some((start, start + RESTORE_WINDOW))
-    }
 }
 
 /// What a session ended with, and why.
@@ -327,7 +317,7 @@ impl Thread {
         }
         self.check_limits(&mut dump)?;
         let (source, _) = DumpSource::over(dump)?;
-        self.shared.replica().begin(monitor.version(), asked, self.shared.restored(asked));
+        self.shared.replica().begin(monitor.version(), asked);
         self.read_dump(&mut monitor, source)?;
         drop(turn);
         if self.barrier(&mut monitor)?.is_none() {

@@ -66,7 +66,7 @@ impl Scene {
     fn building() -> Self {
         let start = BootTime::now();
         let mut replica = Replica::new(LIMIT, start);
-        replica.begin(Version::V14, start, None);
+        replica.begin(Version::V14, start);
         Self { replica, start }
     }
 
@@ -209,23 +209,6 @@ fn an_added_entry_was_made_between_the_last_barrier_and_its_report() {
 }
 
 #[test]
-fn what_a_restore_put_is_marked() {
-    let start = BootTime::now();
-    let mut replica = Replica::new(LIMIT, start);
-    replica.begin(Version::V14, start, Some((start - ms(5_000), start - ms(2_000))));
-    for (age, matches) in [(6_000, MATCHES[1]), (3_000, MATCHES[3]), (1_000, MATCHES[5])] {
-        let entry = aged(&entry(0, matches, "", 0), ms(age));
-        replica.dumped(&entry.raw(), Made::by(ms(age), start, start));
-    }
-    replica.complete_dump(start);
-    let mut marked = BTreeMap::new();
-    replica.all(start, &mut |held| {
-        marked.insert(held.made.latest.until(start), held.restored);
-    });
-    assert_eq!(marked.into_values().collect::<Vec<_>>(), [false, true, false]);
-}
-
-#[test]
 fn what_cannot_be_is_a_doubt() {
     let one = entry(0, MATCHES[1], DOES[1], 0);
     let but = |mut update: Update, how: fn(&mut Update)| {
@@ -266,7 +249,7 @@ fn entries_that_look_alike_are_both_kept_and_a_change_of_one_is_a_doubt() {
 fn more_entries_than_the_limit_are_a_doubt() {
     let start = BootTime::now();
     let mut replica = Replica::new(2, start);
-    replica.begin(Version::V14, start, None);
+    replica.begin(Version::V14, start);
     for (n, matches) in MATCHES.iter().take(3).enumerate() {
         assert_eq!(replica.len(), n);
         replica.dumped(&entry(0, matches, "", 0).raw(), Made::by(ms(0), start, start));
@@ -354,7 +337,7 @@ proptest! {
         for one in before {
             step(&mut table, one, tick());
         }
-        replica.begin(Version::V14, start + tick(), None);
+        replica.begin(Version::V14, start + tick());
         let mut dump: Vec<(usize, Entry, Duration)> = Vec::new();
         let take = |table: &Table, n: usize, now: Duration| -> Vec<(usize, Entry, Duration)> {
             let entries = table.iter().zip(&late);
@@ -411,7 +394,7 @@ proptest! {
     fn it_finds_what_a_walk_finds(steps in steps(), value in prop_oneof![Just(7_u32), 0..9_u32]) {
         let start = BootTime::now();
         let mut replica = Replica::new(LIMIT, start);
-        replica.begin(Version::V14, start, None);
+        replica.begin(Version::V14, start);
         replica.complete_dump(start);
         let mut table = Table::new();
         for one in steps {
