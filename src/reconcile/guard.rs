@@ -117,10 +117,10 @@ pub(super) struct ReplaceGuard<'l> {
     hit: Vec<usize>,
     /// The number of the first change that was not heard yet.
     heard: u64,
-    /// What was put is not known: nothing is deleted.
-    deaf: bool,
-    /// Was so while deletes were under way.
-    pub(super) was_deaf: bool,
+    /// The switch does not report what is put: nothing is deleted.
+    misses_changes: bool,
+    /// It did not while deletes were under way.
+    pub(super) has_missed: bool,
 }
 
 impl<'l> ReplaceGuard<'l> {
@@ -150,14 +150,14 @@ impl<'l> ReplaceGuard<'l> {
         let (places, hit) = (keys.zip(0..).collect(), Vec::new());
         let heard = entries.iter().map(|tracked| tracked.candidate.seq).min().unwrap_or_default();
         let bridge = bridge.to_owned();
-        Some(Self { bridge, entries, places, hit, heard, deaf: false, was_deaf: false })
+        Some(Self { bridge, entries, places, hit, heard, misses_changes: false, has_missed: false })
     }
 
     /// Hears what was told up to now: right before a commit.
     pub(super) fn listen(&mut self, table: &mut dyn FlowSink) -> Result<(), Error> {
         let reporting = self.hear_out(table, Deadline::after(MONITOR_WAIT))?;
         table.has_missed();
-        self.deaf = reporting != Reporting::Complete;
+        self.misses_changes = reporting != Reporting::Complete;
         Ok(())
     }
 
@@ -183,7 +183,7 @@ impl<'l> ReplaceGuard<'l> {
 
     /// Whether somebody has put this one since the scan, or may have.
     pub(super) fn is_newer(&self, candidate: &Candidate) -> bool {
-        self.deaf
+        self.misses_changes
             || matches!(self.outcome_of(candidate), DeleteOutcome::Newer | DeleteOutcome::Again)
     }
 
@@ -198,7 +198,7 @@ impl<'l> ReplaceGuard<'l> {
             State::Gone => DeleteOutcome::Gone,
             State::Newer(_) if tracked.gone => DeleteOutcome::Again,
             // It may have been put once more, and deleted, and neither was told.
-            State::Newer(_) if self.was_deaf => DeleteOutcome::Unknown,
+            State::Newer(_) if self.has_missed => DeleteOutcome::Unknown,
             State::Newer(_) => DeleteOutcome::Newer,
             State::Another => DeleteOutcome::Again,
             State::Back => DeleteOutcome::PutBack,
@@ -255,7 +255,7 @@ impl<'l> ReplaceGuard<'l> {
             for (_, candidate) in &going {
                 self.set(candidate, |tracked| tracked.flying = false);
             }
-            self.was_deaf |= table.has_missed();
+            self.has_missed |= table.has_missed();
             all.sent = all.sent.saturating_add(deleted.sent);
             let refused = deleted.refused.into_iter();
             all.refused.extend(refused.filter_map(|(i, why)| Some((going.get(i)?.0, why))));
@@ -270,7 +270,7 @@ impl<'l> ReplaceGuard<'l> {
     ) -> Result<Applied, Error> {
         table.has_abbreviated();
         let applied = table.delete_strict(entries);
-        self.was_deaf |= table.has_abbreviated();
+        self.has_missed |= table.has_abbreviated();
         // Also if it came to no good end: part of it may be done.
         let mended = self.mend(table);
         let applied = applied?;
@@ -371,36 +371,39 @@ impl<'l> ReplaceGuard<'l> {
         mended
     }
 
+    /// Some of those that were hit, as they are put back, with their places.
+    fn take_hit(&mut self) -> (Vec<usize>, Vec<Entry>) {
+        let (mut places, mut entries) = (Vec::new(), Vec::new());
+        for place in self.hit.drain(..self.hit.len().min(LOT)) {
+            let Some(tracked) = self.entries.get_mut(place) else { continue };
+            tracked.state = match std::mem::replace(&mut tracked.state, State::Lost) {
+                State::Hit(_) if tracked.tries >= ROUNDS => State::Back,
+                State::Hit(newer) => match newer.entry(&tracked.candidate.entry) {
+                    Ok(entry) => {
+                        tracked.tries += 1;
+                        places.push(place);
+                        entries.push(entry);
+                        State::Mending
+                    }
+                    Err(bad) => {
+                        error!("bridge {}: cannot put back what was deleted: {bad}", self.bridge);
+                        State::Lost
+                    }
+                },
+                other => other,
+            };
+        }
+        (places, entries)
+    }
+
     fn put_back(&mut self, table: &mut dyn FlowSink) -> Result<(), Error> {
         let resumed = Deadline::after(MONITOR_WAIT);
         // More may be hit while these go back.
         while !self.hit.is_empty() {
             // Whoever was quicker than us has put a newer one.
             self.hear_out(table, resumed)?;
-            self.was_deaf |= table.has_missed();
-            let (mut places, mut entries) = (Vec::new(), Vec::new());
-            for place in self.hit.drain(..self.hit.len().min(LOT)) {
-                let Some(tracked) = self.entries.get_mut(place) else { continue };
-                tracked.state = match std::mem::replace(&mut tracked.state, State::Lost) {
-                    State::Hit(_) if tracked.tries >= ROUNDS => State::Back,
-                    State::Hit(newer) => match newer.entry(&tracked.candidate.entry) {
-                        Ok(entry) => {
-                            tracked.tries += 1;
-                            places.push(place);
-                            entries.push(entry);
-                            State::Mending
-                        }
-                        Err(bad) => {
-                            error!(
-                                "bridge {}: cannot put back what was deleted: {bad}",
-                                self.bridge
-                            );
-                            State::Lost
-                        }
-                    },
-                    other => other,
-                };
-            }
+            self.has_missed |= table.has_missed();
+            let (places, entries) = self.take_hit();
             if entries.is_empty() {
                 continue;
             }
@@ -416,12 +419,12 @@ impl<'l> ReplaceGuard<'l> {
             }
             // Who put one between the delete and our answer to it may have been overwritten.
             self.hear(table.noted());
-            let deaf = table.has_missed();
-            self.was_deaf |= deaf;
+            let missed = table.has_missed();
+            self.has_missed |= missed;
             for (place, entry) in places.iter().zip(&entries) {
                 let Some(tracked) = self.entries.get_mut(*place) else { continue };
                 if matches!(tracked.state, State::Mending) {
-                    let untold = deaf || tracked.untold;
+                    let untold = missed || tracked.untold;
                     tracked.state = if untold { State::BackUntold } else { State::Back };
                     info!(
                         "bridge {}: put back at once what was put anew while it was being \

@@ -66,13 +66,13 @@ impl SecondLook<'_> {
                 stayed.insert(*index);
             }
         }
-        if !stayed.is_empty() && !guard.was_deaf {
+        if !stayed.is_empty() && !guard.has_missed {
             guard.delete_vlan_tci(self.table, &candidates(&mut stayed.iter()))?;
             let there = unchanged(self.still_there(&asked, done)?);
             stayed.retain(|index| there.contains(index));
         }
         let gone = |index: &&usize| !there.contains_key(index) && unknown(guard, index);
-        let hurt = untold.iter().filter(|_| guard.was_deaf).filter(gone);
+        let hurt = untold.iter().filter(|_| guard.has_missed).filter(gone);
         let hurt = hurt.filter_map(|index| done.get(*index)).inspect(|planned| {
             error!(
                 "bridge {}: deleted while the switch did not tell who else put it, check that \

@@ -272,7 +272,7 @@ fn what_happened_in_a_pause_is_not_known() {
         let mut guard = ReplaceGuard::over(&staged.table, "br0", staged.planned.iter()).unwrap();
         let chunk: Vec<&Candidate> = staged.planned.iter().collect();
         guard.delete(&mut staged.table, &mut Parallel::default(), &chunk, || {}).unwrap();
-        assert!(guard.was_deaf);
+        assert!(guard.has_missed);
         let outcomes: Vec<DeleteOutcome> =
             chunk.iter().map(|candidate| guard.outcome_of(candidate)).collect();
         assert_eq!(
@@ -292,7 +292,7 @@ fn what_was_put_anew_has_not_stayed() {
     let mut guard = ReplaceGuard::over(&staged.table, "br0", staged.planned.iter()).unwrap();
     let chunk: Vec<&Candidate> = staged.planned.iter().collect();
     guard.delete(&mut staged.table, &mut Parallel::default(), &chunk, || {}).unwrap();
-    assert!(guard.was_deaf);
+    assert!(guard.has_missed);
     assert!(chunk.iter().all(|candidate| guard.outcome_of(candidate) == DeleteOutcome::Unknown));
     let still = |guard: &mut ReplaceGuard<'_>, n: usize, younger| guard.is_still(chunk[n], younger);
     assert!(!still(&mut guard, 0, false), "the switch has told who put it");
