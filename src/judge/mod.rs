@@ -16,6 +16,7 @@
 //! | `carried` | registers in which a pipeline carries a port's number or its VLAN |
 //! | `guards` | when an address has an owner whom we cannot see |
 //! | `verdict`, `pair` | the rules; rule 5 |
+//! | `living` | whether a flow that names a dead token may be a living pod's own |
 //! | `basis` | which token a network's register values are computed from |
 //! | [`workload`] | which pods are made from one template |
 //! | `recheck` | whether a verdict still holds when it is carried out |
@@ -29,6 +30,7 @@ mod claims;
 mod guards;
 mod learned;
 mod lesson;
+mod living;
 mod pair;
 mod proof;
 mod reason;
