@@ -295,7 +295,7 @@ impl Sweeper<'_> {
         self.beat();
         let ended = shared.wakeup.now();
         debug!(
-            "sweep ({reasons}): {} ms for the roll call, {} ms for {} of the dead",
+            "sweep ({reasons}): {} ms for liveness, {} ms for {} of the dead",
             judged.saturating_sub(began.at).as_millis(),
             ended.saturating_sub(judged).as_millis(),
             outcome.targets.len()

@@ -22,7 +22,7 @@ fn key(of: &FlowKey<'_>) -> Key {
     (table, priority, fields.to_vec())
 }
 
-/// What a replica holds, written without a look at how it does it.
+/// What a replica holds, written from what it promises, not from its code.
 #[derive(Default)]
 struct Naive {
     entries: BTreeMap<Key, Vec<u8>>,

@@ -86,7 +86,7 @@ impl BasisFacts {
         *self == Self::default()
     }
 
-    /// Takes in what another look found out.
+    /// Takes in what another scan found out.
     pub fn add(&mut self, other: &Self) {
         self.ipv4 |= other.ipv4;
         self.not_ipv4 |= other.not_ipv4;

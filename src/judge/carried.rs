@@ -19,7 +19,7 @@ use crate::model::flow::{Flow, RegisterMatch, Side};
 const PORT_BITS: u32 = 16;
 const VLAN_BITS: u32 = 12;
 
-/// More fields than a pipeline has: what comes later is not looked at.
+/// More fields than a pipeline has: what comes later is not read.
 const MOST_FIELDS: usize = 256;
 
 /// What all loads into a field at an in_port are, as far as they were seen.

@@ -43,7 +43,7 @@ ids! {
 /// Everything about a bridge that a verdict depends on, but for its flows.
 #[derive(Clone, Debug, Default)]
 pub struct JudgeInput {
-    /// The networks that look at this bridge.
+    /// The networks that have pods on this bridge.
     pub networks: Table<NetworkId, Network>,
     /// Dead attachments whose flows are looked for.
     pub dead: Table<DeadId, Dead>,

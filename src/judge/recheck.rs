@@ -89,7 +89,7 @@ impl Recheck {
             let is_new = |live: &&Live| !before.live.values().any(|known| known == *live);
             for live in after.live.values().filter(is_new) {
                 recheck.registers(before, learned, live.register);
-                // A look of somebody else's may have learned the value of one we know.
+                // Another process's scan may have learned the value of one we know.
                 let same =
                     |known: &&Live| Live { register: live.register, ..(*known).clone() } == *live;
                 if before.live.values().find(same).is_none() {
@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(standing(&input(), reason, &flow), Standing::Holds);
     }
 
-    /// What a look wrote of its own must not look like somebody new.
+    /// What a scan itself wrote down must not seem to be somebody new.
     #[test]
     fn workloads_that_are_not_asked_for_any_more_change_nothing() {
         let member = crate::model::workload::Member::by_name("ns", "web-7d4f8b9c6f-x2k9z");
@@ -354,7 +354,7 @@ mod tests {
         assert_eq!(standing(&after, reason, &flow), Standing::NewOwner);
     }
 
-    /// A port is plugged between the look and the commit, and nobody recorded it: entries that are
+    /// A port is plugged between the scan and the commit, and nobody recorded it: entries that are
     /// not older than it may be for the value that it was given.
     #[test]
     fn somebody_without_a_record_may_have_any_register_value() {

@@ -431,7 +431,7 @@ pub(super) fn is_made_after(flow: &Flow, then: BootTime) -> bool {
     flow.made - ROUNDING > then
 }
 
-/// Whether a network's rules look at this flow at all.
+/// Whether a network's rules apply to this flow at all.
 pub(super) fn in_scope(network: &Network, flow: &Flow) -> bool {
     network.tables.as_ref().is_none_or(|tables| tables.contains(&flow.table))
         && (flow.cookie ^ network.cookie) & network.cookie_mask == 0

@@ -432,7 +432,7 @@ impl<'c> Judge<'c> {
         outputs.iter().all(dangling).then_some((port, !flow.actions.beyond))
     }
 
-    /// Every network that looks at this flow wants its dangling entries deleted.
+    /// Every network whose rules apply to this flow wants its dangling entries deleted.
     fn reaps_dangling(&self, flow: &Flow) -> bool {
         let mut looking =
             self.index.input.networks.values().filter(|n| in_scope(n, flow)).peekable();

@@ -20,7 +20,7 @@ use crate::ovsdb::Client;
 use crate::store::RegistrySnapshot;
 use crate::util::clock::Stamp;
 
-/// How long after the look before a bridge is looked at again, until it has settled.
+/// How long after a scan a bridge is scanned again, until it has settled.
 const SETTLING: [Duration; 5] = [
     Duration::from_millis(5),
     Duration::from_millis(10),

@@ -1,4 +1,4 @@
-//! Carries a plan out on one bridge: looks at the evidence once more, writes the journal, deletes,
+//! Carries a plan out on one bridge: reads the evidence once more, writes the journal, deletes,
 //! and looks whether the entries are gone.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -23,12 +23,12 @@ mod second_look;
 
 use second_look::{SecondLook, unchanged};
 
-/// How many entries are deleted on one look at the evidence: at 20 µs each the window between
-/// that look and the last delete stays under 100 ms.
+/// How many entries are deleted on one reading of the evidence: at 20 µs each the window between
+/// that and the last delete stays under 100 ms.
 const CHUNK: usize = 4_000;
-/// How often a clean-up looks again before it leaves what has changed to the next one, and how
-/// long after the look before.
-const LOOKS_BEHIND: u32 = 8;
+/// How often a clean-up reads the evidence again before it leaves what has changed to the next one,
+/// and how long after the last time.
+const READ_AGAIN: u32 = 8;
 const FOLLOWING: Duration = Duration::from_millis(3);
 /// Connections that a chunk is divided among.
 const PARALLEL: usize = 4;
@@ -101,7 +101,7 @@ pub(super) struct ScannedBridge<'a> {
     pub(super) scan: FlowScan,
 }
 
-/// What has changed since the verdicts, looked at right before each commit.
+/// What has changed since the verdicts, read right before each commit.
 struct PreCommitCheck<'a> {
     judged: &'a ScannedBridge<'a>,
     version: Option<Version>,
@@ -114,7 +114,7 @@ struct PreCommitCheck<'a> {
 }
 
 impl PreCommitCheck<'_> {
-    /// Looks at records, OVSDB and the bridge's ports. What says that nothing was written
+    /// Reads records, OVSDB and the bridge's ports. What says that nothing was written
     /// is as good as reading it again, and there are many chunks.
     fn scan(&mut self, evidence: &mut dyn Evidence, table: &mut dyn FlowSink) -> Result<(), Error> {
         evidence.ask()?;
@@ -279,12 +279,12 @@ struct Execution<'a> {
     planned: &'a [PlannedDelete<'a>],
     strategy: Strategy<'a>,
     transaction: JournalTransaction<'a>,
-    /// How often the evidence is looked at again.
-    looks_left: u32,
+    /// How often the evidence is read again.
+    readings_left: u32,
     done: &'a mut Executed,
 }
 
-/// Deletes in chunks, each after a fresh look at records, OVSDB, the bridge's ports, and what
+/// Deletes in chunks, each after a fresh reading of records, OVSDB, the bridge's ports, and what
 /// others have put since. `done` says what was done also if that ends with an error.
 pub(super) fn execute<'a>(
     judged: &'a ScannedBridge<'a>,
@@ -297,9 +297,9 @@ pub(super) fn execute<'a>(
     let check = PreCommitCheck { judged, version, fresh: None, ports: None, recheck: None };
     let strategy = Strategy::of(judged, table, planned);
     let transaction = JournalTransaction::open(judged, &mut done.notes);
-    let looks_left = LOOKS_BEHIND;
+    let readings_left = READ_AGAIN;
     let mut execution =
-        Execution { judged, check, planned, strategy, transaction, looks_left, done };
+        Execution { judged, check, planned, strategy, transaction, readings_left, done };
     let mut chunks = planned.chunks(CHUNK).peekable();
     while let Some(chunk) = chunks.next() {
         let next = chunks.peek().copied().unwrap_or_default();
@@ -367,7 +367,7 @@ impl<'a> Execution<'a> {
     }
 
     /// Of each, whether it still goes. OVSDB and the bridge follow each other within milliseconds.
-    /// A look at these two costs less than another one at the entries.
+    /// Reading these two costs less than reading the entries again.
     fn holding(
         &mut self,
         chunk: &[PlannedDelete<'_>],
@@ -376,8 +376,8 @@ impl<'a> Execution<'a> {
     ) -> Result<Vec<bool>, Error> {
         self.check.scan(evidence, table)?;
         let mut holds = self.check.holding(chunk);
-        while self.looks_left > 0 && holds.contains(&false) {
-            self.looks_left -= 1;
+        while self.readings_left > 0 && holds.contains(&false) {
+            self.readings_left -= 1;
             std::thread::sleep(FOLLOWING);
             self.check.scan(evidence, table)?;
             holds = self.check.holding(chunk);

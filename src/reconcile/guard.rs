@@ -1,4 +1,4 @@
-//! The window between the look at an entry and its deletion.
+//! The window between the scan that shows an entry and its deletion.
 //!
 //! A strict delete hits whatever has the table, priority, match and cookie when it is done. A
 //! controller that puts the same entry anew in between, for the address's next owner, would
@@ -94,7 +94,7 @@ enum State {
 struct TrackedEntry<'l> {
     candidate: &'l Candidate,
     state: State,
-    /// The one that was looked at is gone.
+    /// The one that was scanned is gone.
     gone: bool,
     /// Its delete may still be under way.
     flying: bool,

@@ -184,7 +184,7 @@ impl BridgeOutcome {
         }
     }
 
-    /// Whether a look at it in a moment may find more.
+    /// Whether another scan in a moment may find more.
     pub(super) fn is_unsettled(&self) -> bool {
         self.targets.values().any(|entries| entries.unsettled)
     }
@@ -203,7 +203,7 @@ pub struct TargetOutcome {
     pub cause: Cause,
     /// Its entries on all bridges.
     pub entries: TargetEntries,
-    /// Every bridge that may have its entries was looked at.
+    /// Every bridge that may have its entries was scanned.
     pub complete: bool,
     /// ovn-controller runs a bridge of it: what is left there was not judged.
     pub ovn: bool,
@@ -238,7 +238,7 @@ impl TargetOutcome {
         }
     }
 
-    /// Whether every bridge was looked at and nothing went wrong.
+    /// Whether every bridge was scanned and nothing went wrong.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.complete && self.error.is_none()
@@ -289,7 +289,7 @@ pub struct Outcome {
     pub paused: bool,
     /// IPs that kept entries show to have another owner: their connections are not the dead's.
     pub owned: BTreeSet<IpAddr>,
-    /// Why nothing could be looked at.
+    /// Why nothing could be scanned.
     pub failed: Option<String>,
     /// What that was about: one of [`object`](super::object).
     pub failed_in: Option<&'static str>,
@@ -299,7 +299,7 @@ pub struct Outcome {
     pub targets: Vec<TargetOutcome>,
     /// Stale and kept entries, with their reasons, if the request wants details.
     pub flows: Vec<FlowReport>,
-    /// Ports that an OVS CNI has marked and that nobody recorded, if whole bridges were looked at.
+    /// Ports that an OVS CNI has marked and that nobody recorded, if whole bridges were scanned.
     pub unrecorded_ports: Vec<UnrecordedPort>,
     /// What a person should know.
     pub notes: Vec<String>,
@@ -338,7 +338,7 @@ impl Outcome {
         self.targets.push(failed);
     }
 
-    /// Nothing could be looked at.
+    /// Nothing could be scanned.
     pub(super) fn fail_all(&mut self, error: &Error) {
         let text = error.to_string();
         self.targets.iter_mut().for_each(|target| target.fail(&text));

@@ -19,7 +19,7 @@ pub(super) struct Orders {
     pub(super) dry_run: bool,
     /// An operator wants nothing deleted.
     pub(super) paused: bool,
-    /// Per network of the input: its entries are only looked at.
+    /// Per network of the input: it is in observe mode, and nothing is deleted.
     pub(super) observe: Table<NetworkId, bool>,
     /// Every entry is wanted with its reason.
     pub(super) details: bool,

@@ -1,4 +1,4 @@
-//! What a look teaches beyond its verdicts, and what of that is written down.
+//! What a scan teaches beyond its verdicts, and what of that is written down.
 
 use std::collections::HashMap;
 
@@ -97,7 +97,7 @@ pub(super) struct Taught {
     pub(super) vlans: Vec<u16>,
 }
 
-/// Writes down what a look taught: of the dead, before the entries that show it are deleted;
+/// Writes down what a scan taught: of the dead, before the entries that show it are deleted;
 /// a whole one also of the network, and of the living as far as it saw all of their ports'
 /// entries. A register value that is not proven now
 /// may be later, when nothing shows it any more. Returns what the node's records count as now,

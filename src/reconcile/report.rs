@@ -87,7 +87,7 @@ pub struct TargetReport<'o> {
     pub deleted: u64,
     /// Entries that mention it and were kept, by reason.
     pub kept: &'o BTreeMap<&'static str, u64>,
-    /// Every bridge that may have its entries was looked at.
+    /// Every bridge that may have its entries was scanned.
     pub complete: bool,
     /// ovn-controller runs a bridge of it: what is left there was not judged.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -135,7 +135,7 @@ impl<'o> TargetReport<'o> {
 pub struct Report<'o> {
     /// Something was not deleted by intention: dry run, observe mode or pause.
     pub observed: bool,
-    /// Why nothing could be looked at.
+    /// Why nothing could be scanned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<&'o str>,
     /// Bridge by bridge.

@@ -12,7 +12,7 @@ use crate::model::attachment::{Key, NetworkName};
 use crate::store::Registry;
 use crate::util::clock::Deadline;
 
-/// Which bridges are looked at as a whole, also if nobody died there.
+/// Which bridges are scanned as a whole, also if nobody died there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Thorough {
     /// None.
@@ -41,9 +41,9 @@ pub struct CleanRequest<'a> {
     pub(super) adding: Option<Key>,
     /// A network's configuration as the caller has it; wins over the recorded one.
     pub(super) overlay: Option<(NetworkName, Config)>,
-    /// Which bridges are looked at as a whole, also if nobody died: finds dangling flows.
+    /// Which bridges are scanned as a whole, also if nobody died: finds dangling flows.
     pub(super) thorough: Thorough,
-    /// Look at bridges with a living pod whose register value is not known, too.
+    /// Scan bridges with a living pod whose register value is not known, too.
     pub(super) learning: bool,
     /// List every flow in the report, not just counts.
     pub(super) details: bool,

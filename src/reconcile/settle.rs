@@ -128,7 +128,7 @@ fn settle_one(
         return lock.put_tombstone(&record).map(|()| Settled::Needed);
     }
     let linger = node.map(|w| w.config(&record.key.network).linger()).unwrap_or_default();
-    // As of when the node was read: the look behind it was later still.
+    // As of when the node was read: the scan came later still.
     let read = node.map_or_else(Stamp::now, |w| w.now);
     // A switch that has started since may yet be given everything back that it had.
     let started = node.and_then(|w| w.switch_started);

@@ -1,6 +1,6 @@
 //! The register value that a port's classifier loads already while the port's ADD runs.
 //!
-//! The classifier may be overwritten before anybody looks at the whole bridge: the pod dies
+//! The classifier may be overwritten before anybody scans the whole bridge: the pod dies
 //! without a DEL and its port number goes to another pod. Nothing shows the value then.
 //!
 //! Guarantee: a value is taken only from entries that are not older than the sandbox and that
@@ -53,7 +53,7 @@ fn connect(path: &Path, deadline: Deadline) -> Option<Opening> {
 /// A value that is not known costs less than a pod that waits for a busy switch.
 const AT_MOST: Duration = Duration::from_millis(250);
 
-/// A look at the entries of one port. It runs while ADD writes the record.
+/// A query for the entries of one port. It runs while ADD writes the record.
 #[derive(Debug)]
 pub struct PortScan {
     input: BridgeInput,

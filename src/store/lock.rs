@@ -156,7 +156,10 @@ impl<'r> Lock<'r> {
             Err(error) => {
                 let to = layout::tombstone_of(&self.root, a);
                 if is_active() && fs::rename(active, to).is_ok() {
-                    log::warn!("{error}; {} was buried as it was", a.key);
+                    log::warn!(
+                        "{error}; the record of {} was moved to the tombstones unchanged",
+                        a.key
+                    );
                     return Ok(TombstoneWrite::Moved);
                 }
                 Err(error)

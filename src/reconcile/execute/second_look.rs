@@ -12,7 +12,7 @@ use crate::reconcile::plan::PlannedDelete;
 use crate::reconcile::scan::{Candidate, again};
 use crate::reconcile::snapshot::Error;
 
-/// A look at the places of the deleted entries.
+/// What stands in the places of the deleted entries.
 pub(super) struct SecondLook<'a> {
     pub(super) table: &'a mut dyn FlowSink,
     pub(super) judged: &'a ScannedBridge<'a>,

@@ -127,8 +127,9 @@ pub(in crate::reconcile) fn arriving(marks: &Marks, node: &NodeSnapshot) -> Opti
     Some(born).filter(|born| born.until(node.now) <= ADD_TAKES)
 }
 
-/// Whether the device behind an interface is gone: a dead pod's port that nobody removed. A port
-/// without a number yet has not been looked at. (Only the kernel's devices have an index always.)
+/// Whether the device behind an interface is gone: a dead pod's port that nobody removed. The switch
+/// has not seen the device yet of a port without a number. (Only the kernel's devices have an index
+/// always.)
 pub(in crate::reconcile) fn has_lost_its_device(interface: &Interface) -> bool {
     match interface.ofport {
         Ofport::Failed => true,
