@@ -181,6 +181,8 @@ pub struct SweepScheduler {
     idle: u32,
     /// An event asked for the sweep that is under way, not only a retry or the interval.
     by_event: bool,
+    /// The sweep that is under way is about entries only: the interval goes on.
+    entries_only: bool,
     /// When the last sweep ended.
     ended: Duration,
     failures: u32,
@@ -237,6 +239,7 @@ impl SweepScheduler {
         if self.next_interval <= now {
             self.pending.add(Reason::Interval, now);
         }
+        self.entries_only = self.pending.0.iter().all(|(reason, _)| reason.is_of_entries());
         std::mem::take(&mut self.pending)
     }
 
@@ -269,7 +272,9 @@ impl SweepScheduler {
         }
         self.ended = now;
         self.entries_not_before = now.saturating_add(result.took.saturating_mul(SHARE));
-        self.next_interval = now.saturating_add(jittered(self.interval, chance));
+        if !self.entries_only {
+            self.next_interval = now.saturating_add(jittered(self.interval, chance));
+        }
         let again = if result.failed {
             self.failures = self.failures.saturating_add(1);
             Some(back_off(self.failures, RETRY, self.interval, chance))
@@ -491,6 +496,22 @@ mod tests {
         assert!(scheduler.due() > now + ms(20));
         scheduler.event(Reason::Hangup, now);
         assert_eq!(scheduler.due(), now);
+    }
+
+    /// What is read again at each interval is read again, however often entries come.
+    #[test]
+    fn entries_do_not_put_the_interval_off() {
+        let (mut scheduler, mut now) = quiet();
+        let end = now + INTERVAL.mul_f64(1.2);
+        loop {
+            scheduler.event(Reason::Flows, now);
+            now = scheduler.due();
+            assert!(now < end, "no interval");
+            if scheduler.begin(now).has(Reason::Interval) {
+                break;
+            }
+            scheduler.done(&SweepResult { took: ms(3), ..SweepResult::default() }, now, 0.5);
+        }
     }
 
     #[test]
