@@ -288,8 +288,8 @@ fn daemon(context: &Context, findings: &mut Findings) {
     let Ok(Some(registry)) = context.registry() else { return };
     let what = "daemon";
     let socket = registry.daemon_socket().display().to_string();
-    let told = match context.ask(Question::Status) {
-        Ok(told) => told,
+    let answer = match context.ask(Question::Status) {
+        Ok(answer) => answer,
         Err(failed) => {
             let (found, remedy) = match failed.kind() {
                 ErrorKind::NotFound => {
@@ -314,10 +314,10 @@ fn daemon(context: &Context, findings: &mut Findings) {
         }
     };
     findings.ok(what, format!("{socket} answers"));
-    if told.get("limit") == Some(&Value::from(0)) {
+    if answer.get("limit") == Some(&Value::from(0)) {
         findings.note(what, "no bridge is followed", "--replica-limit is 0");
     }
-    let bridges = told.get("bridges").and_then(Value::as_array);
+    let bridges = answer.get("bridges").and_then(Value::as_array);
     for bridge in bridges.into_iter().flatten() {
         let text = |key| bridge.get(key).and_then(Value::as_str).unwrap_or_default();
         let followed = bridge.get("followed") == Some(&Value::Bool(true));

@@ -155,10 +155,10 @@ fn count_flows(
 ) -> Vec<Option<u64>> {
     let mut counts = vec![None; all.len()];
     let bridges = by_bridge(all.iter().copied().enumerate().filter(|(_, a)| !is_ovn(a)), networks);
-    let told = if bridges.is_empty() { None } else { context.ask(Question::Counts).ok() };
+    let answer = if bridges.is_empty() { None } else { context.ask(Question::Counts).ok() };
     for (bridge, tokens) in bridges {
-        let told = told.as_ref().and_then(|told| tokens.told(told.get(bridge)?, all));
-        match told.map_or_else(|| count_on(context, bridge, &tokens, deadline), Ok) {
+        let counted = answer.as_ref().and_then(|all_of| tokens.counted(all_of.get(bridge)?, all));
+        match counted.map_or_else(|| count_on(context, bridge, &tokens, deadline), Ok) {
             Ok(found) => {
                 for (index, found) in found {
                     if let Some(count) = counts.get_mut(index) {
@@ -266,8 +266,8 @@ impl TokenIndex {
     }
 
     /// What the daemon has counted, if it knows all of them.
-    fn told(&self, told: &Value, all: &[&Attachment]) -> Option<HashMap<usize, u64>> {
-        let count = |index: &usize| Some((*index, told.get(life(all.get(*index)?))?.as_u64()?));
+    fn counted(&self, answer: &Value, all: &[&Attachment]) -> Option<HashMap<usize, u64>> {
+        let count = |index: &usize| Some((*index, answer.get(life(all.get(*index)?))?.as_u64()?));
         self.members.iter().map(count).collect()
     }
 

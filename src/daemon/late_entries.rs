@@ -1,7 +1,7 @@
 //! Entries of the dead that come after their clean-up: a controller that is slow, or puts them back.
 //!
-//! Where a bridge is followed each change is told, so the dead need not be looked at again and
-//! again: one is looked at when an entry comes that names one of its tokens. What such an entry is,
+//! Where a bridge is followed the switch reports each change, so the dead need not be swept again and
+//! again: one is swept when an entry comes that names one of its tokens. What such an entry is,
 //! and whether somebody else has the token by now, is judged as ever.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -18,7 +18,7 @@ pub(super) struct LateEntries {
     watched: HashMap<AttachmentLife, (String, Vec<Token>)>,
     /// The bridges that are followed.
     followed: BTreeSet<String>,
-    /// What has come on them, and no sweep has looked at yet.
+    /// What has come on them, and no sweep has judged yet.
     arrived: BTreeMap<String, Arrived>,
 }
 
@@ -49,8 +49,8 @@ impl LateEntries {
         }
     }
 
-    /// Forgets what has come: a sweep has looked at it.
-    pub(super) fn looked_at(&mut self) {
+    /// Forgets what has come: a sweep has judged it.
+    pub(super) fn judged(&mut self) {
         self.arrived.clear();
     }
 
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn only_whom_an_entry_names_is_looked_at() {
+    fn only_whom_an_entry_names_is_swept() {
         let (one, other) = (record("c1", 2), record("c2", 3));
         let late = |any: bool, followed: bool| {
             let of = |record: &Attachment| ("br0".to_owned(), tokens_of(record, None));
@@ -123,7 +123,7 @@ mod tests {
         assert!(!named.is_watched(&life(&one), &both), "nobody watches the other bridge");
         assert!(!named.is_watched(&life(&record("c3", 4)), &br0));
         assert!(!late(false, false).is_watched(&life(&one), &br0));
-        named.looked_at();
+        named.judged();
         assert!(!named.has_come(&life(&one)));
     }
 }

@@ -289,7 +289,7 @@ impl Sweeper<'_> {
         let (queue, late) = (&mut self.retry_queue, &self.late);
         let start = SweepStart { reasons, urgent, now: began.at, late };
         let outcome = run.clean(&pass, |record| queue.is_due(record, &start))?;
-        self.late.looked_at();
+        self.late.judged();
         self.check_state_dir(registry);
         run.sighted(&mut pass);
         self.beat();

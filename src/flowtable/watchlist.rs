@@ -1,4 +1,4 @@
-//! Which changes of a bridge's entries somebody wants to be told of. Pure.
+//! Which changes of a bridge's entries are news for whoever follows it. Pure.
 //!
 //! | change | because |
 //! | --- | --- |
@@ -182,7 +182,7 @@ mod tests {
         let arrived = list.take_arrived();
         assert!(arrived.has(&[Token::InPort(2)]) && arrived.has(&[Token::InPort(9), register]));
         assert!(!arrived.has(&[Token::InPort(3)]));
-        assert!(!list.take_arrived().has(&[register]), "each is told once");
+        assert!(!list.take_arrived().has(&[register]), "each is handed out once");
         list.take_news();
         list.went(&flow(2));
         assert_eq!(list.take_news(), News { counts: true, ..News::default() });

@@ -23,7 +23,7 @@ impl Databases {
         kept.pop().map(|(_, database)| database).unwrap_or_default()
     }
 
-    /// Takes in what the server has told of on a connection that is kept. No call waits for it.
+    /// Takes in what the server has reported on a connection that is kept. No call waits for it.
     pub(super) fn listen(&self) {
         let kept = locked(&self.0).pop();
         if let Some((_, database)) = kept {
