@@ -388,6 +388,9 @@ fn reason(role: Role, name: &str, mask: EventMask) -> Option<Reason> {
         // The daemon holds its lock file open: inotify does not call the directory itself gone.
         Role::State if went && Registry::is_daemon_lock(name) => Some(Reason::StateDirectory),
         Role::Dead if came && is_record(name) => Some(Reason::Tombstone),
+        Role::Network if mask.contains(EventMask::MOVED_TO) && is_record(name) => {
+            Some(Reason::Record)
+        }
         Role::Sockets if came && is_switch => Some(Reason::Switch),
         _ => None,
     }
@@ -428,7 +431,9 @@ mod tests {
             (Role::State, "paused", deleted, Some(Reason::Pause)),
             (Role::State, "daemon.lock", deleted, Some(Reason::StateDirectory)),
             (Role::State, "podnet", created | EventMask::ISDIR, None),
-            (Role::Network, "c1:eth0.json", renamed_to, None),
+            (Role::Network, "c1:eth0.json", renamed_to, Some(Reason::Record)),
+            (Role::Network, "c1:eth0.json", deleted, None),
+            (Role::Network, "config.json", renamed_to, None),
             (Role::Dead, "1-c1:eth0.json", renamed_to, Some(Reason::Tombstone)),
             (Role::Dead, "1-c1:eth0.json", deleted, None),
             (Role::Dead, ".tmp.json", created, None),

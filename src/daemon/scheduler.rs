@@ -25,6 +25,8 @@ text_enum! {
         Interface = "interface",
         /// A tombstone was written: a DEL or a GC could not finish, or its linger time runs.
         Tombstone = "tombstone",
+        /// A record was written: there may be another pod to follow.
+        Record = "record",
         /// The pause of this node began or ended.
         Pause = "pause",
         /// The state directory was removed.
@@ -149,7 +151,7 @@ pub struct SweepResult {
 }
 
 /// The first event waits so long for those that belong to it.
-const DEBOUNCE: Duration = Duration::from_millis(1);
+const DEBOUNCE: Duration = Duration::from_micros(200);
 /// Entries that are only counted wait longer.
 const COUNT_AFTER: Duration = Duration::from_millis(500);
 /// More dead than this in one sweep are a burst.
@@ -520,7 +522,11 @@ mod tests {
         scheduler.event(Reason::Flows, now);
         assert_eq!(scheduler.due(), now + COUNT_AFTER);
         scheduler.event(Reason::Late, now + ms(2));
-        assert_eq!(scheduler.due(), now + ms(3), "what may be stale is not only counted");
+        assert_eq!(
+            scheduler.due(),
+            now + ms(2) + DEBOUNCE,
+            "what may be stale is not only counted"
+        );
         scheduler.event(Reason::Netns, now + ms(2));
         assert_eq!(
             scheduler.clone().begin(now + ms(3)).first(),

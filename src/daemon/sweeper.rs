@@ -146,10 +146,12 @@ impl Sweeper<'_> {
             // This daemon's own tombstones wake it, too.
             if reasons.has(Reason::Tombstone) && !self.is_news(&registry) {
                 reasons.take_back(Reason::Tombstone);
-                if reasons.first().is_none() {
-                    self.shared.wakeup.nothing_new();
-                    continue;
-                }
+            }
+            reasons.take_back(Reason::Record);
+            if reasons.first().is_none() {
+                self.keep_up(&registry);
+                self.shared.wakeup.nothing_new();
+                continue;
             }
             let swept = self.sweep(&registry, &reasons);
             let mut result = swept.unwrap_or_else(|failed| self.fail(&failed));
@@ -244,6 +246,15 @@ impl Sweeper<'_> {
         self.known = current.filter(|known| known.version.is_some() && known.is_complete());
         self.database.listen(Deadline::after(TIMEOUT));
         self.shared.requests.close_idle();
+    }
+
+    /// Nobody has died, but others have written records: whoever dies next need not wait until they
+    /// are read, and who is new is followed.
+    fn keep_up(&mut self, registry: &Registry) {
+        self.keep_records(registry);
+        if let Some(known) = &self.known {
+            self.follow(known);
+        }
     }
 
     /// Whether there are tombstones that this daemon has not written.

@@ -19,6 +19,7 @@ mod file;
 pub(crate) mod fuzzing;
 mod guard;
 mod journal;
+mod known_files;
 mod layout;
 mod lock;
 mod record;
@@ -40,6 +41,7 @@ pub use guard::GuardLock;
 pub use journal::{
     BadJournalId, Deleted, Header, JOURNAL_BYTES, JournalId, Operation, Subject, Writer,
 };
+pub use known_files::KnownFiles;
 pub use lock::{Lock, TombstoneWrite};
 pub use record::RecordHeader;
 pub use snapshot::{KnownNetwork, Leftover, RegistrySnapshot};
@@ -111,11 +113,17 @@ impl Registry {
     /// # Errors
     /// [`Error::Io`] if the state directory itself cannot be listed.
     pub fn snapshot(&self) -> Result<RegistrySnapshot, Error> {
+        self.snapshot_knowing(None)
+    }
+
+    fn snapshot_knowing(
+        &self,
+        known: Option<&RegistrySnapshot>,
+    ) -> Result<RegistrySnapshot, Error> {
         let quiet = self.keep_writers_out();
         let version = quiet.version();
-        let registry_snapshot =
-            snapshot::take(&self.root, Reading { passes: quiet.passes, wanted: None })?;
-        Ok(RegistrySnapshot { version, ..registry_snapshot })
+        let reading = Reading { passes: quiet.passes, wanted: None, known };
+        Ok(RegistrySnapshot { version, ..snapshot::take(&self.root, reading)? })
     }
 
     /// [`Registry::snapshot`] of the records that are wanted, going by what is quick to read.
@@ -127,7 +135,8 @@ impl Registry {
         wanted: &dyn Fn(&RecordHeader) -> bool,
     ) -> Result<RegistrySnapshot, Error> {
         let quiet = self.keep_writers_out();
-        snapshot::take(&self.root, Reading { passes: quiet.passes, wanted: Some(wanted) })
+        let reading = Reading { passes: quiet.passes, wanted: Some(wanted), known: None };
+        snapshot::take(&self.root, reading)
     }
 
     /// Whether no process can have written a record since a snapshot was taken. False where
@@ -138,13 +147,15 @@ impl Registry {
     }
 
     /// [`Self::snapshot`], or an earlier one if that is complete and no process can have
-    /// written since.
+    /// written since. If one may have, only the records are read whose files are others.
     ///
     /// # Errors
     /// As [`Self::snapshot`].
     pub fn snapshot_or(&self, known: Option<RegistrySnapshot>) -> Result<RegistrySnapshot, Error> {
-        let known = known.filter(|known| known.is_complete() && self.unchanged(known.version));
-        known.map_or_else(|| self.snapshot(), Ok)
+        match known.filter(RegistrySnapshot::is_complete) {
+            Some(known) if self.unchanged(known.version) => Ok(known),
+            known => self.snapshot_knowing(known.as_ref()),
+        }
     }
 
     /// The active record of a key. An empty file counts as none.

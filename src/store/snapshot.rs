@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 use super::error::{Corrupt, CorruptWhy, Error, Slot};
+use super::known_files::{FileStamp, KnownFiles};
 use super::layout;
 use super::record::{self, Found, Wanted};
 use crate::model::attachment::{Attachment, Key, NetworkName};
@@ -29,6 +30,8 @@ pub struct RegistrySnapshot {
     pub leftovers: Vec<Leftover>,
     /// For [`Registry::unchanged`](super::Registry::unchanged).
     pub version: Option<super::Version>,
+    /// For [`Registry::snapshot_or`](super::Registry::snapshot_or): known once that was asked for.
+    pub files: KnownFiles,
     /// Files and directories that could not be read. If there are any, absence from the
     /// rest proves nothing.
     pub failures: Vec<Error>,
@@ -99,6 +102,8 @@ pub(super) struct Reading<'w> {
     pub(super) passes: usize,
     /// Which records; `None`: all.
     pub(super) wanted: Option<Wanted<'w>>,
+    /// What was read before: a record whose file is the same is not read again.
+    pub(super) known: Option<&'w RegistrySnapshot>,
 }
 
 pub(super) fn take(root: &Path, reading: Reading<'_>) -> Result<RegistrySnapshot, Error> {
@@ -210,8 +215,18 @@ impl RegistrySnapshot {
                     continue;
                 }
                 let slot = slot_of(&name).unwrap_or(Slot::Nothing);
+                let stamp = reading.known.and_then(|_| FileStamp::of(&path));
+                let known = reading.known.filter(|known| known.files.has(&path, stamp));
+                if let Some(record) = known.and_then(|known| known.record(&slot)) {
+                    records.push(record.clone());
+                    self.files.add(path, stamp);
+                    continue;
+                }
                 match record::examine_if(&path, network, slot, reading.wanted) {
-                    Ok(Found::Record(a)) => records.push(*a),
+                    Ok(Found::Record(a)) => {
+                        records.push(*a);
+                        self.files.add(path, stamp);
+                    }
                     Ok(found) => self.note(found),
                     Err(e) => self.failures.push(e),
                 }
@@ -220,6 +235,22 @@ impl RegistrySnapshot {
             }
         }
         records
+    }
+
+    /// The record that was read from a file of this name.
+    fn record(&self, slot: &Slot) -> Option<&Attachment> {
+        let (of, found) = match slot {
+            Slot::Active(key) => {
+                (&self.attachments, self.attachments.binary_search_by(|a| a.key.cmp(key)))
+            }
+            Slot::Tombstone(key, generation) => {
+                let life = (key, *generation);
+                let by_life = |a: &Attachment| (&a.key, a.generation).cmp(&life);
+                (&self.tombstones, self.tombstones.binary_search_by(by_life))
+            }
+            Slot::State | Slot::Nothing => return None,
+        };
+        of.get(found.ok()?)
     }
 
     fn note(&mut self, found: Found) {

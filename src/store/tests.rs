@@ -124,6 +124,74 @@ fn what_is_known_after_a_burial_is_what_would_be_read() {
     assert!(torn.after_tombstones(dead.iter(), version).is_none());
 }
 
+/// What a snapshot knows of before is not read again, but where a file is another one.
+#[test]
+fn records_whose_files_are_the_same_are_not_read_again() {
+    let (_dir, registry) = open();
+    let lock = registry.lock(soon()).unwrap();
+    for (name, generation) in [("c1", 1), ("c2", 2), ("c3", 3), ("c4", 4), ("c5", 5)] {
+        lock.put(&attachment(name, generation)).unwrap();
+    }
+    lock.put_tombstone(&gone(attachment("d1", 6))).unwrap();
+    lock.put_tombstone(&gone(attachment("d2", 7))).unwrap();
+    drop(lock);
+    let written = || drop(registry.lock(soon()).unwrap());
+    let wait = || std::thread::sleep(Duration::from_millis(150));
+    let (again, before) = (|known| registry.snapshot_or(Some(known)).unwrap(), registry.snapshot());
+    wait();
+    written();
+    let mut known = again(before.unwrap());
+    // Nobody's: it shows what was read again.
+    known.attachments.iter_mut().chain(&mut known.tombstones).for_each(|a| a.attempts = 9);
+    let same = |a: &Attachment| a.attempts == 9;
+    written();
+    let mut known = again(known);
+    assert!(known.attachments.iter().chain(&known.tombstones).all(same));
+
+    // Written, removed, made a tombstone, open to others, put behind a link, of the same size.
+    let lock = registry.lock(soon()).unwrap();
+    lock.put(&Attachment { attempts: 3, ..attachment("c1", 1) }).unwrap();
+    lock.remove(&attachment("c2", 2)).unwrap();
+    lock.write_tombstone(&gone(attachment("c3", 3))).unwrap();
+    lock.remove_tombstone(&attachment("d1", 6)).unwrap();
+    drop(lock);
+    let path = |name: &str| {
+        fs::read_dir(registry.root.join("net"))
+            .unwrap()
+            .flatten()
+            .find(|e| e.file_name().to_str().unwrap().starts_with(name))
+            .unwrap()
+            .path()
+    };
+    fs::rename(path("c4"), registry.root.join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(
+        registry.root.join("elsewhere"),
+        path("c5").with_file_name("c4:eth0.json"),
+    )
+    .unwrap();
+    let text = fs::read_to_string(path("c5")).unwrap();
+    let text = text.replace("\"generation\":5", "\"generation\":8");
+    let mut in_place = fs::OpenOptions::new().write(true).open(path("c5")).unwrap();
+    io::Write::write_all(&mut in_place, text.as_bytes()).unwrap();
+    drop(in_place);
+    for _ in 0..3 {
+        let read = registry.snapshot().unwrap();
+        written();
+        known = again(known);
+        let lives = |all: &[Attachment]| {
+            all.iter().map(|a| (a.key.clone(), a.generation)).collect::<Vec<_>>()
+        };
+        assert_eq!(lives(&known.attachments), lives(&read.attachments));
+        assert_eq!(lives(&known.tombstones), lives(&read.tombstones));
+        assert_eq!(known.corrupt.len(), read.corrupt.len());
+        let (kept, anew): (Vec<_>, Vec<_>) =
+            known.attachments.iter().chain(&known.tombstones).partition(|a| same(a));
+        assert_eq!(kept.iter().map(|a| a.generation).collect::<Vec<_>>(), [7]);
+        assert_eq!(anew.iter().map(|a| a.attempts).max(), Some(3));
+        wait();
+    }
+}
+
 #[test]
 fn directories_are_made_again() {
     let (_dir, registry) = open();

@@ -59,6 +59,23 @@ fn a_value_is_written_down_when_it_shows() {
     daemon.no_harm();
 }
 
+/// Nobody dies, and nothing else wakes the daemon but the record that ADD writes.
+#[test]
+fn a_value_of_a_pod_that_comes_later_is_written_down_too() {
+    let (node, _, _) = node("daemon_value_later", 1);
+    let daemon = Daemon::start(&node);
+    eventually("the bridge is followed", || daemon.metric(SINCE) > 0.0);
+    let late = node.run_pod("late");
+    node.install("br0", &layouts::classifier(&late.who(0x1002)));
+    eventually("its value is written down", || {
+        let rows = node.admin(&["list", "--json", "--no-flows"]).json();
+        let mut rows = rows.as_array().unwrap().iter();
+        let row = rows.find(|row| row["ofport"] == json!(late.ofport)).unwrap();
+        row["register"]["value"] == json!(0x1002)
+    });
+    daemon.no_harm();
+}
+
 /// What died is read, not what is there.
 #[test]
 fn a_death_reads_what_names_the_dead() {
