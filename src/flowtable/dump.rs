@@ -11,7 +11,7 @@ use log::debug;
 use super::{Changes, FlowSink, FlowSource, Made, Parallel, Reporting, Seen, Tokens, Visit};
 use crate::model::flow::Actions;
 use crate::openflow::{
-    Applied, AskedDump, Connection, Entry, Error, Filter, Update, filters_for_address,
+    Applied, Asked, AskedDump, Connection, Entry, Error, Filter, Update, filters_for_address,
 };
 use crate::util::clock::{BootTime, Deadline};
 
@@ -28,6 +28,8 @@ pub struct DumpSource {
     connection: Connection,
     /// Each table and how many entries it had.
     tables: Vec<(u8, u32)>,
+    /// What the groups do, if that was asked for with the tables. For one scan: the next one asks.
+    groups: Option<Vec<Actions>>,
     guess: Option<Guess>,
 }
 
@@ -44,12 +46,31 @@ impl DumpSource {
     /// # Errors
     /// Those of any exchange.
     pub fn over(mut connection: Connection) -> Result<(Self, Vec<(u16, String)>), Error> {
-        let (ports, tables) = connection.ports_and_tables()?;
-        Ok((Self::knowing(connection, tables), ports))
+        let asked = connection.ask_ports_and_tables(false)?;
+        Self::hearing(connection, asked)
     }
 
-    pub(super) fn knowing(connection: Connection, tables: Vec<(u8, u32)>) -> Self {
-        Self { connection, tables, guess: None }
+    /// The same with what the bridge's groups do, in one exchange.
+    ///
+    /// # Errors
+    /// Those of any exchange.
+    pub fn with_groups(mut connection: Connection) -> Result<(Self, Vec<(u16, String)>), Error> {
+        let asked = connection.ask_ports_and_tables(true)?;
+        Self::hearing(connection, asked)
+    }
+
+    /// When this was asked.
+    pub(super) fn hearing(
+        mut connection: Connection,
+        asked: Asked,
+    ) -> Result<(Self, Vec<(u16, String)>), Error> {
+        let ((ports, tables), groups) = connection.hear_ports_and_tables(asked)?;
+        let groups = groups.map(known).transpose()?;
+        Ok((Self { groups, ..Self::knowing(connection, tables) }, ports))
+    }
+
+    fn knowing(connection: Connection, tables: Vec<(u8, u32)>) -> Self {
+        Self { connection, tables, groups: None, guess: None }
     }
 
     /// Without asking the switch for its tables.
@@ -89,6 +110,17 @@ impl DumpSource {
             }
             each(&Seen { raw: *raw, filter, made: Made::by(raw.duration(), asked, came) })
         })
+    }
+}
+
+/// A switch that does not say what its groups do: they may do anything.
+fn known(buckets: Result<Vec<Actions>, Error>) -> Result<Vec<Actions>, Error> {
+    match buckets {
+        Err(failed) if failed.is_refusal() => {
+            debug!("{failed}: register values are no evidence");
+            Ok(vec![Actions { beyond: true, unread: true, ..Actions::default() }])
+        }
+        buckets => buckets,
     }
 }
 
@@ -138,13 +170,7 @@ impl FlowSource for DumpSource {
 
     /// If the switch does not tell, they may do anything.
     fn buckets(&mut self) -> Result<Vec<Actions>, Error> {
-        match self.connection.buckets() {
-            Err(failed) if failed.is_refusal() => {
-                debug!("{failed}: register values are no evidence");
-                Ok(vec![Actions { beyond: true, unread: true, ..Actions::default() }])
-            }
-            buckets => buckets,
-        }
+        self.groups.take().map_or_else(|| known(self.connection.buckets()), Ok)
     }
 
     fn is_watching(&self) -> bool {

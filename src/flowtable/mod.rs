@@ -40,7 +40,7 @@ mod watchlist;
 
 pub use dump::DumpSource;
 pub use index::Token;
-pub use prefetch::Prefetch;
+pub use prefetch::{Groups, Prefetch};
 pub use replicas::{Limits, ReplicaStatus, Replicas};
 pub use sink::{BridgeTables, FlowSink, Parallel};
 pub use source::ReplicaSource;
@@ -143,8 +143,8 @@ pub trait FlowSource: Send {
     /// As [`Self::scan`].
     fn query(&mut self, tokens: &[Tokens], each: &mut Visit<'_>) -> Result<Vec<Filter>, Error>;
 
-    /// Hands out, each once, the entries that [teach](Flow::teaches) and those with one of these
-    /// tokens, ports that they only refer to included. False, and nothing is handed out: it has no
+    /// Hands out the entries that [teach](Flow::teaches) and those with one of these tokens, ports
+    /// that they only refer to included: each once, or twice if another one looks like it. False, and nothing is handed out: it has no
     /// index of them, and a scan of everything costs no more.
     ///
     /// # Errors

@@ -10,12 +10,21 @@ use super::{DumpSource, FlowSource as _, Tokens};
 use crate::openflow::{Asked, Connection, Error, Opening};
 use crate::util::clock::Deadline;
 
+/// Whether groups are asked for, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Groups {
+    /// They will be asked for, most likely.
+    Wanted,
+    /// They will not.
+    Not,
+}
+
 /// How far it has come.
 #[derive(Debug)]
 pub enum Prefetch {
     /// Connected.
-    Connecting(Opening),
-    /// Its ports and tables were asked for.
+    Connecting(Opening, Groups),
+    /// Its ports and tables were asked for, and perhaps its groups.
     Asking(Connection, Asked),
     /// They are known, and perhaps dumps were asked for.
     Ready(DumpSource, Vec<(u16, String)>),
@@ -24,16 +33,18 @@ pub enum Prefetch {
 impl Prefetch {
     /// Connects.
     #[must_use]
-    pub fn begin(path: &Path, deadline: Deadline, watching: bool) -> Option<Self> {
+    pub fn begin(path: &Path, deadline: Deadline, watching: bool, groups: Groups) -> Option<Self> {
         let opening = Connection::begin(path, deadline).ok()?;
-        Some(Self::Connecting(opening.watching(watching)))
+        Some(Self::Connecting(opening.watching(watching), groups))
     }
 
     /// Answers the switch's hello and asks the first questions, if the hello is there.
     #[must_use]
     pub fn go_on(self) -> Option<Self> {
         match self {
-            Self::Connecting(opening) if opening.is_ready() => Self::ask(opening).ok(),
+            Self::Connecting(opening, groups) if opening.is_ready() => {
+                Self::ask(opening, groups).ok()
+            }
             other => Some(other),
         }
     }
@@ -67,11 +78,8 @@ impl Prefetch {
     pub fn finish(self) -> Result<(DumpSource, Vec<(u16, String)>), Error> {
         match self {
             Self::Ready(source, ports) => Ok((source, ports)),
-            Self::Connecting(opening) => Self::ask(opening)?.finish(),
-            Self::Asking(mut connection, asked) => {
-                let (ports, tables) = connection.hear_ports_and_tables(asked)?;
-                Ok((DumpSource::knowing(connection, tables), ports))
-            }
+            Self::Connecting(opening, groups) => Self::ask(opening, groups)?.finish(),
+            Self::Asking(connection, asked) => DumpSource::hearing(connection, asked),
         }
     }
 
@@ -79,15 +87,15 @@ impl Prefetch {
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
-            Self::Connecting(opening) => opening.path(),
+            Self::Connecting(opening, _) => opening.path(),
             Self::Asking(connection, _) => connection.path(),
             Self::Ready(source, _) => source.connection().path(),
         }
     }
 
-    fn ask(opening: Opening) -> Result<Self, Error> {
+    fn ask(opening: Opening, groups: Groups) -> Result<Self, Error> {
         let mut connection = opening.finish()?;
-        let asked = connection.ask_ports_and_tables()?;
+        let asked = connection.ask_ports_and_tables(groups == Groups::Wanted)?;
         Ok(Self::Asking(connection, asked))
     }
 }

@@ -422,6 +422,10 @@ fn sharers(
     let of_field = values.iter().filter(|(t, _)| (t.index, t.mask) == (field.index, field.mask));
     let counts = |c: &&Claim| !matches!(c.owner, Owner::Live(l) if without.contains(&l));
     let pairs = of_field.filter_map(|(token, claims)| {
+        // One owner, as a rule.
+        if claims.claims.len() < 2 {
+            return None;
+        }
         let claims: Vec<Claim> = claims.claims.iter().filter(counts).cloned().collect();
         let owners = overlap(input, n, *token, &claims)?;
         Some(Sharers { value: token.value, owners })

@@ -352,7 +352,7 @@ impl<'c> Survey<'c> {
 
 /// Live values that are known before the dump, in every field that they fill.
 fn recorded_live(index: &Index<'_>) -> HashMap<RegisterToken, Claims> {
-    let mut values: HashMap<RegisterToken, Claims> = HashMap::new();
+    let mut values: HashMap<RegisterToken, Claims> = HashMap::with_capacity(index.input.live.len());
     for (l, live) in index.input.live.iter() {
         let LiveRegister::Is(value) = live.register else { continue };
         let own = live.network.and_then(|n| index.input.networks.get(n));

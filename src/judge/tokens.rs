@@ -195,8 +195,9 @@ pub(super) struct Index<'c> {
 
 impl<'c> Index<'c> {
     pub(super) fn new(input: &'c JudgeInput) -> Self {
-        let mut ports: HashMap<u16, PortOwners> = HashMap::new();
-        let mut addresses: HashMap<Address, Owners> = HashMap::new();
+        let owners = input.live.len().saturating_add(input.dead.len());
+        let mut ports: HashMap<u16, PortOwners> = HashMap::with_capacity(owners);
+        let mut addresses: HashMap<Address, Owners> = HashMap::with_capacity(owners);
         for (i, dead) in input.dead.iter() {
             if input.networks.get(dead.network).is_none() {
                 continue;

@@ -358,6 +358,14 @@ impl Attachment {
         self.vlans_before = known.filter(|v| *v != UNTAGGED && !vlans.contains(v)).collect();
     }
 
+    /// Whether [`Self::see_port_vlans`] changes nothing.
+    #[must_use]
+    pub fn has_seen_port_vlans(&self, vlans: &[u16]) -> bool {
+        let now = if vlans.is_empty() { &[UNTAGGED] } else { vlans };
+        let before = self.vlans.iter().filter(|v| **v != UNTAGGED && !vlans.contains(v));
+        now.iter().all(|vlan| self.vlans.contains(vlan)) && before.eq(&self.vlans_before)
+    }
+
     /// Remembers the VLANs of an earlier record of the same port.
     pub fn see_vlans_of(&mut self, other: &Self) {
         let before = other.vlans_before.iter().filter(|vlan| !self.vlans.contains(vlan));

@@ -60,6 +60,9 @@ pub(super) fn settle(
     facts: &JudgeInput,
     scan: &mut FlowScan,
 ) -> Result<(), Error> {
+    if !scan.candidates.iter().any(|candidate| candidate.may_be_ambiguous) {
+        return Ok(());
+    }
     let judge = Judge::new(facts, &scan.learned);
     let is_meant = |candidate: &Candidate| {
         let is_stale = || candidate.verdict(&judge).is_some_and(|verdict| verdict.stale);

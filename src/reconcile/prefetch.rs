@@ -8,7 +8,7 @@ use super::input::register_now;
 use super::scan::expects_proof;
 use super::snapshot::Answered;
 use super::{CleanRequest, CleanTarget, Thorough, socket_of};
-use crate::flowtable::{DumpSource, Prefetch, Tokens};
+use crate::flowtable::{DumpSource, Groups, Prefetch, Tokens};
 use crate::openflow::{Connection, Error};
 
 /// Connects, if all targets' records name the same bridge.
@@ -18,7 +18,12 @@ pub(super) fn begin(request: &CleanRequest<'_>, targets: &[CleanTarget]) -> Opti
         return None;
     }
     let path = socket_of(&request.run_dir, bridge).ok()?;
-    Prefetch::begin(&path, request.deadline, !request.dry_run)
+    Prefetch::begin(&path, request.deadline, !request.dry_run, groups(request))
+}
+
+/// A replica is asked for the evidence, which begins with the groups.
+fn groups(request: &CleanRequest<'_>) -> Groups {
+    if request.replicas.is_some() { Groups::Wanted } else { Groups::Not }
 }
 
 /// Asks for the entries of the dead as their records know them, if a scan by tokens is to be
@@ -80,5 +85,8 @@ pub(super) fn or_open(
     if !request.dry_run {
         connection.watch()?;
     }
-    DumpSource::over(connection)
+    match groups(request) {
+        Groups::Wanted => DumpSource::with_groups(connection),
+        Groups::Not => DumpSource::over(connection),
+    }
 }

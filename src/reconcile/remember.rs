@@ -1,5 +1,6 @@
 //! What a scan teaches beyond its verdicts, and what of that is written down.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use log::warn;
@@ -223,19 +224,27 @@ fn shows_all_of(scan: &FlowScan, live: &Live) -> bool {
 /// has written since it was read.
 struct Records<'a> {
     lock: &'a Lock<'a>,
-    /// By key and generation: as it is written, and whether that is a tombstone.
-    known: HashMap<(&'a Key, u64), (&'a Attachment, bool)>,
+    node: &'a NodeSnapshot,
+    /// By key and generation: as it is written, and whether that is a tombstone. Nobody asks at
+    /// most deaths.
+    known: OnceCell<Known<'a>>,
 }
+
+type Known<'a> = HashMap<(&'a Key, u64), (&'a Attachment, bool)>;
 
 impl<'a> Records<'a> {
     fn new(lock: &'a Lock<'a>, node: &'a NodeSnapshot) -> Self {
-        let mut known = HashMap::new();
-        if lock.succeeds(node.version).is_some() {
+        Self { lock, node, known: OnceCell::new() }
+    }
+
+    fn read(&self) -> Known<'a> {
+        let (node, mut known) = (self.node, HashMap::new());
+        if self.lock.succeeds(node.version).is_some() {
             let life = |record: &'a Attachment| (&record.key, record.generation);
             known.extend(node.records.iter().map(|record| (life(record), (record, false))));
             known.extend(node.tombstones.iter().map(|record| (life(record), (record, true))));
         }
-        Self { lock, known }
+        known
     }
 
     fn set(
@@ -243,7 +252,9 @@ impl<'a> Records<'a> {
         of: &Attachment,
         change: impl FnOnce(&mut Attachment),
     ) -> Result<(), crate::store::Error> {
-        let Some((written, dead)) = self.known.get(&(&of.key, of.generation)) else {
+        let Some((written, dead)) =
+            self.known.get_or_init(|| self.read()).get(&(&of.key, of.generation))
+        else {
             return self.lock.update(of, change).map(drop);
         };
         let mut record = (*written).clone();

@@ -135,8 +135,9 @@ struct Collector<'c> {
     kept: Vec<Candidate>,
     /// Index in `kept`, and the filter that found it.
     places: HashMap<FlowKey<'static>, (usize, usize)>,
-    /// What was not kept: an entry that looks like a kept one may be among it.
-    passed: BloomFilter,
+    /// What was not kept: an entry that looks like a kept one may be among it. None: the source
+    /// tells of each whether another one looks like it.
+    passed: Option<BloomFilter>,
     flows: u64,
     /// See [`Candidate::seq`].
     seq: u64,
@@ -146,8 +147,13 @@ struct Collector<'c> {
 
 impl<'c> Collector<'c> {
     fn new(survey: Survey<'c>, seq: u64) -> Self {
-        let (kept, places, passed) = (Vec::new(), HashMap::new(), BloomFilter::nothing());
-        Self { survey, kept, places, passed, flows: 0, seq, flow: Flow::default() }
+        let passed = Some(BloomFilter::nothing());
+        Self { passed, ..Self::of_evidence(survey, seq) }
+    }
+
+    fn of_evidence(survey: Survey<'c>, seq: u64) -> Self {
+        let (kept, places) = (Vec::new(), HashMap::new());
+        Self { survey, kept, places, passed: None, flows: 0, seq, flow: Flow::default() }
     }
 
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), Malformed> {
@@ -156,7 +162,7 @@ impl<'c> Collector<'c> {
         self.flow.made = seen.made.latest;
         let key = seen.raw.key();
         if !self.survey.see(&self.flow) {
-            self.passed.add(&key);
+            self.passed.iter_mut().for_each(|passed| passed.add(&key));
             return Ok(());
         }
         match self.places.get(&key) {
@@ -188,7 +194,9 @@ impl<'c> Collector<'c> {
             // elsewhere.
             let by_output = extent == Extent::Tokens
                 && asked.get(candidate.found_by).is_some_and(|f| f.out_port.is_some());
-            candidate.may_be_ambiguous = by_output || self.passed.may_have(&candidate.entry.key());
+            let passed = self.passed.as_ref();
+            let looks_passed = passed.is_some_and(|passed| passed.may_have(&candidate.entry.key()));
+            candidate.may_be_ambiguous = by_output || looks_passed;
         }
         let learned = self.survey.finish();
         FlowScan { candidates: self.kept, learned, flows: self.flows, asked, extent }
@@ -236,7 +244,7 @@ fn evidence(
     loop {
         let mut survey = Survey::new(facts);
         buckets.iter().for_each(|bucket| survey.see_bucket(bucket));
-        let mut collector = Collector::new(survey, source.seq());
+        let mut collector = Collector::of_evidence(survey, source.seq());
         if !source.evidence(&tokens, &mut |seen| collector.see(seen))? {
             return Ok(None);
         }

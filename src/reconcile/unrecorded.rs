@@ -104,8 +104,8 @@ fn find(node: &NodeSnapshot, record: &mut Attachment) {
 /// entries go with the successor, though they are older than it is.
 #[derive(Debug, Default)]
 pub struct Predecessors {
-    /// Per bridge and number: when the first came to be who had it.
-    ports: HashMap<(String, u16), Stamp>,
+    /// Per number and bridge: when the first came to be who had it.
+    ports: HashMap<u16, HashMap<String, Stamp>>,
     addresses: HashMap<Address, Stamp>,
     dead: Vec<(Key, u64)>,
 }
@@ -122,7 +122,8 @@ impl Predecessors {
             let earlier = |known: &mut Stamp| *known = first.min(*known);
             for port in dead.ofport.into_iter().chain(dead.ofport_before) {
                 let Some(bridge) = dead.bridge.clone() else { continue };
-                predecessors.ports.entry((bridge, port)).and_modify(earlier).or_insert(first);
+                let of_number = predecessors.ports.entry(port).or_default();
+                of_number.entry(bridge).and_modify(earlier).or_insert(first);
             }
             for address in dead.addresses() {
                 predecessors.addresses.entry(address).and_modify(earlier).or_insert(first);
@@ -141,12 +142,30 @@ impl Predecessors {
         let own = live.earliest()?;
         let is_dead =
             |(key, generation): &(Key, u64)| (key, generation) == (&live.key, &live.generation);
-        let port = live.bridge.clone().zip(live.ofport).and_then(|port| self.ports.get(&port));
+        let of_number = live.ofport.and_then(|port| self.ports.get(&port));
+        let port =
+            of_number.zip(live.bridge.as_ref()).and_then(|(known, bridge)| known.get(bridge));
         let addresses = live.addresses();
         let addresses = addresses.iter().filter_map(|address| self.addresses.get(address));
         let first = port.into_iter().chain(addresses).min().copied()?;
         Some(first).filter(|first| *first < own && !self.dead.iter().any(is_dead))
     }
+}
+
+/// Whether a record says of its port what OVSDB does, and from when on entries may be its own.
+fn is_current(node: &NodeSnapshot, record: &Attachment, first: Option<Stamp>) -> bool {
+    let is_found = record.interface.is_some() || record.port.is_some();
+    let as_it_is = |place: PortLocation<'_>| {
+        let (number, device) = (place.interface.ofport.number(), device_of(place.interface));
+        record.bridge.as_ref() == node.bridge(place.bridge).map(|bridge| &bridge.name)
+            && record.interface == Some(place.interface.id)
+            && record.has_seen_port_vlans(&place.port.vlans)
+            && (device.is_none() || device == record.device)
+            && (number.is_none() || number == record.ofport)
+    };
+    is_found
+        && (first.is_none() || first == record.inherits)
+        && node.certain_place_of(record).is_none_or(as_it_is)
 }
 
 /// Keeps the records of the living as OVSDB has them now: a port that ADD could not see, one that
@@ -161,6 +180,9 @@ pub(super) fn refresh(
     let predecessors = Predecessors::of(node, targets);
     let mut changed = Vec::new();
     for (index, old) in node.records.iter().enumerate() {
+        if is_current(node, old, predecessors.first(old)) {
+            continue;
+        }
         let mut record = old.clone();
         find(node, &mut record);
         if let Some(place) = node.certain_place_of(&record) {

@@ -16,14 +16,19 @@ const READING: &str = "reading groups";
 /// A question that names nothing in particular.
 const TABLES: (u16, Option<Which>) = (OFPMP_TABLE, None);
 const PORTS: (u16, Option<Which>) = (OFPMP_PORT_DESC, Some(Which { number: OFPP_ANY }));
+const GROUPS: (u16, Option<Which>) = (OFPMP_GROUP_DESC, Some(Which { number: OFPG_ALL }));
 
 /// What [`Connection::ports`] and [`Connection::tables`] return.
 pub type PortsAndTables = (Vec<(u16, String)>, Vec<(u8, u32)>);
 
-/// A question that was sent: the xid of its first part.
+/// A question that was sent: the xid of its first part, and whether it asked for groups.
 #[derive(Debug)]
 #[must_use = "its answer is still to come"]
-pub struct Asked(u32);
+pub struct Asked(u32, bool);
+
+/// What [`Connection::hear_ports_and_tables`] returns: with the groups' buckets, or why there are
+/// none, if they were asked for.
+pub type Heard = (PortsAndTables, Option<Result<Vec<Actions>, Error>>);
 
 impl Connection {
     /// Each table and how many entries it has (internal ones included: a table with 0 need
@@ -51,25 +56,34 @@ impl Connection {
     /// # Errors
     /// As [`Self::dump`].
     pub fn ports_and_tables(&mut self) -> Result<PortsAndTables, Error> {
-        let asked = self.ask_ports_and_tables()?;
-        self.hear_ports_and_tables(asked)
+        let asked = self.ask_ports_and_tables(false)?;
+        self.hear_ports_and_tables(asked).map(|(heard, _)| heard)
     }
 
-    /// Asks for [`Self::ports_and_tables`] and does not wait.
+    /// Asks for [`Self::ports_and_tables`], and perhaps [`Self::buckets`], and does not wait.
     ///
     /// # Errors
     /// As [`Self::dump`].
-    pub fn ask_ports_and_tables(&mut self) -> Result<Asked, Error> {
-        self.ask(&[PORTS, TABLES], LISTING).map(Asked)
+    pub fn ask_ports_and_tables(&mut self, groups: bool) -> Result<Asked, Error> {
+        let questions = [PORTS, TABLES, GROUPS];
+        let questions = questions.get(..if groups { 3 } else { 2 }).unwrap_or_default();
+        self.ask(questions, LISTING).map(|first| Asked(first, groups))
     }
 
     /// What was asked.
     ///
     /// # Errors
     /// As [`Self::dump`].
-    pub fn hear_ports_and_tables(&mut self, asked: Asked) -> Result<PortsAndTables, Error> {
-        let ports = self.hear_ports(asked.0)?;
-        Ok((ports, self.hear_tables(asked.0.wrapping_add(1))?))
+    pub fn hear_ports_and_tables(&mut self, asked: Asked) -> Result<Heard, Error> {
+        let Asked(first, groups) = asked;
+        let ports = self.hear_ports(first)?;
+        let tables = self.hear_tables(first.wrapping_add(1))?;
+        let buckets = groups.then(|| self.hear_buckets(first.wrapping_add(2)));
+        match buckets {
+            // A switch that has no groups is no reason not to hear of the rest.
+            Some(Err(failed)) if !failed.is_refusal() => Err(failed),
+            buckets => Ok(((ports, tables), buckets)),
+        }
     }
 
     fn hear_tables(&mut self, xid: u32) -> Result<Vec<(u8, u32)>, Error> {
@@ -90,9 +104,12 @@ impl Connection {
     /// # Errors
     /// As [`Self::dump`].
     pub fn buckets(&mut self) -> Result<Vec<Actions>, Error> {
+        let xid = self.ask(&[GROUPS], READING)?;
+        self.hear_buckets(xid)
+    }
+
+    fn hear_buckets(&mut self, xid: u32) -> Result<Vec<Actions>, Error> {
         let mut found = Vec::new();
-        let all = Which { number: OFPG_ALL };
-        let xid = self.ask(&[(OFPMP_GROUP_DESC, Some(all))], READING)?;
         self.hear(xid, OFPMP_GROUP_DESC, READING, &mut |r, version| {
             group::read(version, r, &mut |list| {
                 let mut actions = Actions::default();

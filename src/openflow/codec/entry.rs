@@ -34,6 +34,9 @@ layout! {
     V15 => [2] table [1], priority, idle_timeout, hard_timeout, flags, importance, cookie;
 }
 
+/// Room for what stands around match and instructions.
+const ROOM_AROUND: usize = 96;
+
 impl Head {
     /// Reads 1.5's statistics (`struct ofp_oxs_stat`); all we want is the duration.
     fn read_statistics(&mut self, r: &mut Reader<'_>) -> Result<(), Malformed> {
@@ -284,7 +287,20 @@ impl Entry {
         tlvs: &[u8],
         instructions: &[u8],
     ) -> Result<Self, BadEntry> {
-        let mut out = vec![0; 2];
+        let entry = Self::put_together(version, head, tlvs, instructions)?;
+        entry.raw().decode(&mut Flow::default())?;
+        Ok(entry)
+    }
+
+    /// The same of fields and instructions that were read before.
+    fn put_together(
+        version: Version,
+        head: Head,
+        tlvs: &[u8],
+        instructions: &[u8],
+    ) -> Result<Self, Malformed> {
+        let mut out = Vec::with_capacity(ROOM_AROUND + tlvs.len() + instructions.len());
+        out.extend([0; 2]);
         head.write(version, &mut out);
         write_match(tlvs, &mut out)?;
         if version == Version::V15 {
@@ -292,7 +308,9 @@ impl Entry {
         }
         out.extend_from_slice(instructions);
         set_length(&mut out, 0, 0)?;
-        Self::new(version, out)
+        let bytes = out.into_boxed_slice();
+        let parts = RawEntry::new(version, &bytes)?.parts;
+        Ok(Self { parts, bytes })
     }
 
     /// From its parts, as if it had just been read.

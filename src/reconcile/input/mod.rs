@@ -138,11 +138,12 @@ impl BridgeInput {
             }
             let place = node.place_of(record);
             claimed.extend(place.map(|p| p.interface.id));
-            let here = match place {
-                Some(place) => joined.contains(&place.bridge),
-                None => node.bridges_of(record).iter().any(|b| joined.contains(b)),
-            } || node.bridges_of(record).contains(bridge);
-            if here {
+            let may_be_here = || {
+                let bridges = node.bridges_of(record);
+                bridges.contains(bridge)
+                    || place.is_none() && bridges.iter().any(|b| joined.contains(b))
+            };
+            if place.is_some_and(|place| joined.contains(&place.bridge)) || may_be_here() {
                 let adding = adding == Some(&record.key);
                 let network = self.network(node, &record.key.network);
                 let live = live::recorded(view, record, place, network, adding);

@@ -12,7 +12,10 @@ use crate::reconcile::NodeSnapshot;
 pub(super) fn member(node: &NodeSnapshot, record: &Attachment) -> Option<Member> {
     let state = node.network(&record.key.network);
     let waits = state.config.reg0 == Reg0::Learn && !state.register.register_told_apart;
-    let member = record.member().filter(|_| waits)?;
+    if !waits {
+        return None;
+    }
+    let member = record.member()?;
     state.register.may_tell_apart(&member.workload).then_some(member)
 }
 

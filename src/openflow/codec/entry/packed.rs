@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{BadEntry, Entry, FlowKey, Head, RawEntry};
+use super::{Entry, FlowKey, Head, RawEntry};
 use crate::model::flow::Flow;
 use crate::openflow::client::monitor::Update;
 use crate::openflow::codec::effects;
@@ -140,10 +140,11 @@ impl PackedEntry {
     }
 
     /// The entry as a dump of that version shows it. Flags and importance that are not known are 0.
+    /// What is inside match and instructions is not checked: [`Self::decode`] does that.
     ///
     /// # Errors
     /// If its bytes are none of an entry's.
-    pub fn to_entry(&self, version: Version, age: Duration) -> Result<Entry, BadEntry> {
+    pub fn to_entry(&self, version: Version, age: Duration) -> Result<Entry, Malformed> {
         let (head, tlvs, instructions) = self.parts();
         let head = Head {
             table: head.table,
@@ -156,7 +157,7 @@ impl PackedEntry {
             seconds: u32::try_from(age.as_secs()).unwrap_or(u32::MAX),
             nanoseconds: age.subsec_nanos(),
         };
-        Entry::assemble(version, head, tlvs, instructions)
+        Entry::put_together(version, head, tlvs, instructions)
     }
 }
 
