@@ -103,6 +103,8 @@ pub struct Dead {
     pub ofport: Option<u16>,
     /// Numbers that it had here before, by its record: flows may still mean it by them.
     pub previous_ofports: Vec<u16>,
+    /// It may have had numbers that its record does not know.
+    pub unknown_ofports: bool,
     /// Since when it has had its number, at the latest, if it had another before; `None`: unknown.
     /// A start of ovs-vswitchd gives numbers before anybody puts entries, restored ones too.
     pub number_since: Option<BootTime>,
@@ -164,6 +166,12 @@ impl Dead {
         self.ofport == Some(port) || self.previous_ofports.contains(&port)
     }
 
+    /// Whether its number has changed, or may have, while it lived.
+    #[must_use]
+    pub fn has_moved(&self) -> bool {
+        self.unknown_ofports || !self.previous_ofports.is_empty()
+    }
+
     /// Whether its port is in the VLAN by what OVSDB said of it last.
     #[must_use]
     pub fn is_in_vlan(&self, vlan: u16) -> bool {
@@ -189,6 +197,8 @@ pub struct Live {
     pub ofport: Option<u16>,
     /// Numbers that it had here before, by its record: flows may still mean it by them.
     pub previous_ofports: Vec<u16>,
+    /// As [`Dead::unknown_ofports`].
+    pub unknown_ofports: bool,
     /// As [`Dead::number_since`].
     pub number_since: Option<BootTime>,
     /// Its addresses.
@@ -221,6 +231,7 @@ impl PartialEq for Live {
             network,
             ofport,
             previous_ofports,
+            unknown_ofports,
             number_since: _,
             addresses,
             vlans,
@@ -234,6 +245,7 @@ impl PartialEq for Live {
         *network == other.network
             && *ofport == other.ofport
             && *previous_ofports == other.previous_ofports
+            && *unknown_ofports == other.unknown_ofports
             && *addresses == other.addresses
             && *vlans == other.vlans
             && *addresses_known == other.addresses_known
@@ -252,6 +264,12 @@ impl Live {
     #[must_use]
     pub fn is_unjudged_dead(&self) -> bool {
         self.network.is_none() && self.ofport.is_none() && self.addresses_known
+    }
+
+    /// As [`Dead::has_moved`].
+    #[must_use]
+    pub fn has_moved(&self) -> bool {
+        self.unknown_ofports || !self.previous_ofports.is_empty()
     }
 
     /// Whether it is a port that no record explains yet: a pod whose ADD may be under way, with

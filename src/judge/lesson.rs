@@ -138,9 +138,7 @@ impl<'a, 'c> Lesson<'a, 'c> {
         let Self { index, .. } = *self;
         let Load { flow, token, nested, shown } = self.load;
         let settled = |l: &LiveId| {
-            index
-                .live(*l)
-                .is_some_and(|live| live.previous_ofports.is_empty() && !is_older(flow, live))
+            index.live(*l).is_some_and(|live| !live.has_moved() && !is_older(flow, live))
         };
         let mut may_be_before = false;
         if !nested && !shown && !self.live_port().iter().any(settled) {
@@ -250,7 +248,7 @@ fn is_of_successor(index: &Index<'_>, flow: &Flow, i: DeadId) -> bool {
     let Some(port) = flow.matches.in_port else { return false };
     let (Some(owners), Some((dead, _))) = (index.port(port), index.dead(i)) else { return false };
     let lost = owners.row.is_none_or(|row| dead.interface != Some(row));
-    let settled = |dead: &Dead| dead.recorded && dead.previous_ofports.is_empty();
+    let settled = |dead: &Dead| dead.recorded && !dead.has_moved();
     let succeeds = |other: &Dead| {
         other.ofport == Some(port)
             && settled(other)

@@ -69,7 +69,7 @@ impl<'c> Survey<'c> {
                 Some(token) => {
                     recorded.entry(token).or_default().push(i);
                     // It may have been given another value since, or another number.
-                    let another = index.holds_port(i) || !dead.previous_ofports.is_empty();
+                    let another = index.holds_port(i) || dead.has_moved();
                     if another && !network.register.source.is_computed() {
                         wanted.insert(field);
                     }

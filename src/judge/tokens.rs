@@ -233,8 +233,8 @@ impl<'c> Index<'c> {
         for field in input.networks.values().filter_map(|n| Field::of(&n.register)) {
             push_once(&mut fields, field);
         }
-        let some_moved = input.dead.values().any(|dead| !dead.previous_ofports.is_empty())
-            || input.live.values().any(|live| !live.previous_ofports.is_empty());
+        let some_moved =
+            input.dead.values().any(Dead::has_moved) || input.live.values().any(Live::has_moved);
         Self { input, ports, addresses, some_moved, fields }
     }
 
@@ -266,11 +266,10 @@ impl<'c> Index<'c> {
     /// Whether an attachment's number changed while it lived. Flows are never adapted by
     /// themselves: those under a number may mean whoever had it before, known or long forgotten.
     pub(super) fn has_moved(&self, owner: Owner) -> bool {
-        let previous_ofports = match owner {
-            Owner::Dead(i) => self.input.dead.get(i).map(|dead| &dead.previous_ofports),
-            Owner::Live(l) => self.live(l).map(|live| &live.previous_ofports),
-        };
-        previous_ofports.is_some_and(|previous_ofports| !previous_ofports.is_empty())
+        match owner {
+            Owner::Dead(i) => self.input.dead.get(i).is_some_and(Dead::has_moved),
+            Owner::Live(l) => self.live(l).is_some_and(Live::has_moved),
+        }
     }
 
     /// Whether a dead attachment's own row still has its only number, and no other dead one had it:
@@ -278,7 +277,7 @@ impl<'c> Index<'c> {
     pub(super) fn holds_port(&self, i: DeadId) -> bool {
         let Some(dead) = self.input.dead.get(i) else { return false };
         let owners = dead.ofport.and_then(|port| self.port(port));
-        dead.previous_ofports.is_empty()
+        !dead.has_moved()
             && !self.input.ports.unassigned
             && owners.is_some_and(|owners| {
                 owners.row.is_some()

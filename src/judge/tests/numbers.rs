@@ -340,8 +340,16 @@ fn what_is_put_back_under_a_new_number_before_its_owner_adapts_is_not_the_owners
     let mut reversed = flows.clone();
     reversed.reverse();
     for flows in [&flows, &reversed] {
-        assert_eq!(*survey(&input, flows).live_registers, [None]);
-        assert!(verdicts(&input, flows).iter().all(|verdict| !verdict.stale), "the living one's");
+        // An adopted pod's record does not know the number before.
+        let adopted = input.clone().with(|c| {
+            (c.live[0].previous_ofports, c.live[0].unknown_ofports) = (Vec::new(), true);
+        });
+        for input in [&input, &adopted] {
+            assert_eq!(*survey(input, flows).live_registers, [None]);
+            assert!(verdicts(input, flows).iter().all(|verdict| !verdict.stale), "the living's");
+        }
+        let settled = adopted.clone().with(|c| c.live[0].unknown_ofports = false);
+        assert_eq!(*survey(&settled, flows).live_registers, [Some(77)]);
     }
     let adapted = [classifier(40, 77).aged(10), flow().dst(IP_B).output(40)];
     assert_eq!(*survey(&input, &adapted).live_registers, [Some(77)]);

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::BridgeView;
 use super::addresses::{are_free, ip_evidence, is_virtual_machine, scope_of};
-use super::ports::{dead_vlans, dead_vlans_before, number_since, previous_ofports};
+use super::ports::{
+    dead_vlans, dead_vlans_before, has_unknown_ofports, number_since, previous_ofports,
+};
 use super::registers::{is_of_bridge, member, register_now};
 use crate::config::AddressScope;
 use crate::judge::input::{Dead, NetworkId};
@@ -61,6 +63,7 @@ pub(super) fn of(
         previous_ofports: previous_ofports(view, record, ofport),
         vlans: dead_vlans(record, own),
         vlans_before: dead_vlans_before(record, own),
+        unknown_ofports: has_unknown_ofports(record),
         number_since: number_since(node, record, ofport),
         interface: own.map(|p| p.interface.id).or_else(|| node.former_row_of(record)),
         lingered: lingered(died)

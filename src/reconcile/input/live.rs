@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::BridgeView;
-use super::ports::{live_vlans, number_since, previous_ofports};
+use super::ports::{has_unknown_ofports, live_vlans, number_since, previous_ofports};
 use super::registers::{external_id, is_of_bridge, learns, member, register_now};
 use crate::config::Reg0;
 use crate::judge::input::{Live, LiveRegister, NetworkId};
@@ -48,6 +48,7 @@ pub(super) fn recorded(
         ofport,
         previous_ofports: previous_ofports(view, record, ofport),
         vlans: live_vlans(record, place),
+        unknown_ofports: has_unknown_ofports(record),
         number_since: number_since(node, record, ofport),
         addresses: record.addresses(),
         addresses_known: !record.ips.is_empty() && !record.macs.is_empty(),
@@ -109,6 +110,7 @@ pub(super) fn unrecorded_port(
         ofport: (place.bridge == view.bridge).then(|| place.interface.ofport.number()).flatten(),
         previous_ofports: Vec::new(),
         vlans: place.port.vlans.clone(),
+        unknown_ofports: false,
         number_since: None,
         addresses,
         addresses_known: false,
@@ -152,6 +154,7 @@ pub(super) fn unfinished(node: &NodeSnapshot, dead: &Attachment) -> Option<Live>
         ofport: None,
         previous_ofports: Vec::new(),
         vlans: Vec::new(),
+        unknown_ofports: false,
         number_since: None,
         addresses: Vec::new(),
         addresses_known: true,

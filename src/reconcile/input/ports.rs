@@ -120,6 +120,12 @@ pub(super) fn previous_ofports(
     if record.bridge.as_deref() == view.name() { previous_ofports } else { Vec::new() }
 }
 
+/// Whether an attachment may have had numbers that its record does not know: it was adopted, and has
+/// its number of now not since its birth.
+pub(super) fn has_unknown_ofports(record: &Attachment) -> bool {
+    record.adopted && record.ofport_since.is_some()
+}
+
 /// Since when an attachment has had its number of now, at the latest.
 pub(super) fn number_since(
     node: &NodeSnapshot,
