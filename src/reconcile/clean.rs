@@ -76,7 +76,7 @@ impl CleanRequest<'_> {
         unowned_ports::reap(self, &node, &mut client, &mut outcome);
         note_missing_values(&node, &targets, &mut outcome);
         settle::settle(self, Some(&node), &targets, &mut outcome);
-        if let Some(contested) = self.contested {
+        if let Some(contested) = self.contested() {
             contested.note(&outcome);
         }
         if let Some(database) = self.database {
@@ -248,7 +248,7 @@ impl CleanUp<'_> {
         let Self { request, client, targets, outcome, taught } = self;
         let name = on.bridge.clone();
         let (mut read, mut table) = scan(request, node, (bridge, &name), targets, prefetch)?;
-        if let Some(contested) = request.contested {
+        if let Some(contested) = request.contested() {
             contested.mark(&name, targets, &mut read.scan);
         }
         let shared = shared_for_good(node, &read.input, &read.scan.learned);
@@ -294,7 +294,7 @@ impl CleanUp<'_> {
         let mut evidence = NodeEvidence::new(request, client);
         let executed = execute(&read, &plan.delete, &mut evidence, &mut *table, &mut done);
         on.executed(&plan.delete, &done);
-        if let Some(contested) = request.contested {
+        if let Some(contested) = request.contested() {
             contested.count(&name, targets, &plan.delete, &done.outcomes);
         }
         outcome.executed(done);

@@ -130,6 +130,11 @@ impl<'a> CleanRequest<'a> {
         Self { replicas: Some(replicas), ..self }
     }
 
+    /// Who remembers what is put back: only the daemon does, and the plugin does not carry it.
+    pub(super) fn contested(&self) -> Option<&'a Contested> {
+        self.contested.filter(|_| cfg!(feature = "daemon"))
+    }
+
     /// How much of a bridge is to be seen at least.
     pub(super) fn least(&self, bridge: &str) -> Extent {
         let thorough = self.thorough != Thorough::None;
