@@ -9,7 +9,7 @@ name=ovs-flow-gc
 
 usage() {
     cat <<USAGE
-usage: install.sh install   [--conflist FILE] [--binary FILE] [--daemon] [--no-timer] [options]
+usage: install.sh install   [--conflist FILE | --no-conflist] [--binary FILE] [--daemon] [--no-timer] [options]
        install.sh uninstall [--conflist FILE] [--force] [options]
        install.sh demo
        install.sh help
@@ -21,6 +21,8 @@ uninstall   entry out of every conflist, timer and daemon off, state and, last, 
 demo        shows it on a switch of its own.
 
   --conflist FILE   the CNI configuration to edit (.conflist, or a single .conf)
+  --no-conflist     install: edit no file; the configuration is in NetworkAttachmentDefinitions
+                    (docs/multus.md)
   --binary FILE     this binary instead of building one (uninstall: instead of the installed one)
   --daemon          the sweeper that runs for good, ovs-flow-gcd in /usr/local/sbin and its
                     unit, in place of the timer
@@ -97,6 +99,10 @@ while [ "$words" -gt 0 ]; do
         ;;
     --daemon) daemon=yes ;;
     --no-timer) systemd='' ;;
+    --no-conflist)
+        [ "$command" = install ] || wrong_usage "--no-conflist is for install"
+        set -- "$@" "$option"
+        ;;
     --force) force=--force ;;
     *) wrong_usage "no such option: $option" ;;
     esac

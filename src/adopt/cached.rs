@@ -1,15 +1,18 @@
 //! libcni's cached results: `/var/lib/cni/results/<network>-<containerID>-<ifname>`
-//! (containernetworking/cni libcni/api.go, `cachedInfo`).
+//! (containernetworking/cni libcni/api.go, `cachedInfo`). There the runtime has one of multus
+//! itself. Those of the networks that multus calls are in multus' directory beside it,
+//! `/var/lib/cni/multus/results`.
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Pending;
 use crate::model::attachment::{Key, Pod};
+use crate::util::base64;
 
 /// The largest cached result we read, in bytes.
 const MOST: u64 = 1 << 20;
@@ -26,6 +29,32 @@ struct Cached {
     cni_args: Option<Vec<(String, String)>>,
     #[serde(default)]
     result: Value,
+}
+
+/// Where multus has the results of what it calls, if the runtime has its own in `dir`
+/// (multus-cni, `cniDir` and libcni's `CacheDir`).
+pub(super) fn of_multus(dir: &Path) -> PathBuf {
+    dir.with_file_name("multus").join("results")
+}
+
+/// The configurations that multus' networks had at the ADDs of the pods that run.
+pub(crate) fn configs_of_multus(dir: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(of_multus(dir)) else { return Vec::new() };
+    let config = |path: PathBuf| {
+        let mut text = Vec::new();
+        File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut text)).ok()?;
+        String::from_utf8(cached_config(&text)?).ok()
+    };
+    entries.flatten().filter_map(|entry| config(entry.path())).collect()
+}
+
+/// The configuration in a cached result (a `[]byte` of Go).
+pub(crate) fn cached_config(text: &[u8]) -> Option<Vec<u8>> {
+    #[derive(Deserialize)]
+    struct Cached {
+        config: String,
+    }
+    base64::decode(&serde_json::from_slice::<Cached>(text).ok()?.config)
 }
 
 /// Reads what can be read. A zero-byte file is what a reboot can leave (cni #1055): empty is

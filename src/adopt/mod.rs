@@ -9,8 +9,9 @@ mod cached;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use cached::fuzz;
+pub(crate) use cached::{cached_config, configs_of_multus};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Serialize;
@@ -70,7 +71,7 @@ pub struct Adoption<'a> {
     pub run_dir: &'a Path,
     /// Whose pods.
     pub networks: &'a BTreeMap<NetworkName, Network>,
-    /// Where libcni caches results.
+    /// Where libcni caches results; multus' are looked for beside it.
     pub cache_dir: &'a Path,
     /// For the database, then for the lock of the records.
     pub timeout: std::time::Duration,
@@ -105,9 +106,12 @@ impl Adoption<'_> {
         let mut adopted = Adopted::default();
 
         let mut pending = Vec::new();
-        for cached in cached::read(self.cache_dir, &mut adopted.skipped) {
-            if networks.contains_key(&cached.key.network) {
-                pending.push(cached);
+        let mut seen = BTreeSet::new();
+        for directory in [self.cache_dir, &cached::of_multus(self.cache_dir)] {
+            for cached in cached::read(directory, &mut adopted.skipped) {
+                if networks.contains_key(&cached.key.network) && seen.insert(cached.key.clone()) {
+                    pending.push(cached);
+                }
             }
         }
         if self.again {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Context, Error, Exit, Table, networks, output};
-use crate::adopt::{Adopted, Adoption, Network};
+use super::{Context, Error, Exit, Table, conflist, networks, output};
+use crate::adopt::{Adopted, Adoption, Network, configs_of_multus};
 use crate::config::{Config, NetworkState};
 use crate::model::attachment::NetworkName;
 use crate::store::Registry;
@@ -20,7 +20,7 @@ pub(super) struct Options {
     /// Where conflists are.
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     net_dir: PathBuf,
-    /// Where libcni caches results.
+    /// Where libcni caches results; `../multus/results`, multus' own, is read, too.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/cni/results")]
     cache_dir: PathBuf,
     /// Say what would be recorded, record nothing.
@@ -30,6 +30,9 @@ pub(super) struct Options {
     /// that were there before.
     #[arg(skip = true)]
     again: bool,
+    /// Whether to go on if no network of ours is known.
+    #[arg(skip)]
+    pub(super) none_will_do: bool,
 }
 
 impl Options {
@@ -41,6 +44,7 @@ impl Options {
             cache_dir: cache_dir.to_owned(),
             dry_run: false,
             again: false,
+            none_will_do: false,
         }
     }
 }
@@ -65,7 +69,10 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
 /// Every network that is ours to look after.
 fn networks(options: &Options) -> Result<BTreeMap<NetworkName, Network>, Error> {
     let mut networks = BTreeMap::new();
-    for file in networks::read(&options.net_dir, &options.conflist)? {
+    let missing = options.none_will_do && !options.net_dir.exists();
+    let files =
+        if missing { Vec::new() } else { networks::read(&options.net_dir, &options.conflist)? };
+    for file in files {
         let Ok(found) = &file.inspection else { continue };
         if found.ours.is_none() && found.ovs.is_none() && options.conflist.is_empty() {
             continue;
@@ -79,13 +86,43 @@ fn networks(options: &Options) -> Result<BTreeMap<NetworkName, Network>, Error> 
         let state = NetworkState { config, ..NetworkState::default() };
         networks.entry(name).or_insert(Network { state, ours: found.ours.is_some() });
     }
-    if networks.is_empty() {
+    if options.conflist.is_empty() {
+        of_multus(&options.cache_dir, &mut networks);
+    }
+    if networks.is_empty() && !options.none_will_do {
         return Err(Error::Usage(format!(
-            "no conflist with an OVS plugin in {}; name one with --conflist",
-            options.net_dir.display()
+            "no conflist with an OVS plugin in {}, and none that multus called for a pod beside {}; \
+             name one with --conflist",
+            options.net_dir.display(),
+            options.cache_dir.display()
         )));
     }
     Ok(networks)
+}
+
+/// Adds networks that are in NetworkAttachmentDefinitions, as multus remembers them of its pods.
+/// What the last ADD wrote down of one is newer than that.
+fn of_multus(cache_dir: &Path, networks: &mut BTreeMap<NetworkName, Network>) {
+    let mut remembered: Vec<_> = configs_of_multus(cache_dir)
+        .into_iter()
+        .filter_map(|text| Some((conflist::inspect(&text).ok()?, text)))
+        .filter(|(found, _)| found.ours.is_some() || found.ovs.is_some())
+        .collect();
+    // Of one network: how it is with the entry, if some pod began with it.
+    remembered.sort_by_key(|(found, _)| found.ours.is_none());
+    for (found, text) in remembered {
+        let name = found.name.as_deref().unwrap_or_default().parse::<NetworkName>();
+        let Ok(name) = name else { continue };
+        // As `conflist add` would have it: addresses of a cluster-wide IPAM are no evidence.
+        let with_entry = match conflist::add_text(&text, &conflist::Options::default()) {
+            Ok(edit) => edit.text,
+            Err(_) if found.ours.is_some() => text,
+            Err(_) => continue,
+        };
+        let (config, _) = Config::parse(&networks::settings(&with_entry));
+        let state = NetworkState { config, ..NetworkState::default() };
+        networks.entry(name).or_insert(Network { state, ours: false });
+    }
 }
 
 fn text(adopted: &Adopted, dry_run: bool) -> String {

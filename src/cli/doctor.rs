@@ -1,6 +1,6 @@
 //! `doctor`: is this node set up right? Each finding says what to do about it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -87,7 +87,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let bridges = state(context, &mut findings);
     switch(context, &bridges, &mut findings);
     daemon(context, &mut findings);
-    chain(options, &mut findings);
+    chain(context, options, &mut findings);
     access(options, &mut findings);
     runtime(&mut findings);
     let mut table = Table::new(&["", "CHECK", "FOUND", "WHAT TO DO"]);
@@ -384,13 +384,14 @@ fn unrecorded(context: &Context, client: &mut Client, findings: &mut Findings) {
 }
 
 /// The conflists that have our entry.
-fn chain(options: &Options, findings: &mut Findings) {
+fn chain(context: &Context, options: &Options, findings: &mut Findings) {
     let files = networks::read(&options.net_dir, &[]).unwrap_or_default();
     let Some(first) = files.first().map(|file| file.path.clone()) else {
         let found = format!("none in {}", options.net_dir.display());
         findings.warn(CONFLIST, found, "--net-dir names another directory");
         return;
     };
+    let only_multus = is_only_multus(&files);
     let mut ours = 0;
     for file in files {
         let settings = file.settings();
@@ -428,9 +429,44 @@ fn chain(options: &Options, findings: &mut Findings) {
             );
         }
     }
-    if ours == 0 {
+    if ours == 0 && only_multus {
+        in_the_api(context, options, findings);
+    } else if ours == 0 {
         let found = format!("no entry in {}", options.net_dir.display());
         findings.warn(CONFLIST, found, "ovs-flow-gc conflist add FILE");
+    }
+}
+
+/// Whether multus is there and no file has an OVS plugin: the OVS networks are in
+/// NetworkAttachmentDefinitions then.
+fn is_only_multus(files: &[Candidate]) -> bool {
+    let seen = || files.iter().filter_map(|file| file.inspection.as_ref().ok());
+    let is_multus = |found: &Inspection| found.plugins.iter().any(|kind| kind.contains("multus"));
+    seen().any(is_multus) && seen().all(|found| found.ovs.is_none())
+}
+
+/// Networks whose configuration is not on the node: those of which there are records.
+fn in_the_api(context: &Context, options: &Options, findings: &mut Findings) {
+    let mut networks: BTreeMap<String, usize> = BTreeMap::new();
+    let registry = context.registry().ok().flatten();
+    for record in registry.and_then(|r| r.snapshot().ok()).into_iter().flat_map(|s| s.attachments) {
+        *networks.entry(record.key.network.to_string()).or_default() += 1;
+    }
+    let place = format!("multus, and no Open vSwitch plugin in {}", options.net_dir.display());
+    if networks.is_empty() {
+        let remedy = "is the entry in the NetworkAttachmentDefinitions? ovs-flow-gc conflist add -";
+        findings.warn(CONFLIST, format!("{place}; no pod of theirs is recorded"), remedy);
+    } else {
+        let seen: Vec<_> = networks.iter().map(|(name, pods)| format!("{name}: {pods}")).collect();
+        findings.ok(CONFLIST, format!("{place}; recorded of other networks: {}", seen.join(", ")));
+    }
+    let binary = options.bin_dir.join("ovs-flow-gc");
+    if !is_executable(&binary) {
+        findings.fail(
+            "binary",
+            format!("{} is not there", binary.display()),
+            "install.sh install --no-conflist; no pod of an edited network can start or end",
+        );
     }
 }
 

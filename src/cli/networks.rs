@@ -10,7 +10,10 @@ impl Candidate {
     /// The settings of our entry; none if there is no entry.
     pub(super) fn settings(&self) -> Map<String, Value> {
         match &self.inspection {
-            Ok(found) => settings(found.entry_file(&self.path)),
+            Ok(found) => {
+                let file = found.entry_file(&self.path);
+                settings(&std::fs::read_to_string(file).unwrap_or_default())
+            }
             Err(_) => Map::new(),
         }
     }
@@ -28,10 +31,9 @@ pub(super) fn read(directory: &Path, named: &[PathBuf]) -> Result<Vec<Candidate>
     named.iter().map(inspect).collect()
 }
 
-/// Those of our entry in a file that was read well: a list, or the entry alone.
-fn settings(path: &Path) -> Map<String, Value> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let conflist: Value = serde_json::from_str(&text).unwrap_or_default();
+/// Those of our entry in a text that was read well: a list, or the entry alone.
+pub(super) fn settings(text: &str) -> Map<String, Value> {
+    let conflist: Value = serde_json::from_str(text).unwrap_or_default();
     let plugins = conflist.get("plugins").and_then(Value::as_array).cloned();
     plugins
         .unwrap_or_else(|| vec![conflist])

@@ -91,6 +91,10 @@ pub(super) struct Install {
     conflist: Option<PathBuf>,
     #[command(flatten)]
     entry: super::Entry,
+    /// Edit no conflist: the network's configuration is in NetworkAttachmentDefinitions, which
+    /// `conflist add -` edits.
+    #[arg(long, conflicts_with_all = ["conflist", "after", "settings"])]
+    no_conflist: bool,
     /// Put this ovs-flow-gcd into --sbin-dir; with --systemd its unit takes the timer's place.
     #[arg(long, value_name = "FILE")]
     daemon: Option<PathBuf>,
@@ -176,7 +180,8 @@ impl<'a> Node<'a> {
     /// Records of the pods that run.
     fn adopt(&mut self, options: &Install, conflist: Option<&PathBuf>) -> Result<(), Error> {
         let cache = self.places.cache_dir().join("results");
-        let adopting = adopt::Options::of_node(conflist, &options.net_dir(), &cache);
+        let mut adopting = adopt::Options::of_node(conflist, &options.net_dir(), &cache);
+        adopting.none_will_do = options.no_conflist;
         match adopt::run(&self.context, &adopting) {
             Err(error) if options.adopt_may_fail => {
                 self.warn(&format!(
@@ -195,33 +200,55 @@ impl Install {
     fn net_dir(&self) -> PathBuf {
         self.places.or(self.net_dir.as_ref(), "/etc/cni/net.d")
     }
+
+    /// The file to edit.
+    fn file(&self) -> Result<PathBuf, Error> {
+        if let Some(file) = &self.conflist {
+            return Ok(file.clone());
+        }
+        let net_dir = self.net_dir();
+        conflist::find_ovs(&net_dir)?.ok_or_else(|| {
+            Error::Node(format!(
+                "no configuration with an Open vSwitch plugin in {}: name the file with --conflist, \
+                 or give --no-conflist if it is in a NetworkAttachmentDefinition",
+                net_dir.display()
+            ))
+        })
+    }
 }
 
 /// This binary, the records of the pods that run, the entry, the sweeper.
 pub(super) fn install(context: &Context, options: &Install) -> Result<Exit, Error> {
     let asked = options.entry.asked()?;
-    let net_dir = options.net_dir();
-    let file = match &options.conflist {
-        Some(file) => file.clone(),
-        None => conflist::find_ovs(&net_dir)?.ok_or_else(|| {
-            Error::Node(format!(
-                "no configuration with an Open vSwitch plugin in {}: name the file with --conflist",
-                net_dir.display()
-            ))
-        })?,
-    };
+    let file = if options.no_conflist { None } else { Some(options.file()?) };
     let mut node = Node::new(context, &options.places);
     let own = Path::new("/proc/self/exe");
     node.put_binary("binary", own, &options.places.binary(), files::must_speak_cni)?;
     node.adopt(options, options.conflist.as_ref())?;
-    let outcome = conflist::add_file(&file, &asked)?;
+    match file {
+        Some(file) => add_entry(&mut node, options, (&file, &asked))?,
+        None => node.step(
+            "conflist",
+            "none edited (--no-conflist); 'ovs-flow-gc conflist add -' edits the spec.config of a \
+             NetworkAttachmentDefinition, when every node has the binary",
+        )?,
+    }
+    units::install(&mut node, options.daemon.as_deref())?;
+    Ok(node.exit)
+}
+
+fn add_entry(
+    node: &mut Node<'_>,
+    options: &Install,
+    (file, asked): (&Path, &conflist::Options),
+) -> Result<(), Error> {
+    let outcome = conflist::add_file(file, asked)?;
     node.step("conflist", &outcome.to_string())?;
     if outcome.change.is_change() && node.exit == Exit::Done {
         // Pods that came between the records and the entry; and a `.conf` has another name now.
         node.adopt(options, options.conflist.as_ref().map(|_| &outcome.path))?;
     }
-    units::install(&mut node, options.daemon.as_deref())?;
-    Ok(node.exit)
+    Ok(())
 }
 
 /// The entries, the sweeper, the state and, last, the binary.
@@ -267,6 +294,13 @@ fn remove_entries(node: &Node<'_>, options: &Uninstall) -> Result<(), Error> {
     };
     let naming_us = || entries::naming_us(&directories, options.conflist.as_ref());
     let files = naming_us()?;
+    if node.places.cache_dir().join("multus").is_dir() {
+        output::complain(
+            "multus is on this node, and its NetworkAttachmentDefinitions are not seen from here: \
+             take the entry out of each of them first ('ovs-flow-gc conflist remove -'), or their \
+             pods cannot start without the binary",
+        );
+    }
     if files.is_empty() {
         return node.step("conflist", "no entry is left");
     }

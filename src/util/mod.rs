@@ -2,5 +2,6 @@
 
 pub mod atomic_file;
 pub mod backoff;
+pub(crate) mod base64;
 pub mod clock;
 pub mod logging;

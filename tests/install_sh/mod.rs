@@ -639,3 +639,78 @@ fn systemd_finds_nothing_to_say_about_the_units() {
     let units: Vec<&str> = said.lines().filter(|line| line.contains("ovs-flow-gc")).collect();
     assert!(output.status.success() && units.is_empty(), "{said}");
 }
+
+/// The network is in NetworkAttachmentDefinitions: what is in net.d is multus and other networks.
+fn multus_node() -> Node {
+    let node = Node::new();
+    fs::remove_file(node.at("root/etc/cni/net.d/10-ovs.conflist")).unwrap();
+    let multus = r#"{"cniVersion":"0.3.1","name":"multus-cni-network","type":"multus-shim"}"#;
+    node.put("root/etc/cni/net.d/00-multus.conf", multus);
+    node
+}
+
+#[test]
+fn without_a_conflist_all_but_the_entry_is_installed() {
+    let node = multus_node();
+    let read = |name: &str| fs::read_to_string(node.at("root/etc/cni/net.d").join(name)).unwrap();
+    let before = (read("00-multus.conf"), read("05-bridge.conflist"));
+    let (code, text) = node.install();
+    assert!(code == 1 && text.contains("--no-conflist"), "{text}");
+    assert!(!node.binary().exists() && node.log().is_empty());
+
+    let (code, text) = node.run("install", &["--binary", BINARY, "--no-conflist"]);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(steps(&text), ["binary", "conflist", "timer"], "{text}");
+    for said in ["0 pods adopted", "none edited", "conflist add -"] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    assert_eq!(fs::read(node.binary()).unwrap(), fs::read(BINARY).unwrap());
+    assert!(node.unit("timer").exists() && node.at("root/run/ovs-flow-gc").exists());
+    assert_eq!((read("00-multus.conf"), read("05-bridge.conflist")), before);
+    let names = node.registry_snapshot();
+    let again = node.run("install", &["--binary", BINARY, "--no-conflist"]);
+    assert_eq!((again.0, node.registry_snapshot()), (0, names), "{}", again.1);
+
+    // A pod that began with the entry keeps the binary; without one it goes.
+    node.put(
+        "root/var/lib/cni/multus/c1",
+        r#"[{"ConfList":{"plugins":[{"type":"ovs-flow-gc"}]}}]"#,
+    );
+    let (code, text) = node.uninstall();
+    assert!(code == 3 && node.binary().exists(), "{text}");
+    assert!(
+        text.contains("NetworkAttachmentDefinitions are not seen") && text.contains("c1"),
+        "{text}"
+    );
+    fs::remove_file(node.at("root/var/lib/cni/multus/c1")).unwrap();
+    let (code, text) = node.run("uninstall", &["--binary", BINARY]);
+    assert!(code == 0 && !node.binary().exists(), "{text}");
+    assert!(text.contains("take the entry out of each of them first"), "{text}");
+    assert_eq!((read("00-multus.conf"), read("05-bridge.conflist")), before);
+}
+
+/// The daemon in the timer's place, no network at all in net.d, not even the directory.
+#[test]
+fn without_a_conflist_a_node_without_net_d_is_installed() {
+    let node = Node::new();
+    fs::remove_dir_all(node.at("root/etc/cni")).unwrap();
+    let daemon = node.at("daemon");
+    let options =
+        ["--binary", BINARY, "--no-conflist", "--daemon-binary", daemon.to_str().unwrap()];
+    let (code, text) = node.run("install", &options);
+    assert_eq!(code, 0, "{text}");
+    assert!(node.binary().exists() && node.daemon_unit().exists());
+    assert!(!node.at("root/etc/cni").exists());
+}
+
+#[test]
+fn no_conflist_goes_with_nothing_that_is_about_one() {
+    let node = multus_node();
+    for words in [&["--no-conflist", "--conflist", "x"][..], &["--conflist", "x", "--no-conflist"]]
+    {
+        let (code, text) = node.run("install", &[&["--binary", BINARY], words].concat());
+        assert!(code == 2 && !node.binary().exists(), "{text}");
+    }
+    let (code, text) = node.run("uninstall", &["--no-conflist"]);
+    assert!(code == 2 && text.contains("is for install"), "{text}");
+}

@@ -6,10 +6,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Error, PLUGIN_TYPE, below};
+use crate::adopt::cached_config;
 use crate::cli::conflist::{directory_of, io_error, is_loadable, paths};
 use crate::model::attachment::ContainerId;
 
@@ -165,16 +165,6 @@ fn title(cached: &Value) -> Option<String> {
     }
 }
 
-/// libcni's cache entry, of which we want the configuration (a `[]byte` of Go: base64).
-#[derive(Deserialize)]
-struct Cached {
-    config: String,
-}
-
-fn cached_config(text: &[u8]) -> Option<Vec<u8>> {
-    base64(&serde_json::from_slice::<Cached>(text).ok()?.config)
-}
-
 /// Every file of a directory that can be read, with its name; none if it is not there.
 fn texts(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
@@ -200,29 +190,6 @@ fn dense(text: &[u8]) -> Vec<u8> {
 fn has_entry(text: &[u8]) -> bool {
     let wanted = format!("\"type\":\"{PLUGIN_TYPE}\"");
     dense(text).windows(wanted.len()).any(|window| window == wanted.as_bytes())
-}
-
-/// RFC 4648 §4. `None` for a character that is not of the alphabet.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut have) = (0_u32, 0_u32);
-    for letter in text.trim_end_matches('=').bytes() {
-        let value = match letter {
-            b'A'..=b'Z' => letter - b'A',
-            b'a'..=b'z' => letter - b'a' + 26,
-            b'0'..=b'9' => letter - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6 | u32::from(value)) & 0xffff;
-        have += 6;
-        if have >= 8 {
-            have -= 8;
-            bytes.push((bits >> have) as u8);
-        }
-    }
-    Some(bytes)
 }
 
 /// Fuzz body ([`crate::fuzzing`]): a configuration, or an entry of libcni's cache.
@@ -252,18 +219,6 @@ pub(in crate::cli) fn fuzz(data: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_of_every_length() {
-        // RFC 4648 §10.
-        let known =
-            [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg==", "foob")];
-        for (encoded, plain) in known {
-            assert_eq!(base64(encoded).unwrap(), plain.as_bytes());
-        }
-        assert_eq!(base64("+/8=").unwrap(), [0xfb, 0xff]);
-        assert_eq!(base64("Zm9\u{e9}"), None);
-    }
 
     #[test]
     fn an_entry_is_found_in_any_layout_and_only_as_a_type() {
