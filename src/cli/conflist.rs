@@ -1,5 +1,6 @@
 //! `conflist add FILE` / `remove FILE`: puts `{"type": "ovs-flow-gc"}` right after the OVS
-//! plugin of a CNI network configuration, or takes it out.
+//! plugin of a CNI network configuration, or takes it out. `-` instead of a file: from standard
+//! input to standard output.
 //!
 //! The text is edited, not re-serialised: what is not ours stays byte for byte as it was
 //! (key order, number spelling, blank lines, CRLF), and `remove` after `add` gives the very
@@ -11,6 +12,7 @@
 //! | `edit` | text in, text out |
 //! | `single` | a single `.conf` as a list |
 //! | `file` | the same on disk: temporary file, rename, `.conf` ↔ `.conflist` |
+//! | `stream` | the same on standard input and output |
 //! | `directory` | which file of `/etc/cni/net.d` is the one |
 //! | `drop_in` | plugins of a list that have files of their own |
 
@@ -21,6 +23,7 @@ mod edit;
 mod error;
 mod file;
 mod single;
+mod stream;
 
 pub use directory::{Candidate, candidates, find_ours, find_ovs, inspect_file};
 pub(super) use directory::{is_loadable, paths};
@@ -28,6 +31,7 @@ pub use edit::{Edit, add_text, remove_text};
 pub use error::{Error, FileError};
 pub use file::{Change, Outcome, add_file, remove_file};
 pub(super) use file::{directory_of, io_error, lock_directory};
+pub use stream::{STREAM, add_stream, remove_stream};
 
 use std::path::{Path, PathBuf};
 

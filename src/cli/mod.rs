@@ -93,7 +93,8 @@ enum Command {
 enum ConflistCommand {
     /// Put it in, right after the OVS plugin.
     Add {
-        /// The conflist, or a single .conf, which becomes a .conflist.
+        /// The conflist, or a single .conf, which becomes a .conflist; `-`: from standard input to
+        /// standard output, as for the `spec.config` of a NetworkAttachmentDefinition.
         file: PathBuf,
         #[command(flatten)]
         entry: Entry,
@@ -109,7 +110,7 @@ enum ConflistCommand {
     },
     /// Take it out; everything else stays as it was, to the byte.
     Remove {
-        /// The conflist.
+        /// The conflist; `-`: from standard input to standard output.
         file: PathBuf,
     },
 }
@@ -272,7 +273,17 @@ impl Entry {
 }
 
 fn edit(context: &Context, command: ConflistCommand) -> Result<Exit, Error> {
+    let is_stream = |file: &PathBuf| file.as_os_str() == conflist::STREAM;
     let outcome = match command {
+        ConflistCommand::Add { file, entry } if is_stream(&file) => {
+            let text = conflist::add_stream(std::io::stdin().lock(), &entry.asked()?)?;
+            output::as_it_is(&text)?;
+            return Ok(Exit::Done);
+        }
+        ConflistCommand::Remove { file } if is_stream(&file) => {
+            output::as_it_is(&conflist::remove_stream(std::io::stdin().lock())?)?;
+            return Ok(Exit::Done);
+        }
         ConflistCommand::Add { file, entry } => conflist::add_file(&file, &entry.asked()?)?,
         ConflistCommand::Find { directory, ours } => {
             let found: Vec<PathBuf> = if ours {

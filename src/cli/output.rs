@@ -78,6 +78,11 @@ pub(crate) fn say(context: &Context, value: &impl Serialize, text: &str) -> Resu
     if !all.is_empty() {
         all.push('\n');
     }
+    as_it_is(&all)
+}
+
+/// Prints a text as it is, to the byte.
+pub(crate) fn as_it_is(all: &str) -> Result<(), Error> {
     // In one piece: a reader of JSON gets all of it or nothing.
     let mut out = io::stdout().lock();
     out.write_all(all.as_bytes())?;

@@ -2,8 +2,10 @@
 //! not ours is compared byte by byte.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use ovs_flow_gc::cli::conflist::{
     Change, Entry, Error, FileError, Inspection, Options, add_file, add_text, find_ours, find_ovs,
@@ -300,7 +302,8 @@ fn a_single_configuration_becomes_the_list_that_libcni_would_make_of_it() {
         "\t\"plugins\": [\n\t\t{\n\t\t\t\"type\": \"k-vswitch-cni\",\n\t\t\t\"bridge\": \"k-vswitch0\",\n"
     ));
     let nameless = r#"{"cniVersion":"0.3.1","type":"ovs"}"#;
-    assert_eq!(add_text(nameless, &none()).unwrap_err(), Error::NoName);
+    let error = NetD::with(&[("1.conf", nameless)]).add("1.conf").unwrap_err();
+    assert!(matches!(error, FileError::Text { source: Error::NoName, .. }), "{error}");
 }
 
 /// A directory of configurations.
@@ -812,4 +815,138 @@ proptest! {
         let piece = &whole[..cut];
         let _ = (inspect(piece), add_text(piece, &none()), remove_text(piece));
     }
+}
+
+/// What a `spec.config` is after `conflist VERB -`: status, standard output, standard error.
+fn stream(words: &[&str], text: impl AsRef<[u8]>) -> (i32, String, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ovs-flow-gc"))
+        .arg("conflist")
+        .args(words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // One that refuses its options does not read.
+    let _ = child.stdin.take().unwrap().write_all(text.as_ref());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// Nothing but the configuration is printed.
+fn streamed(words: &[&str], text: &str) -> String {
+    let (code, out, err) = stream(words, text);
+    assert_eq!((code, err.as_str()), (0, ""), "{words:?} of {text}");
+    out
+}
+
+const ADD: [&str; 2] = ["add", "-"];
+const REMOVE: [&str; 2] = ["remove", "-"];
+
+/// ovs-cni's with a trunk, keys that nobody knows, and no line break at its end (jsonpath's).
+const NAD_SINGLE: &str = "{ \"cniVersion\": \"0.3.1\",\n    \"name\": \"trunk-net\",\n    \"type\": \"ovs\",\n    \
+     \"bridge\": \"br1\",\n    \"x-team\": {\"owner\": \"ran\", \"mtu\": 9000.0},\n    \
+     \"trunk\": [ {\"id\":42}, { \"minID\" : 1000, \"maxID\":1010 } ],\n    \
+     \"capabilities\": {\"mac\": true, \"ips\": true},\n    \"ipam\": {\"type\": \"whereabouts\", \
+     \"range\": \"10.9.0.0/24\"}\n}";
+
+#[test]
+fn a_single_spec_config_becomes_a_list_with_every_value_as_it_was() {
+    let out = streamed(&ADD, NAD_SINGLE);
+    for kept in [
+        r#""cniVersion": "0.3.1","#,
+        r#""trunk": [ {"id":42}, { "minID" : 1000, "maxID":1010 } ],"#,
+        r#""x-team": {"owner": "ran", "mtu": 9000.0},"#,
+        r#""capabilities": {"mac": true, "ips": true},"#,
+    ] {
+        assert!(out.contains(kept), "{kept}: {out}");
+    }
+    let (old, new): (Value, Value) =
+        (serde_json::from_str(NAD_SINGLE).unwrap(), serde_json::from_str(&out).unwrap());
+    assert_eq!(new["name"], "trunk-net");
+    let mut ovs = old.clone();
+    ovs.as_object_mut().unwrap().retain(|key, _| key != "name" && key != "cniVersion");
+    let ours = json!({"type": "ovs-flow-gc", "addressScope": "cluster"});
+    assert_eq!(new["plugins"], json!([ovs, ours]), "whereabouts gives to the whole cluster");
+    assert!(out.ends_with('}'), "no line break is added: {out:?}");
+    // As a file.
+    let net = NetD::with(&[("net.conf", NAD_SINGLE)]);
+    net.add("net.conf").unwrap();
+    assert_eq!(net.read("net.conflist"), out);
+
+    assert_eq!(streamed(&ADD, &out), out, "once is enough");
+    let back = streamed(&REMOVE, &out);
+    assert_eq!(types(&back), ["ovs"], "it stays a list, of one");
+    assert_eq!(streamed(&REMOVE, &back), back);
+    assert_eq!(streamed(&ADD, &back), out);
+
+    // Multus gives a configuration without a name that of its object.
+    let out = streamed(&ADD, r#"{"cniVersion":"0.3.1","type":"ovs","bridge":"br1"}"#);
+    let list = r#"{"cniVersion":"0.3.1","plugins":[{"type":"ovs","bridge":"br1"},{"type":"ovs-flow-gc"}]}"#;
+    assert_eq!(out, list);
+}
+
+#[test]
+fn a_list_in_spec_config_comes_back_to_the_byte() {
+    for (name, _) in LISTS {
+        let text = data(name);
+        let out = streamed(&ADD, &text);
+        assert_eq!(out, add(&text), "{name}");
+        assert_eq!(streamed(&REMOVE, &out), text, "{name}");
+    }
+    let settings = r#"{"mode": "observe"}"#;
+    let text = data("10-ovs.conflist");
+    let out = streamed(&["add", "-", "--settings", settings], &text);
+    assert!(out.contains(r#""mode": "observe""#), "{out}");
+    let (code, out, err) = stream(&ADD, data("10-ovs.conflist").replace("\"ovs\"", "\"mine\""));
+    assert!(code == 1 && out.is_empty() && err.contains("--after TYPE"), "{err}");
+    let mine = data("10-ovs.conflist").replace("\"ovs\"", "\"mine\"");
+    assert!(streamed(&["add", "-", "--after", "mine"], &mine).contains("ovs-flow-gc"));
+}
+
+#[test]
+fn what_cannot_be_edited_prints_nothing_and_says_why() {
+    let whole =
+        json!({"kind": "NetworkAttachmentDefinition", "spec": {"config": "{}"}}).to_string();
+    let bad: [(&[u8], &str); 7] = [
+        (b"", "empty"),
+        (b"{\"a\":", "not valid JSON"),
+        (whole.as_bytes(), "`spec.config` alone"),
+        (b"{\"name\":\"n\"}", "no plugins"),
+        (b"{\"name\":\"n\",\"type\":\"ovs\"}", "cniVersion"),
+        (b"{\"cniVersion\":\"0.3.1\",\"name\":\"n\",\"type\":\"sriov\"}", "no Open vSwitch plugin"),
+        (b"\xff", "not UTF-8"),
+    ];
+    for (text, why) in bad {
+        let (code, out, err) = stream(&ADD, text);
+        assert_eq!((code, out.as_str()), (1, ""), "{err}");
+        assert!(err.starts_with("ovs-flow-gc: standard input: ") && err.contains(why), "{err}");
+    }
+    let (code, out, err) = stream(&ADD, vec![b' '; (1 << 20) + 1]);
+    assert!(code == 1 && out.is_empty() && err.contains("too much"), "{err}");
+    let settings = ["add", "-", "--settings", r#"{"obsrve": true}"#];
+    let (code, out, err) = stream(&settings, NAD_SINGLE);
+    assert!(code == 2 && out.is_empty() && err.contains("obsrve"), "{err}");
+    let (code, out, err) = stream(&REMOVE, r#"{"name":"n","plugins":[{"type":"ovs-flow-gc"}]}"#);
+    assert!(code == 1 && out.is_empty() && err.contains("the only plugin"), "{err}");
+}
+
+/// What `docs/multus.md` shows is what the command does.
+#[test]
+fn the_documented_object_is_edited_as_it_says() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/multus.md"));
+    let page = page.unwrap();
+    let configs: Vec<String> = page
+        .split("  config: |-\n")
+        .skip(1)
+        .map(|rest| {
+            let block = rest.split("\n```").next().unwrap();
+            let lines: Vec<&str> =
+                block.lines().map(|line| line.strip_prefix("    ").unwrap()).collect();
+            lines.join("\n")
+        })
+        .collect();
+    let [before, after] = &configs[..] else { panic!("{configs:#?}") };
+    assert_eq!(&streamed(&ADD, before), after);
 }

@@ -4,6 +4,7 @@ mod adopt;
 mod image;
 mod journal;
 mod mass_death_guard;
+mod multus;
 mod pause;
 mod undo;
 mod watch;

@@ -39,7 +39,7 @@ pub fn add_text(text: &str, options: &Options) -> Result<Edit, Error> {
     match &document.body {
         Body::Single(_) => {
             check_version(&document)?;
-            let list = single::as_list(&document)?;
+            let list = single::as_list(&document);
             let text = insert(&Document::parse(&list)?, 0, &entry());
             Ok(Edit { text, changed: true, converted: true })
         }

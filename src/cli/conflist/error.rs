@@ -73,6 +73,9 @@ pub enum Error {
     /// Neither a list nor a plugin.
     #[error("neither `plugins` (a list) nor `type` (a single plugin) is in it")]
     NotANetwork,
+    /// An object of the API instead of what it holds.
+    #[error("a whole object: give what is in its `spec.config` alone")]
+    WholeObject,
     /// Neither in the list nor beside it.
     #[error("it has no plugins, neither in a `plugins` of its own nor as NETWORK/*.conf beside it")]
     NoPlugins,

@@ -136,6 +136,10 @@ pub fn add_file(path: &Path, options: &Options) -> Result<Outcome, FileError> {
     let edit = add_text(&source.text, options).map_err(|e| text_error(path, e))?;
     source.check_name(path)?;
     if edit.converted {
+        // No runtime loads a list without one from a file.
+        if document.name.as_deref().unwrap_or_default().is_empty() {
+            return Err(text_error(path, Error::NoName));
+        }
         return convert(path, &source, &edit);
     }
     if !edit.changed {
@@ -254,12 +258,12 @@ impl Source {
         // Without O_NONBLOCK a pipe would hold us for ever.
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(nix::libc::O_NONBLOCK);
-        let mut file = options.open(&target).map_err(io_error(path, "open it"))?;
+        let file = options.open(&target).map_err(io_error(path, "open it"))?;
         let meta = file.metadata().map_err(io_error(path, "stat it"))?;
         if !meta.is_file() {
             return Err(FileError::NotAFile { path: path.to_owned() });
         }
-        let text = read_text(&mut file, path)?;
+        let text = read_text(&file, path)?;
         let mode = meta.permissions().mode() & 0o7777;
         Ok(Self { target, text, mode, uid: meta.uid(), gid: meta.gid() })
     }
@@ -308,12 +312,20 @@ impl Source {
     }
 }
 
-fn read_text(file: &mut File, path: &Path) -> Result<String, FileError> {
+fn read_text(file: &File, path: &Path) -> Result<String, FileError> {
+    bounded_text(file, path, || file.metadata().map_or(MAX_BYTES + 1, |meta| meta.len()))
+}
+
+/// All of `input`, if it is no larger than a configuration may be; `size` is for the message.
+pub(super) fn bounded_text(
+    input: impl Read,
+    path: &Path,
+    size: impl FnOnce() -> u64,
+) -> Result<String, FileError> {
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io_error(path, "read it"))?;
+    input.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io_error(path, "read it"))?;
     if bytes.len() as u64 > MAX_BYTES {
-        let size = file.metadata().map_or(bytes.len() as u64, |meta| meta.len());
-        return Err(text_error(path, Error::TooBig { bytes: size, limit: MAX_BYTES }));
+        return Err(text_error(path, Error::TooBig { bytes: size(), limit: MAX_BYTES }));
     }
     String::from_utf8(bytes)
         .map_err(|e| text_error(path, Error::NotUtf8 { offset: e.utf8_error().valid_up_to() }))
@@ -342,7 +354,7 @@ pub(in crate::cli) fn directory_of(path: &Path) -> PathBuf {
 /// The list that a single configuration makes, without our entry.
 fn list_of(text: &str) -> Option<String> {
     let document = Document::parse(text).ok()?;
-    matches!(document.body, Body::Single(_)).then(|| single::as_list(&document).ok()).flatten()
+    matches!(document.body, Body::Single(_)).then(|| single::as_list(&document))
 }
 
 /// Whether `list` is what `single` makes, with or without our entry.

@@ -4,18 +4,14 @@
 use super::document::Body;
 use super::document::{Document, Member, Object, slice};
 use super::edit::{colon_before, last_line, space_before};
-use super::error::Error;
 
 /// Keys that move up. libcni puts them back into what each plugin is given.
 const OF_THE_LIST: [&str; 2] = ["cniVersion", "name"];
 
 /// The list's text, in the manner of the file. A list comes back as it is.
-pub(super) fn as_list(document: &Document<'_>) -> Result<String, Error> {
+pub(super) fn as_list(document: &Document<'_>) -> String {
     let text = document.text;
-    let Body::Single(plugin) = &document.body else { return Ok(text.to_owned()) };
-    if document.name.as_deref().unwrap_or_default().is_empty() {
-        return Err(Error::NoName);
-    }
+    let Body::Single(plugin) = &document.body else { return text.to_owned() };
     let object = &plugin.object;
     let (up, rest): (Vec<&Member>, Vec<&Member>) =
         object.members.iter().partition(|m| OF_THE_LIST.contains(&m.key.as_str()));
@@ -45,7 +41,7 @@ pub(super) fn as_list(document: &Document<'_>) -> Result<String, Error> {
     out.push_str(&manner.line(0));
     out.push('}');
     out.push_str(slice(text, &(object.span.end..text.len())));
-    Ok(out)
+    out
 }
 
 /// How the file is laid out.
