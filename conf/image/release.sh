@@ -7,12 +7,16 @@
 # Panic messages name the crates' source files. What differs from one builder to the next in those
 # paths is replaced, and flags of the environment's, which would come into the place of ours, are
 # not taken.
+#
+# Relative relocations are packed (a fiftieth of the plugin's size). The builder's static libc must
+# know how to read them: glibc 2.36 or newer. With another one the binary does not start.
 set -eu
 cd "$(dirname -- "$0")/../.."
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS
 commit=$(rustc -vV | sed -n 's/^commit-hash: //p')
 remap() { printf '"--remap-path-prefix=%s=%s",' "$1" "$2"; }
 exec cargo build --release --locked --config "target.'cfg(all())'.rustflags = [$(
+    printf '"-C","link-arg=-Wl,-z,pack-relative-relocs",'
     remap "${CARGO_HOME:-$HOME/.cargo}" /cargo
     remap "$(pwd -P)" /ovs-flow-gc
     # The standard library's sources, where they are installed.
