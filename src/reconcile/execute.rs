@@ -158,9 +158,9 @@ impl PreCommitCheck<'_> {
 
     fn standing(&self, planned: &PlannedDelete<'_>) -> Standing {
         let Some(recheck) = &self.recheck else { return Standing::Holds };
-        match planned.candidate.entry.flow() {
-            Ok(flow) => recheck.standing(&flow, &planned.verdict),
-            Err(_) => Standing::Unsettled,
+        match planned.candidate.flow() {
+            Some(flow) => recheck.standing(&flow, &planned.verdict),
+            None => Standing::Unsettled,
         }
     }
 

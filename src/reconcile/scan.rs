@@ -97,12 +97,17 @@ impl Candidate {
     /// What keeps it for each of the dead that it names.
     #[must_use]
     pub fn kept_for(&self, judge: &Judge<'_>) -> Vec<Verdict> {
-        let flow = self.flow(self.made.latest);
+        let flow = self.flow();
         flow.map_or_else(Vec::new, |flow| judge.kept_for(&flow))
     }
 
-    fn flow(&self, made: BootTime) -> Option<Flow> {
+    fn flow_if_made(&self, made: BootTime) -> Option<Flow> {
         Some(Flow { made, ..self.entry.flow().ok()? })
+    }
+
+    /// What it says, as made at the latest moment: it is judged by that.
+    pub(super) fn flow(&self) -> Option<Flow> {
+        self.flow_if_made(self.made.latest)
     }
 
     /// Its verdict.
@@ -120,7 +125,7 @@ impl Candidate {
     }
 
     fn verdict_if_made(&self, judge: &Judge<'_>, made: BootTime) -> Option<Verdict> {
-        let mut verdict = judge.verdict(&self.flow(made)?);
+        let mut verdict = judge.verdict(&self.flow_if_made(made)?);
         let kept = [(self.ambiguous, Reason::Ambiguous), (self.contested, Reason::Contested)];
         if let Some((_, reason)) = kept.into_iter().find(|(is, _)| *is && verdict.stale) {
             (verdict.stale, verdict.reason) = (false, reason);
@@ -289,7 +294,7 @@ fn by_token_alone(
     let wanted = scan
         .candidates
         .iter()
-        .filter_map(|c| c.entry.flow().ok())
+        .filter_map(Candidate::flow)
         .any(|flow| judge.would_register_matter(&flow));
     let alone = !wanted && !register_flows_are_there(source, facts, &scan)?;
     Ok(alone.then_some(scan))
