@@ -393,3 +393,6 @@ fn register_flows_are_there(
     })?;
     Ok(there)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! Scans of a source that answers queries.
+
+use std::time::Duration;
+
+use super::*;
+use crate::flowtable::{Changes, Made, Reporting, Seen, Visit};
+use crate::judge::testing::{dead, live, network, now};
+use crate::model::flow::Actions;
+use crate::model::register::RegisterSource;
+use crate::model::row::RowId;
+use crate::openflow::testing::hex;
+use crate::openflow::{Entry, Error as SwitchFailed, Version};
+
+/// A bridge with entries, of which the first one is all that a query finds.
+struct Queried(Vec<Entry>);
+
+impl Queried {
+    fn hand_out(entries: &[Entry], each: &mut Visit<'_>) {
+        for entry in entries {
+            let raw = entry.raw();
+            each(&Seen { raw, filter: 0, made: Made::by(raw.duration(), now(), now()) }).unwrap();
+        }
+    }
+}
+
+impl FlowSource for Queried {
+    fn everything(&self) -> Vec<Filter> {
+        vec![Filter::default()]
+    }
+
+    fn prefers_scan(&self, _: usize) -> bool {
+        false
+    }
+
+    fn scan(&mut self, _: &[Filter], each: &mut Visit<'_>) -> Result<(), SwitchFailed> {
+        Self::hand_out(&self.0, each);
+        Ok(())
+    }
+
+    fn query(&mut self, of: &[Tokens], each: &mut Visit<'_>) -> Result<Vec<Filter>, SwitchFailed> {
+        let any = of.iter().any(|tokens| !tokens.addresses.is_empty());
+        Self::hand_out(&self.0[..usize::from(any)], each);
+        Ok(vec![Filter::default()])
+    }
+
+    fn evidence(&mut self, _: &[Tokens], _: &mut Visit<'_>) -> Result<bool, SwitchFailed> {
+        Ok(false)
+    }
+
+    fn buckets(&mut self) -> Result<Vec<Actions>, SwitchFailed> {
+        Ok(Vec::new())
+    }
+
+    fn is_watching(&self) -> bool {
+        false
+    }
+
+    fn seq(&self) -> u64 {
+        0
+    }
+
+    fn changes_since(&mut self, _: u64, _: Duration) -> Result<Changes, SwitchFailed> {
+        Ok(Changes { updates: Vec::new(), reporting: Reporting::Complete })
+    }
+}
+
+/// Ten thousand seconds old, in table 47, with this match and these instructions.
+fn entry(matches: &str, instructions: &str) -> Entry {
+    let mut oxm = hex(matches);
+    let length = u16::try_from(oxm.len() + 4).unwrap();
+    oxm.resize(oxm.len() + usize::from(length.next_multiple_of(8) - length), 0);
+    let mut bytes = hex("00002f00 00002710 00000000 00640000 00000000 00000000");
+    bytes.extend(hex("00000000 00000000 00000000 00000000 00000000 00000000"));
+    bytes.extend(hex("0001"));
+    bytes.extend(length.to_be_bytes());
+    bytes.extend(oxm);
+    bytes.extend(hex(instructions));
+    let length = u16::try_from(bytes.len()).unwrap();
+    bytes[..2].copy_from_slice(&length.to_be_bytes());
+    Entry::new(Version::V13, bytes).unwrap()
+}
+
+/// A living pod's rule for a dead pod's address, told by the living one's port in a register, has no
+/// token of the living one's that a query would find. Whether the register carries ports only the
+/// classifiers say.
+#[test]
+fn what_a_query_finds_asks_for_the_rest_however_old_it_is() {
+    let goto = "00010008 30000000";
+    // reg5=1, ip, nw_dst=10.244.1.2
+    let rule = entry("00010a04 00000001 80000a02 0800 80001804 0af40102", goto);
+    // in_port=1 actions=load:1->reg5
+    let load = "00040018 00000000 00190010 00010a04 00000001 00000000";
+    let classifier = entry("80000004 00000001", &format!("{load} {goto}"));
+    let mut input = BridgeInput::default();
+    let facts = &mut input.facts;
+    facts.now = now();
+    facts.networks.add(network(RegisterSource::None));
+    facts.dead.add(dead(2, &["10.244.1.2"]));
+    facts.live.add(live(1, &["10.244.1.3"]));
+    facts.ports.by_number.insert(1, RowId(5001));
+    let stale = |entries: Vec<Entry>| {
+        let scan = scan_bridge(&mut Queried(entries), &input, Extent::Tokens).unwrap();
+        let judge = Judge::new(&input.facts, &scan.learned);
+        let candidates = scan.candidates.iter();
+        candidates.filter(|c| c.verdict(&judge).is_some_and(|verdict| verdict.stale)).count()
+    };
+    assert_eq!(stale(vec![rule.clone()]), 1, "nobody's register");
+    assert_eq!(stale(vec![rule, classifier]), 0);
+}
