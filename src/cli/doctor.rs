@@ -296,7 +296,7 @@ fn daemon(context: &Context, findings: &mut Findings) {
                     return findings.note(
                         what,
                         "none: calls and the sweep timer do the work",
-                        "ovs-flow-gc self-install --daemon finds deaths at once",
+                        "install.sh install --daemon: it finds deaths at once",
                     );
                 }
                 ErrorKind::ConnectionRefused => {
