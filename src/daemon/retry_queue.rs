@@ -197,7 +197,9 @@ impl RetryQueue {
                 finished.push(target);
             }
             let wait = self.wait(target, clean, step, chance);
-            let is_watched = clean && late.is_watched(&target.life, &bridges);
+            // What the first clean-up has learned of it is watched for since its end only: what came
+            // in between is found by a second one.
+            let is_watched = was_clean && clean && late.is_watched(&target.life, &bridges);
             // A tombstone that is needed after its linger time is seldom looked at.
             let lingers = target.lingers.unwrap_or(self.interval * RARE);
             let entry = Entry {

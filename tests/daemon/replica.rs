@@ -150,8 +150,9 @@ fn what_is_put_back_for_the_dead_is_answered_three_times() {
     let left = sorted(&[&base, &living]);
     node.vanish(&pods[0], Port::Gone);
     eventually("its entries are gone", || node.dump("br0") == left);
-    // Until what it left behind has settled.
-    sleep_ms(1_500);
+    // Until what it left behind has settled, and a second clean-up has looked for what came before
+    // all of its tokens were known.
+    sleep_ms(3_500);
     let retries = || daemon.metric("sweeps_total{trigger=\"retry\",result=\"ok\"}");
     let before = retries();
     sleep_ms(7_000);
