@@ -102,6 +102,20 @@ pub struct Tokens {
     pub registers: Vec<(u8, u32, u32)>,
 }
 
+impl Tokens {
+    /// What an entry may name of them.
+    pub fn names(&self) -> impl Iterator<Item = Token> {
+        let Self { ports, addresses, registers } = self;
+        let ports = ports
+            .iter()
+            .flat_map(|port| [Token::InPort(*port), Token::Output(*port), Token::Reference(*port)]);
+        let registers = registers.iter().copied();
+        let registers =
+            registers.map(|(index, value, mask)| Token::Register { index, value, mask });
+        ports.chain(addresses.iter().copied().map(Token::Address)).chain(registers)
+    }
+}
+
 /// Whether a source reports every change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reporting {
@@ -190,7 +204,7 @@ pub fn filters_of<'e>(entries: impl Iterator<Item = &'e Entry> + Clone) -> Vec<F
         if filters.iter().any(|filter| filter.matches(entry)) {
             continue;
         }
-        let Ok(Flow { matches, .. }) = entry.flow() else { return tables() };
+        let Ok(Flow { matches, .. }) = entry.flow(BootTime::default()) else { return tables() };
         filters.push(match (matches.in_port, matches.registers.first()) {
             (Some(port), _) => Filter::in_port(port),
             (None, Some(register)) => {

@@ -485,7 +485,7 @@ impl Replica {
             }
         }
         let names = |held: &Held| {
-            let flow = held.entry.flow();
+            let flow = held.entry.flow(held.made.latest);
             flow.is_ok_and(|flow| tokens.iter().any(|token| token.is_in(&flow)))
         };
         for slot in named.into_iter().filter_map(|id| self.slot(id)) {

@@ -26,6 +26,7 @@ use crate::openflow::codec::hello::{Versions, greeting};
 use crate::openflow::codec::numbers::OFP_HEADER_LEN as HEADER;
 use crate::openflow::codec::oxm::{self, Oxm};
 use crate::openflow::codec::wire::Reader;
+use crate::util::clock::BootTime;
 use crate::util::clock::Deadline;
 
 /// No script of ours takes in more than a few messages.
@@ -99,7 +100,7 @@ pub(crate) fn matches(data: &[u8]) -> bool {
         assert_eq!(register.value & !register.mask, 0, "{register:?}");
     }
     if let Ok(entry) = written(version(*selector), tlvs, &[]) {
-        assert_eq!(entry.flow().unwrap().matches, read);
+        assert_eq!(entry.flow(BootTime::LATEST).unwrap().matches, read);
         check_entry(&entry);
     }
     true
@@ -138,7 +139,7 @@ pub(super) fn check_entry(entry: &Entry) {
     let size = entry.bytes().len();
     assert!(size <= usize::from(u16::MAX));
     assert_eq!(raw.match_bytes().len() % 8, 0);
-    let flow = entry.flow().unwrap();
+    let flow = entry.flow(BootTime::LATEST).unwrap();
     let mut dirty = Flow {
         matches: Match { in_port: Some(7), ..Match::default() },
         actions: Actions {
@@ -173,7 +174,7 @@ pub(super) fn check_entry(entry: &Entry) {
         (flow.table, flow.priority, flow.cookie)
     );
     assert_eq!(String::from(back.clone()), text);
-    let again = back.flow().unwrap();
+    let again = back.flow(BootTime::LATEST).unwrap();
     assert_eq!((&again.matches, &again.actions), (&flow.matches, &flow.actions));
     check_changes(&raw);
 }

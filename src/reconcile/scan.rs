@@ -102,7 +102,7 @@ impl Candidate {
     }
 
     fn flow_if_made(&self, made: BootTime) -> Option<Flow> {
-        Some(Flow { made, ..self.entry.flow().ok()? })
+        self.entry.flow(made).ok()
     }
 
     /// What it says, as made at the latest moment: it is judged by that.

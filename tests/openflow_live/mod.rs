@@ -691,7 +691,7 @@ fn the_core_sees_what_it_should() {
         let back: Entry = serde_json::from_str(&json).unwrap();
         assert_eq!(back.content(), entry.content());
         // All but its age and its counters.
-        assert_eq!(back.flow().unwrap(), flow);
+        assert_eq!(back.flow(flow.made).unwrap(), flow);
     }
 }
 

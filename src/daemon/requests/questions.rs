@@ -77,7 +77,7 @@ fn counts(shared: &Shared) -> Result<Value, String> {
     let deadline = Deadline::after(LINE);
     let counts = list::counts(&snapshot, |bridge, each| {
         shared.replicas.read_all(bridge, deadline, &mut |held| {
-            if let Ok(flow) = held.entry.flow() {
+            if let Ok(flow) = held.entry.flow(held.made.latest) {
                 each(&flow);
             }
         })

@@ -57,12 +57,13 @@ fn removed(entry: &Entry) -> Update {
     Update::removed(0, entry)
 }
 
-struct Scene {
+/// A replica, and when it was begun.
+struct Fed {
     replica: Replica,
     start: BootTime,
 }
 
-impl Scene {
+impl Fed {
     fn building() -> Self {
         let start = BootTime::now();
         let mut replica = Replica::new(LIMIT, start);
@@ -114,35 +115,35 @@ fn contents(entries: &[&Entry]) -> Vec<Vec<u8>> {
 #[test]
 fn a_lesson_is_an_entry_of_an_awaited_port_that_loads_a_register() {
     let (loads, outputs) = (entry(0, MATCHES[1], DOES[3], 0), entry(1, MATCHES[1], DOES[1], 0));
-    let mut scene = Scene::building();
-    scene.replica.await_lessons([5].into());
-    scene.dumped(&outputs, ms(5));
-    scene.complete();
-    assert!(!scene.replica.take_news().lesson, "it loads nothing");
-    scene.apply(put(&loads));
-    assert!(scene.replica.take_news().lesson);
-    assert!(!scene.replica.take_news().lesson, "once");
-    scene.replica.await_lessons([5].into());
-    assert!(!scene.replica.take_news().lesson, "it was there when the port was waited for already");
-    scene.replica.await_lessons([6].into());
-    scene.apply(put(&loads));
-    assert!(!scene.replica.take_news().lesson, "nobody waits for it");
-    scene.replica.await_lessons([5, 6].into());
-    assert!(scene.replica.take_news().lesson, "it is there already");
+    let mut fed = Fed::building();
+    fed.replica.await_lessons([5].into());
+    fed.dumped(&outputs, ms(5));
+    fed.complete();
+    assert!(!fed.replica.take_news().lesson, "it loads nothing");
+    fed.apply(put(&loads));
+    assert!(fed.replica.take_news().lesson);
+    assert!(!fed.replica.take_news().lesson, "once");
+    fed.replica.await_lessons([5].into());
+    assert!(!fed.replica.take_news().lesson, "it was there when the port was waited for already");
+    fed.replica.await_lessons([6].into());
+    fed.apply(put(&loads));
+    assert!(!fed.replica.take_news().lesson, "nobody waits for it");
+    fed.replica.await_lessons([5, 6].into());
+    assert!(fed.replica.take_news().lesson, "it is there already");
 }
 
 #[test]
 fn nothing_is_handed_out_before_it_is_in_sync_and_after() {
-    let mut scene = Scene::building();
-    scene.dumped(&entry(0, MATCHES[1], DOES[1], 1), ms(5));
-    assert!(scene.all().is_empty());
-    scene.complete();
-    assert_eq!(scene.all().len(), 1);
-    scene.replica.doubt(Doubt::Paused);
-    assert!(scene.all().is_empty() && scene.replica.is_empty() && scene.replica.bytes() == 0);
+    let mut fed = Fed::building();
+    fed.dumped(&entry(0, MATCHES[1], DOES[1], 1), ms(5));
+    assert!(fed.all().is_empty());
+    fed.complete();
+    assert_eq!(fed.all().len(), 1);
+    fed.replica.doubt(Doubt::Paused);
+    assert!(fed.all().is_empty() && fed.replica.is_empty() && fed.replica.bytes() == 0);
     // What comes late changes nothing.
-    scene.apply(put(&entry(0, "", "", 0)));
-    assert_eq!(scene.doubt(), Some(Doubt::Paused));
+    fed.apply(put(&entry(0, "", "", 0)));
+    assert_eq!(fed.doubt(), Some(Doubt::Paused));
 }
 
 #[test]
@@ -150,23 +151,23 @@ fn a_change_outranks_the_dump_whichever_comes_first() {
     let (old, new) = (entry(0, MATCHES[1], DOES[1], 1), entry(0, MATCHES[1], DOES[2], 0));
     for dump_first in [true, false] {
         for gone in [true, false] {
-            let mut scene = Scene::building();
-            let updates = |scene: &mut Scene| {
-                scene.apply(put(&new));
+            let mut fed = Fed::building();
+            let updates = |fed: &mut Fed| {
+                fed.apply(put(&new));
                 if gone {
-                    scene.apply(removed(&new));
+                    fed.apply(removed(&new));
                 }
             };
             if dump_first {
-                scene.dumped(&old, ms(5));
-                updates(&mut scene);
+                fed.dumped(&old, ms(5));
+                updates(&mut fed);
             } else {
-                updates(&mut scene);
-                scene.dumped(&old, ms(5));
+                updates(&mut fed);
+                fed.dumped(&old, ms(5));
             }
-            scene.complete();
+            fed.complete();
             let expected = if gone { vec![] } else { contents(&[&new]) };
-            assert_eq!(scene.contents(), expected, "dump first: {dump_first}, gone: {gone}");
+            assert_eq!(fed.contents(), expected, "dump first: {dump_first}, gone: {gone}");
         }
     }
 }
@@ -175,37 +176,37 @@ fn a_change_outranks_the_dump_whichever_comes_first() {
 fn the_dump_tells_flags_and_age_also_of_what_was_changed_meanwhile() {
     let (old, new) = (entry(0, MATCHES[1], DOES[1], 1), entry(0, MATCHES[1], DOES[2], 1));
     for dump_first in [true, false] {
-        let mut scene = Scene::building();
+        let mut fed = Fed::building();
         if dump_first {
-            scene.dumped(&old, ms(500));
-            scene.apply(changed(&new));
+            fed.dumped(&old, ms(500));
+            fed.apply(changed(&new));
         } else {
-            scene.apply(changed(&new));
-            scene.dumped(&old, ms(500));
+            fed.apply(changed(&new));
+            fed.dumped(&old, ms(500));
         }
-        scene.complete();
-        assert_eq!(scene.contents(), contents(&[&new]));
-        let held = &scene.all()[0];
+        fed.complete();
+        assert_eq!(fed.contents(), contents(&[&new]));
+        let held = &fed.all()[0];
         assert_eq!(held.unreported, Some(Unreported { flags: 1, importance: 0 }));
-        assert!(held.made.latest <= scene.start - ms(480), "{dump_first}");
+        assert!(held.made.latest <= fed.start - ms(480), "{dump_first}");
     }
     // What was added later is not what the dump has shown.
-    let mut scene = Scene::building();
-    scene.dumped(&old, ms(500));
-    scene.apply(put(&new));
-    scene.complete();
-    let held = &scene.all()[0];
-    assert_eq!((held.unreported, held.made.earliest), (None, scene.start));
+    let mut fed = Fed::building();
+    fed.dumped(&old, ms(500));
+    fed.apply(put(&new));
+    fed.complete();
+    let held = &fed.all()[0];
+    assert_eq!((held.unreported, held.made.earliest), (None, fed.start));
 }
 
 #[test]
 fn an_added_entry_was_made_between_the_last_barrier_and_its_report() {
-    let mut scene = Scene::building();
-    scene.complete();
-    scene.replica.heard_until(scene.start + ms(15));
-    scene.apply(put(&entry(0, "", "", 0)));
-    let made = scene.all()[0].made;
-    assert_eq!((made.earliest, made.latest), (scene.start + ms(15), scene.start + ms(20)));
+    let mut fed = Fed::building();
+    fed.complete();
+    fed.replica.heard_until(fed.start + ms(15));
+    fed.apply(put(&entry(0, "", "", 0)));
+    let made = fed.all()[0].made;
+    assert_eq!((made.earliest, made.latest), (fed.start + ms(15), fed.start + ms(20)));
 }
 
 #[test]
@@ -223,26 +224,26 @@ fn what_cannot_be_is_a_doubt() {
         (but(put(&one), |it| it.table = 254), None),
         (removed(&one), None),
     ] {
-        let mut scene = Scene::building();
-        scene.dumped(&one, ms(1));
-        scene.complete();
-        scene.apply(update.clone());
-        assert_eq!(scene.doubt(), doubt, "{update:?}");
-        assert!(scene.all().iter().all(|held| held.entry.table() != 254));
+        let mut fed = Fed::building();
+        fed.dumped(&one, ms(1));
+        fed.complete();
+        fed.apply(update.clone());
+        assert_eq!(fed.doubt(), doubt, "{update:?}");
+        assert!(fed.all().iter().all(|held| held.entry.table() != 254));
     }
 }
 
 #[test]
 fn entries_that_look_alike_are_both_kept_and_a_change_of_one_is_a_doubt() {
     let one = entry(0, MATCHES[1], DOES[1], 0);
-    let mut scene = Scene::building();
-    scene.dumped(&one, ms(1));
-    scene.dumped(&one, ms(2));
-    scene.complete();
-    let all = scene.all();
+    let mut fed = Fed::building();
+    fed.dumped(&one, ms(1));
+    fed.dumped(&one, ms(2));
+    fed.complete();
+    let all = fed.all();
     assert!(all.len() == 2 && all.iter().all(|held| held.ambiguous));
-    scene.apply(removed(&one));
-    assert_eq!(scene.doubt(), Some(Doubt::Ambiguous));
+    fed.apply(removed(&one));
+    assert_eq!(fed.doubt(), Some(Doubt::Ambiguous));
 }
 
 #[test]
@@ -260,20 +261,20 @@ fn more_entries_than_the_limit_are_a_doubt() {
 
 #[test]
 fn changes_are_told_from_a_number_on_as_long_as_they_are_known() {
-    let mut scene = Scene::building();
-    scene.complete();
-    let seq = scene.replica.seq();
+    let mut fed = Fed::building();
+    fed.complete();
+    let seq = fed.replica.seq();
     for n in 0..MOST_RECENT + 10 {
         let one = entry((n % 50) as u8, MATCHES[n % 9], "", 0);
-        scene.apply(put(&one));
+        fed.apply(put(&one));
     }
-    assert!(scene.replica.changes_since(seq).is_none());
-    let last = scene.replica.seq() - 3;
-    let changes = scene.replica.changes_since(last).unwrap();
+    assert!(fed.replica.changes_since(seq).is_none());
+    let last = fed.replica.seq() - 3;
+    let changes = fed.replica.changes_since(last).unwrap();
     assert_eq!(changes.iter().map(|u| u.at).collect::<Vec<_>>(), [last, last + 1, last + 2]);
-    assert_eq!(scene.replica.changes_since(scene.replica.seq()).unwrap().len(), 0);
-    scene.replica.doubt(Doubt::Paused);
-    assert!(scene.replica.changes_since(last).is_none());
+    assert_eq!(fed.replica.changes_since(fed.replica.seq()).unwrap().len(), 0);
+    fed.replica.doubt(Doubt::Paused);
+    assert!(fed.replica.changes_since(last).is_none());
 }
 
 /// What others do to the switch.
@@ -451,14 +452,14 @@ proptest! {
         for token in tokens {
             let mut found = Vec::new();
             replica.naming_any(&[token], start, &mut |held| found.push(held.entry));
-            let names = |entry: &&Entry| token.is_in(&entry.flow().unwrap());
+            let names = |entry: &&Entry| token.is_in(&entry.flow(start).unwrap());
             let expected = walk.iter().filter(names).cloned().collect();
             prop_assert_eq!(sorted(found), sorted(expected), "{:?}", token);
         }
         let mut found = Vec::new();
         replica.naming_any(&tokens, start, &mut |held| found.push(held.entry));
         let names = |entry: &&Entry| {
-            entry.flow().is_ok_and(|flow| tokens.iter().any(|token| token.is_in(&flow)))
+            entry.flow(start).is_ok_and(|flow| tokens.iter().any(|token| token.is_in(&flow)))
         };
         let expected = walk.iter().filter(names).cloned().collect();
         prop_assert_eq!(sorted(found), sorted(expected), "each once");

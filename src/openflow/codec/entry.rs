@@ -360,13 +360,14 @@ impl Entry {
         self.raw().content()
     }
 
-    /// As the core sees it.
+    /// As the core sees it, made at this time: an entry that was asked for later knows its age alone.
     ///
     /// # Errors
     /// None for an entry that [`Self::new`] or a dump made; kept for the type's honesty.
-    pub fn flow(&self) -> Result<Flow, Malformed> {
+    pub fn flow(&self, made: BootTime) -> Result<Flow, Malformed> {
         let mut flow = Flow::default();
         self.raw().decode(&mut flow)?;
+        flow.made = made;
         Ok(flow)
     }
 }

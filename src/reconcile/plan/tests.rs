@@ -4,7 +4,6 @@ use super::*;
 use crate::judge::input::{Dead, JudgeInput, Live, Ports};
 use crate::judge::{Survey, testing};
 use crate::model::attachment::{Attachment, Key};
-use crate::model::flow::Flow;
 use crate::model::register::RegisterSource;
 use crate::model::row::RowId;
 use crate::openflow::testing::hex;
@@ -106,10 +105,7 @@ fn scan(facts: &JudgeInput, entries: Vec<Entry>) -> FlowScan {
     let mut survey = Survey::new(facts);
     let flows = entries.len() as u64;
     let now = testing::now();
-    let mut sees = |entry: &Entry| {
-        let made = now - entry.raw().duration();
-        survey.see(&Flow { made, ..entry.flow().unwrap() })
-    };
+    let mut sees = |entry: &Entry| survey.see(&entry.flow(now - entry.raw().duration()).unwrap());
     let wanted: Vec<Entry> = entries.into_iter().filter(|entry| sees(entry)).collect();
     let seen = wanted.into_iter().map(|entry| Candidate::seen(entry, now, 0));
     let candidates = seen.collect();

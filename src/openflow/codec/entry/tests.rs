@@ -19,7 +19,7 @@ fn golden_entries() {
         let ms = if version == Version::V15 { 3 } else { 1 };
         assert_eq!(raw.duration(), Duration::from_millis(ms));
         assert_eq!(raw.match_bytes().len() % 8, 0);
-        let flow = entry.flow().unwrap();
+        let flow = entry.flow(BootTime::LATEST).unwrap();
         assert_eq!(flow.matches.registers.len(), 1);
         assert_eq!(flow.matches.addresses.len(), 1);
         assert_eq!(flow.actions.outputs, [5]);
@@ -133,7 +133,7 @@ proptest! {
         }
         if let Ok(entry) = Entry::new(version, bytes) {
             prop_assert!(!entry.to_string().is_empty());
-            prop_assert_eq!(entry.flow().unwrap().table, entry.table());
+            prop_assert_eq!(entry.flow(BootTime::LATEST).unwrap().table, entry.table());
             prop_assert_eq!(entry.match_bytes().len() % 8, 0);
         }
     }
