@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::retry_queue::{AttachmentLife, life};
 use crate::config::NetworkState;
-use crate::flowtable::{Arrived, Replicas, Token};
+use crate::flowtable::{Arrived, Replicas, Token, Tokens};
 use crate::model::attachment::{Attachment, NetworkName};
 
 /// What is known of such entries when a sweep begins.
@@ -70,18 +70,17 @@ impl LateEntries {
 
 /// What one of the dead is named by.
 fn tokens_of(record: &Attachment, state: Option<&NetworkState>) -> Vec<Token> {
-    let ports = record.ofport.iter().chain(&record.ofport_before);
-    let ports = ports
-        .flat_map(|port| [Token::InPort(*port), Token::Output(*port), Token::Reference(*port)]);
-    let mut tokens: Vec<Token> = ports.collect();
-    tokens.extend(record.addresses().into_iter().map(Token::Address));
-    if let Some((register, state)) = record.register.zip(state) {
+    let register = record.register.zip(state).map(|(register, state)| {
         let (index, mask) = (state.config.register, state.config.register_mask);
-        let value = register.value & mask;
-        tokens.push(Token::Register { index, value, mask });
-        tokens.push(Token::Load { index, value, mask });
-    }
-    tokens
+        (index, register.value & mask, mask)
+    });
+    let named = Tokens {
+        ports: record.ofport.into_iter().chain(record.ofport_before).collect(),
+        addresses: record.addresses(),
+        registers: register.into_iter().collect(),
+    };
+    let load = register.map(|(index, value, mask)| Token::Load { index, value, mask });
+    named.names().chain(load).collect()
 }
 
 #[cfg(test)]

@@ -99,18 +99,7 @@ impl FlowSource for ReplicaSource {
 
     fn evidence(&mut self, tokens: &[Tokens], each: &mut Visit<'_>) -> Result<bool, Error> {
         let mut names = vec![Token::Teaches];
-        for Tokens { ports, addresses, registers } in tokens {
-            names.extend(ports.iter().flat_map(|port| {
-                [Token::InPort(*port), Token::Output(*port), Token::Reference(*port)]
-            }));
-            names.extend(addresses.iter().copied().map(Token::Address));
-            let registers = registers.iter().copied();
-            names.extend(registers.map(|(index, value, mask)| Token::Register {
-                index,
-                value,
-                mask,
-            }));
-        }
+        names.extend(tokens.iter().flat_map(Tokens::names));
         let mut visitor = Visitor { each, failed: None };
         let found = self.read(|replica| {
             replica.naming_any(&names, BootTime::now(), &mut |held| visitor.see(0, &held));
