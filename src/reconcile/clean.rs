@@ -311,10 +311,7 @@ fn scan<'a>(
     prefetch: Option<Prefetch>,
 ) -> Result<(ScannedBridge<'a>, Box<dyn FlowSink>), Error> {
     let (table, ports) = prefetch::or_open(prefetch, request, bridge.1)?;
-    let mut table: Box<dyn FlowSink> = match request.replicas {
-        Some(replicas) => replicas.source(bridge.1, table),
-        None => Box::new(table),
-    };
+    let mut table = request.table(bridge.1, table);
     let mut input = BridgeInput::build(node, bridge.0, targets, request.adding.as_ref());
     input.check_ports(node, bridge.0, &ports);
     let scan = scan_bridge(&mut *table, &input, request.least(bridge.1))?;

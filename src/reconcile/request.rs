@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::{CleanTarget, Contested, Database, Extent, Leases, SweepRun};
 use crate::config::Config;
-use crate::flowtable::BridgeTables;
+use crate::flowtable::{BridgeTables, DumpSource, FlowSink};
 use crate::model::attachment::{Key, NetworkName};
 use crate::store::Registry;
 use crate::util::clock::Deadline;
@@ -128,6 +128,14 @@ impl<'a> CleanRequest<'a> {
     #[must_use]
     pub fn following(self, replicas: &'a dyn BridgeTables) -> Self {
         Self { replicas: Some(replicas), ..self }
+    }
+
+    /// A bridge's table, read from its copy if it is followed.
+    pub(super) fn table(&self, bridge: &str, switch: DumpSource) -> Box<dyn FlowSink> {
+        match self.replicas {
+            Some(replicas) => replicas.source(bridge, switch),
+            None => Box::new(switch),
+        }
     }
 
     /// Who remembers what is put back: only the daemon does, and the plugin does not carry it.

@@ -4,6 +4,8 @@
 //! Guarantee: such a row's pod counts as dead only if two things show it: its device is gone,
 //! and its namespace is not in a directory in which a living pod's namespace is seen.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use log::{info, warn};
 use serde::Serialize;
 
@@ -11,9 +13,11 @@ use super::input::arriving;
 use super::snapshot::PortLocation;
 use super::unowned_ports::networks_on;
 use super::{Cause, CleanRequest, CleanTarget, NodeSnapshot, Outcome, Thorough, open_bridge};
+use crate::flowtable::{DumpSource, Seen, Tokens};
 use crate::liveness::netns::Directories;
 use crate::model::attachment::{Attachment, IfName, Key, Netns, NetworkName, Pod, State};
-use crate::openflow::{self, Filter};
+use crate::model::flow::Flow;
+use crate::openflow;
 use crate::ovsdb::{Marks, Ofport, marks};
 use crate::store::{self, new_generation};
 
@@ -100,10 +104,13 @@ pub(super) fn adopt(
     if request.thorough == Thorough::None {
         return;
     }
+    let found = find(node);
+    let gone = |found| record(node, found).filter(|_| found.gone && !outcome.paused);
+    let gone: Vec<Option<Attachment>> = found.iter().map(gone).collect();
+    let named = named_ports(request, gone.iter().flatten());
     let mut adopted = Vec::new();
-    for found in find(node) {
-        let record = record(node, &found).filter(|_| found.gone && !outcome.paused);
-        match record.filter(|record| is_named(request, record)) {
+    for (found, record) in found.into_iter().zip(gone) {
+        match record.filter(|record| port_of(record).is_some_and(|port| named.contains(&port))) {
             Some(record) => adopted.push(record),
             None => outcome.unrecorded_ports.extend(found.named(node)),
         }
@@ -171,21 +178,52 @@ fn record(node: &NodeSnapshot, found: &Found<'_>) -> Option<Attachment> {
     Some(record)
 }
 
-/// Whether an entry is for packets from its number, or does nothing but deliver to it. A row
+/// A port by its bridge and its number.
+type PortOf = (String, u16);
+
+fn port_of(record: &Attachment) -> Option<PortOf> {
+    Some((record.bridge.clone()?, record.ofport?))
+}
+
+/// The ports of these records that an entry is for packets from, or does nothing but deliver to. A row
 /// that nothing names would be adopted for ever: its port stays until somebody removes it.
-fn is_named(request: &CleanRequest<'_>, record: &Attachment) -> bool {
-    let (Some(ofport), Some(bridge)) = (record.ofport, &record.bridge) else { return false };
-    let scan = || -> Result<bool, openflow::Error> {
-        let mut connection = open_bridge(&request.run_dir, bridge, request.deadline)?;
-        let mut named = false;
-        let filters = [Filter::in_port(ofport), Filter::out_port(ofport)];
-        connection.dump_many(&filters, &mut |filter, _, flow| {
-            named |= filter == 0 || flow.actions.outputs == [ofport];
-        })?;
-        Ok(named)
+fn named_ports<'r>(
+    request: &CleanRequest<'_>,
+    records: impl Iterator<Item = &'r Attachment>,
+) -> BTreeSet<PortOf> {
+    let mut bridges: BTreeMap<String, Vec<u16>> = BTreeMap::new();
+    for (bridge, port) in records.filter_map(port_of) {
+        bridges.entry(bridge).or_default().push(port);
+    }
+    let mut named = BTreeSet::new();
+    for (bridge, ports) in bridges {
+        match named_on(request, &bridge, &ports) {
+            Ok(found) => named.extend(found.into_iter().map(|port| (bridge.clone(), port))),
+            Err(failed) => warn!("bridge {bridge}: {failed}"),
+        }
+    }
+    named
+}
+
+fn named_on(
+    request: &CleanRequest<'_>,
+    bridge: &str,
+    ports: &[u16],
+) -> Result<BTreeSet<u16>, openflow::Error> {
+    let connection = open_bridge(&request.run_dir, bridge, request.deadline)?;
+    let mut table = request.table(bridge, DumpSource::over(connection)?.0);
+    let (mut named, mut flow) = (BTreeSet::new(), Flow::default());
+    let mut see = |seen: &Seen<'_>| {
+        seen.raw.decode(&mut flow)?;
+        let delivered = if let [port] = flow.actions.outputs[..] { Some(port) } else { None };
+        let both = flow.matches.in_port.into_iter().chain(delivered);
+        named.extend(both.filter(|port| ports.contains(port)));
+        Ok(())
     };
-    scan().unwrap_or_else(|failed| {
-        warn!("bridge {bridge}: {failed}");
-        false
-    })
+    if table.prefers_scan(ports.len()) {
+        table.scan(&table.everything(), &mut see)?;
+    } else {
+        table.query(&[Tokens { ports: ports.to_vec(), ..Tokens::default() }], &mut see)?;
+    }
+    Ok(named)
 }
