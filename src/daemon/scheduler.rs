@@ -66,9 +66,7 @@ impl Reason {
                 | Self::Database
         )
     }
-}
 
-impl Reason {
     /// Whether it is about entries and not about a death: it waits for its share of the time, and
     /// says nothing about the next death.
     fn is_of_entries(self) -> bool {

@@ -19,9 +19,9 @@ use super::retry_queue::{AttachmentLife, RetryQueue, SweepStart, life};
 use super::scheduler::{Reason, Reasons, SweepResult};
 use super::sources::Sources;
 use super::{Shared, Thread, requests, systemd};
-use crate::config::bridge_socket;
+use crate::config::{NetworkState, bridge_socket};
 use crate::liveness::LivenessSource;
-use crate::model::attachment::State;
+use crate::model::attachment::{NetworkName, State};
 use crate::openflow::Connection;
 use crate::reconcile::{
     Contested, Database, Error, LivenessPass, MOST_ANSWERS, Outcome, SweepRun, Thorough,
@@ -253,7 +253,7 @@ impl Sweeper<'_> {
     fn keep_up(&mut self, registry: &Registry) {
         self.keep_records(registry);
         if let Some(known) = &self.known {
-            self.follow(known);
+            self.follow(known, &network_states(known));
         }
     }
 
@@ -296,7 +296,8 @@ impl Sweeper<'_> {
         let urgent = (!pass.condemned().is_empty() || pass.waits.is_some()) && !pass.paused;
         run.thorough = if urgent { Thorough::None } else { self.thorough(&began) };
         self.note_orphans(&pass);
-        self.watch(&pass);
+        let networks = network_states(&pass.registry_snapshot);
+        self.watch(&pass, &networks);
         let (queue, late) = (&mut self.retry_queue, &self.late);
         let start = SweepStart { reasons, urgent, now: began.at, late };
         let outcome = run.clean(&pass, |record| queue.is_due(record, &start))?;
@@ -323,7 +324,7 @@ impl Sweeper<'_> {
             let again = shared.wakeup.now() + shared.options.interval * THOROUGH_EVERY;
             self.mass_death_guard.count(run, &mut pass, again);
         }
-        self.follow(&pass.registry_snapshot);
+        self.follow(&pass.registry_snapshot, &networks);
         self.known = Some(pass.registry_snapshot);
         self.gauges();
         self.complain_of(&outcome, run.thorough == Thorough::All);
@@ -332,9 +333,8 @@ impl Sweeper<'_> {
 
     /// Follows the bridges that pods are recorded on, and waits there for the register values that
     /// are not known yet.
-    fn follow(&self, snapshot: &RegistrySnapshot) {
+    fn follow(&self, snapshot: &RegistrySnapshot, networks: &BTreeMap<NetworkName, NetworkState>) {
         let shared = self.shared;
-        let networks = network_states(snapshot);
         let mut bridges: BTreeMap<&str, BTreeSet<u16>> = BTreeMap::new();
         for record in snapshot.attachments.iter().chain(&snapshot.tombstones) {
             let Some(bridge) = record.bridge.as_deref() else { continue };
@@ -353,11 +353,11 @@ impl Sweeper<'_> {
     }
 
     /// Watches for entries of the dead, before anything of theirs is deleted.
-    fn watch(&mut self, pass: &LivenessPass) {
+    fn watch(&mut self, pass: &LivenessPass, networks: &BTreeMap<NetworkName, NetworkState>) {
         let snapshot = &pass.registry_snapshot;
         let dead = pass.condemned();
         let dead = dead.iter().map(|orphan| &orphan.record).chain(&snapshot.tombstones);
-        self.late.watch(&self.shared.replicas, dead, &network_states(snapshot));
+        self.late.watch(&self.shared.replicas, dead, networks);
     }
 
     /// Records the pods that run, if the state directory was removed: before that, nobody knows
