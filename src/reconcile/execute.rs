@@ -481,6 +481,6 @@ fn say_deleted(
 }
 
 #[cfg(test)]
-mod fake;
+pub(super) mod fake;
 #[cfg(test)]
 mod tests;

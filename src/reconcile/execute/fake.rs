@@ -63,17 +63,28 @@ pub(super) enum Answer {
 pub(super) type OnDelete = Box<dyn FnMut(&mut Bridge) -> Answer + Send>;
 
 /// A fake switch.
-pub(super) struct FakeTable {
+pub(in crate::reconcile) struct FakeTable {
     pub(super) bridge: Bridge,
     pub(super) on_delete: OnDelete,
+    /// So many entries, the first ones, are all that a query by addresses finds; `None`: it prefers
+    /// scans.
+    pub(in crate::reconcile) queried: Option<usize>,
 }
 
 impl FakeTable {
-    pub(super) fn with(entries: Vec<Entry>) -> Self {
+    pub(in crate::reconcile) fn with(entries: Vec<Entry>) -> Self {
         let deadline = Deadline::after(Duration::from_secs(60));
         let (ports, updates) = (Vec::new(), Vec::new());
         let bridge = Bridge { entries, ports, deadline, updates, seq: 0 };
-        Self { bridge, on_delete: Box::new(|_| Answer::Done) }
+        Self { bridge, on_delete: Box::new(|_| Answer::Done), queried: None }
+    }
+}
+
+fn hand_out<'e>(entries: impl Iterator<Item = &'e Entry>, filter: usize, each: &mut Visit<'_>) {
+    let now = BootTime::from(NOW);
+    for entry in entries {
+        let raw = entry.raw();
+        each(&Seen { raw, filter, made: Made::by(raw.duration(), now, now) }).unwrap();
     }
 }
 
@@ -83,23 +94,22 @@ impl FlowSource for FakeTable {
     }
 
     fn prefers_scan(&self, _: usize) -> bool {
-        true
+        self.queried.is_none()
     }
 
     fn scan(&mut self, filters: &[Filter], each: &mut Visit<'_>) -> Result<(), SwitchFailed> {
         self.bridge.in_time()?;
-        let now = BootTime::from(NOW);
         for (n, filter) in filters.iter().enumerate() {
-            for entry in self.bridge.entries.iter().filter(|entry| filter.matches(entry)) {
-                let raw = entry.raw();
-                each(&Seen { raw, filter: n, made: Made::by(raw.duration(), now, now) }).unwrap();
-            }
+            hand_out(self.bridge.entries.iter().filter(|entry| filter.matches(entry)), n, each);
         }
         Ok(())
     }
 
-    fn query(&mut self, _: &[Tokens], _: &mut Visit<'_>) -> Result<Vec<Filter>, SwitchFailed> {
-        unreachable!("it prefers scans")
+    fn query(&mut self, of: &[Tokens], each: &mut Visit<'_>) -> Result<Vec<Filter>, SwitchFailed> {
+        let found = self.queried.expect("it prefers scans");
+        let any = of.iter().any(|tokens| !tokens.addresses.is_empty());
+        hand_out(self.bridge.entries.iter().take(if any { found } else { 0 }), 0, each);
+        Ok(self.everything())
     }
 
     fn evidence(&mut self, _: &[Tokens], _: &mut Visit<'_>) -> Result<bool, SwitchFailed> {

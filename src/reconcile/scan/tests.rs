@@ -1,68 +1,12 @@
 //! Scans of a source that answers queries.
 
-use std::time::Duration;
-
 use super::*;
-use crate::flowtable::{Changes, Made, Reporting, Seen, Visit};
 use crate::judge::testing::{dead, live, network, now};
-use crate::model::flow::Actions;
 use crate::model::register::RegisterSource;
 use crate::model::row::RowId;
 use crate::openflow::testing::hex;
-use crate::openflow::{Entry, Error as SwitchFailed, Version};
-
-/// A bridge with entries, of which the first one is all that a query finds.
-struct Queried(Vec<Entry>);
-
-impl Queried {
-    fn hand_out(entries: &[Entry], each: &mut Visit<'_>) {
-        for entry in entries {
-            let raw = entry.raw();
-            each(&Seen { raw, filter: 0, made: Made::by(raw.duration(), now(), now()) }).unwrap();
-        }
-    }
-}
-
-impl FlowSource for Queried {
-    fn everything(&self) -> Vec<Filter> {
-        vec![Filter::default()]
-    }
-
-    fn prefers_scan(&self, _: usize) -> bool {
-        false
-    }
-
-    fn scan(&mut self, _: &[Filter], each: &mut Visit<'_>) -> Result<(), SwitchFailed> {
-        Self::hand_out(&self.0, each);
-        Ok(())
-    }
-
-    fn query(&mut self, of: &[Tokens], each: &mut Visit<'_>) -> Result<Vec<Filter>, SwitchFailed> {
-        let any = of.iter().any(|tokens| !tokens.addresses.is_empty());
-        Self::hand_out(&self.0[..usize::from(any)], each);
-        Ok(vec![Filter::default()])
-    }
-
-    fn evidence(&mut self, _: &[Tokens], _: &mut Visit<'_>) -> Result<bool, SwitchFailed> {
-        Ok(false)
-    }
-
-    fn buckets(&mut self) -> Result<Vec<Actions>, SwitchFailed> {
-        Ok(Vec::new())
-    }
-
-    fn is_watching(&self) -> bool {
-        false
-    }
-
-    fn seq(&self) -> u64 {
-        0
-    }
-
-    fn changes_since(&mut self, _: u64, _: Duration) -> Result<Changes, SwitchFailed> {
-        Ok(Changes { updates: Vec::new(), reporting: Reporting::Complete })
-    }
-}
+use crate::openflow::{Entry, Version};
+use crate::reconcile::execute::fake::FakeTable;
 
 /// Ten thousand seconds old, in table 47, with this match and these instructions.
 fn entry(matches: &str, instructions: &str) -> Entry {
@@ -99,7 +43,9 @@ fn what_a_query_finds_asks_for_the_rest_however_old_it_is() {
     facts.live.add(live(1, &["10.244.1.3"]));
     facts.ports.by_number.insert(1, RowId(5001));
     let stale = |entries: Vec<Entry>| {
-        let scan = scan_bridge(&mut Queried(entries), &input, Extent::Tokens).unwrap();
+        let mut table = FakeTable::with(entries);
+        table.queried = Some(1);
+        let scan = scan_bridge(&mut table, &input, Extent::Tokens).unwrap();
         let judge = Judge::new(&input.facts, &scan.learned);
         let candidates = scan.candidates.iter();
         candidates.filter(|c| c.verdict(&judge).is_some_and(|verdict| verdict.stale)).count()
