@@ -32,13 +32,7 @@ use switch::Switch;
 
 fn take_pure(it: &Walk) -> (u64, Tally, Result<(), String>) {
     let mut town = Town::new(Sim::with(it.bridges, it.layout, it.small, it.kernel), it.layout);
-    let taken = walk(&mut town, &it.steps);
-    (town.steps, town.tally, taken)
-}
-
-fn take_forgetful(it: &Walk) -> (u64, Tally, Result<(), String>) {
-    let mut town = Town::new(Sim::with(it.bridges, it.layout, it.small, it.kernel), it.layout);
-    town.may_forget = true;
+    town.may_forget = it.may_forget;
     let taken = walk(&mut town, &it.steps);
     (town.steps, town.tally, taken)
 }
@@ -49,15 +43,21 @@ const PURE: u64 = 100_000;
 /// model is trusted". `OFG_SEED=clock`, as tests/nightly.sh has it, makes up new walks.
 const SEEDS: [u64; 10] = [4, 7, 13, 25, 1002, 1022, 1040, 2021, 310_957_151, 522_987_682];
 
-#[test]
-fn pure() {
+/// Walks of the pure variant from each of these seeds.
+fn pure_walks(name: &str, which: Walks, seeds: &[u64]) -> Ran {
     let steps = asked("OFG_MODEL_STEPS", PURE);
-    let seeds = if std::env::var_os("OFG_SEED").is_some() { &[0] } else { &SEEDS[..] };
+    let seeds = if std::env::var_os("OFG_SEED").is_some() { &[0] } else { seeds };
     let mut ran = Ran::default();
     for seed in seeds {
-        ran.add(&run("pure", Walks::Plain, seed_or(*seed), steps, 120, 3_000, take_pure));
+        ran.add(&run(name, which, seed_or(*seed), steps, 120, 3_000, take_pure));
     }
-    ran.tell("pure");
+    ran.tell(name);
+    ran
+}
+
+#[test]
+fn pure() {
+    let ran = pure_walks("pure", Walks::Plain, &SEEDS);
     ran.must_have_met(&Exception::of_one_bridge(), 1);
 }
 
@@ -67,27 +67,14 @@ const WIDE: [u64; 4] = [1, 2, 3, 5];
 /// With what others do on a node and in its pipelines.
 #[test]
 fn pure_wide() {
-    let steps = asked("OFG_MODEL_STEPS", PURE);
-    let seeds = if std::env::var_os("OFG_SEED").is_some() { &[0] } else { &WIDE[..] };
-    let mut ran = Ran::default();
-    for seed in seeds {
-        ran.add(&run("pure wide", Walks::Wide, seed_or(*seed), steps, 120, 3_000, take_pure));
-    }
-    ran.tell("pure wide");
+    let ran = pure_walks("pure wide", Walks::Wide, &WIDE);
     ran.must_have_met(&Exception::of_one_bridge(), 1);
 }
 
 /// The same on two bridges, where a port number is two pods'.
 #[test]
 fn pure_two_bridges() {
-    let steps = asked("OFG_MODEL_STEPS", PURE);
-    let seeds = if std::env::var_os("OFG_SEED").is_some() { &[0] } else { &WIDE[..] };
-    let mut ran = Ran::default();
-    for seed in seeds {
-        let seed = seed_or(*seed);
-        ran.add(&run("pure two bridges", Walks::TwoBridges, seed, steps, 120, 3_000, take_pure));
-    }
-    ran.tell("pure two bridges");
+    let ran = pure_walks("pure two bridges", Walks::TwoBridges, &WIDE);
     ran.must_have_met(&Exception::ALL, 1);
 }
 
@@ -95,15 +82,7 @@ fn pure_two_bridges() {
 /// living are looked after: nobody knows the dead of before.
 #[test]
 fn pure_forgetful() {
-    let steps = asked("OFG_MODEL_STEPS", PURE);
-    let mut ran = Ran::default();
-    let seeds = if std::env::var_os("OFG_SEED").is_some() { &[0] } else { &WIDE[..] };
-    for seed in seeds {
-        let seed = seed_or(*seed);
-        let take = take_forgetful;
-        ran.add(&run("pure forgetful", Walks::Forgetful, seed, steps, 120, 3_000, take));
-    }
-    ran.tell("pure forgetful");
+    let ran = pure_walks("pure forgetful", Walks::Forgetful, &WIDE);
     ran.must_have_met(&[], 0);
 }
 

@@ -461,12 +461,9 @@ impl Sim {
             bridge: None,
         };
         let found = find_for_delete(&world.ovs, &wanted, |i| claimed.contains(&i.id));
-        let Some(found) = found else { return };
-        record.see_port_vlans(&found.port.vlans);
-        let (bridge, port) = (found.bridge.name.clone(), found.interface.name.clone());
-        let (id, ofport) = (found.interface.id, found.interface.ofport.number());
-        (record.bridge, record.port) = (Some(bridge), Some(port));
-        (record.interface, record.ofport) = (Some(id), ofport);
+        if let Some(found) = found {
+            write_port(record, found.bridge, found.port, found.interface);
+        }
     }
 
     /// `sweep::remember`.
@@ -693,12 +690,19 @@ impl Sim {
     }
 
     fn new_record(&mut self, key: Key, pod: &Pod, now: u64) -> Attachment {
-        self.generation += 1;
         let ((namespace, name), uid) = (pod.name(self.layout), String::new());
-        let mut record = Attachment::new(key, self.generation, BOOT.to_owned(), stamp(now));
+        let mut record = self.record_of(key, now);
         record.pod = Some(attachment::Pod { namespace, name, uid });
+        record
+    }
+
+    /// Of a pod that nothing else is known of.
+    fn record_of(&mut self, key: Key, now: u64) -> Attachment {
+        self.generation += 1;
+        let path = Self::path(key.container.as_str());
+        let mut record = Attachment::new(key, self.generation, BOOT.to_owned(), stamp(now));
         record.netns = Some(Netns {
-            path: Self::path(&pod.container()),
+            path,
             device: 1,
             inode: self.generation,
             parent_device: 1,
@@ -791,21 +795,12 @@ impl Driver for Sim {
         self.state = Some(NetworkState { config: self.config.clone(), ..NetworkState::default() });
         let snapshot = self.snapshot();
         let marked = |row: &&Row| row.sandbox && row.kind != Kind::Unmarked;
-        for row in self.rows.values().filter(marked) {
+        let rows: Vec<Row> = self.rows.values().filter(marked).cloned().collect();
+        for row in rows {
             let key = Self::key(&row.container);
             let cached = known.iter().find(|record| record.key == key);
-            self.generation += 1;
-            let now = stamp(self.now);
-            let mut record = Attachment::new(key, self.generation, BOOT.to_owned(), now);
+            let mut record = self.record_of(key, self.now);
             record.adopted = true;
-            record.netns = Some(Netns {
-                path: Self::path(&row.container),
-                device: 1,
-                inode: self.generation,
-                parent_device: 1,
-                parent_inode: 1,
-                pid_namespace: None,
-            });
             record.born = Some(stamp(row.born - TICK));
             if let Some(cached) = cached {
                 record.pod.clone_from(&cached.pod);
@@ -860,11 +855,7 @@ impl Driver for Sim {
             bridge: None,
         };
         if let Some(found) = find_port(&snapshot, &wanted) {
-            let (bridge, port) = (found.bridge.name.clone(), found.interface.name.clone());
-            let (id, ofport) = (found.interface.id, found.interface.ofport.number());
-            (record.bridge, record.port) = (Some(bridge), Some(port));
-            (record.interface, record.ofport) = (Some(id), ofport);
-            record.see_port_vlans(&found.port.vlans);
+            write_port(&mut record, found.bridge, found.port, found.interface);
             record.register =
                 register_of(&self.config, &record, Some((found.port, found.interface)));
         }

@@ -21,6 +21,8 @@ pub(crate) struct Walk {
     pub(crate) bridges: Bridges,
     pub(crate) small: bool,
     pub(crate) kernel: bool,
+    /// Records are lost.
+    pub(crate) may_forget: bool,
     pub(crate) steps: Vec<Step>,
 }
 
@@ -53,7 +55,10 @@ fn walks(which: Walks, most: usize) -> impl Strategy<Value = Walk> {
         Walks::TwoBridges => select(Bridges::TWO.to_vec()).boxed(),
     };
     (select(layouts), any::<bool>(), any::<bool>(), steps, bridges).prop_map(
-        |(layout, small, kernel, steps, bridges)| Walk { layout, bridges, small, kernel, steps },
+        move |(layout, small, kernel, steps, bridges)| {
+            let may_forget = which == Walks::Forgetful;
+            Walk { layout, bridges, small, kernel, may_forget, steps }
+        },
     )
 }
 
