@@ -463,14 +463,14 @@ fn conditions_of_a_proof() {
         let has = has.with(|c| c.live[1].ofport = None);
         assert_eq!(doubt(&has, &two()), Some(NotProven::OtherDeadHasIt));
 
-        let twin = input().with(|c| {
+        let both = input().with(|c| {
             c.dead[0].register = Some(ID_A);
             c.dead.push(Dead { register: Some(ID_A), ..dead(15, &[]) });
         });
         let by_record = [classifier(B, ID_B)];
         let shared = learn.then_some(NotProven::OtherDeadHasIt);
-        assert_eq!(doubt(&twin, &by_record), shared, "an operator says that it was given away");
-        let elsewhere = twin.with(|c| {
+        assert_eq!(doubt(&both, &by_record), shared, "an operator says that it was given away");
+        let elsewhere = both.with(|c| {
             c.networks.push(network(LEARN));
             c.dead[1].network = NetworkId(1);
         });
@@ -800,8 +800,8 @@ fn a_value_used_again_is_not_shared_by_the_dead() {
     let flows = [classifier(B, ID_B)];
     assert_eq!(doubt(&other(Some(ago(50))), &flows), None, "born when a was known to be dead");
     for born in [Some(ago(60)), Some(ago(70)), None] {
-        let twin = other(born);
-        assert_eq!(doubt(&twin, &flows), Some(NotProven::OtherDeadHasIt), "{born:?}");
+        let both = other(born);
+        assert_eq!(doubt(&both, &flows), Some(NotProven::OtherDeadHasIt), "{born:?}");
     }
 }
 
