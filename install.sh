@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds or finds the binary and has it put itself on this node, or take itself off: what is done,
+# Finds the binary (a release has it beside this script) or builds it, and has it put itself on this node, or take itself off: what is done,
 # and in which order, is in `ovs-flow-gc self-install` and `self-uninstall`. Each command may be
 # run again at any time, also after it was interrupted.
 set -eu
@@ -9,7 +9,7 @@ name=ovs-flow-gc
 
 usage() {
     cat <<USAGE
-usage: install.sh install   [--conflist FILE | --no-conflist] [--binary FILE] [--daemon] [--no-timer] [options]
+usage: install.sh install   [--conflist FILE | --no-conflist] [--preset NAME] [--daemon] [--no-timer] [options]
        install.sh uninstall [--conflist FILE] [--force] [options]
        install.sh demo
        install.sh help
@@ -21,13 +21,18 @@ uninstall   entry out of every conflist, timer and daemon off, state and, last, 
 demo        shows it on a switch of its own.
 
   --conflist FILE   the CNI configuration to edit (.conflist, or a single .conf)
+  --preset NAME     install: what registers mean in this network: ovs-cni, k-vswitch,
+                    openshift-sdn, antrea, ovn
+  --settings JSON   install: settings for the entry, as in '{"preset": "antrea"}'
   --no-conflist     install: edit no file; the configuration is in NetworkAttachmentDefinitions
                     (docs/multus.md)
-  --binary FILE     this binary instead of building one (uninstall: instead of the installed one)
+  --binary FILE     install: this binary instead of the one beside install.sh or, where there is
+                    none, one built by cargo; uninstall: instead of the installed one
   --daemon          the sweeper that runs for good, ovs-flow-gcd in /usr/local/sbin and its
                     unit, in place of the timer
   --daemon-binary FILE
-                    the same, with this binary instead of building one
+                    the same, with this binary instead of the one beside install.sh or a
+                    built one
   --no-timer        leave systemd alone
   --force           uninstall: remove the binary although a runtime may still call it
   --bin-dir DIR     default /opt/cni/bin
@@ -53,6 +58,21 @@ build() {
     else
         sh -c "$command" sh "$here" "$1" "${2:-}"
     fi | sed -n 's/.*"reason":"compiler-artifact".*"kind":\["bin"\].*"name":"'"$1"'".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+}
+
+# Prints the program $1: the one beside this script, as a release has it, or one that cargo builds,
+# with the options $2 of cargo's. $3 is the option that names another.
+find_or_build() {
+    if [ -f "$here/$1" ] && [ -x "$here/$1" ]; then
+        printf '%s\n' "$here/$1"
+        return
+    fi
+    [ -f "$here/Cargo.toml" ] || die "no $1 beside install.sh: nothing was done. Name one with $3 FILE"
+    printf '%s: building it from %s\n' "$1" "$here" >&2
+    built=$(build "$1" "${2:-}")
+    [ -n "$built" ] || die "cargo built no $1 (see above): nothing was done. Take a release, which has it \
+beside install.sh, name one with $3 FILE, or install Rust (README.md says which)"
+    printf '%s\n' "$built"
 }
 
 # What is found is called only if it is a CNI plugin that starts on this node.
@@ -82,7 +102,7 @@ while [ "$words" -gt 0 ]; do
     option=$1 words=$((words - 1))
     shift
     case $option in
-    --conflist | --binary | --daemon-binary | --bin-dir | --sbin-dir | --net-dir | --prefix)
+    --conflist | --preset | --settings | --binary | --daemon-binary | --bin-dir | --sbin-dir | --net-dir | --prefix)
         [ "$words" -gt 0 ] && [ -n "$1" ] || wrong_usage "$option needs a value"
         value=$1 words=$((words - 1))
         shift
@@ -93,6 +113,10 @@ while [ "$words" -gt 0 ]; do
         --daemon-binary) daemon_binary=$value daemon=yes ;;
         --net-dir) net_dir=$value ;;
         --prefix) root=${value%/} ;;
+        --preset | --settings)
+            [ "$command" = install ] || wrong_usage "$option is for install"
+            set -- "$@" "$option" "$value"
+            ;;
         --bin-dir) bin_dir=$value && set -- "$@" "$option" "$value" ;;
         *) set -- "$@" "$option" "$value" ;;
         esac
@@ -115,25 +139,14 @@ set -- "self-$command" --root "$root/" --net-dir "${net_dir:=$root/etc/cni/net.d
 [ -n "$systemd" ] || say "systemd: left out (--no-timer)"
 
 if [ "$command" = install ]; then
-    if [ -z "$binary" ]; then
-        say "binary: building it from $here"
-        binary=$(build "$name")
-        [ -n "$binary" ] || die "cargo built no binary: see above, or give one with --binary FILE"
-    fi
+    [ -n "$binary" ] || binary=$(find_or_build "$name" '' --binary)
     must_speak_cni "$binary"
     if [ "$daemon" = yes ] && [ -z "$daemon_binary" ]; then
-        say "daemon: building it from $here"
-        daemon_binary=$(build "${name}d" "--features daemon")
-        [ -n "$daemon_binary" ] || die "cargo built no daemon: see above, or give one with --daemon-binary FILE"
+        daemon_binary=$(find_or_build "${name}d" "--features daemon" --daemon-binary)
     fi
     exec "$binary" "$@" --adopt-may-fail ${daemon_binary:+--daemon "$daemon_binary"}
 fi
 
-# Everything that may hold an entry: runtimes, distributions and multus have their own directories.
-for dir in /etc/kubernetes/cni/net.d /etc/cni/multus/net.d /run/multus/cni/net.d \
-    /var/lib/rancher/k3s/agent/etc/cni/net.d; do
-    set -- "$@" --net-dir "$root$dir"
-done
 installed=${bin_dir:-$root/opt/cni/bin}/$name
 if [ -z "$binary" ] && [ ! -x "$installed" ]; then
     # The binary goes last, so nothing should be left.

@@ -29,7 +29,7 @@ pub use directory::{Candidate, candidates, find_ours, find_ovs, inspect_file};
 pub(super) use directory::{is_loadable, paths};
 pub use edit::{Edit, add_text, remove_text};
 pub use error::{Error, FileError};
-pub use file::{Change, Outcome, add_file, remove_file};
+pub use file::{Change, Outcome, add_file, check_file, remove_file};
 pub(super) use file::{directory_of, io_error, lock_directory};
 pub use stream::{STREAM, add_stream, remove_stream};
 
@@ -48,17 +48,17 @@ pub const PLUGIN_TYPE: &str = "ovs-flow-gc";
 /// results have the form of 0.3.1.
 pub const CNI_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
-/// Plugins that attach a pod to Open vSwitch.
-const OVS_PLUGINS: [&str; 9] = [
-    "ovs",
-    "ovs-cni",
-    "antrea",
-    "openshift-sdn",
-    "ovn-k8s-cni-overlay",
-    "kube-ovn",
-    "k-vswitch-cni",
-    "k-vswitch",
-    "ovs-dpdk",
+/// Plugins that attach a pod to Open vSwitch, each with the preset of its network.
+const OVS_PLUGINS: [(&str, Option<&str>); 9] = [
+    ("ovs", Some("ovs-cni")),
+    ("ovs-cni", Some("ovs-cni")),
+    ("antrea", Some("antrea")),
+    ("openshift-sdn", Some("openshift-sdn")),
+    ("ovn-k8s-cni-overlay", Some("ovn")),
+    ("kube-ovn", Some("ovn")),
+    ("k-vswitch-cni", Some("k-vswitch")),
+    ("k-vswitch", Some("k-vswitch")),
+    ("ovs-dpdk", None),
 ];
 
 /// What `add` is asked for.
@@ -94,6 +94,13 @@ pub struct Inspection {
 }
 
 impl Inspection {
+    /// The OVS plugin's type and the preset of its network, if there is one.
+    pub fn preset(&self) -> Option<(&str, &'static str)> {
+        let kind = self.plugins.get(self.ovs?)?;
+        let (_, preset) = OVS_PLUGINS.iter().find(|(known, _)| known == kind)?;
+        Some((kind, (*preset)?))
+    }
+
     /// The file that has our entry: the list, or one of its own.
     pub fn entry_file<'a>(&'a self, list: &'a Path) -> &'a Path {
         let inlined = self.plugins.len().saturating_sub(self.drop_ins.len());
@@ -127,7 +134,7 @@ fn inspection(document: Document<'_>, drop_ins: Vec<drop_in::DropIn>) -> Inspect
 /// The OVS plugin among these types: a known one, else one whose name says so. Known
 /// plugins come first because a helper (`ovs-mirror-producer`) stands after the plugin it helps.
 fn ovs_plugin(types: &[String]) -> Option<usize> {
-    let known = |t: &String| OVS_PLUGINS.contains(&t.as_str());
+    let known = |t: &String| OVS_PLUGINS.iter().any(|(known, _)| known == t);
     let looks =
         |t: &String| t != PLUGIN_TYPE && ["ovs", "ovn", "vswitch"].iter().any(|w| t.contains(w));
     types.iter().position(known).or_else(|| types.iter().position(looks))
@@ -146,6 +153,19 @@ mod tests {
         assert_eq!(ovs_plugin(&types(&["ovs-mirror-producer", "ovs", "portmap"])), Some(1));
         assert_eq!(ovs_plugin(&types(&["tuning", "my-ovs-plugin"])), Some(1));
         assert_eq!(ovs_plugin(&types(&["bridge", "portmap", PLUGIN_TYPE])), None);
+    }
+
+    #[test]
+    fn presets_of_plugins_are_presets() {
+        for (kind, preset) in OVS_PLUGINS {
+            let text = format!(r#"{{"name":"n","plugins":[{{"type":"{kind}"}}]}}"#);
+            assert_eq!(inspect(&text).unwrap().preset(), preset.map(|preset| (kind, preset)));
+            let settings = preset.map(|preset| ("preset".to_owned(), Value::from(preset)));
+            let (_, problems) = crate::config::Config::parse(&settings.into_iter().collect());
+            assert_eq!(problems, [], "{kind}");
+        }
+        let unknown = inspect(r#"{"name":"n","plugins":[{"type":"my-ovs-plugin"}]}"#).unwrap();
+        assert_eq!((unknown.ovs, unknown.preset()), (Some(0), None));
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod pause;
 mod registers;
 mod sweep;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -124,6 +124,9 @@ struct Entry {
     /// Settings for the entry, as a JSON object: '{"preset": "antrea"}'.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     settings: String,
+    /// The same as --settings '{"preset": "NAME"}': what registers mean in this network.
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
 }
 
 /// How a command ended.
@@ -197,6 +200,12 @@ impl Context {
     }
 }
 
+/// The command line's description, for its man pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Line as clap::CommandFactory>::command()
+}
+
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -254,8 +263,14 @@ impl Entry {
     /// What is to be put in. `--settings` is read as ADD will read it, before anything is written:
     /// an entry that ADD refuses fails every pod of the node.
     fn asked(&self) -> Result<conflist::Options, Error> {
-        let settings: Map<String, Value> = serde_json::from_str(&self.settings)
+        let mut settings: Map<String, Value> = serde_json::from_str(&self.settings)
             .map_err(|e| Error::Usage(format!("--settings is not a JSON object: {e}")))?;
+        if let Some(preset) = &self.preset {
+            let other = settings.insert("preset".to_owned(), preset.as_str().into());
+            if other.is_some() {
+                return Err(Error::Usage("--preset and --settings both name a preset".to_owned()));
+            }
+        }
         for warning in Config::retired(&settings) {
             output::complain(&warning.to_string());
         }
@@ -272,6 +287,22 @@ impl Entry {
     }
 }
 
+/// Puts the entry into a file. If no preset is asked for and one is of the file's network, says so.
+fn add_entry(file: &Path, asked: &conflist::Options) -> Result<conflist::Outcome, Error> {
+    let outcome = conflist::add_file(file, asked)?;
+    if outcome.change.is_change()
+        && !asked.entry.0.contains_key("preset")
+        && let Ok(seen) = conflist::inspect_file(&outcome.path)
+        && let Some((kind, preset)) = seen.preset()
+    {
+        let path = outcome.path.display();
+        output::complain(&format!(
+            "{path}: no preset was given, and there is one for {kind:?}, which says what registers              mean there. To have it: 'ovs-flow-gc conflist remove {path}', then 'ovs-flow-gc              conflist add --preset {preset} {path}'"
+        ));
+    }
+    Ok(outcome)
+}
+
 fn edit(context: &Context, command: ConflistCommand) -> Result<Exit, Error> {
     let is_stream = |file: &PathBuf| file.as_os_str() == conflist::STREAM;
     let outcome = match command {
@@ -284,7 +315,7 @@ fn edit(context: &Context, command: ConflistCommand) -> Result<Exit, Error> {
             output::as_it_is(&conflist::remove_stream(std::io::stdin().lock())?)?;
             return Ok(Exit::Done);
         }
-        ConflistCommand::Add { file, entry } => conflist::add_file(&file, &entry.asked()?)?,
+        ConflistCommand::Add { file, entry } => add_entry(&file, &entry.asked()?)?,
         ConflistCommand::Find { directory, ours } => {
             let found: Vec<PathBuf> = if ours {
                 conflist::find_ours(&directory)?

@@ -23,6 +23,15 @@ use super::conflist::{self, FileError, PLUGIN_TYPE, io_error};
 use super::{Context, Error, Exit, adopt, output};
 use crate::config::STATE_DIR;
 
+/// Where entries may be beside the directory of the runtime: distributions and multus have their
+/// own.
+const OTHER_NET_DIRS: [&str; 4] = [
+    "/etc/kubernetes/cni/net.d",
+    "/etc/cni/multus/net.d",
+    "/run/multus/cni/net.d",
+    "/var/lib/rancher/k3s/agent/etc/cni/net.d",
+];
+
 /// Where things are on the node.
 #[derive(Debug, Args)]
 struct Places {
@@ -93,7 +102,7 @@ pub(super) struct Install {
     entry: super::Entry,
     /// Edit no conflist: the network's configuration is in NetworkAttachmentDefinitions, which
     /// `conflist add -` edits.
-    #[arg(long, conflicts_with_all = ["conflist", "after", "settings"])]
+    #[arg(long, conflicts_with_all = ["conflist", "after", "settings", "preset"])]
     no_conflist: bool,
     /// Put this ovs-flow-gcd into --sbin-dir; with --systemd its unit takes the timer's place.
     #[arg(long, value_name = "FILE")]
@@ -107,7 +116,8 @@ pub(super) struct Install {
 pub(super) struct Uninstall {
     #[command(flatten)]
     places: Places,
-    /// Where conflists are; may be given more than once [default: /etc/cni/net.d]
+    /// Where conflists are; may be given more than once [default: /etc/cni/net.d]. Those of
+    /// multus, of Kubernetes distributions and of k3s are looked at as well.
     #[arg(long, value_name = "DIR")]
     net_dir: Vec<PathBuf>,
     /// One that is elsewhere.
@@ -124,6 +134,10 @@ pub(super) struct Uninstall {
     /// Remove the binary although a runtime may still call it.
     #[arg(long)]
     force: bool,
+    /// Change nothing; say who would still call the binary (status 1: a conflist, 3: pods that
+    /// were started with it).
+    #[arg(long, conflicts_with_all = ["force", "wait"])]
+    check: bool,
     /// When it is done, wait for SIGTERM: a DaemonSet starts again what ends.
     #[arg(long)]
     wait: bool,
@@ -221,6 +235,9 @@ impl Install {
 pub(super) fn install(context: &Context, options: &Install) -> Result<Exit, Error> {
     let asked = options.entry.asked()?;
     let file = if options.no_conflist { None } else { Some(options.file()?) };
+    if let Some(file) = &file {
+        conflist::check_file(file, &asked)?;
+    }
     let mut node = Node::new(context, &options.places);
     let own = Path::new("/proc/self/exe");
     node.put_binary("binary", own, &options.places.binary(), files::must_speak_cni)?;
@@ -242,7 +259,7 @@ fn add_entry(
     options: &Install,
     (file, asked): (&Path, &conflist::Options),
 ) -> Result<(), Error> {
-    let outcome = conflist::add_file(file, asked)?;
+    let outcome = super::add_entry(file, asked)?;
     node.step("conflist", &outcome.to_string())?;
     if outcome.change.is_change() && node.exit == Exit::Done {
         // Pods that came between the records and the entry; and a `.conf` has another name now.
@@ -257,28 +274,20 @@ pub(super) fn uninstall(context: &Context, options: &Uninstall) -> Result<Exit, 
     // blocks.
     let signals = options.wait.then(blocked_signals).transpose()?;
     let mut node = Node::new(context, &options.places);
+    if options.check {
+        return check(node, options);
+    }
     remove_entries(&node, options)?;
     units::remove(&mut node)?;
-    let places = &options.places;
-    let caches = entries::Caches {
-        root: places.root.clone(),
-        directory: places.cache_dir(),
-        crio_socket: places.or(options.crio_socket.as_ref(), "/run/crio/crio.sock"),
-        crio_storage: places.or(options.crio_storage.as_ref(), "/var/lib/containers/storage"),
-    };
-    let remembered = caches.remembered();
-    if !remembered.is_empty() && !options.force {
-        node.warn(&format!(
-            "binary and state are kept: {} pods were started with the plugin, and CRI-O \
-             or multus calls it again when they end: {}. Run this again when they are gone, or \
-             with --force",
-            remembered.len(),
-            remembered.join(", ")
-        ));
+    if !options.force
+        && let Some(pods) = options.remembered()
+    {
+        let again = "Run this again when they are gone, or with --force";
+        node.warn(&format!("binary and state are kept: {pods}. {again}"));
         return Ok(node.exit);
     }
     remove_state(&node)?;
-    let installed = places.binary();
+    let installed = options.places.binary();
     let did = if files::remove(&installed)? { "removed" } else { "not there" };
     node.step("binary", &format!("{}: {did}", installed.display()))?;
     if let Some(signals) = signals {
@@ -287,20 +296,72 @@ pub(super) fn uninstall(context: &Context, options: &Uninstall) -> Result<Exit, 
     Ok(node.exit)
 }
 
-fn remove_entries(node: &Node<'_>, options: &Uninstall) -> Result<(), Error> {
-    let directories = match options.net_dir.as_slice() {
-        [] => vec![node.places.below("/etc/cni/net.d")],
-        given => given.to_vec(),
-    };
-    let naming_us = || entries::naming_us(&directories, options.conflist.as_ref());
-    let files = naming_us()?;
-    if node.places.cache_dir().join("multus").is_dir() {
+/// Who would call the binary, and nothing changed.
+fn check(mut node: Node<'_>, options: &Uninstall) -> Result<Exit, Error> {
+    let files = options.naming_us()?;
+    warn_of_multus(options);
+    if !files.is_empty() {
+        return Err(Error::Node(format!(
+            "these name {PLUGIN_TYPE}, and without it their pods can neither start nor end: {}",
+            listed(&files)
+        )));
+    }
+    if let Some(pods) = options.remembered() {
+        node.warn(&pods);
+    }
+    Ok(node.exit)
+}
+
+impl Uninstall {
+    /// The files that name us.
+    fn naming_us(&self) -> Result<Vec<PathBuf>, Error> {
+        let mut directories = self.net_dir.clone();
+        if directories.is_empty() {
+            directories.push(self.places.below("/etc/cni/net.d"));
+        }
+        directories.extend(OTHER_NET_DIRS.map(|directory| self.places.below(directory)));
+        entries::naming_us(&directories, self.conflist.as_ref())
+    }
+
+    /// Who was started with the plugin and is there, in words.
+    fn remembered(&self) -> Option<String> {
+        let places = &self.places;
+        let caches = entries::Caches {
+            root: places.root.clone(),
+            directory: places.cache_dir(),
+            crio_socket: places.or(self.crio_socket.as_ref(), "/run/crio/crio.sock"),
+            crio_storage: places.or(self.crio_storage.as_ref(), "/var/lib/containers/storage"),
+        };
+        let pods = caches.remembered();
+        (!pods.is_empty()).then(|| {
+            format!(
+                "{} pods were started with the plugin, and CRI-O or multus calls it again when \
+                 they end: {}",
+                pods.len(),
+                pods.join(", ")
+            )
+        })
+    }
+}
+
+fn warn_of_multus(options: &Uninstall) {
+    if options.places.cache_dir().join("multus").is_dir() {
         output::complain(
             "multus is on this node, and its NetworkAttachmentDefinitions are not seen from here: \
              take the entry out of each of them first ('ovs-flow-gc conflist remove -'), or their \
              pods cannot start without the binary",
         );
     }
+}
+
+fn listed(files: &[PathBuf]) -> String {
+    let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
+    files.join(", ")
+}
+
+fn remove_entries(node: &Node<'_>, options: &Uninstall) -> Result<(), Error> {
+    let files = options.naming_us()?;
+    warn_of_multus(options);
     if files.is_empty() {
         return node.step("conflist", "no entry is left");
     }
@@ -315,15 +376,14 @@ fn remove_entries(node: &Node<'_>, options: &Uninstall) -> Result<(), Error> {
             Err(error) => output::complain(&error.to_string()),
         }
     }
-    let left = naming_us()?;
+    let left = options.naming_us()?;
     if left.is_empty() {
         return Ok(());
     }
-    let left: Vec<_> = left.iter().map(|path| path.display().to_string()).collect();
     Err(Error::Node(format!(
         "these still name {PLUGIN_TYPE}, so the binary stays (a file that multus generates: \
          let it generate it again first): {}",
-        left.join(", ")
+        listed(&left)
     )))
 }
 

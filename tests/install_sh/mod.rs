@@ -5,6 +5,8 @@
 //! itself is tested in `conflist_edit.rs`. Of Open vSwitch there is the database, for `adopt`.
 //! `systemctl` is a stand-in: the machine's own must not start a timer for a test.
 
+mod refusals;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,9 +18,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_ovs-flow-gc");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_ovs-flow-gc");
 
-const LIST: &str = r#"{
+pub(crate) const LIST: &str = r#"{
   "cniVersion": "0.4.0",
   "name": "net",
   "plugins": [
@@ -85,13 +87,13 @@ impl Drop for Database {
     }
 }
 
-struct Node {
+pub(crate) struct Node {
     dir: TempDir,
     ovs: Rc<Database>,
 }
 
 impl Node {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::of(Rc::new(Database::new()))
     }
 
@@ -107,27 +109,37 @@ impl Node {
         node
     }
 
-    fn at(&self, path: &str) -> PathBuf {
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
         self.dir.path().join(path)
     }
 
-    fn put(&self, path: &str, text: &str) {
+    pub(crate) fn put(&self, path: &str, text: &str) {
         fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
         fs::write(self.at(path), text).unwrap();
     }
 
-    fn script(&self, path: &str, body: &str) {
+    pub(crate) fn script(&self, path: &str, body: &str) {
         self.put(path, &format!("#!/bin/sh\n{body}\n"));
         fs::set_permissions(self.at(path), fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     fn command(&self, command: &str, options: &[&str]) -> Command {
-        self.under(&["sh"], command, options)
+        self.under(&["sh"], &script(), command, options)
     }
 
-    /// Run by these words.
-    fn under(&self, words: &[&str], command: &str, options: &[&str]) -> Command {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("install.sh");
+    /// Where its Open vSwitch has its sockets.
+    pub(crate) fn ovs(&self) -> &Path {
+        self.ovs.dir.path()
+    }
+
+    /// An install.sh, run by these words.
+    pub(crate) fn under(
+        &self,
+        words: &[&str],
+        script: &Path,
+        command: &str,
+        options: &[&str],
+    ) -> Command {
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.at("path").display());
         let mut sh = Command::new(words[0]);
         sh.args(&words[1..]).arg(script).arg(command);
@@ -163,15 +175,15 @@ impl Node {
         text.lines().map(str::to_owned).collect()
     }
 
-    fn list(&self) -> String {
+    pub(crate) fn list(&self) -> String {
         fs::read_to_string(self.at("root/etc/cni/net.d/10-ovs.conflist")).unwrap()
     }
 
-    fn binary(&self) -> PathBuf {
+    pub(crate) fn binary(&self) -> PathBuf {
         self.at("root/opt/cni/bin/ovs-flow-gc")
     }
 
-    fn unit(&self, name: &str) -> PathBuf {
+    pub(crate) fn unit(&self, name: &str) -> PathBuf {
         self.at("root/etc/systemd/system").join(format!("ovs-flow-gc-sweep.{name}"))
     }
 
@@ -188,7 +200,7 @@ impl Node {
         }
     }
 
-    fn registry_snapshot(&self) -> Vec<String> {
+    pub(crate) fn registry_snapshot(&self) -> Vec<String> {
         let mut files = Vec::new();
         let mut todo = vec![self.at("root")];
         while let Some(dir) = todo.pop() {
@@ -207,7 +219,11 @@ impl Node {
     }
 }
 
-fn said(output: Output) -> (i32, String) {
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("install.sh")
+}
+
+pub(crate) fn said(output: Output) -> (i32, String) {
     let text = [output.stdout, output.stderr].concat();
     (output.status.code().expect("killed"), String::from_utf8(text).unwrap())
 }
@@ -220,7 +236,8 @@ fn steps(text: &str) -> Vec<&str> {
     text.lines().filter_map(step).collect()
 }
 
-const BARE: [&str; 2] = ["etc/cni/net.d/05-bridge.conflist", "etc/cni/net.d/10-ovs.conflist"];
+pub(crate) const BARE: [&str; 2] =
+    ["etc/cni/net.d/05-bridge.conflist", "etc/cni/net.d/10-ovs.conflist"];
 
 #[test]
 fn install_puts_the_binary_before_the_entry_and_says_each_step() {
@@ -315,7 +332,7 @@ fn kill_at(ovs: &Rc<Database>, command: &str, daemon: bool, (by, at): (&str, usi
     let strace = ["strace", "-qq", "-o", "/dev/null", "-e", &inject, "sh"];
     let status = match by {
         "systemctl" => node.command(command, &options).env("KILL_AT", at.to_string()).output(),
-        _ => node.under(&strace, command, &options).output(),
+        _ => node.under(&strace, &script(), command, &options).output(),
     };
     let status = status.unwrap().status;
     if status.success() {
@@ -466,7 +483,7 @@ fn a_failed_adopt_is_a_warning_and_a_failed_entry_an_error() {
     let (code, text) = node.run("install", &options);
     assert_eq!(code, 1);
     assert!(text.contains("05-bridge") && text.contains("no Open vSwitch plugin"), "{text}");
-    assert!(!node.unit("timer").exists());
+    assert_eq!(node.registry_snapshot(), BARE);
 
     let node = Node::new();
     fs::remove_file(node.at("root/etc/cni/net.d/10-ovs.conflist")).unwrap();

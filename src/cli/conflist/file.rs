@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::directory::{self, has_extension};
 use super::document::{Body, Document, MAX_BYTES};
-use super::edit::{Edit, add_text, remove_text};
+use super::edit::{add_text, remove_text};
 use super::error::{Error, FileError};
 use super::{Options, drop_in, single};
 use crate::util::atomic_file::{NewFile, sync_directory};
@@ -119,34 +119,75 @@ impl Change {
 /// See [`FileError`]; nothing has changed then.
 pub fn add_file(path: &Path, options: &Options) -> Result<Outcome, FileError> {
     let _lock = lock_directory(path)?;
-    let path = &in_force(path);
-    let source = Source::read(path)?;
-    let document = Document::parse(&source.text).map_err(|e| text_error(path, e))?;
-    match drop_in::place(path, &document, options)? {
-        drop_in::Place::List => {}
-        drop_in::Place::There(path) => return Ok(Outcome { path, change: Change::AlreadyThere }),
-        drop_in::Place::New(file, entry) => {
-            if exists(&file) {
+    let path = in_force(path);
+    let source = Source::read(&path)?;
+    match Addition::of(&path, &source, options)? {
+        Addition::There(path) => Ok(Outcome { path, change: Change::AlreadyThere }),
+        Addition::DropIn(file, text) => {
+            source.write_to(&file, &text)?;
+            Ok(Outcome { path, change: Change::DropInAdded { file } })
+        }
+        Addition::List(list, text) => {
+            // The list first, then the `.conf` out of the way: there is no moment without a
+            // network.
+            source.write_to(&list, &text)?;
+            let original = with_suffix(&path, ORIGINAL);
+            rename(&path, &original)?;
+            Ok(Outcome { path: list, change: Change::Converted { original } })
+        }
+        Addition::Entry(text) => {
+            source.replace(&text)?;
+            Ok(Outcome { path, change: Change::Added })
+        }
+    }
+}
+
+/// Whether [`add_file`] would do it; writes nothing.
+///
+/// # Errors
+/// Those of [`add_file`], but for what only writing finds out.
+pub fn check_file(path: &Path, options: &Options) -> Result<(), FileError> {
+    let path = in_force(path);
+    Addition::of(&path, &Source::read(&path)?, options).map(drop)
+}
+
+/// What there is to write to put our entry in.
+enum Addition {
+    /// Nothing: it is in this file.
+    There(PathBuf),
+    /// A file of its own, and its text.
+    DropIn(PathBuf, String),
+    /// The list that takes the place of a single configuration, and its text.
+    List(PathBuf, String),
+    /// The text of the file with the entry.
+    Entry(String),
+}
+
+impl Addition {
+    fn of(path: &Path, source: &Source, options: &Options) -> Result<Self, FileError> {
+        let error = |source| text_error(path, source);
+        let document = Document::parse(&source.text).map_err(error)?;
+        match drop_in::place(path, &document, options)? {
+            drop_in::Place::List => {}
+            drop_in::Place::There(file) => return Ok(Self::There(file)),
+            drop_in::Place::New(file, _) if exists(&file) => {
                 return Err(io_error(&file, "make it")(io::ErrorKind::AlreadyExists.into()));
             }
-            source.write_to(&file, &drop_in::text(&entry))?;
-            return Ok(Outcome { path: path.clone(), change: Change::DropInAdded { file } });
+            drop_in::Place::New(file, entry) => {
+                return Ok(Self::DropIn(file, drop_in::text(&entry)));
+            }
         }
-    }
-    let edit = add_text(&source.text, options).map_err(|e| text_error(path, e))?;
-    source.check_name(path)?;
-    if edit.converted {
-        // No runtime loads a list without one from a file.
-        if document.name.as_deref().unwrap_or_default().is_empty() {
-            return Err(text_error(path, Error::NoName));
+        let edit = add_text(&source.text, options).map_err(error)?;
+        source.check_name(path)?;
+        if edit.converted {
+            // No runtime loads a list without one from a file.
+            if document.name.as_deref().unwrap_or_default().is_empty() {
+                return Err(error(Error::NoName));
+            }
+            return Ok(Self::List(free_list(path, source)?, edit.text));
         }
-        return convert(path, &source, &edit);
+        Ok(if edit.changed { Self::Entry(edit.text) } else { Self::There(path.to_owned()) })
     }
-    if !edit.changed {
-        return Ok(Outcome { path: path.clone(), change: Change::AlreadyThere });
-    }
-    source.replace(&edit.text)?;
-    Ok(Outcome { path: path.clone(), change: Change::Added })
 }
 
 /// Takes our entry out of the configuration `path`, and puts back the `.conf` that it was
@@ -214,8 +255,8 @@ fn remove_drop_ins(path: &Path, list: &Source) -> Result<Vec<PathBuf>, FileError
     Ok(ours)
 }
 
-/// The list first, then the `.conf` out of the way: there is no moment without a network.
-fn convert(path: &Path, source: &Source, edit: &Edit) -> Result<Outcome, FileError> {
+/// The name of the list that takes the place of a single configuration.
+fn free_list(path: &Path, source: &Source) -> Result<PathBuf, FileError> {
     let list = path.with_extension("conflist");
     let original = with_suffix(path, ORIGINAL);
     if exists(&list) {
@@ -226,12 +267,10 @@ fn convert(path: &Path, source: &Source, edit: &Edit) -> Result<Outcome, FileErr
             return Err(FileError::Taken { path: path.to_owned(), list });
         }
     }
-    if let Some(between) = directory::between(path, &list) {
-        return Err(FileError::Order { path: path.to_owned(), list, between });
+    match directory::between(path, &list) {
+        Some(between) => Err(FileError::Order { path: path.to_owned(), list, between }),
+        None => Ok(list),
     }
-    source.write_to(&list, &edit.text)?;
-    rename(path, &original)?;
-    Ok(Outcome { path: list, change: Change::Converted { original } })
 }
 
 /// `X.conf` that was converted is `X.conflist` now.
