@@ -14,4 +14,5 @@ mod conflist_edit;
 mod inside;
 mod install_sh;
 mod liveness_netns;
+mod packages;
 mod registry_fs;

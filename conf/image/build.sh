@@ -1,11 +1,12 @@
 #!/bin/sh
 # Builds the release binaries and, from them alone, the image; prints its size.
 #
-#   conf/image/build.sh [--tag NAME] [--plugin FILE] [--daemon FILE] [--archive FILE]
+#   conf/image/build.sh [--tag NAME] [--plugin FILE] [--daemon FILE] [--arch NAME] [--archive FILE]
 #
 #   --tag NAME        ovs-flow-gc:latest by default
 #   --plugin FILE     this binary instead of building one
 #   --daemon FILE     likewise
+#   --arch NAME       what the binaries are for, as Go calls it; this machine's by default
 #   --archive FILE    write an OCI archive as well (`ctr -n k8s.io images import FILE`)
 #
 # Needs buildah (Debian: apt-get install --no-install-recommends buildah), no network and, with the
@@ -18,15 +19,16 @@ most=$((15 * 1024 * 1024))
 
 die() { printf 'build.sh: %s\n' "$*" >&2; exit 1; }
 
-tag=ovs-flow-gc:latest plugin='' daemon='' archive=''
+tag=ovs-flow-gc:latest plugin='' daemon='' arch='' archive=''
 while [ $# -gt 0 ]; do
     case $1 in
-    --tag | --plugin | --daemon | --archive)
+    --tag | --plugin | --daemon | --arch | --archive)
         [ $# -gt 1 ] && [ -n "$2" ] || die "$1 needs a value"
         case $1 in
         --tag) tag=$2 ;;
         --plugin) plugin=$2 ;;
         --daemon) daemon=$2 ;;
+        --arch) arch=$2 ;;
         --archive) archive=$2 ;;
         esac
         shift 2
@@ -67,7 +69,7 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$repository/Cargo.toml" | head -n
 epoch=${SOURCE_DATE_EPOCH:-$(git -C "$repository" log -1 --format=%ct 2>/dev/null || echo 0)}
 export BUILDAH_ISOLATION=chroot STORAGE_DRIVER="${STORAGE_DRIVER:-vfs}"
 buildah bud --quiet --timestamp "$epoch" --build-arg VERSION="$version" \
-    --file "$repository/Containerfile" --tag "$tag" "$context/root" >/dev/null
+    ${arch:+--arch "$arch"} --file "$repository/Containerfile" --tag "$tag" "$context/root" >/dev/null
 if [ -n "$archive" ]; then
     buildah push --quiet "$tag" "oci-archive:$archive:$tag" >/dev/null
 fi

@@ -296,7 +296,8 @@ fn daemon(context: &Context, findings: &mut Findings) {
                     return findings.note(
                         what,
                         "none: calls and the sweep timer do the work",
-                        "install.sh install --daemon: it finds deaths at once",
+                        "install.sh install --daemon, or of a package systemctl enable --now ovs-flow-gcd: \
+                         it finds deaths at once",
                     );
                 }
                 ErrorKind::ConnectionRefused => {

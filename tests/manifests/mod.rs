@@ -10,6 +10,7 @@ mod kubernetes;
 pub(crate) mod metrics;
 mod monitoring;
 mod node;
+mod workflows;
 
 use std::fs;
 use std::io::Write;
