@@ -24,7 +24,8 @@ const CLEAN_WAITS: Duration = Duration::from_secs(5);
 const FREQUENT_TRIES: u32 = 12;
 /// Rare: every so many intervals.
 const RARE: u32 = 10;
-/// For so many tries a change in OVSDB makes it due at once: ports settle.
+/// For so many tries a change in OVSDB, or a living pod's value that shows, makes it due at once:
+/// what it waited for may be known.
 const SETTLING_TRIES: u32 = 5;
 
 /// When a sweep began, and what is known then.
@@ -70,6 +71,12 @@ impl Entry {
         }
     }
 
+    /// Whether an event asked for the try that has ended, and its turn is still to come. Such a try
+    /// puts nothing off.
+    fn was_tried_early(&self, now: Duration) -> bool {
+        !self.clean && !self.others && self.step > 0 && now < self.next
+    }
+
     fn due(&self, life: &AttachmentLife, late: &LateEntries) -> Duration {
         let watched = self.watched.filter(|_| late.is_watched(life, &self.bridges));
         watched.unwrap_or(self.next)
@@ -110,7 +117,8 @@ impl RetryQueue {
         }
         match entry {
             Some(entry) => {
-                let settling = reasons.has(Reason::Interface) && !entry.clean && !entry.others;
+                let news = reasons.has(Reason::Interface) || reasons.has(Reason::Register);
+                let settling = news && !entry.clean && !entry.others;
                 let patient = if urgent && entry.clean { CLEAN_WAITS } else { Duration::ZERO };
                 late.has_come(&life(record))
                     || entry.due(&life(record), late).saturating_add(patient) <= now
@@ -191,12 +199,17 @@ impl RetryQueue {
             let before = self.entries.get(&target.life);
             let (was_clean, step) = before.map_or((false, 0), |e| (e.clean, e.step));
             let clean = target.is_clean();
-            let step =
-                if before.is_some() && clean != was_clean { 1 } else { step.saturating_add(1) };
+            let early = before.filter(|before| !clean && before.was_tried_early(now));
+            let (step, next) = if let Some(before) = early {
+                (before.step, before.next)
+            } else {
+                let changed = before.is_some() && clean != was_clean;
+                let step = if changed { 1 } else { step.saturating_add(1) };
+                (step, now.saturating_add(self.wait(target, clean, step, chance)))
+            };
             if clean && !was_clean {
                 finished.push(target);
             }
-            let wait = self.wait(target, clean, step, chance);
             // What the first clean-up has learned of it is watched for since its end only: what came
             // in between is found by a second one.
             let is_watched = was_clean && clean && late.is_watched(&target.life, &bridges);
@@ -205,7 +218,7 @@ impl RetryQueue {
             let entry = Entry {
                 bridges,
                 watched: is_watched.then(|| now.saturating_add(lingers)),
-                next: now.saturating_add(wait),
+                next,
                 step,
                 clean,
                 others: false,
@@ -410,6 +423,32 @@ mod tests {
         ));
         // An orphan gets no tombstone while the node is paused.
         assert!(retry_queue.due_at(&record(4, State::Active, 0), &tombstone, false, at(11)));
+    }
+
+    /// What waits is tried whenever a port or a value settles, and at its own times as well.
+    #[test]
+    fn tries_that_events_ask_for_put_nothing_off() {
+        let (mut retry_queue, waits) = (RetryQueue::new(at(600)), record(1, State::Deleting, 1));
+        let late = LateEntries::default();
+        let update = |retry_queue: &mut RetryQueue, now: Duration, error: bool| {
+            let mut outcome = clean(&waits);
+            outcome.targets[0].error = error.then(|| "it waits".to_owned());
+            retry_queue.update(&outcome, (now, 1.0), &late);
+            retry_queue.next(now, &late).unwrap()
+        };
+        let ms = Duration::from_millis;
+        assert_eq!(update(&mut retry_queue, ms(0), true), RETRY);
+        for event in [Reason::Interface, Reason::Register] {
+            for now in (10..100).map(ms) {
+                assert!(retry_queue.due_at(&waits, &reasons(&[event]), false, now), "{event}");
+                assert_eq!(update(&mut retry_queue, now, true), RETRY - now);
+            }
+        }
+        let other = reasons(&[Reason::Netns]);
+        assert!(!retry_queue.due_at(&waits, &other, false, ms(199)));
+        assert!(retry_queue.due_at(&waits, &other, false, RETRY));
+        assert_eq!(update(&mut retry_queue, RETRY, true), 2 * RETRY);
+        assert_eq!(update(&mut retry_queue, ms(250), false), FIRST_LINGER, "it is clean");
     }
 
     #[test]

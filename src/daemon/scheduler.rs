@@ -142,6 +142,8 @@ pub struct SweepResult {
     pub dead: usize,
     /// How long it took.
     pub took: Duration,
+    /// For so long of that it only waited.
+    pub waited: Duration,
     /// It failed as a whole: no records, no switch.
     pub failed: bool,
     /// How long after its end something that waits is due.
@@ -271,7 +273,8 @@ impl SweepScheduler {
             self.not_before = now.saturating_add(self.gap);
         }
         self.ended = now;
-        self.entries_not_before = now.saturating_add(result.took.saturating_mul(SHARE));
+        let pause = result.took.saturating_sub(result.waited).saturating_mul(SHARE);
+        self.entries_not_before = now.saturating_add(pause);
         if !self.entries_only {
             self.next_interval = now.saturating_add(jittered(self.interval, chance));
         }
@@ -281,7 +284,7 @@ impl SweepScheduler {
         } else {
             self.failures = 0;
             // At least so long that such sweeps take a small share of the time.
-            result.retry_after.map(|after| after.max(result.took.saturating_mul(SHARE)))
+            result.retry_after.map(|after| after.max(pause))
         };
         self.retry = again.map(|after| now.saturating_add(after.min(self.interval)));
     }
@@ -324,6 +327,23 @@ mod tests {
         assert_eq!(reasons.first(), Some((Reason::Netns, now)));
         assert_eq!(reasons.to_string(), "netns, interface");
         assert!(!reasons.wakes_all());
+    }
+
+    /// A sweep that waited for evidence to settle has not stalled the switch meanwhile.
+    #[test]
+    fn what_waits_is_not_put_off_by_the_time_that_a_sweep_only_waited() {
+        let due = |waited| {
+            let (mut scheduler, now) = quiet();
+            scheduler.event(Reason::Netns, now);
+            scheduler.begin(now);
+            let (dead, took, retry_after) = (1, ms(180), Some(RETRY));
+            let result = SweepResult { dead, took, waited, failed: false, retry_after };
+            scheduler.done(&result, now, 0.5);
+            scheduler.due() - now
+        };
+        assert_eq!(due(ms(0)), ms(180) * SHARE);
+        assert_eq!(due(ms(155)), ms(25) * SHARE);
+        assert_eq!(due(ms(175)), RETRY);
     }
 
     /// Plays events against sweeps that take this long and find every death until then.
@@ -471,7 +491,8 @@ mod tests {
     #[test]
     fn what_waits_is_looked_at_again_but_not_at_any_price() {
         let (mut scheduler, now) = quiet();
-        let waits = |took| SweepResult { retry_after: Some(ms(200)), took, dead: 0, failed: false };
+        let waits =
+            |took| SweepResult { retry_after: Some(ms(200)), took, ..SweepResult::default() };
         scheduler.done(&waits(ms(2)), now, 0.5);
         assert_eq!(scheduler.due(), now + ms(200));
         assert_eq!(scheduler.begin(now + ms(200)).to_string(), "retry");
@@ -559,7 +580,8 @@ mod tests {
                 now = now.max(scheduler.due());
                 let reasons = scheduler.begin(now);
                 prop_assert!(reasons.first().is_some());
-                let result = SweepResult { dead, failed, took: ms(pause / 10), retry_after: None };
+                let result =
+                    SweepResult { dead, failed, took: ms(pause / 10), ..SweepResult::default() };
                 now += result.took;
                 scheduler.done(&result, now, chance);
                 prop_assert!(scheduler.due() <= now + INTERVAL.mul_f64(1.1));

@@ -328,7 +328,8 @@ impl Sweeper<'_> {
         self.known = Some(pass.registry_snapshot);
         self.gauges();
         self.complain_of(&outcome, run.thorough == Thorough::All);
-        Ok(SweepResult { failed: self.has_failed(&outcome, reasons), ..result })
+        let (failed, waited) = (self.has_failed(&outcome, reasons), outcome.waited);
+        Ok(SweepResult { failed, waited, ..result })
     }
 
     /// Follows the bridges that pods are recorded on, and waits there for the register values that

@@ -8,6 +8,7 @@
 //! every address nothing would ever be stale. It matters only where the flow names a token
 //! that it is known to have (rule 5).
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
@@ -22,6 +23,7 @@ use super::tokens::{
 };
 use super::vlans::Relation;
 use crate::model::flow::{Address, AddressMatch, Flow, Side};
+use crate::util::clock::BootTime;
 
 /// What is to become of one flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -30,7 +32,8 @@ pub struct Verdict {
     pub stale: bool,
     /// Why, or why not.
     pub reason: Reason,
-    /// The dead attachment that condemns it, or would have.
+    /// The dead attachment that condemns it, or would have. If several do for one reason, the one
+    /// that died last: tokens are used again, and the entry is most likely its.
     pub dead: Option<DeadId>,
 }
 
@@ -75,12 +78,12 @@ impl<'c> Judge<'c> {
         let mut kept = None;
         for i in self.matched(flow) {
             match self.opinion(flow, i) {
-                Opinion::Stale(reason) => first(&mut stale, (reason, Some(i))),
-                Opinion::Kept(reason) => first(&mut kept, (reason, Some(i))),
+                Opinion::Stale(reason) => first(&mut stale, (reason, self.died(i))),
+                Opinion::Kept(reason) => first(&mut kept, (reason, self.died(i))),
             }
         }
         if let Some((reason, i)) = self.delivers_to_nobody(flow) {
-            first(&mut stale, (reason, Some(i)));
+            first(&mut stale, (reason, self.died(i)));
         }
         if let Some((port, only)) = self.dangling(flow) {
             let reap = only && self.reaps_dangling(flow);
@@ -89,10 +92,15 @@ impl<'c> Judge<'c> {
         if kept.is_none()
             && let Some((reason, i)) = self.mentions(flow)
         {
-            kept = Some((reason, Some(i)));
+            kept = Some((reason, self.died(i)));
         }
         let (reason, dead) = stale.or(kept).unwrap_or((Reason::NothingDead, None));
-        Verdict { stale: stale.is_some(), reason, dead }
+        Verdict { stale: stale.is_some(), reason, dead: dead.map(|(_, i)| i) }
+    }
+
+    /// What one of the dead is sorted by: who died last is first.
+    fn died(&self, i: DeadId) -> Option<(Reverse<Option<BootTime>>, DeadId)> {
+        Some((Reverse(self.index.dead(i).map(|(dead, _)| dead.died)), i))
     }
 
     /// Why each of the dead that a kept flow names keeps it: what one of them waits for is
@@ -404,7 +412,7 @@ impl<'c> Judge<'c> {
         let mut lowest: Option<(u16, DeadId)> = None;
         for port in &actions.outputs {
             let owners = self.index.port(*port)?;
-            let dead = owners.dead.iter().copied().find(|i| {
+            let condemns = |i: &DeadId| {
                 self.index.dead(*i).is_some_and(|(dead, network)| {
                     network.match_port
                         && in_scope(network, flow)
@@ -413,8 +421,9 @@ impl<'c> Judge<'c> {
                         && !from_unknown(dead)
                         && self.index.port_state(dead, *port, None) == PortState::Dead
                 })
-            })?;
-            first(&mut lowest, (*port, dead));
+            };
+            let condemning = owners.dead.iter().copied().filter(condemns);
+            first(&mut lowest, (*port, condemning.min_by_key(|i| self.died(*i))?));
         }
         let (port, dead) = lowest?;
         Some((Reason::DeliversToNobody { port: Token::Port(port) }, dead))

@@ -213,6 +213,7 @@ impl CleanUp<'_> {
                 break;
             }
             std::thread::sleep(pause);
+            self.outcome.waited += pause;
             let Ok(fresh) = self.request.node_again(&mut self.client, Stamp::now()) else { break };
             // A bridge that came or went has other indexes.
             if fresh.bridge(bridge).map(|b| &b.name) != Some(&name) {
@@ -249,7 +250,7 @@ impl CleanUp<'_> {
         let name = on.bridge.clone();
         let (mut read, mut table) = scan(request, node, (bridge, &name), targets, prefetch)?;
         if let Some(contested) = request.contested() {
-            contested.mark(&name, targets, &mut read.scan);
+            contested.mark(&name, targets, &read.input, &mut read.scan);
         }
         let shared = shared_for_good(node, &read.input, &read.scan.learned);
         if !request.dry_run {

@@ -1,7 +1,8 @@
 //! Entries of the dead that somebody puts back each time they are deleted.
 //!
 //! Guarantee: what is deleted is put back as often as its controller likes, and deleted
-//! [`MOST_ANSWERS`] times at most once the pod was clean. It stays then.
+//! [`MOST_ANSWERS`] times at most once the pod was clean. It stays then, until a pod dies that had
+//! its tokens later.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -10,7 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::execute::EntryOutcome;
 use super::plan::PlannedDelete;
 use super::scan::FlowScan;
-use super::{CleanTarget, Outcome};
+use super::{BridgeInput, CleanTarget, Outcome};
+use crate::judge::input::DeadId;
 use crate::model::attachment::{Key, State};
 use crate::openflow::FlowKey;
 
@@ -37,15 +39,24 @@ fn life(target: &CleanTarget) -> (Key, u64) {
 }
 
 impl Contested {
-    /// Marks those that were deleted often enough.
-    pub(super) fn mark(&self, bridge: &str, targets: &[CleanTarget], scan: &mut FlowScan) {
+    /// Marks for whom of these dead an entry was deleted often enough.
+    pub(super) fn mark(
+        &self,
+        bridge: &str,
+        targets: &[CleanTarget],
+        input: &BridgeInput,
+        scan: &mut FlowScan,
+    ) {
         let lives = self.lives();
-        let known = targets.iter().filter_map(|target| lives.get(&life(target)));
-        let known: Vec<&Answers> = known.filter(|answers| !answers.deleted.is_empty()).collect();
+        let answers = |dead| lives.get(&life(input.target(dead)?.of(targets)?));
+        let known = input.facts.dead.ids().filter_map(|dead| Some((dead, answers(dead)?)));
+        let known: Vec<(DeadId, &Answers)> =
+            known.filter(|(_, answers)| !answers.deleted.is_empty()).collect();
         for candidate in scan.candidates.iter_mut().filter(|_| !known.is_empty()) {
             let entry = self.hash(bridge, &candidate.entry.key());
-            let enough = |answers: &&Answers| answers.deleted.get(&entry) >= Some(&MOST_ANSWERS);
-            candidate.contested = known.iter().any(enough);
+            let enough = |answers: &Answers| answers.deleted.get(&entry) >= Some(&MOST_ANSWERS);
+            let contested = known.iter().filter(|(_, answers)| enough(answers));
+            candidate.contested = contested.map(|(dead, _)| *dead).collect();
         }
     }
 

@@ -305,6 +305,8 @@ pub struct Outcome {
     pub notes: Vec<String>,
     /// The journal's ids, one a bridge, for `undo`.
     pub journals: Vec<String>,
+    /// How long it has waited for evidence to settle, and done nothing.
+    pub waited: Duration,
 }
 
 impl Outcome {

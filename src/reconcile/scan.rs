@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::BridgeInput;
 use super::ambiguous_entries::{self, BloomFilter};
 use crate::flowtable::{FlowSource, Made, Seen, Tokens, filters_of};
-use crate::judge::input::{JudgeInput, Network};
+use crate::judge::input::{DeadId, JudgeInput, Network};
 use crate::judge::{BasisFacts, Judge, Learned, Reason, Survey, Verdict};
 use crate::model::flow::Flow;
 use crate::model::register::RegisterSource;
@@ -28,8 +28,8 @@ pub struct Candidate {
     /// The number of the first change that may be news of this one: the source had reported so many
     /// when the scan began.
     pub(super) seq: u64,
-    /// It was put back each time it was deleted: see [`super::Contested`].
-    pub(super) contested: bool,
+    /// For whom it was put back each time it was deleted: see [`super::Contested`].
+    pub(super) contested: Vec<DeadId>,
     /// Another entry looks just the same: see [`super::ambiguous_entries`].
     pub(super) ambiguous: bool,
     /// Perhaps one that was not kept does.
@@ -85,7 +85,7 @@ impl Candidate {
     #[cfg(test)]
     pub(super) fn seen(entry: Entry, now: BootTime, seq: u64) -> Self {
         let made = Made::by(entry.raw().duration(), now, now);
-        let contested = false;
+        let contested = Vec::new();
         Self { entry, made, found_by: 0, seq, contested, ambiguous: false, may_be_ambiguous: false }
     }
 
@@ -126,7 +126,8 @@ impl Candidate {
 
     fn verdict_if_made(&self, judge: &Judge<'_>, made: BootTime) -> Option<Verdict> {
         let mut verdict = judge.verdict(&self.flow_if_made(made)?);
-        let kept = [(self.ambiguous, Reason::Ambiguous), (self.contested, Reason::Contested)];
+        let contested = verdict.dead.is_some_and(|dead| self.contested.contains(&dead));
+        let kept = [(self.ambiguous, Reason::Ambiguous), (contested, Reason::Contested)];
         if let Some((_, reason)) = kept.into_iter().find(|(is, _)| *is && verdict.stale) {
             (verdict.stale, verdict.reason) = (false, reason);
         }
@@ -178,7 +179,7 @@ impl<'c> Collector<'c> {
                     made: seen.made,
                     found_by: seen.filter,
                     seq: self.seq,
-                    contested: false,
+                    contested: Vec::new(),
                     ambiguous: false,
                     may_be_ambiguous: false,
                 });

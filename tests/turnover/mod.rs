@@ -126,7 +126,7 @@ pub(crate) fn run(test: &str, trial: Trial) -> Found {
     let mut turnover = Turnover::new(&node);
     turnover.settle_in();
     let limit = format!("--replica-limit={}", trial.replica_limit);
-    let args = ["--interval=30s", "--log-level=info", limit.as_str()];
+    let args = ["--interval=30s", "--log-level=debug", limit.as_str()];
     let daemon = Daemon::start_with(&node, &args, None);
     eventually("the daemon is ready", || daemon.get("/readyz").0 == 200);
     if trial.replica_limit > 0 {
@@ -144,6 +144,9 @@ pub(crate) fn run(test: &str, trial: Trial) -> Found {
     }
     turnover.compare();
     let log = daemon.log();
+    if !turnover.found.left.is_empty() {
+        eprintln!("the daemon said:\n{log}");
+    }
     assert_eq!(daemon.metric("brake_pulled_total"), 0.0, "{log}");
     assert!(!log.contains("panicked"), "{log}");
     turnover.found.suspicions = daemon.metric("collateral_suspicions_total") as usize;

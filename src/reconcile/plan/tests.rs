@@ -186,6 +186,25 @@ fn an_entry_that_looks_like_another_waits_for_an_hour() {
     assert_eq!(state(&case.plan(), 0), (0, false, false));
 }
 
+/// Two pods had this port one after the other.
+#[test]
+fn an_entry_is_contested_for_the_last_one_that_had_its_token() {
+    let for_whom = |contested: &[DeadId]| {
+        let contested = contested.to_vec();
+        let case = case(&[A, A, A], RegisterSource::None);
+        let later = |case: &mut Case| case.input.facts.dead[1].died = testing::ago(30);
+        let case = case.with(later).seeing(vec![from(A)]);
+        let case = case.with(|case| case.scan.candidates[0].contested = contested);
+        let plan = case.plan();
+        let kept = plan.targets.values().map(|of| of.kept.get("contested").copied().unwrap_or(0));
+        (plan.delete.first().map(|planned| planned.target), kept.sum::<u64>())
+    };
+    let last = Some(Some(TargetId(1)));
+    assert_eq!(for_whom(&[]), (last, 0));
+    assert_eq!(for_whom(&[DeadId(0), DeadId(2)]), (last, 0));
+    assert_eq!(for_whom(&[DeadId(1)]), (None, 1));
+}
+
 #[test]
 fn a_port_without_a_number_leaves_the_numbers_of_the_dead_unsettled() {
     let unassigned = |case: &mut Case| case.input.facts.ports.unassigned = true;
