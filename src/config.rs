@@ -231,9 +231,13 @@ impl Config {
 /// `$OVS_RUNDIR`, else [`OVS_RUN_DIR`].
 #[must_use]
 pub fn run_dir() -> PathBuf {
-    std::env::var_os("OVS_RUNDIR")
-        .filter(|dir| !dir.is_empty())
-        .map_or_else(|| PathBuf::from(OVS_RUN_DIR), PathBuf::from)
+    said_run_dir().unwrap_or_else(|| PathBuf::from(OVS_RUN_DIR))
+}
+
+/// `$OVS_RUNDIR`, if it is set.
+#[must_use]
+pub fn said_run_dir() -> Option<PathBuf> {
+    std::env::var_os("OVS_RUNDIR").filter(|dir| !dir.is_empty()).map(PathBuf::from)
 }
 
 /// `<rundir>/db.sock`.

@@ -50,6 +50,22 @@ impl Options {
 }
 
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
+    let adopted = record(context, options)?;
+    output::say(context, &adopted, &text(&adopted, options.dry_run))?;
+    Ok(Exit::Done)
+}
+
+/// The same once more. It is said only if more pods were recorded: the first time has told of all
+/// that were there.
+pub(super) fn run_again(context: &Context, options: &Options) -> Result<Exit, Error> {
+    let adopted = record(context, options)?;
+    if !adopted.adopted.is_empty() {
+        output::say(context, &adopted, &text(&adopted, options.dry_run))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn record(context: &Context, options: &Options) -> Result<Adopted, Error> {
     let networks = networks(options)?;
     let registry = Registry::open(&context.state_dir)?;
     let adoption = Adoption {
@@ -61,9 +77,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         dry_run: options.dry_run,
         again: options.again,
     };
-    let adopted = adoption.run()?;
-    output::say(context, &adopted, &text(&adopted, options.dry_run))?;
-    Ok(Exit::Done)
+    Ok(adoption.run()?)
 }
 
 /// Every network that is ours to look after.

@@ -6,6 +6,7 @@
 
 mod entries;
 mod files;
+mod ovs;
 mod units;
 
 #[cfg(feature = "fuzzing")]
@@ -104,6 +105,10 @@ pub(super) struct Install {
     /// `conflist add -` edits.
     #[arg(long, conflicts_with_all = ["conflist", "after", "settings", "preset"])]
     no_conflist: bool,
+    /// Where Open vSwitch has its sockets on the node. The entry gets it as `ovsRunDir`, unless it is
+    /// /run/openvswitch. A container has it at $OVS_RUNDIR [default: $OVS_RUNDIR]
+    #[arg(long, value_name = "DIR")]
+    ovs_dir: Option<PathBuf>,
     /// Put this ovs-flow-gcd into --sbin-dir; with --systemd its unit takes the timer's place.
     #[arg(long, value_name = "FILE")]
     daemon: Option<PathBuf>,
@@ -191,12 +196,17 @@ impl<'a> Node<'a> {
         Ok(changed)
     }
 
-    /// Records of the pods that run.
-    fn adopt(&mut self, options: &Install, conflist: Option<&PathBuf>) -> Result<(), Error> {
+    /// Records of the pods that run, by one of the two ways to say whose they are.
+    fn adopt(
+        &mut self,
+        options: &Install,
+        conflist: Option<&PathBuf>,
+        run: fn(&Context, &adopt::Options) -> Result<Exit, Error>,
+    ) -> Result<(), Error> {
         let cache = self.places.cache_dir().join("results");
         let mut adopting = adopt::Options::of_node(conflist, &options.net_dir(), &cache);
         adopting.none_will_do = options.no_conflist;
-        match adopt::run(&self.context, &adopting) {
+        match run(&self.context, &adopting) {
             Err(error) if options.adopt_may_fail => {
                 self.warn(&format!(
                     "adopt: failed, so pods from before today have no records and are not swept \
@@ -233,25 +243,34 @@ impl Install {
 
 /// This binary, the records of the pods that run, the entry, the sweeper.
 pub(super) fn install(context: &Context, options: &Install) -> Result<Exit, Error> {
-    let asked = options.entry.asked()?;
+    let mut asked = options.entry.asked()?;
     let file = if options.no_conflist { None } else { Some(options.file()?) };
     if let Some(file) = &file {
         conflist::check_file(file, &asked)?;
     }
     let mut node = Node::new(context, &options.places);
+    ovs::settle(&mut node.context, options.ovs_dir.as_deref(), &mut asked.entry)?;
     let own = Path::new("/proc/self/exe");
     node.put_binary("binary", own, &options.places.binary(), files::must_speak_cni)?;
-    node.adopt(options, options.conflist.as_ref())?;
+    node.adopt(options, options.conflist.as_ref(), adopt::run)?;
     match file {
         Some(file) => add_entry(&mut node, options, (&file, &asked))?,
-        None => node.step(
-            "conflist",
-            "none edited (--no-conflist); 'ovs-flow-gc conflist add -' edits the spec.config of a \
-             NetworkAttachmentDefinition, when every node has the binary",
-        )?,
+        None => node.step("conflist", &not_edited(&asked))?,
     }
     units::install(&mut node, options.daemon.as_deref())?;
     Ok(node.exit)
+}
+
+/// What is left to do for networks that no file has.
+fn not_edited(asked: &conflist::Options) -> String {
+    let settings = match asked.entry.0.is_empty() {
+        true => String::new(),
+        false => format!(" --settings '{}'", json!(asked.entry.0)),
+    };
+    format!(
+        "none edited (--no-conflist); 'ovs-flow-gc conflist add -{settings}' edits the spec.config \
+         of a NetworkAttachmentDefinition, when every node has the binary"
+    )
 }
 
 fn add_entry(
@@ -263,7 +282,8 @@ fn add_entry(
     node.step("conflist", &outcome.to_string())?;
     if outcome.change.is_change() && node.exit == Exit::Done {
         // Pods that came between the records and the entry; and a `.conf` has another name now.
-        node.adopt(options, options.conflist.as_ref().map(|_| &outcome.path))?;
+        let conflist = options.conflist.as_ref().map(|_| &outcome.path);
+        node.adopt(options, conflist, adopt::run_again)?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::operations::records;
 use crate::rig::{Node, Outcome, Setup, eventually};
@@ -34,12 +34,39 @@ impl Image {
         fs::read_to_string(self.node.conflist_path()).unwrap()
     }
 
-    fn install(&self) -> Outcome {
+    fn installing(&self) -> Vec<String> {
         let settings = json!({ "stateDir": self.node.state_dir }).to_string();
         let args = ["self-install", "--bin-dir", &self.at("host-bin")];
         let net = ["--net-dir", &self.at("etc/cni/net.d"), "--cache-dir", &self.at("var-lib/cni")];
         let entry = ["--after", "ovs-test-cni", "--settings", &settings];
-        self.node.admin(&[&args[..], &net, &entry].concat())
+        [&args[..], &net, &entry].concat().iter().map(ToString::to_string).collect()
+    }
+
+    fn install(&self) -> Outcome {
+        let words = self.installing();
+        self.node.admin(&words.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// In a mount namespace of its own that has the node's directory of Open vSwitch elsewhere.
+    fn install_in_a_container(&self, ovs_dir: Option<&str>) -> Outcome {
+        let script = "mkdir -p $1 && mount --bind $OVS_RUNDIR $1 && export OVS_RUNDIR=$1 &&
+            shift && exec \"$@\"";
+        let seen = self.at("container/openvswitch");
+        let plugin = self.node.plugin("ovs-flow-gc").display().to_string();
+        let state = self.node.state_dir.display().to_string();
+        let unshare = ["--mount", "sh", "-c", script, "sh", &seen, &plugin, "--state-dir", &state];
+        let mut words: Vec<&str> = unshare.to_vec();
+        let installing = self.installing();
+        words.extend(installing.iter().map(String::as_str));
+        words.extend(ovs_dir.iter().flat_map(|dir| ["--ovs-dir", dir]));
+        self.node.run("unshare", &words)
+    }
+
+    /// Our entry.
+    fn entry(&self) -> Value {
+        let list: Value = serde_json::from_str(&self.list()).unwrap();
+        let plugins = list["plugins"].as_array().unwrap();
+        plugins.iter().find(|p| p["type"] == "ovs-flow-gc").cloned().unwrap_or_default()
     }
 
     fn uninstalling(&self) -> Vec<String> {
@@ -71,6 +98,8 @@ fn the_image_installs_itself_once_and_takes_itself_off() {
 
     let text = image.install().ok();
     assert!(text.contains("1 pods adopted") && text.contains("added ovs-flow-gc"), "{text}");
+    assert_eq!(text.matches("pods adopted").count(), 1, "said once: {text}");
+    assert_eq!(image.entry()["ovsRunDir"], json!(image.node.run_dir));
     let meta = fs::metadata(image.binary()).unwrap();
     assert_eq!(meta.permissions().mode() & 0o777, 0o755);
     let own = fs::read(image.node.plugin("ovs-flow-gc")).unwrap();
@@ -113,6 +142,55 @@ fn without_open_vswitch_the_binary_is_there_and_the_entry_is_not() {
     image.node.vswitchd.start();
     image.install().ok();
     assert!(image.list().contains("\"ovs-flow-gc\""));
+}
+
+/// The plugin runs on the node, so its entry must name the directory as the node does; a mount of
+/// another one in a container says nothing of where the plugin would look.
+#[test]
+fn the_entry_names_the_directory_of_open_vswitch_as_the_node_does() {
+    let image = Image::new("image_ovs_dir");
+    let (before, run_dir) = (image.list(), image.node.run_dir.display().to_string());
+    let outcome = image.install_in_a_container(None);
+    assert_eq!(outcome.code, Some(1), "{outcome}");
+    let text = outcome.to_string();
+    assert!(text.contains("--ovs-dir") && text.contains(&run_dir), "{text}");
+    assert!(!image.binary().exists() && image.list() == before, "nothing was done");
+
+    image.install_in_a_container(Some(&run_dir)).ok();
+    assert_eq!(image.entry()["ovsRunDir"], json!(run_dir));
+    // As a runtime calls it: nobody tells it of OVS_RUNDIR.
+    let mut request = image.entry();
+    request["cniVersion"] = json!("1.1.0");
+    request["name"] = json!("podnet");
+    let file = image.at("request");
+    fs::write(&file, request.to_string()).unwrap();
+    let script = "unset OVS_RUNDIR; CNI_COMMAND=STATUS CNI_PATH=/ exec \"$0\" <\"$1\"";
+    let plugin = image.binary().display().to_string();
+    let status = image.node.run("sh", &["-c", script, &plugin, &file]);
+    assert!(status.code == Some(0) && status.stderr.is_empty(), "{status}");
+    // Once more; what is there names another directory only if somebody says so.
+    image.install_in_a_container(Some(&run_dir)).ok();
+    let outcome = image.install_in_a_container(Some("/elsewhere"));
+    assert_eq!(outcome.code, Some(1), "{outcome}");
+    assert_eq!(image.entry()["ovsRunDir"], json!(run_dir));
+}
+
+/// Nothing is read as two directories, or as one that ADD would refuse.
+#[test]
+fn a_directory_of_open_vswitch_is_said_once_and_is_absolute() {
+    let image = Image::new("image_ovs_dir_bad");
+    let before = image.list();
+    let installing = image.installing();
+    let words: Vec<&str> = installing.iter().map(String::as_str).collect();
+    let relative = image.node.admin(&[&words[..], &["--ovs-dir", "run"]].concat());
+    assert_eq!(relative.code, Some(2), "{relative}");
+    assert!(relative.stderr.contains("ovsRunDir"), "{relative}");
+    let settings = json!({ "ovsRunDir": "/one" }).to_string();
+    let [words @ .., _, _] = &words[..] else { panic!("{words:?}") };
+    let two = [words, &["--settings", &settings, "--ovs-dir", "/two"]].concat();
+    let two = image.node.admin(&two);
+    assert!(two.code == Some(2) && two.stderr.contains("/one"), "{two}");
+    assert!(!image.binary().exists() && image.list() == before);
 }
 
 #[test]
