@@ -3,11 +3,14 @@
 #
 #   conf/image/build.sh [--tag NAME] [--plugin FILE] [--daemon FILE] [--arch NAME] [--archive FILE]
 #
-#   --tag NAME        ovs-flow-gc:latest by default
+#   --tag NAME        by default the name that the manifests have (conf/kubernetes/components/image)
 #   --plugin FILE     this binary instead of building one
 #   --daemon FILE     likewise
 #   --arch NAME       what the binaries are for, as Go calls it; this machine's by default
 #   --archive FILE    write an OCI archive as well (`ctr -n k8s.io images import FILE`)
+#
+# A name without a registry gets localhost/ before it, as buildah has it: the kubelet's runtime knows
+# an image by its whole name, and would ask docker.io for a short one.
 #
 # Needs buildah (Debian: apt-get install --no-install-recommends buildah), no network and, with the
 # vfs driver and chroot isolation that it uses, no privileges beyond root's or a user namespace's.
@@ -19,7 +22,7 @@ most=$((15 * 1024 * 1024))
 
 die() { printf 'build.sh: %s\n' "$*" >&2; exit 1; }
 
-tag=ovs-flow-gc:latest plugin='' daemon='' arch='' archive=''
+tag='' plugin='' daemon='' arch='' archive=''
 while [ $# -gt 0 ]; do
     case $1 in
     --tag | --plugin | --daemon | --arch | --archive)
@@ -37,6 +40,11 @@ while [ $# -gt 0 ]; do
     *) die "no such option: $1 (--help lists them)" ;;
     esac
 done
+named() { sed -n "s/^ *$1: *//p" "$repository/conf/kubernetes/components/image/kustomization.yaml"; }
+[ -n "$tag" ] || tag=$(named newName):$(named newTag)
+case $tag in */*) registry=${tag%%/*} ;; *) registry='' ;; esac
+case $registry in localhost | *.* | *:*) ;; *) tag=localhost/$tag ;; esac
+case ${tag##*/} in *:*) ;; *) tag=$tag:latest ;; esac
 command -v buildah >/dev/null || die "no buildah: apt-get install --no-install-recommends buildah"
 
 # Prints where cargo says that it put the binary $1, built with the options $2.

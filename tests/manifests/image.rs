@@ -1,39 +1,79 @@
 //! The image, by buildah, of two stand-ins: static binaries that every Debian has.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::manifests::{at, run};
+use crate::manifests::{at, run, text, yaml};
+use crate::rig::{Datapath, Runtime, Setup};
 
-#[test]
-fn the_image_holds_two_binaries_and_a_link_and_nothing_else() {
-    let dir = TempDir::new().unwrap();
-    let place = |name: &str| dir.path().join(name).display().to_string();
-    // A storage of its own.
+/// `build.sh`, with a storage in `dir`, into `dir/image.tar`; what it printed.
+#[track_caller]
+fn build(dir: &Path, umask: &str, tag: &[&str]) -> String {
+    let place = |name: &str| dir.join(name).display().to_string();
     let storage = format!(
         "[storage]\ndriver = \"vfs\"\ngraphroot = \"{}\"\nrunroot = \"{}\"\n",
         place("graph"),
         place("run")
     );
     fs::write(place("storage.conf"), storage).unwrap();
+    for binary in ["plugin", "daemon"] {
+        fs::copy("/bin/busybox", place(binary)).unwrap();
+    }
+    run(
+        Command::new("sh")
+            .args(["-c", &format!("umask {umask}; exec \"$@\""), "sh"])
+            .arg(at("conf/image/build.sh"))
+            .args(tag)
+            .args(["--archive", &place("image.tar")])
+            .args(["--plugin", &place("plugin"), "--daemon", &place("daemon")])
+            .env("CONTAINERS_STORAGE_CONF", place("storage.conf")),
+        "",
+    )
+}
+
+/// The kubelet's runtime knows an image by its whole name: what `ctr images import` makes of the
+/// archive has to be the name in the manifests.
+#[test]
+fn an_imported_archive_is_the_image_that_the_manifests_name() {
+    let rendered = yaml(&text("conf/kubernetes/rendered/default.yaml"));
+    let daemon_set = rendered.iter().find(|document| document["kind"] == "DaemonSet").unwrap();
+    let wanted = daemon_set["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap();
+
+    let node = Setup::new().datapath(Datapath::Dummy).up("image_import");
+    let runtime = Runtime::start(&node);
+    assert!(!runtime.has_image(wanted));
+    let dir = TempDir::new().unwrap();
+    let archive = dir.path().join("image.tar").display().to_string();
+    let import = || {
+        let words = ["-n", "k8s.io", "images", "import", "--snapshotter", "native", &archive];
+        runtime.ctr(&words).ok();
+        fs::remove_file(&archive).unwrap();
+    };
+    let said = build(dir.path(), "022", &[]);
+    assert!(said.contains(&format!("{wanted}: ")), "{said}");
+    import();
+    crate::rig::eventually("CRI finds the image", || runtime.has_image(wanted));
+
+    // A name without a registry is one of this machine's.
+    let said = build(dir.path(), "022", &["--tag", "ovs-flow-gc"]);
+    assert!(said.contains("localhost/ovs-flow-gc:latest: "), "{said}");
+    import();
+    crate::rig::eventually("CRI finds it", || runtime.has_image("localhost/ovs-flow-gc:latest"));
+    assert!(!runtime.has_image("ovs-flow-gc:latest"), "docker.io/library's");
+}
+
+#[test]
+fn the_image_holds_two_binaries_and_a_link_and_nothing_else() {
+    let dir = TempDir::new().unwrap();
+    let place = |name: &str| dir.path().join(name).display().to_string();
     let built = |name: &str, umask: &str| -> Value {
         // Another time, another umask: the same image.
-        for binary in ["plugin", "daemon"] {
-            fs::copy("/bin/busybox", place(binary)).unwrap();
-        }
-        let said = run(
-            Command::new("sh")
-                .args(["-c", &format!("umask {umask}; exec \"$@\""), "sh"])
-                .arg(at("conf/image/build.sh"))
-                .args(["--tag", "ovs-flow-gc:test", "--archive", &place("image.tar")])
-                .args(["--plugin", &place("plugin"), "--daemon", &place("daemon")])
-                .env("CONTAINERS_STORAGE_CONF", place("storage.conf")),
-            "",
-        );
-        assert!(said.contains("ovs-flow-gc:test: "), "{said}");
+        let said = build(dir.path(), umask, &["--tag", "ovs-flow-gc:test"]);
+        assert!(said.contains("localhost/ovs-flow-gc:test: "), "{said}");
         fs::create_dir(place(name)).unwrap();
         run(Command::new("tar").args(["-xf", &place("image.tar"), "-C", &place(name)]), "");
         fs::remove_file(place("image.tar")).unwrap();

@@ -1,57 +1,39 @@
 //! The DaemonSet and what belongs to it, as kubectl renders them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::manifests::{at, files, run, yaml};
+use crate::manifests::kustomize::{
+    DIRECTORY, Flat, flat, knows_components, kubectl_kustomize, kustomize, sorted, variant,
+    with_components_flat,
+};
+use crate::manifests::{array, at, run, text, yaml};
 
-const BASE: &str = "conf/kubernetes/base";
-const COMPONENTS: &str = "conf/kubernetes/components";
+/// Kinds that are not Kubernetes' own, and their versions.
+const OTHERS: [(&str, &str); 3] = [
+    ("PodMonitor", "monitoring.coreos.com/v1"),
+    ("PrometheusRule", "monitoring.coreos.com/v1"),
+    ("SecurityContextConstraints", "security.openshift.io/v1"),
+];
 
-#[track_caller]
-fn kustomize(directory: &Path) -> Vec<Value> {
-    let mut documents = yaml(&run(Command::new("kubectl").arg("kustomize").arg(directory), ""));
-    // kubectl 1.20 leaves an empty document where one was deleted.
-    documents.retain(|document| document.as_object().is_some_and(|fields| !fields.is_empty()));
-    documents
-}
-
-/// The base with the patches of these components, in the words of the kustomize that kubectl 1.20
-/// (Debian 12's) has: it knows no components, but patches alike.
-fn variant(components: &[&str]) -> Vec<Value> {
-    let dir = TempDir::new().unwrap();
-    let mut resources = String::from("resources:\n");
-    let mut patches = String::from("patchesStrategicMerge:\n");
-    for file in files(BASE, "yaml") {
-        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
-        if name != "kustomization.yaml" {
-            fs::copy(&file, dir.path().join(&name)).unwrap();
-            resources.push_str(&format!("  - {name}\n"));
-        }
-    }
-    for component in components {
-        for file in files(&format!("{COMPONENTS}/{component}"), "yaml") {
-            let name = format!("{component}-{}", file.file_name().unwrap().to_str().unwrap());
-            if !name.ends_with("kustomization.yaml") {
-                fs::copy(&file, dir.path().join(&name)).unwrap();
-                patches.push_str(&format!("  - {name}\n"));
-            }
-        }
-    }
-    if components.is_empty() {
-        patches.clear();
-    }
-    fs::write(dir.path().join("kustomization.yaml"), resources + &patches).unwrap();
-    kustomize(dir.path())
+/// The directories of `conf/kubernetes/NAME`.
+fn names_in(directory: &str) -> Vec<String> {
+    let entries = fs::read_dir(at(DIRECTORY).join(directory)).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 #[track_caller]
@@ -75,13 +57,13 @@ fn check_schema(documents: &[Value]) {
             "ServiceAccount" => fits::<ServiceAccount>(document),
             "ClusterRole" => fits::<ClusterRole>(document),
             "ClusterRoleBinding" => fits::<ClusterRoleBinding>(document),
-            other => panic!("{other}: not expected"),
+            "NetworkPolicy" => fits::<NetworkPolicy>(document),
+            other => {
+                let version = document["apiVersion"].as_str().unwrap();
+                assert!(OTHERS.contains(&(other, version)), "{other}: not expected");
+            }
         }
     }
-}
-
-fn array(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
 }
 
 fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
@@ -128,7 +110,10 @@ fn check_pod(pod: &Value, added: &[&str], host_network: bool) {
                     assert_eq!(mount["mountPropagation"], "HostToContainer");
                     assert!(read_only);
                 }
-                "/run/ovs-flow-gc" | "/host/opt/cni/bin" | "/host/etc/cni/net.d" => {
+                "/run/ovs-flow-gc"
+                | "/host/opt/cni/bin"
+                | "/host/etc/cni/net.d"
+                | "/host/etc/cni/multus/net.d" => {
                     assert!(!read_only);
                 }
                 _ => assert!(read_only, "{mount}"),
@@ -166,8 +151,8 @@ fn setting(pod: &Value, name: &str) -> String {
 
 #[test]
 fn the_base_needs_little_and_is_not_evicted() {
-    let documents = kustomize(&at("conf/kubernetes"));
-    assert_eq!(documents, kustomize(&at(BASE)), "the way in is the base");
+    let documents = kustomize("");
+    assert_eq!(documents, kustomize("base"), "the way in is the base");
     check_schema(&documents);
     let pod = pod_of(&documents);
     check_pod(pod, &[], false);
@@ -193,7 +178,7 @@ fn the_base_needs_little_and_is_not_evicted() {
 
 #[test]
 fn the_api_server_lets_it_read_pods_and_write_events_and_nothing_else() {
-    let documents = variant(&[]);
+    let documents = variant("base", &[]);
     let role = of_kind(&documents, "ClusterRole");
     let rules = json!([
         { "apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"] },
@@ -213,7 +198,7 @@ fn the_api_server_lets_it_read_pods_and_write_events_and_nothing_else() {
 
 #[test]
 fn each_variant_changes_what_it_is_for_and_nothing_else() {
-    let netns = variant(&["netns-only"]);
+    let netns = variant("base", &["netns-only"]);
     check_schema(&netns);
     check_pod(pod_of(&netns), &[], false);
     assert_eq!(setting(pod_of(&netns), "OVS_FLOW_GC_LIVENESS"), "netns");
@@ -224,7 +209,7 @@ fn each_variant_changes_what_it_is_for_and_nothing_else() {
         ("cri-containerd", "/run/containerd", "containerd.sock"),
         ("cri-crio", "/run/crio", "crio.sock"),
     ] {
-        let documents = variant(&[component]);
+        let documents = variant("base", &[component]);
         check_schema(&documents);
         let pod = pod_of(&documents);
         check_pod(pod, &[], false);
@@ -238,71 +223,300 @@ fn each_variant_changes_what_it_is_for_and_nothing_else() {
         assert_eq!(setting(pod, "OVS_FLOW_GC_LISTEN"), "0.0.0.0:9477", "the rest is kept");
     }
 
-    let documents = variant(&["dac-override"]);
+    let documents = variant("base", &["dac-override"]);
     check_schema(&documents);
     check_pod(pod_of(&documents), &["DAC_OVERRIDE"], false);
 
-    let documents = variant(&["selinux"]);
+    let documents = variant("base", &["selinux"]);
     check_schema(&documents);
     check_pod(pod_of(&documents), &[], false);
     let options = &pod_of(&documents)["securityContext"]["seLinuxOptions"];
     assert_eq!(options, &json!({ "type": "spc_t" }));
 
-    let all = variant(&["cri-crio", "dac-override", "selinux"]);
+    let all = variant("base", &["cri-crio", "dac-override", "selinux"]);
     check_schema(&all);
     check_pod(pod_of(&all), &["DAC_OVERRIDE"], false);
 }
 
-/// As `kubectl apply -k` has them, where kubectl knows components (1.21 and newer).
+/// What a volume is on the node.
+#[track_caller]
+fn host_path(pod: &Value, volume: &str) -> String {
+    named(&pod["volumes"], volume)["hostPath"]["path"].as_str().unwrap().to_owned()
+}
+
+fn install_args(pod: &Value) -> Vec<&str> {
+    array(&pod["initContainers"][0]["args"]).iter().map(|arg| arg.as_str().unwrap()).collect()
+}
+
 #[test]
-fn the_overlays_are_their_components() {
-    let version = run(Command::new("kubectl").args(["version", "--client", "-o", "json"]), "");
-    let version: Value = serde_json::from_str(&version).unwrap();
-    let minor = version["clientVersion"]["minor"].as_str().unwrap_or_default().to_owned();
-    let minor: u32 = minor.trim_end_matches('+').parse().expect("kubectl's version");
-    for overlay in files("conf/kubernetes/overlays", "yaml") {
-        let components: Vec<String> = yaml(&fs::read_to_string(&overlay).unwrap())[0]["components"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|c| c.as_str().unwrap().rsplit('/').next().unwrap().to_owned())
-            .collect();
-        for component in &components {
-            assert!(at(COMPONENTS).join(component).is_dir(), "{component}");
-        }
-        if minor < 21 {
-            println!("kubectl 1.{minor} has no components: {} was not rendered", overlay.display());
-            continue;
-        }
-        let names: Vec<&str> = components.iter().map(String::as_str).collect();
-        let rendered = kustomize(overlay.parent().unwrap());
-        for document in variant(&names) {
-            assert!(rendered.contains(&document), "{}: {document}", overlay.display());
-        }
+fn a_component_about_the_plugin_gives_the_init_container_one_argument() {
+    let base = variant("base", &[]);
+    let usual = install_args(pod_of(&base));
+    for (component, arg) in [("no-conflist", "--no-conflist"), ("settings", "--settings={}")] {
+        let documents = variant("base", &[component]);
+        check_schema(&documents);
+        check_options(&pod_of(&documents)["initContainers"][0]);
+        let mut wanted = usual.clone();
+        wanted.push(arg);
+        assert_eq!(install_args(pod_of(&documents)), wanted);
+        // And nothing else.
+        let mut rest = documents.clone();
+        let at = rest.iter().position(|d| d["kind"] == "DaemonSet").unwrap();
+        let args = &mut rest[at]["spec"]["template"]["spec"]["initContainers"][0]["args"];
+        args.as_array_mut().unwrap().pop();
+        assert_eq!(rest, base, "{component}");
     }
-    // What the test above and users patch are the same files.
-    for component in files(COMPONENTS, "yaml") {
-        if component.ends_with("kustomization.yaml") {
-            let kustomization = &yaml(&fs::read_to_string(&component).unwrap())[0];
-            let directory = component.parent().unwrap();
-            let patches = array(&kustomization["patches"]).len();
-            assert_eq!(fs::read_dir(directory).unwrap().count(), patches + 1, "{directory:?}");
+}
+
+#[test]
+fn directories_of_the_node_are_the_same_on_the_way_in_and_on_the_way_off() {
+    for (component, bin, net) in [
+        ("cni-dirs", "/opt/cni/bin", "/etc/cni/net.d"),
+        ("k3s", "/var/lib/rancher/k3s/data/cni", "/var/lib/rancher/k3s/agent/etc/cni/net.d"),
+        ("openshift", "/var/lib/cni/bin", "/etc/kubernetes/cni/net.d"),
+    ] {
+        for (from, host_network) in [("base", false), ("uninstall", true)] {
+            let documents = variant(from, &[component]);
+            check_schema(&documents);
+            let pod = pod_of(&documents);
+            check_pod(pod, &[], host_network);
+            for (volume, path) in [("cni-bin", bin), ("cni-conf", net)] {
+                let wanted = json!({ "path": path, "type": "Directory" });
+                assert_eq!(named(&pod["volumes"], volume)["hostPath"], wanted, "{component}");
+            }
         }
     }
 }
 
 #[test]
+fn another_directory_of_open_vswitch_is_mounted_and_told_to_the_plugin() {
+    let base = variant("base", &[]);
+    let here = setting(pod_of(&base), "OVS_RUNDIR");
+    let init = &pod_of(&base)["initContainers"][0];
+    assert_eq!(named(&init["env"], "OVS_RUNDIR")["value"], here);
+    assert_eq!(host_path(pod_of(&base), "ovs"), here, "so nobody has to be told");
+
+    let documents = variant("base", &["cri-crio", "ovs-dir"]);
+    check_schema(&documents);
+    let pod = pod_of(&documents);
+    check_pod(pod, &[], false);
+    check_options(&pod["initContainers"][0]);
+    let told = format!("--ovs-dir={}", host_path(pod, "ovs"));
+    assert_eq!(install_args(pod).last(), Some(&told.as_str()));
+    assert_eq!(setting(pod, "OVS_RUNDIR"), here, "the mount is where it was");
+
+    let documents = variant("base", &["cri-crio", "ovs-parent"]);
+    check_schema(&documents);
+    let pod = pod_of(&documents);
+    check_pod(pod, &[], false);
+    assert_eq!(host_path(pod, "run"), "/run");
+    assert_eq!(install_args(pod).last(), Some(&"--ovs-dir=/run/openvswitch"));
+    for container in containers(pod) {
+        let mount = &named(&container["volumeMounts"], "run")["mountPath"];
+        let seen = format!("{}/openvswitch", mount.as_str().unwrap());
+        assert_eq!(named(&container["env"], "OVS_RUNDIR")["value"], seen);
+    }
+}
+
+#[test]
+fn prometheus_finds_the_port_and_is_let_in() {
+    let names = ["pod-monitor", "prometheus-rule", "network-policy"];
+    let documents = variant("base", &names);
+    check_schema(&documents);
+    let base = variant("base", &[]);
+    assert_eq!(documents.len(), base.len() + names.len());
+    assert!(base.iter().all(|document| documents.contains(document)), "added, nothing changed");
+    let labels = &of_kind(&base, "DaemonSet")["spec"]["template"]["metadata"]["labels"];
+    let port = &named(&pod_of(&base)["containers"], "daemon")["ports"][0]["name"];
+
+    let monitor = &of_kind(&documents, "PodMonitor")["spec"];
+    assert_eq!(&monitor["selector"]["matchLabels"], labels);
+    assert_eq!(&monitor["podMetricsEndpoints"][0]["port"], port);
+    // conf/prometheus and conf/grafana expect this job.
+    assert_eq!(labels[monitor["jobLabel"].as_str().unwrap()], "ovs-flow-gc");
+    let policy = &of_kind(&documents, "NetworkPolicy")["spec"];
+    assert_eq!(&policy["podSelector"]["matchLabels"], labels);
+    assert_eq!(&policy["ingress"][0]["ports"][0]["port"], port);
+    let alerts = &yaml(&text("conf/prometheus/alerts.yaml"))[0];
+    let rule = of_kind(&documents, "PrometheusRule");
+    assert_eq!(&rule["spec"], alerts, "conf/kubernetes/render.sh makes it");
+    for name in ["PodMonitor", "PrometheusRule", "NetworkPolicy"] {
+        assert_eq!(of_kind(&documents, name)["metadata"]["namespace"], "ovs-flow-gc");
+    }
+}
+
+/// The OpenShift variant's constraints allow what its pods ask for, and no more.
+#[test]
+fn openshift_allows_what_its_pods_ask_for() {
+    let documents = kustomize("overlays/openshift");
+    let constraints = of_kind(&documents, "SecurityContextConstraints");
+    assert_eq!(constraints["groups"], json!(["system:serviceaccounts:ovs-flow-gc"]));
+    assert_eq!(constraints["allowPrivilegedContainer"], false);
+    let off = kustomize("overlays/openshift/uninstall");
+    let mut added = BTreeSet::new();
+    let mut volumes = BTreeSet::new();
+    for pod in [pod_of(&documents), pod_of(&off)] {
+        assert_eq!(pod["securityContext"]["seLinuxOptions"]["type"], "spc_t");
+        for container in containers(pod) {
+            let capabilities = &container["securityContext"]["capabilities"]["add"];
+            added.extend(array(capabilities).iter().map(ToString::to_string));
+        }
+        let kinds = array(&pod["volumes"]).iter().flat_map(|v| v.as_object().unwrap().keys());
+        volumes.extend(kinds.filter(|kind| *kind != "name").cloned());
+        if pod["automountServiceAccountToken"] == true {
+            volumes.insert("projected".to_owned());
+        }
+    }
+    let words = |list: &Value| -> BTreeSet<String> {
+        array(list).iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(words(&constraints["allowedCapabilities"]), added);
+    let volumes: BTreeSet<String> = volumes.iter().map(|v| json!(v).to_string()).collect();
+    assert_eq!(words(&constraints["volumes"]), volumes);
+    assert!(install_args(pod_of(&documents)).contains(&"--no-conflist"));
+}
+
+/// A name that nobody can own, in one place; `build.sh` builds it.
+#[test]
+fn every_container_has_the_image_that_is_named_in_one_place() {
+    let image = &yaml(&text("conf/kubernetes/components/image/kustomization.yaml"))[0]["images"][0];
+    let name = image["newName"].as_str().unwrap();
+    assert!(name.split('/').next().unwrap().ends_with(".invalid"), "{name} may be somebody's");
+    assert_eq!(image["newTag"], env!("CARGO_PKG_VERSION"));
+    let wanted = format!("{name}:{}", image["newTag"].as_str().unwrap());
+    for file in names_in("rendered") {
+        let documents = yaml(&text(&format!("{DIRECTORY}/rendered/{file}")));
+        for container in containers(pod_of(&documents)) {
+            assert_eq!(container["image"], wanted, "{file}");
+        }
+    }
+    assert!(text("docs/kubernetes.md").contains(&wanted), "the page's commands replace it");
+    let help = run(Command::new(at("conf/image/build.sh")).arg("--help"), "");
+    assert!(help.contains("components/image"), "{help}");
+}
+
+/// `kubectl apply -f` takes what `kubectl apply -k` would.
+#[test]
+fn the_rendered_files_are_what_the_script_makes() {
+    let rendered = |name: &str| text(&format!("{DIRECTORY}/rendered/{name}"));
+    let mut wanted = BTreeSet::new();
+    for overlay in names_in("overlays") {
+        for (name, directory) in [
+            (format!("{overlay}.yaml"), format!("overlays/{overlay}")),
+            (format!("{overlay}-uninstall.yaml"), format!("overlays/{overlay}/uninstall")),
+        ] {
+            let documents = yaml(&rendered(&name));
+            check_schema(&documents);
+            let said = "run conf/kubernetes/render.sh";
+            let documents = sorted(&documents);
+            assert!(documents == sorted(&kustomize(&directory)), "{name}: {said}");
+            let flat = sorted(&flat(&Flat::of(&at(DIRECTORY).join(&directory))));
+            assert!(documents == flat, "{name}: the tests' own way differs");
+            wanted.insert(name);
+        }
+    }
+    assert_eq!(names_in("rendered"), wanted.iter().cloned().collect::<Vec<_>>());
+    let issue = ["default", "k3s", "multus", "netns-only", "openshift"];
+    assert!(issue.iter().all(|name| wanted.contains(&format!("{name}.yaml"))));
+    if !knows_components() {
+        println!("this kubectl has no components: conf/kubernetes/render.sh was not run");
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    run(Command::new("cp").arg("-a").arg(at("conf")).arg(dir.path()), "");
+    let copy = dir.path().join("conf/kubernetes");
+    let again = copy.join("again");
+    run(Command::new(copy.join("render.sh")).arg(&again), "");
+    for name in &wanted {
+        let made = fs::read_to_string(again.join(name)).unwrap();
+        assert!(sorted(&yaml(&made)) == sorted(&yaml(&rendered(name))), "{name}");
+        assert_eq!(made.lines().next(), rendered(name).lines().next(), "{name}");
+    }
+    let rule = "components/prometheus-rule/prometheusrule.yaml";
+    let made = fs::read_to_string(copy.join(rule)).unwrap();
+    assert_eq!(made, text(&format!("{DIRECTORY}/{rule}")), "run conf/kubernetes/render.sh");
+}
+
+/// What the tests do for a kubectl without components is what one with components does.
+#[test]
+fn components_are_the_same_without_a_kubectl_that_knows_them() {
+    if !knows_components() {
+        println!("this kubectl has no components to compare with");
+        return;
+    }
+    for component in names_in("components") {
+        for from in ["base", "uninstall"] {
+            let only = match component.as_str() {
+                // They patch what only the base has, or only the way off.
+                "multus-dir" => "uninstall",
+                "netns-only" | "cri-containerd" | "cri-crio" | "dac-override" | "ovs-dir"
+                | "ovs-parent" => "base",
+                _ => from,
+            };
+            if only == from {
+                let real = sorted(&variant(from, &[&component]));
+                let flat = sorted(&with_components_flat(from, &[&component]));
+                assert!(flat == real, "{component}, {from}");
+            }
+        }
+    }
+}
+
+/// The variant of one's own that the page shows.
+#[test]
+fn the_overlay_of_the_page_is_rendered() {
+    let page = text("docs/kubernetes.md");
+    let dir = TempDir::new().unwrap();
+    run(Command::new("cp").arg("-a").arg(at(DIRECTORY)).arg(dir.path().join("kubernetes")), "");
+    let mut overlays = Vec::new();
+    for block in page.split("```yaml\n").skip(1) {
+        let block = block.split("```").next().unwrap();
+        let Some(path) = block.lines().next().and_then(|line| line.strip_prefix("# conf/")) else {
+            continue;
+        };
+        let file = dir.path().join(path);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, block).unwrap();
+        overlays.push(file.parent().unwrap().to_owned());
+    }
+    assert_eq!(overlays.len(), 2, "the way in and the way off");
+    if !knows_components() {
+        println!("this kubectl has no components: the page's overlay was not rendered");
+        return;
+    }
+    let check = |overlay: &Path, added: &[&str], host_network| {
+        let documents = kubectl_kustomize(overlay);
+        check_schema(&documents);
+        check_pod(pod_of(&documents), added, host_network);
+    };
+    check(&overlays[0], &["DAC_OVERRIDE"], false);
+    check(&overlays[1], &[], true);
+}
+
+#[test]
 fn the_way_off_a_node_does_not_need_the_pod_network() {
-    let documents = kustomize(&at("conf/kubernetes/uninstall"));
+    let documents = kustomize("uninstall");
     check_schema(&documents);
     let pod = pod_of(&documents);
     check_pod(pod, &[], true);
     for container in containers(pod) {
         check_options(container);
     }
-    let base = variant(&[]);
+    let base = variant("base", &[]);
     let selector =
         |documents: &[Value]| of_kind(documents, "DaemonSet")["spec"]["selector"].clone();
     assert_ne!(selector(&documents), selector(&base), "neither takes the other's pods");
     assert_eq!(pod["initContainers"][0]["volumeMounts"], pod["containers"][0]["volumeMounts"]);
+
+    // A NetworkAttachmentDefinition without a configuration has it in a directory of multus'.
+    let documents = variant("uninstall", &["multus-dir"]);
+    check_schema(&documents);
+    let pod = pod_of(&documents);
+    check_pod(pod, &[], true);
+    for container in containers(pod) {
+        let directory = "/host/etc/cni/multus/net.d";
+        assert!(container["args"].to_string().contains(&format!("--net-dir={directory}")));
+        let mounts = container["volumeMounts"].to_string();
+        assert!(mounts.contains(directory), "{mounts}");
+    }
 }

@@ -5,8 +5,10 @@
 //! types of Kubernetes' own schema and has to come out again unchanged, so that a field which the
 //! API server would drop or refuse is found here.
 
+mod cluster;
 mod image;
 mod kubernetes;
+mod kustomize;
 pub(crate) mod metrics;
 mod monitoring;
 mod node;
@@ -45,6 +47,10 @@ fn run(command: &mut Command, stdin: &str) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {}\n{errors}", output.status);
     String::from_utf8(output.stdout).unwrap()
+}
+
+fn array(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
 }
 
 /// The documents of a YAML text. Debian's Python, not one of a developer's own.

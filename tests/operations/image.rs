@@ -271,7 +271,7 @@ fn an_entry_with_a_file_of_its_own_goes_before_the_binary() {
 
     // Nobody takes in the files of a network that says so, nor those of no network.
     image.install().ok();
-    let mut list: serde_json::Value = serde_json::from_str(&image.list()).unwrap();
+    let mut list: Value = serde_json::from_str(&image.list()).unwrap();
     list["loadOnlyInlinedPlugins"] = true.into();
     fs::write(image.node.conflist_path(), list.to_string()).unwrap();
     let old = network.with_file_name("old");

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use hyper_util::rt::TokioIo;
+use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
-    LinuxPodSandboxConfig, ListPodSandboxRequest, PodSandboxConfig, PodSandboxMetadata,
-    PodSandboxState, PodSandboxStatusRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
-    StopPodSandboxRequest,
+    ImageSpec, ImageStatusRequest, LinuxPodSandboxConfig, ListPodSandboxRequest, PodSandboxConfig,
+    PodSandboxMetadata, PodSandboxState, PodSandboxStatusRequest, RemovePodSandboxRequest,
+    RunPodSandboxRequest, StopPodSandboxRequest,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -150,6 +151,18 @@ impl<'a> Runtime<'a> {
         Ok(list.items.into_iter().map(|item| (item.id, item.state == ready)).collect())
     }
 
+    /// ImageStatus, which the kubelet asks before it pulls: whether there is an image of this name.
+    #[track_caller]
+    pub fn has_image(&self, name: &str) -> bool {
+        let image = ImageSpec { image: name.to_owned(), ..ImageSpec::default() };
+        let request = ImageStatusRequest { image: Some(image), verbose: false };
+        let socket = self.socket();
+        let status = self.tokio.block_on(async {
+            ImageServiceClient::new(connect(socket).await?).image_status(request).await
+        });
+        status.unwrap().into_inner().image.is_some()
+    }
+
     #[track_caller]
     fn pause_pid(&self, id: &str) -> i32 {
         let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
@@ -165,16 +178,20 @@ impl<'a> Runtime<'a> {
     ) -> Result<T, Status> {
         let socket = self.socket();
         self.tokio.block_on(async {
-            let connector = tower::service_fn(move |_| {
-                let socket = socket.clone();
-                async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-            });
-            let endpoint = Endpoint::from_static("http://localhost");
-            let channel = endpoint.connect_with_connector(connector).await;
-            let channel = channel.map_err(|e| Status::unavailable(e.to_string()))?;
+            let channel = connect(socket).await?;
             call(RuntimeServiceClient::new(channel)).await.map(tonic::Response::into_inner)
         })
     }
+}
+
+async fn connect(socket: PathBuf) -> Result<Channel, Status> {
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_static("http://localhost");
+    let channel = endpoint.connect_with_connector(connector).await;
+    channel.map_err(|e| Status::unavailable(e.to_string()))
 }
 
 /// What a sandbox leaves on the machine when nobody stops it.
