@@ -190,8 +190,9 @@ cp -- "$work"/rpms/*/*.rpm "$out"
 if [ "$image" = yes ]; then
     say "image"
     as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo --preserve-env=SOURCE_DATE_EPOCH "$@"; fi; }
-    as_root "$repository/conf/image/build.sh" --tag "$name:$version" --arch "$debian" --plugin "$plugin" \
-        --daemon "$daemon" --archive "$work/image.tar"
+    # With the name that the manifests have.
+    as_root "$repository/conf/image/build.sh" --arch "$debian" --plugin "$plugin" --daemon "$daemon" \
+        --archive "$work/image.tar"
     # The archive as buildah writes it has the time of now.
     mkdir "$work/image"
     tar -xf "$work/image.tar" -C "$work/image"
