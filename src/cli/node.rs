@@ -244,12 +244,12 @@ impl Install {
 /// This binary, the records of the pods that run, the entry, the sweeper.
 pub(super) fn install(context: &Context, options: &Install) -> Result<Exit, Error> {
     let mut asked = options.entry.asked()?;
+    let mut node = Node::new(context, &options.places);
+    ovs::settle(&mut node.context, options.ovs_dir.as_deref(), &mut asked.entry)?;
     let file = if options.no_conflist { None } else { Some(options.file()?) };
     if let Some(file) = &file {
         conflist::check_file(file, &asked)?;
     }
-    let mut node = Node::new(context, &options.places);
-    ovs::settle(&mut node.context, options.ovs_dir.as_deref(), &mut asked.entry)?;
     let own = Path::new("/proc/self/exe");
     node.put_binary("binary", own, &options.places.binary(), files::must_speak_cni)?;
     node.adopt(options, options.conflist.as_ref(), adopt::run)?;

@@ -170,8 +170,10 @@ fn the_entry_names_the_directory_of_open_vswitch_as_the_node_does() {
     assert!(status.code == Some(0) && status.stderr.is_empty(), "{status}");
     // Once more; what is there names another directory only if somebody says so.
     image.install_in_a_container(Some(&run_dir)).ok();
+    fs::remove_file(image.binary()).unwrap();
     let outcome = image.install_in_a_container(Some("/elsewhere"));
     assert_eq!(outcome.code, Some(1), "{outcome}");
+    assert!(!image.binary().exists(), "nothing was done");
     assert_eq!(image.entry()["ovsRunDir"], json!(run_dir));
 }
 
