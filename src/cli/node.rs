@@ -245,8 +245,10 @@ impl Install {
 pub(super) fn install(context: &Context, options: &Install) -> Result<Exit, Error> {
     let mut asked = options.entry.asked()?;
     let mut node = Node::new(context, &options.places);
-    ovs::settle(&mut node.context, options.ovs_dir.as_deref(), &mut asked.entry)?;
     let file = if options.no_conflist { None } else { Some(options.file()?) };
+    let there = file.as_deref().and_then(|file| conflist::inspect_file(file).ok()?.ours);
+    let entry = (&mut asked.entry, there.is_none());
+    ovs::settle(&mut node.context, options.ovs_dir.as_deref(), entry)?;
     if let Some(file) = &file {
         conflist::check_file(file, &asked)?;
     }

@@ -39,8 +39,11 @@ fn settings_and_a_preset_go_into_the_entry() {
     let words = ["--binary", BINARY, "--preset", "ovs-cni", "--settings", r#"{"mode": "observe"}"#];
     let (code, text) = node.run("install", &words);
     assert!(code == 0 && !text.contains("no preset was given"), "{text}");
-    let entry = r#"{ "type": "ovs-flow-gc", "mode": "observe", "preset": "ovs-cni" }"#;
+    let entry = r#"{ "type": "ovs-flow-gc", "mode": "observe", "preset": "ovs-cni", "#;
     assert!(node.list().contains(entry), "{}", node.list());
+    // As Open vSwitch is not in /run/openvswitch here.
+    let directory = format!(r#""ovsRunDir": {:?} }}"#, node.ovs.dir.path());
+    assert!(node.list().contains(&directory), "{}", node.list());
 }
 
 #[test]

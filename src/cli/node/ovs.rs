@@ -16,14 +16,15 @@ const USUAL: [&str; 2] = ["/var/run/openvswitch", "/run/openvswitch"];
 const SETTING: &str = "ovsRunDir";
 
 /// Takes over what `--ovs-dir` or the settings say of the node: the entry gets it as `ovsRunDir`,
-/// and without `$OVS_RUNDIR` the sockets are looked for there from here, too.
+/// and without `$OVS_RUNDIR` the sockets are looked for there from here, too. If neither says
+/// anything, `$OVS_RUNDIR` is the node's as well; an entry that is there already is not asked for it.
 ///
 /// # Errors
 /// Two directories are named for the node, or none can be told from a container.
 pub(super) fn settle(
     context: &mut Context,
     said: Option<&Path>,
-    entry: &mut Entry,
+    (entry, is_new): (&mut Entry, bool),
 ) -> Result<(), Error> {
     let set = entry.0.get(SETTING).and_then(Value::as_str).map(PathBuf::from);
     if let (Some(said), Some(set)) = (said, &set)
@@ -44,6 +45,9 @@ pub(super) fn settle(
         }
         (None, Some(here)) => {
             same_place(&here)?;
+            if !is_new {
+                return Ok(());
+            }
             here
         }
         (None, None) => return Ok(()),
