@@ -248,6 +248,13 @@ fn a_release_is_the_same_twice_and_each_form_is_installed_and_taken_off() {
     assert_eq!(sums(&out).lines().count(), 4, "{}", sums(&out));
     let checked = Command::new("sha256sum").args(["-c", &name]).current_dir(&out).output();
     assert!(checked.unwrap().status.success());
+    if std::env::consts::ARCH == "x86_64" {
+        let page = include_str!("../../docs/install.md");
+        for line in sums(&out).lines() {
+            let name = line.split_whitespace().nth(1).unwrap();
+            assert!(page.contains(name), "docs/install.md says nothing of {name}");
+        }
+    }
     dpkg(&made(&out, ".deb"));
     rpm(&made(&out, ".rpm"));
     tarball(&made(&out, ".tar.gz"));
