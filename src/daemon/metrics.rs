@@ -131,7 +131,7 @@ metrics! {
     "flows_put_back" put_back: Counter,
         "Entries that somebody put anew while they were being deleted, and that were put back at once";
     "collateral_suspicions" suspicions: Counter,
-        "Entries deleted while what they name found a new owner; must stay 0";
+        "Entries deleted while what they name found a new owner, or while the switch did not tell what others put; must stay 0";
     "brake_engaged" brake_engaged: Gauge,
         "Whether nothing is deleted because most of the node seems to have died at once";
     "brake_pulled" brake_pulled: Counter,

@@ -56,7 +56,9 @@ impl EntryOutcome {
     /// By what the switch told while it was deleted. What it did not tell a dump does.
     fn told(told: DeleteOutcome) -> Self {
         match told {
-            DeleteOutcome::Unknown | DeleteOutcome::Gone => Self::Deleted,
+            DeleteOutcome::Unknown | DeleteOutcome::Gone | DeleteOutcome::GoneUntold => {
+                Self::Deleted
+            }
             DeleteOutcome::Again => Self::Replaced,
             DeleteOutcome::Newer => Self::PutOff,
             DeleteOutcome::PutBack | DeleteOutcome::PutBackUntold => Self::PutBack,

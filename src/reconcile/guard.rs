@@ -7,13 +7,16 @@
 //!
 //! - what was put anew before the commit is not deleted;
 //! - what was put anew and then removed while our deletes were under way was hit by them, and
-//!   is put back at once, as it was put.
+//!   is put back at once, as it was put;
+//! - what is gone after a pause of the switch's telling may have been put anew or changed in the
+//!   pause. Nobody can know that afterwards, so it is a suspicion.
 //!
 //! Nothing in OpenFlow adds an entry only if it is not there (OFPFF_CHECK_OVERLAP does not
 //! refuse to replace the same entry). So the switch's word is asked before and behind: who has
 //! put it back himself in the meantime is left alone, and who did so in the moment in which we
 //! put it back has his own put back again.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -47,6 +50,9 @@ pub(super) enum DeleteOutcome {
     Unknown,
     /// It is gone, and nobody has put it since.
     Gone,
+    /// It is gone, and the switch paused its telling while it was being deleted: somebody may have
+    /// put another one in its place, or changed it, and that may be what is gone.
+    GoneUntold,
     /// It is gone, and somebody has put it again.
     Again,
     /// Somebody has put it anew, and that one is there.
@@ -64,6 +70,9 @@ impl DeleteOutcome {
     pub(super) fn suspicion(self) -> Option<&'static str> {
         match self {
             Self::Lost => Some("put anew while it was being deleted, and not put back"),
+            Self::GoneUntold => {
+                Some("deleted while the switch did not tell who else put or changed it")
+            }
             Self::PutBackUntold => {
                 Some("put back while the switch did not tell who else put it, may be outdated")
             }
@@ -83,8 +92,6 @@ enum State {
     /// It is on its way back.
     Mending,
     Back,
-    /// It is back, perhaps in the place of a later one that was not told.
-    BackUntold,
     Lost,
     /// A dump has found another one in its place.
     Another,
@@ -100,7 +107,7 @@ struct TrackedEntry<'l> {
     flying: bool,
     /// It was not deleted, as it may be a newer one.
     held: bool,
-    /// It was removed in a pause: perhaps it had been changed in it.
+    /// The switch paused its telling while this was deleted, or put back.
     untold: bool,
     /// How often it was put back.
     tries: u8,
@@ -195,14 +202,15 @@ impl<'l> ReplaceGuard<'l> {
         match tracked.state {
             State::Listed | State::Newer(_) if tracked.held => DeleteOutcome::Newer,
             State::Listed => DeleteOutcome::Unknown,
+            State::Gone if tracked.untold => DeleteOutcome::GoneUntold,
             State::Gone => DeleteOutcome::Gone,
             State::Newer(_) if tracked.gone => DeleteOutcome::Again,
             // It may have been put once more, and deleted, and neither was told.
             State::Newer(_) if self.has_missed => DeleteOutcome::Unknown,
             State::Newer(_) => DeleteOutcome::Newer,
             State::Another => DeleteOutcome::Again,
+            State::Back if tracked.untold => DeleteOutcome::PutBackUntold,
             State::Back => DeleteOutcome::PutBack,
-            State::BackUntold => DeleteOutcome::PutBackUntold,
             State::Hit(_) | State::Mending | State::Lost => DeleteOutcome::Lost,
         }
     }
@@ -252,10 +260,11 @@ impl<'l> ReplaceGuard<'l> {
                     }
                 })?
             };
-            for (_, candidate) in &going {
-                self.set(candidate, |tracked| tracked.flying = false);
+            self.landed(&entries);
+            if self.has_missed {
+                // Whoever has put his behind our deletes has not lost it.
+                self.hear_out(table, Deadline::after(MONITOR_WAIT))?;
             }
-            self.has_missed |= table.has_missed();
             all.sent = all.sent.saturating_add(deleted.sent);
             let refused = deleted.refused.into_iter();
             all.refused.extend(refused.filter_map(|(i, why)| Some((going.get(i)?.0, why))));
@@ -271,6 +280,11 @@ impl<'l> ReplaceGuard<'l> {
         table.has_abbreviated();
         let applied = table.delete_strict(entries);
         self.has_missed |= table.has_abbreviated();
+        self.hear(table.noted());
+        self.note_pause(table);
+        if applied.is_ok() {
+            self.landed(entries);
+        }
         // Also if it came to no good end: part of it may be done.
         let mended = self.mend(table);
         let applied = applied?;
@@ -314,10 +328,12 @@ impl<'l> ReplaceGuard<'l> {
             self.set(candidate, |tracked| tracked.flying = true);
         }
         let applied = table.delete_vlan_tci(&entries);
-        self.mend(table)?;
-        for candidate in chunk {
-            self.set(candidate, |tracked| tracked.flying = false);
+        self.hear(table.noted());
+        self.note_pause(table);
+        if applied.is_ok() {
+            self.landed(&entries);
         }
+        self.mend(table)?;
         applied
     }
 
@@ -332,6 +348,28 @@ impl<'l> ReplaceGuard<'l> {
             Some(())
         });
         u64::try_from(lost.count()).unwrap_or(u64::MAX)
+    }
+
+    /// Takes note of a pause since the last call, and whether there was one. A delete that is under
+    /// way in a pause may hit what was put or changed in it. The switch tells of none of the three,
+    /// and not by whom an entry is removed that was there before the pause.
+    fn note_pause(&mut self, table: &mut dyn FlowSink) -> bool {
+        let paused = table.has_missed();
+        if paused {
+            self.has_missed = true;
+            let flying = self.entries.iter_mut().filter(|tracked| tracked.flying);
+            flying.for_each(|tracked| tracked.untold = true);
+        }
+        paused
+    }
+
+    /// The deletes of these are done.
+    fn landed<E: Borrow<Entry>>(&mut self, entries: &[E]) {
+        for entry in entries {
+            if let Some(tracked) = self.tracked(&entry.borrow().key()) {
+                tracked.flying = false;
+            }
+        }
     }
 
     fn set(&mut self, candidate: &Candidate, how: impl FnOnce(&mut TrackedEntry<'l>)) {
@@ -353,6 +391,8 @@ impl<'l> ReplaceGuard<'l> {
         }
         // What they did was told before this is answered.
         table.barrier()?;
+        self.hear(table.noted());
+        self.note_pause(table);
         self.mend(table)
     }
 
@@ -402,7 +442,7 @@ impl<'l> ReplaceGuard<'l> {
         while !self.hit.is_empty() {
             // Whoever was quicker than us has put a newer one.
             self.hear_out(table, resumed)?;
-            self.has_missed |= table.has_missed();
+            self.note_pause(table);
             let (places, entries) = self.take_hit();
             if entries.is_empty() {
                 continue;
@@ -419,13 +459,12 @@ impl<'l> ReplaceGuard<'l> {
             }
             // Who put one between the delete and our answer to it may have been overwritten.
             self.hear(table.noted());
-            let missed = table.has_missed();
-            self.has_missed |= missed;
+            let paused = self.note_pause(table);
             for (place, entry) in places.iter().zip(&entries) {
                 let Some(tracked) = self.entries.get_mut(*place) else { continue };
                 if matches!(tracked.state, State::Mending) {
-                    let untold = missed || tracked.untold;
-                    tracked.state = if untold { State::BackUntold } else { State::Back };
+                    tracked.state = State::Back;
+                    tracked.untold |= paused;
                     info!(
                         "bridge {}: put back at once what was put anew while it was being \
                          deleted: {entry}",
@@ -455,7 +494,6 @@ impl<'l> ReplaceGuard<'l> {
                     State::Gone
                 }
                 (State::Newer(newer), What::Removed) if tracked.flying => {
-                    tracked.untold = update.in_pause;
                     self.hit.push(place);
                     State::Hit(newer)
                 }

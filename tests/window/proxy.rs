@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -35,6 +36,8 @@ struct Shared {
     before: Mutex<Option<Action>>,
     /// Done once, before the next commit's answer is passed on.
     after: Mutex<Option<Action>>,
+    /// Whoever has it keeps what the switch says from being read.
+    reading: Mutex<()>,
 }
 
 type Action = Box<dyn FnOnce() + Send>;
@@ -85,6 +88,23 @@ impl Proxy {
         *self.shared.before.lock().unwrap() = Some(Box::new(before));
     }
 
+    /// The same while nobody reads what the switch says, until it has done the commit.
+    pub(crate) fn unheard_before_commit(&self, before: impl FnOnce() + Send + 'static) {
+        let shared = Arc::clone(&self.shared);
+        self.before_commit(move || {
+            let ((held, is_held), (done, is_done)) = (channel(), channel());
+            thread::spawn(move || {
+                let _reading = shared.reading.lock().unwrap();
+                held.send(()).unwrap();
+                is_done.recv().unwrap();
+                thread::sleep(COMMIT_TAKES);
+            });
+            is_held.recv().unwrap();
+            before();
+            done.send(()).unwrap();
+        });
+    }
+
     /// What happens between the next commit and its answer.
     pub(crate) fn after_commit(&self, after: impl FnOnce() + Send + 'static) {
         *self.shared.after.lock().unwrap() = Some(Box::new(after));
@@ -102,6 +122,8 @@ impl Proxy {
     }
 }
 
+/// A switch that has something else to do first has done a commit by then.
+const COMMIT_TAKES: Duration = Duration::from_millis(500);
 /// OFPFME_PAUSED in 1.4.
 const PAUSED: [u8; 24] =
     [5, 19, 0, 24, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 8, 0, 5, 0, 0, 0, 0];
@@ -113,6 +135,7 @@ fn serve(client: UnixStream, switch: UnixStream, shared: &Arc<Shared>) {
     thread::spawn(move || {
         each_message(from, |message| {
             let kind = message[1];
+            drop(told.reading.lock().unwrap());
             let pause = told.pause.load(Ordering::SeqCst);
             if pause && kind == 19 && message[4..8] == [0; 4] && message[8..10] == [0, 16] {
                 return true;

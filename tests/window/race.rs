@@ -3,6 +3,7 @@
 //! moment that it takes to put it back.
 
 use std::collections::HashMap;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -404,6 +405,43 @@ fn what_is_put_back_in_a_pause_is_said() {
         all += outdated;
     }
     eprintln!("window, put back in a pause: {all} of 200 outdated, {suspicions} suspicions");
+}
+
+/// A switch that pauses before it deletes, and tells of the first removal only. What a controller puts
+/// anew in the pause, or changes there, is what goes: nobody can know that, so it is said.
+#[test]
+fn what_goes_in_a_pause_is_said() {
+    let ground = Ground::new("goes_in_a_pause", "OpenFlow10,OpenFlow14", 1, 40);
+    let mut connection = ground.connect();
+    let line = |n| format!("table=41,priority=5,tcp,tp_dst={n},actions=output:1");
+    ground.node.add_flows("br0", &(1..=8_000).map(line).collect::<Vec<_>>());
+    let mut flood = Vec::new();
+    connection.dump(&Filter::table(41), &mut |raw, _| flood.push(raw.to_entry())).unwrap();
+    let bridge = format!("unix:{}", ground.node.run_dir.join("br0.mgmt").display());
+    for modify in [false, true] {
+        ground.restore(&mut connection);
+        let Dead { old, new, .. } = &ground.dead[0];
+        let wanted = new.iter().map(|e| (e.key().into_owned(), e.content())).collect();
+        let (mut theirs, bridge) = (ground.connect(), bridge.clone());
+        let (flood, old, new) = (flood.clone(), old.clone(), new.clone());
+        ground.proxy.unheard_before_commit(move || {
+            theirs.set_deadline(soon());
+            assert_eq!(theirs.add(&flood).unwrap().refused, []);
+            if modify {
+                let args = ["-OOpenFlow14", "mod-flows", &bridge, "table=40,actions=output:1"];
+                let done = Command::new("ovs-ofctl").args(args).status().unwrap();
+                assert!(done.success());
+            } else {
+                assert_eq!(theirs.delete_strict(&old).unwrap().refused, []);
+                assert_eq!(theirs.add(&new).unwrap().refused, []);
+            }
+        });
+        let outcome = ground.del(&ground.dead, true);
+        let counts = &outcome.bridges[0].counts;
+        let (lost, _) = missing(&mut connection, wanted);
+        assert_eq!((lost, counts.suspicions), (40, 40), "modify {modify}: {outcome:?}");
+        assert!(outcome.needs_attention());
+    }
 }
 
 /// What is put right behind its deletion, while the switch does not tell, has not stayed.

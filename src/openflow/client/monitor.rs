@@ -51,8 +51,6 @@ pub struct Update {
     pub at: u64,
     /// What happened.
     pub what: What,
-    /// It was reported in a pause: what was put since the pause began was not.
-    pub in_pause: bool,
     /// An entry that was there was changed: its age, its flags and its importance stay.
     pub modified: bool,
     /// It was removed to make room for another one, which may not be reported.
@@ -131,7 +129,6 @@ impl Update {
         Self {
             at,
             what: What::Put,
-            in_pause: false,
             modified: false,
             evicted: false,
             table: raw.table(),
@@ -193,7 +190,6 @@ impl Monitor {
         self.updates.push(Update {
             at,
             what: full.what,
-            in_pause: self.paused,
             modified: full.modified,
             evicted: full.what == What::Removed && full.head.reason == OFPRR_EVICTION,
             table: full.head.table,

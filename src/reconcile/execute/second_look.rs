@@ -43,9 +43,11 @@ impl SecondLook<'_> {
         guard: &mut ReplaceGuard<'l>,
         done: &[&PlannedDelete<'l>],
     ) -> Result<(HashSet<usize>, u64), Error> {
+        let told = |guard: &ReplaceGuard<'_>, index: &usize| {
+            done.get(*index).map(|d| guard.outcome_of(d.candidate))
+        };
         let unknown = |guard: &ReplaceGuard<'_>, index: &usize| {
-            let told = done.get(*index).map(|d| guard.outcome_of(d.candidate));
-            told == Some(DeleteOutcome::Unknown)
+            told(guard, index) == Some(DeleteOutcome::Unknown)
         };
         if !(0..done.len()).any(|index| unknown(guard, &index)) {
             return Ok((HashSet::new(), 0));
@@ -71,7 +73,10 @@ impl SecondLook<'_> {
             let there = unchanged(self.still_there(&asked, done)?);
             stayed.retain(|index| there.contains(index));
         }
-        let gone = |index: &&usize| !there.contains_key(index) && unknown(guard, index);
+        let gone = |index: &&usize| match told(guard, index) {
+            Some(DeleteOutcome::Unknown) => !there.contains_key(index),
+            untold => untold == Some(DeleteOutcome::GoneUntold),
+        };
         let hurt = untold.iter().filter(|_| guard.has_missed).filter(gone);
         let hurt = hurt.filter_map(|index| done.get(*index)).inspect(|planned| {
             error!(
