@@ -192,6 +192,29 @@ fn what_a_call_could_not_know_explains_what_is_left() {
     }
 }
 
+/// Found by `pure_two_bridges`: who is outside our chain had an address, and after him another one on the
+/// other bridge, whose port's row was left behind. A rule of the first one's for a dead pod may be the
+/// second one's, by the value that is computed from the address.
+#[test]
+fn an_address_is_somebodys_until_the_row_that_names_it_is_gone() {
+    let stranger = |number| Step::Stranger { number, address: 0, value: 0, marked: true };
+    let steps = [
+        stranger(128),
+        Step::Plug { number: 0, address: 0, value: 0, when: When::Quick, slow: false },
+        Step::Add { pod: 0, crash: 0, meanwhile: Vec::new() },
+        Step::Rule { pod: 0, peer: 0, kind: 1 },
+        Step::Leave { pod: 0 },
+        stranger(0),
+        Step::Vanish { pod: 1, row: true },
+        Step::Del { pod: 0, crash: 0, meanwhile: Vec::new() },
+    ];
+    let layout = Layout::Ipv4;
+    let mut town = Town::new(Sim::with(Bridges::Named, layout, false, false), layout);
+    walk(&mut town, &steps).unwrap();
+    let text = "table=47, priority=71,ip,reg0=0xaf40102,nw_dst=10.244.1.3";
+    assert!(town.table.contains_key(&Line::slot(1, text)), "{:#?}", town.diary);
+}
+
 /// Found by `pure_two_bridges`: a sweep took what stood under a number that its pod did not have any
 /// more, and had it again before the sweep was done with the other bridge.
 #[test]

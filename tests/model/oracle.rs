@@ -440,6 +440,11 @@ impl<'a, D: Driver> View<'a, D> {
             self.town.layout.is_by_value()
                 && pods.any(|pod| pod.is_living() && near(pod) && self.value_of(pod) == value)
         };
+        // An address is somebody's until the row that names it is gone, and so is its value.
+        let marked = |value: u32| {
+            let address = Address::Ip(std::net::Ipv4Addr::from(value).into());
+            self.town.layout == Layout::Ipv4 && self.has_address(&address).next().is_some()
+        };
         let seems = |value: u32| {
             let known = |r: &Attachment| {
                 let pod = &self.town.pods[self.town.pod_of(r)];
@@ -457,6 +462,7 @@ impl<'a, D: Driver> View<'a, D> {
                     && actions.register_writes.iter().any(|w| w.value == Some(value))
             };
             living(value)
+                || marked(value)
                 || self.living.iter().any(|(_, record)| known(record))
                 || were_alive.any(known)
                 || others.any(known)
