@@ -6,6 +6,7 @@
 //! API server would drop or refuse is found here.
 
 mod cluster;
+mod containers;
 mod image;
 mod kubernetes;
 mod kustomize;

@@ -214,14 +214,21 @@ impl<'a> Containerd<'a> {
         command
     }
 
-    /// An image of the root file system, as `docker save` writes it. Again after
-    /// [`wipe_state`](Self::wipe_state): there is nowhere to pull it from.
+    /// The sandboxes' image. Again after [`wipe_state`](Self::wipe_state): there is nowhere to pull
+    /// it from.
     #[track_caller]
     pub fn import_pause_image(&self) {
-        let image = self.dir.join("pause");
+        self.import_image(PAUSE, &self.dir.join("rootfs"));
+    }
+
+    /// An image of a root file system, as `docker save` writes it.
+    #[track_caller]
+    pub fn import_image(&self, name: &str, root_fs: &Path) {
+        let image = self.dir.join("image");
+        let _ = fs::remove_dir_all(&image);
         fs::create_dir_all(&image).unwrap();
         let at = |name: &str| image.join(name).display().to_string();
-        let (layer, root_fs) = (at("layer.tar"), self.dir.join("rootfs").display().to_string());
+        let (layer, root_fs) = (at("layer.tar"), root_fs.display().to_string());
         self.node.run("tar", &["-C", &root_fs, "-cf", &layer, "."]).ok();
         let sum = self.node.run("sha256sum", &[&layer]).ok();
         let digest = format!("sha256:{}", sum.split_whitespace().next().unwrap());
@@ -233,9 +240,9 @@ impl<'a> Containerd<'a> {
         });
         fs::write(at("config.json"), config.to_string()).unwrap();
         let manifest =
-            json!([{"Config": "config.json", "RepoTags": [PAUSE], "Layers": ["layer.tar"]}]);
+            json!([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]);
         fs::write(at("manifest.json"), manifest.to_string()).unwrap();
-        let archive = self.dir.join("pause.tar").display().to_string();
+        let archive = self.dir.join("image.tar").display().to_string();
         let files = ["manifest.json", "config.json", "layer.tar"];
         self.node
             .run(

@@ -10,9 +10,10 @@ use hyper_util::rt::TokioIo;
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
-    ImageSpec, ImageStatusRequest, LinuxPodSandboxConfig, ListPodSandboxRequest, PodSandboxConfig,
+    ContainerConfig, ContainerState, ContainerStatusRequest, CreateContainerRequest, ImageSpec,
+    ImageStatusRequest, LinuxPodSandboxConfig, ListPodSandboxRequest, PodSandboxConfig,
     PodSandboxMetadata, PodSandboxState, PodSandboxStatusRequest, RemovePodSandboxRequest,
-    RunPodSandboxRequest, StopPodSandboxRequest,
+    RunPodSandboxRequest, StartContainerRequest, StopPodSandboxRequest,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -103,22 +104,53 @@ impl<'a> Runtime<'a> {
     pub fn try_run_sandbox(&self, name: &str) -> Result<Sandbox, Status> {
         let number = self.sandboxes.fetch_add(1, Ordering::Relaxed);
         let uid = format!("{:08x}-0000-4000-8000-{number:012x}", std::process::id());
-        let config = PodSandboxConfig {
-            metadata: Some(PodSandboxMetadata {
-                name: name.to_owned(),
-                uid: uid.clone(),
-                namespace: "default".to_owned(),
-                attempt: number,
-            }),
-            hostname: name.to_owned(),
-            linux: Some(LinuxPodSandboxConfig::default()),
-            ..PodSandboxConfig::default()
-        };
+        let config = self.sandbox_config(name, &uid, number);
         let request = RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
         let id = self.call(async |mut cri| cri.run_pod_sandbox(request).await)?.pod_sandbox_id;
         let netns = netns_of(self.leftovers.0, &id).expect("ADD was called");
         let pid = self.pause_pid(&id);
         Ok(Sandbox { id, uid, name: name.to_owned(), netns, pid })
+    }
+
+    fn sandbox_config(&self, name: &str, uid: &str, number: u32) -> PodSandboxConfig {
+        PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata {
+                name: name.to_owned(),
+                uid: uid.to_owned(),
+                namespace: "default".to_owned(),
+                attempt: number,
+            }),
+            hostname: name.to_owned(),
+            log_directory: self.leftovers.0.dir.join("logs").display().to_string(),
+            linux: Some(LinuxPodSandboxConfig::default()),
+            ..PodSandboxConfig::default()
+        }
+    }
+
+    /// CreateContainer and StartContainer: the exit status, and what it wrote, once it has ended.
+    #[track_caller]
+    pub fn run_container(&self, sandbox: &Sandbox, mut config: ContainerConfig) -> (i32, String) {
+        config.log_path = format!("{}.log", sandbox.id);
+        let request = CreateContainerRequest {
+            pod_sandbox_id: sandbox.id.clone(),
+            config: Some(config.clone()),
+            sandbox_config: Some(self.sandbox_config(&sandbox.name, &sandbox.uid, 0)),
+        };
+        let id = self.call(async |mut cri| cri.create_container(request).await).unwrap();
+        let id = id.container_id;
+        let request = StartContainerRequest { container_id: id.clone() };
+        self.call(async |mut cri| cri.start_container(request).await).unwrap();
+        let mut code = None;
+        eventually("the container ends", || {
+            let request = ContainerStatusRequest { container_id: id.clone(), verbose: false };
+            let status = self.call(async |mut cri| cri.container_status(request).await).unwrap();
+            let status = status.status.unwrap();
+            let ended = status.state == i32::from(ContainerState::ContainerExited);
+            code = ended.then_some(status.exit_code);
+            ended
+        });
+        let log = self.leftovers.0.dir.join("logs").join(config.log_path);
+        (code.unwrap(), fs::read_to_string(log).unwrap_or_default())
     }
 
     /// StopPodSandbox: DEL, and the namespace goes.
