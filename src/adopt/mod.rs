@@ -51,6 +51,9 @@ pub struct Adopted {
     pub again: Vec<Key>,
     /// Which pods were not, and why.
     pub skipped: Vec<String>,
+    /// How many of those have no network namespace any more: nobody misses their records.
+    #[serde(skip)]
+    pub over: usize,
 }
 
 /// A network that is ours to look after.
@@ -119,7 +122,8 @@ impl Adoption<'_> {
         }
         let mut names = networks.keys();
         let only = names.next().filter(|_| names.next().is_none());
-        from_marks(&snapshot, only, &mut pending, &mut adopted.skipped);
+        let records = &registry_snapshot.attachments;
+        from_marks(&snapshot, only, records, (&mut pending, &mut adopted.skipped));
         let mut retired = Vec::new();
         for pending in pending {
             if registry_snapshot.attachments.iter().any(|r| pending.is_of(r)) {
@@ -138,6 +142,7 @@ impl Adoption<'_> {
                 }
                 Some(_) => continue,
             }
+            let over = has_ended(&pending);
             let described = describe(&snapshot, &network.state.config, pending, last, &boot);
             match described
                 .and_then(|record| unclaimed(&snapshot, record, &registry_snapshot, &boot))
@@ -148,7 +153,10 @@ impl Adoption<'_> {
                     adopted.again.extend(last.map(|_| record.key.clone()));
                     adopted.adopted.push(record);
                 }
-                Err(why) => adopted.skipped.push(why),
+                Err(why) => {
+                    adopted.skipped.push(why);
+                    adopted.over += usize::from(over);
+                }
             }
         }
         adopted.leave_doubtful();
@@ -187,6 +195,12 @@ impl Adoption<'_> {
 }
 
 impl Adopted {
+    /// Whether a pod that may be alive has no record.
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        self.skipped.len() > self.over
+    }
+
     /// If several pods would be recorded with one row, only the pod whose namespace is there gets
     /// it: the row passed from one pod to another, and nothing else tells which pod has it now.
     fn leave_doubtful(&mut self) {
@@ -215,6 +229,12 @@ impl Pending {
     fn is_of(&self, record: &Attachment) -> bool {
         is_of(&self.key, record)
     }
+}
+
+/// Whether the pod's namespace is known and is not there.
+fn has_ended(pending: &Pending) -> bool {
+    let path = pending.netns.as_deref().map(Path::new).filter(|path| path.is_absolute());
+    path.is_some_and(|path| matches!(path.try_exists(), Ok(false)))
 }
 
 /// Whether a record is of this interface of this sandbox, in whatever network.
@@ -262,8 +282,8 @@ fn same_port(tombstone: &Attachment, record: &Attachment) -> bool {
 fn from_marks(
     snapshot: &Snapshot,
     only: Option<&NetworkName>,
-    pending: &mut Vec<Pending>,
-    skipped: &mut Vec<String>,
+    records: &[Attachment],
+    (pending, skipped): (&mut Vec<Pending>, &mut Vec<String>),
 ) {
     for (port, interface) in ports(snapshot) {
         let Some(marks) = marks(port, interface) else { continue };
@@ -288,6 +308,8 @@ fn from_marks(
                 netns: marks.netns.clone(),
                 result: serde_json::Value::Null,
             }),
+            // ADD has recorded whose it is.
+            _ if records.iter().any(|record| record.interface == Some(interface.id)) => {}
             (Some(_), Ok(_), None) => skipped.push(format!(
                 "port {}: its network is ambiguous, name it with --conflist",
                 port.name

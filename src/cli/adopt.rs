@@ -52,7 +52,7 @@ impl Options {
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let adopted = record(context, options)?;
     output::say(context, &adopted, &text(&adopted, options.dry_run))?;
-    Ok(Exit::Done)
+    Ok(if adopted.is_incomplete() { Exit::Attention } else { Exit::Done })
 }
 
 /// The same once more. It is said only if more pods were recorded: the first time has told of all

@@ -112,7 +112,8 @@ pub(super) struct Install {
     /// Put this ovs-flow-gcd into --sbin-dir; with --systemd its unit takes the timer's place.
     #[arg(long, value_name = "FILE")]
     daemon: Option<PathBuf>,
-    /// Go on if the pods that run cannot be recorded (status 3). They are not swept then.
+    /// Go on if the pods that run cannot be recorded. They are not swept then. Status 3 says that
+    /// not all could be.
     #[arg(long)]
     adopt_may_fail: bool,
 }
@@ -196,13 +197,14 @@ impl<'a> Node<'a> {
         Ok(changed)
     }
 
-    /// Records of the pods that run, by one of the two ways to say whose they are.
+    /// Records of the pods that run, by one of the two ways to say whose they are. False if they
+    /// could not be recorded and may stay without.
     fn adopt(
         &mut self,
         options: &Install,
         conflist: Option<&PathBuf>,
         run: fn(&Context, &adopt::Options) -> Result<Exit, Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let cache = self.places.cache_dir().join("results");
         let mut adopting = adopt::Options::of_node(conflist, &options.net_dir(), &cache);
         adopting.none_will_do = options.no_conflist;
@@ -213,9 +215,16 @@ impl<'a> Node<'a> {
                      (run '{} adopt' later): {error}",
                     self.places.binary().display()
                 ));
-                Ok(())
+                Ok(false)
             }
-            adopted => adopted.map(drop),
+            Err(error) => Err(error),
+            // A container that ends with 3 is started again for ever, and its daemon never.
+            Ok(exit) => {
+                if options.adopt_may_fail && exit == Exit::Attention {
+                    self.exit = exit;
+                }
+                Ok(true)
+            }
         }
     }
 }
@@ -254,9 +263,17 @@ pub(super) fn install(context: &Context, options: &Install) -> Result<Exit, Erro
     }
     let own = Path::new("/proc/self/exe");
     node.put_binary("binary", own, &options.places.binary(), files::must_speak_cni)?;
-    node.adopt(options, options.conflist.as_ref(), adopt::run)?;
+    let adopted = node.adopt(options, options.conflist.as_ref(), adopt::run)?;
     match file {
-        Some(file) => add_entry(&mut node, options, (&file, &asked))?,
+        Some(file) => {
+            let changed = add_entry(&mut node, (&file, &asked))?;
+            if let Some(path) = changed.filter(|_| adopted) {
+                // Pods that came between the records and the entry; and a `.conf` has another name
+                // now.
+                let conflist = options.conflist.as_ref().map(|_| &path);
+                node.adopt(options, conflist, adopt::run_again)?;
+            }
+        }
         None => node.step("conflist", &not_edited(&asked))?,
     }
     units::install(&mut node, options.daemon.as_deref())?;
@@ -275,19 +292,14 @@ fn not_edited(asked: &conflist::Options) -> String {
     )
 }
 
+/// The file, if it was changed.
 fn add_entry(
     node: &mut Node<'_>,
-    options: &Install,
     (file, asked): (&Path, &conflist::Options),
-) -> Result<(), Error> {
+) -> Result<Option<PathBuf>, Error> {
     let outcome = super::add_entry(file, asked)?;
     node.step("conflist", &outcome.to_string())?;
-    if outcome.change.is_change() && node.exit == Exit::Done {
-        // Pods that came between the records and the entry; and a `.conf` has another name now.
-        let conflist = options.conflist.as_ref().map(|_| &outcome.path);
-        node.adopt(options, conflist, adopt::run_again)?;
-    }
-    Ok(())
+    Ok(outcome.change.is_change().then_some(outcome.path))
 }
 
 /// The entries, the sweeper, the state and, last, the binary.

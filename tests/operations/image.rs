@@ -146,6 +146,25 @@ fn without_open_vswitch_the_binary_is_there_and_the_entry_is_not() {
     assert!(image.list().contains("\"ovs-flow-gc\""));
 }
 
+/// Who looks after one node reads status 3; a container that ends with it would never let its
+/// daemon start.
+#[test]
+fn a_pod_that_cannot_be_recorded_is_told_and_stops_no_container() {
+    let image = Image::new("image_not_adopted");
+    let old = image.node.run_pod("old");
+    super::adopt::cache(&image.node, &old);
+    let results = image.node.dir.join("var-lib/cni/results");
+    fs::create_dir_all(&results).unwrap();
+    fs::write(results.join("podnet-torn-eth0"), "{").unwrap();
+    let text = image.install().ok();
+    assert!(text.contains("not adopted: ") && text.contains("torn"), "{text}");
+    let words = image.installing();
+    let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
+    words.push("--adopt-may-fail");
+    let outcome = image.node.admin(&words);
+    assert_eq!(outcome.code, Some(3), "{outcome}");
+}
+
 /// The plugin runs on the node, so its entry must name the directory as the node does; a mount of
 /// another one in a container says nothing of where the plugin would look.
 #[test]
