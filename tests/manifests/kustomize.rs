@@ -155,17 +155,13 @@ pub(crate) fn flat(all: &Flat) -> Vec<Value> {
         }
         resources.push(put(format!("resource-{index}.yaml"), &text));
     }
-    let (mut merged, mut edited) = (Vec::new(), Vec::new());
+    let (mut merged, mut edits) = (Vec::new(), Vec::new());
     for (index, (text, target)) in all.patches.iter().enumerate() {
         let patch = &yaml(text)[0];
-        if patch.is_array() {
-            if target["name"] != *daemon_set {
-                continue;
+        if let Some(steps) = patch.as_array() {
+            if target["name"] == *daemon_set {
+                edits.extend(steps.iter().cloned());
             }
-            let path = put(format!("patch-{index}.yaml"), text);
-            let target = json!({ "group": "apps", "version": "v1", "kind": target["kind"],
-                "name": target["name"], "namespace": "ovs-flow-gc" });
-            edited.push(json!({ "target": target, "path": path }));
             continue;
         }
         let mut patch = patch.clone();
@@ -174,6 +170,14 @@ pub(crate) fn flat(all: &Flat) -> Vec<Value> {
             patch["metadata"] = json!({ "name": daemon_set, "namespace": "ovs-flow-gc" });
         }
         merged.push(put(format!("patch-{index}.yaml"), &patch.to_string()));
+    }
+    let mut edited = Vec::new();
+    if !edits.is_empty() {
+        // Two that add to one list are a conflict to it, two steps of one are not.
+        let target = json!({ "group": "apps", "version": "v1", "kind": "DaemonSet",
+            "name": daemon_set, "namespace": "ovs-flow-gc" });
+        let path = put("edits.yaml".to_owned(), &json!(edits).to_string());
+        edited.push(json!({ "target": target, "path": path }));
     }
     let kustomization = json!({ "resources": resources, "patchesStrategicMerge": merged,
         "patchesJson6902": edited, "images": all.images });
