@@ -74,6 +74,17 @@ pub struct Options {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Entry(pub Map<String, Value>);
 
+impl Entry {
+    /// As it is asked for on a command line.
+    pub(super) fn option(&self) -> String {
+        if self.0.is_empty() {
+            return String::new();
+        }
+        let settings = Value::Object(self.0.clone()).to_string();
+        format!(" --settings '{}'", settings.replace('\'', r"'\''"))
+    }
+}
+
 /// What a network configuration says, as far as we are concerned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Inspection {

@@ -297,7 +297,10 @@ fn add_entry(file: &Path, asked: &conflist::Options) -> Result<conflist::Outcome
     {
         let path = outcome.path.display();
         output::complain(&format!(
-            "{path}: no preset was given, and there is one for {kind:?}, which says what registers              mean there. To have it: 'ovs-flow-gc conflist remove {path}', then 'ovs-flow-gc              conflist add --preset {preset} {path}'"
+            "{path}: no preset was given, and there is one for {kind:?}, which says what registers \
+             mean there. To have it: ovs-flow-gc conflist remove {path} && ovs-flow-gc conflist \
+             add --preset {preset}{} {path}",
+            asked.entry.option()
         ));
     }
     Ok(outcome)

@@ -282,13 +282,10 @@ pub(super) fn install(context: &Context, options: &Install) -> Result<Exit, Erro
 
 /// What is left to do for networks that no file has.
 fn not_edited(asked: &conflist::Options) -> String {
-    let settings = match asked.entry.0.is_empty() {
-        true => String::new(),
-        false => format!(" --settings '{}'", json!(asked.entry.0)),
-    };
     format!(
-        "none edited (--no-conflist); 'ovs-flow-gc conflist add -{settings}' edits the spec.config \
-         of a NetworkAttachmentDefinition, when every node has the binary"
+        "none edited (--no-conflist); 'ovs-flow-gc conflist add -{}' edits the spec.config of a \
+         NetworkAttachmentDefinition, when every node has the binary",
+        asked.entry.option()
     )
 }
 

@@ -52,18 +52,19 @@ fn a_preset_of_the_network_is_proposed_once() {
         let node = Node::new();
         let list = LIST.replace(r#""ovs""#, &format!("{kind:?}"));
         node.put("root/etc/cni/net.d/10-ovs.conflist", &list);
-        let (code, text) = node.install();
+        let words = ["--binary", BINARY, "--settings", r#"{"mode": "observe"}"#];
+        let (code, text) = node.run("install", &words);
         assert!(code == 0 && text.contains(&format!("there is one for {kind:?}")), "{text}");
-        // What it says to do does it.
-        let path = node.at("root/etc/cni/net.d/10-ovs.conflist").display().to_string();
-        let (remove, add) = (["remove", &path], ["add", "--preset", preset, &path]);
-        assert!(text.contains(&format!("conflist {}'", add.join(" "))), "{text}");
-        for words in [&remove[..], &add[..]] {
-            let (code, text) =
-                said(Command::new(BINARY).arg("conflist").args(words).output().unwrap());
-            assert!(code == 0 && !text.contains("no preset was given"), "{text}");
+        let (_, commands) = text.split_once("To have it: ").unwrap();
+        let programs = std::path::Path::new(BINARY).parent().unwrap().display().to_string();
+        let mut sh = Command::new("sh");
+        sh.args(["-ec", commands]).env("PATH", format!("{programs}:/usr/bin:/bin"));
+        let (code, text) = said(sh.output().unwrap());
+        assert!(code == 0 && !text.contains("no preset was given"), "{text}");
+        let list = node.list();
+        for kept in [r#""mode": "observe""#, &format!(r#""preset": "{preset}""#)] {
+            assert!(list.contains(kept), "{kept}: {list}");
         }
-        assert!(node.list().contains(&format!(r#""preset": "{preset}""#)), "{}", node.list());
         let (code, text) = node.install();
         assert!(code == 0 && !text.contains("no preset was given"), "{text}");
     }
