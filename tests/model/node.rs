@@ -876,6 +876,8 @@ impl<D: Driver> Town<D> {
         let may = |p: &Pod| called(p) && !self.busy.contains(&p.id);
         let Some(id) = self.pick(pod, may) else { return Ok(false) };
         self.pods[id].phase = Phase::Leaving;
+        // Set-based controllers know it as early as the call does, however long that takes.
+        self.controllers_notice();
         self.in_part = !self.driver.is_small();
         let (before, from) = (self.driver.book(), self.driver.now());
         let call = self.driver.del(&self.pods[id], crash);

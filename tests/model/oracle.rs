@@ -1034,6 +1034,11 @@ impl<D: Driver> Town<D> {
         if !owners().any(names) {
             return Some(Exception::NamesNobody);
         }
+        // A member names addresses only, and a machine's may live on another node.
+        let moved = |pod: &Pod| pod.kind == Kind::Machine && !pod.is_living();
+        if matches!(entry.owner, Owner::Set(_)) && owners().any(moved) {
+            return Some(Exception::LeavesTheNode);
+        }
         let is_far = |pod: &Pod| !self.bridges.are_named() && pod.bridge != entry.line.bridge;
         if owners().any(|pod| !pod.is_living() && is_far(pod)) {
             return Some(Exception::OtherBridge);
