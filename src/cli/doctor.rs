@@ -113,8 +113,8 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
 /// The state directory; returns the bridges that records name.
 fn state(context: &Context, findings: &mut Findings) -> BTreeSet<String> {
     let Some(registry) = state_directory(context, findings) else { return BTreeSet::new() };
-    if registry.paused() {
-        findings.warn("pause", "nothing on this node is deleted", "ovs-flow-gc resume");
+    if let Some(pause) = registry.pause() {
+        findings.warn("pause", pause.to_string(), "ovs-flow-gc resume");
     }
     let registry_snapshot = match registry.snapshot() {
         Ok(registry_snapshot) => registry_snapshot,

@@ -13,6 +13,7 @@ mod node;
 mod output;
 mod pause;
 mod registers;
+pub(crate) mod status;
 mod sweep;
 
 use std::path::{Path, PathBuf};
@@ -53,7 +54,7 @@ struct Common {
     /// Where the records are.
     #[arg(long, global = true, value_name = "DIR", default_value = config::STATE_DIR)]
     state_dir: PathBuf,
-    /// Seconds for everything done on the switch [default: 60, for list 5]
+    /// Seconds for everything done on the switch [default: 60, for list and status 5]
     #[arg(long, global = true, value_name = "SECONDS")]
     timeout: Option<u64>,
     /// error, warn, info, debug or trace; on standard error.
@@ -73,8 +74,8 @@ enum Command {
     Adopt(adopt::Options),
     /// Put back what a sweep or a DEL deleted.
     Undo(journal::Options),
-    /// Delete nothing on this node until `resume`.
-    Pause,
+    /// Delete nothing on this node until `resume`, or for a time.
+    Pause(pause::Options),
     /// Delete again.
     Resume,
     /// Put ovs-flow-gc into a conflist after its OVS plugin, or take it out.
@@ -85,6 +86,8 @@ enum Command {
     SelfInstall(node::Install),
     /// Take the entry out of every conflist, then the state and, last, the binary off this node.
     SelfUninstall(node::Uninstall),
+    /// Is all well on this node, now? One screen.
+    Status(status::Options),
     /// Is this node set up right? Says what to do about each finding.
     Doctor(doctor::Options),
 }
@@ -219,7 +222,7 @@ pub fn main() -> ExitCode {
     };
     logging::init(line.common.log_level, None);
     // Records are worth printing at once, whether or not the switch has something to add.
-    let usual = if matches!(line.command, Command::List(_)) { 5 } else { 60 };
+    let usual = if matches!(line.command, Command::List(_) | Command::Status(_)) { 5 } else { 60 };
     let timeout = line.common.timeout.unwrap_or(usual).clamp(1, 86_400);
     let context = Context {
         json: line.common.json,
@@ -233,11 +236,12 @@ pub fn main() -> ExitCode {
         Command::Explain(options) => explain::run(&context, &options),
         Command::Adopt(options) => adopt::run(&context, &options),
         Command::Undo(options) => journal::run(&context, &options),
-        Command::Pause => pause::run(&context, true),
-        Command::Resume => pause::run(&context, false),
+        Command::Pause(options) => pause::pause(&context, &options),
+        Command::Resume => pause::resume(&context),
         Command::Conflist(command) => edit(&context, command),
         Command::SelfInstall(options) => node::install(&context, &options),
         Command::SelfUninstall(options) => node::uninstall(&context, &options),
+        Command::Status(options) => status::run(&context, &options),
         Command::Doctor(options) => doctor::run(&context, &options),
     };
     match ended {

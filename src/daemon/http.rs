@@ -1,4 +1,4 @@
-//! `/metrics`, `/healthz` and `/readyz`.
+//! `/metrics`, `/healthz`, `/readyz`, and the page at `/`.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -6,11 +6,12 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 
 use super::metrics::{OPENMETRICS, PLAIN, plain};
-use super::{Error, Shared};
+use super::page::page;
+use super::{Error, Shared, requests};
 
 /// Opens the port.
 pub(super) fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
@@ -24,6 +25,7 @@ pub(super) fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 /// Serves until the runtime ends.
 pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> std::io::Result<()> {
     let router = Router::new()
+        .route("/", get(overview))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -39,6 +41,15 @@ async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respo
     match shared.metrics.encode() {
         Ok(text) if open => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Ok(text) => ([(header::CONTENT_TYPE, PLAIN)], plain(&text)).into_response(),
+        Err(failed) => (StatusCode::INTERNAL_SERVER_ERROR, failed.to_string()).into_response(),
+    }
+}
+
+/// Records are read from a disk, perhaps: not on the thread that serves the others.
+async fn overview(State(shared): State<Arc<Shared>>) -> Response {
+    let read = tokio::task::spawn_blocking(move || page(requests::overview(&shared))).await;
+    match read {
+        Ok(page) => Html(page).into_response(),
         Err(failed) => (StatusCode::INTERNAL_SERVER_ERROR, failed.to_string()).into_response(),
     }
 }

@@ -240,6 +240,21 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// The numbers of a family with one label.
+    #[must_use]
+    pub fn labelled(&self, name: &str) -> BTreeMap<String, u64> {
+        let text = self.encode().unwrap_or_default();
+        let line = |line: &str| {
+            let rest = line.strip_prefix("ovs_flow_gc_")?.strip_prefix(name)?.strip_prefix('{')?;
+            let (label, value) = rest.split_once("} ")?;
+            let label = label.split_once("=\"")?.1.strip_suffix('"')?;
+            Some((label.to_owned(), value.parse().ok()?))
+        };
+        text.lines().filter_map(line).collect()
+    }
+}
+
 /// Sets a family of gauges to exactly these values.
 pub fn replace(family: &Family<Label, Gauge>, label: &'static str, values: &BTreeMap<&str, u64>) {
     family.clear();

@@ -15,7 +15,7 @@
 //! | `ovs`, `files` | the threads that wait for OVSDB and for the kernel |
 //! | [`metrics`], [`progress`] | what is counted, and whether the daemon works |
 //! | `complaints` | what does not work at this time |
-//! | `http`, `systemd` | where the state of the daemon is shown |
+//! | `http`, `page`, `systemd` | where the state of the daemon is shown |
 //!
 //! Threads of our own block in the kernel until something happens; the first one runs
 //! signals, HTTP and the sources that talk to servers. The daemon may be killed at any
@@ -31,6 +31,7 @@ mod mass_death_guard;
 pub mod metrics;
 pub mod options;
 mod ovs;
+mod page;
 pub mod progress;
 mod recovery;
 mod requests;

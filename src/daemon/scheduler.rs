@@ -88,7 +88,7 @@ impl Reason {
 pub struct Reasons(Vec<(Reason, Duration)>);
 
 impl Reasons {
-    fn add(&mut self, reason: Reason, now: Duration) {
+    pub(super) fn add(&mut self, reason: Reason, now: Duration) {
         if !self.has(reason) {
             self.0.push((reason, now));
         }

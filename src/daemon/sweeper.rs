@@ -27,7 +27,7 @@ use crate::reconcile::{
     Contested, Database, Error, LivenessPass, MOST_ANSWERS, Outcome, SweepRun, Thorough,
     lacks_value, network_states, object,
 };
-use crate::store::{DaemonLock, Registry, RegistrySnapshot};
+use crate::store::{DaemonLock, Pause, Registry, RegistrySnapshot};
 use crate::util::backoff::chance;
 use crate::util::clock::{Deadline, Stamp};
 
@@ -66,6 +66,7 @@ pub(super) fn start(shared: Arc<Shared>, sources: Sources) -> Result<Thread, sup
             notes: Vec::new(),
             complaints: Complaints::default(),
             known: None,
+            pause: None,
             database: Rc::default(),
         }
         .run();
@@ -98,6 +99,8 @@ struct Sweeper<'s> {
     complaints: Complaints,
     /// The records as the last sweep left them: the next one need not read them first.
     known: Option<RegistrySnapshot>,
+    /// The pause that there was when the last sweep began.
+    pause: Option<Pause>,
     database: Rc<Database>,
 }
 
@@ -148,6 +151,9 @@ impl Sweeper<'_> {
                 reasons.take_back(Reason::Tombstone);
             }
             reasons.take_back(Reason::Record);
+            if self.pause_has_ended(&registry) {
+                reasons.add(Reason::Pause, began);
+            }
             if reasons.first().is_none() {
                 self.keep_up(&registry);
                 self.shared.wakeup.nothing_new();
@@ -266,6 +272,7 @@ impl Sweeper<'_> {
     /// Reads the records, finds the dead, deletes their entries, and says when to come again.
     fn sweep(&mut self, registry: &Registry, reasons: &Reasons) -> Result<SweepResult, Failure> {
         let shared = self.shared;
+        self.pause = registry.pause();
         self.record_again(registry, reasons)?;
         let began = Beginning { reasons, at: shared.wakeup.now(), stamp: Stamp::now() };
         let known = self.still_known(&began);
@@ -398,6 +405,11 @@ impl Sweeper<'_> {
         }
     }
 
+    /// Whether the node was paused at the last sweep, and is not any more: a pause may end by itself.
+    fn pause_has_ended(&self, registry: &Registry) -> bool {
+        self.pause.is_some() && !registry.paused()
+    }
+
     /// When the next sweep is due by what this one leaves to do, and how many it found dead.
     fn result(&self, pass: &LivenessPass, began: Duration, ended: Duration) -> SweepResult {
         let dead = pass.condemned().len();
@@ -407,6 +419,7 @@ impl Sweeper<'_> {
             self.recovery.next(ended),
             pass.waits,
             thorough,
+            self.pause.as_ref().and_then(Pause::left),
         ];
         // The dead whose burst has not ended yet count for the pace of the sweeps, too.
         let held_back = if pass.waits.is_some() { pass.held_back().count() } else { 0 };

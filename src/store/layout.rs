@@ -5,7 +5,7 @@
 //!   lock                                 flock, held for moments
 //!   daemon.lock                          flock, held by the daemon for as long as it runs
 //!   _daemon.sock                         where calls ask the daemon; no network's directory is called so
-//!   paused                               if it is there, nothing on this node is deleted
+//!   paused                               while it is there, nothing is deleted: who, why, until when
 //!   deaths.json                          who seemed dead lately, for the mass-death guard
 //!   journal/<operation>.jsonl            what was deleted; .pending while it is written
 //!   <network>/config.json                the effective config and what was learned

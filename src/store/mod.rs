@@ -22,6 +22,7 @@ mod journal;
 mod known_files;
 mod layout;
 mod lock;
+mod pause;
 mod record;
 mod snapshot;
 
@@ -43,6 +44,7 @@ pub use journal::{
 };
 pub use known_files::KnownFiles;
 pub use lock::{Lock, TombstoneWrite};
+pub use pause::Pause;
 pub use record::RecordHeader;
 pub use snapshot::{KnownNetwork, Leftover, RegistrySnapshot};
 
@@ -241,34 +243,6 @@ impl Registry {
             Found::Corrupt(corrupt) => absent_if_empty(*corrupt),
             Found::Absent | Found::Record(_) => Ok(None),
         }
-    }
-
-    /// Whether an operator said that nothing on this node is deleted. Yes, too, if that
-    /// cannot be found out.
-    #[must_use]
-    pub fn paused(&self) -> bool {
-        match fs::symlink_metadata(self.root.join(layout::PAUSED)) {
-            Ok(_) => true,
-            Err(e)
-                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
-            {
-                false
-            }
-            Err(e) => {
-                let failed = Error::io("look for", &self.root.join(layout::PAUSED))(e);
-                log::warn!("{failed}; nothing is deleted, as if it were there");
-                true
-            }
-        }
-    }
-
-    /// Pauses or resumes; either may be so already.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn set_paused(&self, paused: bool) -> Result<(), Error> {
-        let path = self.root.join(layout::PAUSED);
-        if paused { replace(&path, b"") } else { file::remove(&path) }
     }
 
     fn has_tombstone(&self, a: &Attachment) -> bool {

@@ -421,7 +421,11 @@ fn pausing_is_a_file() {
     let (_dir, registry) = open();
     assert!(!registry.paused());
     for paused in [true, true, false, false] {
-        registry.set_paused(paused).unwrap();
+        if paused {
+            registry.begin_pause(&Pause::default()).unwrap();
+        } else {
+            registry.end_pause().unwrap();
+        }
         assert_eq!(registry.paused(), paused);
         assert_eq!(registry.root.join("paused").exists(), paused);
     }

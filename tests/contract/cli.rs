@@ -171,6 +171,8 @@ fn json_is_one_valid_document_for_every_command() {
         (&["explain", &pods[0].name], &[0]),
         (&["explain", &pods[3].name], &[0]),
         (&["sweep", "--dry-run"], &[0]),
+        (&["pause", "--for", "1h", "--reason", "a test"], &[0]),
+        (&["status"], &[3]),
         (&["pause"], &[0]),
         (&["sweep"], &[0, 3]),
         (&["resume"], &[0]),

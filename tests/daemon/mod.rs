@@ -7,4 +7,5 @@ mod life;
 mod questions;
 mod replica;
 mod requests;
+mod status;
 mod turnover;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::inside::{again, inside, sh};
 use ovs_flow_gc::model::attachment::{Attachment, Key, State};
-use ovs_flow_gc::store::{Deleted, Error, Registry, Subject, new_generation};
+use ovs_flow_gc::store::{Deleted, Error, Pause, Registry, Subject, new_generation};
 use ovs_flow_gc::util::clock::{Deadline, Stamp};
 use serde_json::{Value, json};
 
@@ -85,7 +85,7 @@ fn a_full_disk_loses_nothing() {
     let tombstone = lock.tombstones_of(&first.key).unwrap().remove(0);
     assert_eq!((tombstone.state, tombstone.generation), (State::Deleting, first.generation));
     assert!(tombstone.died.is_some());
-    registry.set_paused(true).unwrap();
+    assert!(!registry.begin_pause(&Pause::default()).unwrap(), "it has no end");
     assert!(registry.paused());
 
     let error = registry.begin_journal("DEL", vec![], "").unwrap_err();
@@ -162,7 +162,7 @@ fn a_read_only_directory_can_be_read() {
     let error = registry.lock(soon()).unwrap_err();
     assert_eq!(error.errno(), EROFS, "{error}");
     assert!(error.to_string().contains("Read-only file system"), "{error}");
-    assert_eq!(registry.set_paused(true).unwrap_err().errno(), EROFS);
+    assert_eq!(registry.begin_pause(&Pause::default()).unwrap_err().errno(), EROFS);
     assert_eq!(registry.begin_journal("DEL", vec![], "").unwrap_err().errno(), EROFS);
 
     let missing = dir.path().join("elsewhere");

@@ -18,6 +18,7 @@ mod databases;
 mod questions;
 mod queue;
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
@@ -37,10 +38,13 @@ use crate::store::Registry;
 use crate::util::clock::{Deadline, arm};
 use clean::{clean, job};
 use databases::Databases;
+pub(super) use questions::overview;
 use queue::Queue;
 
 /// Requests that are there at the same time.
 const MOST_THREADS: usize = 64;
+/// So many of the last ones are shown.
+const MOST_SHOWN: usize = 5;
 /// A plugin writes its request at once, and reads its answer.
 const LINE: Duration = Duration::from_secs(1);
 
@@ -53,12 +57,23 @@ pub(crate) struct Requests {
     databases: Databases,
     /// Held by the question that is being answered.
     question: Mutex<()>,
+    /// The last ones, each with when it was answered.
+    last: Mutex<VecDeque<(String, Instant)>>,
 }
 
 impl Requests {
     /// Whether no clean-up is worked on.
     pub(super) fn is_idle(&self) -> bool {
         self.queue.is_idle()
+    }
+
+    /// What became of the last ones, the last in front.
+    pub(super) fn lately(&self) -> Vec<String> {
+        let last = locked(&self.last);
+        let line = |(what, at): &(String, Instant)| {
+            format!("{what}, {} ago", crate::cli::ago(at.elapsed()))
+        };
+        last.iter().rev().map(line).collect()
     }
 
     /// Closes connections that no request has used for a while.
@@ -187,13 +202,19 @@ fn serve(shared: &Shared, stream: UnixStream) {
         }
     };
     let CleanReply { result, deleted, why, .. } = reply;
-    debug!(
-        "{verb} of {}: {} after {} ms, {deleted} entries deleted {}",
+    let became = format!(
+        "{verb} of {}: {} in {} ms, {deleted} entries deleted",
         names.join(", "),
         result.as_str(),
-        began.elapsed().as_millis(),
-        why.unwrap_or_default()
+        began.elapsed().as_millis()
     );
+    debug!("{became} {}", why.unwrap_or_default());
+    let mut last = locked(&shared.requests.last);
+    last.push_back((became, Instant::now()));
+    while last.len() > MOST_SHOWN {
+        last.pop_front();
+    }
+    drop(last);
     shared.requests.databases.listen();
 }
 

@@ -1,9 +1,12 @@
 //! What the commands (`list`, `explain`, `doctor`) ask, which change nothing. They are answered from
 //! the copy of a bridge that is followed; of any other the command reads the switch itself.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 
 use super::{Shared, registry};
+use crate::cli::status::Status;
 use crate::cli::{explain, list};
 use crate::config::database_socket;
 use crate::flowtable::replica::{Doubt, State};
@@ -12,6 +15,7 @@ use crate::model::attachment::Key;
 use crate::ovsdb::Client;
 use crate::reconcile::wire::CleanResult::{Failed, Refused};
 use crate::reconcile::{Extent, NodeSnapshot, Question, WireAnswer, WireQuestion, open_bridge};
+use crate::store::Registry;
 use crate::util::clock::{BootTime, Deadline, Stamp, boot_id};
 
 use super::LINE;
@@ -33,7 +37,7 @@ pub(super) fn answer(shared: &Shared, line: &[u8]) -> WireAnswer {
     }
 }
 
-/// How each bridge is followed, in words.
+/// What `status` and `doctor` say of the daemon, in words and numbers.
 fn status(shared: &Shared) -> Value {
     let bridges = shared.replicas.status();
     let bridges = bridges.iter().map(|(bridge, status)| {
@@ -42,7 +46,28 @@ fn status(shared: &Shared) -> Value {
             "remedy": remedy})
     });
     let bridges: Vec<Value> = bridges.collect();
-    json!({"bridges": bridges, "limit": shared.options.replica_limit})
+    let metrics = &shared.metrics;
+    let now = Duration::from_millis(Stamp::now().wall_ms);
+    let last_sweep = Some(metrics.last_sweep.get()).filter(|seconds| *seconds > 0.0);
+    let ago = last_sweep.map(|seconds| now.as_secs_f64() - seconds);
+    json!({
+        "bridges": bridges,
+        "limit": shared.options.replica_limit,
+        "upSeconds": shared.wakeup.now().as_secs(),
+        "notReady": shared.progress.ready().err(),
+        "lastSweepSeconds": ago.map(|ago| ago.max(0.0) as u64),
+        "left": metrics.labelled("stale_flows_left"),
+        "kept": metrics.labelled("flows_kept"),
+        "suspicions": metrics.suspicions.get(),
+        "calls": shared.requests.lately(),
+    })
+}
+
+/// What the command `status` shows.
+pub(in crate::daemon) fn overview(shared: &Shared) -> Result<Status, String> {
+    let registry = Registry::open_existing(&shared.options.state_dir);
+    let registry = registry.map_err(|error| error.to_string())?;
+    Status::read(registry.as_ref(), Ok(status(shared))).map_err(|error| error.to_string())
 }
 
 /// What is found, and what to do about it.

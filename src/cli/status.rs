@@ -1,0 +1,295 @@
+//! `status`: is all well on this node? One screen, which the daemon shows as a page, too.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::output::{self, short};
+use super::{Context, Error, Exit, ago};
+use crate::liveness::mass_death_guard;
+use crate::model::attachment::{Attachment, State};
+use crate::reconcile::{Question, orphans, pulled_brake};
+use crate::store::{Pause, Registry};
+use crate::util::clock::{Stamp, boot_id};
+
+/// Dead pods whose clean-up takes longer need attention.
+const LONG: Duration = Duration::from_secs(600);
+/// How many pods that wait are named; the rest is counted.
+const MOST_NAMED: usize = 10;
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Show it again and again, every so many seconds.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+        value_parser = clap::value_parser!(u64).range(1..=3600))]
+    watch: Option<u64>,
+}
+
+/// How this node is.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Status {
+    /// What somebody should look after; none: all is well.
+    pub(crate) attention: Vec<String>,
+    /// Pod interfaces.
+    pub(crate) pods: Pods,
+    /// Dead pods with entries that are left, the one that died first in front.
+    pub(crate) waiting: Vec<Waiting>,
+    /// The pause that there is.
+    pub(crate) pause: Option<Pause>,
+    /// What the daemon says; none: it does not answer.
+    pub(crate) daemon: Option<Value>,
+    /// Why it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) no_daemon: Option<String>,
+}
+
+/// How many pod interfaces there are.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Pods {
+    /// Recorded, and not known to be dead.
+    pub(crate) live: usize,
+    /// Dead, and no sweep has begun with them.
+    pub(crate) found_dead: usize,
+    /// Dead, and entries may be left.
+    pub(crate) waiting: usize,
+    /// Dead and clean; watched for their linger time.
+    pub(crate) clean: usize,
+}
+
+/// A dead pod with entries that are left.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Waiting {
+    pub(crate) pod: String,
+    pub(crate) container: String,
+    /// Since its death.
+    pub(crate) dead_seconds: u64,
+    pub(crate) why: String,
+}
+
+impl Waiting {
+    fn new(record: &Attachment, now: Stamp) -> Self {
+        let died = record.died.map_or(Duration::ZERO, |died| died.until(now));
+        Self {
+            pod: record.pod.as_ref().map_or_else(|| record.key.to_string(), ToString::to_string),
+            container: record.key.container.as_str().to_owned(),
+            dead_seconds: died.as_secs(),
+            why: record.last_error.clone().unwrap_or_else(|| "not tried yet".to_owned()),
+        }
+    }
+}
+
+impl Status {
+    /// Reads the records. `daemon`: what it answered.
+    ///
+    /// # Errors
+    /// If the records or the boot id cannot be read.
+    pub(crate) fn read(
+        registry: Option<&Registry>,
+        daemon: Result<Value, String>,
+    ) -> Result<Self, Error> {
+        let (no_daemon, daemon) = match daemon {
+            Ok(answer) => (None, Some(answer)),
+            Err(why) => (Some(why), None),
+        };
+        let mut status = Self {
+            attention: Vec::new(),
+            pods: Pods::default(),
+            waiting: Vec::new(),
+            pause: None,
+            daemon,
+            no_daemon,
+        };
+        match registry {
+            Some(registry) => status.see(registry)?,
+            None => status.attention.push("no pod was ever recorded here".to_owned()),
+        }
+        if let Some(why) = status.said("notReady").and_then(Value::as_str) {
+            let why = format!("the daemon is not ready: {why}");
+            status.attention.push(why);
+        }
+        let suspicions = status.said("suspicions").and_then(Value::as_u64).unwrap_or_default();
+        if suspicions > 0 {
+            status.attention.push(format!(
+                "{suspicions} entries were deleted while what they name found a new owner: the \
+                 daemon's log names them"
+            ));
+        }
+        Ok(status)
+    }
+
+    fn see(&mut self, registry: &Registry) -> Result<(), Error> {
+        let snapshot = registry.snapshot()?;
+        let (now, boot) = (Stamp::now(), boot_id().map_err(Error::BootId)?);
+        self.pause = registry.pause();
+        self.attention.extend(self.pause.as_ref().map(ToString::to_string));
+        let orphans = orphans::find(&snapshot, &boot);
+        if let Some((source, swept)) = pulled_brake(registry, &snapshot, &orphans, &boot) {
+            let swept = mass_death_guard::swept_before(swept);
+            self.attention.push(format!(
+                "many pods seem dead at once on the word of {source} alone{swept}: nothing of \
+                 theirs is deleted (`ovs-flow-gc doctor`)"
+            ));
+        }
+        let files = snapshot.corrupt.len().saturating_add(snapshot.failures.len());
+        if files > 0 {
+            self.attention.push(format!("{files} records cannot be read (`ovs-flow-gc doctor`)"));
+        }
+        let unfinished = snapshot.tombstones.iter().filter(|dead| dead.state != State::Gone);
+        self.waiting = unfinished.map(|dead| Waiting::new(dead, now)).collect();
+        self.waiting
+            .sort_by(|a, b| b.dead_seconds.cmp(&a.dead_seconds).then_with(|| a.pod.cmp(&b.pod)));
+        self.pods = Pods {
+            live: orphans.total.saturating_sub(orphans.dead.len()),
+            found_dead: orphans.dead.len(),
+            waiting: self.waiting.len(),
+            clean: snapshot.tombstones.len().saturating_sub(self.waiting.len()),
+        };
+        let long = self.waiting.iter().filter(|of| of.dead_seconds > LONG.as_secs()).count();
+        if long > 0 {
+            self.attention.push(format!(
+                "entries of {long} pods are left {} after their death (`ovs-flow-gc explain POD`)",
+                ago(LONG)
+            ));
+        }
+        Ok(())
+    }
+
+    fn said(&self, key: &str) -> Option<&Value> {
+        self.daemon.as_ref()?.get(key)
+    }
+
+    /// As lines of a name and a text.
+    pub(crate) fn lines(&self) -> Vec<(&'static str, String)> {
+        let Pods { live, found_dead, waiting, clean } = self.pods;
+        let mut lines = Vec::new();
+        let well = "all is well".to_owned();
+        lines.push(("state", self.attention.first().cloned().unwrap_or(well)));
+        lines.extend(self.attention.iter().skip(1).map(|more| ("", more.clone())));
+        let pods = format!(
+            "{live} live, {} dead: {found_dead} not begun, {waiting} with entries that are left, \
+             {clean} clean",
+            found_dead.saturating_add(waiting).saturating_add(clean)
+        );
+        lines.push(("pods", pods));
+        for waiting in self.waiting.iter().take(MOST_NAMED) {
+            let Waiting { pod, container, dead_seconds, why } = waiting;
+            let dead = ago(Duration::from_secs(*dead_seconds));
+            lines.push(("waits", format!("{pod} ({}), dead for {dead}: {why}", short(container))));
+        }
+        let more = self.waiting.len().saturating_sub(MOST_NAMED);
+        if more > 0 {
+            lines.push(("", format!("and {more} more: `ovs-flow-gc list`")));
+        }
+        self.daemon_lines(&mut lines);
+        lines
+    }
+
+    /// What the daemon says.
+    fn daemon_lines(&self, lines: &mut Vec<(&'static str, String)>) {
+        if let Some(why) = &self.no_daemon {
+            return lines.push(("daemon", why.clone()));
+        }
+        let seconds = |key| self.said(key).and_then(Value::as_u64).map(Duration::from_secs);
+        let since = seconds("upSeconds").map_or_else(String::new, |up| format!(" for {}", ago(up)));
+        lines.push(("daemon", format!("runs{since}")));
+        let each = |key| self.said(key).and_then(Value::as_array).into_iter().flatten();
+        let bridges = each("bridges").filter_map(|bridge| bridge.get("found")?.as_str());
+        lines.extend(bridges.map(|found| ("bridge", found.to_owned())));
+        if let Some(since) = seconds("lastSweepSeconds") {
+            lines.push(("sweep", format!("the last one that went well was {} ago", ago(since))));
+        }
+        for (name, key) in [("left", "left"), ("kept", "kept")] {
+            let of = self.said(key).and_then(Value::as_object).into_iter().flatten();
+            let counts: Vec<String> = of.map(|(why, count)| format!("{count} {why}")).collect();
+            let none = || "no entries".to_owned();
+            let text = if counts.is_empty() { none() } else { counts.join(", ") };
+            lines.push((name, text));
+        }
+        let calls = each("calls").filter_map(|call| call.as_str());
+        lines.extend(calls.map(|call| ("call", call.to_owned())));
+    }
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.lines().iter().try_for_each(|(name, text)| writeln!(f, "{name:<8}{text}"))
+    }
+}
+
+pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
+    loop {
+        let status = read(context)?;
+        let mut text = status.to_string();
+        if let Some(seconds) = options.watch {
+            // The screen from its first line on.
+            output::as_it_is("\u{1b}[H\u{1b}[2J")?;
+            text.push_str(&format!("\nevery {seconds} s; Ctrl-C ends it"));
+        }
+        output::say(context, &status, &text)?;
+        let Some(seconds) = options.watch else {
+            let well = status.attention.is_empty();
+            return Ok(if well { Exit::Done } else { Exit::Attention });
+        };
+        std::thread::sleep(Duration::from_secs(seconds));
+    }
+}
+
+fn read(context: &Context) -> Result<Status, Error> {
+    let daemon = context.ask(Question::Status).map_err(|failed| match failed.kind() {
+        std::io::ErrorKind::NotFound => "none: calls and the sweep timer do the work".to_owned(),
+        _ => format!("does not answer ({failed}): `ovs-flow-gc doctor`"),
+    });
+    Status::read(context.registry()?.as_ref(), daemon)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn it_says_what_is_not_well_and_what_the_daemon_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::open(&dir.path().join("state")).unwrap();
+        let daemon = json!({
+            "upSeconds": 200, "lastSweepSeconds": 3, "left": {"stayed": 2}, "kept": {},
+            "bridges": [{"found": "br0 is followed since 3m"}], "notReady": null, "suspicions": 0,
+            "calls": ["DEL p1: done in 4 ms, 9 entries deleted, 2s ago"],
+        });
+        let status = Status::read(Some(&registry), Ok(daemon.clone())).unwrap();
+        assert_eq!(status.attention, [""; 0]);
+        let expected = "\
+state   all is well
+pods    0 live, 0 dead: 0 not begun, 0 with entries that are left, 0 clean
+daemon  runs for 3m
+bridge  br0 is followed since 3m
+sweep   the last one that went well was 3s ago
+left    2 stayed
+kept    no entries
+call    DEL p1: done in 4 ms, 9 entries deleted, 2s ago
+";
+        assert_eq!(status.to_string(), expected);
+
+        let reason = Some("OVS is upgraded".to_owned());
+        let pause = Pause::new(None, Some("root".to_owned()), reason).unwrap();
+        registry.begin_pause(&pause).unwrap();
+        let mut ill = daemon;
+        ill["notReady"] = json!("no sweep has gone well yet");
+        ill["suspicions"] = json!(1);
+        let status = Status::read(Some(&registry), Ok(ill)).unwrap();
+        assert_eq!(status.attention.len(), 3, "{status}");
+        assert!(
+            status.to_string().starts_with("state   nothing on this node is deleted, says root")
+        );
+
+        let status = Status::read(None, Err("none".to_owned())).unwrap();
+        assert!(status.to_string().ends_with("daemon  none\n"), "{status}");
+        assert_eq!(status.attention, ["no pod was ever recorded here"]);
+    }
+}
