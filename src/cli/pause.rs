@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use nix::unistd::{Uid, User};
+use nix::unistd::Uid;
 use serde_json::json;
 
 use super::{Context, Error, Exit, output};
@@ -36,16 +36,21 @@ fn time(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(seconds))
 }
 
-/// Who runs this: the one who called sudo, if somebody did.
-fn caller() -> Option<String> {
+/// Who runs this: the one who called sudo, if somebody did. (Names of users are not looked up: the
+/// code for that is a thirtieth of the binary.)
+fn caller() -> String {
     let sudo = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty());
-    sudo.or_else(|| Some(User::from_uid(Uid::current()).ok()??.name))
+    let user = || match Uid::current() {
+        root if root.is_root() => "root".to_owned(),
+        other => format!("user {other}"),
+    };
+    sudo.unwrap_or_else(user)
 }
 
 pub(super) fn pause(context: &Context, options: &Options) -> Result<Exit, Error> {
     let registry = Registry::open(&context.state_dir)?;
     let reason = Some(options.reason.clone()).filter(|reason| !reason.is_empty());
-    let pause = Pause::new(options.lasts, caller(), reason).map_err(Error::BootId)?;
+    let pause = Pause::new(options.lasts, Some(caller()), reason).map_err(Error::BootId)?;
     if !registry.begin_pause(&pause)? {
         let text = "paused, but the disk of the state directory is full: the pause has no end and no \
                     reason (`ovs-flow-gc resume` ends it)";
