@@ -17,6 +17,8 @@ commit=$(rustc -vV | sed -n 's/^commit-hash: //p')
 remap() { printf '"--remap-path-prefix=%s=%s",' "$1" "$2"; }
 exec cargo build --release --locked --config "target.'cfg(all())'.rustflags = [$(
     printf '"-C","link-arg=-Wl,-z,pack-relative-relocs",'
+    # Functions are a little less readily copied to where they are called.
+    printf '"-C","llvm-args=--inline-threshold=150",'
     remap "${CARGO_HOME:-$HOME/.cargo}" /cargo
     remap "$(pwd -P)" /ovs-flow-gc
     # The standard library's sources, where they are installed.
