@@ -10,7 +10,7 @@
 #   --archive FILE    write an OCI archive as well (`ctr -n k8s.io images import FILE`)
 #
 # A name without a registry gets localhost/ before it, as buildah has it: the kubelet's runtime knows
-# an image by its whole name, and would ask docker.io for a short one.
+# an image by its whole name, and would look for a short one in a registry of its own choice.
 #
 # Needs buildah (Debian: apt-get install --no-install-recommends buildah), no network and, with the
 # vfs driver and chroot isolation that it uses, no privileges beyond root's or a user namespace's.
