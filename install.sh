@@ -1,7 +1,7 @@
 #!/bin/sh
-# Finds the binary (a release has it beside this script) or builds it, and has it put itself on this node, or take itself off: what is done,
-# and in which order, is in `ovs-flow-gc self-install` and `self-uninstall`. Each command may be
-# run again at any time, also after it was interrupted.
+# Finds the binary (a release has it beside this script) or builds it, and has it put itself on
+# this node, or take itself off: what is done, and in which order, is in `ovs-flow-gc self-install`
+# and `self-uninstall`. Each command may be run again at any time, also after it was interrupted.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)

@@ -1,5 +1,6 @@
 //! `status`: is all well on this node? One screen, which the daemon shows as a page, too.
 
+use std::io::{ErrorKind, IsTerminal};
 use std::time::Duration;
 
 use clap::Args;
@@ -225,7 +226,10 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     loop {
         let status = read(context)?;
         let mut text = status.to_string();
-        if let Some(seconds) = options.watch {
+        if let Some(seconds) = options.watch
+            && !context.json
+            && std::io::stdout().is_terminal()
+        {
             // The screen from its first line on.
             output::as_it_is("\u{1b}[H\u{1b}[2J")?;
             text.push_str(&format!("\nevery {seconds} s; Ctrl-C ends it"));
@@ -240,11 +244,17 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
 }
 
 fn read(context: &Context) -> Result<Status, Error> {
+    let (mut silent, registry) = (None, context.registry()?);
     let daemon = context.ask(Question::Status).map_err(|failed| match failed.kind() {
-        std::io::ErrorKind::NotFound => "none: calls and the sweep timer do the work".to_owned(),
-        _ => format!("does not answer ({failed}): `ovs-flow-gc doctor`"),
+        ErrorKind::NotFound => "none: calls and the sweep timer do the work".to_owned(),
+        _ => {
+            silent = Some("the daemon does not answer (`ovs-flow-gc doctor`)".to_owned());
+            failed.to_string()
+        }
     });
-    Status::read(context.registry()?.as_ref(), daemon)
+    let mut status = Status::read(registry.as_ref(), daemon)?;
+    status.attention.extend(silent);
+    Ok(status)
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use crate::gcd::Daemon;
 use crate::rig::{Port, Setup, eventually, layouts, sleep_ms};
 
@@ -81,7 +83,7 @@ fn the_screen_and_the_page_say_what_there_is() {
     });
 
     // Without a daemon the records tell.
-    let (ended, _) = daemon.end(nix::sys::signal::Signal::SIGTERM);
+    let (ended, _) = daemon.end(Signal::SIGTERM);
     assert_eq!(ended, Some(0));
     sleep_ms(10);
     let alone = node.admin(&["status"]);
@@ -89,5 +91,14 @@ fn the_screen_and_the_page_say_what_there_is() {
         alone.stdout.contains("1 live, 2 dead") && alone.stdout.contains("\ndaemon  "),
         "{alone}"
     );
-    assert!(!alone.stdout.contains("\nbridge"), "{alone}");
+    assert!(!alone.stdout.contains("\nbridge") && alone.code == Some(0), "{alone}");
+
+    // One that was killed leaves its socket.
+    let killed = Daemon::start(&node);
+    eventually("it answers", || node.admin(&["status"]).stdout.contains("\ndaemon  runs"));
+    killed.signal(Signal::SIGKILL);
+    eventually("somebody should look after it", || {
+        let status = node.admin(&["status"]);
+        status.code == Some(3) && status.stdout.contains("the daemon does not answer")
+    });
 }
