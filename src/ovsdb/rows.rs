@@ -283,10 +283,11 @@ impl Rows {
                     None => {}
                 }
             }
-            bridge.ports.sort_by(|a, b| a.name.cmp(&b.name));
+            bridge.ports.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
             bridges.push(bridge);
         }
-        bridges.sort_by(|a, b| a.name.cmp(&b.name));
+        // A server allows each name once. An answer that does not is read the same way each time.
+        bridges.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
         let (ovn, ovs_version) = self.switch.clone();
         Ok(Snapshot { complete, ovn, ovs_version, bridges })
     }
