@@ -29,7 +29,7 @@ pub(super) struct Options {
 }
 
 /// How this node is.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Status {
     /// What somebody should look after; none: all is well.
@@ -93,18 +93,11 @@ impl Status {
         registry: Option<&Registry>,
         daemon: Result<Value, String>,
     ) -> Result<Self, Error> {
-        let (no_daemon, daemon) = match daemon {
-            Ok(answer) => (None, Some(answer)),
-            Err(why) => (Some(why), None),
-        };
-        let mut status = Self {
-            attention: Vec::new(),
-            pods: Pods::default(),
-            waiting: Vec::new(),
-            pause: None,
-            daemon,
-            no_daemon,
-        };
+        let mut status = Self::default();
+        match daemon {
+            Ok(answer) => status.daemon = Some(answer),
+            Err(why) => status.no_daemon = Some(why),
+        }
         match registry {
             Some(registry) => status.see(registry)?,
             None => status.attention.push("no pod was ever recorded here".to_owned()),
@@ -204,12 +197,13 @@ impl Status {
         if let Some(since) = seconds("lastSweepSeconds") {
             lines.push(("sweep", format!("the last one that went well was {} ago", ago(since))));
         }
-        for (name, key) in [("left", "left"), ("kept", "kept")] {
-            let of = self.said(key).and_then(Value::as_object).into_iter().flatten();
-            let counts: Vec<String> = of.map(|(why, count)| format!("{count} {why}")).collect();
-            let none = || "no entries".to_owned();
-            let text = if counts.is_empty() { none() } else { counts.join(", ") };
-            lines.push((name, text));
+        for name in ["left", "kept"] {
+            let of = self.said(name).and_then(Value::as_object).into_iter().flatten();
+            let mut counts: Vec<String> = of.map(|(why, count)| format!("{count} {why}")).collect();
+            if counts.is_empty() {
+                counts.push("no entries".to_owned());
+            }
+            lines.push((name, counts.join(", ")));
         }
         let calls = each("calls").filter_map(|call| call.as_str());
         lines.extend(calls.map(|call| ("call", call.to_owned())));

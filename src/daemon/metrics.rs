@@ -240,21 +240,6 @@ impl Metrics {
     }
 }
 
-impl Metrics {
-    /// The numbers of a family with one label.
-    #[must_use]
-    pub fn labelled(&self, name: &str) -> BTreeMap<String, u64> {
-        let text = self.encode().unwrap_or_default();
-        let line = |line: &str| {
-            let rest = line.strip_prefix("ovs_flow_gc_")?.strip_prefix(name)?.strip_prefix('{')?;
-            let (label, value) = rest.split_once("} ")?;
-            let label = label.split_once("=\"")?.1.strip_suffix('"')?;
-            Some((label.to_owned(), value.parse().ok()?))
-        };
-        text.lines().filter_map(line).collect()
-    }
-}
-
 /// Sets a family of gauges to exactly these values.
 pub fn replace(family: &Family<Label, Gauge>, label: &'static str, values: &BTreeMap<&str, u64>) {
     family.clear();
@@ -331,6 +316,19 @@ pub fn plain(openmetrics: &str) -> String {
     text
 }
 
+/// The numbers of a family of gauges with one label, out of OpenMetrics text: a [`Family`] cannot be
+/// read otherwise.
+#[must_use]
+pub fn labelled<'t>(openmetrics: &'t str, name: &str) -> BTreeMap<&'t str, u64> {
+    let number = |line: &'t str| {
+        let rest = line.strip_prefix("ovs_flow_gc_")?.strip_prefix(name)?.strip_prefix('{')?;
+        let (label, value) = rest.split_once("} ")?;
+        let label = label.split_once("=\"")?.1.strip_suffix('"')?;
+        Some((label, value.parse().ok()?))
+    };
+    openmetrics.lines().filter_map(number).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,6 +349,13 @@ mod tests {
         assert!(plain.contains("# TYPE ovs_flow_gc_build_info gauge\n"), "{plain}");
         assert!(plain.contains("# TYPE ovs_flow_gc_sweep_duration_seconds histogram\n"));
         assert!(plain.contains(sample) && !plain.contains("# EOF"), "{plain}");
+        replace(&metrics.flows_kept, "reason", &BTreeMap::from([("observe", 2), ("paused", 1)]));
+        let open = metrics.encode().unwrap();
+        let kept = BTreeMap::from([("observe", 2), ("paused", 1)]);
+        assert_eq!(
+            (labelled(&open, "flows_kept"), labelled(&open, "flows")),
+            (kept, BTreeMap::new())
+        );
         // A metric that must stay 0 is shown before anything has happened.
         assert!(plain.contains("\novs_flow_gc_collateral_suspicions_total 0\n"), "{plain}");
         assert!(plain.contains("\novs_flow_gc_brake_engaged 0\n"), "{plain}");

@@ -94,6 +94,16 @@ impl Ground {
         sleep_ms(AGEING_MS);
     }
 
+    /// Entries of nobody's in a table of their own. Put once more at once they are more than the switch
+    /// tells of without a pause.
+    pub(crate) fn flood(&self, connection: &mut Connection) -> Vec<Entry> {
+        let line = |n| format!("table=41,priority=5,tcp,tp_dst={n},actions=output:1");
+        self.node.add_flows("br0", &(1..=8_000).map(line).collect::<Vec<_>>());
+        let mut flood = Vec::new();
+        connection.dump(&Filter::table(41), &mut |raw, _| flood.push(raw.to_entry())).unwrap();
+        flood
+    }
+
     /// DEL of some of them at once. `via` the proxy, or directly.
     pub(crate) fn del(&self, dead: &[Dead], via: bool) -> Outcome {
         let now = Stamp::now();

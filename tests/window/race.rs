@@ -375,10 +375,7 @@ fn what_was_not_told_is_a_suspicion() {
 fn what_is_put_back_in_a_pause_is_said() {
     let ground = Ground::new("put_back_in_a_pause", "OpenFlow10,OpenFlow14", 1, 40);
     let mut connection = ground.connect();
-    let line = |n| format!("table=41,priority=5,tcp,tp_dst={n},actions=output:1");
-    ground.node.add_flows("br0", &(1..=8_000).map(line).collect::<Vec<_>>());
-    let mut flood = Vec::new();
-    connection.dump(&Filter::table(41), &mut |raw, _| flood.push(raw.to_entry())).unwrap();
+    let flood = ground.flood(&mut connection);
     let (mut suspicions, mut all) = (0, 0);
     for _ in 0..5 {
         ground.restore(&mut connection);
@@ -413,10 +410,7 @@ fn what_is_put_back_in_a_pause_is_said() {
 fn what_goes_in_a_pause_is_said() {
     let ground = Ground::new("goes_in_a_pause", "OpenFlow10,OpenFlow14", 1, 40);
     let mut connection = ground.connect();
-    let line = |n| format!("table=41,priority=5,tcp,tp_dst={n},actions=output:1");
-    ground.node.add_flows("br0", &(1..=8_000).map(line).collect::<Vec<_>>());
-    let mut flood = Vec::new();
-    connection.dump(&Filter::table(41), &mut |raw, _| flood.push(raw.to_entry())).unwrap();
+    let flood = ground.flood(&mut connection);
     let bridge = format!("unix:{}", ground.node.run_dir.join("br0.mgmt").display());
     for modify in [false, true] {
         ground.restore(&mut connection);

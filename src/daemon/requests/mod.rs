@@ -57,7 +57,7 @@ pub(crate) struct Requests {
     databases: Databases,
     /// Held by the question that is being answered.
     question: Mutex<()>,
-    /// The last ones, each with when it was answered.
+    /// What became of the last ones and when, the last in front.
     last: Mutex<VecDeque<(String, Instant)>>,
 }
 
@@ -67,13 +67,18 @@ impl Requests {
         self.queue.is_idle()
     }
 
+    /// One was answered now.
+    fn answered(&self, became: String) {
+        let mut last = locked(&self.last);
+        last.push_front((became, Instant::now()));
+        last.truncate(MOST_SHOWN);
+    }
+
     /// What became of the last ones, the last in front.
     pub(super) fn lately(&self) -> Vec<String> {
         let last = locked(&self.last);
-        let line = |(what, at): &(String, Instant)| {
-            format!("{what}, {} ago", crate::cli::ago(at.elapsed()))
-        };
-        last.iter().rev().map(line).collect()
+        let lines = last.iter().map(|(became, at)| (became, crate::cli::ago(at.elapsed())));
+        lines.map(|(became, ago)| format!("{became}, {ago} ago")).collect()
     }
 
     /// Closes connections that no request has used for a while.
@@ -209,12 +214,7 @@ fn serve(shared: &Shared, stream: UnixStream) {
         began.elapsed().as_millis()
     );
     debug!("{became} {}", why.unwrap_or_default());
-    let mut last = locked(&shared.requests.last);
-    last.push_back((became, Instant::now()));
-    while last.len() > MOST_SHOWN {
-        last.pop_front();
-    }
-    drop(last);
+    shared.requests.answered(became);
     shared.requests.databases.listen();
 }
 

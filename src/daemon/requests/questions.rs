@@ -9,6 +9,7 @@ use super::{Shared, registry};
 use crate::cli::status::Status;
 use crate::cli::{explain, list};
 use crate::config::database_socket;
+use crate::daemon::metrics::labelled;
 use crate::flowtable::replica::{Doubt, State};
 use crate::flowtable::{BridgeTables, DumpSource, ReplicaStatus};
 use crate::model::attachment::Key;
@@ -47,6 +48,7 @@ fn status(shared: &Shared) -> Value {
     });
     let bridges: Vec<Value> = bridges.collect();
     let metrics = &shared.metrics;
+    let text = metrics.encode().unwrap_or_default();
     let now = Duration::from_millis(Stamp::now().wall_ms);
     let last_sweep = Some(metrics.last_sweep.get()).filter(|seconds| *seconds > 0.0);
     let ago = last_sweep.map(|seconds| now.as_secs_f64() - seconds);
@@ -56,8 +58,8 @@ fn status(shared: &Shared) -> Value {
         "upSeconds": shared.wakeup.now().as_secs(),
         "notReady": shared.progress.ready().err(),
         "lastSweepSeconds": ago.map(|ago| ago.max(0.0) as u64),
-        "left": metrics.labelled("stale_flows_left"),
-        "kept": metrics.labelled("flows_kept"),
+        "left": labelled(&text, "stale_flows_left"),
+        "kept": labelled(&text, "flows_kept"),
         "suspicions": metrics.suspicions.get(),
         "calls": shared.requests.lately(),
     })
