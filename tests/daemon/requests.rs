@@ -263,7 +263,10 @@ fn a_socket_that_was_left_behind_is_replaced() {
     assert_eq!(node.dump("br0"), [""; 0]);
     // With the state directory goes the socket.
     eventually("it is removed", || fs::remove_dir_all(&node.state_dir).is_ok());
-    eventually("it is made again", || second.log().matches("calls may ask").count() == 2);
+    // A removal that needed two tries was of two sockets: the log alone does not say which is meant.
+    eventually("it is made again", || {
+        socket(&node).exists() && second.log().matches("calls may ask").count() >= 2
+    });
     let (d, _) = pod(&node, "d", 0x1004);
     let outcome = del(&node, &d);
     assert!(outcome.stderr.contains(&format!("{SAID}: 13 entries deleted")), "{outcome}");
