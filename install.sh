@@ -71,7 +71,7 @@ find_or_build() {
     printf '%s: building it from %s\n' "$1" "$here" >&2
     built=$(build "$1" "${2:-}")
     [ -n "$built" ] || die "cargo built no $1 (see above): nothing was done. Take a release, which has it \
-beside install.sh, name one with $3 FILE, or install Rust (README.md says which)"
+beside install.sh, name one with $3 FILE, or install Rust (docs/install.md says which)"
     printf '%s\n' "$built"
 }
 

@@ -11,6 +11,7 @@
 )]
 
 mod conflist_edit;
+mod docs;
 mod inside;
 mod install_sh;
 mod liveness_netns;

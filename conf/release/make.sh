@@ -104,8 +104,8 @@ gzip -9n "$work"/texts/man/*
 
 # What goes with the binaries in every form: into the directory $1.
 put_documents() {
-    for path in README.md CHANGELOG.md LICENSE docs conf/README.md conf/conflists conf/grafana \
-        conf/kubernetes conf/prometheus; do
+    for path in README.md README.ko.md CHANGELOG.md SECURITY.md LICENSE docs conf/README.md conf/conflists \
+        conf/grafana conf/kubernetes conf/prometheus; do
         mkdir -p "$1/$(dirname "$path")"
         cp -R -- "$repository/$path" "$1/$path"
     done

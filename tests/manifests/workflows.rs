@@ -6,7 +6,7 @@ use crate::manifests::{at, files, yaml};
 
 #[test]
 fn workflows_call_programs_of_this_repository() {
-    let found = files(".github", "yml");
+    let found = files(".github/workflows", "yml");
     assert_eq!(found.len(), 2, "{found:?}");
     let mut called = Vec::new();
     for file in found {
