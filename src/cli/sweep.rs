@@ -58,20 +58,11 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     }
     let run = SweepRun {
         registry: registry.as_ref(),
-        run_dir: &context.run_dir,
-        timeout: context.timeout,
-        sources: &[],
-        held: false,
-        free: None,
-        database: None,
-        replicas: None,
-        contested: None,
         dry_run: !act,
         yes: options.yes,
         thorough: if options.only_dead { Thorough::None } else { Thorough::All },
-
-        learning: false,
         details: options.details || options.dry_run,
+        ..SweepRun::new(&context.run_dir, context.timeout)
     };
     let mut pass = run.liveness_pass_after_burst()?;
     let outcome = run.clean(&pass, |_| true)?;

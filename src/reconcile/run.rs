@@ -105,7 +105,28 @@ impl LivenessPass {
     }
 }
 
-impl SweepRun<'_> {
+impl<'a> SweepRun<'a> {
+    /// A sweep that knows nothing and asks nobody beside the network namespaces.
+    #[must_use]
+    pub fn new(run_dir: &'a Path, timeout: Duration) -> Self {
+        Self {
+            registry: None,
+            run_dir,
+            timeout,
+            sources: &[],
+            held: false,
+            free: None,
+            database: None,
+            replicas: None,
+            contested: None,
+            dry_run: false,
+            yes: false,
+            thorough: Thorough::None,
+            learning: false,
+            details: false,
+        }
+    }
+
     /// Reads the records, tidies up, and judges.
     ///
     /// # Errors
@@ -270,19 +291,7 @@ mod tests {
         drop(lock);
         let run = SweepRun {
             registry: Some(&registry),
-            run_dir: Path::new("/nonexistent"),
-            timeout: Duration::from_secs(5),
-            sources: &[],
-            held: false,
-            free: None,
-            database: None,
-            replicas: None,
-            contested: None,
-            dry_run: false,
-            yes: false,
-            thorough: Thorough::None,
-            learning: false,
-            details: false,
+            ..SweepRun::new(Path::new("/nonexistent"), Duration::from_secs(5))
         };
         let whole = registry.snapshot().unwrap();
         let failed = std::io::Error::from_raw_os_error(nix::libc::EIO);

@@ -1,0 +1,159 @@
+//! What a sweep found and did, for logs, metrics, Kubernetes Events and the retry queue.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use log::{debug, info, warn};
+
+use super::super::events::Cleaned;
+use super::super::metrics::replace;
+use super::super::retry_queue::{AttachmentLife, life};
+use super::super::scheduler::Reason;
+use super::super::systemd;
+use super::{Beginning, Sweeper};
+use crate::reconcile::{LivenessPass, MOST_ANSWERS, Outcome, object};
+use crate::util::backoff::chance;
+use crate::util::clock::Stamp;
+
+impl Sweeper<'_> {
+    /// What a liveness pass says, for metrics and logs.
+    pub(super) fn note_pass(&mut self, pass: &LivenessPass, began: &Beginning<'_>) {
+        self.answered(object::KERNEL);
+        self.beat();
+        let snapshot = &pass.registry_snapshot;
+        self.recovery.remember(snapshot);
+        self.shared.wanted.of_records(snapshot.attachments.iter());
+        self.shared.progress.idle(snapshot.networks.is_empty());
+        let metrics = &self.shared.metrics;
+        metrics.records(snapshot, pass.corrupt.len(), began.stamp);
+        let unreadable = snapshot.failures.iter().map(ToString::to_string);
+        let corrupt: Vec<String> = pass.corrupt.iter().cloned().chain(unreadable).collect();
+        for what in corrupt.iter().filter(|what| !self.corrupt.contains(what)) {
+            warn!("{what}");
+        }
+        self.corrupt = corrupt;
+        if metrics.paused.set(i64::from(pass.paused)) != i64::from(pass.paused) {
+            info!("{}", if pass.paused { "paused: nothing is deleted" } else { "resumed" });
+        }
+        let lives: HashSet<AttachmentLife> =
+            snapshot.tombstones.iter().chain(&snapshot.attachments).map(life).collect();
+        self.retry_queue.retain(&lives);
+        self.cleaned.retain(|life, _| lives.contains(life));
+        self.contested.retain(&lives);
+        self.mass_death_guard.update(pass, metrics);
+        self.note_orphans(pass);
+    }
+
+    /// Counts orphans that are swept for the first time.
+    fn note_orphans(&mut self, pass: &LivenessPass) {
+        for orphan in pass.condemned().iter() {
+            let life = life(&orphan.record);
+            if self.retry_queue.knows(&life) {
+                continue;
+            }
+            let source = orphan.source().to_owned();
+            self.shared.metrics.orphans.get_or_create(&[("source", source)]).inc();
+            if self.sources.events.is_some()
+                && let Some(pod) = orphan.record.pod.clone()
+            {
+                let by = orphan.by.first().copied();
+                self.cleaned.insert(life, Cleaned { pod, flows: 0, by });
+            }
+        }
+    }
+
+    /// What a clean-up did, for metrics, logs, Kubernetes Events and the retry queue.
+    pub(super) fn note_clean_up(
+        &mut self,
+        outcome: &Outcome,
+        began: &Beginning<'_>,
+        ended: Duration,
+    ) {
+        self.note_outcome(outcome);
+        self.note_cleaned(outcome, began, ended);
+    }
+
+    /// What a clean-up did, for metrics, logs and Kubernetes Events.
+    fn note_outcome(&mut self, outcome: &Outcome) {
+        for note in outcome.notes.iter().filter(|note| !self.notes.contains(*note)) {
+            info!("{note}");
+        }
+        if !outcome.bridges.is_empty() {
+            self.notes.clone_from(&outcome.notes);
+        }
+        for withheld in self.retry_queue.newly_withheld(outcome) {
+            info!("{withheld}");
+        }
+        self.shared.metrics.cleaned(outcome);
+        for bridge in outcome.bridges.iter().filter(|bridge| bridge.error.is_none()) {
+            self.dumps.insert(bridge.bridge.clone(), bridge.counts.flows);
+            if bridge.counts.full {
+                self.dangling.insert(bridge.bridge.clone(), bridge.counts.dangling);
+            }
+        }
+        for target in &outcome.targets {
+            let contested = target.entries.kept.get("contested").copied().unwrap_or_default();
+            if contested > 0 && self.retry_queue.kept_of(&target.life, "contested") == 0 {
+                warn!(
+                    "{}: {contested} entries of it came back after {MOST_ANSWERS} deletes each, and \
+                     are kept: which controller puts them there?",
+                    target.pod
+                );
+            }
+            if let Some(cleaned) = self.cleaned.get_mut(&target.life) {
+                cleaned.flows = cleaned.flows.saturating_add(target.entries.deleted);
+            }
+        }
+    }
+
+    /// Takes the outcome over into the retry queue. How long a pod that is clean now was dead is
+    /// counted from its death, if that is known; else from the event that woke this sweep, if
+    /// there was one; else from the beginning of this sweep.
+    fn note_cleaned(&mut self, outcome: &Outcome, began: &Beginning<'_>, ended: Duration) {
+        let event = began.reasons.first().filter(|(reason, _)| {
+            !matches!(reason, Reason::Interval | Reason::Retry | Reason::Start | Reason::Hangup)
+        });
+        let now = Stamp::now();
+        let at = (ended, chance());
+        for target in self.retry_queue.update(outcome, at, &self.late) {
+            self.send_event(&target.life);
+            let died = target.died.filter(|died| *died < began.stamp).map(|died| died.until(now));
+            let since = died.or_else(|| event.map(|(_, at)| ended.saturating_sub(at)));
+            let since = since.unwrap_or_else(|| began.stamp.until(now));
+            self.shared.metrics.cleanup_latency.observe(since.as_secs_f64());
+            debug!("{}: clean {} ms after its death was seen", target.pod, since.as_millis());
+        }
+    }
+
+    /// An orphan is cleaned up: an Event for the cluster's operators, if entries were deleted.
+    fn send_event(&mut self, life: &AttachmentLife) {
+        let cleaned = self.cleaned.remove(life).filter(|cleaned| cleaned.flows > 0);
+        if let (Some(events), Some(cleaned)) = (&self.sources.events, cleaned) {
+            events.cleaned(cleaned);
+        }
+    }
+
+    pub(super) fn gauges(&self) {
+        let metrics = &self.shared.metrics;
+        replace(&metrics.flows_kept, "reason", &self.retry_queue.kept());
+        let mut left = self.retry_queue.left();
+        left.extend(self.mass_death_guard.kept().map(|kept| ("brake", kept)));
+        replace(&metrics.stale_flows_left, "reason", &left);
+        let dumps = self.dumps.iter().map(|(bridge, n)| (bridge.as_str(), *n)).collect();
+        replace(&metrics.dump_flows, "bridge", &dumps);
+        let dangling: u64 = self.dangling.values().sum();
+        metrics.dangling_flows.set(i64::try_from(dangling).unwrap_or(i64::MAX));
+    }
+
+    /// Logs what does not work any more, and what works again.
+    pub(super) fn complain_of(&mut self, outcome: &Outcome, thorough: bool) {
+        let (news, again) = self.complaints.seen(outcome, thorough);
+        for what in &news {
+            warn!("{what}; trying again");
+            systemd::status(what);
+        }
+        for object in &again {
+            self.works_again(object);
+        }
+    }
+}
