@@ -4,6 +4,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::list::life;
 use super::{Context, Error, Exit, Table, output, registers};
 use crate::config::database_socket;
 use crate::flowtable::{DumpSource, FlowSource};
@@ -30,8 +31,11 @@ pub(super) struct Options {
 #[serde(rename_all = "camelCase")]
 struct Explanation<'a> {
     attachment: &'a Attachment,
-    liveness: String,
-    /// Of each a [`FlowReport`].
+    /// Of its pod: alive, dead or unknown.
+    liveness: &'static str,
+    /// The same in words, with the reason.
+    found: String,
+    /// Of each a [`FlowReport`]. While the pod is not dead, `stale` is what a DEL would delete.
     flows: Vec<Value>,
     /// What is missing for its register value to be evidence.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -43,12 +47,13 @@ struct Explanation<'a> {
 
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let nobody = || Error::NoSuchPod(options.who.clone());
-    let registry = context.registry()?.ok_or_else(nobody)?;
+    let registry =
+        context.registry()?.ok_or_else(|| Error::Node(context.no_records("no attachments")))?;
     let boot = boot_id().map_err(Error::BootId)?;
     let now = Stamp::now();
     let mut client = Client::connect(&database_socket(&context.run_dir), context.deadline())?;
     let node = NodeSnapshot::read(Some(&registry), &context.run_dir, &mut client, now)?;
-    let found: Vec<Attachment> = node
+    let mut found: Vec<Attachment> = node
         .records
         .iter()
         .chain(&node.tombstones)
@@ -58,21 +63,10 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     if found.is_empty() {
         return Err(nobody());
     }
+    found.sort_by_cached_key(output::by_pod);
     let mut explanations = Vec::new();
     for record in &found {
-        let liveness = match (record.state, netns::judge(record, &boot)) {
-            (State::Active, Liveness::Alive) => "alive; what a DEL now would do:".to_owned(),
-            (State::Active, Liveness::Unknown(why)) => {
-                format!("nobody knows whether it is alive ({why}); what a DEL now would do:")
-            }
-            (State::Active, Liveness::Dead(why)) => {
-                format!("dead, to be swept ({why}):")
-            }
-            (State::Gone, _) => "dead, its entries are deleted; what comes late is still looked \
-                for, until a sweep after its linger time:"
-                .to_owned(),
-            (State::Deleting, _) => "dead, to be cleaned up by the next sweep:".to_owned(),
-        };
+        let namespace = netns::judge(record, &boot);
         let targets = [target(record, now, &boot)];
         let (mut flows, mut ovn) = (Vec::new(), Vec::new());
         for bridge in node.bridges_of(record) {
@@ -87,11 +81,36 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         let of = |r: &&Attachment| r.key.network == record.key.network;
         let records = node.records.iter().chain(&node.tombstones).filter(of);
         let register = registers::line(state, records);
-        explanations.push(Explanation { attachment: record, liveness, flows, register, ovn });
+        let (liveness, found) = (life(record, namespace), sentence(record, namespace));
+        explanations.push(Explanation {
+            attachment: record,
+            liveness,
+            found,
+            flows,
+            register,
+            ovn,
+        });
     }
     let text: Vec<String> = explanations.iter().map(text).collect();
     output::say(context, &explanations, &text.join("\n"))?;
     Ok(Exit::Done)
+}
+
+/// How it is, as the head of its entries. Of who is not dead they say what would be if.
+fn sentence(record: &Attachment, namespace: Liveness) -> String {
+    let text = match (record.state, namespace) {
+        (State::Active, Liveness::Alive) => "alive; if it were deleted now:",
+        (State::Active, Liveness::Unknown(why)) => {
+            return format!("nobody knows whether it is alive ({why}); if it were deleted now:");
+        }
+        (State::Active, Liveness::Dead(why)) => return format!("dead, to be swept ({why}):"),
+        (State::Gone, _) => {
+            "dead, its entries are deleted; what comes late is still looked for, until a sweep \
+             after its linger time:"
+        }
+        (State::Deleting, _) => "dead, to be cleaned up by the next sweep:",
+    };
+    text.to_owned()
 }
 
 fn is_meant(record: &Attachment, who: &str) -> bool {
@@ -139,21 +158,28 @@ pub(crate) struct Read<'a> {
 }
 
 impl Read<'_> {
-    /// The entries that are stale or name a target, in the order of their tables.
+    /// What the judge is told about the bridge.
+    pub(crate) fn input(&self) -> BridgeInput {
+        let Self { node, bridge: (bridge, _), targets, ports } = self;
+        let mut input = BridgeInput::build(node, *bridge, targets, None);
+        input.check_ports(node, *bridge, ports);
+        input
+    }
+
+    /// The entries that name a target, in the order of their tables.
     pub(crate) fn flows(
         &self,
         source: &mut dyn FlowSource,
         least: Extent,
     ) -> Result<Vec<FlowReport>, openflow::Error> {
-        let Self { node, bridge: (bridge, name), targets, ports } = self;
-        let mut input = BridgeInput::build(node, *bridge, targets, None);
-        input.check_ports(node, *bridge, ports);
+        let (_, name) = self.bridge;
+        let input = self.input();
         let mut scan = scan_bridge(source, &input, least)?;
         scan.candidates.sort_by(|a, b| a.entry.key().cmp(&b.entry.key()));
         let judge = Judge::new(&input.facts, &scan.learned);
         let verdicts = scan.candidates.iter();
         let verdicts = verdicts.filter_map(|of| Some((of, of.verdict(&judge)?)));
-        let named = verdicts.filter(|(_, verdict)| verdict.stale || verdict.dead.is_some());
+        let named = verdicts.filter(|(_, verdict)| verdict.dead.is_some());
         Ok(named.map(|(of, verdict)| FlowReport::new(name, &of.entry, &verdict, None)).collect())
     }
 }
@@ -161,14 +187,21 @@ impl Read<'_> {
 fn text(explanation: &Explanation<'_>) -> String {
     let record = explanation.attachment;
     let mut table = Table::new(&["VERDICT", "BRIDGE", "FLOW", "WHY"]);
+    let is_dead = explanation.liveness == "dead";
+    let (delete, keep) = if is_dead { ("delete", "keep") } else { ("would go", "would stay") };
     for flow in &explanation.flows {
         let verdict = match (flow.get("stale") == Some(&Value::Bool(true)), flow.get("rule")) {
-            (true, Some(rule)) => format!("delete (rule {rule})"),
-            (true, None) => "delete".to_owned(),
-            (false, _) => "keep".to_owned(),
+            (true, Some(rule)) => format!("{delete} (rule {rule})"),
+            (true, None) => delete.to_owned(),
+            (false, _) => keep.to_owned(),
         };
         let cell = |key| flow.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        table.row(vec![verdict, cell("bridge"), cell("flow"), cell("text")]);
+        let mut why = cell("text");
+        if !is_dead {
+            // The reasons are written for the dead.
+            why = why.replace("the dead pod's", "this pod's");
+        }
+        table.row(vec![verdict, cell("bridge"), cell("flow"), why]);
     }
     let mut flows = match (table.is_empty(), explanation.ovn.is_empty()) {
         (true, true) => "no flow mentions it\n".to_owned(),
@@ -189,6 +222,6 @@ fn text(explanation: &Explanation<'_>) -> String {
         record.ofport.map_or_else(|| "unknown".to_owned(), |n| n.to_string()),
         record.register.map_or_else(|| "unknown".to_owned(), |r| format!("{:#x}", r.value)),
         record.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
-        explanation.liveness,
+        explanation.found,
     )
 }

@@ -62,11 +62,15 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
                 "entries": journal.entries, "state": state, "reason": header.reason,
             }));
         }
-        let text = if table.is_empty() { "nothing to undo".to_owned() } else { table.to_string() };
+        let text = match (&registry, table.is_empty()) {
+            (None, _) => context.no_records("nothing to undo"),
+            (Some(_), true) => "nothing to undo".to_owned(),
+            (Some(_), false) => table.to_string(),
+        };
         output::say(context, &rows, &text)?;
         return Ok(Exit::Done);
     }
-    let registry = registry.ok_or_else(nothing)?;
+    let registry = registry.ok_or_else(|| Error::Node(context.no_records("nothing to undo")))?;
     let id = match &options.id {
         Some(id) => id.parse().map_err(|e| Error::Usage(format!("{e}")))?,
         None => journals.first().map(|j| j.header.id.clone()).ok_or_else(nothing)?,

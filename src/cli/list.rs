@@ -9,15 +9,22 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::output::{self, or_dash, short};
-use super::{Context, Error, Exit, Table, ago};
-use crate::config::{NetworkState, database_socket};
-use crate::model::attachment::{Attachment, NetworkName, State};
-use crate::model::flow::{Address, Flow};
-use crate::openflow::{self, Filter};
-use crate::ovsdb::{Client, Ovn, Wanted};
-use crate::reconcile::{Question, lacks_value, network_states, open_bridge};
-use crate::store::RegistrySnapshot;
-use crate::util::clock::{Deadline, Stamp};
+use super::{Context, Error, Exit, Table, ago, explain};
+use crate::config::database_socket;
+#[cfg(feature = "daemon")]
+use crate::flowtable::FlowSink;
+use crate::flowtable::{DumpSource, FlowSource};
+use crate::judge::{Judge, Survey};
+use crate::liveness::{Liveness, netns};
+use crate::model::attachment::{Attachment, State};
+use crate::model::flow::Flow;
+use crate::openflow;
+use crate::ovsdb::Client;
+use crate::reconcile::{
+    BridgeId, CleanTarget, NodeSnapshot, Question, lacks_value, network_states, open_bridge,
+};
+use crate::store::{Registry, RegistrySnapshot};
+use crate::util::clock::{Deadline, Stamp, boot_id};
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -31,67 +38,82 @@ pub(super) struct Options {
 struct Row<'a> {
     #[serde(flatten)]
     attachment: &'a Attachment,
+    /// Of its pod: see [`life`].
+    liveness: &'static str,
     age_seconds: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     flows: Option<u64>,
-    /// ovn-controller runs the attachment's bridge: its flows are not judged.
+    /// ovn-controller runs all bridges of the attachment: its flows are not judged.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     ovn: bool,
-    /// OVSDB did not say whether ovn-controller does.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    ovn_unknown: bool,
     /// The pod is dead, and its register value was never seen.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     value_unknown: bool,
 }
 
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
-    let registry_snapshot = match context.registry()? {
-        Some(registry) => registry.snapshot()?,
-        None => RegistrySnapshot::default(),
+    let registry = context.registry()?;
+    let registry_snapshot = registry.as_ref().map(Registry::snapshot).transpose()?;
+    let registry_snapshot = registry_snapshot.unwrap_or_default();
+    let counts = match &registry {
+        Some(registry) if !options.no_flows && !registry_snapshot.has_no_records() => {
+            let counted = Counts::of_node(context, registry);
+            counted.inspect_err(|failed| warn!("flows are not counted: {failed}")).ok()
+        }
+        _ => None,
     };
-    let rows = rows(context, options, &registry_snapshot);
-    let text = if rows.is_empty() { "no attachments".to_owned() } else { table(&rows).to_string() };
+    let rows = rows(&registry_snapshot, &counts.unwrap_or_default())?;
+    let text = match (&registry, rows.is_empty()) {
+        (None, _) => context.no_records("no attachments"),
+        (Some(_), true) => "no attachments".to_owned(),
+        (Some(_), false) => table(&rows).to_string(),
+    };
     output::say(context, &rows, &text)?;
-    Ok(if registry_snapshot.corrupt.is_empty() { Exit::Done } else { Exit::Attention })
+    let corrupt = registry_snapshot.corrupt.iter().map(ToString::to_string);
+    let unread = registry_snapshot.failures.iter().map(ToString::to_string);
+    let missing: Vec<String> = corrupt.chain(unread).collect();
+    missing.iter().for_each(|what| output::complain(what));
+    Ok(if missing.is_empty() { Exit::Done } else { Exit::Attention })
 }
 
-/// Every record and tombstone, with what the node says of it now.
-fn rows<'a>(
-    context: &Context,
-    options: &Options,
-    registry_snapshot: &'a RegistrySnapshot,
-) -> Vec<Row<'a>> {
-    let all: Vec<&Attachment> =
-        registry_snapshot.attachments.iter().chain(&registry_snapshot.tombstones).collect();
-    // OVSDB and all bridges share one deadline: if one of them hangs, the records are printed all
-    // the same.
-    let deadline = context.deadline();
-    let nothing_to_ask = options.no_flows || all.is_empty();
-    let ovn = if nothing_to_ask { Some(Ovn::default()) } else { ovn(context) };
-    let ovn_unknown = ovn.is_none();
-    let ovn = ovn.unwrap_or_default();
-    let is_ovn = |a: &Attachment| a.bridge.as_ref().is_some_and(|b| ovn.bridges.contains(b));
-    let networks = network_states(registry_snapshot);
-    let flows = if options.no_flows {
-        vec![None; all.len()]
-    } else {
-        count_flows(context, &all, &networks, is_ovn, deadline)
-    };
+/// Whether the pod lives, in one word for every command: a tombstone's is dead, of another the
+/// network namespace tells.
+pub(super) fn life(record: &Attachment, namespace: Liveness) -> &'static str {
+    match (record.state, namespace) {
+        (State::Deleting | State::Gone, _) | (State::Active, Liveness::Dead(_)) => "dead",
+        (State::Active, Liveness::Alive) => "alive",
+        (State::Active, Liveness::Unknown(_)) => "unknown",
+    }
+}
+
+/// Every record and tombstone by pod, with what the node says of it now.
+fn rows<'a>(snapshot: &'a RegistrySnapshot, counts: &Counts) -> Result<Vec<Row<'a>>, Error> {
+    let (boot, now) = (boot_id().map_err(Error::BootId)?, Stamp::now());
+    let namespaces = netns::judge_all(&snapshot.attachments, &boot);
+    let dead = snapshot.tombstones.iter().map(|dead| (dead, "dead"));
+    let active = snapshot.attachments.iter().zip(namespaces);
+    let active = active.map(|(record, namespace)| (record, life(record, namespace)));
+    let all: Vec<(&Attachment, &str)> = active.chain(dead).collect();
+    let networks = network_states(snapshot);
     let value_unknown = |a: &Attachment| {
         let state = networks.get(&a.key.network).filter(|_| a.state != State::Active);
-        state.is_some_and(|state| !is_ovn(a) && lacks_value(state, a, all.iter().copied()))
+        state.is_some_and(|state| lacks_value(state, a, all.iter().map(|(record, _)| *record)))
     };
-    let now = Stamp::now();
-    let row = |(attachment, flows): (&&'a Attachment, _)| Row {
-        attachment,
-        age_seconds: attachment.created.until(now).as_secs(),
-        flows,
-        ovn: is_ovn(attachment),
-        ovn_unknown,
-        value_unknown: value_unknown(attachment),
+    let row = |(attachment, liveness): &(&'a Attachment, &'static str)| {
+        let id = id_of(attachment);
+        let ovn = counts.ovn.contains(&id);
+        Row {
+            attachment,
+            liveness,
+            age_seconds: attachment.created.until(now).as_secs(),
+            flows: counts.flows.get(&id).copied(),
+            ovn,
+            value_unknown: !ovn && value_unknown(attachment),
+        }
     };
-    all.iter().zip(flows).map(row).collect()
+    let mut rows: Vec<Row<'a>> = all.iter().map(row).collect();
+    rows.sort_by_cached_key(|row| output::by_pod(row.attachment));
+    Ok(rows)
 }
 
 #[rustfmt::skip]
@@ -119,12 +141,14 @@ fn table(rows: &[Row<'_>]) -> Table {
             },
             output::list(&a.ips, ","),
             output::list(&a.macs, ","),
-            a.state.to_string(),
+            match (a.state, row.liveness) {
+                (State::Active, "dead") => "dead".to_owned(),
+                (state, _) => state.to_string(),
+            },
             ago(Duration::from_secs(row.age_seconds)),
             match (row.ovn, row.flows) {
                 (true, _) => "OVN's, not judged".to_owned(),
                 (false, None) => "?".to_owned(),
-                (false, Some(n)) if row.ovn_unknown => format!("{n} (OVN's?)"),
                 (false, Some(n)) => n.to_string(),
             },
         ]);
@@ -132,209 +156,157 @@ fn table(rows: &[Row<'_>]) -> Table {
     table
 }
 
-/// The bridges that ovn-controller runs; `None` if OVSDB does not say. A database that hangs
-/// leaves half of the time for the bridges.
-fn ovn(context: &Context) -> Option<Ovn> {
-    let deadline = Deadline::after(context.timeout / 2);
-    let asked = Client::connect(&database_socket(&context.run_dir), deadline)
-        .and_then(|mut client| client.find(&Wanted::default()));
-    asked
-        .map(|snapshot| snapshot.ovn)
-        .inspect_err(|failed| warn!("which bridges are OVN's is not known: {failed}"))
-        .ok()
+/// How an attachment is named in an answer of the daemon's.
+fn id_of(attachment: &Attachment) -> String {
+    format!("{} {}", attachment.key, attachment.generation)
 }
 
-/// Flows that match a token of each attachment, bridge by bridge. `None` where the switch
-/// did not answer.
-fn count_flows(
-    context: &Context,
-    all: &[&Attachment],
-    networks: &BTreeMap<NetworkName, NetworkState>,
-    is_ovn: impl Fn(&Attachment) -> bool,
-    deadline: Deadline,
-) -> Vec<Option<u64>> {
-    let mut counts = vec![None; all.len()];
-    let bridges = by_bridge(all.iter().copied().enumerate().filter(|(_, a)| !is_ovn(a)), networks);
-    let answer = if bridges.is_empty() { None } else { context.ask(Question::Counts).ok() };
-    for (bridge, tokens) in bridges {
-        let counted = answer.as_ref().and_then(|all_of| tokens.counted(all_of.get(bridge)?, all));
-        match counted.map_or_else(|| count_on(context, bridge, &tokens, deadline), Ok) {
-            Ok(found) => {
-                for (index, found) in found {
-                    if let Some(count) = counts.get_mut(index) {
-                        *count = Some(found);
-                    }
+/// The entries of each attachment, on all bridges that it may have some on.
+#[derive(Default)]
+struct Counts {
+    /// None of an attachment if one of its bridges did not answer.
+    flows: HashMap<String, u64>,
+    /// Whose bridges are all OVN's.
+    ovn: BTreeSet<String>,
+}
+
+impl Counts {
+    /// OVSDB and all bridges share one deadline: if one of them hangs, the records are printed all
+    /// the same.
+    fn of_node(context: &Context, registry: &Registry) -> Result<Self, Error> {
+        let deadline = context.deadline();
+        let database = Deadline::after(context.timeout / 2);
+        let mut client = Client::connect(&database_socket(&context.run_dir), database)?;
+        let now = Stamp::now();
+        let node = NodeSnapshot::read(Some(registry), &context.run_dir, &mut client, now)?;
+        let answer = context.ask(Question::Counts).ok();
+        let mut counts = Self::default();
+        let targets = targets(&node)?;
+        for CleanTarget { attachment, .. } in &targets {
+            let all = node.bridges_of(attachment);
+            let is_ovn = |id: &BridgeId| node.bridge(*id).is_some_and(|b| node.ovs.is_ovn(b));
+            if !all.is_empty() && all.iter().all(is_ovn) {
+                counts.ovn.insert(id_of(attachment));
+            }
+            counts.flows.insert(id_of(attachment), 0);
+        }
+        for (id, targets) in by_bridge(&node, &targets) {
+            let Some(bridge) = node.bridge(id) else { continue };
+            let known = answer.as_ref().and_then(|all| counted(all.get(&bridge.name)?, &targets));
+            let found = known.map_or_else(|| read(context, &node, id, &targets, deadline), Ok);
+            let found = found.inspect_err(|failed| {
+                warn!("{}: flows are not counted: {failed}", bridge.name);
+            });
+            for target in &targets {
+                let id = id_of(&target.attachment);
+                let more = found.as_ref().ok().and_then(|found| found.get(&id));
+                match (counts.flows.get_mut(&id), more) {
+                    (Some(sum), Some(more)) => *sum = sum.saturating_add(*more),
+                    _ => drop(counts.flows.remove(&id)),
                 }
             }
-            Err(failed) => warn!("{bridge}: flows are not counted: {failed}"),
         }
+        Ok(counts)
     }
-    counts
 }
 
-/// Flows of one bridge that match a token of each of its attachments.
-fn count_on(
-    context: &Context,
-    bridge: &str,
-    tokens: &TokenIndex,
-    deadline: Deadline,
-) -> Result<HashMap<usize, u64>, openflow::Error> {
-    let mut found = tokens.nothing();
-    let mut connection = open_bridge(&context.run_dir, bridge, deadline)?;
-    for (table, active) in connection.tables()? {
-        if active > 0 {
-            connection
-                .dump(&Filter::table(table), &mut |_, flow| tokens.count(flow, &mut found))?;
-        }
-    }
-    Ok(found)
+/// Everybody, as they would be if they were dead now.
+fn targets(node: &NodeSnapshot) -> Result<Vec<CleanTarget>, Error> {
+    let boot = boot_id().map_err(Error::BootId)?;
+    let all = node.records.iter().chain(&node.tombstones);
+    Ok(all.map(|record| explain::target(record, node.now, &boot)).collect())
 }
 
-/// The attachments of each bridge, with their places in the list.
-fn by_bridge<'a>(
-    all: impl Iterator<Item = (usize, &'a Attachment)>,
-    networks: &BTreeMap<NetworkName, NetworkState>,
-) -> HashMap<&'a str, TokenIndex> {
-    let mut bridges: HashMap<&str, TokenIndex> = HashMap::new();
-    for (index, attachment) in all {
-        if let Some(bridge) = &attachment.bridge {
-            let state = networks.get(&attachment.key.network);
-            bridges.entry(bridge).or_default().add(index, attachment, state);
+/// Who may have entries on which bridge, but for OVN's.
+fn by_bridge(node: &NodeSnapshot, targets: &[CleanTarget]) -> BTreeMap<BridgeId, Vec<CleanTarget>> {
+    let mut bridges: BTreeMap<BridgeId, Vec<CleanTarget>> = BTreeMap::new();
+    for target in targets {
+        for id in node.bridges_of(&target.attachment) {
+            if node.bridge(id).is_some_and(|bridge| !node.ovs.is_ovn(bridge)) {
+                bridges.entry(id).or_default().push(target.clone());
+            }
         }
     }
     bridges
 }
 
-/// How an attachment is named in an answer of the daemon's.
-fn life(attachment: &Attachment) -> String {
-    format!("{} {}", attachment.key, attachment.generation)
+/// What the daemon has counted, if it knows all of them.
+fn counted(answer: &Value, targets: &[CleanTarget]) -> Option<HashMap<String, u64>> {
+    let ids = targets.iter().map(|target| id_of(&target.attachment));
+    ids.map(|id| answer.get(&id)?.as_u64().map(|count| (id, count))).collect()
 }
 
-/// How the daemon answers [`Question::Counts`]. `read` hands out a bridge's entries, or says that it
-/// cannot.
-#[cfg(feature = "daemon")]
-pub(crate) fn counts<'a>(
-    snapshot: &'a RegistrySnapshot,
-    mut read: impl FnMut(&str, &mut dyn FnMut(&Flow)) -> bool + 'a,
-) -> impl Iterator<Item = (String, Value)> + 'a {
-    let all: Vec<&Attachment> = snapshot.attachments.iter().chain(&snapshot.tombstones).collect();
-    let bridges = by_bridge(all.iter().copied().enumerate(), &network_states(snapshot));
-    bridges.into_iter().filter_map(move |(bridge, tokens)| {
-        let mut found = tokens.nothing();
-        let is_read = read(bridge, &mut |flow| tokens.count(flow, &mut found));
-        let named = |(index, count): (usize, u64)| Some((life(all.get(index)?), count.into()));
-        let counts = found.into_iter().filter_map(named).collect();
-        is_read.then(|| (bridge.to_owned(), Value::Object(counts)))
+/// Counts by the switch's own table.
+fn read(
+    context: &Context,
+    node: &NodeSnapshot,
+    id: BridgeId,
+    targets: &[CleanTarget],
+    deadline: Deadline,
+) -> Result<HashMap<String, u64>, openflow::Error> {
+    let name = node.bridge(id).map_or("", |bridge| &bridge.name);
+    let (mut source, ports) = DumpSource::over(open_bridge(&context.run_dir, name, deadline)?)?;
+    let bridge = explain::Read { node, bridge: (id, name), targets, ports: &ports };
+    count(&bridge, &mut source)
+}
+
+/// How many entries of a bridge name each of the targets: those that `explain` shows.
+fn count(
+    bridge: &explain::Read<'_>,
+    source: &mut dyn FlowSource,
+) -> Result<HashMap<String, u64>, openflow::Error> {
+    let input = bridge.input();
+    let mut survey = Survey::new(&input.facts);
+    source.buckets()?.iter().for_each(|bucket| survey.see_bucket(bucket));
+    each_flow(source, &mut |flow| {
+        survey.see(flow);
+    })?;
+    let learned = survey.finish();
+    let judge = Judge::new(&input.facts, &learned);
+    let mut counts = input.targets.map(|_, _| 0_u64);
+    each_flow(source, &mut |flow| {
+        for dead in judge.named(flow) {
+            counts.get_mut(dead).into_iter().for_each(|count| *count = count.saturating_add(1));
+        }
+    })?;
+    let mut found: HashMap<String, u64> =
+        bridge.targets.iter().map(|target| (id_of(&target.attachment), 0)).collect();
+    for (target, count) in input.targets.values().zip(counts.values()) {
+        if let Some(CleanTarget { attachment, .. }) = bridge.targets.get(target.id.0) {
+            found.insert(id_of(attachment), *count);
+        }
+    }
+    Ok(found)
+}
+
+fn each_flow(
+    source: &mut dyn FlowSource,
+    each: &mut dyn FnMut(&Flow),
+) -> Result<(), openflow::Error> {
+    let mut flow = Flow::default();
+    let everything = source.everything();
+    source.scan(&everything, &mut |seen| {
+        seen.raw.decode(&mut flow)?;
+        flow.made = seen.made.latest;
+        each(&flow);
+        Ok(())
     })
 }
 
-/// Which of the listed attachments has a token, on one bridge.
-#[derive(Default)]
-struct TokenIndex {
-    members: Vec<usize>,
-    ports: HashMap<u16, Vec<usize>>,
-    /// By the register's index, mask and value.
-    registers: HashMap<(u8, u32, u32), Vec<usize>>,
-    addresses: HashMap<Address, Vec<usize>>,
-}
-
-impl TokenIndex {
-    fn add(&mut self, index: usize, attachment: &Attachment, state: Option<&NetworkState>) {
-        self.members.push(index);
-        if let Some(ofport) = attachment.ofport {
-            self.ports.entry(ofport).or_default().push(index);
-        }
-        for address in attachment.addresses() {
-            self.addresses.entry(address).or_default().push(index);
-        }
-        if let Some(register) = attachment.register {
-            let state = state.cloned().unwrap_or_default();
-            let field = (state.config.register, state.config.register_mask, register.value);
-            self.registers.entry(field).or_default().push(index);
-        }
+/// How the daemon answers [`Question::Counts`]. `source` reads a bridge that is followed, with its
+/// ports; none of another.
+#[cfg(feature = "daemon")]
+pub(crate) fn counts(
+    node: &NodeSnapshot,
+    mut source: impl FnMut(&str) -> Option<(Box<dyn FlowSink>, Vec<(u16, String)>)>,
+) -> Result<Value, Error> {
+    let mut answer = serde_json::Map::new();
+    for (id, targets) in by_bridge(node, &targets(node)?) {
+        let Some(bridge) = node.bridge(id) else { continue };
+        let Some((mut source, ports)) = source(&bridge.name) else { continue };
+        let targets = &targets;
+        let read = explain::Read { node, bridge: (id, &bridge.name), targets, ports: &ports };
+        answer.insert(bridge.name.clone(), serde_json::to_value(count(&read, &mut *source)?)?);
     }
-
-    /// Nothing is counted yet.
-    fn nothing(&self) -> HashMap<usize, u64> {
-        self.members.iter().map(|index| (*index, 0)).collect()
-    }
-
-    fn count(&self, flow: &Flow, found: &mut HashMap<usize, u64>) {
-        for index in self.owners(flow) {
-            *found.entry(index).or_default() += 1;
-        }
-    }
-
-    /// What the daemon has counted, if it knows all of them.
-    fn counted(&self, answer: &Value, all: &[&Attachment]) -> Option<HashMap<usize, u64>> {
-        let count = |index: &usize| Some((*index, answer.get(life(all.get(*index)?))?.as_u64()?));
-        self.members.iter().map(count).collect()
-    }
-
-    /// The attachments of which a flow names a token, each once.
-    fn owners(&self, flow: &Flow) -> BTreeSet<usize> {
-        let ports = flow.matches.in_port.iter().chain(&flow.actions.outputs);
-        let ports = ports.filter_map(|port| self.ports.get(port));
-        let addresses = flow.matches.addresses.iter();
-        let addresses = addresses.filter_map(|a| self.addresses.get(&a.address));
-        let is_matched = |(index, mask, value): &(u8, u32, u32)| {
-            let mut registers = flow.matches.registers.iter();
-            registers
-                .any(|r| r.index == *index && r.mask & mask == *mask && r.value & mask == *value)
-        };
-        let registers = self.registers.iter().filter(|(field, _)| is_matched(field));
-        ports.chain(addresses).chain(registers.map(|(_, of)| of)).flatten().copied().collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::attachment::{Key, Register, RegisterHow};
-    use crate::model::flow::{AddressMatch, RegisterMatch, Side};
-
-    fn attachment(container: &str, ofport: u16, ip: &str) -> Attachment {
-        let key = Key {
-            network: "podnet".parse().unwrap(),
-            container: container.parse().unwrap(),
-            ifname: "eth0".parse().unwrap(),
-        };
-        let now = Stamp { boot_ms: 1, wall_ms: 1 };
-        let mut attachment = Attachment::new(key, 1, "boot".to_owned(), now);
-        (attachment.ofport, attachment.ips) = (Some(ofport), vec![ip.parse().unwrap()]);
-        attachment
-    }
-
-    #[test]
-    fn a_flow_counts_once_for_each_attachment_that_it_names() {
-        let mut tokens = TokenIndex::default();
-        tokens.add(0, &attachment("c1", 5, "10.0.0.5"), None);
-        let mut other = attachment("c2", 6, "10.0.0.5");
-        other.register = Some(Register { value: 7, how: RegisterHow::Learned });
-        tokens.add(3, &other, None);
-        let owners = |edit: &dyn Fn(&mut Flow)| {
-            let mut flow = Flow::default();
-            edit(&mut flow);
-            tokens.owners(&flow).into_iter().collect::<Vec<_>>()
-        };
-        let to_address = |flow: &mut Flow| {
-            let address = Address::Ip("10.0.0.5".parse().unwrap());
-            flow.matches.addresses.push(AddressMatch { address, side: Side::Destination });
-        };
-        let with_value = |value, mask| {
-            move |flow: &mut Flow| {
-                flow.matches.registers.push(RegisterMatch { index: 0, value, mask });
-            }
-        };
-        assert_eq!(owners(&|_| {}), [0; 0]);
-        assert_eq!(owners(&to_address), [0, 3]);
-        assert_eq!(owners(&|flow| flow.actions.outputs = vec![9, 6]), [3]);
-        assert_eq!(owners(&with_value(7, u32::MAX)), [3]);
-        assert_eq!(owners(&with_value(7, 0xf)), [0; 0], "a part of the register");
-        let both = |flow: &mut Flow| {
-            flow.matches.in_port = Some(5);
-            flow.actions.outputs = vec![5];
-        };
-        assert_eq!(owners(&both), [0]);
-    }
+    Ok(Value::Object(answer))
 }

@@ -197,6 +197,11 @@ impl Context {
         reconcile::ask(&registry.daemon_socket(), &self.run_dir, question, self.timeout)
     }
 
+    /// Why there is nothing to show: no state directory.
+    fn no_records(&self, nothing: &str) -> String {
+        format!("{nothing}: {} is not there, so nothing was recorded", self.state_dir.display())
+    }
+
     /// For commands that only read: no directory is no records.
     pub(crate) fn registry(&self) -> Result<Option<Registry>, Error> {
         Ok(Registry::open_existing(&self.state_dir)?)

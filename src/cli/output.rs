@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Context, Error};
+use crate::model::attachment::Attachment;
 use crate::util::logging::{escape, is_plain};
 
 /// Left-aligned columns, two spaces apart, as kubectl prints them.
@@ -59,6 +60,21 @@ pub(super) fn or_dash(cell: Option<impl ToString>) -> String {
 pub(super) fn list(items: &[impl ToString], between: &str) -> String {
     let texts: Vec<String> = items.iter().map(ToString::to_string).collect();
     or_dash(Some(texts.join(between)).filter(|text| !text.is_empty()))
+}
+
+/// What attachments are sorted by: their pods' names.
+pub(super) fn by_pod(attachment: &Attachment) -> [String; 2] {
+    [attachment.title(), attachment.key.to_string()]
+}
+
+/// A number of things: `1 entry`, `2 entries`.
+pub(crate) fn counted(count: impl Into<u64>, one: &str) -> String {
+    let count = count.into();
+    match one.strip_suffix('y') {
+        _ if count == 1 => format!("1 {one}"),
+        Some(stem) => format!("{count} {stem}ies"),
+        None => format!("{count} {one}s"),
+    }
 }
 
 /// As much of a container's id as tells it from others.

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::output::{self, short};
+use super::output::{self, counted, short};
 use super::{Context, Error, Exit, ago};
 use crate::liveness::mass_death_guard;
 use crate::model::attachment::{Attachment, State};
@@ -109,8 +109,9 @@ impl Status {
         let suspicions = status.said("suspicions").and_then(Value::as_u64).unwrap_or_default();
         if suspicions > 0 {
             status.attention.push(format!(
-                "{suspicions} entries were deleted while what they name found a new owner: the \
-                 daemon's log names them"
+                "suspicion: {} deleted while a token of it found a new owner: the daemon's log has \
+                 the bridge and the entry",
+                counted(suspicions, "entry")
             ));
         }
         Ok(status)
@@ -131,7 +132,8 @@ impl Status {
         }
         let files = snapshot.corrupt.len().saturating_add(snapshot.failures.len());
         if files > 0 {
-            self.attention.push(format!("{files} records cannot be read (`ovs-flow-gc doctor`)"));
+            let files = counted(files as u64, "record");
+            self.attention.push(format!("cannot be read: {files} (`ovs-flow-gc doctor`)"));
         }
         let unfinished = snapshot.tombstones.iter().filter(|dead| dead.state != State::Gone);
         self.waiting = unfinished.map(|dead| Waiting::new(dead, now)).collect();
@@ -146,8 +148,9 @@ impl Status {
         let long = self.waiting.iter().filter(|of| of.dead_seconds > LONG.as_secs()).count();
         if long > 0 {
             self.attention.push(format!(
-                "entries of {long} pods are left {} after their death (`ovs-flow-gc explain POD`)",
-                ago(LONG)
+                "entries are left {} after the death of {} (`ovs-flow-gc explain POD`)",
+                ago(LONG),
+                counted(long as u64, "pod")
             ));
         }
         Ok(())

@@ -7,6 +7,7 @@ use clap::Args;
 use log::info;
 use serde::Serialize;
 
+use super::output::counted;
 use super::{Context, Error, Exit, Table, output};
 use crate::liveness::{LivenessReason, mass_death_guard};
 use crate::reconcile::{LivenessPass, Report, SweepRun, TargetReport, Thorough};
@@ -39,8 +40,16 @@ struct Answer<'a> {
     held_back: usize,
     /// Pods of the same burst of deaths that were swept before the brake was pulled.
     swept_before: usize,
+    /// Everybody who is recorded: the living, who was found dead now, and earlier dead.
     attachments: usize,
+    /// How many of them are dead.
     dead: usize,
+    /// Those that were not known to be dead before.
+    #[serde(skip)]
+    recorded: usize,
+    /// There is no state directory.
+    #[serde(skip)]
+    no_records: Option<String>,
     corrupt: Vec<String>,
     /// What could not be judged, and why not.
     unjudged: Vec<String>,
@@ -61,7 +70,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         dry_run: !act,
         yes: options.yes,
         thorough: if options.only_dead { Thorough::None } else { Thorough::All },
-        details: options.details || options.dry_run,
+        details: options.details,
         ..SweepRun::new(&context.run_dir, context.timeout)
     };
     let mut pass = run.liveness_pass_after_burst()?;
@@ -72,18 +81,22 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     run.sighted(&mut pass);
     let (held_back, swept_before) = (pass.held_back().count(), pass.swept_before);
     let unjudged = unjudged(&pass);
-    let LivenessPass { orphans, braked, paused, corrupt, .. } = pass;
+    let LivenessPass { orphans, braked, paused, corrupt, registry_snapshot, .. } = pass;
+    let earlier = registry_snapshot.tombstones.len();
     let braked = braked.is_some();
     let attention = outcome.needs_attention() || braked;
-    let report = Report::of(&outcome);
+    let mut report = Report::of(&outcome);
+    report.targets.sort_by_key(|target| (target.pod, target.container, target.ifname));
     let answer = Answer {
         dry_run: options.dry_run,
         paused: paused || outcome.paused,
         braked,
         held_back,
         swept_before: if braked { swept_before } else { 0 },
-        attachments: orphans.total,
-        dead: orphans.dead.len(),
+        attachments: orphans.total.saturating_add(earlier),
+        dead: orphans.dead.len().saturating_add(earlier),
+        no_records: registry.is_none().then(|| context.no_records("no attachments")),
+        recorded: orphans.total,
         corrupt,
         unjudged,
         report: &report,
@@ -194,9 +207,10 @@ fn say_problems(text: &mut String, answer: &Answer<'_>) {
         if bridge.counts.dangling > 0 {
             let _ = writeln!(
                 text,
-                "{}: {} dangling flows name a port that is nobody's (--details lists them; \
-                 reapDangling deletes them)",
-                bridge.bridge, bridge.counts.dangling
+                "{}: {} of a port that is nobody's (--details lists them; reapDangling deletes \
+                 them)",
+                bridge.bridge,
+                counted(bridge.counts.dangling, "dangling entry")
             );
         }
         // An error that pods have, too, is printed beside these pods.
@@ -231,7 +245,7 @@ fn say_what_is_held_back(text: &mut String, answer: &Answer<'_>) {
              deleted. Is the netns directory mounted? If they are dead indeed: ovs-flow-gc sweep \
              --yes",
             answer.held_back,
-            answer.attachments,
+            answer.recorded,
             mass_death_guard::swept_before(answer.swept_before)
         );
     }
@@ -242,22 +256,35 @@ fn say_what_is_held_back(text: &mut String, answer: &Answer<'_>) {
     } else if observed > 0 {
         let _ = writeln!(
             text,
-            "observe: {observed} stale entries stay because the mode of their network is \"observe\""
+            "observe: {} because the mode of the network is \"observe\"",
+            if observed == 1 {
+                "1 stale entry stays".to_owned()
+            } else {
+                format!("{observed} stale entries stay")
+            }
         );
     }
 }
 
 fn say_totals(text: &mut String, answer: &Answer<'_>) {
     let report = answer.report;
-    let (attachments, dead) = (answer.attachments, report.targets.len());
-    let _ = write!(text, "{attachments} attachments, {dead} dead; ");
+    match &answer.no_records {
+        Some(why) => {
+            let _ = write!(text, "{why}; ");
+        }
+        None => {
+            let attachments = counted(answer.attachments as u64, "attachment");
+            let _ = write!(text, "{attachments}, {} dead; ", answer.dead);
+        }
+    }
     let (stale, put_back) = (report.sum(|c| c.stale), report.sum(|c| c.put_back));
     if answer.dry_run {
         let go = stale.saturating_sub(report.sum(|c| c.observed));
-        let _ = write!(text, "{go} entries would be deleted");
+        let _ = write!(text, "{} would be deleted", counted(go, "entry"));
         return;
     }
-    let _ = write!(text, "{stale} entries stale, {} deleted", report.sum(|c| c.deleted));
+    let stale = counted(stale, "entry");
+    let _ = write!(text, "{stale} stale, {} deleted", report.sum(|c| c.deleted));
     if put_back > 0 {
         let _ = write!(text, ", {put_back} put back: somebody had put them anew");
     }
@@ -294,6 +321,8 @@ mod tests {
             swept_before: 0,
             attachments: 2,
             dead: 2,
+            recorded: 2,
+            no_records: None,
             corrupt: Vec::new(),
             unjudged: Vec::new(),
             report: &Report::of(outcome),

@@ -7,10 +7,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::memory::MemoryLimit;
-use super::replica::{Counters, Held, State};
+use super::replica::{Counters, State};
 use super::watcher::{OnNews, Turns, Watcher};
 use super::{Arrived, BridgeTables, DumpSource, FlowSink, News, ReplicaSource, Token};
-use crate::util::clock::{BootTime, Deadline};
 
 /// Follows each bridge that it is told of.
 #[derive(Debug)]
@@ -109,17 +108,6 @@ impl Replicas {
         let watchers = self.watchers();
         let arrived = watchers.iter().filter_map(|(name, of)| Some((name.clone(), arrived(of)?)));
         arrived.collect()
-    }
-
-    /// Hands out every entry of a bridge; false: it is not followed, or not in sync.
-    pub fn read_all(&self, bridge: &str, deadline: Deadline, each: &mut dyn FnMut(Held)) -> bool {
-        let watcher = self.watchers().get(bridge).cloned();
-        let Some(watcher) = watcher.filter(|watcher| watcher.barrier(deadline).is_some()) else {
-            return false;
-        };
-        let replica = watcher.replica();
-        replica.all(BootTime::now(), each);
-        replica.is_in_sync()
     }
 
     /// How each of them is, by its bridge's name.

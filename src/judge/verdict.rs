@@ -183,6 +183,41 @@ impl<'c> Judge<'c> {
         found
     }
 
+    /// The dead whom a flow names, each once: of each alone [`Self::verdict`] would tell. A value
+    /// that a flow sets for others names a pod only if it is recorded.
+    #[must_use]
+    pub fn named(&self, flow: &Flow) -> Vec<DeadId> {
+        let written: Vec<RegisterToken> = self.written_registers(flow).collect();
+        let is_recorded = |i: &DeadId| {
+            self.index.dead(*i).is_some_and(|(dead, network)| {
+                let own = dead.register.zip(Field::of(&network.register));
+                let own = own.and_then(|(value, field)| field.token(value));
+                let former = dead.former_values(network.register).map(|(token, _)| token);
+                own.into_iter().chain(former).any(|token| written.contains(&token))
+            })
+        };
+        let mut found = self.matched(flow);
+        if !written.is_empty() {
+            let names = |i: &DeadId| is_recorded(i) || self.matches(flow, *i);
+            found.retain(names);
+        }
+        let ports = flow.actions.outputs.iter().chain(&flow.actions.port_references);
+        let owners = ports.filter_map(|port| self.index.port(*port)).flat_map(|of| &of.dead);
+        owners.for_each(|i| push_once(&mut found, *i));
+        found
+    }
+
+    /// Whether a flow matches a token of one of the dead.
+    fn matches(&self, flow: &Flow, i: DeadId) -> bool {
+        let Some((dead, _)) = self.index.dead(i) else { return false };
+        let own = |value: RegisterToken| {
+            self.by_value.get(&value).is_some_and(|owners| owners.contains(&i))
+        };
+        flow.matches.in_port.is_some_and(|port| dead.had(port))
+            || own_addresses(dead, flow).next().is_some()
+            || self.matched_registers(flow).any(own)
+    }
+
     pub(super) fn matched_registers(&self, flow: &Flow) -> impl Iterator<Item = RegisterToken> {
         let matched = &flow.matches.registers;
         self.index.fields.iter().flat_map(|f| matched.iter().filter_map(|m| f.matched(m)))

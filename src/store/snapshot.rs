@@ -106,6 +106,14 @@ pub(super) struct Reading<'w> {
     pub(super) known: Option<&'w RegistrySnapshot>,
 }
 
+impl RegistrySnapshot {
+    /// Whether nobody is recorded, alive or dead.
+    #[must_use]
+    pub fn has_no_records(&self) -> bool {
+        self.attachments.is_empty() && self.tombstones.is_empty()
+    }
+}
+
 pub(super) fn take(root: &Path, reading: Reading<'_>) -> Result<RegistrySnapshot, Error> {
     let mut all = RegistrySnapshot::default();
     for directory in names(root, reading.passes)? {

@@ -7,6 +7,7 @@ mod gc;
 mod health;
 mod input;
 mod versions;
+mod words;
 
 use std::path::Path;
 

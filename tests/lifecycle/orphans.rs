@@ -136,7 +136,7 @@ fn a_dry_run_changes_nothing() {
     node.vanish(&crowd.pods[1], Port::Gone);
     let before = (tree(&node.state_dir), database(&node));
 
-    let answer = sweep(&node, &["--dry-run"]);
+    let answer = sweep(&node, &["--dry-run", "--details"]);
 
     assert_eq!(node.dump("br0"), crowd.registry_snapshot());
     assert!(before == (tree(&node.state_dir), database(&node)), "records or OVSDB changed");
@@ -173,7 +173,7 @@ fn a_dry_run_names_the_entries() {
     let node = Setup::new().datapath(Datapath::Dummy).protocols("OpenFlow14").up("names_entries");
     let crowd = Crowd::new(&node, &["web", "db"]);
     node.vanish(&crowd.pods[0], Port::Stays);
-    let answer = sweep(&node, &["--dry-run"]);
+    let answer = sweep(&node, &["--dry-run", "--details"]);
     let flows = answer["flows"].as_array().unwrap().iter();
     let named: BTreeSet<String> = flows
         .filter(|flow| flow["stale"] == true)

@@ -115,7 +115,7 @@ fn explain_says_why_for_the_living_and_the_dead() {
         assert_eq!(told.code, Some(0), "{told}");
         let told = told.json();
         assert_eq!(told.as_array().unwrap().len(), 1, "{told}");
-        assert!(told[0]["liveness"].as_str().unwrap().starts_with("alive"), "{told}");
+        assert_eq!(told[0]["liveness"], "alive", "{told}");
         let flows = told[0]["flows"].as_array().unwrap();
         let kept: Vec<_> = flows.iter().filter(|f| f["stale"] == false).collect();
         assert_eq!((flows.len(), kept.len()), (16, 1), "{told:#}");
@@ -124,7 +124,11 @@ fn explain_says_why_for_the_living_and_the_dead() {
         assert!(flows.iter().all(|f| f["stale"] == false || f["rule"].is_u64()), "{told}");
     }
     let text = node.admin(&["explain", &web.name]).ok();
-    assert!(text.contains("delete (rule 1)") && text.contains("keep"), "{text}");
+    // She lives: nothing of hers is deleted.
+    assert!(text.contains("would go (rule 1)") && text.contains("would stay"), "{text}");
+    assert!(text.contains("alive; if it were deleted now:"), "{text}");
+    assert!(!text.contains("delete (") && !text.contains("keep"), "{text}");
+    assert!(!text.contains("dead") && text.contains("this pod's port"), "{text}");
     assert!(text.contains(&web.ip) && text.contains(&web.port), "{text}");
 
     node.vanish(&web, Port::Stays);

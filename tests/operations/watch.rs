@@ -90,7 +90,7 @@ fn observe_mode_deletes_nothing_until_it_is_over() {
     let ends = everybody_ends(node, |_| {});
     let node = &ends.node;
     let sweep_text = node.admin(&["sweep"]).stdout;
-    assert!(sweep_text.contains("stay because the mode of their network is \"observe\""));
+    assert!(sweep_text.contains("stay because the mode of the network is \"observe\""));
     assert!(!states(node).iter().any(|(pod, state)| pod != "lives" && state != "deleting"));
 
     // The network's next ADD brings the new mode.
@@ -144,7 +144,7 @@ fn a_dry_run_changes_nothing() {
     node.vanish(&web, Port::Stays);
     let (flows, ports) = (node.dump("br0"), node.ports("br0"));
     let before = records(&node);
-    let report = sweep(&node, &["--dry-run"]);
+    let report = sweep(&node, &["--dry-run", "--details"]);
     assert_eq!((report["dryRun"].as_bool(), stale(&report)), (Some(true), 15), "{report}");
     let listed = report["flows"].as_array().unwrap();
     assert_eq!(listed.iter().filter(|f| f["stale"] == true).count(), 15, "each with its reason");
@@ -165,6 +165,7 @@ fn a_dry_run_says_what_would_happen() {
     let dead = format!("default/{} ", web.name);
     let dry_run = |state: &str, count: &str| {
         let text = node.admin(&["sweep", "--dry-run"]).stdout;
+        assert!(!text.contains("actions="), "entries are for --details: {text}");
         let row = text.lines().find(|line| line.starts_with(&dead));
         assert!(row.is_some_and(|row| row.trim_end().ends_with(state)), "{state}: {text}");
         assert!(text.contains(&format!("{count} entries would be deleted")), "{text}");

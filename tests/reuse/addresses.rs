@@ -110,7 +110,7 @@ fn address_and_number_went_to_two_pods() {
     assert!(!town.node.ping(&town.pods[0], &ip), "the tenant gets what is for the heir");
     town.node.admin(&["resume"]).ok();
 
-    let plan = sweep(&town.node, &["--dry-run"]);
+    let plan = sweep(&town.node, &["--dry-run", "--details"]);
     let by_pair = plan["flows"].as_array().unwrap().iter().filter(|flow| flow["rule"] == 5);
     let by_pair: Vec<&str> = by_pair.map(|flow| flow["flow"].as_str().unwrap()).collect();
     for part in strings(["priority=120,ip,nw_dst=", "priority=120,arp,arp_tpa="]) {

@@ -202,7 +202,7 @@ fn of_a_ports_marks() {
     assert!(matches!(adopted.code, Some(0 | 3)), "{adopted}");
     for command in [
         &["sweep", "--details"][..],
-        &["sweep", "--dry-run"],
+        &["sweep", "--dry-run", "--details"],
         &["list"],
         &["doctor", "--net-dir", &net_dir],
     ] {

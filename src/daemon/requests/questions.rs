@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{Shared, registry};
 use crate::cli::status::Status;
@@ -100,16 +100,26 @@ fn remedy(doubt: Doubt) -> &'static str {
 
 /// How many entries name each attachment, by bridge; none of bridges that are not followed.
 fn counts(shared: &Shared) -> Result<Value, String> {
-    let snapshot = registry(shared)?.snapshot().map_err(|error| error.to_string())?;
     let deadline = Deadline::after(LINE);
-    let counts = list::counts(&snapshot, |bridge, each| {
-        shared.replicas.read_all(bridge, deadline, &mut |held| {
-            if let Ok(flow) = held.entry.flow(held.made.latest) {
-                each(&flow);
-            }
-        })
+    let node = node(shared, deadline)?;
+    let counts = list::counts(&node, |bridge| {
+        if !shared.replicas.is_followed(bridge) {
+            return None;
+        }
+        let connection = open_bridge(&shared.run_dir, bridge, deadline).ok()?;
+        let (switch, ports) = DumpSource::over(connection).ok()?;
+        Some((shared.replicas.source(bridge, switch), ports))
     });
-    Ok(Value::Object(counts.collect::<Map<_, _>>()))
+    counts.map_err(|error| error.to_string())
+}
+
+/// Records and OVSDB.
+fn node(shared: &Shared, deadline: Deadline) -> Result<NodeSnapshot, String> {
+    let registry = registry(shared)?;
+    let client = Client::connect(&database_socket(&shared.run_dir), deadline);
+    let mut client = client.map_err(|error| error.to_string())?;
+    let node = NodeSnapshot::read(Some(&registry), &shared.run_dir, &mut client, Stamp::now());
+    node.map_err(|error| error.to_string())
 }
 
 /// The entries of a bridge that name an attachment, each with its verdict.
@@ -119,11 +129,7 @@ fn flows(shared: &Shared, life: (&Key, u64), bridge: &str) -> Result<Value, Stri
     }
     let (deadline, now) = (Deadline::after(LINE), Stamp::now());
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let registry = registry(shared)?;
-    let mut client = Client::connect(&database_socket(&shared.run_dir), deadline)
-        .map_err(|error| text(&error))?;
-    let node = NodeSnapshot::read(Some(&registry), &shared.run_dir, &mut client, now)
-        .map_err(|error| text(&error))?;
+    let node = node(shared, deadline)?;
     let mut records = node.records.iter().chain(&node.tombstones);
     let record = records.find(|record| (&record.key, record.generation) == life);
     let record = record.ok_or("there is no such attachment")?;
