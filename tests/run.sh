@@ -40,6 +40,7 @@ packages() {
 /usr/lib/python3/dist-packages/yaml/__init__.py python3-yaml
 /usr/bin/buildah buildah
 /usr/bin/jq jq
+/usr/bin/chromium chromium
 /usr/bin/rpmbuild rpm
 LIST
 }

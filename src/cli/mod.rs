@@ -1,6 +1,7 @@
 //! The admin command. People get tables, `--json` gives machines the same.
 
 mod adopt;
+mod bug_report;
 pub mod conflist;
 mod doctor;
 pub(crate) mod explain;
@@ -90,6 +91,8 @@ enum Command {
     Status(status::Options),
     /// Is this node set up right? Says what to do about each finding.
     Doctor(doctor::Options),
+    /// Print what a maintainer needs to know of this node, to paste it into an issue.
+    BugReport(bug_report::Options),
 }
 
 #[derive(Debug, Subcommand)]
@@ -248,6 +251,7 @@ pub fn main() -> ExitCode {
         Command::SelfUninstall(options) => node::uninstall(&context, &options),
         Command::Status(options) => status::run(&context, &options),
         Command::Doctor(options) => doctor::run(&context, &options),
+        Command::BugReport(options) => bug_report::run(&context, &options),
     };
     match ended {
         Ok(exit) => exit.into(),

@@ -184,6 +184,7 @@ fn json_is_one_valid_document_for_every_command() {
         (&["conflist", "remove", &copy], &[0]),
         (&["conflist", "add", &copy, "--after", "ovs-test-cni"], &[0]),
         (&["doctor", "--net-dir", &net_dir], &[0, 3]),
+        (&["bug-report", "--net-dir", &net_dir], &[0]),
     ] {
         // The flag is taken before and after the command.
         let outcome = node.admin(&[args, &["--json"]].concat());

@@ -1,11 +1,12 @@
 //! `status` and the daemon's page: is all well?
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::gcd::Daemon;
-use crate::rig::{Port, Setup, eventually, layouts};
+use crate::rig::{Node, Port, Setup, eventually, layouts};
 
 /// A pause for a time: what dies in it stays for so long, and goes then without anybody's doing.
 #[test]
@@ -71,6 +72,7 @@ fn the_screen_and_the_page_say_what_there_is() {
         assert!(shown.contains(&pod) && shown.contains("1 with entries that are left"), "{shown}");
     }
     assert!(screen.contains("\nwaits   default/"), "{screen}");
+    browse(&node, &daemon, &[&pod, "1 with entries that are left"]);
     node.vswitchd.resume();
     eventually("it waits no longer", || waits() == serde_json::json!([]));
 
@@ -92,4 +94,37 @@ fn the_screen_and_the_page_say_what_there_is() {
         alone.stdout.contains("1 live, 2 dead") && !alone.stdout.contains("\nbridge"),
         "{alone}"
     );
+}
+
+/// The page in Debian's Chromium, in both colour schemes: what it shows, and on which ground.
+fn browse(node: &Node, daemon: &Daemon, shown: &[&str]) {
+    for (scheme, ground) in [("1", 255), ("0", 18)] {
+        let picture = node.dir.join(format!("page-{scheme}.png"));
+        let chromium = |what: &str| {
+            let outcome = Command::new("/usr/bin/chromium")
+                .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"])
+                .args(["--no-first-run", "--disable-background-networking", "--disable-sync"])
+                .args(["--disable-component-update", "--window-size=700,900"])
+                .arg(format!("--blink-settings=preferredColorScheme={scheme}"))
+                .arg(format!("--user-data-dir={}", node.dir.join("chromium").display()))
+                .arg(what)
+                .arg(format!("http://{}/", daemon.address()))
+                .output()
+                .expect("Debian's chromium: tests/run.sh --setup installs it");
+            String::from_utf8_lossy(&outcome.stdout).into_owned()
+        };
+        let page = chromium("--dump-dom");
+        for text in shown {
+            assert!(page.contains(text), "{text}: {page}");
+        }
+        chromium(&format!("--screenshot={}", picture.display()));
+        // The first pixel of a PNG stands behind the first row's filter, which has nothing to add to it.
+        let read = "import sys, zlib; png = open(sys.argv[1], 'rb').read(); at, data = 8, b''\n\
+            while at < len(png):\n    n = int.from_bytes(png[at:at+4], 'big')\n    \
+            data += png[at+8:at+8+n] if png[at+4:at+8] == b'IDAT' else b''\n    at += n + 12\n\
+            print(*zlib.decompress(data)[1:4])";
+        let pixel = Command::new("/usr/bin/python3").args(["-c", read]).arg(&picture).output();
+        let pixel = String::from_utf8(pixel.unwrap().stdout).unwrap();
+        assert_eq!(pixel.trim(), format!("{ground} {ground} {ground}"), "scheme {scheme}");
+    }
 }

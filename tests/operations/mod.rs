@@ -1,6 +1,7 @@
 //! What an operator does: adopts what was there before, watches, stops, undoes, asks why.
 
 mod adopt;
+mod bug_report;
 mod image;
 mod journal;
 mod mass_death_guard;
