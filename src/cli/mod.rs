@@ -31,7 +31,7 @@ use crate::store::{self, Registry};
 use crate::util::clock::Deadline;
 use crate::util::logging;
 
-pub(crate) use output::{Table, ago};
+pub(crate) use output::{Table, ago, short};
 
 /// Keeps dead pods out of Open vSwitch: a chained CNI plugin (when the container runtime
 /// sets CNI_COMMAND) and this admin command.

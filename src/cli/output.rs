@@ -78,7 +78,7 @@ pub(crate) fn counted(count: impl Into<u64>, one: &str) -> String {
 }
 
 /// As much of a container's id as tells it from others.
-pub(super) fn short(container: &str) -> String {
+pub(crate) fn short(container: &str) -> String {
     container.chars().take(13).collect()
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::output::{self, counted, short};
-use super::{Context, Error, Exit, ago};
+use super::{Context, Error, Exit, ago, short};
 use crate::liveness::mass_death_guard;
 use crate::model::attachment::{Attachment, State};
 use crate::reconcile::{Question, orphans, pulled_brake};

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::cli::ago;
 use crate::cli::status::Status;
+use crate::cli::{ago, short};
 
 /// The reader's own colours, light or dark. The page asks for itself every five seconds.
 const HEAD: &str = "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
@@ -13,7 +13,7 @@ const HEAD: &str = "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf
     :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }\n\
     body { margin: 2rem auto; max-width: 60rem; padding: 0 1rem }\n\
     table { border-collapse: collapse; width: 100% }\n\
-    th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0;\n\
+    th, td { text-align: left; overflow-wrap: anywhere; vertical-align: top; padding: .25rem .75rem .25rem 0;\n\
     border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent) }\n\
     .attention { border-left: .3rem solid #d33; padding-left: .7rem }\n\
     .well { border-left: .3rem solid #2a2; padding-left: .7rem }\n\
@@ -44,7 +44,7 @@ fn body(page: &mut String, status: &Status) {
     }
     let rows = status.waiting.iter().map(|waiting| {
         let dead = ago(Duration::from_secs(waiting.dead_seconds));
-        vec![waiting.pod.clone(), waiting.container.clone(), dead, waiting.why.clone()]
+        vec![waiting.pod.clone(), short(&waiting.container), dead, waiting.why.clone()]
     });
     table(page, &["Pod", "Container", "Dead for", "Why"], rows);
 }
@@ -85,13 +85,16 @@ mod tests {
         let mut status = Status::read(None, Ok(daemon)).unwrap();
         status.waiting.push(Waiting {
             pod: "a\"<b>&".to_owned(),
-            container: "c1".to_owned(),
+            container: "c1".repeat(32),
             dead_seconds: 300,
             why: "it waits".to_owned(),
         });
         let page = page(Ok(status));
         assert!(!page.contains("<script") && !page.contains("<b>"), "{page}");
-        assert!(page.contains("<td>a&quot;&lt;b&gt;&amp;</td><td>c1</td><td>5m</td>"), "{page}");
+        assert!(
+            page.contains("<td>a&quot;&lt;b&gt;&amp;</td><td>c1c1c1c1c1c1c</td><td>5m</td>"),
+            "{page}"
+        );
         assert!(page.contains("no pod was ever recorded here"), "{page}");
         assert!(!page.contains("http://") && !page.contains("https://"), "nothing from elsewhere");
     }
