@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::output::{self, counted, short};
+use super::output::{self, counted};
 use super::{Context, Error, Exit, ago, short};
 use crate::liveness::mass_death_guard;
 use crate::model::attachment::{Attachment, State};
