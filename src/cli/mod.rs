@@ -61,6 +61,9 @@ struct Common {
     /// error, warn, info, debug or trace; on standard error.
     #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
     log_level: log::LevelFilter,
+    /// text or json: how a line of the log looks.
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    log_format: logging::Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -228,6 +231,7 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
         }
     };
+    logging::set_format(line.common.log_format);
     logging::init(line.common.log_level, None);
     // Records are worth printing at once, whether or not the switch has something to add.
     let usual = if matches!(line.command, Command::List(_) | Command::Status(_)) { 5 } else { 60 };

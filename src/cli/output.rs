@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Context, Error};
 use crate::model::attachment::Attachment;
-use crate::util::logging::{escape, is_plain};
+use crate::util::logging::{self, escape, is_plain};
 
 /// Left-aligned columns, two spaces apart, as kubectl prints them.
 #[derive(Debug)]
@@ -107,8 +107,13 @@ pub(crate) fn as_it_is(all: &str) -> Result<(), Error> {
 
 /// An error, for a person.
 pub(crate) fn complain(text: &str) {
+    let line = if logging::is_json() {
+        logging::event(log::Level::Error, text)
+    } else {
+        format!("ovs-flow-gc: {}\n", escape(text))
+    };
     // If standard error is closed there is no other place to write to.
-    let _ = writeln!(io::stderr().lock(), "ovs-flow-gc: {}", escape(text));
+    let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 
 /// An age as kubectl shows it: 42s, 7m, 3h, 12d.

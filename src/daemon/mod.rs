@@ -175,6 +175,7 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
         }
     };
+    logging::set_format(options.log_format);
     logging::init(options.log_level, None);
     match run(options) {
         Ok(()) => Exit::Done.into(),

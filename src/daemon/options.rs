@@ -11,6 +11,7 @@ use crate::config;
 use crate::flowtable::Limits;
 use crate::flowtable::memory::MemoryLimit;
 use crate::liveness::Source;
+use crate::util::logging;
 
 const AFTER_HELP: &str = "\
 Every option is also an environment variable, OVS_FLOW_GC_<OPTION>: OVS_FLOW_GC_INTERVAL=1m.
@@ -103,6 +104,9 @@ pub struct Options {
     /// error, warn, info, debug or trace; on standard error.
     #[arg(long, env = "OVS_FLOW_GC_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: log::LevelFilter,
+    /// text or json: how a line of the log looks.
+    #[arg(long, env = "OVS_FLOW_GC_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: logging::Format,
 }
 
 impl Options {
@@ -226,6 +230,7 @@ mod tests {
             ("--listen=9477", "127.0.0.1:9477"),
             ("--liveness=netns,docker", "netns, cri and kubernetes"),
             ("--log-level=loud", "loud"),
+            ("--log-format=xml", "not text, nor json"),
             ("--intervall=30s", "--interval"),
         ] {
             let error = parse(&[arg]).unwrap_err();

@@ -7,11 +7,42 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use log::{LevelFilter, Log, Metadata, Record};
 use nix::fcntl::OFlag;
 
 use crate::util::clock::{Stamp, Utc};
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Time, level, message.
+    #[default]
+    Text,
+    /// An object with `time`, `level` and `message`.
+    Json,
+}
+
+impl FromStr for Format {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("not text, nor json"),
+        }
+    }
+}
+
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// How each line looks from now on.
+pub fn set_format(format: Format) {
+    IS_JSON.store(format == Format::Json, Ordering::Relaxed);
+}
 
 /// Starts logging at `level` to `file` (appended to, created 0600), or to stderr if there
 /// is none or it cannot be opened; the latter is warned of. A second call only changes the
@@ -61,7 +92,7 @@ impl Log for Lines {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let line = line(Stamp::now(), record.level(), &record.args().to_string());
+        let line = event(record.level(), &record.args().to_string());
         // One write per line: with O_APPEND, lines of many processes do not mix.
         if let Some(mut file) = self.file.as_ref() {
             // A full disk is the classic cause of evictions: stderr is better than nothing.
@@ -76,9 +107,37 @@ impl Log for Lines {
     fn flush(&self) {}
 }
 
-/// Names come from outside, and one event is one line.
-fn line(now: Stamp, level: log::Level, message: &str) -> String {
-    format!("{} {level} {}\n", Utc::of(now.wall_ms), escape(message))
+/// One event is one line.
+pub(crate) fn event(level: log::Level, message: &str) -> String {
+    let format = if is_json() { Format::Json } else { Format::Text };
+    line(format, Stamp::now(), level, message)
+}
+
+/// Whether lines are JSON.
+pub(crate) fn is_json() -> bool {
+    IS_JSON.load(Ordering::Relaxed)
+}
+
+/// Names come from outside: they end no line, and no string of JSON.
+fn line(format: Format, now: Stamp, level: log::Level, message: &str) -> String {
+    let time = Utc::of(now.wall_ms);
+    match format {
+        Format::Text => format!("{time} {level} {}\n", escape(message)),
+        Format::Json => {
+            let level = level.as_str().to_ascii_lowercase();
+            let quoted = serde_json::Value::from(message).to_string();
+            let mut message = String::with_capacity(quoted.len());
+            for c in quoted.chars() {
+                if is_plain(c) {
+                    message.push(c);
+                } else {
+                    // None of them has a number of more than four digits.
+                    let _ = write!(message, "\\u{:04x}", u32::from(c));
+                }
+            }
+            format!("{{\"time\":\"{time}\",\"level\":\"{level}\",\"message\":{message}}}\n")
+        }
+    }
 }
 
 /// Text from outside, fit for a line that people read: what would end the line, move the cursor,
@@ -122,11 +181,25 @@ mod tests {
     fn a_line_is_one_line() {
         let now = Stamp { boot_ms: 1, wall_ms: 1_795_255_871_123 };
         assert_eq!(
-            line(now, log::Level::Warn, "pod \"a\nb\u{1b}[0m\" größer"),
+            line(Format::Text, now, log::Level::Warn, "pod \"a\nb\u{1b}[0m\" größer"),
             "2026-11-21T10:11:11.123Z WARN pod \"a\\nb\\u{1b}[0m\" größer\n"
         );
         // Terminals and log viewers turn round what follows a direction, and some break lines here.
         assert_eq!(escape("a\u{202e}b\u{2028}c\u{85}"), "a\\u{202e}b\\u{2028}c\\u{85}");
+    }
+
+    #[test]
+    fn a_line_of_json_is_one_object() {
+        let now = Stamp { boot_ms: 1, wall_ms: 1_795_255_871_123 };
+        let message = "pod \"a\nb\u{1b}[0m\u{202e}\u{85}\u{7f}\" größer";
+        let line = line(Format::Json, now, log::Level::Warn, message);
+        let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let expected = serde_json::json!({
+            "time": "2026-11-21T10:11:11.123Z", "level": "warn", "message": message,
+        });
+        assert_eq!(read, expected);
+        assert!(line.trim_end().chars().all(is_plain) && line.matches('\n').count() == 1, "{line}");
+        assert_eq!("jsn".parse::<Format>(), Err("not text, nor json"));
     }
 
     #[test]

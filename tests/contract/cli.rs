@@ -56,6 +56,7 @@ fn wrong_usage_is_2_and_says_how_it_is_right() {
         &["conflist", "add", "x.conflist", "--settings", "not JSON"],
         &["list", "--timeout", "soon"],
         &["list", "--log-level", "loud"],
+        &["list", "--log-format", "xml"],
     ] {
         let outcome = bare(&node, args);
         assert_eq!(outcome.code, Some(2), "{outcome}");

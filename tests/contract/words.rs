@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::pods;
 use crate::rig::{Attached, Node, Port, Setup, layouts};
@@ -133,4 +133,28 @@ fn what_cannot_be_read_is_said() {
     let unread = node.admin(&["list"]);
     assert_eq!(unread.code, Some(3), "{unread}");
     assert!(unread.stderr.contains("podnet is a symbolic link"), "{unread}");
+}
+
+/// Each line of standard error is an object, errors too.
+#[test]
+fn the_log_of_a_command_may_be_json() {
+    let node = Setup::new().up("words_log");
+    let (pods, _) = pods(&node, &["web", "db"]);
+    node.vanish(&pods[0], Port::Gone);
+    let lines = |args: &[&str]| -> Vec<Value> {
+        let log = ["--log-format", "json", "--log-level", "debug"];
+        let stderr = node.admin(&[args, &log[..]].concat()).stderr;
+        let read =
+            |line| serde_json::from_str(line).unwrap_or_else(|why| panic!("{why}: {stderr}"));
+        stderr.lines().map(read).collect()
+    };
+    let has = |lines: &[Value], level: &str, what: &str| {
+        let is = |line: &&Value| line["level"] == level && line["time"].is_string();
+        let mut of = lines.iter().filter(is);
+        of.any(|line| line["message"].as_str().unwrap().contains(what))
+    };
+    let swept = lines(&["sweep"]);
+    assert!(has(&swept, "info", "is dead: its network namespace is gone"), "{swept:?}");
+    let failed = lines(&["explain", "nobody"]);
+    assert!(has(&failed, "error", "no attachment matches"), "{failed:?}");
 }

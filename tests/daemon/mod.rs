@@ -4,6 +4,7 @@ mod bad_days;
 mod deaths;
 mod figures;
 mod life;
+mod logs;
 mod questions;
 mod replica;
 mod requests;

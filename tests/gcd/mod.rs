@@ -71,7 +71,8 @@ impl Daemon {
         eventually("the daemon listens", || {
             let log = daemon.log();
             let address = log.split("listening on ").nth(1).and_then(|rest| rest.lines().next());
-            daemon.address = address.unwrap_or_default().to_owned();
+            // The line may be JSON.
+            daemon.address = address.unwrap_or_default().trim_end_matches("\"}").to_owned();
             assert!(daemon.child.try_wait().unwrap().is_none(), "it has ended:\n{log}");
             !daemon.address.is_empty()
         });
