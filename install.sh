@@ -24,6 +24,8 @@ demo        shows it on a switch of its own.
   --preset NAME     install: what registers mean in this network: ovs-cni, k-vswitch,
                     openshift-sdn, antrea, ovn
   --settings JSON   install: settings for the entry, as in '{"preset": "antrea"}'
+  --own-file        install: the entry in a file of its own beside the conflist, for networks whose
+                    agent writes the conflist again (docs/install.md)
   --no-conflist     install: edit no file; the configuration is in NetworkAttachmentDefinitions
                     (docs/multus.md)
   --binary FILE     install: this binary instead of the one beside install.sh or, where there is
@@ -123,8 +125,8 @@ while [ "$words" -gt 0 ]; do
         ;;
     --daemon) daemon=yes ;;
     --no-timer) systemd='' ;;
-    --no-conflist)
-        [ "$command" = install ] || wrong_usage "--no-conflist is for install"
+    --no-conflist | --own-file)
+        [ "$command" = install ] || wrong_usage "$option is for install"
         set -- "$@" "$option"
         ;;
     --force) force=--force ;;

@@ -68,6 +68,8 @@ pub struct Options {
     pub after: Option<String>,
     /// Settings beside `type`.
     pub entry: Entry,
+    /// In a file of its own, which who writes the list anew leaves alone.
+    pub own_file: bool,
 }
 
 /// Settings of our plugin, without `type`.

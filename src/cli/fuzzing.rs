@@ -27,7 +27,7 @@ pub(crate) fn conflist(data: &[u8]) -> bool {
     for entry in [Entry::default(), Entry(settings)] {
         let after = seen.as_ref().ok().and_then(|seen| seen.plugins.first().cloned());
         for after in [None, after] {
-            let options = Options { after, entry: entry.clone() };
+            let options = Options { after, entry: entry.clone(), own_file: false };
             let Ok(edit) = add_text(text, &options) else { continue };
             let there = inspect(&edit.text).expect("what was added to can be read");
             let ours = there.ours.expect("it was added");
@@ -87,7 +87,7 @@ pub(crate) fn arguments(data: &[u8]) -> bool {
         && let Ok(settings) = serde_json::from_str(&entry.settings)
     {
         let list = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"ovs"}]}"#;
-        let options = Options { after: entry.after, entry: Entry(settings) };
+        let options = Options { after: entry.after, entry: Entry(settings), own_file: false };
         if let Ok(edit) = add_text(list, &options) {
             assert_eq!(remove_text(&edit.text).unwrap().text, list);
         }

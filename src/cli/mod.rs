@@ -136,6 +136,10 @@ struct Entry {
     /// The same as --settings '{"preset": "NAME"}': what registers mean in this network.
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
+    /// In a file of its own, NETWORK/ovs-flow-gc.conf beside the conflist: an agent that writes the
+    /// conflist again leaves it alone. Runtimes read it from libcni 1.3 on, older ones do not.
+    #[arg(long)]
+    own_file: bool,
 }
 
 /// How a command ended.
@@ -294,7 +298,8 @@ impl Entry {
         let (_, problems) = Config::parse(&settings);
         if problems.is_empty() {
             let entry = conflist::Entry(settings);
-            return Ok(conflist::Options { after: self.after.clone(), entry });
+            let (after, own_file) = (self.after.clone(), self.own_file);
+            return Ok(conflist::Options { after, entry, own_file });
         }
         let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
         Err(Error::Usage(format!(
@@ -307,6 +312,12 @@ impl Entry {
 /// Puts the entry into a file. If no preset is asked for and one is of the file's network, says so.
 fn add_entry(file: &Path, asked: &conflist::Options) -> Result<conflist::Outcome, Error> {
     let outcome = conflist::add_file(file, asked)?;
+    if asked.own_file && outcome.change.is_change() {
+        output::complain(
+            "a runtime built with a libcni before 1.3 does not read this file and does not say so: \
+             start a pod, and see that `ovs-flow-gc list` has it",
+        );
+    }
     if outcome.change.is_change()
         && !asked.entry.0.contains_key("preset")
         && let Ok(seen) = conflist::inspect_file(&outcome.path)
@@ -327,6 +338,10 @@ fn edit(context: &Context, command: ConflistCommand) -> Result<Exit, Error> {
     let is_stream = |file: &PathBuf| file.as_os_str() == conflist::STREAM;
     let outcome = match command {
         ConflistCommand::Add { file, entry } if is_stream(&file) => {
+            if entry.own_file {
+                let why = "--own-file needs a file, and a spec.config has none";
+                return Err(Error::Usage(why.to_owned()));
+            }
             let text = conflist::add_stream(std::io::stdin().lock(), &entry.asked()?)?;
             output::as_it_is(&text)?;
             return Ok(Exit::Done);

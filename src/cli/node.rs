@@ -103,7 +103,7 @@ pub(super) struct Install {
     entry: super::Entry,
     /// Edit no conflist: the network's configuration is in NetworkAttachmentDefinitions, which
     /// `conflist add -` edits.
-    #[arg(long, conflicts_with_all = ["conflist", "after", "settings", "preset"])]
+    #[arg(long, conflicts_with_all = ["conflist", "after", "settings", "preset", "own_file"])]
     no_conflist: bool,
     /// Where Open vSwitch has its sockets on the node. The entry gets it as `ovsRunDir`, unless it is
     /// /run/openvswitch. A container has it at $OVS_RUNDIR [default: $OVS_RUNDIR]

@@ -46,7 +46,7 @@ fn none() -> Options {
 
 fn with(settings: Value) -> Options {
     let Value::Object(map) = settings else { panic!("settings are an object") };
-    Options { after: None, entry: Entry(map) }
+    Options { after: None, entry: Entry(map), own_file: false }
 }
 
 fn add(text: &str) -> String {
@@ -636,6 +636,56 @@ fn behind_an_ovs_plugin_with_a_file_of_its_own_the_entry_has_one_too() {
     assert_eq!(dir.read("10-net.conflist"), list);
     let left = fs::read_dir(dir.path("net")).unwrap().count();
     assert_eq!(left, 2);
+}
+
+/// An agent writes its list again and again. What is beside the list stays.
+#[test]
+fn an_entry_in_a_file_of_its_own_outlives_what_an_agent_writes() {
+    let agents = data("10-ovs.conflist");
+    let dir = NetD::with(&[("10-ovs.conflist", &agents)]);
+    let list = dir.path("10-ovs.conflist");
+    let name = inspect_file(&list).unwrap().name.unwrap();
+    let file = dir.path(&format!("{name}/ovs-flow-gc.conf"));
+    let options = Options { own_file: true, ..with(json!({"mode": "observe"})) };
+    let add = || add_file(&list, &options).unwrap().change;
+    assert_eq!(add(), Change::DropInAdded { file: file.clone() });
+    assert_eq!(add(), Change::AlreadyThere);
+    assert_eq!(dir.read("10-ovs.conflist"), agents, "not a byte of it is different");
+    for _ in 0..2 {
+        let seen = inspect_file(&list).unwrap();
+        assert_eq!(seen.ours, Some(seen.plugins.len() - 1), "behind the list's own plugins");
+        assert_eq!(find_ours(dir.0.path()).unwrap(), std::slice::from_ref(&file));
+        dir.put("10-ovs.conflist", &agents);
+    }
+    let other = Options { own_file: true, ..with(json!({"mode": "enforce"})) };
+    let refused = add_file(&list, &other).unwrap_err().to_string();
+    assert!(refused.contains("ovs-flow-gc.conf") && refused.contains("observe"), "{refused}");
+    let gone = Change::DropInsRemoved { files: vec![file.clone()] };
+    assert_eq!(dir.remove("10-ovs.conflist").unwrap(), gone);
+    assert!(!dir.path(&name).exists(), "the directory that was made is gone");
+
+    // Where no runtime would read it, it is not made.
+    let inlined = agents.replacen('{', r#"{"loadOnlyInlinedPlugins":true,"#, 1);
+    dir.put("20-inlined.conflist", &inlined);
+    dir.put("30-one.conf", r#"{"cniVersion":"1.0.0","name":"one","type":"ovs"}"#);
+    dir.put("40-evil.conflist", agents.replacen(&name, "../x", 1));
+    for (file, why) in [
+        ("20-inlined.conflist", "loadOnlyInlinedPlugins"),
+        ("30-one.conf", "only a .conflist"),
+        ("40-evil.conflist", "cannot have a file of its own"),
+    ] {
+        let refused = add_file(&dir.path(file), &options).unwrap_err().to_string();
+        assert!(refused.contains(why), "{file}: {refused}");
+    }
+    let names: Vec<_> =
+        fs::read_dir(dir.0.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 4, "{names:?}");
+    // A list that has it already keeps it where it is.
+    dir.put("10-ovs.conflist", &add_text(&agents, &with(json!({}))).unwrap().text);
+    assert_eq!(
+        add_file(&list, &Options { own_file: true, ..none() }).unwrap().change,
+        Change::AlreadyThere
+    );
 }
 
 #[test]

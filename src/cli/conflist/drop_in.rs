@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::directory::{has_extension, paths};
-use super::document::{Document, Plugin};
+use super::document::{Document, Plugin, slice};
 use super::edit::{Style, check_version, ours_behind, same_settings, stand_behind, with_scope};
 use super::error::FileError;
 use super::file::{directory_of, read, text_error};
@@ -42,12 +42,7 @@ pub(super) enum Place {
 /// # Errors
 /// One of them cannot be read. libcni does not load the list then.
 pub(super) fn of_list(list: &Path, document: &Document<'_>) -> Result<Vec<DropIn>, FileError> {
-    let is_list = has_extension(list, &["conflist"]);
-    let name = document.name.as_deref().and_then(|name| name.parse::<NetworkName>().ok());
-    let Some(name) = name.filter(|_| is_list && !document.only_inlined) else {
-        return Ok(Vec::new());
-    };
-    let directory = list.with_file_name(name.to_string());
+    let Some(directory) = directory_of_plugins(list, document) else { return Ok(Vec::new()) };
     // Also a file that is called `.conf`. libcni reads a link to a directory, and fails.
     let is_plugin = |path: &PathBuf| {
         let is_dir = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
@@ -94,7 +89,7 @@ pub(super) fn place(
     options: &Options,
 ) -> Result<Place, FileError> {
     let drop_ins = of_list(list, document)?;
-    if drop_ins.is_empty() {
+    if drop_ins.is_empty() && !options.own_file {
         return Ok(Place::List);
     }
     let error = |source| text_error(list, source);
@@ -109,12 +104,41 @@ pub(super) fn place(
             .map_err(|source| text_error(&there.path, source))?;
         return Ok(Place::There(there.path.clone()));
     }
-    let Some(behind) = file(ovs) else { return Ok(Place::List) };
+    let path = match file(ovs) {
+        // `X.ovs-flow-gc.conf` sorts behind `X.conf`.
+        Some(behind) => behind.path.with_extension(format!("{PLUGIN_TYPE}.conf")),
+        None if options.own_file => own_file(list, document)?,
+        None => return Ok(Place::List),
+    };
     check_version(document).map_err(error)?;
-    // `X.ovs-flow-gc.conf` sorts behind `X.conf`.
-    let path = behind.path.with_extension(format!("{PLUGIN_TYPE}.conf"));
-    let attaches = ovs_plugin(&types).and_then(file).unwrap_or(behind);
-    Ok(Place::New(path, with_scope(&attaches.text, &options.entry)))
+    let attaches = ovs_plugin(&types).unwrap_or(ovs);
+    let ovs = match file(attaches) {
+        Some(drop_in) => drop_in.text.as_str(),
+        None => {
+            document.plugins().nth(attaches).map_or("", |p| slice(document.text, &p.object.span))
+        }
+    };
+    Ok(Place::New(path, with_scope(ovs, &options.entry)))
+}
+
+/// Where the list takes in a file behind its own plugins.
+fn own_file(list: &Path, document: &Document<'_>) -> Result<PathBuf, FileError> {
+    let why = match directory_of_plugins(list, document) {
+        Some(directory) => return Ok(directory.join(format!("{PLUGIN_TYPE}.conf"))),
+        None if document.only_inlined => "the list says loadOnlyInlinedPlugins",
+        None if !has_extension(list, &["conflist"]) => {
+            "only a .conflist takes plugins from files of their own"
+        }
+        None => "the list's name is no file name",
+    };
+    Err(FileError::NoOwnFile { path: list.to_owned(), why })
+}
+
+/// Where the plugins of `list` are that have files of their own.
+fn directory_of_plugins(list: &Path, document: &Document<'_>) -> Option<PathBuf> {
+    let name = document.name.as_deref().and_then(|name| name.parse::<NetworkName>().ok())?;
+    let takes_in = has_extension(list, &["conflist"]) && !document.only_inlined;
+    takes_in.then(|| list.with_file_name(name.to_string()))
 }
 
 /// Our entry as a file of its own.

@@ -185,6 +185,14 @@ fn list(types: &[String]) -> String {
 /// The file cannot be edited. What it held before is still there.
 #[derive(Debug, ThisError)]
 pub enum FileError {
+    /// No runtime would read a file of our own beside this configuration.
+    #[error("{}: the entry cannot have a file of its own: {why}", path.display())]
+    NoOwnFile {
+        /// The configuration.
+        path: PathBuf,
+        /// In words.
+        why: &'static str,
+    },
     /// The text is at fault.
     #[error("{}: {source}", path.display())]
     Text {

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -124,7 +124,13 @@ pub fn add_file(path: &Path, options: &Options) -> Result<Outcome, FileError> {
     match Addition::of(&path, &source, options)? {
         Addition::There(path) => Ok(Outcome { path, change: Change::AlreadyThere }),
         Addition::DropIn(file, text) => {
-            source.write_to(&file, &text)?;
+            let directory = directory_of(&file);
+            match fs::DirBuilder::new().mode(0o755).create(&directory) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(io_error(&directory, "make it")(error));
+                }
+                _ => source.write_to(&file, &text)?,
+            }
             Ok(Outcome { path, change: Change::DropInAdded { file } })
         }
         Addition::List(list, text) => {
@@ -198,7 +204,7 @@ impl Addition {
 pub fn remove_file(path: &Path) -> Result<Outcome, FileError> {
     let _lock = lock_directory(path)?;
     if let Some(list) = drop_in::list_of(path) {
-        unlink(path)?;
+        remove_drop_in(path)?;
         let change = Change::DropInsRemoved { files: vec![path.to_owned()] };
         return Ok(Outcome { path: list, change });
     }
@@ -251,8 +257,15 @@ fn remove_drop_ins(path: &Path, list: &Source) -> Result<Vec<PathBuf>, FileError
     let Ok(document) = Document::parse(&list.text) else { return Ok(Vec::new()) };
     let drop_ins = drop_in::of_list(path, &document)?.into_iter();
     let ours: Vec<PathBuf> = drop_ins.filter(|d| d.is_ours()).map(|d| d.path).collect();
-    ours.iter().try_for_each(|file| unlink(file))?;
+    ours.iter().try_for_each(|file| remove_drop_in(file))?;
     Ok(ours)
+}
+
+/// And its directory, if nothing else is in it.
+fn remove_drop_in(file: &Path) -> Result<(), FileError> {
+    unlink(file)?;
+    let _ = fs::remove_dir(directory_of(file));
+    Ok(())
 }
 
 /// The name of the list that takes the place of a single configuration.
