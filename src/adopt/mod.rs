@@ -108,27 +108,8 @@ impl Adoption<'_> {
         let registry_snapshot = registry.snapshot()?;
         let mut adopted = Adopted::default();
 
-        let mut pending = Vec::new();
-        let mut seen = BTreeSet::new();
-        for directory in [self.cache_dir, &cached::of_multus(self.cache_dir)] {
-            for cached in cached::read(directory, &mut adopted.skipped) {
-                if networks.contains_key(&cached.key.network) && seen.insert(cached.key.clone()) {
-                    pending.push(cached);
-                }
-            }
-        }
-        if self.again {
-            from_tombstones(&registry_snapshot.tombstones, &mut pending);
-        }
-        let mut names = networks.keys();
-        let only = names.next().filter(|_| names.next().is_none());
-        let records = &registry_snapshot.attachments;
-        from_marks(&snapshot, only, records, (&mut pending, &mut adopted.skipped));
         let mut retired = Vec::new();
-        for pending in pending {
-            if registry_snapshot.attachments.iter().any(|r| pending.is_of(r)) {
-                continue;
-            }
+        for pending in self.pending(&snapshot, &registry_snapshot, &mut adopted.skipped) {
             let Some(network) = networks.get(&pending.key.network) else { continue };
             let dead: Vec<&Attachment> =
                 registry_snapshot.tombstones.iter().filter(|t| pending.is_of(t)).collect();
@@ -164,6 +145,33 @@ impl Adoption<'_> {
             self.write(&adopted.adopted, &retired)?;
         }
         Ok(adopted)
+    }
+
+    /// The pods that have a cached result, a tombstone that is doubted, or marks on a port, and no record.
+    fn pending(
+        &self,
+        snapshot: &Snapshot,
+        registry_snapshot: &RegistrySnapshot,
+        skipped: &mut Vec<String>,
+    ) -> Vec<Pending> {
+        let (networks, records) = (self.networks, &registry_snapshot.attachments);
+        let mut pending = Vec::new();
+        let mut seen = BTreeSet::new();
+        for directory in [self.cache_dir, &cached::of_multus(self.cache_dir)] {
+            for cached in cached::read(directory, skipped) {
+                if networks.contains_key(&cached.key.network) && seen.insert(cached.key.clone()) {
+                    pending.push(cached);
+                }
+            }
+        }
+        if self.again {
+            from_tombstones(&registry_snapshot.tombstones, &mut pending);
+        }
+        let mut names = networks.keys();
+        let only = names.next().filter(|_| names.next().is_none());
+        from_marks(snapshot, only, records, (&mut pending, skipped));
+        pending.retain(|pending| !records.iter().any(|record| pending.is_of(record)));
+        pending
     }
 
     fn write(&self, records: &[Attachment], retired: &[&Attachment]) -> Result<(), Error> {

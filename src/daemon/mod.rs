@@ -232,21 +232,26 @@ fn run(options: Options) -> Result<(), Error> {
         files::start(Arc::clone(&shared), woken)?;
         let sweeper = sweeper::start(Arc::clone(&shared), sources)?;
         if let Some(listener) = listener {
-            if let Ok(address) = listener.local_addr() {
-                info!("listening on {address}");
-            }
-            let served = http::serve(listener, Arc::clone(&shared));
-            tokio::spawn(async move {
-                if let Err(failed) = served.await {
-                    error!("HTTP has ended: {failed}");
-                }
-            });
+            serve(listener, Arc::clone(&shared));
         }
         supervise(&shared, signals, sweeper).await
     });
     // The other threads end with the process: they have no work that must be finished.
     runtime.shutdown_background();
     ended
+}
+
+/// Serves HTTP beside everything else.
+fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) {
+    if let Ok(address) = listener.local_addr() {
+        info!("listening on {address}");
+    }
+    let served = http::serve(listener, shared);
+    tokio::spawn(async move {
+        if let Err(failed) = served.await {
+            error!("HTTP has ended: {failed}");
+        }
+    });
 }
 
 struct Signals {

@@ -16,10 +16,12 @@
 //! | two entries of a dump that look alike are kept, and a change of one is a doubt | it is not known which of them it was |
 //! | tables that a dump hides are left out | a monitor reports their entries nevertheless |
 
+mod doubt;
+
 use std::collections::{BTreeSet, HashSet, VecDeque};
-use std::fmt;
 use std::time::Duration;
 
+pub use self::doubt::Doubt;
 use super::Made;
 use super::index::{Index, Token};
 use super::watchlist::{Arrived, News, Watchlist};
@@ -31,79 +33,6 @@ use crate::util::clock::BootTime;
 
 /// Changes that are kept for whoever asks what happened since.
 const MOST_RECENT: usize = 4096;
-
-/// Why a replica is not believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Doubt {
-    /// Nobody has begun to build it.
-    New,
-    /// The switch paused the monitor: this client had not read enough.
-    Paused,
-    /// The switch removed an entry to make room for another one.
-    Evicted,
-    /// More changes were reported than are kept.
-    Flooded,
-    /// A change was reported by a mere xid.
-    Abbreviated,
-    /// Something that the switch sent cannot be.
-    Malformed,
-    /// An entry was removed or changed that is not there.
-    Unknown,
-    /// One of two entries that look alike has changed.
-    Ambiguous,
-    /// The connection has ended, or the switch refused something.
-    Closed,
-    /// Another datapath has this name now.
-    OtherDatapath,
-    /// The bridge has more entries than the replica may hold.
-    OverLimit,
-    /// The switch has no flow monitors: it is older than OVS 3.0.
-    Refused,
-    /// It would take more memory than this process may use.
-    NoMemory,
-}
-
-impl Doubt {
-    /// One word, for metrics and logs.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::New => "new",
-            Self::Paused => "paused",
-            Self::Evicted => "evicted",
-            Self::Flooded => "flooded",
-            Self::Abbreviated => "abbreviated",
-            Self::Malformed => "malformed",
-            Self::Unknown => "unknown",
-            Self::Ambiguous => "ambiguous",
-            Self::Closed => "closed",
-            Self::OtherDatapath => "other-datapath",
-            Self::OverLimit => "over-limit",
-            Self::Refused => "refused",
-            Self::NoMemory => "no-memory",
-        }
-    }
-}
-
-impl fmt::Display for Doubt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::New => "it is not built yet",
-            Self::Paused => "the switch paused its flow monitor",
-            Self::Evicted => "the switch evicted an entry",
-            Self::Flooded => "the switch reported more changes than are kept",
-            Self::Abbreviated => "the switch reported a change without saying which",
-            Self::Malformed => "the switch sent what cannot be read",
-            Self::Unknown => "an entry changed that is not in the replica",
-            Self::Ambiguous => "one of two entries that look alike has changed",
-            Self::Closed => "the connection has ended",
-            Self::OtherDatapath => "the bridge is another one now",
-            Self::OverLimit => "the bridge has more entries than --replica-limit",
-            Self::Refused => "the switch has no flow monitors (Open vSwitch before 3.0)",
-            Self::NoMemory => "a copy would take more memory than the daemon may use",
-        })
-    }
-}
 
 /// Whether a replica is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use log::{debug, info};
 use super::evidence::NodeEvidence;
 use super::execute::{Executed, ScannedBridge, execute};
 use super::outcome::{BridgeOutcome, Outcome, TargetId};
-use super::plan::{Orders, PlanInput, PlannedDelete, plan};
+use super::plan::{Orders, Plan, PlanInput, PlannedDelete, plan};
 use super::remember::{Taught, remember, shared_for_good};
 use super::{
     BridgeId, BridgeInput, CleanRequest, CleanTarget, Error, NodeSnapshot, connections,
@@ -63,7 +63,7 @@ impl CleanRequest<'_> {
         outcome.paused = self.is_paused();
         unrecorded_ports::adopt(self, &mut node, &mut targets, &mut outcome);
         let mut run = CleanUp { request: self, client, targets, outcome, taught: Vec::new() };
-        for (bridge, here) in run.bridges_to_look_at(&node) {
+        for (bridge, here) in run.bridges_to_scan(&node) {
             if self.is_withdrawn() {
                 break;
             }
@@ -163,7 +163,7 @@ struct CleanUp<'a> {
 impl CleanUp<'_> {
     /// Bridges that some target may have entries on, with these targets; all that matter when
     /// thorough. A target whose bridge is gone from a complete answer is finished.
-    fn bridges_to_look_at(&mut self, node: &NodeSnapshot) -> BTreeMap<BridgeId, Vec<TargetId>> {
+    fn bridges_to_scan(&mut self, node: &NodeSnapshot) -> BTreeMap<BridgeId, Vec<TargetId>> {
         let mut bridges: BTreeMap<BridgeId, Vec<TargetId>> = BTreeMap::new();
         for (id, target) in TargetId::each(&self.targets) {
             let of = node.bridges_of(&target.attachment);
@@ -196,7 +196,7 @@ impl CleanUp<'_> {
 
     /// One bridge. Evidence that is in flux (a port that waits for its number, an answer that
     /// came too late to tell an entry's age) settles within milliseconds: a call that somebody
-    /// waits for looks again before it leaves that to a sweep.
+    /// waits for scans again before it leaves that to a sweep.
     fn clean_bridge(
         &mut self,
         node: &NodeSnapshot,
@@ -220,7 +220,7 @@ impl CleanUp<'_> {
                 break;
             }
             self.heed();
-            on.look_again();
+            on.scan_again();
             done = self.pass(&fresh, bridge, None, &mut on);
         }
         self.heed();
@@ -279,12 +279,7 @@ impl CleanUp<'_> {
         let plan =
             plan(&PlanInput { bridge: &name, targets, input, scan, shared: &shared, orders });
         on.planned(&plan);
-        for (PlannedDelete { candidate, verdict, .. }, why) in plan.withheld() {
-            // How many there are of each pod is said when that changes: a sweep finds them each
-            // time.
-            let (entry, reason) = (&candidate.entry, verdict.reason);
-            debug!("bridge {name}: {why}, not deleted: {entry} ({reason})");
-        }
+        log_withheld(&name, &plan);
         outcome.observed |= !plan.withhold.is_empty();
         outcome.owned.extend(plan.owned);
         outcome.flows.extend(plan.details);
@@ -318,6 +313,15 @@ fn scan<'a>(
     let scan = scan_bridge(&mut *table, &input, request.least(bridge.1))?;
     let version = node.version;
     Ok((ScannedBridge { request, targets, node, bridge, version, ports, input, scan }, table))
+}
+
+/// Logs each entry that the plan withholds. How many there are of each pod is said when that
+/// changes: a sweep finds them each time.
+fn log_withheld(bridge: &str, plan: &Plan) {
+    for (PlannedDelete { candidate, verdict, .. }, why) in plan.withheld() {
+        let (entry, reason) = (&candidate.entry, verdict.reason);
+        debug!("bridge {bridge}: {why}, not deleted: {entry} ({reason})");
+    }
 }
 
 /// Says of whom nobody ever saw the register value.

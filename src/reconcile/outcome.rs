@@ -120,7 +120,7 @@ impl BridgeOutcome {
     }
 
     /// Forgets what the next look finds again.
-    pub(super) fn look_again(&mut self) {
+    pub(super) fn scan_again(&mut self) {
         let Counts { kept, stale, deleted, observed, .. } = &mut self.counts;
         kept.clear();
         self.withheld.clear();

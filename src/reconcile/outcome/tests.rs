@@ -85,7 +85,7 @@ fn another_look_finds_again_what_stays_and_keeps_what_was_done() {
     let mut on = bridge(&planned);
     on.executed(&planned, &done(&[EntryOutcome::Deleted, EntryOutcome::PutOff]));
     assert!(on.is_unsettled());
-    on.look_again();
+    on.scan_again();
     assert!(!on.is_unsettled());
     let rest = &planned[..1];
     on.planned(&Plan { delete: rest.to_vec(), dangling: 4, ..Plan::default() });
@@ -103,7 +103,7 @@ fn a_target_waits_for_each_of_its_bridges() {
     first.targets.insert(A, waits);
     let mut second = BridgeOutcome::new("br1");
     second.targets.insert(A, TargetEntries { deleted: 1, stale: 1, ..TargetEntries::default() });
-    second.look_again();
+    second.scan_again();
     let mut outcome = Outcome::new(&[target()]);
     outcome.add_bridge(first);
     outcome.add_bridge(second);
