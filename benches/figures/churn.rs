@@ -29,7 +29,7 @@ struct Pace {
 }
 
 /// Faster by fifteen: a minute of an hour has as many dead to remember, and the net and with it
-/// the looks at everything come as often. On a busy machine a batch takes longer, and there are
+/// the scans of whole bridges come as often. On a busy machine a batch takes longer, and there are
 /// fewer.
 const FAST: Pace = Pace {
     batch: 15,

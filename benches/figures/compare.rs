@@ -20,7 +20,7 @@ use super::sweep::{Saved, sweep};
 const DEAD: Range<usize> = 0..500;
 const LIVING: Range<usize> = 500..1030;
 /// Have the address of a dead pod, then: its register value.
-const HEIRS: Range<usize> = 1030..1070;
+const SUCCESSORS: Range<usize> = 1030..1070;
 const OF_EACH: usize = 20;
 const FLOWS: usize = 100_000;
 const SHAPE: Shape = Shape { policy: 82, tables: 1, linger: 30, who: kin };
@@ -31,17 +31,17 @@ const MEAN_WAIT: Duration = Duration::from_millis(2500);
 const ALIVE: u64 = 1;
 const GONE: u64 = 2;
 
-/// [`who`], with what the heirs and the sharers have of the dead.
+/// [`who`], with what the successors and the sharers have of the dead.
 fn kin(n: usize) -> layouts::Who {
     let own = who(n);
     let from = |dead: usize| who(DEAD.start + dead);
-    let heir = n.wrapping_sub(HEIRS.start);
+    let successor = n.wrapping_sub(SUCCESSORS.start);
     let sharer = n.wrapping_sub(LIVING.start);
-    if heir < OF_EACH {
-        let dead = from(heir);
+    if successor < OF_EACH {
+        let dead = from(successor);
         layouts::Who { ip: dead.ip, ip6: dead.ip6, ..own }
-    } else if heir < 2 * OF_EACH {
-        layouts::Who { reg: from(heir).reg, ..own }
+    } else if successor < 2 * OF_EACH {
+        layouts::Who { reg: from(successor).reg, ..own }
     } else if sharer < OF_EACH {
         layouts::Who { reg: from(2 * OF_EACH + sharer).reg, ..own }
     } else {
@@ -91,7 +91,7 @@ pub(crate) fn figures() -> String {
     let outcomes = on(&node, || {
         let crowd = Crowd::new(&node, SHAPE);
         let outcomes = all(&node, &crowd);
-        unmount(&crowd.netns, 0..HEIRS.end);
+        unmount(&crowd.netns, 0..SUCCESSORS.end);
         outcomes
     });
     drop(node);
@@ -105,7 +105,7 @@ fn fill(node: &Node) -> [usize; 2] {
     install(node, &layouts::classifier_base());
     install(node, &marked(DEAD, GONE));
     // What is the same as a dead one's is the living one's.
-    install(node, &marked(LIVING.chain(HEIRS), ALIVE));
+    install(node, &marked(LIVING.chain(SUCCESSORS), ALIVE));
     let [alive, gone] = [ALIVE, GONE].map(|cookie| count(node, cookie));
     let filler = (0..FLOWS.saturating_sub(alive + gone))
         .map(|n| format!("table=20, priority=10,tcp,tp_dst={} actions=drop", 20_000 + n));
@@ -114,7 +114,7 @@ fn fill(node: &Node) -> [usize; 2] {
 }
 
 fn all(node: &Node, crowd: &Crowd<'_>) -> Vec<Outcome> {
-    // What happens on a node that has us: the heirs' ADDs come after the deaths.
+    // What happens on a node that has us: the successors' ADDs come after the deaths.
     crowd.attach(DEAD.start..LIVING.end);
     node.ofctl(&["del-flows", "br0"]);
     install(node, &layouts::classifier_base());
@@ -122,8 +122,8 @@ fn all(node: &Node, crowd: &Crowd<'_>) -> Vec<Outcome> {
     install(node, &marked(LIVING, ALIVE));
     crowd.die_all(DEAD);
     crowd.del_ports(DEAD);
-    crowd.attach(HEIRS);
-    install(node, &marked(HEIRS, ALIVE));
+    crowd.attach(SUCCESSORS);
+    install(node, &marked(SUCCESSORS, ALIVE));
     let before = list(node);
     let saved = Saved::of(node);
     let sweep = sweep(node);

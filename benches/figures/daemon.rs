@@ -156,7 +156,7 @@ fn beside_looks(table: &mut Table, pods: usize, shape: Shape, flows: usize, what
             args.push("--replica-limit=0".to_owned());
         }
         let daemon = start(&node, &args);
-        // The copy is there, and so is the first look at everything.
+        // The copy is there, and so is the first scan of whole bridges.
         thread::sleep(Duration::from_secs(3));
         let of = deaths.happen(&daemon, DEATHS_OF_TURN);
         for (all, some) in times[which].iter_mut().zip(of) {

@@ -8,7 +8,7 @@ use ovs_flow_gc::util::clock::Deadline;
 
 use super::rig::Node;
 
-/// Between two looks: each takes the switch a quarter of a millisecond.
+/// Between two dumps: each takes the switch a quarter of a millisecond.
 const PAUSE: Duration = Duration::from_millis(2);
 /// Nothing that is measured takes longer.
 const PATIENCE: Duration = Duration::from_secs(30);

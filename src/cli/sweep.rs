@@ -21,7 +21,7 @@ pub(super) struct Options {
     /// Sweep also when most of the node's pods seem to have died at once.
     #[arg(long)]
     yes: bool,
-    /// Look at the switch only if somebody died: cheap enough for a timer, but dangling
+    /// Ask the switch only if a pod died: cheap enough for a timer, but dangling
     /// flows are not looked for.
     #[arg(long)]
     only_dead: bool,
@@ -135,10 +135,10 @@ fn state(answer: &Answer<'_>, target: &TargetReport<'_>) -> String {
         }
         (true, false, None) => clean.to_owned(),
         (true, true, None) if answer.dry_run && target.stale > 0 => {
-            "would go, the rest waits: will be looked at again".to_owned()
+            "would go, the rest waits: will be judged again".to_owned()
         }
-        (true, true, None) => "waits: will be looked at again".to_owned(),
-        (false, ..) => "not looked at".to_owned(),
+        (true, true, None) => "waits: will be judged again".to_owned(),
+        (false, ..) => "not read".to_owned(),
     }
 }
 
@@ -219,7 +219,7 @@ fn say_problems(text: &mut String, answer: &Answer<'_>) {
         }
     }
     if let Some(failed) = report.failed {
-        let _ = writeln!(text, "nothing was looked at: {failed}");
+        let _ = writeln!(text, "nothing was read: {failed}");
     }
     for (error, pods) in failures {
         let _ = writeln!(text, "{}: {error}", pods.join(", "));
@@ -348,7 +348,7 @@ mod tests {
         // An error of the whole sweep is said once, not pod by pod.
         outcome.failed = Some(error.clone());
         let text = said(&outcome);
-        assert!(text.contains(&format!("nothing was looked at: {error}")), "{text}");
+        assert!(text.contains(&format!("nothing was read: {error}")), "{text}");
         assert!(!text.contains("net/c2:eth0: "), "{text}");
     }
 }

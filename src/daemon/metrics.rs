@@ -81,21 +81,21 @@ metrics! {
     "flows_deleted" flows_deleted: Family<Label, Counter>,
         "Stale OpenFlow entries deleted, by reason";
     "flows_kept" flows_kept: Family<Label, Gauge>,
-        "Entries that name a dead pod and were kept at the last look, by reason";
+        "Entries that name a dead pod and were kept by the last sweep, by reason";
     "stale_flows_left" stale_flows_left: Family<Label, Gauge>,
-        "Stale entries found and left by the last look, by why: paused, observe, brake, put-off, stayed";
+        "Stale entries found and left by the last sweep, by why: paused, observe, brake, put-off, stayed";
     "dangling_flows" dangling_flows: Gauge,
-        "Entries that name a port which is nobody's: now, on bridges that are followed; at the last look at everything, on others";
+        "Entries that name a port which is nobody's: now, on bridges that are followed; at the last scan of whole bridges, on others";
     "tombstones" tombstones: Gauge,
-        "Dead pod interfaces that are still looked after";
+        "Dead pod interfaces that are still watched for";
     "oldest_tombstone_age_seconds" oldest_tombstone_age: Seconds,
-        "Time since the death of the one that is looked after longest";
+        "Time since the death of the one that is watched for longest";
     "values_never_known" values_never_known: Counter,
         "Dead pods of which nobody ever saw the register value: entries that only match on it stay";
     "oldest_unfinished_tombstone_age_seconds" oldest_unfinished_age: Seconds,
         "Age of the oldest dead attachment whose clean-up is not finished";
     "unrecorded_ports" unrecorded_ports: Gauge,
-        "Ports that an OVS CNI has marked and nobody recorded, at the last look at everything";
+        "Ports that an OVS CNI has marked and nobody recorded, at the last scan of whole bridges";
     "corrupt_records" corrupt_records: Gauge,
         "Files in the state directory that should be records and cannot be read";
     "sweeps" sweeps: Family<Labels, Counter>,
@@ -107,7 +107,7 @@ metrics! {
     "last_sweep_timestamp_seconds" last_sweep: Seconds,
         "When a sweep last went well, in Unix time";
     "dump_flows" dump_flows: Family<Label, Gauge>,
-        "Entries seen in the last look at a bridge";
+        "Entries read in the last scan of a bridge";
     "replica_in_sync_since_seconds" replica_since: Family<Label, Seconds>,
         "Since when the copy of a bridge follows it, in Unix time; 0 while it does not and the bridge is read at each death";
     "replica_doubt" replica_doubt: Family<Labels, Gauge>,

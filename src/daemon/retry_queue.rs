@@ -42,7 +42,7 @@ struct Entry {
     next: Duration,
     /// The bridges that it may have entries on.
     bridges: Vec<String>,
-    /// It is clean and was watched for at its last look: while it is, it is due then.
+    /// It is clean and was watched for when it was last judged: while it is, it is due then.
     watched: Option<Duration>,
     /// How many times in a row it was found clean, or not clean.
     step: u32,
@@ -213,7 +213,7 @@ impl RetryQueue {
             // What the first clean-up has learned of it is watched for since its end only: what came
             // in between is found by a second one.
             let is_watched = was_clean && clean && late.is_watched(&target.life, &bridges);
-            // A tombstone that is needed after its linger time is seldom looked at.
+            // A tombstone that is needed after its linger time is seldom judged.
             let lingers = target.lingers.unwrap_or(self.interval * RARE);
             let entry = Entry {
                 bridges,
@@ -461,8 +461,8 @@ mod tests {
             retry_queue.update(&clean(&gone), (at(10), 0.5), &LateEntries::default());
             retry_queue.next(at(10), &LateEntries::default()).unwrap()
         };
-        let looks: Vec<Duration> = (0..4).map(|_| next(&mut retry_queue, false)).collect();
-        assert_eq!(looks, [2, 4, 8, 16].map(at));
+        let due: Vec<Duration> = (0..4).map(|_| next(&mut retry_queue, false)).collect();
+        assert_eq!(due, [2, 4, 8, 16].map(at));
         let restarts: Vec<Duration> = (0..20).map(|_| next(&mut retry_queue, true)).collect();
         assert_eq!(restarts, [at(2); 20]);
         assert_eq!(next(&mut retry_queue, false), at(4));

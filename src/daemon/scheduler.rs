@@ -413,7 +413,7 @@ mod tests {
             scheduler.done(&SweepResult { took: ms(5), ..SweepResult::default() }, now, 0.5);
             count += 1;
         }
-        assert!(count <= 50, "{count} looks in 10 s");
+        assert!(count <= 50, "{count} sweeps in 10 s");
         // And forgotten when it is over.
         now += ms(5_000);
         scheduler.event(Reason::Netns, now);

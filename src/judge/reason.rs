@@ -64,7 +64,7 @@ impl fmt::Display for NotProven {
                  (see the configuration's registerMask and reg0)"
             }
             Self::TooManyValues => "flows load more values into it than there can be pods",
-            Self::PartialDump => "only part of the bridge was looked at",
+            Self::PartialDump => "only part of the bridge was read",
             Self::LiveUnknown(_) => "a live attachment's value is not known yet",
             Self::NeedsSecondAttachment => {
                 "no two pods of one workload were seen with different values, so it may be a \

@@ -17,7 +17,7 @@ use crate::model::table::Table;
 pub enum Standing {
     /// It holds.
     Holds,
-    /// Its evidence is in flux: look again.
+    /// Its evidence is in flux: scan again.
     Unsettled,
     /// A token has a new owner.
     NewOwner,

@@ -123,7 +123,7 @@ impl Cri {
     /// now: a veto of two seconds ago keeps a dead pod's entries. False if it did not answer
     /// `within` that time, or is away. Not to be called on the runtime's own thread.
     #[must_use]
-    pub fn look(&self, within: Duration) -> bool {
+    pub fn ask(&self, within: Duration) -> bool {
         let mut view = self.shared.view();
         if !view.seen.is_up() {
             return false;
@@ -159,7 +159,7 @@ impl Drop for Cri {
 
 impl LivenessSource for Cri {
     fn refresh(&self) {
-        let _ = self.look(REFRESH);
+        let _ = self.ask(REFRESH);
     }
 
     fn source(&self) -> Source {
@@ -250,8 +250,8 @@ impl Watcher {
             };
             // Each call has its time; all of them together have no more than twice that.
             let most = self.pace.timeout.saturating_mul(2);
-            let looked = timeout(most, self.look(&mut client)).await;
-            let pause = match looked.unwrap_or_else(|_| Err(client.timed_out("all its calls"))) {
+            let asked = timeout(most, self.ask(&mut client)).await;
+            let pause = match asked.unwrap_or_else(|_| Err(client.timed_out("all its calls"))) {
                 Ok(sandboxes) => {
                     let unsettled = self.take_in(number, &sandboxes, runtime);
                     if unsettled { self.pace.soon } else { self.pace.idle }
@@ -274,7 +274,7 @@ impl Watcher {
 
     /// One list. A sandbox that is missing is asked for by id, so that no pod is called dead by a
     /// list that was cut short.
-    async fn look(&self, client: &mut Client) -> Result<Vec<Sandbox>, Error> {
+    async fn ask(&self, client: &mut Client) -> Result<Vec<Sandbox>, Error> {
         let sandboxes = client.list().await?;
         let missing: Vec<String> = {
             let view = self.shared.view();
@@ -328,7 +328,7 @@ impl Watcher {
             );
         }
         if dead > 0 || doubtful > 0 {
-            debug!("cri: {dead} sandboxes gone or stopped, {doubtful} looked at again soon");
+            debug!("cri: {dead} sandboxes gone or stopped, {doubtful} asked about again soon");
             (self.on_change)();
         }
         self.shared.view().done = number;

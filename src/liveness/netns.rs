@@ -96,7 +96,7 @@ pub fn judge(record: &Attachment, boot_id: &str) -> Liveness {
     judged.unwrap_or_else(Liveness::Unknown)
 }
 
-/// [`judge`] of many: who is as ADD saw them costs one look.
+/// [`judge`] of many: a namespace that is as ADD saw it costs one stat.
 #[must_use]
 pub fn judge_all(records: &[Attachment], boot_id: &str) -> Vec<Liveness> {
     let mut last: Option<(&Path, Option<Directory>)> = None;

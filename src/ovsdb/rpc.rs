@@ -106,7 +106,7 @@ impl Connection {
         !self.broken
     }
 
-    /// Asks, and has `read` look at the result. After any error but a refusal the
+    /// Asks, and passes the result to `read`. After any error but a refusal the
     /// connection is good for nothing more.
     pub(super) fn call<T>(
         &mut self,
@@ -151,7 +151,7 @@ impl Connection {
         self.kept.as_mut().map(|kept| std::mem::take(kept).texts)
     }
 
-    /// Has `read` look at the result of a request. After any error but a refusal the
+    /// Passes the result of a request to `read`. After any error but a refusal the
     /// connection is good for nothing more.
     pub(super) fn answer<T>(
         &mut self,
@@ -166,7 +166,7 @@ impl Connection {
         answer
     }
 
-    /// Runs operations as one transaction and has `read` look at their outcomes, of which
+    /// Runs operations as one transaction and passes their outcomes to `read`, of which
     /// there is one each.
     pub(super) fn transact<T>(
         &mut self,
@@ -190,7 +190,7 @@ impl Connection {
         self.ask(doing, ("transact", &Value::Array(params))).map(|sent| (sent, asked))
     }
 
-    /// Has `read` look at what they came to.
+    /// Passes what they came to to `read`.
     pub(super) fn transacted<T>(
         &mut self,
         (sent, asked): (Sent, usize),
@@ -205,7 +205,7 @@ impl Connection {
         self.answer(sent, |result| Ok(result.get().to_owned()))
     }
 
-    /// Waits for the next notification and has `read` look at its parameters; probes are
+    /// Waits for the next notification and passes its parameters to `read`; probes are
     /// answered meanwhile. `None`: there was none until the deadline. After any error the
     /// connection is good for nothing more.
     #[cfg(feature = "daemon")]
@@ -307,7 +307,7 @@ impl Notifications {
     }
 }
 
-/// Has `read` look at what a transaction's operations came to: one outcome each.
+/// Passes to `read` what a transaction's operations came to: one outcome each.
 pub(super) fn outcomes<T>(
     doing: &'static str,
     asked: usize,

@@ -19,9 +19,9 @@ use crate::judge::{Recheck, Standing};
 use crate::openflow::{Applied, Entry, Filter, FlowKey};
 use crate::store::Version;
 
-mod second_look;
+mod confirm;
 
-use second_look::{SecondLook, unchanged};
+use confirm::{Confirmation, unchanged};
 
 /// How many entries are deleted on one reading of the evidence: at 20 µs each the window between
 /// that and the last delete stays under 100 ms.
@@ -166,7 +166,7 @@ impl PreCommitCheck<'_> {
         }
     }
 
-    /// A token that became live between the last look and the commit may have lost its new
+    /// A token that became live between the last check and the commit may have lost its new
     /// owner's entry. That must never be silent. Returns how many.
     fn suspect<'p>(
         &mut self,
@@ -408,7 +408,7 @@ impl<'a> Execution<'a> {
         outcome
     }
 
-    /// Looks whether the entries are gone.
+    /// Asks the switch whether the entries are gone.
     fn finish(
         mut self,
         evidence: &mut dyn Evidence,
@@ -421,22 +421,22 @@ impl<'a> Execution<'a> {
         let outcomes = self.done.outcomes.iter_mut().zip(self.planned);
         let (mut outcomes, done): (Vec<_>, Vec<_>) =
             outcomes.filter(|(outcome, _)| outcome.is_done()).unzip();
-        let mut second = SecondLook { table, judged: self.judged };
+        let mut confirmation = Confirmation { table, judged: self.judged };
         let stayed = match &mut self.strategy {
             Strategy::Guarded(guard, _) => {
-                let (stayed, suspicions) = second.untold(guard, &done)?;
+                let (stayed, suspicions) = confirmation.untold(guard, &done)?;
                 self.done.suspicions += suspicions;
                 stayed
             }
             Strategy::Asking { asked, left } => {
                 let is_left = |d: &&PlannedDelete<'_>| left.contains(&d.candidate.entry.key());
                 let left = (0..).zip(&done).filter(|(_, d)| is_left(d)).map(|(i, _)| i).collect();
-                second.again(asked, &done, left)?
+                confirmation.again(asked, &done, left)?
             }
             Strategy::Parallel(_) => {
                 let asked = again(&self.judged.scan, done.iter().map(|d| d.candidate));
-                let stayed = unchanged(second.still_there(&asked, &done)?);
-                second.again(&asked, &done, stayed)?
+                let stayed = unchanged(confirmation.still_there(&asked, &done)?);
+                confirmation.again(&asked, &done, stayed)?
             }
         };
         for (index, (outcome, planned)) in outcomes.iter_mut().zip(&done).enumerate() {

@@ -3,7 +3,7 @@
 //! Each builds a [`CleanRequest`]. [`CleanRequest::clean`] reads the node ([`NodeSnapshot`]),
 //! scans each bridge ([`scan`]), plans what is to be done ([`plan`], a pure function), carries
 //! the plan out ([`execute`]: evidence once more, journal, delete, put back what was not the entry
-//! that was scanned, look whether it is gone) and settles the records ([`settle`]). What came of
+//! that was scanned, asks whether it is gone) and settles the records ([`settle`]). What came of
 //! it is an [`Outcome`]; what of that is printed is a [`Report`]. Who is dead is decided before
 //! ([`orphans`], a DEL, a GC list); what dies is decided by [`crate::judge`].
 

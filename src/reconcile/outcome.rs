@@ -41,9 +41,9 @@ pub struct TargetEntries {
     pub deleted: u64,
     /// Entries that mention it and were kept, by reason.
     pub kept: BTreeMap<&'static str, u64>,
-    /// Some evidence may still be proven: look again.
+    /// Some evidence may still be proven: scan again.
     pub waiting: bool,
-    /// Some evidence is in flux: look again soon.
+    /// Some evidence is in flux: scan again soon.
     pub unsettled: bool,
     /// Some were to be deleted and are still there.
     pub stayed: bool,
@@ -59,7 +59,7 @@ impl TargetEntries {
         self.stayed |= other.stayed;
     }
 
-    /// One of them is not deleted now: the next look, soon, judges it again.
+    /// One of them is not deleted now: the next scan, soon, judges it again.
     fn put_off(&mut self) {
         self.stale = self.stale.saturating_sub(1);
         (self.waiting, self.unsettled) = (true, true);
@@ -78,7 +78,7 @@ pub struct Counts {
     pub deleted: u64,
     /// Entries that were to be deleted and are still there.
     pub stayed: u64,
-    /// Stale entries left for the next look: their evidence changed before the commit.
+    /// Stale entries left for the next scan: their evidence changed before the commit.
     pub put_off: u64,
     /// Entries that somebody put anew while they were being deleted, and that were put back at
     /// once. They count as not deleted.
@@ -119,7 +119,7 @@ impl BridgeOutcome {
         Self { bridge: name.to_owned(), ..Self::default() }
     }
 
-    /// Forgets what the next look finds again.
+    /// Forgets what the next scan finds again.
     pub(super) fn scan_again(&mut self) {
         let Counts { kept, stale, deleted, observed, .. } = &mut self.counts;
         kept.clear();

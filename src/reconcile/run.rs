@@ -49,9 +49,9 @@ pub struct SweepRun<'a> {
     pub dry_run: bool,
     /// An operator says so: no brake.
     pub yes: bool,
-    /// Which bridges are looked at as a whole, also if nobody is dead.
+    /// Which bridges are scanned as a whole, also if nobody is dead.
     pub thorough: Thorough,
-    /// Look at bridges with a living pod whose register value is not known, also if nobody is dead.
+    /// Scan bridges with a live pod whose register value is not known, also if nobody is dead.
     pub learning: bool,
     /// List every flow in the report.
     pub details: bool,
@@ -87,7 +87,7 @@ impl LivenessPass {
         self.braked.is_some() || self.waits.is_some()
     }
 
-    /// Those whom this sweep buries.
+    /// Those whose tombstones this sweep writes, and whose entries it deletes.
     #[must_use]
     pub fn condemned(&self) -> Cow<'_, [Orphan]> {
         if self.holds_back() {

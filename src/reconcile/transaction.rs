@@ -44,7 +44,7 @@ impl<'a> JournalTransaction<'a> {
     }
 
     /// Encodes the lines of the commit after this one while there is time. Nothing of it is
-    /// written before [`Self::commit`]: its evidence is still to be looked at.
+    /// written before [`Self::commit`]: its evidence is still to be checked.
     pub(super) fn prepare(&mut self, next: &[PlannedDelete<'_>]) {
         for planned in next {
             if !self.writer.as_ref().is_some_and(Writer::has_room) {

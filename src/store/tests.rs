@@ -234,7 +234,7 @@ fn an_interrupted_burial_is_a_burial() {
 }
 
 #[test]
-fn what_is_no_file_in_a_tombstones_place_buries_nobody() {
+fn what_is_no_file_in_a_tombstones_place_writes_no_tombstone() {
     let (_dir, registry) = open();
     let a = attachment("c1", 1);
     let lock = registry.lock(soon()).unwrap();

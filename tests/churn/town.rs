@@ -124,7 +124,7 @@ impl Town {
             self.note("vanishes", &member);
             if wait.is_none() {
                 for line in member.lines() {
-                    // Its heir's controller may overwrite what shows its value.
+                    // Its successor's controller may overwrite what shows its value.
                     let unknown = is_of_value(&line) && (!seen || doubtful);
                     let due = if unknown { Due::Never } else { due(&line) };
                     self.dead.insert(line, due);
@@ -379,7 +379,7 @@ impl Town {
         if swept {
             let stale = self.stale(&dump, |due| due == Due::Now);
             self.must(stale.is_empty(), &format!("stale entries {when}"), &stale);
-            // Overwritten by an heir, or gone: nothing to remember.
+            // Overwritten by a successor, or gone: nothing to remember.
             self.dead.retain(|line, _| dump.contains(line) && !expected.contains(line));
         }
         dump

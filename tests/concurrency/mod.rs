@@ -290,7 +290,7 @@ impl Range {
     }
 
     fn add_is_killed(&mut self) {
-        // Somebody vanished, and the newcomer gets what was theirs: ADD has to purge.
+        // Somebody vanished, and the added pod gets what was theirs: ADD has to purge.
         let dead = self.victim();
         self.bring_up(&dead);
         self.vanish(&dead, true);

@@ -19,12 +19,12 @@ fn status(node: &Node) -> Outcome {
 #[test]
 fn check_finds_the_attachment_as_it_was_recorded() {
     let node = node("check_good", json!({}));
-    let (web, stranger) = (node.run_pod("web"), node.pod("stranger"));
+    let (web, unrecorded) = (node.run_pod("web"), node.pod("unrecorded"));
     silent(call(&node, "CHECK", &web).run());
     node.try_check(&web).unwrap();
     // CHECK changes nothing and needs no flows.
     silent(call(&node, "CHECK", &web).run());
-    refused_with(&call(&node, "CHECK", &stranger).run(), 100, &["no record"]);
+    refused_with(&call(&node, "CHECK", &unrecorded).run(), 100, &["no record"]);
     let second = web.pod.clone().with_ifname("net1");
     refused_with(&call(&node, "CHECK", &second).run(), 100, &["no record"]);
 }

@@ -42,7 +42,7 @@ fn ovs_vswitchd_restarted_ten_times() {
     }
     assert_eq!(daemon.get("/healthz").0, 200);
     eventually("the switch is up", || daemon.metric("ovs_up{server=\"ovs-vswitchd\"}") == 1.0);
-    // A controller that has not heard of the death: the daemon may be quicker than a look.
+    // A controller that has not heard of the death: the daemon may be quicker than this test reads.
     let deleted = daemon.sum("flows_deleted_total");
     node.add_flows("br0", &layouts::classifier(&pods[1].who(0x1002)));
     node.restart_vswitchd(Flows::Restored);
@@ -188,7 +188,7 @@ fn the_state_directory_is_removed_under_it() {
     node.kill_sandbox(&pods[1]);
     settle();
     assert_eq!(node.dump("br0"), both);
-    // New ones are looked after as ever.
+    // New ones are cleaned up as ever.
     let cache = node.run_pod("cache");
     node.install("br0", &layouts::classifier(&cache.who(0x1003)));
     let of_cache = || {

@@ -149,6 +149,6 @@ fn idle_costs_nothing() {
     sleep_ms(3000);
     let used = daemon.cpu() - before;
     eprintln!("idle: {used:?} of 3 s; {} kB resident", daemon.rss());
-    // Other tests delete namespaces meanwhile: each is one look at the records.
+    // Other tests delete namespaces meanwhile: each is one read of the records.
     assert!(used <= Duration::from_millis(500), "{used:?}");
 }

@@ -61,7 +61,7 @@ fn until(node: &Node, flows: &[String]) {
 
 /// Writes the tombstone of a pod, as its DEL does before it asks.
 #[track_caller]
-fn bury(node: &Node, pod: &Attached) -> CleanTarget {
+fn write_tombstone(node: &Node, pod: &Attached) -> CleanTarget {
     let registry = Registry::open(&node.state_dir).unwrap();
     let boot = boot_id().unwrap();
     let lock = registry.lock(Deadline::after(Duration::from_secs(20))).unwrap();
@@ -161,7 +161,7 @@ fn nothing_is_deleted_for_a_call_that_does_not_wait_any_longer() {
     let (_web, web_flows) = pod(&node, "web", 0x1001);
     let (db, _) = pod(&node, "db", 0x1002);
     let all = node.dump("br0");
-    let target = bury(&node, &db);
+    let target = write_tombstone(&node, &db);
     let registry = Registry::open(&node.state_dir).unwrap();
     let database = Database::default();
     let clean = |lease: &Lease| -> Cleaned {
@@ -280,7 +280,7 @@ fn what_is_not_understood_is_refused_on_both_sides() {
     let all = node.dump("br0");
     let daemon = Daemon::start(&node);
     node.admin(&["pause"]).ok();
-    let target = bury(&node, &db);
+    let target = write_tombstone(&node, &db);
     node.admin(&["resume"]).ok();
     // A sweep would do it in a second.
     let sent = |change: &dyn Fn(&mut Value)| {

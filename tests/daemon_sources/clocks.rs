@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::apiserver::ApiServer;
 use crate::daemon_sources::town::{
-    NODE, age, api_pod, node, pods, start, start_unsettled, stranger, up, well,
+    NODE, age, api_pod, node, pod_without_sandbox, pods, start, start_unsettled, up, well,
 };
 use crate::rig::{Node, Port, Runtime, eventually};
 
@@ -54,8 +54,8 @@ fn a_wall_clock_that_jumped() {
         let (runtime, api) = (Runtime::start(&node), ApiServer::start());
         let (mut flows, [(web, _), (cache, who), ..]) =
             pods(&node, &runtime, &api, ["web", "cache", "one"]);
-        let podman = stranger(&node, &api, &mut flows, "podman");
-        stranger(&node, &api, &mut flows, "stays");
+        let podman = pod_without_sandbox(&node, &api, &mut flows, "podman");
+        pod_without_sandbox(&node, &api, &mut flows, "stays");
         age(&node);
         rewrite(&node, wall(change));
         let daemon = start(&node, &runtime.socket(), &api, &["--interval=200ms"]);
@@ -93,7 +93,7 @@ fn a_machine_that_slept_for_a_day() {
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
     let (mut flows, [(web, _), (cache, who), ..]) =
         pods(&node, &runtime, &api, ["web", "cache", "one"]);
-    stranger(&node, &api, &mut flows, "stays");
+    pod_without_sandbox(&node, &api, &mut flows, "stays");
     let prefix = ["unshare", "--time", "--boottime=86400", "--fork", "--kill-child"];
     let daemon = start_unsettled(&node, &runtime.socket(), &api, &prefix, &["--interval=200ms"]);
     eventually("all sources answer", || up(&daemon, "cri") && up(&daemon, "kubernetes"));
@@ -119,7 +119,7 @@ fn records_from_the_future() {
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
     let (mut flows, [(web, _), (cache, who), ..]) =
         pods(&node, &runtime, &api, ["web", "cache", "one"]);
-    stranger(&node, &api, &mut flows, "stays");
+    pod_without_sandbox(&node, &api, &mut flows, "stays");
     // Also where the machine has not been up for long.
     rewrite(&node, |record| {
         record.created.boot_ms += DAY_MS;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::apiserver::ApiServer;
 use crate::daemon_sources::town::{
-    Flows, NODE, age, api_pod, node, pod, pods, start, stranger, well,
+    Flows, NODE, age, api_pod, node, pod, pod_without_sandbox, pods, start, well,
 };
 use crate::rig::{Port, Runtime, eventually};
 
@@ -23,7 +23,7 @@ fn each_source_has_its_say() {
     let (cache, cache_who) = run("cache");
     let (front, _) = run("front");
     let (_stays, _) = run("stays");
-    let podman = stranger(&node, &api, &mut flows, "podman");
+    let podman = pod_without_sandbox(&node, &api, &mut flows, "podman");
     age(&node);
     let daemon = start(&node, &runtime.socket(), &api, &["--interval=10m"]);
     flows.stay(&node, Duration::from_millis(500));

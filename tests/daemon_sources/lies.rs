@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::apiserver::{self, ApiServer, Bad};
 use crate::daemon_sources::town::{
-    BACK, Flows, NODE, age, api_pod, node, pods, start, start_unsettled, stranger, up, well,
+    BACK, Flows, NODE, age, api_pod, node, pod_without_sandbox, pods, start, start_unsettled, up,
+    well,
 };
 use crate::gcd::Daemon;
 use crate::liveness_cri::liar::{Liar, Lie};
@@ -28,7 +29,7 @@ fn town(node: &Node, runtime: &Runtime<'_>, api: &ApiServer) -> (Flows, Vec<Sand
 /// Whoever dies now is found, by the namespace.
 #[track_caller]
 fn one_dies(node: &Node, api: &ApiServer, flows: &mut Flows, name: &str, time: Duration) {
-    let pod = stranger(node, api, flows, name);
+    let pod = pod_without_sandbox(node, api, flows, name);
     flows.stay(node, Duration::from_millis(700));
     node.vanish(&pod, Port::Gone);
     flows.forget(name);
@@ -159,7 +160,7 @@ fn the_namespaces_flap() {
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
     let (mut flows, _pods) = town(&node, &runtime, &api);
     for name in ["four", "five"] {
-        stranger(&node, &api, &mut flows, name);
+        pod_without_sandbox(&node, &api, &mut flows, name);
     }
     let prefix = ["unshare", "--mount", "--propagation", "slave"];
     let daemon = start_unsettled(&node, &runtime.socket(), &api, &prefix, &["--interval=200ms"]);
@@ -189,7 +190,7 @@ fn all_of_them_at_once() {
     let node = node("sources_all", json!({"lingerSeconds": 0}));
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
     let (mut flows, _pods) = town(&node, &runtime, &api);
-    stranger(&node, &api, &mut flows, "four");
+    pod_without_sandbox(&node, &api, &mut flows, "four");
     let liar = Liar::start(&runtime.socket(), &node.dir.join("liar"));
     let prefix = ["unshare", "--mount", "--propagation", "slave"];
     let daemon = start_unsettled(&node, &liar.socket, &api, &prefix, &["--interval=200ms"]);

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::apiserver::ApiServer;
 use crate::crowd::records;
-use crate::daemon_sources::town::{Flows, age, node, pod, start, stranger, well};
+use crate::daemon_sources::town::{Flows, age, node, pod, pod_without_sandbox, start, well};
 use crate::gcd::Daemon;
 use crate::rig::{Node, Port, Runtime, Sandbox, eventually, sleep_ms};
 
@@ -64,7 +64,7 @@ fn who_runs_is_recorded_again() {
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
     let (mut flows, [web, db, stays]) = town(&node, &runtime, &api);
     // Nobody cached its result, and its marks name no container: it cannot be known again.
-    let podman = stranger(&node, &api, &mut flows, "podman");
+    let podman = pod_without_sandbox(&node, &api, &mut flows, "podman");
     let daemon = start_here(&node, &runtime, &api);
     flows.stay(&node, Duration::from_millis(500));
     let before = records(&node).attachments;

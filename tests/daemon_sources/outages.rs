@@ -7,7 +7,8 @@ use serde_json::json;
 
 use crate::apiserver::ApiServer;
 use crate::daemon_sources::town::{
-    BACK, Flows, NODE, age, api_pod, node, pod, pods, start, start_unsettled, stranger, up, well,
+    BACK, Flows, NODE, age, api_pod, node, pod, pod_without_sandbox, pods, start, start_unsettled,
+    up, well,
 };
 use crate::rig::{self, Port, Runtime, Setup, eventually, layouts, within};
 
@@ -157,7 +158,7 @@ fn servers_that_never_come() {
     let mut flows = Flows::new(&node);
     let web = node.run_pod("web");
     flows.install(&node, "web", &web.who(0x1001));
-    let _stays = stranger(&node, &api, &mut flows, "stays");
+    let _stays = pod_without_sandbox(&node, &api, &mut flows, "stays");
     let none = node.dir.join("none/sock");
     let daemon = start_unsettled(&node, &none, &api, &[], &["--interval=500ms"]);
     eventually("it is ready", || daemon.get("/readyz").0 == 200);

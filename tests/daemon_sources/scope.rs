@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::apiserver::{ApiServer, Bad};
-use crate::daemon_sources::town::{Flows, api_pod, node, start_unsettled, stranger, well};
+use crate::daemon_sources::town::{
+    Flows, api_pod, node, pod_without_sandbox, start_unsettled, well,
+};
 use crate::rig::{Attached, Node, Port, eventually};
 
 const SOON: Duration = Duration::from_secs(40);
@@ -14,7 +16,7 @@ const SOON: Duration = Duration::from_secs(40);
 /// A pod of nobody's but ours, and those of its entries that rest on the address alone.
 #[track_caller]
 fn run(node: &Node, api: &ApiServer, flows: &mut Flows, name: &str) -> (Attached, Vec<String>) {
-    let pod = stranger(node, api, flows, name);
+    let pod = pod_without_sandbox(node, api, flows, name);
     let (ip, ip6) = (&pod.ip, &pod.ip6);
     let more = node.install(
         "br0",

@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::apiserver::{self, ApiServer, Bad};
-use crate::daemon_sources::town::{Flows, api_pod, node, start_unsettled, stranger, well};
+use crate::daemon_sources::town::{
+    Flows, api_pod, node, pod_without_sandbox, start_unsettled, well,
+};
 use crate::gcd::Daemon;
 use crate::manifests::metrics::METRICS;
 use crate::rig::{Attached, Node, Port, eventually, within};
@@ -21,7 +23,7 @@ fn events(api: &ApiServer) -> Vec<(String, Value)> {
 
 fn town(node: &Node, api: &ApiServer, count: usize) -> (Flows, Vec<Attached>) {
     let mut flows = Flows::new(node);
-    let pods = (0..count).map(|n| stranger(node, api, &mut flows, &format!("p{n}")));
+    let pods = (0..count).map(|n| pod_without_sandbox(node, api, &mut flows, &format!("p{n}")));
     let pods = pods.collect();
     (flows, pods)
 }

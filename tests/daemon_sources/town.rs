@@ -164,7 +164,12 @@ pub(crate) fn pods<const N: usize>(
 
 /// A pod that the runtime does not know (podman's, say), with its pod in the API.
 #[track_caller]
-pub(crate) fn stranger(node: &Node, api: &ApiServer, flows: &mut Flows, name: &str) -> Attached {
+pub(crate) fn pod_without_sandbox(
+    node: &Node,
+    api: &ApiServer,
+    flows: &mut Flows,
+    name: &str,
+) -> Attached {
     let pod = node.run_pod(name);
     flows.install(node, name, &pod.who(flows.reg()));
     api.put(api_pod(&pod.uid, name, NODE, "Running", &[&pod.ip, &pod.ip6]));

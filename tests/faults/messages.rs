@@ -91,7 +91,7 @@ fn one_late_answer_is_asked_for_again() {
         let (mut waited, mut late) = (0, 0);
         let of_the_switch = |s: &Seen| (s.peer, s.way) == (Peer::Switch, Way::Answered);
         for answer in trial.proxy.seen().into_iter().filter(of_the_switch) {
-            // So long that a busy machine is in time for one of the next looks.
+            // So long that a busy machine is in time for one of the next sweeps.
             let (_, waits) = trial.late(80, Some(answer.number), 500);
             late += trial.proxy.happened();
             waited += waits;

@@ -38,19 +38,19 @@ pub(super) struct Stage {
     pub(super) verb: Verb,
     pub(super) ground: Ground,
     living: Vec<Resident>,
-    /// ADD: the newcomer. DEL: who leaves. Sweep: somebody who died without a DEL.
+    /// ADD: the added pod. DEL: who leaves. Sweep: somebody who died without a DEL.
     subject: Resident,
-    /// ADD: the newcomer's address was his; he died without a DEL. Sweep: his DEL found no
+    /// ADD: the added pod's address was his; he died without a DEL. Sweep: his DEL found no
     /// switch.
     before: Option<Resident>,
     /// What must always be there.
     keep: Entries,
     /// What is to go.
     dead: Entries,
-    /// ADD: what a controller installs for the newcomer.
+    /// ADD: what a controller installs for the added pod.
     own: Entries,
     /// ADD: entries that wait for evidence, also without any fault (what matches a register
-    /// value, while nobody knows the newcomer's).
+    /// value, while nobody knows the added pod's).
     waiting: usize,
     config: Value,
     identities: Vec<Identity>,

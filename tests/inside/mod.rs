@@ -1,4 +1,4 @@
-//! Running a test (or another look at its subject) in namespaces of its own: what it mounts
+//! Running a test (or another view of its subject) in namespaces of its own: what it mounts
 //! there ends with it. Needs root, `unshare` and `mount`.
 
 use std::process::Command;

@@ -74,7 +74,7 @@ fn calls_that_are_killed_do_not_pile_up() {
         node.vswitchd.pause();
         let del = node.call_for(&conf, "DEL", web).start();
         let active = node.state_dir.join(format!("podnet/{}:eth0.json", web.container));
-        crate::rig::eventually("its record is buried", || !active.exists());
+        crate::rig::eventually("its record has become a tombstone", || !active.exists());
         del.kill();
         node.vswitchd.resume();
         del.wait();
@@ -234,9 +234,9 @@ fn del_without_its_record() {
 fn del_of_somebody_unknown() {
     let node = dummy("del_of_somebody_unknown");
     let crowd = Crowd::new(&node, &["web", "db"]);
-    let stranger = node.pod("stranger");
-    let conf = node.plugin_conf("ovs-flow-gc", Some(&stranger), None);
-    node.call_for(&conf, "DEL", &stranger).run().ok();
+    let unrecorded = node.pod("unrecorded");
+    let conf = node.plugin_conf("ovs-flow-gc", Some(&unrecorded), None);
+    node.call_for(&conf, "DEL", &unrecorded).run().ok();
     assert_eq!(node.dump("br0"), crowd.registry_snapshot());
 
     fs::remove_dir_all(&node.state_dir).unwrap();

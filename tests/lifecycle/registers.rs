@@ -84,12 +84,12 @@ fn an_address_is_found_to_be_the_value() {
     // It dies without a DEL, and its address is given away before anybody notices.
     node.vanish(&db, Port::Gone);
     node.forget_lease(&db.ip);
-    let heir = node.add(&bare("heir").with_ip(&db.ip));
-    let of_heir = own(&heir, 110);
+    let successor = node.add(&bare("successor").with_ip(&db.ip));
+    let of_successor = own(&successor, 110);
     sweep(&node, &[]);
-    // Whose the old policy is nobody can tell any more: it goes with the heir.
-    assert_eq!(node.dump("br0"), sorted([of_heir, vec![of_db[1].clone()]].concat()));
-    node.del(&heir);
+    // Whose the old policy is nobody can tell any more: it goes with the successor.
+    assert_eq!(node.dump("br0"), sorted([of_successor, vec![of_db[1].clone()]].concat()));
+    node.del(&successor);
     assert_eq!(node.dump("br0"), [""; 0]);
 }
 
@@ -217,15 +217,15 @@ fn ofport_is_the_value_of_whoever_has_the_number_now() {
     let add = ["add-port", "br0", "other0", "--", "set", "Interface", "other0", "type=internal"];
     node.ovs_vsctl(&[&add[..], &[&request]].concat());
     assert_eq!(node.ofport("other0"), port);
-    let heirs = [
+    let successors = [
         format!(
             "table=1, priority=200,dl_dst=0a:58:0a:f4:01:99 actions=set_field:{port:#x}->reg1,resubmit(,2)"
         ),
         format!("table=2, priority=200,reg1={port:#x} actions=output:NXM_NX_REG1[]"),
     ];
-    let heirs = node.install("br0", &heirs);
+    let successors = node.install("br0", &successors);
     sweep(&node, &[]);
-    assert_eq!(node.dump("br0"), sorted([theirs.clone(), heirs.clone()].concat()));
+    assert_eq!(node.dump("br0"), sorted([theirs.clone(), successors.clone()].concat()));
 }
 
 /// A number is one bridge's: what another bridge has in the register is its own port's.

@@ -103,8 +103,8 @@ impl Watch {
 
     /// One more observation.
     #[track_caller]
-    fn look(&self) {
-        assert!(self.cri.look(Duration::from_secs(5)), "the runtime was asked and answered");
+    fn ask(&self) {
+        assert!(self.cri.ask(Duration::from_secs(5)), "the runtime was asked and answered");
     }
 
     /// What it says of a record that is old enough.
@@ -155,12 +155,12 @@ fn ready_is_alive_and_two_observations_make_a_death() {
     runtime.stop_sandbox(&web);
     runtime.stop_sandbox(&db);
     runtime.remove_sandbox(&db);
-    assert_eq!(watch.says(&webs), Liveness::Alive, "not looked at since");
-    watch.look();
+    assert_eq!(watch.says(&webs), Liveness::Alive, "not asked since");
+    watch.ask();
     assert_eq!(watch.says(&webs), Liveness::Unknown(LivenessReason::SeenOnce));
     assert_eq!(watch.says(&dbs), Liveness::Unknown(LivenessReason::SeenOnce));
     assert_eq!(watch.changes.load(Ordering::Relaxed), 1);
-    watch.look();
+    watch.ask();
     assert_eq!(watch.says(&webs), STOPPED);
     assert_eq!(watch.says(&dbs), GONE);
     assert_eq!(watch.changes.load(Ordering::Relaxed), 2);
@@ -168,7 +168,7 @@ fn ready_is_alive_and_two_observations_make_a_death() {
     assert_eq!(together(&watch, &webs).dead_by, [Source::Netns, Source::Cri]);
 
     runtime.remove_sandbox(&web);
-    watch.look();
+    watch.ask();
     assert_eq!(watch.says(&webs), GONE);
     assert_eq!(watch.says(&stays), Liveness::Alive);
     assert_eq!(watch.changes.load(Ordering::Relaxed), 2, "nothing more to settle");
@@ -199,7 +199,7 @@ fn behind_the_kubelets_back() {
     // The task is killed: the namespace is pinned, and stays.
     runtime.kill_pause(&web);
     for _ in 0..3 {
-        watch.look();
+        watch.ask();
     }
     assert_eq!(watch.says(&webs), Liveness::Unknown(LivenessReason::SandboxNotReady));
     assert_eq!(together(&watch, &webs).life, Liveness::Alive);
@@ -209,8 +209,8 @@ fn behind_the_kubelets_back() {
 
     // The name of the namespace goes, the processes in it live: the runtime's word counts.
     db.delete_netns();
-    watch.look();
-    watch.look();
+    watch.ask();
+    watch.ask();
     assert_eq!(by_netns(&dbs), Liveness::Dead(LivenessReason::NetnsGone));
     assert_eq!(watch.says(&dbs), Liveness::Alive);
     assert_eq!(together(&watch, &dbs).life, Liveness::Alive);
@@ -234,7 +234,7 @@ fn who_is_unknown_to_cri_is_never_judged() {
     assert_eq!(watch.says(&no_uid), Liveness::Alive, "the container's id is enough");
     runtime.remove_sandbox(&web);
     for _ in 0..3 {
-        watch.look();
+        watch.ask();
         assert_eq!(watch.says(&ctrs), NEVER);
         assert_eq!(watch.says(&another_uid), NEVER);
     }
@@ -248,7 +248,7 @@ fn who_is_unknown_to_cri_is_never_judged() {
     runtime.stop_sandbox(&late);
     let another = Watch::on(&runtime, by_hand());
     for _ in 0..3 {
-        another.look();
+        another.ask();
         assert_eq!(another.says(&lates), NEVER);
     }
 }
@@ -265,7 +265,7 @@ fn a_restart_of_the_runtime() {
     assert_eq!(watch.says(&stays), AWAY);
     assert_eq!(watch.says(&died), AWAY);
     let asked = Instant::now();
-    assert!(!watch.cri.look(Duration::from_secs(60)), "away");
+    assert!(!watch.cri.ask(Duration::from_secs(60)), "away");
     assert!(asked.elapsed() < Duration::from_secs(30), "nobody waits for it");
     // What happens meanwhile is not for this source to say.
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(dies.pid), Signal::SIGKILL).unwrap();
@@ -274,7 +274,7 @@ fn a_restart_of_the_runtime() {
     runtime.answers();
     eventually("seen again", || watch.says(&stays) == Liveness::Alive);
     for _ in 0..3 {
-        watch.look();
+        watch.ask();
         assert_eq!(watch.says(&died), NEVER);
         assert_eq!(watch.says(&stays), Liveness::Alive);
     }
@@ -301,7 +301,7 @@ fn a_runtime_whose_state_was_wiped_kills_nobody() {
     watch.comes_up();
     assert_eq!(runtime.try_list().unwrap(), [], "it has forgotten them");
     for _ in 0..10 {
-        watch.look();
+        watch.ask();
         for record in pods.iter().chain(&single) {
             assert_eq!(watch.says(record), NEVER);
             assert_eq!(by_netns(record), Liveness::Alive);
@@ -323,10 +323,10 @@ fn a_runtime_that_was_wiped_between_two_looks_kills_nobody() {
     runtime.answers();
     assert_eq!(watch.says(&alone), Liveness::Alive, "nothing noticed yet");
     // The old connection fails; the answer that counts may come over the next one already.
-    let _ = watch.cri.look(Duration::from_secs(5));
+    let _ = watch.cri.ask(Duration::from_secs(5));
     watch.comes_up();
     for _ in 0..4 {
-        watch.look();
+        watch.ask();
         assert_eq!(watch.says(&alone), NEVER);
     }
 }

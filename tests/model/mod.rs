@@ -79,7 +79,7 @@ fn pure_two_bridges() {
 }
 
 /// The same where the records are lost and made anew from what libcni and the CNI remember. Only the
-/// living are looked after: nobody knows the dead of before.
+/// living are watched: nobody knows the dead of before.
 #[test]
 fn pure_forgetful() {
     let ran = pure_walks("pure forgetful", Walks::Forgetful, &WIDE);
@@ -197,14 +197,15 @@ fn what_a_call_could_not_know_explains_what_is_left() {
 /// second one's, by the value that is computed from the address.
 #[test]
 fn an_address_is_somebodys_until_the_row_that_names_it_is_gone() {
-    let stranger = |number| Step::Stranger { number, address: 0, value: 0, marked: true };
+    let unrecorded_port =
+        |number| Step::UnrecordedPort { number, address: 0, value: 0, marked: true };
     let steps = [
-        stranger(128),
+        unrecorded_port(128),
         Step::Plug { number: 0, address: 0, value: 0, when: When::Quick, slow: false },
         Step::Add { pod: 0, crash: 0, meanwhile: Vec::new() },
         Step::Rule { pod: 0, peer: 0, kind: 1 },
         Step::Leave { pod: 0 },
-        stranger(0),
+        unrecorded_port(0),
         Step::Vanish { pod: 1, row: true },
         Step::Del { pod: 0, crash: 0, meanwhile: Vec::new() },
     ];

@@ -335,7 +335,7 @@ impl<D: Driver> Town<D> {
             Step::Machine { number, address, value, when } => {
                 Ok(self.plug(Kind::Machine, [*number, *address, *value], *when, false))
             }
-            Step::Stranger { number, address, value, marked } => {
+            Step::UnrecordedPort { number, address, value, marked } => {
                 let kind = if *marked { Kind::Marked } else { Kind::Unmarked };
                 Ok(self.plug(kind, [*number, *address, *value], When::Quick, false))
             }

@@ -428,9 +428,9 @@ impl<'a, D: Driver> View<'a, D> {
         let m = &flow.matches;
         let sends = |m: &AddressMatch| m.side != Side::Destination && dead.has(&m.address);
         let sends = m.addresses.iter().any(sends);
-        let heirs = |port: u16| !(sends && dead.had(port));
+        let successors = |port: u16| !(sends && dead.had(port));
         let pods = |port: u16| port != UPLINK && port != PATCH;
-        let port = |port: u16| pods(port) && self.is_live_port(port) && heirs(port);
+        let port = |port: u16| pods(port) && self.is_live_port(port) && successors(port);
         let near = |pod: &Pod| {
             let by_port = self.town.layout == Layout::Ofport;
             if by_port { pod.bridge == self.bridge } else { self.is_near(pod) }
@@ -592,7 +592,7 @@ impl<'a, D: Driver> View<'a, D> {
         let shared = shared || self.town.pods.iter().any(together);
         // A number that changed hands shows one value for two.
         let moved = self.living.iter().any(|(_, record)| record.ofport_before.is_some());
-        // What a look at one bridge shows of a network the other one's is not told before the next call.
+        // What a scan of one bridge shows of a network the other one's is not told before the next call.
         let one = self.town.bridges == Bridges::One;
         let told = if one { &self.after.state } else { &self.before.state };
         if shared || unknown || moved || !told.register.register_told_apart {
@@ -849,7 +849,7 @@ impl<D: Driver> Town<D> {
             let pod = &self.pods[self.pod_of(record)];
             // The end of a sandbox that was gone when its ADD looked is not noticed.
             if pod.phase == Phase::Gone && record.netns.is_some() {
-                return Err(format!("the sweep did not bury pod {}", pod.id));
+                return Err(format!("the sweep wrote no tombstone of pod {}", pod.id));
             }
         }
         if !hasty {

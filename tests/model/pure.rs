@@ -1,6 +1,6 @@
 //! A node that is made up: a table with ages, OVSDB rows, records. The verdicts are the real
 //! ones: `BridgeInput::build`, `Survey`, `Judge`, `Recheck`, `wait_together`. What has no part without
-//! I/O (who is buried, what is written down when) is done here as `sweep` and `plugin` do it,
+//! I/O (who gets a tombstone, what is written down when) is done here as `sweep` and `plugin` do it,
 //! with a place to crash after each of its stages.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -300,7 +300,7 @@ impl Sim {
             described.push((PATCH, PATCHES[bridge].to_owned()));
         }
         input.check_ports(world, reconcile::BridgeId(bridge), &described);
-        // There is no namespace on this machine whose file could tell a stranger's age.
+        // There is no namespace on this machine whose file could tell an unrecorded pod's age.
         // A target's port is the dead's own, even if its tombstone does not say so yet.
         let dead = self.tombstones.iter().chain(targets.iter().map(|t| &t.attachment));
         let leaving: BTreeSet<RowId> = dead.filter_map(|t| t.interface).collect();
@@ -336,7 +336,7 @@ impl Sim {
         Flow { made: stamp(added).into(), ..line.flow.clone() }
     }
 
-    /// Which entries a look by tokens is answered with (`sweep::look::token_filters`).
+    /// Which entries a scan by tokens is answered with (`flowtable::Tokens`).
     fn answers(facts: &JudgeInput, flow: &Flow) -> bool {
         facts.dead.values().any(|dead| {
             let rule = facts.networks.get(dead.network).unwrap().register;
@@ -359,7 +359,7 @@ impl Sim {
     }
 
     /// A look at the switch (`sweep::look`): what may be stale, and what was learned.
-    fn look(
+    fn scan(
         &self,
         bridge: BridgeId,
         facts: &JudgeInput,
@@ -565,7 +565,7 @@ impl Sim {
         let crashes = |at: u8| may_crash && *crash == at;
         let looked = self.now;
         let input = self.input(world, bridge, targets, adding.as_ref());
-        let (seen, learned, full) = self.look(bridge, &input.facts, *thorough);
+        let (seen, learned, full) = self.scan(bridge, &input.facts, *thorough);
         if crashes(stage::LOOKED) {
             return None;
         }
@@ -605,7 +605,7 @@ impl Sim {
     fn delete(&mut self, work: &mut Work, pass: Pass, may_crash: bool) -> bool {
         let Pass { bridge, looked, input, learned, mut doomed } = pass;
         let Work { world, targets, adding, waiting, .. } = work;
-        // The switch tells what was put since the look (`sweep::window`).
+        // The switch tells what was put since the scan (`reconcile::guard`).
         doomed.retain(|(slot, _, verdict)| {
             let newer = self.table.get(slot).is_some_and(|(_, added)| *added > looked);
             if let (true, Some(dead)) = (newer, verdict.dead) {
@@ -638,7 +638,7 @@ impl Sim {
         !matches!(crash, stage::RECHECKED..=stage::DELETED)
     }
 
-    /// The rest of a call: delete on the bridge that was looked at, go over the others, settle.
+    /// The rest of a call: delete on the bridge that was scanned, go over the others, settle.
     fn act(&mut self, looked: Looked) -> bool {
         let Looked { mut work, pass, rest } = looked;
         if !self.delete(&mut work, pass, true) {

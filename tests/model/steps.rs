@@ -56,7 +56,7 @@ pub(crate) enum Step {
     /// A living pod has a rule of its own for another one's address.
     Rule { pod: u8, peer: u8, kind: u8 },
     /// A port of somebody's outside our chain, marked by its CNI or not. It has its entries at once.
-    Stranger { number: u8, address: u8, value: u8, marked: bool },
+    UnrecordedPort { number: u8, address: u8, value: u8, marked: bool },
     /// The operator's own rules for a port number and an address that only some pods ask for.
     Operator { kinds: u8 },
     /// A pod that asks for them, a long time after.
@@ -127,7 +127,7 @@ fn wide() -> impl Strategy<Value = Step> {
             .prop_map(|(pod, peer, kind)| Step::Rule { pod, peer, kind }),
         2 => (any::<u8>(), 8..ODDITIES).prop_map(|(pod, kind)| Step::Odd { pod, kind }),
         3 => (any::<u8>(), any::<u8>(), any::<u8>(), any::<bool>()).prop_map(
-            |(number, address, value, marked)| Step::Stranger { number, address, value, marked }
+            |(number, address, value, marked)| Step::UnrecordedPort { number, address, value, marked }
         ),
         2 => any::<u8>().prop_map(|pod| Step::Leave { pod }),
         1 => any::<u8>().prop_map(|kinds| Step::Operator { kinds }),

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::operations::{deleted, records, sweep};
 use crate::rig::{Datapath, Node, Port, Setup, eventually, layouts};
 
-/// More than are deleted on one look at the world.
+/// More than are deleted by one sweep.
 const MANY: u16 = 40_000;
 
 fn count(node: &Node) -> u32 {

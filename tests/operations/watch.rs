@@ -172,7 +172,7 @@ fn a_dry_run_says_what_would_happen() {
     };
     node.vanish(&web, Port::Stays);
     // Its value is not proven while there is no other.
-    dry_run("would go, the rest waits: will be looked at again", "13");
+    dry_run("would go, the rest waits: will be judged again", "13");
     let other = node.run_pod("other");
     node.install("br0", &layouts::classifier(&other.who(0x1002)));
     dry_run("would be clean", "15");

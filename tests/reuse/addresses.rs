@@ -103,11 +103,11 @@ fn address_and_number_went_to_two_pods() {
     sweep(&town.node, &[]);
     town.node.vanish(&db, Port::Gone);
     town.node.admin(&["pause"]).ok();
-    let heir = town.run_at("heir", &ip);
-    let heir = town.welcome(heir);
+    let successor = town.run_at("successor", &ip);
+    let successor = town.welcome(successor);
     let tenant = town.run_on("tenant", port);
     let tenant = town.welcome(tenant);
-    assert!(!town.node.ping(&town.pods[0], &ip), "the tenant gets what is for the heir");
+    assert!(!town.node.ping(&town.pods[0], &ip), "the tenant gets what is for the successor");
     town.node.admin(&["resume"]).ok();
 
     let plan = sweep(&town.node, &["--dry-run", "--details"]);
@@ -118,10 +118,10 @@ fn address_and_number_went_to_two_pods() {
     }
     sweep(&town.node, &[]);
 
-    town.assert_left(&[0, heir, tenant], &rightful);
+    town.assert_left(&[0, successor, tenant], &rightful);
     town.node.must_reach(&town.pods[0], &ip);
     town.node.must_reach(&town.pods[tenant], &ip);
-    town.node.must_reach(&town.pods[heir], &town.pods[tenant].ip);
+    town.node.must_reach(&town.pods[successor], &town.pods[tenant].ip);
 }
 
 /// The pair is younger than its tokens' new owners: somebody made it for them.
@@ -130,13 +130,13 @@ fn a_pair_that_was_made_since() {
     let mut town = Town::quick("a_pair_that_was_made_since", json!({}), &["web", "db"]);
     let db = town.pods[1].clone();
     town.node.vanish(&db, Port::Gone);
-    let heir = town.run_at("heir", &db.ip);
-    let heir = town.welcome(heir);
+    let successor = town.run_at("successor", &db.ip);
+    let successor = town.welcome(successor);
     let tenant = town.run_on("tenant", db.ofport);
     let tenant = town.welcome(tenant);
     let pairs = town.node.install("br0", &delivery(&db));
     sweep(&town.node, &[]);
-    town.assert_left(&[0, heir, tenant], &pairs);
+    town.assert_left(&[0, successor, tenant], &pairs);
 }
 
 /// The address of an orphan that nobody has noticed goes to a pod whose ADD has come to the OVS
@@ -157,21 +157,21 @@ fn a_sweep_between_the_ovs_plugins_add_and_ours() {
     sleep_ms(20);
 
     town.node.forget_lease(&db.ip);
-    let heir = town.node.pod("heir").with_ip(&db.ip);
-    let conf = town.node.plugin_conf("ovs-test-cni", Some(&heir), None);
-    let result = town.node.call_for(&conf, "ADD", &heir).run().json();
-    let heir = town.node.attached(&heir, result.clone());
-    assert_eq!(heir.ip, db.ip);
-    let new = town.node.install("br0", &of_address(&heir.ip));
-    let heir = town.welcome(heir);
+    let successor = town.node.pod("successor").with_ip(&db.ip);
+    let conf = town.node.plugin_conf("ovs-test-cni", Some(&successor), None);
+    let result = town.node.call_for(&conf, "ADD", &successor).run().json();
+    let successor = town.node.attached(&successor, result.clone());
+    assert_eq!(successor.ip, db.ip);
+    let new = town.node.install("br0", &of_address(&successor.ip));
+    let successor = town.welcome(successor);
     sweep(&town.node, &[]);
-    town.assert_left(&[0, heir], &new);
+    town.assert_left(&[0, successor], &new);
 
     // Its ADD comes through, and it dies in turn: nothing protects them any more.
-    let heir = town.pods[heir].clone();
-    let conf = town.node.plugin_conf("ovs-flow-gc", Some(&heir), Some(&result));
-    town.node.call_for(&conf, "ADD", &heir).run().ok();
-    town.node.vanish(&heir, Port::Gone);
+    let successor = town.pods[successor].clone();
+    let conf = town.node.plugin_conf("ovs-flow-gc", Some(&successor), Some(&result));
+    town.node.call_for(&conf, "ADD", &successor).run().ok();
+    town.node.vanish(&successor, Port::Gone);
     sweep(&town.node, &[]);
     town.assert_left(&[0], &[]);
 }

@@ -9,5 +9,5 @@ mod policy;
 mod ports;
 mod results;
 mod scope;
-mod strangers;
 mod town;
+mod unrecorded;

@@ -106,7 +106,7 @@ fn members_of_an_orphans_address_that_was_claimed() {
     }
 }
 
-/// The other end of a pair dies later: it must not take what the first one's heir needs.
+/// The other end of a pair dies later: it must not take what the first one's successor needs.
 #[test]
 fn both_ends_of_a_pair() {
     let mut town = Town::quick("both_ends", json!({"lingerSeconds": 1}), &["web", "db", "x"]);
@@ -115,9 +115,9 @@ fn both_ends_of_a_pair() {
     town.node.del(&db);
     town.node.del(&web);
     town.assert_left(&[2], &policy.all());
-    let heirs = [town.run_at("web2", &web.ip), town.run_at("db2", &db.ip)];
-    let heirs = heirs.map(|pod| town.welcome(pod));
+    let successors = [town.run_at("web2", &web.ip), town.run_at("db2", &db.ip)];
+    let successors = successors.map(|pod| town.welcome(pod));
     sleep_ms(1_100);
     sweep(&town.node, &[]);
-    town.assert_left(&[2, heirs[0], heirs[1]], &policy.all());
+    town.assert_left(&[2, successors[0], successors[1]], &policy.all());
 }

@@ -79,10 +79,10 @@ fn numbers_are_given_anew_after_a_restart() {
     town.assert_left(&[1, 2], &[]);
 }
 
-/// The new owner of the number is nobody that we know.
+/// The new owner of the number is a port that nobody recorded.
 #[test]
-fn the_number_of_a_stranger() {
-    let town = Town::quick("the_number_of_a_stranger", json!({}), &["web", "db"]);
+fn the_number_of_an_unrecorded_port() {
+    let town = Town::quick("the_number_of_an_unrecorded_port", json!({}), &["web", "db"]);
     let db = &town.pods[1];
     town.node.vanish(db, Port::Gone);
     let request = format!("ofport_request={}", db.ofport);

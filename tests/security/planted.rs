@@ -72,7 +72,7 @@ impl Town {
 /// Whatever is planted beside them: as long as the living have their records, nothing of theirs
 /// goes, in no sweep and in no DEL.
 #[test]
-fn records_of_strangers_condemn_nobody_who_is_recorded() {
+fn planted_records_condemn_nobody_who_is_recorded() {
     let town = Town::new("planted");
     let victim = &town.pods[0];
     let own = town.read(victim);
@@ -132,7 +132,7 @@ fn records_of_strangers_condemn_nobody_who_is_recorded() {
         let path = town.plant(&record, dead);
         let swept = town.sweep();
         assert_eq!(swept["corrupt"], json!([]), "{what}: {swept}");
-        assert!(!swept["targets"].as_array().unwrap().is_empty(), "{what}: not looked at: {swept}");
+        assert!(!swept["targets"].as_array().unwrap().is_empty(), "{what}: not judged: {swept}");
         assert_eq!(town.node.dump("br0"), town.flows, "{what}: {swept}");
         // The dummy datapath has no devices, as if every port's were gone: `reapPorts` would take
         // whatever is not claimed.

@@ -98,7 +98,7 @@ fn one_orphan_after_the_other() {
     }
 }
 
-/// The first look at the namespace is when all of it is dead.
+/// The first read of the namespace is when all of it is dead.
 #[test]
 fn all_of_a_namespace_at_once() {
     for keys in configurations() {

@@ -1,7 +1,7 @@
 //! Properties of the core that hold for every case and every dump.
 //!
 //! Values come from tiny ranges, so that ports, addresses and registers of the dead, the
-//! living and strangers collide all the time.
+//! live and unrecorded pods collide all the time.
 
 // Helpers of tests are tests too, but clippy's exception covers only #[test] functions.
 

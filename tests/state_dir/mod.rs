@@ -178,10 +178,10 @@ fn read_only() {
     assert_eq!(town.records().into_keys().collect::<Vec<_>>(), ["db"]);
 }
 
-/// A record that cannot be buried (its file's own error) keeps nobody else from it, is told of,
+/// A record that cannot become a tombstone (its file's own error) keeps no other from it, is told of,
 /// and is what the next sweep finds.
 #[test]
-fn one_that_cannot_be_buried_keeps_nobody_else() {
+fn a_record_that_cannot_become_a_tombstone_stops_no_other() {
     for verb in ["sweep", "GC"] {
         let town = Town::new("unburied", &["web", "stuck", "db", "live"]);
         let (stuck, live) = (&town.pods[1], &town.pods[3]);
@@ -191,7 +191,7 @@ fn one_that_cannot_be_buried_keeps_nobody_else() {
         let record: Value = serde_json::from_slice(&fs::read(town.file(stuck)).unwrap()).unwrap();
         let name = format!("{}:{}.{}.json", stuck.container, stuck.ifname, record["generation"]);
         let tombstone = town.node.state_dir.join("podnet/dead").join(name);
-        // The second that is buried: writing its tombstone, and moving its record instead.
+        // The second tombstone: writing its tombstone, and moving its record instead.
         let script = format!(
             "exec strace -f -qq -o /dev/null -e inject=rename:error=EIO:when=2..3 {} \"$@\"",
             town.node.plugin(GC).display(),

@@ -1,4 +1,4 @@
-//! The window between the look at an entry and its deletion: controllers that put the same
+//! The window between the scan of an entry and its deletion: controllers that put the same
 //! entry anew in it, on purpose, thousands of times. Needs root and Open vSwitch.
 
 mod ground;

@@ -25,10 +25,10 @@ pub struct Candidate {
 /// The directory cannot be read.
 pub fn candidates(directory: &Path) -> Result<Vec<Candidate>, FileError> {
     fs::read_dir(directory).map_err(io_error(directory, "read it"))?;
-    let look = |path: PathBuf| Candidate { inspection: inspect_file(&path), path };
+    let candidate = |path: PathBuf| Candidate { inspection: inspect_file(&path), path };
     // As libcni does: no directories, and no more than these three names.
     let is_file = |path: &PathBuf| is_loadable(path) && !path.is_dir();
-    Ok(paths(directory)?.into_iter().filter(is_file).map(look).collect())
+    Ok(paths(directory)?.into_iter().filter(is_file).map(candidate).collect())
 }
 
 /// What is in a directory, by name; nothing if it is not there.

@@ -177,7 +177,7 @@ fn one_load_of_something_else_and_a_field_carries_neither() {
 }
 
 /// A DEL does not see the neighbours' classifiers: its own shows what a register carries, or
-/// everything is looked at.
+/// everything is read.
 #[test]
 fn part_of_a_dump_asks_for_the_rest() {
     let input = neutron();

@@ -111,7 +111,7 @@ fn a_changed_number_teaches_nothing() {
 }
 
 /// Found by tests/model: a slow controller puts a dead pod's flow back, under the number that
-/// a younger pod has by now, and the next look took its value for that pod's.
+/// a younger pod has by now, and the next scan took its value for that pod's.
 #[test]
 fn what_is_put_back_under_a_newer_owners_number_shows_nothing_of_it() {
     let input = node(LEARN)
@@ -183,7 +183,7 @@ fn who_lost_the_number_with_its_row_does_not_claim_the_next_ones_value() {
         other => panic!("{other}"),
     }
     let mut survey = Survey::new(&input);
-    assert_eq!(flows.map(|flow| survey.see(&flow)), [true, false, true], "looked at again");
+    assert_eq!(flows.map(|flow| survey.see(&flow)), [true, false, true], "scanned again");
 }
 
 /// Both numbers are new since so long; the living one had the dead one's before, and vice versa.

@@ -6,7 +6,7 @@
 //! `status.podIP` is a field selector of pods since 1.8 (kubernetes/kubernetes#50091) and
 //! compares the text of the primary address alone (`pkg/registry/core/pod/strategy.go`,
 //! `ToSelectableFields`: `podIPs[0]`). So it is used for IPv4 on a node whose pods all have an
-//! IPv4 address first; for anything else every pod of the cluster is looked at, page by page.
+//! IPv4 address first; for anything else every pod of the cluster is listed, page by page.
 //!
 //! Caveat: `status.podIPs` has the addresses of the pods' first interface. What Multus gives to
 //! a further one is not in it: ask about `eth0` only (as `reconcile::in_question` does).
@@ -21,7 +21,7 @@ use log::{debug, warn};
 
 use super::{Api, Failure, Kubernetes};
 
-/// Beyond, one look at everybody costs the server less than a look for each.
+/// Beyond, one list of all pods costs the server less than a request for each.
 const FEW: usize = 8;
 /// Pods a page: as client-go and kubectl ask.
 const PAGE: u32 = 500;

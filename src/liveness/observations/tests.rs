@@ -30,7 +30,7 @@ fn complete(seen: &mut Observations, shown: &[(&str, Seen)]) -> News {
 }
 
 /// "a" and a companion that stays, without whom "a" alone would be everybody.
-fn look(seen: &mut Observations, a: Option<Seen>) -> News {
+fn told(seen: &mut Observations, a: Option<Seen>) -> News {
     let mut shown = vec![("stays", Alive)];
     shown.extend(a.map(|a| ("a", a)));
     complete(seen, &shown)
@@ -45,7 +45,7 @@ fn nobody_is_judged_before_the_first_complete_answer() {
     let mut seen = new();
     assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SourceAway));
     assert!(!seen.is_up());
-    assert_eq!(look(&mut seen, Some(Alive)), News { alive: 2, ..News::default() });
+    assert_eq!(told(&mut seen, Some(Alive)), News { alive: 2, ..News::default() });
     assert!(seen.is_up());
     assert_eq!(life(&seen, "a"), Liveness::Alive);
 }
@@ -53,14 +53,14 @@ fn nobody_is_judged_before_the_first_complete_answer() {
 #[test]
 fn gone_counts_when_seen_twice() {
     let mut seen = new();
-    look(&mut seen, Some(Alive));
-    assert_eq!(look(&mut seen, None), News { doubtful: 1, ..News::default() });
+    told(&mut seen, Some(Alive));
+    assert_eq!(told(&mut seen, None), News { doubtful: 1, ..News::default() });
     assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SeenOnce));
     assert!(seen.is_unsettled());
-    assert_eq!(look(&mut seen, None), News { dead: 1, ..News::default() });
+    assert_eq!(told(&mut seen, None), News { dead: 1, ..News::default() });
     assert!(!seen.is_unsettled());
     assert_eq!(life(&seen, "a"), GONE);
-    assert_eq!(look(&mut seen, None), News::default());
+    assert_eq!(told(&mut seen, None), News::default());
     assert_eq!(life(&seen, "a"), GONE);
     assert_eq!(life(&seen, "stays"), Liveness::Alive);
 }
@@ -68,27 +68,27 @@ fn gone_counts_when_seen_twice() {
 #[test]
 fn ended_and_then_gone_are_two_in_a_row() {
     let mut seen = new();
-    look(&mut seen, Some(Alive));
-    look(&mut seen, Some(Ended(STOPPED)));
+    told(&mut seen, Some(Alive));
+    told(&mut seen, Some(Ended(STOPPED)));
     assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SeenOnce));
-    look(&mut seen, Some(Ended(STOPPED)));
+    told(&mut seen, Some(Ended(STOPPED)));
     assert_eq!(life(&seen, "a"), Liveness::Dead(STOPPED));
-    look(&mut seen, None);
+    told(&mut seen, None);
     assert_eq!(life(&seen, "a"), GONE);
 }
 
 #[test]
 fn news_of_one_says_nothing_of_the_others() {
     let mut seen = new();
-    look(&mut seen, Some(Alive));
-    look(&mut seen, None);
+    told(&mut seen, Some(Alive));
+    told(&mut seen, None);
     seen.alive("new");
     assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SeenOnce));
     assert_eq!(life(&seen, "new"), Liveness::Alive);
     seen.alive("a");
-    look(&mut seen, None);
+    told(&mut seen, None);
     assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SeenOnce), "not two in a row");
-    look(&mut seen, None);
+    told(&mut seen, None);
     assert_eq!((life(&seen, "a"), life(&seen, "new")), (GONE, GONE));
 }
 
@@ -96,8 +96,8 @@ fn news_of_one_says_nothing_of_the_others() {
 fn a_flapping_list_kills_nobody() {
     let mut seen = new();
     for _ in 0..5 {
-        look(&mut seen, Some(Alive));
-        look(&mut seen, None);
+        told(&mut seen, Some(Alive));
+        told(&mut seen, None);
         assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SeenOnce));
     }
 }
@@ -106,7 +106,7 @@ fn a_flapping_list_kills_nobody() {
 fn who_was_never_seen_alive_is_not_judged() {
     let mut seen = new();
     for _ in 0..3 {
-        look(&mut seen, Some(Ended(STOPPED)));
+        told(&mut seen, Some(Ended(STOPPED)));
         assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::NeverSeen));
         assert_eq!(life(&seen, "default-web"), Liveness::Unknown(LivenessReason::NeverSeen));
     }
@@ -115,10 +115,10 @@ fn who_was_never_seen_alive_is_not_judged() {
 #[test]
 fn the_young_are_not_judged() {
     let mut seen = new();
-    look(&mut seen, Some(Alive));
+    told(&mut seen, Some(Alive));
     assert_eq!(seen.life("a", "", &record(), at(100_000)), Liveness::Alive);
-    look(&mut seen, None);
-    look(&mut seen, None);
+    told(&mut seen, None);
+    told(&mut seen, None);
     for now in [0, 100_000, 129_999] {
         let young = Liveness::Unknown(LivenessReason::Young);
         assert_eq!(seen.life("a", "", &record(), at(now)), young, "{now}");
@@ -150,30 +150,30 @@ fn another_uid_is_another_pod() {
 #[test]
 fn while_it_is_away_nobody_is_judged_and_nothing_counts() {
     let mut seen = new();
-    look(&mut seen, Some(Alive));
-    look(&mut seen, None);
+    told(&mut seen, Some(Alive));
+    told(&mut seen, None);
     seen.away();
     assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SourceAway));
     assert_eq!(life(&seen, "stays"), Liveness::Unknown(LivenessReason::SourceAway));
-    look(&mut seen, None);
+    told(&mut seen, None);
     assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SeenOnce), "not in a row");
     assert_eq!(life(&seen, "stays"), Liveness::Alive);
-    look(&mut seen, None);
+    told(&mut seen, None);
     assert_eq!(life(&seen, "a"), GONE);
     seen.away();
-    look(&mut seen, None);
+    told(&mut seen, None);
     assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SeenOnce));
 }
 
 #[test]
 fn a_restart_loses_what_was_seen() {
     let mut seen = new();
-    look(&mut seen, Some(Alive));
-    look(&mut seen, None);
+    told(&mut seen, Some(Alive));
+    told(&mut seen, None);
     seen.forget();
     assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::SourceAway));
     for _ in 0..3 {
-        look(&mut seen, None);
+        told(&mut seen, None);
         assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::NeverSeen));
     }
 }
@@ -184,7 +184,7 @@ fn everybody_lost_at_once_is_a_wipe() {
     let ended: &[(&str, Seen)] = &[("x", Ended(STOPPED))];
     for list in [&[], elsewhere, ended] {
         let mut seen = new();
-        look(&mut seen, Some(Alive));
+        told(&mut seen, Some(Alive));
         assert!(complete(&mut seen, list).wiped, "{list:?}");
         for _ in 0..3 {
             complete(&mut seen, list);
@@ -211,14 +211,14 @@ fn one_that_goes_is_no_wipe_nor_are_many_that_end_first() {
 #[test]
 fn the_missing_can_be_asked_for_and_forgotten() {
     let mut seen = new();
-    look(&mut seen, Some(Alive));
+    told(&mut seen, Some(Alive));
     let missing = |seen: &Observations| {
         seen.missing(|id| id == "stays").map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(missing(&seen), ["a"]);
-    look(&mut seen, None);
+    told(&mut seen, None);
     assert_eq!(missing(&seen), ["a"]);
-    look(&mut seen, None);
+    told(&mut seen, None);
     assert!(missing(&seen).is_empty(), "settled");
     seen.forget_one("a");
     assert_eq!(life(&seen, "a"), Liveness::Unknown(LivenessReason::NeverSeen));
@@ -230,9 +230,9 @@ fn a_wall_clock_that_jumps_makes_nobody_old_or_young() {
     const DAY: u64 = 86_400_000;
     for (created, now) in [(DAY, 0), (0, DAY), (DAY, DAY)] {
         let mut seen = new();
-        look(&mut seen, Some(Alive));
-        look(&mut seen, None);
-        look(&mut seen, None);
+        told(&mut seen, Some(Alive));
+        told(&mut seen, None);
+        told(&mut seen, None);
         let mut record = record();
         record.created.wall_ms = created;
         let at = |boot_ms| Stamp { boot_ms, wall_ms: now };
@@ -266,7 +266,7 @@ fn memory_is_bounded_and_keeps_the_latest() {
         complete(&mut seen, &[("stays", Alive), (&id, Alive)]);
     }
     assert_eq!(seen.sights.len(), MOST_GONE + 2);
-    look(&mut seen, None);
+    told(&mut seen, None);
     let last = format!("pod-{}", 3 * MOST_GONE - 2);
     assert_eq!(life(&seen, &last), GONE);
     assert_eq!(life(&seen, "pod-0"), Liveness::Unknown(LivenessReason::NeverSeen));
@@ -277,7 +277,7 @@ fn memory_is_bounded_and_keeps_the_latest() {
     let mut crowd: Vec<(&str, Seen)> = ids.iter().map(|id| (&**id, Alive)).collect();
     crowd.push(("stays", Alive));
     complete(&mut seen, &crowd);
-    look(&mut seen, None);
+    told(&mut seen, None);
     assert_eq!(seen.sights.len(), MOST_GONE + 1);
 }
 

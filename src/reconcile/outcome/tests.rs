@@ -95,7 +95,7 @@ fn another_look_finds_again_what_stays_and_keeps_what_was_done() {
     assert!(!on.targets[&A].waiting);
 }
 
-/// A bridge that is looked at again says nothing of what waits on another one.
+/// A bridge that is scanned again says nothing of what waits on another one.
 #[test]
 fn a_target_waits_for_each_of_its_bridges() {
     let waits = TargetEntries { waiting: true, stale: 2, ..TargetEntries::default() };

@@ -225,7 +225,7 @@ impl Stage {
         let mut wanted = self.keep.clone();
         wanted.extend(own.clone());
         let missing = only_in(&wanted, &now);
-        ensure!(missing.is_empty(), "A NEWCOMER'S ARE GONE: {missing:?}");
+        ensure!(missing.is_empty(), "ENTRIES OF AN ADDED POD ARE GONE: {missing:?}");
         let stale = only_in(&now, &wanted);
         ensure!(stale.is_empty(), "still there: {stale:?}");
 

@@ -40,7 +40,7 @@ fn dumped(
 }
 
 #[test]
-fn parts_echoes_and_strangers() {
+fn parts_echoes_and_other_replies() {
     for version in [Version::V13, Version::V14, Version::V15] {
         let golden = if version == Version::V15 { GOLDEN_15 } else { GOLDEN_13 };
         let (seen, result) = dumped(version, move |peer, xid| {

@@ -12,13 +12,13 @@ use crate::reconcile::plan::PlannedDelete;
 use crate::reconcile::scan::{Candidate, again};
 use crate::reconcile::snapshot::Error;
 
-/// What stands in the places of the deleted entries.
-pub(super) struct SecondLook<'a> {
+/// Asks the switch what stands in the places of the deleted entries.
+pub(super) struct Confirmation<'a> {
     pub(super) table: &'a mut dyn FlowSink,
     pub(super) judged: &'a ScannedBridge<'a>,
 }
 
-impl SecondLook<'_> {
+impl Confirmation<'_> {
     /// Deletes those that stayed (by index) once more, as entries that match on "untagged". Which
     /// of them are still there.
     pub(super) fn again(
@@ -37,7 +37,7 @@ impl SecondLook<'_> {
     }
 
     /// Which of the deleted entries (by index) are still there, and how many suspicions there are.
-    /// The switch has told of those that are gone; the others are looked for.
+    /// The switch has told of those that are gone; the others are scanned for.
     pub(super) fn untold<'l>(
         &mut self,
         guard: &mut ReplaceGuard<'l>,
@@ -89,7 +89,7 @@ impl SecondLook<'_> {
         Ok((stayed, suspicions))
     }
 
-    /// In which places of the deleted entries (by index) a fresh look finds one, and whether that
+    /// In which places of the deleted entries (by index) a new scan finds one, and whether that
     /// is younger than the one that was to go. Who puts an entry anew right behind its deletion
     /// has not kept us from deleting it.
     pub(super) fn still_there(

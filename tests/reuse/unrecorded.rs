@@ -70,7 +70,7 @@ fn addresses_in_other_cnis_marks_are_alive() {
         node.install("br0", &of_pod);
         node.vanish(&pod, Port::Gone);
 
-        let port = format!("stranger{number}");
+        let port = format!("other{number}");
         node.ovs_vsctl(&["add-port", "br0", &port]);
         for mark in *marks {
             let mark = mark.replace("IP", &pod.ip).replace("MAC", &pod.mac);
@@ -99,8 +99,8 @@ fn addresses_in_other_cnis_marks_are_alive() {
 
 /// A pod's second record-less sibling: the same marks, and the end of the recorded one.
 #[test]
-fn a_del_spares_the_strangers_address() {
-    let node = Node::new("spares_the_strangers_address");
+fn a_del_spares_the_address_of_an_unrecorded_pod() {
+    let node = Node::new("spares_unrecorded_address");
     let web = node.run_pod("web");
     let kept = node.install(
         "br0",
@@ -120,8 +120,8 @@ fn a_del_spares_the_strangers_address() {
     ]);
     node.del(&web);
     assert_eq!(node.dump("br0"), kept);
-    // Once the stranger is gone nobody has the address; its entry stays nobody's business
-    // until somebody's end is looked at again.
+    // Once the unrecorded port is gone nobody has the address; its entry stays
+    // until the next sweep.
     node.ovs_vsctl(&["del-port", "other0"]);
     sweep(&node, &[]);
     assert_eq!(node.dump("br0"), [""; 0]);
@@ -130,9 +130,10 @@ fn a_del_spares_the_strangers_address() {
 /// The controller of a pod whose ADD has not come puts what matches the value that it gives the
 /// pod before what loads it. A dead pod had the value before.
 #[test]
-fn a_dead_pods_value_may_be_a_strangers_by_now() {
+fn a_dead_pods_value_may_be_an_unrecorded_pods_by_now() {
     let conf = json!({"lingerSeconds": 0, "reg0": "pod"});
-    let node = Setup::new().datapath(Datapath::Dummy).gc_conf(conf).up("value_may_be_a_strangers");
+    let node =
+        Setup::new().datapath(Datapath::Dummy).gc_conf(conf).up("value_of_an_unrecorded_pod");
     let (web, db) = (node.run_pod("web"), node.run_pod("db"));
     let loads = |port: u16, value: u32| {
         format!("table=0, in_port={port} actions=set_field:{value:#x}->reg0,resubmit(,20)")
