@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::list::life;
 use super::{Context, Error, Exit, Table, output, registers};
 use crate::config::database_socket;
-use crate::flowtable::{DumpSource, FlowSource};
+use crate::flowtable::FlowSource;
 use crate::judge::Judge;
 use crate::liveness::{Liveness, netns};
 use crate::model::attachment::{Attachment, State};
@@ -15,7 +15,7 @@ use crate::openflow;
 use crate::ovsdb::Client;
 use crate::reconcile::{
     BridgeId, BridgeInput, Cause, CleanTarget, Extent, FlowReport, NodeSnapshot, Question,
-    open_bridge, orphans, scan_bridge,
+    open_table, orphans, scan_bridge,
 };
 use crate::util::clock::{Stamp, boot_id};
 use crate::util::logging::escape;
@@ -141,8 +141,7 @@ fn explain(
     if let Some(Ok(Value::Array(flows))) = asked.map(|question| context.ask(question)) {
         return Ok(flows);
     }
-    let connection = open_bridge(&context.run_dir, &name, context.deadline())?;
-    let (mut source, ports) = DumpSource::over(connection)?;
+    let (mut source, ports) = open_table(&context.run_dir, &name, context.deadline())?;
     let read = Read { node, bridge: (bridge, &name), targets, ports: &ports };
     let flows = read.flows(&mut source, Extent::Everything)?;
     Ok(flows.iter().map(serde_json::to_value).collect::<Result<_, _>>()?)

@@ -13,7 +13,7 @@ use super::{Context, Error, Exit, Table, ago, explain};
 use crate::config::database_socket;
 #[cfg(feature = "daemon")]
 use crate::flowtable::FlowSink;
-use crate::flowtable::{DumpSource, FlowSource};
+use crate::flowtable::FlowSource;
 use crate::judge::{Judge, Survey};
 use crate::liveness::{Liveness, netns};
 use crate::model::attachment::{Attachment, State};
@@ -21,7 +21,7 @@ use crate::model::flow::Flow;
 use crate::openflow;
 use crate::ovsdb::Client;
 use crate::reconcile::{
-    BridgeId, CleanTarget, NodeSnapshot, Question, lacks_value, network_states, open_bridge,
+    BridgeId, CleanTarget, NodeSnapshot, Question, lacks_value, network_states, open_table,
 };
 use crate::store::{Registry, RegistrySnapshot};
 use crate::util::clock::{Deadline, Stamp, boot_id};
@@ -245,7 +245,7 @@ fn read(
     deadline: Deadline,
 ) -> Result<HashMap<String, u64>, openflow::Error> {
     let name = node.bridge(id).map_or("", |bridge| &bridge.name);
-    let (mut source, ports) = DumpSource::over(open_bridge(&context.run_dir, name, deadline)?)?;
+    let (mut source, ports) = open_table(&context.run_dir, name, deadline)?;
     let bridge = explain::Read { node, bridge: (id, name), targets, ports: &ports };
     count(&bridge, &mut source)
 }

@@ -285,7 +285,12 @@ pub(crate) fn replies(data: &[u8]) -> bool {
             })
         };
         match selector % 8 {
-            0 => believe(connection.ports_and_tables()).map(|(ports, tables)| {
+            0 => believe(
+                connection
+                    .ask_ports_and_tables(false)
+                    .and_then(|asked| connection.hear_ports_and_tables(asked)),
+            )
+            .map(|((ports, tables), _)| {
                 assert!(ports.iter().all(|(_, name)| name.len() <= 16 * 3));
                 format!("{ports:?} {tables:?}")
             }),

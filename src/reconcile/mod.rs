@@ -65,6 +65,7 @@ pub use standing::{AskedPortScan, PortScan, connect_early};
 pub use unrecorded::Predecessors;
 pub use unrecorded_ports::{UnrecordedPort, unrecorded_ports};
 
+use crate::flowtable::DumpSource;
 use crate::model::attachment::Attachment;
 use crate::openflow::Connection;
 use crate::util::clock::{Deadline, Stamp};
@@ -108,6 +109,15 @@ pub(crate) fn open_bridge(
     deadline: Deadline,
 ) -> Result<Connection, crate::openflow::Error> {
     Connection::open(&socket_of(run_dir, bridge)?, deadline)
+}
+
+/// A bridge's flow table as the switch has it, and the bridge's ports.
+pub(crate) fn open_table(
+    run_dir: &std::path::Path,
+    bridge: &str,
+    deadline: Deadline,
+) -> Result<(DumpSource, Vec<(u16, String)>), crate::openflow::Error> {
+    DumpSource::over(open_bridge(run_dir, bridge, deadline)?)
 }
 
 /// A bridge's management socket.

@@ -12,8 +12,8 @@ use serde::Serialize;
 use super::input::arriving;
 use super::snapshot::PortLocation;
 use super::unowned_ports::networks_on;
-use super::{Cause, CleanRequest, CleanTarget, NodeSnapshot, Outcome, Thorough, open_bridge};
-use crate::flowtable::{DumpSource, Seen, Tokens};
+use super::{Cause, CleanRequest, CleanTarget, NodeSnapshot, Outcome, Thorough, open_table};
+use crate::flowtable::{Seen, Tokens};
 use crate::liveness::netns::Directories;
 use crate::model::attachment::{Attachment, IfName, Key, Netns, NetworkName, Pod, State};
 use crate::model::flow::Flow;
@@ -210,8 +210,8 @@ fn named_on(
     bridge: &str,
     ports: &[u16],
 ) -> Result<BTreeSet<u16>, openflow::Error> {
-    let connection = open_bridge(&request.run_dir, bridge, request.deadline)?;
-    let mut table = request.table(bridge, DumpSource::over(connection)?.0);
+    let (switch, _) = open_table(&request.run_dir, bridge, request.deadline)?;
+    let mut table = request.table(bridge, switch);
     let (mut named, mut flow) = (BTreeSet::new(), Flow::default());
     let mut see = |seen: &Seen<'_>| {
         seen.raw.decode(&mut flow)?;

@@ -208,7 +208,10 @@ fn openflow(node: &Node, version: Version, corpus: &mut Corpus) {
     // Entries that are there, and that are put back.
     let there: Vec<Entry> = entries.iter().filter(|e| e.table() == 200).take(3).cloned().collect();
     assert_eq!(there.len(), 3);
-    reply("ports-and-tables", 0, &mut |c| drop(c.ports_and_tables().unwrap()));
+    reply("ports-and-tables", 0, &mut |c| {
+        let asked = c.ask_ports_and_tables(false).unwrap();
+        drop(c.hear_ports_and_tables(asked).unwrap());
+    });
     reply("delete", 1, &mut |c| drop(c.delete_strict(&there).unwrap()));
     reply("add", 2, &mut |c| drop(c.add(&there).unwrap()));
     reply("barrier", 3, &mut |c| c.barrier().unwrap());

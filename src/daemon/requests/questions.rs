@@ -11,11 +11,11 @@ use crate::cli::{explain, list};
 use crate::config::database_socket;
 use crate::daemon::metrics::labelled;
 use crate::flowtable::replica::{Doubt, State};
-use crate::flowtable::{BridgeTables, DumpSource, ReplicaStatus};
+use crate::flowtable::{BridgeTables, ReplicaStatus};
 use crate::model::attachment::Key;
 use crate::ovsdb::Client;
 use crate::reconcile::wire::CleanResult::{Failed, Refused};
-use crate::reconcile::{Extent, NodeSnapshot, Question, WireAnswer, WireQuestion, open_bridge};
+use crate::reconcile::{Extent, NodeSnapshot, Question, WireAnswer, WireQuestion, open_table};
 use crate::store::Registry;
 use crate::util::clock::{BootTime, Deadline, Stamp, boot_id};
 
@@ -106,8 +106,7 @@ fn counts(shared: &Shared) -> Result<Value, String> {
         if !shared.replicas.is_followed(bridge) {
             return None;
         }
-        let connection = open_bridge(&shared.run_dir, bridge, deadline).ok()?;
-        let (switch, ports) = DumpSource::over(connection).ok()?;
+        let (switch, ports) = open_table(&shared.run_dir, bridge, deadline).ok()?;
         Some((shared.replicas.source(bridge, switch), ports))
     });
     counts.map_err(|error| error.to_string())
@@ -137,9 +136,8 @@ fn flows(shared: &Shared, life: (&Key, u64), bridge: &str) -> Result<Value, Stri
     let mut ids = node.bridges_of(record).into_iter();
     let id = ids.find(|id| node.bridge(*id).is_some_and(|of| of.name == bridge));
     let id = id.ok_or("it has no such bridge")?;
-    let connection =
-        open_bridge(&shared.run_dir, bridge, deadline).map_err(|error| text(&error))?;
-    let (switch, ports) = DumpSource::over(connection).map_err(|error| text(&error))?;
+    let (switch, ports) =
+        open_table(&shared.run_dir, bridge, deadline).map_err(|error| text(&error))?;
     let mut source = shared.replicas.source(bridge, switch);
     let targets = [explain::target(record, now, &boot)];
     let read =

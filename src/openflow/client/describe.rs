@@ -51,16 +51,8 @@ impl Connection {
         self.hear_ports(asked)
     }
 
-    /// [`Self::ports`] and [`Self::tables`] in one exchange.
-    ///
-    /// # Errors
-    /// As [`Self::dump`].
-    pub fn ports_and_tables(&mut self) -> Result<PortsAndTables, Error> {
-        let asked = self.ask_ports_and_tables(false)?;
-        self.hear_ports_and_tables(asked).map(|(heard, _)| heard)
-    }
-
-    /// Asks for [`Self::ports_and_tables`], and perhaps [`Self::buckets`], and does not wait.
+    /// Asks for [`Self::ports`] and [`Self::tables`] in one exchange, and perhaps for
+    /// [`Self::buckets`], and does not wait.
     ///
     /// # Errors
     /// As [`Self::dump`].
