@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{Context, Error, Exit, Table, output};
 use crate::openflow::{self, Connection, Entry, Filter};
 use crate::reconcile::open_bridge;
-use crate::store::{Deleted, JournalId, Registry};
+use crate::store::{Deleted, JournalId, Operation, Registry};
 
 /// Entries put back in one go.
 const BATCH: usize = 1_000;
@@ -40,34 +40,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     // The newest first.
     let journals = registry.as_ref().map(Registry::journals).transpose()?.unwrap_or_default();
     if options.list {
-        let mut table = Table::new(&["ID", "BY", "BRIDGE", "ENTRIES", "STATE", "OF"]);
-        let mut rows = Vec::new();
-        for journal in &journals {
-            let header = &journal.header;
-            let state = match (journal.finished, journal.truncated) {
-                (true, false) => "whole",
-                (true, true) => "cut: the journal was full",
-                (false, _) => "interrupted",
-            };
-            table.row(vec![
-                header.id.to_string(),
-                header.verb.clone(),
-                header.bridges.join(","),
-                journal.entries.to_string(),
-                state.to_owned(),
-                header.reason.clone(),
-            ]);
-            rows.push(json!({
-                "id": header.id, "verb": header.verb, "bridges": header.bridges,
-                "entries": journal.entries, "state": state, "reason": header.reason,
-            }));
-        }
-        let text = match (&registry, table.is_empty()) {
-            (None, _) => context.no_records("nothing to undo"),
-            (Some(_), true) => "nothing to undo".to_owned(),
-            (Some(_), false) => table.to_string(),
-        };
-        output::say(context, &rows, &text)?;
+        list(context, registry.is_some(), &journals)?;
         return Ok(Exit::Done);
     }
     let registry = registry.ok_or_else(|| Error::Node(context.no_records("nothing to undo")))?;
@@ -96,6 +69,38 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     text.push_str("If their pods live, `ovs-flow-gc adopt` records these again: then they stay.\n");
     output::say(context, &restored, &text)?;
     Ok(if attention { Exit::Attention } else { Exit::Done })
+}
+
+/// Prints what can be undone.
+fn list(context: &Context, has_records: bool, journals: &[Operation]) -> Result<(), Error> {
+    let mut table = Table::new(&["ID", "BY", "BRIDGE", "ENTRIES", "STATE", "OF"]);
+    let mut rows = Vec::new();
+    for journal in journals {
+        let header = &journal.header;
+        let state = match (journal.finished, journal.truncated) {
+            (true, false) => "whole",
+            (true, true) => "cut: the journal was full",
+            (false, _) => "interrupted",
+        };
+        table.row(vec![
+            header.id.to_string(),
+            header.verb.clone(),
+            header.bridges.join(","),
+            journal.entries.to_string(),
+            state.to_owned(),
+            header.reason.clone(),
+        ]);
+        rows.push(json!({
+            "id": header.id, "verb": header.verb, "bridges": header.bridges,
+            "entries": journal.entries, "state": state, "reason": header.reason,
+        }));
+    }
+    let text = match (has_records, table.is_empty()) {
+        (false, _) => context.no_records("nothing to undo"),
+        (true, true) => "nothing to undo".to_owned(),
+        (true, false) => table.to_string(),
+    };
+    output::say(context, &rows, &text)
 }
 
 fn restore(
