@@ -274,6 +274,7 @@ fn purge(
             .adding(record.key.clone())
             .overlaid(Some((request.network.clone(), request.config.clone())));
     let outcome = cleaning.clean_or_ask(targets);
+    request.note(&outcome);
     if let Some(failed) = outcome.error() {
         warn!("{}: leftovers stay for the next sweep: {failed}", record.title());
     }

@@ -45,6 +45,7 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
     let run_dir = request.config.ovs_run_dir();
     let cleaning = CleanRequest::of_call(registry.as_ref(), run_dir, deadline, "DEL");
     let outcome = cleaning.overlaid(overlay).clean_or_ask(targets);
+    request.note(&outcome);
     if let Some(failed) = outcome.error() {
         warn!("clean-up unfinished, the next sweep goes on: {failed}");
     }

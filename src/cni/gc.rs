@@ -62,6 +62,7 @@ pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
     let run_dir = request.config.ovs_run_dir();
     let cleaning = CleanRequest::of_call(Some(&registry), run_dir, deadline, "GC");
     let outcome = cleaning.overlaid(overlay).clean_or_ask(targets);
+    request.note(&outcome);
     left.extend(outcome.targets.iter().filter_map(|t| {
         t.error.as_ref().map(|error| format!("{} ({}): {error}", t.pod, t.life.0.container))
     }));

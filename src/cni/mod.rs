@@ -26,7 +26,8 @@ pub use failure::Failure;
 pub use request::{Request, SUPPORTED};
 
 use crate::config::Config;
-use crate::util::clock::Stamp;
+use crate::store::Registry;
+use crate::util::clock::{BootTime, Stamp};
 use crate::util::logging;
 
 /// The largest configuration we read, in bytes. libcni sends a few kilobytes; a GC list of
@@ -107,6 +108,7 @@ fn readable(json: &str) -> String {
 
 fn run(command: &str, called: Stamp) -> Ended {
     logging::init(log::LevelFilter::Info, None);
+    let began = BootTime::now();
     let current = SpecVersion::CURRENT;
     let command = Cmd::from_str(command).map_err(|e| (current, Failure::Cni(e)))?;
     let mut stdin = Vec::new();
@@ -133,7 +135,7 @@ fn run(command: &str, called: Stamp) -> Ended {
             _ => warn!("{problem}; going on without it"),
         }
     }
-    match command {
+    let ended = match command {
         Cmd::Add => add::run(&request),
         Cmd::Del => del::run(&request).map(|()| String::new()),
         Cmd::Check => check::run(&request).map(|()| String::new()),
@@ -143,8 +145,25 @@ fn run(command: &str, called: Stamp) -> Ended {
             Ok(String::new())
         }
         Cmd::Version => return self::version(&stdin),
+    };
+    if matches!(command, Cmd::Add | Cmd::Del | Cmd::Gc) {
+        count(&request, began, ended.is_ok());
     }
-    .map_err(|failure| (version, failure))
+    ended.map_err(|failure| (version, failure))
+}
+
+/// For the daemon's metrics.
+fn count(request: &Request, began: BootTime, is_ok: bool) {
+    let mut did = request.did.get();
+    if !is_ok {
+        (did.unfinished, did.failed) = (0, 1);
+    }
+    did.done = u64::from(did.unfinished == 0 && is_ok);
+    let took = began.until(BootTime::now());
+    did.microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    if let Ok(Some(registry)) = Registry::open_existing(&request.config.state_dir) {
+        registry.count_call(request.command.into(), did);
+    }
 }
 
 /// VERSION answers whatever it is asked with, in the version it is asked in if we know that

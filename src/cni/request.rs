@@ -1,5 +1,6 @@
 //! One call: the `CNI_*` environment and the configuration on standard input.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 
 use rscni_types::error::Error as Cni;
@@ -12,6 +13,8 @@ use serde_json::{Map, Value};
 use super::Failure;
 use crate::config::{Config, Mode, Problem};
 use crate::model::attachment::{ContainerId, IfName, Key, NetworkName, Pod};
+use crate::reconcile::Outcome;
+use crate::store::CallCounts;
 
 /// The versions we speak. 0.3.0 differs from 0.3.1 in nothing that concerns us, and some
 /// OVS CNIs still ship it.
@@ -48,6 +51,8 @@ pub struct Request {
     pub problems: Vec<Problem>,
     /// Everything else of the configuration (GC's lists).
     pub conf: Map<String, Value>,
+    /// What the call has done so far, to be counted.
+    pub did: Cell<CallCounts>,
 }
 
 /// `prevResult` must leave as it came, number spelling and unknown keys included.
@@ -129,6 +134,13 @@ impl Variables {
 }
 
 impl Request {
+    /// What a clean-up of the call has done.
+    pub(super) fn note(&self, outcome: &Outcome) {
+        let deleted = outcome.bridges.iter().map(|bridge| bridge.counts.deleted).sum();
+        let unfinished = u64::from(outcome.error().is_some());
+        self.did.set(CallCounts { deleted, unfinished, ..CallCounts::default() });
+    }
+
     /// Checks the configuration and the environment.
     ///
     /// # Errors
@@ -168,6 +180,7 @@ impl Request {
             config,
             problems,
             conf,
+            did: Cell::default(),
         })
     }
 

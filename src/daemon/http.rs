@@ -9,6 +9,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 
+use log::warn;
+
 use super::metrics::{OPENMETRICS, PLAIN, plain};
 use super::page::page;
 use super::{Error, Shared, requests};
@@ -38,6 +40,11 @@ async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respo
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let open = accept.into_iter().any(|value| value.contains("application/openmetrics-text"));
     shared.metrics.replicas(&shared.replicas.status());
+    let calls = Arc::clone(&shared);
+    let counted = tokio::task::spawn_blocking(move || requests::count_calls(&calls)).await;
+    if let Err(failed) = counted {
+        warn!("calls are not counted: {failed}");
+    }
     match shared.metrics.encode() {
         Ok(text) if open => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Ok(text) => ([(header::CONTENT_TYPE, PLAIN)], plain(&text)).into_response(),

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -13,12 +13,17 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use super::events::EventResult;
+use super::process;
+use super::scheduler::Reason;
 use crate::flowtable::ReplicaStatus;
 use crate::flowtable::replica;
+use crate::judge;
 use crate::liveness::Source;
 use crate::model::attachment::{Attachment, State};
 use crate::reconcile::Outcome;
-use crate::store::RegistrySnapshot;
+use crate::reconcile::wire::CleanResult;
+use crate::store::{Calls, RegistrySnapshot, VERBS};
 use crate::util::clock::{BootTime, Stamp};
 
 /// The content type of [`Metrics::encode`].
@@ -40,6 +45,16 @@ pub enum Server {
     /// The switch.
     Vswitchd,
 }
+
+/// Why a stale entry was left.
+pub const LEFT: [&str; 5] = ["paused", "observe", "brake", "put-off", "stayed"];
+const RESULTS: [CleanResult; 5] = [
+    CleanResult::Done,
+    CleanResult::Failed,
+    CleanResult::Busy,
+    CleanResult::Refused,
+    CleanResult::Withdrawn,
+];
 
 /// Seconds: from a millisecond to half a minute.
 const BUCKETS: [f64; 15] =
@@ -102,6 +117,12 @@ metrics! {
         "Sweeps, by what made the daemon sweep and by result";
     "requests" requests: Family<Labels, Counter>,
         "Clean-ups that a call of the plugin has asked for, by verb and result: done, failed, busy, refused, withdrawn; what is not done the plugin does";
+    "calls" calls: Family<Labels, Counter>,
+        "Calls of the plugin since the state directory was made, by verb and result: done, unfinished (the next sweep goes on), failed";
+    "call_flows_deleted" call_flows_deleted: Family<Label, Counter>,
+        "Stale entries that calls of the plugin have deleted themselves, not by this daemon, by verb";
+    "call_seconds" call_seconds: Family<Label, Counter<f64, AtomicU64>>,
+        "How long calls of the plugin took together, by verb";
     "sweep_duration_seconds" sweep_duration: Histogram = Histogram::new(BUCKETS),
         "How long sweeps took";
     "last_sweep_timestamp_seconds" last_sweep: Seconds,
@@ -162,12 +183,33 @@ impl Metrics {
         for state in ["active", "deleting", "gone"] {
             self.attachments.get_or_create(&[("state", state.to_owned())]).set(0);
         }
-        let done = |verb: &str| [("verb", verb.to_owned()), ("result", "done".to_owned())];
-        for verb in ["ADD", "DEL", "GC"] {
-            drop(self.requests.get_or_create(&done(verb)));
+        let two = |a: (&'static str, &str), b: (&'static str, &str)| {
+            [(a.0, a.1.to_owned()), (b.0, b.1.to_owned())]
+        };
+        for verb in VERBS {
+            for result in RESULTS {
+                let labels = two(("verb", verb), ("result", result.as_str()));
+                drop(self.requests.get_or_create(&labels));
+            }
         }
-        for source in ["netns", "boot"] {
+        self.calls(&Calls::default());
+        for trigger in Reason::ALL {
+            for result in ["ok", "failed"] {
+                let labels = two(("trigger", trigger.as_str()), ("result", result));
+                drop(self.sweeps.get_or_create(&labels));
+            }
+        }
+        for source in Source::ALL.iter().map(|source| source.as_str()).chain(["boot"]) {
             drop(self.orphans.get_or_create(&[("source", source.to_owned())]));
+        }
+        let (deleting, keeping) = judge::Reason::words();
+        for reason in deleting {
+            drop(self.flows_deleted.get_or_create(&[("reason", (*reason).to_owned())]));
+        }
+        replace(&self.flows_kept, "reason", keeping, &BTreeMap::new());
+        replace(&self.stale_flows_left, "reason", &LEFT, &BTreeMap::new());
+        for result in EventResult::ALL {
+            drop(self.events.get_or_create(&[("result", result.as_str().to_owned())]));
         }
         self.source(Source::Netns, true);
         self.server(Server::Ovsdb, false);
@@ -177,6 +219,26 @@ impl Metrics {
     /// Counts a Kubernetes Event by what became of it.
     pub fn event(&self, result: &str) {
         self.events.get_or_create(&[("result", result.to_owned())]).inc();
+    }
+
+    /// What calls of the plugin did. A counter that goes back begins anew for Prometheus, too.
+    pub fn calls(&self, calls: &Calls) {
+        for (verb, counts) in VERBS.iter().zip(calls) {
+            let label = [("verb", (*verb).to_owned())];
+            let set = |counter: &Counter, value| counter.inner().store(value, Ordering::Relaxed);
+            for (result, value) in [
+                ("done", counts.done),
+                ("unfinished", counts.unfinished),
+                ("failed", counts.failed),
+            ] {
+                let labels = [("verb", (*verb).to_owned()), ("result", result.to_owned())];
+                set(&self.calls.get_or_create(&labels), value);
+            }
+            set(&self.call_flows_deleted.get_or_create(&label), counts.deleted);
+            let seconds = Duration::from_micros(counts.microseconds).as_secs_f64();
+            let counter = self.call_seconds.get_or_create(&label);
+            counter.inner().store(seconds.to_bits(), Ordering::Relaxed);
+        }
     }
 
     /// Whether a source of liveness answers.
@@ -235,15 +297,23 @@ impl Metrics {
     /// None that is known of.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        encode(&mut text, &self.registry)?;
+        encode_registry(&mut text, &self.registry)?;
+        text.push_str(&process::metrics());
+        encode_eof(&mut text)?;
         Ok(text)
     }
 }
 
-/// Sets a family of gauges to exactly these values.
-pub fn replace(family: &Family<Label, Gauge>, label: &'static str, values: &BTreeMap<&str, u64>) {
+/// Sets a family of gauges to these values, and to 0 where there is a word and no value.
+pub fn replace(
+    family: &Family<Label, Gauge>,
+    label: &'static str,
+    words: &[&str],
+    values: &BTreeMap<&str, u64>,
+) {
     family.clear();
-    for (name, value) in values {
+    let zeros = words.iter().filter(|word| !values.contains_key(**word)).map(|word| (word, &0));
+    for (name, value) in values.iter().chain(zeros) {
         let value = i64::try_from(*value).unwrap_or(i64::MAX);
         family.get_or_create(&[(label, (*name).to_owned())]).set(value);
     }
@@ -316,8 +386,8 @@ pub fn plain(openmetrics: &str) -> String {
     text
 }
 
-/// The numbers of a family of gauges with one label, out of OpenMetrics text: a [`Family`] cannot be
-/// read otherwise.
+/// The numbers of a family of gauges with one label that are not 0, out of OpenMetrics text: a
+/// [`Family`] cannot be read otherwise.
 #[must_use]
 pub fn labelled<'t>(openmetrics: &'t str, name: &str) -> BTreeMap<&'t str, u64> {
     let number = |line: &'t str| {
@@ -326,7 +396,7 @@ pub fn labelled<'t>(openmetrics: &'t str, name: &str) -> BTreeMap<&'t str, u64> 
         let label = label.split_once("=\"")?.1.strip_suffix('"')?;
         Some((label, value.parse().ok()?))
     };
-    openmetrics.lines().filter_map(number).collect()
+    openmetrics.lines().filter_map(number).filter(|(_, value)| *value > 0).collect()
 }
 
 #[cfg(test)]
@@ -349,7 +419,9 @@ mod tests {
         assert!(plain.contains("# TYPE ovs_flow_gc_build_info gauge\n"), "{plain}");
         assert!(plain.contains("# TYPE ovs_flow_gc_sweep_duration_seconds histogram\n"));
         assert!(plain.contains(sample) && !plain.contains("# EOF"), "{plain}");
-        replace(&metrics.flows_kept, "reason", &BTreeMap::from([("observe", 2), ("paused", 1)]));
+        let values = BTreeMap::from([("observe", 2), ("paused", 1)]);
+        replace(&metrics.flows_kept, "reason", &["paused", "stayed"], &values);
+        assert!(metrics.encode().unwrap().contains("flows_kept{reason=\"stayed\"} 0\n"));
         let open = metrics.encode().unwrap();
         let kept = BTreeMap::from([("observe", 2), ("paused", 1)]);
         assert_eq!(
@@ -364,12 +436,12 @@ mod tests {
     #[test]
     fn a_reason_that_is_over_is_not_shown_for_ever() {
         let family = Family::default();
-        replace(&family, "reason", &BTreeMap::from([("paused", 3)]));
-        replace(&family, "reason", &BTreeMap::from([("observe", 1)]));
+        replace(&family, "reason", &[], &BTreeMap::from([("paused", 3)]));
+        replace(&family, "reason", &[], &BTreeMap::from([("observe", 1)]));
         let mut registry = Registry::default();
         registry.register("left", "Left", family);
         let mut text = String::new();
-        encode(&mut text, &registry).unwrap();
+        encode_registry(&mut text, &registry).unwrap();
         assert!(text.contains("left{reason=\"observe\"} 1") && !text.contains("paused"), "{text}");
     }
 }

@@ -14,6 +14,7 @@
 //! | `sources`, [`events`] | the other sources of liveness; Kubernetes Events |
 //! | `ovs`, `files` | the threads that wait for OVSDB and for the kernel |
 //! | [`metrics`], [`progress`] | what is counted, and whether the daemon works |
+//! | `process` | what Prometheus clients say of their process |
 //! | `complaints` | what does not work at this time |
 //! | `http`, `page`, `systemd` | where the state of the daemon is shown |
 //!
@@ -32,6 +33,7 @@ pub mod metrics;
 pub mod options;
 mod ovs;
 mod page;
+mod process;
 pub mod progress;
 mod recovery;
 mod requests;

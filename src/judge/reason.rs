@@ -328,6 +328,10 @@ impl From<crate::model::flow::Address> for Token {
 macro_rules! words {
     ($($reason:ident: $word:literal, $sentence:literal;)*) => {
         impl Reason {
+            /// The word of each, those that may delete in front.
+            #[cfg(feature = "daemon")]
+            const WORDS: &'static [&'static str] = &[$($word,)*];
+
             /// Stable, for metrics and JSON.
             #[must_use]
             pub fn as_str(&self) -> &'static str {
@@ -390,6 +394,17 @@ words! {
     OutOfScope: "out-of-scope", "its table or cookie is not in the network's scope";
     OnlyMentions: "only-mentions", "names {}, the dead pod's, but no rule condemns it";
     NothingDead: "nothing-dead", "names nobody dead";
+}
+
+#[cfg(feature = "daemon")]
+impl Reason {
+    /// The words of those that may delete, and of those that keep an entry.
+    #[must_use]
+    pub fn words() -> (&'static [&'static str], &'static [&'static str]) {
+        let last = Self::Dangling { port: 0 }.as_str();
+        let deleting = Self::WORDS.iter().position(|word| *word == last).map_or(0, |last| last + 1);
+        Self::WORDS.split_at(deleting)
+    }
 }
 
 impl fmt::Display for Reason {

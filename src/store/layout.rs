@@ -5,6 +5,7 @@
 //!   lock                                 flock, held for moments
 //!   daemon.lock                          flock, held by the daemon for as long as it runs
 //!   _daemon.sock                         where calls ask the daemon; no network's directory is called so
+//!   _calls                               what calls of the plugin did, in numbers
 //!   paused                               while it is there, nothing is deleted: who, why, until when
 //!   deaths.json                          who seemed dead lately, for the mass-death guard
 //!   journal/<operation>.jsonl            what was deleted; .pending while it is written
@@ -25,6 +26,7 @@ use crate::model::attachment::{Attachment, Key, NetworkName};
 pub(super) const LOCK: &str = "lock";
 pub(super) const DAEMON: &str = "daemon.lock";
 pub(super) const SOCKET: &str = "_daemon.sock";
+pub(super) const CALLS: &str = "_calls";
 pub(super) const PROBE: &str = "probe";
 pub(super) const PAUSED: &str = "paused";
 pub(super) const DEATHS: &str = "deaths.json";

@@ -11,6 +11,7 @@
 //! Assumption: one lock file, one kernel. `flock` works across containers that share the
 //! directory, not across nodes.
 
+mod calls;
 #[cfg(feature = "daemon")]
 mod daemon;
 mod error;
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+pub use calls::{CallCounts, Calls, VERBS};
 #[cfg(feature = "daemon")]
 pub use daemon::{DaemonLock, Directories};
 pub use error::{Corrupt, CorruptWhy, Error, Slot};

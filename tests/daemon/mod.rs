@@ -1,6 +1,7 @@
 //! The daemon on a real switch: deaths that nobody told it of, bad days, and what it says.
 
 mod bad_days;
+mod dashboard;
 mod deaths;
 mod figures;
 mod life;

@@ -138,9 +138,9 @@ impl Daemon {
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         let sample = |line: &str| {
             let (name, value) = line.rsplit_once(' ').unwrap();
-            (name.strip_prefix("ovs_flow_gc_").unwrap().to_owned(), value.parse().unwrap())
+            Some((name.strip_prefix("ovs_flow_gc_")?.to_owned(), value.parse().unwrap()))
         };
-        samples.map(sample).collect()
+        samples.filter_map(sample).collect()
     }
 
     /// One sample; 0 if it is not there.

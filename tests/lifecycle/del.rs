@@ -324,7 +324,7 @@ fn nothing_is_left_in_the_state_directory() {
         .map(|path| path.replace(&format!("{}/", node.state_dir.display()), ""))
         .filter(|path| !path.starts_with("journal/"))
         .collect();
-    assert_eq!(files, ["lock", "podnet/", "podnet/config.json", "podnet/dead/"]);
+    assert_eq!(files, ["_calls", "lock", "podnet/", "podnet/config.json", "podnet/dead/"]);
     let config = fs::read(node.state_dir.join("podnet/config.json")).unwrap();
     let config: Value = serde_json::from_slice(&config).unwrap();
     assert_eq!(config["registerToldApart"], true, "learned facts outlive the pods");

@@ -1,7 +1,7 @@
 //! The names of all metrics: what dashboard and alerts may ask for, and what the daemon serves.
 
 /// What `/metrics` has, as Prometheus stores it (`up` is Prometheus' own).
-pub(crate) const METRICS: [&str; 34] = [
+pub(crate) const METRICS: [&str; 37] = [
     "ovs_flow_gc_build_info",
     "ovs_flow_gc_attachments",
     "ovs_flow_gc_orphans_total",
@@ -17,6 +17,9 @@ pub(crate) const METRICS: [&str; 34] = [
     "ovs_flow_gc_corrupt_records",
     "ovs_flow_gc_sweeps_total",
     "ovs_flow_gc_requests_total",
+    "ovs_flow_gc_calls_total",
+    "ovs_flow_gc_call_flows_deleted_total",
+    "ovs_flow_gc_call_seconds_total",
     "ovs_flow_gc_sweep_duration_seconds_bucket",
     "ovs_flow_gc_last_sweep_timestamp_seconds",
     "ovs_flow_gc_dump_flows",

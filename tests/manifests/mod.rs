@@ -22,11 +22,11 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-fn at(path: &str) -> PathBuf {
+pub(crate) fn at(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn text(path: &str) -> String {
+pub(crate) fn text(path: &str) -> String {
     fs::read_to_string(at(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 

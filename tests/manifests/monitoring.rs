@@ -37,6 +37,8 @@ fn promtool_takes_the_rules_and_their_tests_pass() {
     let prometheus = at("conf/prometheus");
     let check = ["check", "rules", "alerts.yaml"];
     run(Command::new("promtool").args(check).current_dir(&prometheus), "");
+    let check = ["check", "config", "prometheus.yaml"];
+    run(Command::new("promtool").args(check).current_dir(&prometheus), "");
     let test = ["test", "rules", "alerts_test.yaml"];
     run(Command::new("promtool").args(test).current_dir(&prometheus), "");
 }
@@ -62,7 +64,7 @@ fn each_alert_is_tested_and_has_a_section_in_the_runbook() {
         let at_once = alert.get("for").is_none();
         assert!(at_once || cases.iter().any(|c| rests(&c)), "{name}: no test sees it rest");
         let anchor = format!("docs/runbook.md#{}", name.to_lowercase());
-        assert_eq!(alert["annotations"]["runbook"], *anchor);
+        assert_eq!(alert["annotations"]["runbook_url"], *anchor);
         for annotation in ["summary", "description"] {
             assert!(alert["annotations"][annotation].is_string(), "{name}: {annotation}");
         }

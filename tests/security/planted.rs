@@ -211,7 +211,8 @@ fn a_bridges_name_leads_to_no_other_socket() {
     let active = town.plant(&record, false);
     let listed = town.node.admin(&["list"]);
     is_plain(&listed);
-    assert!(listed.stderr.contains("is no bridge's name"), "{listed}");
+    // OVSDB has no such bridge, so that its socket is not even looked for.
+    assert!(listed.succeeded() && listed.stdout.contains("planted"), "{listed}");
     fs::remove_file(active).unwrap();
     record["state"] = json!("deleting");
     record["died"] = record["created"].clone();

@@ -23,7 +23,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,8 @@ pub(crate) struct Requests {
     question: Mutex<()>,
     /// What became of the last ones and when, the last in front.
     last: Mutex<VecDeque<(String, Instant)>>,
+    /// What calls have counted could not be read, and the log says so.
+    uncounted: AtomicBool,
 }
 
 impl Requests {
@@ -274,6 +276,26 @@ impl Read for Until<'_> {
         arm(self.stream, self.until)?;
         self.stream.read(buffer)
     }
+}
+
+/// Takes what calls have counted into the metrics.
+pub(super) fn count_calls(shared: &Shared) {
+    let Ok(registry) = registry(shared) else { return };
+    let failed = match registry.calls() {
+        Ok(calls) => {
+            shared.metrics.calls(&calls);
+            false
+        }
+        // A call is writing.
+        Err(failed) if failed.kind() == io::ErrorKind::WouldBlock => return,
+        Err(failed) => {
+            if !shared.requests.uncounted.load(Ordering::Relaxed) {
+                warn!("what calls did cannot be read: {failed}; the next call begins anew");
+            }
+            true
+        }
+    };
+    shared.requests.uncounted.store(failed, Ordering::Relaxed);
 }
 
 fn registry(shared: &Shared) -> Result<Registry, String> {

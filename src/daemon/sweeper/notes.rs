@@ -6,11 +6,12 @@ use std::time::Duration;
 use log::{debug, info, warn};
 
 use super::super::events::Cleaned;
-use super::super::metrics::replace;
+use super::super::metrics::{LEFT, replace};
 use super::super::retry_queue::{AttachmentLife, life};
 use super::super::scheduler::Reason;
 use super::super::systemd;
 use super::{Beginning, Sweeper};
+use crate::judge;
 use crate::reconcile::{LivenessPass, MOST_ANSWERS, Outcome, object};
 use crate::util::backoff::chance;
 use crate::util::clock::Stamp;
@@ -135,12 +136,13 @@ impl Sweeper<'_> {
 
     pub(super) fn gauges(&self) {
         let metrics = &self.shared.metrics;
-        replace(&metrics.flows_kept, "reason", &self.retry_queue.kept());
+        let (_, keeping) = judge::Reason::words();
+        replace(&metrics.flows_kept, "reason", keeping, &self.retry_queue.kept());
         let mut left = self.retry_queue.left();
         left.extend(self.mass_death_guard.kept().map(|kept| ("brake", kept)));
-        replace(&metrics.stale_flows_left, "reason", &left);
+        replace(&metrics.stale_flows_left, "reason", &LEFT, &left);
         let dumps = self.dumps.iter().map(|(bridge, n)| (bridge.as_str(), *n)).collect();
-        replace(&metrics.dump_flows, "bridge", &dumps);
+        replace(&metrics.dump_flows, "bridge", &[], &dumps);
         let dangling: u64 = self.dangling.values().sum();
         metrics.dangling_flows.set(i64::try_from(dangling).unwrap_or(i64::MAX));
     }
