@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::Pending;
 use crate::model::attachment::{Key, Pod};
 use crate::util::base64;
+use crate::util::json;
 
 /// The largest cached result we read, in bytes.
 const MOST: u64 = 1 << 20;
@@ -54,7 +55,7 @@ pub(crate) fn cached_config(text: &[u8]) -> Option<Vec<u8>> {
     struct Cached {
         config: String,
     }
-    base64::decode(&serde_json::from_slice::<Cached>(text).ok()?.config)
+    base64::decode(&json::from_slice::<Cached>(text).ok()?.config)
 }
 
 /// Reads what can be read. A zero-byte file is what a reboot can leave (cni #1055): empty is

@@ -28,6 +28,7 @@ pub use request::{Request, SUPPORTED};
 use crate::config::Config;
 use crate::store::Registry;
 use crate::util::clock::{BootTime, Stamp};
+use crate::util::json;
 use crate::util::logging;
 
 /// The largest configuration we read, in bytes. libcni sends a few kilobytes; a GC list of
@@ -169,7 +170,7 @@ fn count(request: &Request, began: BootTime, is_ok: bool) {
 /// VERSION answers whatever it is asked with, in the version it is asked in if we know that
 /// one (CNI spec 1.1.0, "VERSION").
 fn version(stdin: &[u8]) -> Ended {
-    let asked = serde_json::from_slice::<serde_json::Value>(stdin).ok();
+    let asked = json::from_slice::<serde_json::Value>(stdin).ok();
     let asked = asked.as_ref().and_then(|conf| conf.get("cniVersion")?.as_str());
     let spoken = SUPPORTED.into_iter().find(|v| asked == Some(v.to_string().as_str()));
     let info = PluginInfo::new(spoken.unwrap_or(SpecVersion::CURRENT), SUPPORTED.to_vec());

@@ -15,6 +15,7 @@ use crate::config::{Config, Mode, Problem};
 use crate::model::attachment::{ContainerId, IfName, Key, NetworkName, Pod};
 use crate::reconcile::Outcome;
 use crate::store::CallCounts;
+use crate::util::json;
 
 /// The versions we speak. 0.3.0 differs from 0.3.1 in nothing that concerns us, and some
 /// OVS CNIs still ship it.
@@ -224,7 +225,7 @@ fn decode(error: &serde_json::Error) -> Failure {
 }
 
 fn object(stdin: &[u8]) -> Result<Map<String, Value>, Failure> {
-    match serde_json::from_slice(stdin).map_err(|e| decode(&e))? {
+    match json::from_slice(stdin).map_err(|e| decode(&e))? {
         Value::Object(map) => Ok(map),
         _ => Err(Failure::Cni(Cni::FailedToDecode(
             "the configuration on standard input is not a JSON object".to_owned(),
@@ -265,7 +266,7 @@ fn prev_result(command: Cmd, stdin: &[u8]) -> Result<Option<Box<RawValue>>, Fail
     if command != Cmd::Add {
         return Ok(None);
     }
-    let raw: Raw = serde_json::from_slice(stdin).map_err(|e| decode(&e))?;
+    let raw: Raw = json::from_slice(stdin).map_err(|e| decode(&e))?;
     Ok(raw.prev_result.filter(|raw| raw.get() != "null"))
 }
 

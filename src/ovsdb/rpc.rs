@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::error::Error;
 use super::frame::Frames;
 use crate::util::clock::{Deadline, arm, connect_within};
+use crate::util::json;
 
 /// A message of any kind. `null` reads as absent, which is what it means here.
 #[derive(Deserialize)]
@@ -217,7 +218,7 @@ impl Connection {
         loop {
             while let Some(bytes) = self.frames.next()? {
                 let message: Message<'_> =
-                    serde_json::from_slice(bytes).map_err(|e| unreadable(doing, &e))?;
+                    json::from_slice(bytes).map_err(|e| unreadable(doing, &e))?;
                 match (message.method, message.id) {
                     (Some(_), None) => {
                         self.notified = self.notified.saturating_add(1);
@@ -259,7 +260,7 @@ impl Connection {
         loop {
             while let Some(bytes) = self.frames.next()? {
                 let message: Message<'_> =
-                    serde_json::from_slice(bytes).map_err(|e| unreadable(doing, &e))?;
+                    json::from_slice(bytes).map_err(|e| unreadable(doing, &e))?;
                 match (message.method, message.id) {
                     // A notification.
                     (Some(_), None) => {

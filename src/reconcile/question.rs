@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::ask::exchange;
 use super::wire::{CleanResult, MOST_REQUEST, VERSION, database_identity, line, read};
 use crate::model::attachment::Key;
+use crate::util::json;
 
 /// A longer answer is not given, and not read to its end.
 const MOST_ANSWER: u64 = 8 << 20;
@@ -66,7 +67,7 @@ impl WireQuestion {
     /// Whether a line is a question, and not a request for a clean-up.
     #[must_use]
     pub fn is_one(line: &[u8]) -> bool {
-        serde_json::from_slice::<Value>(line).is_ok_and(|line| line.get("question").is_some())
+        json::from_slice::<Value>(line).is_ok_and(|line| line.get("question").is_some())
     }
 
     /// Reads a question about this Open vSwitch from somebody of this release.
@@ -119,7 +120,7 @@ pub fn ask(
     let question = WireQuestion { version: VERSION, release, database, question };
     let line = line(&question, MOST_REQUEST).ok_or(io::ErrorKind::InvalidInput)?;
     let answer = exchange(socket, timeout, MOST_ANSWER, |_| Some(line))?;
-    let mut answer: Value = serde_json::from_slice(&answer)?;
+    let mut answer: Value = json::from_slice(&answer)?;
     let is = |key: &str, value: Value| answer.get(key) == Some(&value);
     if is("version", VERSION.into()) && is("result", "done".into()) {
         return Ok(answer.get_mut("answer").map(Value::take).unwrap_or_default());

@@ -19,6 +19,7 @@ use super::{Cause, CleanRequest, CleanTarget};
 use crate::config::{Config, database_socket};
 use crate::model::attachment::{Key, NetworkName};
 use crate::util::clock::{Stamp, boot_id};
+use crate::util::json;
 
 /// The form's version.
 pub(super) const VERSION: u64 = 1;
@@ -228,13 +229,13 @@ fn brief(error: &serde_json::Error) -> String {
 /// Reads a line of this version. It is accepted if it is written as it was read: nothing in it is
 /// left out because it is not known here.
 pub(super) fn read<T: DeserializeOwned + Serialize>(line: &[u8]) -> Result<T, String> {
-    let raw: Value = serde_json::from_slice(line).map_err(|e| brief(&e))?;
+    let raw: Value = json::from_slice(line).map_err(|e| brief(&e))?;
     match raw.get("version").and_then(Value::as_u64) {
         Some(VERSION) => {}
         Some(version) => return Err(format!("version {version}, and only {VERSION} is known")),
         None => return Err("no version".to_owned()),
     }
-    let known: T = serde_json::from_slice(line).map_err(|e| brief(&e))?;
+    let known: T = json::from_slice(line).map_err(|e| brief(&e))?;
     match serde_json::to_value(&known) {
         Ok(written) if written == raw => Ok(known),
         _ => Err("it has keys that are not known".to_owned()),

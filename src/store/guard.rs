@@ -11,6 +11,7 @@ use super::error::Error;
 use super::file::{self, Content};
 use super::{Registry, layout, lock};
 use crate::util::clock::Deadline;
+use crate::util::json;
 
 /// Held from reading the guard's file to writing it: two sweeps at once must not overlook each
 /// other's deaths. It locks the state directory itself, not the records: taking it does not make
@@ -44,7 +45,7 @@ impl Registry {
             Content::Absent => Ok(None),
             Content::Odd(why) => Err(torn(why.to_string())),
             Content::Bytes(bytes, _) => {
-                serde_json::from_slice(&bytes).map(Some).map_err(|e| torn(e.to_string()))
+                json::from_slice(&bytes).map(Some).map_err(|e| torn(e.to_string()))
             }
         }
     }

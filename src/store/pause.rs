@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::file::{self, Content};
 use super::{Error, Registry, layout, replace};
 use crate::util::clock::{Stamp, Utc, boot_id};
+use crate::util::json;
 
 /// An operator's order to delete nothing: by whom, why, and until when.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +90,7 @@ impl Registry {
         let pause = match file::read(&path) {
             Ok(Content::Absent) => return None,
             Ok(Content::Odd(_)) => Pause::default(),
-            Ok(Content::Bytes(bytes, _)) => serde_json::from_slice(&bytes).unwrap_or_default(),
+            Ok(Content::Bytes(bytes, _)) => json::from_slice(&bytes).unwrap_or_default(),
             // The state directory is none.
             Err(failed) if failed.errno() == Some(nix::libc::ENOTDIR) => return None,
             Err(failed) => {

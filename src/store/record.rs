@@ -11,6 +11,7 @@ use super::file::{self, Content};
 use crate::model::attachment::{Attachment, Key, NetworkName, Register, SCHEMA, State};
 use crate::model::flow::MacAddr;
 use crate::util::clock::Stamp;
+use crate::util::json;
 
 /// What a slot holds.
 pub(super) enum Found {
@@ -62,7 +63,7 @@ pub(super) fn examine_if(
         Content::Bytes(bytes, meta) => (bytes, meta),
     };
     if let (Some(wanted), Slot::Active(_) | Slot::Tombstone(..)) = (wanted, &slot)
-        && serde_json::from_slice(&bytes).is_ok_and(|brief| !wanted(&brief))
+        && json::from_slice(&bytes).is_ok_and(|brief| !wanted(&brief))
     {
         return Ok(Found::Absent);
     }
@@ -88,17 +89,12 @@ pub(super) fn parse(bytes: &[u8], key: &Key) -> Result<Attachment, CorruptWhy> {
     struct Version {
         schema: u32,
     }
-    // Checked for UTF-8 once, not per text.
-    let record = match std::str::from_utf8(bytes) {
-        Ok(text) => serde_json::from_str::<Attachment>(text),
-        Err(_) => serde_json::from_slice(bytes),
-    };
-    match record {
+    match json::from_slice::<Attachment>(bytes) {
         Ok(record) if record.schema != SCHEMA => Err(CorruptWhy::Schema(record.schema)),
         Ok(record) if record.key != *key => Err(CorruptWhy::WrongKey(Box::new(record.key))),
         Ok(record) => Ok(record),
         // Another version's record may lack what ours must have: say so rather.
-        Err(error) => match serde_json::from_slice::<Version>(bytes) {
+        Err(error) => match json::from_slice::<Version>(bytes) {
             Ok(Version { schema }) if schema != SCHEMA => Err(CorruptWhy::Schema(schema)),
             _ => Err(error.into()),
         },
@@ -124,7 +120,8 @@ fn ctime_ms(meta: &std::fs::Metadata) -> u64 {
 }
 
 fn json_text(bytes: Vec<u8>) -> Result<String, CorruptWhy> {
-    serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)?;
-    String::from_utf8(bytes)
-        .map_err(|e| CorruptWhy::NotJson(serde::de::Error::custom(e.utf8_error())))
+    let text = String::from_utf8(bytes)
+        .map_err(|e| CorruptWhy::NotJson(serde::de::Error::custom(e.utf8_error())))?;
+    serde_json::from_str::<serde::de::IgnoredAny>(&text)?;
+    Ok(text)
 }

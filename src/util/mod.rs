@@ -4,4 +4,5 @@ pub mod atomic_file;
 pub mod backoff;
 pub(crate) mod base64;
 pub mod clock;
+pub mod json;
 pub mod logging;

@@ -12,6 +12,7 @@ use super::{Error, PLUGIN_TYPE, below};
 use crate::adopt::cached_config;
 use crate::cli::conflist::{directory_of, io_error, is_loadable, paths};
 use crate::model::attachment::ContainerId;
+use crate::util::json;
 
 /// The largest file we look into, in bytes.
 const MOST: u64 = 4 << 20;
@@ -101,7 +102,7 @@ impl Caches {
         let names_us = |text: &[u8]| cached_config(text).is_some_and(|config| has_entry(&config));
         let cached = results.into_iter().filter(|(_, text)| names_us(text));
         let living = cached.filter_map(|(file, text)| {
-            let cached = serde_json::from_slice(&text).unwrap_or_default();
+            let cached = json::from_slice(&text).unwrap_or_default();
             (!self.is_over(&cached)).then(|| title(&cached).unwrap_or(file))
         });
         let multus = texts(&self.directory.join("multus")).into_iter();

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::store::error::Error;
 use crate::store::{Registry, layout};
+use crate::util::json;
 
 #[derive(Deserialize)]
 struct AnyLine<'a> {
@@ -109,7 +110,7 @@ pub(in crate::store) fn read_from<E: DeserializeOwned>(
     }
     next_line(&mut input, &mut line)?;
     let header: Header =
-        serde_json::from_slice(&line).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        json::from_slice(&line).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
     if header.id != *id {
         let why = "it names another operation";
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
@@ -154,7 +155,7 @@ fn put_back(input: &mut impl BufRead) -> io::Result<HashMap<String, usize>> {
     let (mut back, mut line) = (HashMap::new(), Vec::new());
     while next_line(input, &mut line)? {
         if line.starts_with(BACK)
-            && let Ok(AnyLine { back: Some(entry), .. }) = serde_json::from_slice(&line)
+            && let Ok(AnyLine { back: Some(entry), .. }) = json::from_slice(&line)
         {
             *back.entry(entry.get().to_owned()).or_insert(0) += 1;
         }
@@ -169,7 +170,7 @@ fn decode<E: DeserializeOwned>(
     groups: &mut Vec<Group>,
     back: &mut HashMap<String, usize>,
 ) -> Option<Option<Deleted<'static, E>>> {
-    let line: AnyLine<'_> = serde_json::from_slice(line).ok()?;
+    let line: AnyLine<'_> = json::from_slice(line).ok()?;
     if line.truncated || line.back.is_some() {
         return Some(None);
     }
