@@ -9,6 +9,7 @@
 //! | `fuzzing` | what fuzzers run (feature `fuzzing`); a body sits beside each parser |
 //! | `daemon` | the sweeper that runs for good (feature `daemon`) |
 //! | [`cli`] | the admin commands |
+//! | [`deliver`] | the DEL calls that a dead pod's runtime never made |
 //! | [`adopt`] | records for pods that have none |
 //! | [`cni`] | the CNI verbs |
 //! | [`reconcile`] | the one engine behind ADD's purge, DEL, GC and the sweep |
@@ -28,6 +29,7 @@ pub mod cni;
 pub mod config;
 #[cfg(feature = "daemon")]
 pub mod daemon;
+pub mod deliver;
 pub mod flowtable;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

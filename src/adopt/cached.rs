@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Pending;
 use crate::model::attachment::{Key, Pod};
@@ -28,8 +28,27 @@ struct Cached {
     /// Since libcni 1.2.
     netns: Option<String>,
     cni_args: Option<Vec<(String, String)>>,
+    capability_args: Option<Map<String, Value>>,
+    config: Option<String>,
     #[serde(default)]
     result: Value,
+}
+
+/// One cached result: what libcni wrote down at the ADD of one attachment.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct CachedAttachment {
+    /// Whose.
+    pub key: Key,
+    /// The network's configuration, in base64.
+    pub config: Option<String>,
+    /// `CNI_ARGS`, in their order.
+    pub args: Vec<(String, String)>,
+    /// What the runtime passes to plugins that declare a capability.
+    pub capability_args: Map<String, Value>,
+    /// The path of the network namespace; no version of libcni before 1.2 has it.
+    pub netns: Option<String>,
+    /// What the last plugin of the chain answered.
+    pub result: Value,
 }
 
 /// Where multus has the results of what it calls, if the runtime has its own in `dir`
@@ -79,7 +98,8 @@ pub(super) fn read(dir: &Path, skipped: &mut Vec<String>) -> Vec<Pending> {
     found
 }
 
-fn parse(text: &str) -> Result<Pending, String> {
+/// Reads one cached result. The names in it are safe in file names.
+pub(crate) fn parse_cached(text: &str) -> Result<CachedAttachment, String> {
     let cached: Cached = serde_json::from_str(text).map_err(|e| e.to_string())?;
     if cached.kind != "cniCacheV1" {
         return Err(format!("its kind is {:?}, not \"cniCacheV1\"", cached.kind));
@@ -89,7 +109,19 @@ fn parse(text: &str) -> Result<Pending, String> {
         container: cached.container_id.parse().map_err(|e| format!("{e}"))?,
         ifname: cached.if_name.parse().map_err(|e| format!("{e}"))?,
     };
-    let args = cached.cni_args.unwrap_or_default();
+    Ok(CachedAttachment {
+        key,
+        config: cached.config,
+        args: cached.cni_args.unwrap_or_default(),
+        capability_args: cached.capability_args.unwrap_or_default(),
+        netns: cached.netns,
+        result: cached.result,
+    })
+}
+
+fn parse(text: &str) -> Result<Pending, String> {
+    let cached = parse_cached(text)?;
+    let (key, args) = (cached.key, cached.args);
     let arg = |name: &str| {
         args.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()).unwrap_or_default()
     };

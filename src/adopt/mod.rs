@@ -9,7 +9,7 @@ mod cached;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use cached::fuzz;
-pub(crate) use cached::{cached_config, configs_of_multus};
+pub(crate) use cached::{CachedAttachment, cached_config, configs_of_multus, parse_cached};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
