@@ -14,6 +14,9 @@ set -eu
 cd "$(dirname -- "$0")/../.."
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS
 commit=$(rustc -vV | sed -n 's/^commit-hash: //p')
+# What `ovs-flow-gc version` says. Not in a copy of the sources without git, nor in somebody else's clone.
+OVS_FLOW_GC_COMMIT=$(git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo unknown)
+export OVS_FLOW_GC_COMMIT
 remap() { printf '"--remap-path-prefix=%s=%s",' "$1" "$2"; }
 exec cargo build --release --locked --config "target.'cfg(all())'.rustflags = [$(
     printf '"-C","link-arg=-Wl,-z,pack-relative-relocs",'

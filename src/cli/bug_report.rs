@@ -16,7 +16,7 @@ use super::{Context, Error, Exit, conflist, output};
 
 /// The commands whose answers are collected.
 const COMMANDS: [&[&str]; 6] = [
-    &["--version"],
+    &["version"],
     &["status"],
     &["doctor"],
     &["list"],
@@ -89,10 +89,8 @@ fn system() -> Part {
 fn answer(context: &Context, arguments: &[&str]) -> Part {
     let title = format!("ovs-flow-gc {}", arguments.join(" "));
     let mut command = Command::new("/proc/self/exe");
-    command.args(arguments).stdin(Stdio::null());
-    if arguments != ["--version"] {
-        command.arg("--state-dir").arg(&context.state_dir).args(["--timeout", TIMEOUT]);
-    }
+    command.args(arguments).arg("--state-dir").arg(&context.state_dir);
+    command.args(["--timeout", TIMEOUT]).stdin(Stdio::null());
     let text = match command.output() {
         Ok(done) => {
             let (out, err) = (shown(&done.stdout), shown(&done.stderr));

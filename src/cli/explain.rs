@@ -22,7 +22,7 @@ use crate::util::logging::escape;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// A pod (NAME or NAMESPACE/NAME) or a container id (the beginning is enough).
+    /// A pod (NAME or NAMESPACE/NAME) or a container id; the beginning is enough.
     #[arg(value_name = "POD_OR_CONTAINER")]
     who: String,
 }
@@ -53,13 +53,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let now = Stamp::now();
     let mut client = Client::connect(&database_socket(&context.run_dir), context.deadline())?;
     let node = NodeSnapshot::read(Some(&registry), &context.run_dir, &mut client, now)?;
-    let mut found: Vec<Attachment> = node
-        .records
-        .iter()
-        .chain(&node.tombstones)
-        .filter(|record| is_meant(record, &options.who))
-        .cloned()
-        .collect();
+    let mut found = meant(node.records.iter().chain(&node.tombstones), &options.who);
     if found.is_empty() {
         return Err(nobody());
     }
@@ -113,9 +107,22 @@ fn sentence(record: &Attachment, namespace: Liveness) -> String {
     text.to_owned()
 }
 
-fn is_meant(record: &Attachment, who: &str) -> bool {
-    let container = who.len() >= 4 && record.key.container.as_str().starts_with(who);
-    container || record.pod.as_ref().is_some_and(|pod| pod.name == who || pod.to_string() == who)
+/// Whom `who` names. If nobody is called so, those whose names begin so.
+fn meant<'a>(records: impl Iterator<Item = &'a Attachment> + Clone, who: &str) -> Vec<Attachment> {
+    let by = |is: fn(&str, &str) -> bool| {
+        let named = |record: &&Attachment| {
+            let pod = record.pod.as_ref();
+            let container = record.key.container.as_str();
+            who.len() >= 4 && container.starts_with(who)
+                || pod.is_some_and(|pod| is(&pod.name, who) || is(&pod.to_string(), who))
+        };
+        records.clone().filter(named).cloned().collect::<Vec<_>>()
+    };
+    let exact = by(|name, who| name == who);
+    if exact.is_empty() && !who.is_empty() {
+        return by(|name, who| name.starts_with(who));
+    }
+    exact
 }
 
 /// What would be cleaned up if it were dead.

@@ -22,6 +22,9 @@ pub(super) struct Options {
     /// List what can be undone.
     #[arg(long, conflicts_with = "id")]
     list: bool,
+    /// Say what would be put back, and put nothing back.
+    #[arg(long, conflicts_with = "list")]
+    dry_run: bool,
 }
 
 /// What became of one bridge's entries.
@@ -48,18 +51,23 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         Some(id) => id.parse().map_err(|e| Error::Usage(format!("{e}")))?,
         None => journals.first().map(|j| j.header.id.clone()).ok_or_else(nothing)?,
     };
-    let restored = restore(context, &registry, &id)?;
+    let restored = restore(context, &registry, &id, options.dry_run)?;
+    let done = if options.dry_run { "would be put back" } else { "put back" };
     let mut text = format!("undo {id}\n");
     let mut attention = false;
     for (bridge, outcome) in &restored {
         text.push_str(&format!(
-            "{bridge}: {} of {} entries put back, {} were there already\n",
+            "{bridge}: {} of {} entries {done}, {} were there already\n",
             outcome.added, outcome.entries, outcome.there_already
         ));
         for error in &outcome.errors {
             attention = true;
             text.push_str(&format!("  {error}\n"));
         }
+    }
+    if options.dry_run {
+        output::say(context, &restored, &text)?;
+        return Ok(if attention { Exit::Attention } else { Exit::Done });
     }
     if !registry.paused() {
         text.push_str(
@@ -107,6 +115,7 @@ fn restore(
     context: &Context,
     registry: &Registry,
     id: &JournalId,
+    dry_run: bool,
 ) -> Result<BTreeMap<String, Restored>, Error> {
     let mut restored: BTreeMap<String, Restored> = BTreeMap::new();
     let mut bridges: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
@@ -117,8 +126,17 @@ fn restore(
         let outcome = restored.entry(bridge.clone()).or_default();
         outcome.entries = entries.len();
         // One bridge that is away must not keep the others from their entries.
-        let done = open_bridge(&context.run_dir, &bridge, context.deadline())
-            .and_then(|mut connection| add(&mut connection, &entries, outcome));
+        let done = open_bridge(&context.run_dir, &bridge, context.deadline()).and_then(
+            |mut connection| {
+                let missing = missing(&mut connection, &entries)?;
+                outcome.there_already = entries.len().saturating_sub(missing.len());
+                if dry_run {
+                    outcome.added = missing.len();
+                    return Ok(());
+                }
+                add(&mut connection, &missing, outcome)
+            },
+        );
         if let Err(failed) = done {
             outcome.errors.push(failed.to_string());
         }
@@ -128,12 +146,8 @@ fn restore(
 
 type Place = (u8, u16, Vec<u8>);
 
-fn add(
-    connection: &mut Connection,
-    entries: &[Entry],
-    outcome: &mut Restored,
-) -> Result<(), openflow::Error> {
-    // An entry of the same table, priority and match is newer: it stays.
+/// Those whose places are free. An entry of the same table, priority and match is newer: it stays.
+fn missing(connection: &mut Connection, entries: &[Entry]) -> Result<Vec<Entry>, openflow::Error> {
     let mut taken: HashSet<Place> = HashSet::new();
     let tables: HashSet<u8> = entries.iter().map(Entry::table).collect();
     let wanted: HashSet<Place> = entries.iter().map(place).collect();
@@ -145,10 +159,15 @@ fn add(
             }
         })?;
     }
-    let missing: Vec<Entry> =
-        entries.iter().filter(|e| !taken.contains(&place(e))).cloned().collect();
-    outcome.there_already = entries.len() - missing.len();
-    for batch in missing.chunks(BATCH) {
+    Ok(entries.iter().filter(|e| !taken.contains(&place(e))).cloned().collect())
+}
+
+fn add(
+    connection: &mut Connection,
+    entries: &[Entry],
+    outcome: &mut Restored,
+) -> Result<(), openflow::Error> {
+    for batch in entries.chunks(BATCH) {
         let added = connection.add(batch)?;
         outcome.added += batch.len().saturating_sub(added.refused.len());
         for (index, name) in &added.refused {

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::config;
 use crate::config::Config;
@@ -33,10 +33,13 @@ use crate::util::logging;
 
 pub(crate) use output::{Table, ago, short};
 
+/// The commit that `conf/image/release.sh` built this from.
+const COMMIT: Option<&str> = option_env!("OVS_FLOW_GC_COMMIT");
+
 /// Keeps dead pods out of Open vSwitch: a chained CNI plugin (when the container runtime
 /// sets CNI_COMMAND) and this admin command.
 #[derive(Debug, Parser)]
-#[command(name = "ovs-flow-gc", version, disable_help_subcommand = true)]
+#[command(name = "ovs-flow-gc", version)]
 #[command(after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but something needs \
     attention.\nOVS's sockets are looked for in $OVS_RUNDIR, else /var/run/openvswitch.")]
 struct Line {
@@ -94,6 +97,8 @@ enum Command {
     Status(status::Options),
     /// Is this node set up right? Says what to do about each finding.
     Doctor(doctor::Options),
+    /// Print the version, the commit that it was built from, and the CNI versions.
+    Version,
     /// Print what a maintainer needs to know of this node, to paste it into an issue.
     BugReport(bug_report::Options),
 }
@@ -259,6 +264,7 @@ pub fn main() -> ExitCode {
         Command::SelfUninstall(options) => node::uninstall(&context, &options),
         Command::Status(options) => status::run(&context, &options),
         Command::Doctor(options) => doctor::run(&context, &options),
+        Command::Version => version(&context),
         Command::BugReport(options) => bug_report::run(&context, &options),
     };
     match ended {
@@ -268,10 +274,20 @@ pub fn main() -> ExitCode {
             Exit::Done.into()
         }
         Err(error) => {
-            output::complain(&error.to_string());
-            if matches!(error, Error::Usage(_)) { Exit::Usage } else { Exit::Failed }.into()
+            let exit = if matches!(error, Error::Usage(_)) { Exit::Usage } else { Exit::Failed };
+            output::fail(&context, &error, exit);
+            exit.into()
         }
     }
+}
+
+fn version(context: &Context) -> Result<Exit, Error> {
+    let (version, commit) = (env!("CARGO_PKG_VERSION"), COMMIT.unwrap_or("unknown"));
+    let cni = conflist::CNI_VERSIONS;
+    let value = json!({"version": version, "commit": commit, "cniVersions": cni});
+    let text = format!("ovs-flow-gc {version}\ncommit {commit}\nCNI {}", cni.join(", "));
+    output::say(context, &value, &text)?;
+    Ok(Exit::Done)
 }
 
 impl From<Exit> for ExitCode {

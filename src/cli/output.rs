@@ -4,8 +4,9 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::json;
 
-use super::{Context, Error};
+use super::{Context, Error, Exit};
 use crate::model::attachment::Attachment;
 use crate::util::logging::{self, escape, is_plain};
 
@@ -114,6 +115,15 @@ pub(crate) fn complain(text: &str) {
     };
     // If standard error is closed there is no other place to write to.
     let _ = io::stderr().lock().write_all(line.as_bytes());
+}
+
+/// The error that ends a command, on standard error: a line of JSON if JSON was asked for.
+pub(super) fn fail(context: &Context, error: &Error, exit: Exit) {
+    if !context.json {
+        return complain(&error.to_string());
+    }
+    let value = json!({"error": error.to_string(), "exitStatus": exit as u8});
+    let _ = writeln!(io::stderr().lock(), "{value}");
 }
 
 /// An age as kubectl shows it: 42s, 7m, 3h, 12d.

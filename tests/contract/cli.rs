@@ -65,8 +65,14 @@ fn wrong_usage_is_2_and_says_how_it_is_right() {
     }
     let near = bare(&node, &["swep"]);
     assert!(near.stderr.contains("sweep"), "{near}");
-    for args in [&["--help"][..], &["sweep", "--help"], &["conflist", "add", "-h"], &["--version"]]
-    {
+    for args in [
+        &["--help"][..],
+        &["sweep", "--help"],
+        &["help", "conflist", "add"],
+        &["version"],
+        &["conflist", "add", "-h"],
+        &["--version"],
+    ] {
         let outcome = bare(&node, args);
         assert_eq!(outcome.code, Some(0), "{outcome}");
         assert!(!outcome.stdout.is_empty() && outcome.stderr.is_empty(), "{outcome}");
@@ -91,6 +97,10 @@ fn what_fails_is_1_with_a_reason_on_standard_error() {
         assert_eq!(outcome.code, Some(1), "{outcome}");
         assert!(outcome.stdout.is_empty(), "{outcome}");
         assert!(outcome.stderr.starts_with("ovs-flow-gc: "), "{outcome}");
+        let json = node.admin(&[args, &["--json"]].concat());
+        let error: Value = serde_json::from_str(&json.stderr).unwrap();
+        assert!(error["exitStatus"] == 1 && error["error"].is_string(), "{json}");
+        assert!(json.stdout.is_empty(), "{json}");
     }
     let web = node.run_pod("web");
     node.ovsdb.stop();
@@ -177,6 +187,8 @@ fn json_is_one_valid_document_for_every_command() {
         (&["sweep", "--details"], &[0]),
         (&["sweep", "--only-dead"], &[0]),
         (&["undo", "--list"], &[0]),
+        (&["undo", "--dry-run"], &[0]),
+        (&["version"], &[0]),
         (&["undo"], &[0]),
         (&["adopt", "--dry-run", "--net-dir", &net_dir], &[0]),
         (&["adopt", "--net-dir", &net_dir], &[0]),
@@ -290,7 +302,12 @@ fn explain_finds_a_pod_by_name_or_container_and_says_who_is_unknown() {
     before = node.dump("br0");
     let clean = node.admin(&["explain", &pods[1].container]).ok();
     assert!(clean.contains("dead, its entries are deleted; what comes late"), "{clean}");
-    for nobody in ["web-7", "other/live", &pods[0].name[..16], &"f".repeat(64), "", "../live"] {
+    // The beginning of a name is enough where nobody is called so.
+    let beginning = &pods[0].name[..16];
+    let all = node.admin(&["explain", beginning]).ok();
+    let named: Vec<_> = pods.iter().filter(|pod| pod.name.starts_with(beginning)).collect();
+    assert!(!named.is_empty() && named.iter().all(|pod| all.contains(&pod.name)), "{all}");
+    for nobody in ["web-7", "other/live", &"f".repeat(64), "", "../live"] {
         let unknown = node.admin(&["explain", nobody]);
         assert_eq!(unknown.code, Some(1), "{unknown}");
         assert!(unknown.stderr.contains("no attachment matches"), "{unknown}");

@@ -28,7 +28,7 @@ fn every_part_is_there_and_addresses_can_be_hidden() {
     let plain = report(&node, &[]);
     for part in [
         "### System\n",
-        "### ovs-flow-gc --version\n",
+        "### ovs-flow-gc version\n",
         "### ovs-flow-gc status\n",
         "### ovs-flow-gc doctor\n",
         "### ovs-flow-gc list\n",

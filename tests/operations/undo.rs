@@ -124,6 +124,9 @@ fn comes_back_to_the_byte(version: &str) {
     // A DEL.
     node.del(&web);
     assert_eq!(node.dump("br0").len(), text.len() - of_web);
+    let would = undo(&node, &["--dry-run"]);
+    assert_eq!((&would["added"], &would["thereAlready"]), (&json!(of_web), &json!(0)));
+    assert_eq!(node.dump("br0").len(), text.len() - of_web, "nothing was put back");
     let done = undo(&node, &[]);
     assert_eq!(done, json!({"entries": of_web, "added": of_web, "thereAlready": 0, "errors": []}));
     assert_eq!(node.dump("br0"), text, "{version}");
