@@ -24,6 +24,7 @@ pub(crate) const METRICS: [&str; 37] = [
     "ovs_flow_gc_last_sweep_timestamp_seconds",
     "ovs_flow_gc_dump_flows",
     "ovs_flow_gc_replica_in_sync_since_seconds",
+    "ovs_flow_gc_replica_doubt",
     "ovs_flow_gc_replica_entries",
     "ovs_flow_gc_replica_bytes",
     "ovs_flow_gc_replica_updates_total",

@@ -91,7 +91,7 @@ fn sentences(bridge: &str, status: &ReplicaStatus) -> (String, &'static str) {
 
 fn remedy(doubt: Doubt) -> &'static str {
     match doubt {
-        Doubt::OverLimit => "raise --replica-limit, and MemoryMax with it: 300 bytes an entry",
+        Doubt::OverLimit => "raise --replica-limit, and MemoryMax with it: 320 bytes an entry",
         Doubt::Refused => "Open vSwitch 3.0 or newer has them; nothing is lost without",
         Doubt::NoMemory => "raise MemoryMax (or the container's limit), or lower --replica-limit",
         _ => "it is built anew by itself; if this stays, the daemon's log says why",
