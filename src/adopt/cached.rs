@@ -4,7 +4,8 @@
 //! `/var/lib/cni/multus/results`.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -62,7 +63,7 @@ pub(crate) fn configs_of_multus(dir: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(of_multus(dir)) else { return Vec::new() };
     let config = |path: PathBuf| {
         let mut text = Vec::new();
-        File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut text)).ok()?;
+        open(&path).and_then(|file| file.take(MOST).read_to_end(&mut text)).ok()?;
         String::from_utf8(cached_config(&text)?).ok()
     };
     entries.flatten().filter_map(|entry| config(entry.path())).collect()
@@ -77,6 +78,15 @@ pub(crate) fn cached_config(text: &[u8]) -> Option<Vec<u8>> {
     base64::decode(&json::from_slice::<Cached>(text).ok()?.config)
 }
 
+/// A FIFO would keep a reader waiting for a writer, so it is not waited for, and then it is not read.
+fn open(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::other("no regular file"))
+}
+
 /// Reads what can be read. A zero-byte file is what a reboot can leave (cni #1055): empty is
 /// absent.
 pub(super) fn read(dir: &Path, skipped: &mut Vec<String>) -> Vec<Pending> {
@@ -85,7 +95,7 @@ pub(super) fn read(dir: &Path, skipped: &mut Vec<String>) -> Vec<Pending> {
     for entry in entries.flatten() {
         let path = entry.path();
         let mut text = String::new();
-        let read = File::open(&path).and_then(|file| file.take(MOST).read_to_string(&mut text));
+        let read = open(&path).and_then(|file| file.take(MOST).read_to_string(&mut text));
         if read.is_ok() && text.is_empty() {
             continue;
         }
@@ -149,4 +159,19 @@ pub(crate) fn fuzz(text: &str) -> bool {
     let usable = |ip| !crate::model::flow::Address::Ip(ip).is_unusable();
     assert!(own.ips.into_iter().all(usable));
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fifo_is_skipped_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("net-c1-eth0");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let mut skipped = Vec::new();
+        assert!(read(dir.path(), &mut skipped).is_empty());
+        assert!(skipped[0].ends_with("net-c1-eth0: no regular file"), "{skipped:?}");
+    }
 }

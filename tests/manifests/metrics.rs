@@ -1,7 +1,7 @@
 //! The names of all metrics: what dashboard and alerts may ask for, and what the daemon serves.
 
 /// What `/metrics` has, as Prometheus stores it (`up` is Prometheus' own).
-pub(crate) const METRICS: [&str; 37] = [
+pub(crate) const METRICS: [&str; 38] = [
     "ovs_flow_gc_build_info",
     "ovs_flow_gc_attachments",
     "ovs_flow_gc_orphans_total",

@@ -14,6 +14,9 @@ use super::file::{directory_of, read, text_error};
 use super::{Entry, Options, PLUGIN_TYPE, ovs_plugin};
 use crate::model::attachment::NetworkName;
 
+/// Our entry's file where no other plugin has one.
+pub(super) const OWN_FILE: &str = "ovs-flow-gc.conf";
+
 /// A plugin in a file of its own.
 pub(super) struct DropIn {
     pub(super) path: PathBuf,
@@ -124,7 +127,7 @@ pub(super) fn place(
 /// Where the list takes in a file behind its own plugins.
 fn own_file(list: &Path, document: &Document<'_>) -> Result<PathBuf, FileError> {
     let why = match directory_of_plugins(list, document) {
-        Some(directory) => return Ok(directory.join(format!("{PLUGIN_TYPE}.conf"))),
+        Some(directory) => return Ok(directory.join(OWN_FILE)),
         None if document.only_inlined => "the list says loadOnlyInlinedPlugins",
         None if !has_extension(list, &["conflist"]) => {
             "only a .conflist takes plugins from files of their own"

@@ -261,10 +261,12 @@ fn remove_drop_ins(path: &Path, list: &Source) -> Result<Vec<PathBuf>, FileError
     Ok(ours)
 }
 
-/// And its directory, if nothing else is in it.
+/// And the directory that was made for it, if nothing else is in it.
 fn remove_drop_in(file: &Path) -> Result<(), FileError> {
     unlink(file)?;
-    let _ = fs::remove_dir(directory_of(file));
+    if file.file_name().is_some_and(|name| name == drop_in::OWN_FILE) {
+        let _ = fs::remove_dir(directory_of(file));
+    }
     Ok(())
 }
 
