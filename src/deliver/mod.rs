@@ -10,6 +10,8 @@
 //!
 //! Plugins that libcni 1.3 loads from a directory of the network are not in the cached
 //! configuration: see [`Delivery::inlined_only`].
+//!
+//! No command makes these calls yet: this is what is sure without running anything.
 
 #[cfg(test)]
 mod tests;

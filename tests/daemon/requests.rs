@@ -298,7 +298,8 @@ fn what_is_not_understood_is_refused_on_both_sides() {
     refused(sent(&|v| v["bootId"] = json!("another")), "another boot");
     refused(sent(&|v| v["database"] = json!([1, 1])), "another Open vSwitch");
     refused(ask(&node, b"\n"), "EOF");
-    refused(ask(&node, b"\0\xff\x01garbage\n"), "expected");
+    refused(ask(&node, b"\0\xff\x01garbage\n"), "utf-8");
+    refused(ask(&node, b"garbage\n"), "expected");
     refused(ask(&node, &[b'x'; 300 << 10]), "262144 bytes at most");
     let answer = sent(&|v| v["untilMs"] = json!(1));
     assert_eq!(answer["result"], "withdrawn", "{answer}");

@@ -131,17 +131,19 @@ fn the_metrics_that_there_are() {
     // A family without a sample is not served at all: something of each has happened by now.
     let (_, text) = daemon.get("/metrics");
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    let types = types.filter(|line| !line.starts_with("process_"));
+    // A bridge is in doubt for moments only, and then it has a sample.
+    let moment = |name: &str| name.starts_with("ovs_flow_gc_replica_doubt");
+    let types = types.filter(|line| !line.starts_with("process_") && !moment(line));
     let served: BTreeSet<String> = types
         .map(|line| match line.split_once(' ').unwrap() {
             (name, "histogram") => format!("{name}_bucket"),
             (name, _) => name.to_owned(),
         })
         .collect();
-    let known: BTreeSet<String> =
-        METRICS.iter().filter(|name| **name != "up").map(|name| (*name).to_owned()).collect();
+    let own = METRICS.iter().filter(|name| **name != "up" && !moment(name));
+    let known: BTreeSet<String> = own.clone().map(|name| (*name).to_owned()).collect();
     assert_eq!(served, known);
-    for name in METRICS.iter().filter(|name| **name != "up") {
+    for name in own {
         assert!(text.lines().any(|line| line.starts_with(name)), "{name} has no sample: {text}");
     }
 }
