@@ -3,7 +3,6 @@
 //! Each part is a run of this binary, so a part that fails or hangs is the only one that is lost.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -25,8 +24,8 @@ const COMMANDS: [&[&str]; 6] = [
 ];
 /// Seconds that each has for what it does on the switch.
 const TIMEOUT: &str = "10";
-/// Bytes of a file or an answer that are shown.
-const MOST: u64 = 64 << 10;
+/// Bytes of an answer that are shown.
+const MOST: usize = 64 << 10;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -102,8 +101,7 @@ fn answer(context: &Context, arguments: &[&str]) -> Part {
 }
 
 fn shown(bytes: &[u8]) -> String {
-    let most = usize::try_from(MOST).unwrap_or(usize::MAX);
-    match bytes.get(..most) {
+    match bytes.get(..MOST) {
         Some(start) if start.len() < bytes.len() => {
             format!("{}\n… {} bytes in all\n", String::from_utf8_lossy(start), bytes.len())
         }
@@ -123,21 +121,13 @@ fn configurations(context: &Context, net_dir: &Path) -> Vec<Part> {
 }
 
 fn configuration(path: &Path) -> Part {
-    let mut text = String::new();
-    // Neither a FIFO nor a device is waited for.
-    let read = std::fs::metadata(path).and_then(|kind| {
-        if !kind.is_file() {
-            return Err(std::io::Error::other("no regular file"));
-        }
-        std::fs::File::open(path)?.take(MOST).read_to_string(&mut text)
-    });
-    let text = match read.map(|_| serde_json::from_str::<Value>(&text)) {
+    let text = match conflist::read(path).map(|text| serde_json::from_str::<Value>(&text)) {
         Ok(Ok(mut value)) => {
             without_secrets(&mut value);
             serde_json::to_string_pretty(&value).unwrap_or_default()
         }
         Ok(Err(error)) => format!("not shown, it is not JSON: {error}"),
-        Err(error) => format!("cannot be read: {error}"),
+        Err(error) => error.to_string(),
     };
     Part { title: path.display().to_string(), text }
 }

@@ -30,7 +30,7 @@ pub(super) use directory::{is_loadable, paths};
 pub use edit::{Edit, add_text, remove_text};
 pub use error::{Error, FileError};
 pub use file::{Change, Outcome, add_file, check_file, remove_file};
-pub(super) use file::{directory_of, io_error, lock_directory};
+pub(super) use file::{directory_of, io_error, lock_directory, read};
 pub use stream::{STREAM, add_stream, remove_stream};
 
 use std::path::{Path, PathBuf};

@@ -65,16 +65,16 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             text.push_str(&format!("  {error}\n"));
         }
     }
-    if options.dry_run {
-        output::say(context, &restored, &text)?;
-        return Ok(if attention { Exit::Attention } else { Exit::Done });
+    if !options.dry_run {
+        if !registry.paused() {
+            text.push_str(
+                "The next sweep judges them again: `ovs-flow-gc pause` first if they are to stay.\n",
+            );
+        }
+        let adopt =
+            "If their pods live, `ovs-flow-gc adopt` records these again: then they stay.\n";
+        text.push_str(adopt);
     }
-    if !registry.paused() {
-        text.push_str(
-            "The next sweep judges them again: `ovs-flow-gc pause` first if they are to stay.\n",
-        );
-    }
-    text.push_str("If their pods live, `ovs-flow-gc adopt` records these again: then they stay.\n");
     output::say(context, &restored, &text)?;
     Ok(if attention { Exit::Attention } else { Exit::Done })
 }

@@ -386,7 +386,7 @@ pub(super) fn bounded_text(
 }
 
 /// The text of `path`, for callers that change nothing.
-pub(super) fn read(path: &Path) -> Result<String, FileError> {
+pub(in crate::cli) fn read(path: &Path) -> Result<String, FileError> {
     Source::read(path).map(|source| source.text)
 }
 
