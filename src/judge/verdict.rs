@@ -117,7 +117,8 @@ impl<'c> Judge<'c> {
 
     /// Whether a full dump may turn this verdict: the flow is kept now, and would be stale
     /// if a dead attachment's register value, which part of a dump cannot prove, were its
-    /// own; or it is stale for its address, and matches a value that may be a living pod's.
+    /// own; or it is stale for an address, and matches a value that may be a living pod's or
+    /// tell another VLAN.
     #[must_use]
     pub fn would_register_matter(&self, flow: &Flow) -> bool {
         let turns = |i: DeadId| {
@@ -138,12 +139,17 @@ impl<'c> Judge<'c> {
             return true;
         }
         if verdict.stale {
-            let by_address = matches!(verdict.reason, Reason::MatchesAddress { .. });
-            let unknown = |t: RegisterToken| !self.by_value.contains_key(&t);
-            return by_address
-                && !self.learned.complete
-                && (self.matched_registers(flow).any(unknown)
-                    || verdict.dead.is_some_and(|i| self.may_be_carried(flow, i)));
+            let by_address = matches!(
+                verdict.reason,
+                Reason::MatchesAddress { .. } | Reason::NobodyHasBoth { .. }
+            );
+            let Some(i) = verdict.dead.filter(|_| by_address && !self.learned.complete) else {
+                return false;
+            };
+            let is_its =
+                |t: &RegisterToken| self.by_value.get(t).is_some_and(|owners| owners.contains(&i));
+            return self.matched_registers(flow).any(|t| !is_its(&t))
+                || self.may_be_carried(flow, i);
         }
         self.matched(flow).into_iter().any(turns)
     }

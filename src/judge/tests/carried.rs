@@ -205,3 +205,36 @@ fn part_of_a_dump_asks_for_the_rest() {
     let something_else = flow().from(A).load(5, 0x8001).load(6, 0x8002).beyond();
     assert_eq!(part(&[something_else], &rule), (STALE.to_owned(), false));
 }
+
+/// Two more whose own shape says nothing of the register: a pair of the dead one's tokens, of
+/// which one is somebody's by now, and an entry with another dead one's value.
+#[test]
+fn part_of_a_dump_asks_for_the_rest_of_pairs_and_of_others_values() {
+    let asks = |input: &JudgeInput, asked: &Flow| {
+        let mut survey = Survey::partial(input);
+        survey.see(asked);
+        let learned = survey.finish();
+        let judge = Judge::new(input, &learned);
+        (words(&judge.verdict(asked)), judge.would_register_matter(asked))
+    };
+    let pair = flow().from(A).reg(6, 200).src(IP_A).beyond();
+    let reused = neutron().with(|c| c.dead[0].ip_evidence = false).and_live(Live {
+        born: Some(ago(1)),
+        addresses_known: true,
+        ..live(A, &[])
+    });
+    assert_eq!(asks(&reused, &pair), ("stale: nobody-has-both".to_owned(), true));
+    let whole = [("b", transient(B, 200), NOT_ABOUT), ("", pair, OTHER)];
+    dump(&reused, &whole);
+
+    let mut two = node(LEARN_FIRST);
+    two.live[0].register = LiveRegister::Is(9);
+    two.dead[0].register = Some(7);
+    let other =
+        Dead { register: Some(8), ofport: None, addresses: Vec::new(), ..two.dead[0].clone() };
+    two.dead.push(other);
+    for (number, expected) in [(7, false), (8, true)] {
+        let asked = flow().reg(0, number).src(IP_A).beyond();
+        assert_eq!(asks(&two, &asked), (STALE.to_owned(), expected), "{number}");
+    }
+}
