@@ -16,6 +16,7 @@ mod churn;
 mod concurrency;
 mod contract;
 mod crowd;
+mod deliver;
 mod faults;
 mod gcd;
 mod lifecycle;

@@ -54,7 +54,7 @@ pub(crate) struct CachedAttachment {
 
 /// Where multus has the results of what it calls, if the runtime has its own in `dir`
 /// (multus-cni, `cniDir` and libcni's `CacheDir`).
-pub(super) fn of_multus(dir: &Path) -> PathBuf {
+pub(crate) fn of_multus(dir: &Path) -> PathBuf {
     dir.with_file_name("multus").join("results")
 }
 
@@ -87,20 +87,29 @@ fn open(path: &Path) -> io::Result<File> {
     Err(io::Error::other("no regular file"))
 }
 
-/// Reads what can be read. A zero-byte file is what a reboot can leave (cni #1055): empty is
+/// The texts in a directory of cached results, or why one cannot be read. A zero-byte file is what a reboot can leave (cni #1055): empty is
 /// absent.
+pub(crate) fn texts(dir: &Path) -> Vec<(PathBuf, Result<String, String>)> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let texts = entries.map(|entry| {
+        let text = text(&entry.path());
+        (entry.path(), text.map_err(|e| e.to_string()))
+    });
+    texts.filter(|(_, text)| text.as_deref() != Ok("")).collect()
+}
+
+/// The text of one cached result.
+pub(crate) fn text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    open(path)?.take(MOST).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Reads what can be read.
 pub(super) fn read(dir: &Path, skipped: &mut Vec<String>) -> Vec<Pending> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let mut found = Vec::new();
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let mut text = String::new();
-        let read = open(&path).and_then(|file| file.take(MOST).read_to_string(&mut text));
-        if read.is_ok() && text.is_empty() {
-            continue;
-        }
-        let parsed = read.map_err(|e| e.to_string()).and_then(|_| parse(&text));
-        match parsed {
+    for (path, text) in texts(dir) {
+        match text.and_then(|text| parse(&text)) {
             Ok(pending) => found.push(pending),
             Err(why) => skipped.push(format!("{}: {why}", path.display())),
         }

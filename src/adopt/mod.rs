@@ -9,7 +9,10 @@ mod cached;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use cached::fuzz;
-pub(crate) use cached::{CachedAttachment, cached_config, configs_of_multus, parse_cached};
+pub(crate) use cached::{
+    CachedAttachment, cached_config, configs_of_multus, of_multus as multus_cache, parse_cached,
+    text as cached_text, texts as cached_texts,
+};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

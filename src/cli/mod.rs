@@ -3,6 +3,7 @@
 mod adopt;
 mod bug_report;
 pub mod conflist;
+mod deliver;
 mod doctor;
 pub(crate) mod explain;
 #[cfg(feature = "fuzzing")]
@@ -81,6 +82,8 @@ enum Command {
     Adopt(adopt::Options),
     /// Put back what a sweep or a DEL deleted.
     Undo(journal::Options),
+    /// Call DEL for dead pods whose runtime never did: runs the plugins of their chains.
+    Deliver(deliver::Options),
     /// Delete nothing on this node until `resume`, or for a time.
     Pause(pause::Options),
     /// Delete again.
@@ -167,6 +170,8 @@ pub(crate) enum Error {
     Registry(#[from] store::Error),
     #[error(transparent)]
     Adopt(#[from] crate::adopt::Error),
+    #[error(transparent)]
+    Deliver(#[from] crate::deliver::Error),
     #[error(transparent)]
     Sweep(#[from] reconcile::Error),
     #[error(transparent)]
@@ -257,6 +262,7 @@ pub fn main() -> ExitCode {
         Command::Explain(options) => explain::run(&context, &options),
         Command::Adopt(options) => adopt::run(&context, &options),
         Command::Undo(options) => journal::run(&context, &options),
+        Command::Deliver(options) => deliver::run(&context, &options),
         Command::Pause(options) => pause::pause(&context, &options),
         Command::Resume => pause::resume(&context),
         Command::Conflist(command) => edit(&context, command),

@@ -1,5 +1,6 @@
 //! The DEL calls that a dead pod's runtime never made, built from what libcni cached at the
-//! pod's ADD. Pure: nothing here reads a file or runs a plugin.
+//! pod's ADD. Pure but for its parts: `caches` reads cached results and judges their pods, `call`
+//! runs a plugin, and `run` puts them together.
 //!
 //! The calls are those of libcni's `DelNetworkList` and `DelNetwork` (containernetworking/cni
 //! libcni/api.go), with two differences:
@@ -10,11 +11,15 @@
 //!
 //! Plugins that libcni 1.3 loads from a directory of the network are not in the cached
 //! configuration: see [`Delivery::inlined_only`].
-//!
-//! No command makes these calls yet: this is what is sure without running anything.
+
+mod caches;
+mod call;
+mod run;
 
 #[cfg(test)]
 mod tests;
+
+pub(crate) use run::{Concern, Deliverables, Error, Run};
 
 use serde_json::{Map, Value};
 
@@ -57,8 +62,7 @@ impl Delivery {
     /// Why libcni would not have made these calls, or we do not know that it would have.
     pub fn of_cached(file_name: &str, text: &str) -> Result<Self, String> {
         let cached = parse_cached(text)?;
-        let Key { network, container, ifname } = &cached.key;
-        if file_name != format!("{network}-{container}-{ifname}") {
+        if file_name != cached.key.cached_name() {
             return Err(format!("it is about {}, and its file name is not", cached.key));
         }
         let args: Vec<_> =

@@ -118,6 +118,14 @@ pub struct Key {
     pub ifname: IfName,
 }
 
+impl Key {
+    /// What libcni calls its cached result.
+    #[must_use]
+    pub fn cached_name(&self) -> String {
+        format!("{}-{}-{}", self.network, self.container, self.ifname)
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let short: String = self.container.as_str().chars().take(13).collect();

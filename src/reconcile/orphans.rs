@@ -197,6 +197,9 @@ pub fn targets(
         }
     }
     let written = targets.iter().skip(first).map(|target| &target.attachment);
+    if act {
+        registry.deliveries().leave(&written.clone().collect::<Vec<_>>());
+    }
     let records = registry_snapshot.after_tombstones(written.filter(|_| act), version);
     Ok(CleanTargets { targets, tombstones_failed, records })
 }

@@ -8,6 +8,8 @@
 //!   _calls                               what calls of the plugin did, in numbers
 //!   paused                               while it is there, nothing is deleted: who, why, until when
 //!   deaths.json                          who seemed dead lately, for the mass-death guard
+//!   _deliver/<network>-<containerID>-<ifname>  whose DEL is missing, and how far it came
+//!   _deliver/_wanted                     a sweep found more of them
 //!   journal/<operation>.jsonl            what was deleted; .pending while it is written
 //!   <network>/config.json                the effective config and what was learned
 //!   <network>/<containerID>:<ifname>.json              0600, one attachment
@@ -27,6 +29,8 @@ pub(super) const LOCK: &str = "lock";
 pub(super) const DAEMON: &str = "daemon.lock";
 pub(super) const SOCKET: &str = "_daemon.sock";
 pub(super) const CALLS: &str = "_calls";
+pub(super) const DELIVER: &str = "_deliver";
+pub(super) const WANTED: &str = "_wanted";
 pub(super) const PROBE: &str = "probe";
 pub(super) const PAUSED: &str = "paused";
 pub(super) const DEATHS: &str = "deaths.json";
@@ -118,7 +122,7 @@ pub(super) mod tests {
             assert_eq!(network_of(directory), Some(network));
             assert_eq!(network_of(name), None);
         }
-        for not in [SOCKET, "_other", ".hidden", "..", "lost+found", "", "a b"] {
+        for not in [SOCKET, DELIVER, "_other", ".hidden", "..", "lost+found", "", "a b"] {
             assert_eq!(network_of(not), None, "{not:?}");
         }
     }

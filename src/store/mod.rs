@@ -14,6 +14,7 @@
 mod calls;
 #[cfg(feature = "daemon")]
 mod daemon;
+mod deliveries;
 mod error;
 mod file;
 #[cfg(feature = "fuzzing")]
@@ -38,6 +39,7 @@ use serde::de::DeserializeOwned;
 pub use calls::{CallCounts, Calls, VERBS};
 #[cfg(feature = "daemon")]
 pub use daemon::{DaemonLock, Directories};
+pub use deliveries::{Deliveries, DeliveryNote};
 pub use error::{Corrupt, CorruptWhy, Error, Slot};
 pub use file::{new_generation, replace};
 pub use guard::GuardLock;

@@ -1,0 +1,179 @@
+//! `deliver`: calls DEL for dead pods whose runtime never did.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::output::counted;
+use super::{Context, Error, Exit, Table, conflist, networks, output};
+use crate::adopt::CachedAttachment;
+use crate::config::{Config, Mode};
+use crate::deliver::{Concern, Deliverables, Run};
+use crate::model::attachment::Attachment;
+use crate::reconcile::SweepRun;
+use crate::store::Registry;
+use crate::util::base64;
+
+/// Where containerd (of a distribution, k3s, RKE2) and CRI-O have a directory for each sandbox.
+const RUNTIMES: [&str; 4] = [
+    "/var/lib/containerd/io.containerd.grpc.v1.cri/sandboxes",
+    "/var/lib/rancher/k3s/agent/containerd/io.containerd.grpc.v1.cri/sandboxes",
+    "/var/lib/rancher/rke2/agent/containerd/io.containerd.grpc.v1.cri/sandboxes",
+    "/var/lib/containers/storage/overlay-containers",
+];
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// A pod (NAME or NAMESPACE/NAME) or a container id; the beginning is enough.
+    #[arg(value_name = "POD_OR_CONTAINER")]
+    who: Option<String>,
+    /// Of this network only.
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
+    /// Say what would be called; call nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Also when many pods seem dead of which no record is left, and no living one shows that
+    /// namespaces are seen from here.
+    #[arg(long)]
+    yes: bool,
+    /// Where plugins are, as the runtime's CNI_PATH.
+    #[arg(long, value_name = "DIR:DIR", default_value = "/opt/cni/bin")]
+    cni_path: String,
+    #[command(flatten)]
+    places: Places,
+}
+
+/// Where runtimes have what they know.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Places {
+    /// Where libcni caches results; `../multus/results`, multus' own, is read, too.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cni/results")]
+    cache_dir: Vec<PathBuf>,
+    /// Where runtimes have a directory for each sandbox that they know: nothing is called for those.
+    #[arg(long, value_name = "DIR", default_values = RUNTIMES)]
+    runtime_dir: Vec<PathBuf>,
+    /// Where conflists are.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    net_dir: PathBuf,
+}
+
+pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
+    let registry = Registry::open(&context.state_dir)?;
+    if let (Some(pause), false) = (registry.pause(), options.dry_run) {
+        output::complain(&pause.to_string());
+        return Ok(Exit::Attention);
+    }
+    let notes = registry.deliveries();
+    let lock = if options.dry_run { None } else { notes.lock()? };
+    if lock.is_none() && !options.dry_run {
+        output::complain("another `ovs-flow-gc deliver` is at work");
+        return Ok(Exit::Attention);
+    }
+    if !options.dry_run {
+        notes.begin();
+    }
+    let swept = sweep(context, &registry, options.dry_run)?;
+    let run = Run {
+        dry_run: options.dry_run,
+        yes: options.yes,
+        cni_path: &options.cni_path,
+        ..of_places(context, &registry, &options.places)
+    };
+    let wanted = |cached: &CachedAttachment| is_wanted(options, cached);
+    let found = run.run(&wanted, &swept)?;
+    output::say(context, &found, &text(&found))?;
+    let is_done = |state| matches!(state, "delivered" | "due");
+    let done = found.unknown.is_empty() && found.dead.iter().all(|one| is_done(one.state));
+    Ok(if done { Exit::Done } else { Exit::Attention })
+}
+
+/// A run that changes nothing.
+pub(super) fn of_places<'a>(
+    context: &'a Context,
+    registry: &'a Registry,
+    places: &'a Places,
+) -> Run<'a> {
+    Run {
+        registry,
+        run_dir: &context.run_dir,
+        caches: &places.cache_dir,
+        runtimes: &places.runtime_dir,
+        net_dir: &places.net_dir,
+        cni_path: "",
+        timeout: context.timeout,
+        dry_run: true,
+        yes: false,
+        concern: &concern,
+    }
+}
+
+/// The dead go by the sweep's verdict, and their entries go before their addresses are free. In a
+/// dry run: whom it would find dead.
+fn sweep(context: &Context, registry: &Registry, dry_run: bool) -> Result<Vec<Attachment>, Error> {
+    let run = SweepRun {
+        registry: Some(registry),
+        dry_run,
+        ..SweepRun::new(&context.run_dir, context.timeout)
+    };
+    let pass = run.liveness_pass_after_burst()?;
+    if dry_run {
+        return Ok(pass.condemned().iter().map(|orphan| orphan.record.clone()).collect());
+    }
+    let outcome = run.clean(&pass, |_| true)?;
+    if let Some(failed) = &outcome.failed {
+        log::warn!("{failed}; entries are left for the next sweep");
+    }
+    Ok(Vec::new())
+}
+
+fn is_wanted(options: &Options, cached: &CachedAttachment) -> bool {
+    let arg = |name| {
+        let found = cached.args.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_str()).unwrap_or_default()
+    };
+    let (namespace, name) = (arg("K8S_POD_NAMESPACE"), arg("K8S_POD_NAME"));
+    let is_who = options.who.as_deref().is_none_or(|who| {
+        name.starts_with(who)
+            || format!("{namespace}/{name}").starts_with(who)
+            || cached.key.container.as_str().starts_with(who)
+    });
+    is_who && options.network.as_deref().is_none_or(|n| cached.key.network.as_str() == n)
+}
+
+/// By the configuration that the pod's ADD had.
+fn concern(cached: &CachedAttachment) -> Concern {
+    let config = cached.config.as_deref().and_then(base64::decode);
+    let Some(text) = config.and_then(|config| String::from_utf8(config).ok()) else {
+        return Concern::None;
+    };
+    match conflist::inspect(&text) {
+        Ok(found) if found.ours.is_some() => {
+            let (config, _) = Config::parse(&networks::settings(&text));
+            if config.mode == Mode::Observe { Concern::Observed } else { Concern::Full }
+        }
+        Ok(found) if found.ovs.is_some() => Concern::Full,
+        _ => Concern::None,
+    }
+}
+
+fn text(found: &Deliverables) -> String {
+    let mut table = Table::new(&["DEAD POD", "CONTAINER", "NETWORK", "STATE", "PLUGINS", "WHY"]);
+    for one in &found.dead {
+        table.row(vec![
+            one.pod.clone(),
+            output::short(one.key.container.as_str()),
+            one.key.network.to_string(),
+            one.state.to_owned(),
+            output::list(&one.plugins, ","),
+            one.error.clone().unwrap_or_else(|| one.why.clone()),
+        ]);
+    }
+    let mut text = if table.is_empty() { String::new() } else { format!("{table}\n") };
+    for unknown in &found.unknown {
+        text.push_str(&format!("not judged: {unknown}\n"));
+    }
+    text.push_str(&counted(found.dead.len() as u64, "cached result"));
+    text.push_str(" of dead pods");
+    text
+}

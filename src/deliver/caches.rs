@@ -1,0 +1,274 @@
+//! The cached results of a node, and whether the pod of each is dead.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use serde_json::Value;
+
+use crate::adopt::{CachedAttachment, cached_texts, multus_cache, parse_cached};
+use crate::liveness::netns::{self, Directories};
+use crate::liveness::{Liveness, LivenessReason};
+use crate::model::attachment::Attachment;
+use crate::util::clock::Stamp;
+
+/// A file that was written so long before this boot is of another one: the wall clock is not exact.
+const BOOT_TAKES_MS: u64 = 60_000;
+
+/// One cached result.
+#[derive(Debug)]
+pub(crate) struct CachedFile {
+    pub path: PathBuf,
+    pub text: String,
+    pub cached: CachedAttachment,
+    /// When it was written, by the wall clock, in milliseconds.
+    written_ms: u64,
+}
+
+/// The cached results in these directories and in multus' beside them, and what is wrong with
+/// files that are none.
+pub(crate) fn read(directories: &[PathBuf]) -> (Vec<CachedFile>, Vec<String>) {
+    let (mut files, mut odd) = (Vec::new(), Vec::new());
+    let both = directories.iter().flat_map(|dir| [dir.clone(), multus_cache(dir)]);
+    for directory in both.collect::<BTreeSet<_>>() {
+        for (path, text) in cached_texts(&directory) {
+            match text.and_then(|text| CachedFile::of(path.clone(), text)) {
+                Ok(file) => files.push(file),
+                Err(why) => odd.push(format!("{}: {why}", path.display())),
+            }
+        }
+    }
+    (files, odd)
+}
+
+impl CachedFile {
+    fn of(path: PathBuf, text: String) -> Result<Self, String> {
+        let cached = parse_cached(&text)?;
+        let meta = fs::symlink_metadata(&path).map_err(|e| e.to_string())?;
+        if !meta.is_file() {
+            return Err("no regular file".to_owned());
+        }
+        let written = meta.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let written_ms = written.and_then(|at| u64::try_from(at.as_millis()).ok());
+        Ok(Self { path, text, cached, written_ms: written_ms.unwrap_or(u64::MAX) })
+    }
+
+    /// What the notes of it are called.
+    pub(crate) fn name(&self) -> String {
+        self.cached.key.cached_name()
+    }
+
+    /// A number that another text would hardly have.
+    pub(crate) fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.text.hash(&mut hasher);
+        // Tools read JSON numbers as doubles.
+        hasher.finish() >> 11
+    }
+
+    fn interfaces(&self) -> impl Iterator<Item = &Value> {
+        self.cached.result.get("interfaces").and_then(Value::as_array).into_iter().flatten()
+    }
+
+    /// The paths of its network namespace, as the runtime and the plugins wrote them down.
+    pub(crate) fn sandboxes(&self) -> BTreeSet<&str> {
+        let marked = self.interfaces().filter_map(|i| i.get("sandbox")?.as_str());
+        marked.chain(self.cached.netns.as_deref()).filter(|path| !path.is_empty()).collect()
+    }
+
+    /// Its interfaces on the host, maybe a bridge among them.
+    pub(crate) fn host_interfaces(&self) -> BTreeSet<&str> {
+        let on_host =
+            |i: &&Value| i.get("sandbox").and_then(Value::as_str).unwrap_or_default().is_empty();
+        self.interfaces().filter(on_host).filter_map(|i| i.get("name")?.as_str()).collect()
+    }
+
+    /// All addresses in its result.
+    pub(crate) fn addresses(&self) -> BTreeSet<IpAddr> {
+        let ips = self.cached.result.get("ips").and_then(Value::as_array).into_iter().flatten();
+        let texts = ips.filter_map(|ip| ip.get("address")?.as_str());
+        texts.filter_map(|text| text.split('/').next()?.parse().ok()).collect()
+    }
+}
+
+/// What is known of the pod of a cached result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Alive,
+    Dead(LivenessReason),
+    /// Dead, and nothing but the absence of its namespace's path says so: no record of it is left.
+    Unrecorded,
+    Unknown(String),
+}
+
+/// What says that a pod is dead.
+pub(crate) struct Evidence {
+    pub boot_id: String,
+    /// Whom sweeps found dead, and tombstones, by the names of cached results.
+    pub dead: BTreeMap<String, Attachment>,
+    /// Who has a record that no sweep made a tombstone, by the same names.
+    pub active: BTreeSet<String>,
+    /// Directories of namespaces in which a living pod's namespace is seen.
+    pub directories: Directories,
+    /// An operator says that the directories of namespaces are seen here as they are.
+    pub trusted: bool,
+}
+
+impl Evidence {
+    /// Whether the pod of a cached result is dead. A sandbox with a path that is there is not
+    /// delivered, whoever calls it dead: plugins enter the path that the result names.
+    pub(crate) fn judge(&self, file: &CachedFile) -> Verdict {
+        let name = file.name();
+        let record = self.dead.get(&name).filter(|record| record.key == file.cached.key);
+        let sandboxes = file.sandboxes();
+        for path in &sandboxes {
+            if !path.starts_with('/') || path.starts_with("/proc/") || path.contains("/../") {
+                return Verdict::Unknown(format!("its sandbox is at {path}, which tells nothing"));
+            }
+            match fs::symlink_metadata(path) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Ok(_) if record.is_none() => return Verdict::Alive,
+                Ok(_) => return Verdict::Unknown(format!("{path} is there")),
+                Err(e) => return Verdict::Unknown(format!("{path}: {e}")),
+            }
+        }
+        match record.filter(|record| !record.unrecorded).map(|r| netns::judge(r, &self.boot_id)) {
+            Some(Liveness::Dead(why)) => return Verdict::Dead(why),
+            Some(Liveness::Alive) => return Verdict::Alive,
+            Some(Liveness::Unknown(why)) => return Verdict::Unknown(why.to_string()),
+            None if self.active.contains(&name) => {
+                return Verdict::Unknown(
+                    "no sweep has called it dead (`ovs-flow-gc sweep`)".to_owned(),
+                );
+            }
+            None => {}
+        }
+        let Some(path) = sandboxes.first() else {
+            return Verdict::Unknown("its cached result names no sandbox".to_owned());
+        };
+        if file.written_ms.saturating_add(BOOT_TAKES_MS) < booted_ms() && !has_other_mounts() {
+            return Verdict::Dead(LivenessReason::OtherBoot);
+        }
+        let parent = Path::new(path).parent().unwrap_or(Path::new("/"));
+        if sandboxes.iter().all(|path| self.directories.lack(path))
+            || self.trusted && parent.is_dir()
+        {
+            return Verdict::Unrecorded;
+        }
+        Verdict::Unknown(format!(
+            "no record of it is left, and no living pod shows that {} is seen as it is",
+            parent.display()
+        ))
+    }
+}
+
+/// When this boot began, by the wall clock, in milliseconds.
+fn booted_ms() -> u64 {
+    let now = Stamp::now();
+    now.wall_ms.saturating_sub(now.boot_ms)
+}
+
+/// Whether this process is seen to have other mounts than the node's first process.
+fn has_other_mounts() -> bool {
+    let mounts = |process| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    mounts("self").zip(mounts("1")).is_some_and(|(own, first)| own != first)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn cached(dir: &Path, sandbox: &str) -> PathBuf {
+        let text = json!({
+            "kind": "cniCacheV1", "containerId": "c1", "ifName": "eth0", "networkName": "podnet",
+            "result": {
+                "cniVersion": "1.0.0",
+                "interfaces": [{"name": "veth1"}, {"name": "eth0", "sandbox": sandbox}],
+                "ips": [{"address": "10.0.0.5/24"}, {"address": "fd00::5/64"}, {"address": "x"}],
+            },
+        });
+        let path = dir.join("podnet-c1-eth0");
+        crate::store::replace(&path, text.to_string().as_bytes()).unwrap();
+        path
+    }
+
+    fn evidence(trusted: bool) -> Evidence {
+        let boot_id = crate::util::clock::boot_id().unwrap();
+        let directories = Directories::default();
+        let (dead, active) = (BTreeMap::new(), BTreeSet::new());
+        Evidence { boot_id, dead, active, directories, trusted }
+    }
+
+    fn verdict(dir: &Path, sandbox: &str, trusted: bool) -> Verdict {
+        cached(dir, sandbox);
+        let (files, odd) = read(&[dir.to_owned()]);
+        assert_eq!((files.len(), odd.len()), (1, 0), "{odd:?}");
+        evidence(trusted).judge(&files[0])
+    }
+
+    #[test]
+    fn a_sandbox_without_a_record_is_judged_by_what_shows_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let gone = at("gone");
+        assert_eq!(verdict(dir.path(), &at(""), true), Verdict::Alive, "it is there");
+        assert_eq!(verdict(dir.path(), &gone, true), Verdict::Unrecorded);
+        for (sandbox, trusted) in [
+            (gone.as_str(), false),
+            ("/proc/999999999/ns/net", true),
+            ("/nonexistent/directory/ns", true),
+            ("relative", true),
+            ("", true),
+        ] {
+            let unknown = verdict(dir.path(), sandbox, trusted);
+            assert!(matches!(unknown, Verdict::Unknown(_)), "{sandbox} {unknown:?}");
+        }
+    }
+
+    #[test]
+    fn a_cached_result_of_another_boot_is_the_deads() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = cached(dir.path(), &dir.path().join("gone").display().to_string());
+        let booted = UNIX_EPOCH + Duration::from_millis(booted_ms());
+        let judged = |written: SystemTime| {
+            fs::File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
+            evidence(false).judge(&read(&[dir.path().to_owned()]).0[0])
+        };
+        let dead = judged(booted - Duration::from_secs(3600));
+        assert_eq!(dead, Verdict::Dead(LivenessReason::OtherBoot));
+        let soon = judged(booted - Duration::from_secs(30));
+        assert!(matches!(soon, Verdict::Unknown(_)), "{soon:?}");
+    }
+
+    #[test]
+    fn what_a_result_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        cached(dir.path(), "/run/netns/x");
+        let (files, _) = read(&[dir.path().to_owned()]);
+        let addresses: Vec<String> = files[0].addresses().iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.0.0.5", "fd00::5"]);
+        assert_eq!(files[0].host_interfaces(), BTreeSet::from(["veth1"]));
+    }
+
+    #[test]
+    fn what_is_no_cached_result_is_said_and_hides_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let good = cached(dir.path(), "/run/netns/x");
+        crate::store::replace(&at("torn"), b"{\"kind\": \"cniC").unwrap();
+        crate::store::replace(&at("empty"), b"").unwrap();
+        fs::create_dir(at("directory")).unwrap();
+        std::os::unix::fs::symlink(&good, at("link")).unwrap();
+        nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let (files, odd) = read(&[dir.path().to_owned()]);
+        assert_eq!((files.len(), odd.len()), (1, 4), "{odd:?}");
+    }
+}

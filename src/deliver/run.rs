@@ -1,0 +1,424 @@
+//! One run of `deliver`: whose DEL is missing, what stands against it, and the calls.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use log::{info, warn};
+use serde::Serialize;
+
+use super::caches::{self, CachedFile, Evidence, Verdict};
+use super::{Delivery, call};
+use crate::adopt::{CachedAttachment, cached_text};
+use crate::config::database_socket;
+use crate::liveness::mass_death_guard::mass_death_guard;
+use crate::liveness::netns::Directories;
+use crate::liveness::{LivenessReason, Source};
+use crate::model::attachment::{Attachment, Key};
+use crate::ovsdb::{Client, marks, same_netns};
+use crate::store::{Deliveries, DeliveryNote, Registry, RegistrySnapshot};
+use crate::util::clock::{Deadline, boot_id};
+
+/// Why nothing can be delivered now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Registry(#[from] crate::store::Error),
+    #[error("cannot read the kernel's boot id: {0}")]
+    BootId(std::io::Error),
+    #[error("not every record can be read, so nobody knows who lives: {0}")]
+    Unread(String),
+}
+
+/// What a network is to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Concern {
+    /// It has neither an OVS plugin nor our entry.
+    None,
+    /// Its entry has the mode `observe`.
+    Observed,
+    Full,
+}
+
+/// How to deliver.
+pub(crate) struct Run<'a> {
+    pub registry: &'a Registry,
+    /// Where OVS's sockets are.
+    pub run_dir: &'a Path,
+    /// Where runtimes have libcni's cached results; multus' are beside them.
+    pub caches: &'a [PathBuf],
+    /// Where runtimes have a directory for each sandbox that they know.
+    pub runtimes: &'a [PathBuf],
+    /// Where the runtime has conflists.
+    pub net_dir: &'a Path,
+    pub cni_path: &'a str,
+    /// For the database, and for each plugin.
+    pub timeout: Duration,
+    /// Nothing is changed anywhere.
+    pub dry_run: bool,
+    /// An operator says so: no brake, and directories of namespaces are seen here as they are.
+    pub yes: bool,
+    /// What the network of a cached result is to us.
+    pub concern: &'a dyn Fn(&CachedAttachment) -> Concern,
+}
+
+/// What became of one attachment whose DEL is missing.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Delivered {
+    #[serde(flatten)]
+    pub key: Key,
+    /// Of its `CNI_ARGS`.
+    pub pod: String,
+    /// Where its cached result is.
+    pub cached: PathBuf,
+    /// `delivered`, `due` (a dry run, or `status`), `failed` or `left`.
+    pub state: &'static str,
+    /// Why its pod is dead.
+    pub why: String,
+    /// The plugins that answered, or that will be called.
+    pub plugins: Vec<String>,
+    /// Why it failed or is left alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What a run found.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Deliverables {
+    pub dead: Vec<Delivered>,
+    /// Cached results that are none, and whose pods nobody can judge.
+    pub unknown: Vec<String>,
+}
+
+/// What the living hold.
+#[derive(Default)]
+struct Living {
+    addresses: BTreeMap<IpAddr, String>,
+    ports: BTreeMap<String, String>,
+    /// Container and interface.
+    interfaces: BTreeSet<(String, String)>,
+}
+
+impl Living {
+    fn add_record(&mut self, record: &Attachment) {
+        let key = record.key.to_string();
+        self.addresses.extend(record.ips.iter().map(|ip| (*ip, key.clone())));
+        self.ports.extend(record.port.clone().map(|port| (port, key)));
+        self.interfaces.insert(names(&record.key));
+    }
+
+    fn add_cached(&mut self, file: &CachedFile) {
+        let key = file.cached.key.to_string();
+        self.addresses.extend(file.addresses().into_iter().map(|ip| (ip, key.clone())));
+        self.interfaces.insert(names(&file.cached.key));
+    }
+
+    /// Who lives and has something of this dead one.
+    fn holder(&self, file: &CachedFile) -> Option<String> {
+        if self.interfaces.contains(&names(&file.cached.key)) {
+            return Some("a living pod has its container id and interface".to_owned());
+        }
+        let address = file.addresses().into_iter().find_map(|ip| self.addresses.get_key_value(&ip));
+        let port =
+            file.host_interfaces().into_iter().find_map(|port| self.ports.get_key_value(port));
+        let address = address.map(|(ip, who)| format!("{ip} is {who}'s"));
+        address.or_else(|| port.map(|(port, who)| format!("{port} is {who}'s")))
+    }
+}
+
+fn names(key: &Key) -> (String, String) {
+    (key.container.as_str().to_owned(), key.ifname.as_str().to_owned())
+}
+
+impl Run<'_> {
+    /// Delivers to those dead that are `wanted`. `swept`: whom the sweep before this found dead,
+    /// if that left no tombstones.
+    ///
+    /// # Errors
+    /// If the records cannot be read.
+    pub(crate) fn run(
+        &self,
+        wanted: &dyn Fn(&CachedAttachment) -> bool,
+        swept: &[Attachment],
+    ) -> Result<Deliverables, Error> {
+        let (files, unknown) = caches::read(self.caches);
+        let mut found = Deliverables { unknown, ..Deliverables::default() };
+        let notes = self.registry.deliveries();
+        let known = notes.notes();
+        let records = self.records()?;
+        let evidence = self.evidence(&records, &known, swept)?;
+        let verdicts: Vec<Verdict> = files.iter().map(|file| evidence.judge(file)).collect();
+        let held = self.holds_back(&records, &verdicts);
+        let mut living = Living::default();
+        for record in records.attachments.iter().filter(|r| !swept.iter().any(|s| s.key == r.key)) {
+            living.add_record(record);
+        }
+        for (file, verdict) in files.iter().zip(&verdicts) {
+            if matches!(verdict, Verdict::Alive | Verdict::Unknown(_)) {
+                living.add_cached(file);
+            }
+        }
+        for (file, verdict) in files.iter().zip(verdicts) {
+            let held = held && verdict == Verdict::Unrecorded;
+            let why = match verdict {
+                _ if !wanted(&file.cached) || (self.concern)(&file.cached) == Concern::None => {
+                    continue;
+                }
+                Verdict::Alive => continue,
+                Verdict::Unknown(why) => {
+                    found.unknown.push(format!("{}: {why}", file.path.display()));
+                    continue;
+                }
+                Verdict::Dead(why) => why,
+                Verdict::Unrecorded => LivenessReason::NetnsGone,
+            };
+            let mut one = One::new(self, file, why, &notes);
+            one.note = known.get(&file.name()).cloned().unwrap_or_default();
+            one.deliver(&evidence, &living, held);
+            found.dead.push(one.report);
+        }
+        if !self.dry_run {
+            forget(&notes, &known, &files);
+        }
+        Ok(found)
+    }
+
+    fn records(&self) -> Result<RegistrySnapshot, Error> {
+        let records = self.registry.snapshot()?;
+        let failed = records.failures.iter().map(ToString::to_string);
+        match failed.chain(records.corrupt.iter().map(ToString::to_string)).next() {
+            Some(failed) => Err(Error::Unread(failed)),
+            None => Ok(records),
+        }
+    }
+
+    fn evidence(
+        &self,
+        records: &RegistrySnapshot,
+        notes: &BTreeMap<String, DeliveryNote>,
+        swept: &[Attachment],
+    ) -> Result<Evidence, Error> {
+        let boot_id = boot_id().map_err(Error::BootId)?;
+        let mut dead: BTreeMap<String, Attachment> = BTreeMap::new();
+        let noted = notes.values().filter_map(|note| note.record.as_ref());
+        // Tombstones of one key are sorted: the last life counts.
+        for record in noted.chain(&records.tombstones).chain(swept) {
+            dead.insert(record.key.cached_name(), record.clone());
+        }
+        let directories = Directories::of(&records.attachments, &boot_id);
+        let active = records.attachments.iter().map(|record| record.key.cached_name()).collect();
+        Ok(Evidence { boot_id, dead, active, directories, trusted: self.yes })
+    }
+
+    /// The brake, for those of whom no record is left: their number is compared with that of the
+    /// living.
+    fn holds_back(&self, records: &RegistrySnapshot, verdicts: &[Verdict]) -> bool {
+        let alone = verdicts.iter().filter(|verdict| **verdict == Verdict::Unrecorded).count();
+        let total = records.attachments.len().saturating_add(alone);
+        !self.yes && mass_death_guard(total, &[(Source::Netns, alone)]).is_some()
+    }
+
+    /// The runtime's directory of a sandbox that it knows.
+    fn known_to_runtime(&self, key: &Key) -> Option<PathBuf> {
+        let directories = self.runtimes.iter().map(|dir| dir.join(key.container.as_str()));
+        directories.into_iter().find(|dir| dir.symlink_metadata().is_ok())
+    }
+
+    /// Whether somebody else's port has an address or a device of the dead, by its marks.
+    fn holder_in_database(&self, file: &CachedFile) -> Result<Option<String>, crate::ovsdb::Error> {
+        let deadline = Deadline::after(self.timeout);
+        let database = Client::connect(&database_socket(self.run_dir), deadline)?.snapshot()?;
+        let (addresses, devices) = (file.addresses(), file.host_interfaces());
+        let sandboxes = file.sandboxes();
+        for (_, port, interface) in database.interfaces() {
+            let works = interface.ofport.number().is_some() && interface.ifindex != Some(0);
+            let Some(marks) = marks(port, interface).filter(|_| works) else { continue };
+            let own_container =
+                marks.container_id.as_deref() == Some(file.cached.key.container.as_str());
+            let netns = marks.netns.as_deref();
+            let own_netns = netns.is_some_and(|n| sandboxes.iter().any(|own| same_netns(n, own)));
+            let told = marks.container_id.is_some() || marks.netns.is_some();
+            let address = marks.ips.iter().any(|ip| addresses.contains(ip));
+            let device = devices.contains(interface.name.as_str());
+            if (address || device && told) && !own_container && !own_netns {
+                return Ok(Some(format!("port {} is marked as another's", port.name)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Removes the notes whose cached results are gone: the runtime's own DEL came, or ours did.
+fn forget(notes: &Deliveries, known: &BTreeMap<String, DeliveryNote>, files: &[CachedFile]) {
+    let there: BTreeSet<String> = files.iter().map(CachedFile::name).collect();
+    for name in known.keys().filter(|name| !there.contains(*name)) {
+        if let Err(failed) = notes.remove(name) {
+            warn!("{failed}");
+        }
+    }
+}
+
+/// One attachment whose DEL is missing.
+struct One<'a> {
+    run: &'a Run<'a>,
+    file: &'a CachedFile,
+    notes: &'a Deliveries,
+    note: DeliveryNote,
+    report: Delivered,
+}
+
+/// Why a delivery ends.
+enum End {
+    /// It is left alone: nothing failed.
+    Left(String),
+    Failed(String),
+}
+
+impl<'a> One<'a> {
+    fn new(
+        run: &'a Run<'a>,
+        file: &'a CachedFile,
+        why: LivenessReason,
+        notes: &'a Deliveries,
+    ) -> Self {
+        let arg = |name| {
+            let found = file.cached.args.iter().find(|(key, _)| key == name);
+            found.map(|(_, value)| value.as_str()).unwrap_or_default()
+        };
+        let report = Delivered {
+            key: file.cached.key.clone(),
+            pod: format!("{}/{}", arg("K8S_POD_NAMESPACE"), arg("K8S_POD_NAME")),
+            cached: file.path.clone(),
+            state: "left",
+            why: why.to_string(),
+            plugins: Vec::new(),
+            error: None,
+        };
+        Self { run, file, notes, note: DeliveryNote::default(), report }
+    }
+
+    fn deliver(&mut self, evidence: &Evidence, living: &Living, held: bool) {
+        let ended = match self.obstacle(living, held) {
+            Some(why) => Err(End::Left(why)),
+            None => self.deliver_chain(evidence),
+        };
+        let (key, why) = (&self.report.key, &self.report.why);
+        match ended {
+            Ok(()) if self.run.dry_run => self.report.state = "due",
+            Ok(()) => {
+                info!("{key}: its DEL is delivered ({why}): {}", self.report.plugins.join(", "));
+                self.report.state = "delivered";
+            }
+            Err(End::Left(why)) => self.report.error = Some(why),
+            Err(End::Failed(why)) => {
+                warn!("{key}: its DEL is not delivered: {why}");
+                self.report.state = "failed";
+                self.note.error = Some(why.clone());
+                self.note.attempts = self.note.attempts.saturating_add(1);
+                self.write_note();
+                self.report.error = Some(why);
+            }
+        }
+    }
+
+    /// What stands against it, before any plugin is called.
+    fn obstacle(&self, living: &Living, held: bool) -> Option<String> {
+        let (run, key) = (self.run, &self.file.cached.key);
+        if (run.concern)(&self.file.cached) == Concern::Observed {
+            return Some("the network's mode is observe".to_owned());
+        }
+        if held {
+            return Some(
+                "no records are left of many pods that seem dead: `deliver --yes`".to_owned(),
+            );
+        }
+        if let Some(dir) = run.known_to_runtime(key) {
+            return Some(format!("the runtime knows its sandbox: {}", dir.display()));
+        }
+        living.holder(self.file).or_else(|| match run.holder_in_database(self.file) {
+            Ok(holder) => holder,
+            Err(failed) => Some(failed.to_string()),
+        })
+    }
+
+    fn deliver_chain(&mut self, evidence: &Evidence) -> Result<(), End> {
+        let (run, file) = (self.run, self.file);
+        let base = file.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let delivery = Delivery::of_cached(base, &file.text).map_err(End::Left)?;
+        if !delivery.inlined_only && self.has_drop_ins() {
+            let why = "its network has plugins in files of their own, and the cached result has none of them";
+            return Err(End::Left(why.to_owned()));
+        }
+        if self.note.cached != file.digest() {
+            self.note.answered.clear();
+            self.note.cached = file.digest();
+        }
+        let answered = self.note.answered.len();
+        if run.dry_run {
+            let left = delivery.calls.iter().skip(answered);
+            self.report.plugins = left.map(|call| call.plugin.clone()).collect();
+            return Ok(());
+        }
+        let environment = delivery.environment(run.cni_path);
+        for one in delivery.calls.iter().skip(answered) {
+            self.check_again(evidence)?;
+            let failed = |why: String| End::Failed(format!("{}: {why}", one.plugin));
+            let plugin = call::find(&one.plugin, run.cni_path)
+                .ok_or_else(|| failed(format!("is not in {}", run.cni_path)))?;
+            call::call(&plugin, &environment, &one.stdin, run.timeout).map_err(failed)?;
+            self.report.plugins.push(one.plugin.clone());
+            self.note.answered.push(one.plugin.clone());
+            self.write_note();
+        }
+        self.check_again(evidence)?;
+        // As libcni: every plugin has answered.
+        fs::remove_file(&file.path).map_err(|e| End::Failed(e.to_string()))?;
+        if let Err(failed) = self.notes.remove(&file.name()) {
+            warn!("{failed}");
+        }
+        Ok(())
+    }
+
+    /// Whether libcni 1.3 would have loaded more plugins for this network.
+    fn has_drop_ins(&self) -> bool {
+        let dir = self.run.net_dir.join(self.file.cached.key.network.as_str());
+        let mut files = fs::read_dir(dir).into_iter().flatten().flatten();
+        files.any(|file| Path::new(&file.file_name()).extension().is_some_and(|e| e == "conf"))
+    }
+
+    /// Before each plugin: all is as it was when the pod was found dead, and nobody said to stop.
+    fn check_again(&self, evidence: &Evidence) -> Result<(), End> {
+        let (run, file) = (self.run, self.file);
+        let left = |why: &str| Err(End::Left(why.to_owned()));
+        match cached_text(&file.path) {
+            Ok(text) if text == file.text => {}
+            Ok(_) => return left("its cached result is another one now"),
+            Err(_) => return left("its cached result is gone: the runtime's own DEL came"),
+        }
+        if let Verdict::Alive | Verdict::Unknown(_) = evidence.judge(file) {
+            return left("its sandbox is there now");
+        }
+        if run.registry.paused() {
+            return left("the node is paused");
+        }
+        match run.registry.get(&file.cached.key) {
+            Ok(None) => {}
+            Ok(Some(_)) => return left("an ADD came meanwhile"),
+            Err(failed) => return Err(End::Left(failed.to_string())),
+        }
+        match run.known_to_runtime(&file.cached.key) {
+            Some(_) => left("the runtime knows its sandbox"),
+            None => Ok(()),
+        }
+    }
+
+    fn write_note(&self) {
+        if let Err(failed) = self.notes.put(&self.file.cached.key, &self.note) {
+            warn!("{failed}; the next run begins with the first plugin");
+        }
+    }
+}
