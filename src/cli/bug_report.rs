@@ -46,7 +46,7 @@ struct Part {
 
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let mut parts = vec![system()];
-    parts.extend(COMMANDS.map(|arguments| answer(context, arguments)));
+    parts.extend(COMMANDS.map(|arguments| answer(context, options, arguments)));
     parts.extend(configurations(context, &options.net_dir));
     if options.hide_addresses {
         let mut hidden = Hidden::default();
@@ -85,11 +85,14 @@ fn system() -> Part {
 }
 
 /// What this binary says to `arguments`.
-fn answer(context: &Context, arguments: &[&str]) -> Part {
+fn answer(context: &Context, options: &Options, arguments: &[&str]) -> Part {
     let title = format!("ovs-flow-gc {}", arguments.join(" "));
     let mut command = Command::new("/proc/self/exe");
     command.args(arguments).arg("--state-dir").arg(&context.state_dir);
     command.args(["--timeout", TIMEOUT]).stdin(Stdio::null());
+    if arguments == ["doctor"] {
+        command.arg("--net-dir").arg(&options.net_dir);
+    }
     let text = match command.output() {
         Ok(done) => {
             let (out, err) = (shown(&done.stdout), shown(&done.stderr));
@@ -132,16 +135,17 @@ fn configuration(path: &Path) -> Part {
     Part { title: path.display().to_string(), text }
 }
 
-/// Takes out what other plugins' keys say to be secret.
+/// Parts of a key that say that its value is secret.
+const SECRET: [&str; 9] =
+    ["token", "passw", "passphrase", "secret", "credential", "bearer", "apikey", "api_key", "psk"];
+
+/// Takes out what other plugins' keys say to be secret, and who logs in at a URL.
 fn without_secrets(value: &mut Value) {
     match value {
         Value::Object(members) => {
             for (key, member) in members {
                 let key = key.to_lowercase();
-                if ["token", "password", "secret", "credential"]
-                    .iter()
-                    .any(|word| key.contains(word))
-                {
+                if SECRET.iter().any(|word| key.contains(word)) {
                     *member = "(not shown)".into();
                 } else {
                     without_secrets(member);
@@ -149,6 +153,13 @@ fn without_secrets(value: &mut Value) {
             }
         }
         Value::Array(items) => items.iter_mut().for_each(without_secrets),
+        Value::String(text) => {
+            if let Some((scheme, rest)) = text.split_once("://")
+                && let Some((_, host)) = rest.split_once('@')
+            {
+                *text = format!("{scheme}://(not shown)@{host}");
+            }
+        }
         _ => {}
     }
 }
@@ -157,13 +168,13 @@ fn without_secrets(value: &mut Value) {
 #[derive(Debug, Default)]
 struct Hidden {
     addresses: BTreeMap<IpAddr, String>,
-    macs: BTreeMap<String, String>,
+    macs: BTreeMap<u64, String>,
 }
 
 /// What a word of a text is.
 enum Word {
     Address(IpAddr),
-    Mac(String),
+    Mac(u64),
     Other,
 }
 
@@ -185,39 +196,73 @@ impl Hidden {
         }
     }
 
-    /// `text` with names in the place of addresses, also of those that stand there as a register's value.
+    /// `text` with names in the place of addresses, also of those that stand there as a number, or
+    /// with dashes, as in names of hosts.
     fn hide(&self, text: &str) -> String {
         let mut hidden = String::with_capacity(text.len());
         for (word, behind) in words(text) {
             let name = match kind(word) {
                 Word::Address(ip) => self.addresses.get(&ip),
                 Word::Mac(mac) => self.macs.get(&mac),
-                Word::Other => number(word)
-                    .and_then(|value| self.addresses.get(&IpAddr::V4(Ipv4Addr::from_bits(value)))),
+                Word::Other => self.numbered(word),
             };
             hidden.push_str(name.map_or(word, String::as_str));
             hidden.push_str(behind);
         }
+        let dashed = |ip: &IpAddr| ip.to_string().replace('.', "-");
+        for (ip, name) in self.addresses.iter().filter(|(ip, _)| ip.is_ipv4()).rev() {
+            hidden = replaced(&hidden, &dashed(ip), name);
+        }
+        for (mac, name) in &self.macs {
+            let [_, _, bytes @ ..] = mac.to_be_bytes();
+            let lower = bytes.map(|byte| format!("{byte:02x}")).join("-");
+            hidden = replaced(&hidden, &lower, name);
+            hidden = replaced(&hidden, &lower.to_uppercase(), name);
+        }
         hidden
+    }
+
+    /// The name of the address that a number is.
+    fn numbered(&self, word: &str) -> Option<&String> {
+        let ip = |value: u64| {
+            self.addresses.get(&IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(value).ok()?)))
+        };
+        let hex = |digits: &str| u64::from_str_radix(digits, 16).ok();
+        let digits = word.strip_prefix("0x");
+        let mac = digits.or(Some(word).filter(|word| word.len() == 12)).and_then(hex);
+        let value = digits.map_or_else(|| word.parse().ok(), hex);
+        value.and_then(ip).or_else(|| self.macs.get(&mac?))
     }
 }
 
-/// The value of a number that could be an IPv4 address.
-fn number(word: &str) -> Option<u32> {
-    match word.strip_prefix("0x") {
-        Some(digits) => u32::from_str_radix(digits, 16).ok(),
-        None => word.parse().ok(),
+/// `text` with `to` for each `from` that is not part of a longer number.
+fn replaced(text: &str, from: &str, to: &str) -> String {
+    let mut parts = text.split(from).peekable();
+    let mut done = String::with_capacity(text.len());
+    while let Some(part) = parts.next() {
+        done.push_str(part);
+        let Some(next) = parts.peek() else { break };
+        let is_part = |c: Option<char>| c.is_some_and(|c| c.is_ascii_hexdigit());
+        let is_whole = !is_part(part.chars().next_back()) && !is_part(next.chars().next());
+        done.push_str(if is_whole { to } else { from });
     }
+    done
 }
 
 fn kind(word: &str) -> Word {
     if let Ok(ip) = word.parse::<Ipv4Addr>() {
         return Word::Address(ip.into());
     }
-    let parts: Vec<_> = word.split(':').collect();
-    let is_hex = |part: &&str| part.len() == 2 && part.chars().all(|c| c.is_ascii_hexdigit());
-    if parts.len() == 6 && parts.iter().all(is_hex) {
-        return Word::Mac(word.to_lowercase());
+    let of = |separator: char, parts: usize| {
+        let digits: Vec<_> = word.split(separator).collect();
+        let is_hex = |part: &&str| {
+            part.len() == 12_usize.div_euclid(parts) && part.chars().all(|c| c.is_ascii_hexdigit())
+        };
+        let all = digits.len() == parts && digits.iter().all(is_hex);
+        all.then(|| u64::from_str_radix(&digits.concat(), 16).ok()).flatten()
+    };
+    if let Some(mac) = of(':', 6).or_else(|| of('.', 3)) {
+        return Word::Mac(mac);
     }
     match word.parse::<Ipv6Addr>() {
         Ok(ip) if !ip.is_unspecified() => Word::Address(ip.into()),
@@ -232,8 +277,10 @@ fn words(text: &str) -> Vec<(&str, &str)> {
     while !rest.is_empty() {
         let (run, after) = rest.split_at(rest.find(|c| !is_part(c)).unwrap_or(rest.len()));
         let (gap, next) = after.split_at(after.find(is_part).unwrap_or(after.len()));
-        // A sentence may end with an address.
-        let whole = run.trim_end_matches(['.', ':']);
+        // A sentence may end with an address, and a prefix with `::`.
+        let whole = run.trim_end_matches('.');
+        let is_prefix = whole.ends_with("::") && matches!(kind(whole), Word::Address(_));
+        let whole = if is_prefix { whole } else { whole.trim_end_matches(['.', ':']) };
         if matches!(kind(whole), Word::Other) {
             // `tcp:10.0.0.1:6640`.
             for piece in run.split_inclusive(':') {
@@ -271,6 +318,15 @@ mod tests {
             "pod ip-1, nw_dst=ip-1/24: reg0=ip-1 or ip-1.\n\
              tcp:ip-2:6640 mac-1 mac-1 ip-3 (ip-2)."
         );
+        assert_eq!(
+            hide("fd00:10:244::/64 10.77.88.4 ip-10-77-88-4.eu 0A:58:0a:4d:58:02 0a58.0a4d.5802"),
+            "ip-1/64 ip-2 ip-ip-2.eu mac-1 mac-1"
+        );
+        assert_eq!(
+            hide("0a:58:0a:4d:58:02 0a580a4d5802 0xa580a4d5802 0A-58-0A-4D-58-02 10a580a4d5802"),
+            "mac-1 mac-1 mac-1 mac-1 10a580a4d5802"
+        );
+        assert_eq!(hide("10.0.0.1 10.0.0.12 10-0-0-12 10-0-0-123"), "ip-1 ip-2 ip-2 10-0-0-123");
     }
 
     #[test]
@@ -287,11 +343,12 @@ mod tests {
     #[test]
     fn secrets_of_other_plugins_are_not_shown() {
         let mut value = serde_json::json!({"plugins": [{"type": "x", "authToken": "abc",
-            "kubernetes": {"Password": ["p"]}, "mtu": 1500}]});
+            "kubernetes": {"Password": ["p"], "server": "https://me:abc@10.0.0.1:6443"},
+            "ApiKey": "abc", "mtu": 1500}]});
         without_secrets(&mut value);
         let text = value.to_string();
         assert!(!text.contains("abc") && !text.contains("\"p\""), "{text}");
-        assert!(text.contains("1500"), "{text}");
+        assert!(text.contains("1500") && text.contains("@10.0.0.1:6443"), "{text}");
     }
 
     #[test]
