@@ -3,9 +3,7 @@
 //! itself. Those of the networks that multus calls are in multus' directory beside it,
 //! `/var/lib/cni/multus/results`.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -13,11 +11,7 @@ use serde_json::{Map, Value};
 
 use super::Pending;
 use crate::model::attachment::{Key, Pod};
-use crate::util::base64;
-use crate::util::json;
-
-/// The largest cached result we read, in bytes.
-const MOST: u64 = 1 << 20;
+use crate::util::{base64, json, regular_file};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -61,11 +55,8 @@ pub(crate) fn of_multus(dir: &Path) -> PathBuf {
 /// The configurations that multus' networks had at the ADDs of the pods that run.
 pub(crate) fn configs_of_multus(dir: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(of_multus(dir)) else { return Vec::new() };
-    let config = |path: PathBuf| {
-        let mut text = Vec::new();
-        open(&path).and_then(|file| file.take(MOST).read_to_end(&mut text)).ok()?;
-        String::from_utf8(cached_config(&text)?).ok()
-    };
+    let config =
+        |path: PathBuf| String::from_utf8(cached_config(&regular_file::read(&path).ok()?)?).ok();
     entries.flatten().filter_map(|entry| config(entry.path())).collect()
 }
 
@@ -78,17 +69,8 @@ pub(crate) fn cached_config(text: &[u8]) -> Option<Vec<u8>> {
     base64::decode(&json::from_slice::<Cached>(text).ok()?.config)
 }
 
-/// A FIFO would keep a reader waiting for a writer, so it is not waited for, and then it is not read.
-fn open(path: &Path) -> io::Result<File> {
-    let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
-    if file.metadata()?.is_file() {
-        return Ok(file);
-    }
-    Err(io::Error::other("no regular file"))
-}
-
-/// The texts in a directory of cached results, or why one cannot be read. A zero-byte file is what a reboot can leave (cni #1055): empty is
-/// absent.
+/// The texts in a directory of cached results, or why one cannot be read. A zero-byte file is what a
+/// reboot can leave (cni #1055): empty is absent.
 pub(crate) fn texts(dir: &Path) -> Vec<(PathBuf, Result<String, String>)> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let texts = entries.map(|entry| {
@@ -100,9 +82,7 @@ pub(crate) fn texts(dir: &Path) -> Vec<(PathBuf, Result<String, String>)> {
 
 /// The text of one cached result.
 pub(crate) fn text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    open(path)?.take(MOST).read_to_string(&mut text)?;
-    Ok(text)
+    String::from_utf8(regular_file::read(path)?).map_err(io::Error::other)
 }
 
 /// Reads what can be read.

@@ -6,3 +6,4 @@ pub(crate) mod base64;
 pub mod clock;
 pub mod json;
 pub mod logging;
+pub(crate) mod regular_file;

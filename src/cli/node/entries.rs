@@ -1,7 +1,6 @@
 //! Who will call us: configurations that name us, and pods whose runtime remembers one that did.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -12,10 +11,7 @@ use super::{Error, PLUGIN_TYPE, below};
 use crate::adopt::cached_config;
 use crate::cli::conflist::{directory_of, io_error, is_loadable, paths};
 use crate::model::attachment::ContainerId;
-use crate::util::json;
-
-/// The largest file we look into, in bytes.
-const MOST: u64 = 4 << 20;
+use crate::util::{json, regular_file};
 
 /// Files of these directories that have an entry of ours at any depth (multus has lists within
 /// its own), and also if they cannot be parsed. By the text, not by what an editor understands.
@@ -45,7 +41,7 @@ pub(super) fn naming_us(
             } else if (loaded || around.as_ref() == Some(directory) && is_named(&path))
                 && path.is_file()
             {
-                let text = dense(&read(&path).map_err(io_error(&path, "read it"))?);
+                let text = dense(&regular_file::read(&path).map_err(io_error(&path, "read it"))?);
                 if has_entry(&text) {
                     found.push(path.clone());
                 }
@@ -59,7 +55,7 @@ pub(super) fn naming_us(
             let plugins = paths(&network)?.into_iter();
             let is_plugin = |p: &PathBuf| p.as_os_str().as_bytes().ends_with(b".conf");
             for path in plugins.filter(|p| is_plugin(p) && p.is_file()) {
-                if has_entry(&read(&path).map_err(io_error(&path, "read it"))?) {
+                if has_entry(&regular_file::read(&path).map_err(io_error(&path, "read it"))?) {
                     found.push(path);
                 }
             }
@@ -169,18 +165,11 @@ fn title(cached: &Value) -> Option<String> {
 /// Every file of a directory that can be read, with its name; none if it is not there.
 fn texts(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let files = entries.flatten().filter(|entry| entry.path().is_file());
     let text = |entry: fs::DirEntry| {
         let name = entry.file_name().to_string_lossy().into_owned();
-        read(&entry.path()).ok().map(|text| (name, text))
+        regular_file::read(&entry.path()).ok().map(|text| (name, text))
     };
-    files.filter_map(text).collect()
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    File::open(path)?.take(MOST).read_to_end(&mut text)?;
-    Ok(text)
+    entries.flatten().filter_map(text).collect()
 }
 
 fn dense(text: &[u8]) -> Vec<u8> {
