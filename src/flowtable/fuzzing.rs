@@ -46,7 +46,7 @@ pub(crate) fn replica(data: &[u8]) -> bool {
         let mut naive = Naive::default();
         for update in &updates {
             naive.apply(update, &blank, building);
-            replica.apply(update.clone(), start);
+            replica.apply(update, start);
             match replica.state() {
                 State::Doubt(doubt) => assert_eq!(naive.doubt, Some(doubt)),
                 _ => assert_eq!(naive.doubt, None),

@@ -18,7 +18,7 @@
 
 mod doubt;
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 pub use self::doubt::Doubt;
@@ -30,9 +30,6 @@ use crate::openflow::{
     Entry, Filter, FlowKey, PackedEntry, RawEntry, Unreported, Update, Version, What,
 };
 use crate::util::clock::BootTime;
-
-/// Changes that are kept for whoever asks what happened since.
-const MOST_RECENT: usize = 4096;
 
 /// Whether a replica is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,8 +107,6 @@ pub struct Replica {
     bytes: usize,
     /// Removed while the dump was under way: the dump may still show them.
     gone: HashSet<FlowKey<'static>>,
-    /// The last changes, numbered by [`Counters::updates`].
-    recent: VecDeque<Update>,
     /// All that happened before was reported.
     heard: BootTime,
     counters: Counters,
@@ -154,7 +149,6 @@ impl Replica {
             index: Index::new(),
             bytes: 0,
             gone: HashSet::new(),
-            recent: VecDeque::new(),
             heard: now,
             counters: Counters::default(),
             built: false,
@@ -213,24 +207,16 @@ impl Replica {
     }
 
     /// Takes in a change, which was reported at `now` at the latest.
-    pub fn apply(&mut self, mut update: Update, now: BootTime) {
+    pub fn apply(&mut self, update: &Update, now: BootTime) {
         if matches!(self.state, State::Doubt(_)) {
             return;
         }
-        update.at = self.seq();
         self.counters.updates = self.counters.updates.saturating_add(1);
         if update.evicted {
             return self.doubt(Doubt::Evicted);
         }
         if !update.is_hidden() {
-            self.take_in(&update, now);
-        }
-        if self.recent.len() >= MOST_RECENT {
-            self.recent.pop_front();
-        }
-        // Not if it was forgotten at this change.
-        if !matches!(self.state, State::Doubt(_)) {
-            self.recent.push_back(update);
+            self.take_in(update, now);
         }
     }
 
@@ -317,12 +303,6 @@ impl Replica {
         matches!(self.state, State::InSync { .. })
     }
 
-    /// The version that its entries are of.
-    #[must_use]
-    pub fn version(&self) -> Version {
-        self.version
-    }
-
     /// How many entries it holds.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -351,14 +331,6 @@ impl Replica {
     #[must_use]
     pub fn seq(&self) -> u64 {
         self.counters.updates
-    }
-
-    /// The changes from this number on, if all of them are still known.
-    #[must_use]
-    pub fn changes_since(&self, seq: u64) -> Option<Vec<Update>> {
-        let first = self.recent.front().map_or(self.seq(), |update| update.at);
-        let known = !matches!(self.state, State::Doubt(_)) && (first..=self.seq()).contains(&seq);
-        known.then(|| self.recent.iter().filter(|update| update.at >= seq).cloned().collect())
     }
 
     /// Hands out every entry. Nothing if it is not in sync.
@@ -576,7 +548,6 @@ impl Replica {
     fn forget(&mut self) {
         (self.slots, self.free, self.bytes) = (Vec::new(), Vec::new(), 0);
         self.gone = HashSet::new();
-        self.recent = VecDeque::new();
         self.index.clear();
         self.watchlist.forget();
     }

@@ -270,7 +270,7 @@ impl Thread {
             }
             monitor.set_deadline(Deadline::after(BUILD_TIME));
             let updates = monitor.updates()?;
-            self.take_in(&mut monitor, updates)?;
+            self.take_in(&mut monitor, &updates)?;
             let waiting = std::mem::take(&mut *self.shared.asked());
             if waiting.is_empty() && Instant::now() < tick {
                 continue;
@@ -358,7 +358,7 @@ impl Thread {
             while !reader.is_finished() {
                 monitor.wait_for_updates(TURN / 10);
                 let updates = monitor.updates()?;
-                self.take_in(monitor, updates)?;
+                self.take_in(monitor, &updates)?;
                 self.answer(None);
             }
             let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -377,14 +377,14 @@ impl Thread {
             Err(failed) => return Err(failed.into()),
         }
         let updates = monitor.noted();
-        self.take_in(monitor, updates)?;
+        self.take_in(monitor, &updates)?;
         let mut replica = self.shared.replica();
         replica.heard_until(sent);
         Ok(Some(replica.seq()))
     }
 
     /// Takes in what the switch has reported.
-    fn take_in(&self, monitor: &mut Connection, updates: Vec<Update>) -> Result<(), End> {
+    fn take_in(&self, monitor: &mut Connection, updates: &[Update]) -> Result<(), End> {
         let doubt = if monitor.take_pause() {
             Some(Doubt::Paused)
         } else if monitor.is_flooded() {
