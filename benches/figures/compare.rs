@@ -126,7 +126,7 @@ fn all(node: &Node, crowd: &Crowd<'_>) -> Vec<Outcome> {
     install(node, &marked(SUCCESSORS, ALIVE));
     let before = list(node);
     let saved = Saved::of(node);
-    let sweep = sweep(node);
+    let sweep = sweep(node, "ovs-flow-gc");
     let time = sweep.time();
     let after = list(node);
     let [alive, gone] = [ALIVE, GONE].map(|cookie| count(node, cookie));

@@ -31,6 +31,7 @@ mod del;
 mod echo;
 mod idle;
 mod measure;
+mod paired;
 mod rivals;
 mod scale;
 mod stall;
@@ -89,6 +90,9 @@ fn main() {
         scale::figures();
     }
     let named = |name: &str| words.iter().any(|word| word == name);
+    if named("paired") {
+        paired::figures(&mut table);
+    }
     if named("daemon-load") {
         burden::load(&mut table);
     }

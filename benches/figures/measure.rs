@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::rig::Node;
 
@@ -21,6 +22,24 @@ pub(crate) struct Process {
     pub(crate) stdin: PathBuf,
     /// Exit statuses that are good.
     pub(crate) good: &'static [i32],
+}
+
+/// What a process took.
+pub(crate) struct Took {
+    /// From before its start to its end.
+    pub(crate) wall: Duration,
+    /// Its own processor time.
+    pub(crate) cpu: Duration,
+}
+
+/// Processor time of the children that were waited for.
+fn used_by_children() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
+    [usage.user_time(), usage.system_time()].into_iter().map(duration).sum()
+}
+
+fn duration(time: TimeVal) -> Duration {
+    Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap())
 }
 
 impl Process {
@@ -46,12 +65,17 @@ impl Process {
 
     /// From before its start to its end.
     pub(crate) fn time(&self) -> Duration {
+        self.took().wall
+    }
+
+    /// The same, with what it used. Right where nobody else waits for a child meanwhile.
+    pub(crate) fn took(&self) -> Took {
         let mut command = self.prepared((self.command)());
-        let since = Instant::now();
+        let (before, since) = (used_by_children(), Instant::now());
         let status = command.spawn().unwrap().wait().unwrap();
-        let took = since.elapsed();
+        let wall = since.elapsed();
         assert!(self.good.contains(&status.code().unwrap_or(-1)), "{command:?}: {status}");
-        took
+        Took { wall, cpu: used_by_children().saturating_sub(before) }
     }
 
     /// Its peak resident memory in bytes. By way of a small process of ours: what a child

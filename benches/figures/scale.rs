@@ -113,7 +113,7 @@ fn by_what_is_stale() -> Vec<Point> {
 /// Sweeps of these entries of the dead, which all go but for so many.
 fn measure(node: &Node, saved: &Saved<'_>, flows: usize, dead: &[String], most: usize) -> Point {
     let (mut times, mut echoes) = (Vec::new(), Vec::new());
-    let sweep = sweep(node);
+    let sweep = sweep(node, "ovs-flow-gc");
     let restore = || {
         install(node, dead);
         saved.restore();

@@ -67,7 +67,7 @@ impl<'a> Large<'a> {
     }
 
     pub(crate) fn sweep(&self) -> Process {
-        sweep(self.node)
+        sweep(self.node, "ovs-flow-gc")
     }
 
     /// Nothing of the dead is left, and everything else.
@@ -143,9 +143,9 @@ fn copy(from: &Path, to: &Path) {
     shell(&format!("mkdir -p {to} && cp -a {from}/. {to}"));
 }
 
-/// `ovs-flow-gc sweep`.
-pub(crate) fn sweep(node: &Node) -> Process {
-    let (program, run_dir) = (node.plugin("ovs-flow-gc"), node.run_dir.clone());
+/// `ovs-flow-gc sweep`, of the build that `CNI_PATH` has by this name.
+pub(crate) fn sweep(node: &Node, build: &str) -> Process {
+    let (program, run_dir) = (node.plugin(build), node.run_dir.clone());
     let state_dir = node.state_dir.clone();
     // 3 would say that something needs attention: not good.
     Process::new(node, b"", move || {

@@ -20,8 +20,9 @@ export OVS_FLOW_GC_COMMIT
 remap() { printf '"--remap-path-prefix=%s=%s",' "$1" "$2"; }
 exec cargo build --release --locked --config "target.'cfg(all())'.rustflags = [$(
     printf '"-C","link-arg=-Wl,-z,pack-relative-relocs",'
-    # Functions are a little less readily copied to where they are called.
-    printf '"-C","llvm-args=--inline-threshold=150",'
+    # Functions are less readily copied to where they are called (usual is 225): the plugin has 200 kB
+    # less, and is no slower (`cargo bench -- paired`).
+    printf '"-C","llvm-args=--inline-threshold=75",'
     remap "${CARGO_HOME:-$HOME/.cargo}" /cargo
     remap "$(pwd -P)" /ovs-flow-gc
     # The standard library's sources, where they are installed.
