@@ -77,11 +77,15 @@ pub(super) fn guard(
     }
     let policy =
         with_living || is_policy_member(dead, flow) || pairs_by_register(dead, flow, token);
-    let held = dead.holds_addresses && !names_another_source(dead, flow);
+    let is_known =
+        |address: Address| index.address(address).is_some_and(|owners| !owners.live.is_empty());
+    let held = dead.holds_addresses && !names_somebody_else(dead, flow, is_known);
+    let hides_age = !is_made_before(flow, dead.died) && is_restored_since(index.input, dead, flow);
     let may_be_own = |live: &Live| {
-        live.is_arriving()
+        (live.is_arriving()
             && (!held || is_in_another_vlan(dead, live))
-            && (policy || !is_older(flow, live))
+            && (policy || !is_older(flow, live)))
+            || (hides_age && may_have_since(dead, live, token.address))
     };
     if index.input.live.values().any(may_be_own) {
         return Some(Reason::MayBeArriving { address });
@@ -97,12 +101,28 @@ pub(super) fn is_in_another_vlan(dead: &Dead, live: &Live) -> bool {
     !live.vlans.is_empty() && !live.vlans.iter().any(|vlan| dead.is_in_vlan(*vlan))
 }
 
-/// Whether the flow is for packets of somebody else's, whoever that is: whose addresses and value
-/// nobody knows yet may have a rule for an address that the dead one still holds.
-pub(super) fn names_another_source(dead: &Dead, flow: &Flow) -> bool {
-    let another = |m: &AddressMatch| m.side == Side::Source && !dead.addresses.contains(&m.address);
+/// Whether the flow names somebody else, whoever that is, as the source, or as a destination that
+/// is nobody's whom `is_known` knows: whose addresses and value nobody knows yet may have a rule for
+/// an address that the dead one still holds.
+pub(super) fn names_somebody_else(
+    dead: &Dead,
+    flow: &Flow,
+    is_known: impl Fn(Address) -> bool,
+) -> bool {
+    let another = |m: &AddressMatch| {
+        !dead.addresses.contains(&m.address) && (m.side == Side::Source || !is_known(m.address))
+    };
     let value = |m: &RegisterMatch| dead.register != Some(m.value);
     flow.matches.registers.iter().any(value) || flow.matches.addresses.iter().any(another)
+}
+
+/// Whether a machine or a pod without a record may have been given an address of the dead
+/// attachment's since: no address of that kind is known of it, nor how old it is.
+fn may_have_since(dead: &Dead, live: &Live, address: Address) -> bool {
+    live.network.is_none()
+        && live.is_pod
+        && !live.addresses.iter().any(|own| own.kind() == address.kind())
+        && !is_in_another_vlan(dead, live)
 }
 
 /// Whether the linger time has passed since the last of the dead whom a policy member names: who
@@ -115,9 +135,12 @@ fn all_lingered(index: &Index<'_>, dead: &Dead, flow: &Flow) -> bool {
 
 /// Whether the flow was made after the attachment's death, as far as can be told.
 pub(super) fn created_after(input: &JudgeInput, dead: &Dead, flow: &Flow) -> bool {
-    let restored = input.switch_started.is_some_and(|started| started > dead.died)
-        && was_restored(input, flow);
-    !is_made_before(flow, dead.died) && !restored
+    !is_made_before(flow, dead.died) && !is_restored_since(input, dead, flow)
+}
+
+/// Whether the switch started since the death, and the flow's age may be that of a restore.
+fn is_restored_since(input: &JudgeInput, dead: &Dead, flow: &Flow) -> bool {
+    input.switch_started.is_some_and(|started| started > dead.died) && was_restored(input, flow)
 }
 
 /// Whether the flow is as old as the switch, so that its age may be that of a restore.

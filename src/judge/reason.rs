@@ -179,7 +179,8 @@ pub enum Reason {
         /// The live port.
         port: u16,
     },
-    /// Guard: as young as a pod whose ADD has not come yet, and which may have the address.
+    /// Guard: as young as a pod whose ADD has not come yet, and which may have the address; or made
+    /// after a start of the switch, and a machine's, perhaps, whose addresses nobody knows.
     MayBeArriving {
         /// The dead address it matches.
         address: Token,
@@ -376,7 +377,7 @@ words! {
          send there (NORMAL, FLOOD, ALL, controller)";
     ArrivesElsewhere: "arrives-elsewhere",
         "matches {}, but from live port {}, which never was the dead pod's";
-    MayBeArriving: "may-be-arriving", "matches {}, which a pod that is being added may have";
+    MayBeArriving: "may-be-arriving", "matches {}, which somebody whose addresses are not known yet may have";
     PolicyWaits: "policy-waits",
         "matches {} as a policy member: waits for the linger time and a new owner";
     OtherVlan: "another-vlan", "matches {} in a VLAN that is not known to be the dead pod's";

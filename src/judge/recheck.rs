@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::guards::{is_in_another_vlan, looks_like_policy, may_pair, names_another_source};
+use super::guards::{is_in_another_vlan, looks_like_policy, may_pair, names_somebody_else};
 use super::input::{Dead, DeadId, JudgeInput, Live, LiveRegister};
 use super::tokens::is_older;
 use super::{Learned, Reason, RegisterToken, Token, Verdict};
@@ -160,7 +160,7 @@ impl Recheck {
             _ => (false, false),
         };
         let holds = change.flatten().and_then(|change| change.holds.as_ref());
-        let holds = holds.filter(|dead| !names_another_source(dead, flow));
+        let holds = holds.filter(|dead| !names_somebody_else(dead, flow, |_| false));
         let by_port = by_port || basis_port.is_some();
         let by_address = matches!(verdict.reason, Reason::MatchesAddress { .. })
             || matches!(basis, Some(Token::Address(_)));

@@ -87,7 +87,9 @@ fn a_pod_that_is_being_added_may_have_the_address() {
     );
     let held = plain()
         .with(|c| c.dead[0].holds_addresses = true)
+        .and_live(Live { network: None, is_pod: false, ..live(15, &["0a:00:00:00:00:01"]) })
         .and_live(Live { born: Some(ago(90)), ..unexplained.clone() });
+    let from_it = |to| flow().aged(90).src(IP_A).dst(to).beyond();
     let to_it = || flow().aged(90).dst(IP_A).beyond();
     each(
         &held,
@@ -97,6 +99,9 @@ fn a_pod_that_is_being_added_may_have_the_address() {
             ("by port", to_it().from(14), "kept: belongs-to-a-live-pod"),
             ("by MAC", to_it().src("0a:00:00:00:00:14"), "kept: may-be-arriving"),
             ("by value", to_it().reg(0, 4199), "kept: may-be-arriving"),
+            ("to its MAC", from_it("0a:00:00:00:00:14"), "kept: may-be-arriving"),
+            ("to b", from_it(IP_B), "stale: matches-address"),
+            ("to the gateway", from_it("0a:00:00:00:00:01"), "stale: matches-address"),
         ],
     );
     // In another VLAN the address is another one, which nobody holds.
@@ -110,6 +115,27 @@ fn a_pod_that_is_being_added_may_have_the_address() {
     // A restored entry's age proves nothing after a death, but there is nobody to have it.
     let restarted = plain().with(|c| c.switch_started = Some(ago(20)));
     each(&restarted, &[("restored", either(15), "stale: matches-address")]);
+    // A machine whose marks name a MAC: how old it is nobody knows.
+    let machine = Live {
+        network: None,
+        addresses_known: false,
+        born: None,
+        ..live(14, &["0a:00:00:00:00:15"])
+    };
+    let marked = restarted.clone().and_live(machine.clone());
+    let rows = |ip: &'static str| {
+        [
+            ("its IP, perhaps", either(15), ip),
+            ("not its MAC", flow().aged(15).dst(MAC_A).beyond(), "stale: matches-address"),
+            ("before the restart", either(70), "stale: matches-address"),
+        ]
+    };
+    each(&marked, &rows("kept: may-be-arriving"));
+    let uplink = Live { is_pod: false, ..machine.clone() };
+    each(&restarted.clone().and_live(uplink), &rows("stale: matches-address"));
+    let known =
+        Live { addresses: live(14, &["10.0.0.9", "0a:00:00:00:00:15"]).addresses, ..machine };
+    each(&restarted.clone().and_live(known), &rows("stale: matches-address"));
     let arriving = Live { born: Some(ago(16)), ..live(14, &[]) };
     let arriving = Live { network: None, addresses_known: false, ..arriving };
     each(&restarted.and_live(arriving), &[("or not", either(15), "kept: may-be-arriving")]);
