@@ -1,6 +1,6 @@
 //! `deliver`: calls DEL for dead pods whose runtime never did.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -8,7 +8,7 @@ use super::output::counted;
 use super::{Context, Error, Exit, Table, conflist, networks, output};
 use crate::adopt::CachedAttachment;
 use crate::config::{Config, Mode};
-use crate::deliver::{Concern, Deliverables, Run};
+use crate::deliver::{Concern, Deliverables, Leftovers, Run};
 use crate::model::attachment::Attachment;
 use crate::reconcile::SweepRun;
 use crate::store::Registry;
@@ -60,18 +60,19 @@ pub(super) struct Places {
 
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let registry = Registry::open(&context.state_dir)?;
+    let notes = registry.deliveries();
+    if !options.dry_run {
+        // First: systemd starts us again and again while it is there.
+        notes.begin();
+    }
     if let (Some(pause), false) = (registry.pause(), options.dry_run) {
         output::complain(&pause.to_string());
         return Ok(Exit::Attention);
     }
-    let notes = registry.deliveries();
     let lock = if options.dry_run { None } else { notes.lock()? };
     if lock.is_none() && !options.dry_run {
         output::complain("another `ovs-flow-gc deliver` is at work");
         return Ok(Exit::Attention);
-    }
-    if !options.dry_run {
-        notes.begin();
     }
     let swept = sweep(context, &registry, options.dry_run)?;
     let run = Run {
@@ -89,23 +90,49 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
 }
 
 /// A run that changes nothing.
-pub(super) fn of_places<'a>(
-    context: &'a Context,
-    registry: &'a Registry,
-    places: &'a Places,
-) -> Run<'a> {
+fn of_places<'a>(context: &'a Context, registry: &'a Registry, places: &'a Places) -> Run<'a> {
+    Run {
+        runtimes: &places.runtime_dir,
+        net_dir: &places.net_dir,
+        ..looking(context, registry, &places.cache_dir)
+    }
+}
+
+/// A run that only counts.
+fn looking<'a>(context: &'a Context, registry: &'a Registry, caches: &'a [PathBuf]) -> Run<'a> {
     Run {
         registry,
         run_dir: &context.run_dir,
-        caches: &places.cache_dir,
-        runtimes: &places.runtime_dir,
-        net_dir: &places.net_dir,
+        caches,
+        runtimes: &[],
+        net_dir: Path::new(""),
         cni_path: "",
         timeout: context.timeout,
         dry_run: true,
         yes: false,
         concern: &concern,
     }
+}
+
+/// What the dead have left beside their entries; none: it cannot be told.
+pub(super) fn leftovers(context: &Context, caches: &[PathBuf]) -> Option<Leftovers> {
+    let registry = context.registry().ok()??;
+    looking(context, &registry, caches).leftovers().ok()
+}
+
+/// As a line for people, and what to do about it; none: there is nothing to do.
+pub(super) fn say_leftovers(left: &Leftovers) -> Option<(String, &'static str)> {
+    let rows = left.port_rows.map_or_else(|| "?".to_owned(), |rows| rows.to_string());
+    let Leftovers { cached_results, leases, failed, error, .. } = left;
+    let mut text = format!(
+        "dead pods left {}, {}, and {rows} port rows",
+        counted(*cached_results as u64, "cached result"),
+        counted(*leases as u64, "lease")
+    );
+    if let Some(error) = error {
+        text.push_str(&format!("; a plugin failed for {failed} of them: {error}"));
+    }
+    (*cached_results > 0).then_some((text, "ovs-flow-gc deliver --dry-run"))
 }
 
 /// The dead go by the sweep's verdict, and their entries go before their addresses are free. In a

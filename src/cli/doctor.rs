@@ -11,7 +11,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Context, Error, Exit, Table, output};
+use super::{Context, Error, Exit, Table, deliver, output};
 use crate::reconcile::Question;
 
 #[derive(Debug, Args)]
@@ -22,6 +22,9 @@ pub(super) struct Options {
     /// Where CNI plugins are.
     #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
     bin_dir: PathBuf,
+    /// Where libcni caches results; `../multus/results`, multus' own, is read, too.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cni/results")]
+    cache_dir: Vec<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -73,6 +76,12 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let bridges = records::state(context, &mut findings);
     switch::switch(context, &bridges, &mut findings);
     daemon(context, &mut findings);
+    if let Some(left) = deliver::leftovers(context, &options.cache_dir) {
+        match deliver::say_leftovers(&left) {
+            Some((text, remedy)) => findings.note("leftovers", text, remedy),
+            None => findings.ok("leftovers", "no cached result is a dead pod's"),
+        }
+    }
     chain::chain(context, options, &mut findings);
     chain::access(options, &mut findings);
     runtime(&mut findings);

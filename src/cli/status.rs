@@ -1,14 +1,17 @@
 //! `status`: is all well on this node? One screen, which the daemon shows as a page, too.
 
 use std::io::{ErrorKind, IsTerminal};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::deliver::{leftovers, say_leftovers};
 use super::output::{self, counted};
 use super::{Context, Error, Exit, ago, short};
+use crate::deliver::Leftovers;
 use crate::liveness::mass_death_guard;
 use crate::model::attachment::{Attachment, State};
 use crate::reconcile::{Question, orphans, pulled_brake};
@@ -26,6 +29,9 @@ pub(super) struct Options {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
         value_parser = clap::value_parser!(u64).range(1..=3600))]
     watch: Option<u64>,
+    /// Where libcni caches results; `../multus/results`, multus' own, is read, too.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cni/results")]
+    cache_dir: Vec<PathBuf>,
 }
 
 /// How this node is.
@@ -38,6 +44,8 @@ pub(crate) struct Status {
     pub(crate) pods: Pods,
     /// Dead pods with entries that are left, the one that died first in front.
     pub(crate) waiting: Vec<Waiting>,
+    /// What the dead left beside their entries; none: nobody has counted.
+    pub(crate) leftovers: Option<Leftovers>,
     /// The pause that there is.
     pub(crate) pause: Option<Pause>,
     /// What the daemon says; none: it does not answer.
@@ -182,6 +190,9 @@ impl Status {
         if more > 0 {
             lines.push(("", format!("and {more} more: `ovs-flow-gc list`")));
         }
+        if let Some((text, remedy)) = self.leftovers.as_ref().and_then(say_leftovers) {
+            lines.push(("deliver", format!("{text}: `{remedy}`")));
+        }
         self.daemon_lines(&mut lines);
         lines
     }
@@ -221,7 +232,7 @@ impl std::fmt::Display for Status {
 
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     loop {
-        let status = read(context)?;
+        let status = read(context, options)?;
         let mut text = status.to_string();
         if let Some(seconds) = options.watch
             && !context.json
@@ -240,7 +251,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     }
 }
 
-fn read(context: &Context) -> Result<Status, Error> {
+fn read(context: &Context, options: &Options) -> Result<Status, Error> {
     let (mut silent, registry) = (None, context.registry()?);
     let daemon = context.ask(Question::Status).map_err(|failed| match failed.kind() {
         ErrorKind::NotFound => "none: calls and the sweep timer do the work".to_owned(),
@@ -251,6 +262,7 @@ fn read(context: &Context) -> Result<Status, Error> {
     });
     let mut status = Status::read(registry.as_ref(), daemon)?;
     status.attention.extend(silent);
+    status.leftovers = leftovers(context, &options.cache_dir);
     Ok(status)
 }
 

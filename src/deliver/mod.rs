@@ -14,11 +14,13 @@
 
 mod caches;
 mod call;
+mod leftovers;
 mod run;
 
 #[cfg(test)]
 mod tests;
 
+pub(crate) use leftovers::Leftovers;
 pub(crate) use run::{Concern, Deliverables, Error, Run};
 
 use serde_json::{Map, Value};

@@ -187,7 +187,7 @@ impl Run<'_> {
         Ok(found)
     }
 
-    fn records(&self) -> Result<RegistrySnapshot, Error> {
+    pub(super) fn records(&self) -> Result<RegistrySnapshot, Error> {
         let records = self.registry.snapshot()?;
         let failed = records.failures.iter().map(ToString::to_string);
         match failed.chain(records.corrupt.iter().map(ToString::to_string)).next() {
@@ -196,7 +196,7 @@ impl Run<'_> {
         }
     }
 
-    fn evidence(
+    pub(super) fn evidence(
         &self,
         records: &RegistrySnapshot,
         notes: &BTreeMap<String, DeliveryNote>,

@@ -112,7 +112,16 @@ fn all_that_a_dead_pod_left_goes_and_the_living_keep_theirs() {
     assert_eq!(left(&node, &dead), [1, 1, 2, 1]);
     assert_eq!(deliver(&node, &[]).json()["dead"], json!([]), "both live");
 
+    let cache = results(&node).display().to_string();
+    let status = || node.admin(&["status", "--cache-dir", &cache]).stdout;
+    assert!(!status().contains("deliver "), "{}", status());
     node.vanish(&dead, Port::Stays);
+    let told = "dead pods left 1 cached result, 2 leases, and 1 port rows";
+    assert!(status().contains(told), "{}", status());
+    let doctor = node.admin(&["doctor", "--cache-dir", &cache]).stdout;
+    let line = doctor.lines().find(|line| line.contains("leftovers")).unwrap();
+    assert!(line.starts_with("note") && line.contains(told), "{doctor}");
+    assert!(line.ends_with("ovs-flow-gc deliver --dry-run"), "{doctor}");
     let dry = deliver(&node, &["--dry-run"]);
     assert_eq!(state(&dry).0, "due", "{dry}");
     assert_eq!(dry.json()["dead"][0]["plugins"], json!(["tuning", "ovs-flow-gc", "ovs-test-cni"]));
@@ -135,6 +144,7 @@ fn all_that_a_dead_pod_left_goes_and_the_living_keep_theirs() {
     let del = format!("DEL {} eth0 \"\"", dead.container);
     assert_eq!(calls.iter().filter(|call| call.starts_with("DEL")).collect::<Vec<_>>(), [&del]);
     assert_eq!(deliver(&node, &[]).json()["dead"], json!([]), "nothing is left to do");
+    assert!(!status().contains("dead pods left"), "{}", status());
 }
 
 /// Whoever a sweep finds dead while deliveries are on is delivered though its tombstone is gone by

@@ -276,6 +276,9 @@ fn uninstall_takes_the_entry_out_first_and_the_binary_last() {
     assert_eq!(
         node.log(),
         [
+            "disable --now ovs-flow-gc-deliver.path",
+            "disable --now ovs-flow-gc-deliver.timer",
+            "disable --now ovs-flow-gc-deliver.service",
             "disable --now ovs-flow-gc-sweep.timer",
             "stop ovs-flow-gc-sweep.service",
             "daemon-reload",
@@ -394,7 +397,9 @@ fn the_daemon_takes_the_timers_place() {
 
     let (code, text) = node.uninstall();
     assert_eq!(code, 0, "{text}");
-    assert_eq!(node.log(), ["disable --now ovs-flow-gcd.service", "daemon-reload"]);
+    let log = node.log();
+    assert_eq!(log[3..], ["disable --now ovs-flow-gcd.service", "daemon-reload"]);
+    assert_eq!(log[0], "disable --now ovs-flow-gc-deliver.path");
     assert_eq!(node.registry_snapshot(), BARE);
     let (_, text) = node.run("uninstall", &["--binary", BINARY]);
     assert!(text.contains("/ovs-flow-gcd: not there"), "{text}");
@@ -637,11 +642,22 @@ fn systemd_finds_nothing_to_say_about_the_units() {
     let (code, text) = node.run("install", &options);
     assert_eq!(code, 0, "{text}");
     // The daemon's own installation takes the timer away.
-    let units = [node.unit("service"), node.unit("timer")].map(|unit| {
-        let copy = node.at(unit.file_name().unwrap().to_str().unwrap());
-        fs::copy(&unit, &copy).unwrap();
-        copy
-    });
+    let deliver = ["path", "timer", "service"]
+        .map(|kind| node.at(&format!("root/etc/systemd/system/ovs-flow-gc-deliver.{kind}")));
+    let text = fs::read_to_string(&deliver[2]).unwrap();
+    assert!(
+        text.contains(&format!("\nExecStart={}/ovs-flow-gc deliver\n", bin.display())),
+        "{text}"
+    );
+    let units = [node.unit("service"), node.unit("timer")]
+        .into_iter()
+        .chain(deliver)
+        .map(|unit| {
+            let copy = node.at(unit.file_name().unwrap().to_str().unwrap());
+            fs::copy(&unit, &copy).unwrap();
+            copy
+        })
+        .collect::<Vec<_>>();
     let more = ["--daemon-binary", &daemon, "--sbin-dir", bin.to_str().unwrap()];
     let (code, text) = node.run("install", &[&options[..], &more].concat());
     assert_eq!(code, 0, "{text}");

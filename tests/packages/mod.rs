@@ -99,8 +99,11 @@ fn assert_is_installed(node: &Node, text: &str) {
     assert!(unit("ovs-flow-gcd.service").contains("\nExecStart=/usr/sbin/ovs-flow-gcd\n"));
     let sweep = unit("ovs-flow-gc-sweep.service");
     assert!(sweep.contains("\nExecStart=/opt/cni/bin/ovs-flow-gc sweep --only-dead\n"));
+    let deliver = unit("ovs-flow-gc-deliver.service");
+    assert!(deliver.contains("\nExecStart=/opt/cni/bin/ovs-flow-gc deliver\n"));
     for path in [
         CONFFILE,
+        "root/usr/lib/systemd/system/ovs-flow-gc-deliver.path",
         "root/usr/share/man/man1/ovs-flow-gc-self-install.1.gz",
         "root/usr/share/bash-completion/completions/ovs-flow-gc",
         "root/usr/share/doc/ovs-flow-gc/docs/install.md",
@@ -150,7 +153,8 @@ fn through_its_life(node: &Node, manager: impl Fn(&str) -> (i32, String)) {
     gc(node, &["conflist", "remove", &format!("{root}/etc/cni/net.d/10-ovs.conflist")]);
     let (code, text) = manager("remove");
     assert_eq!(code, 0, "{text}");
-    let units = "disable --now ovs-flow-gcd.service ovs-flow-gc-sweep.timer";
+    let units = "disable --now ovs-flow-gcd.service ovs-flow-gc-sweep.timer \
+                 ovs-flow-gc-deliver.path ovs-flow-gc-deliver.timer";
     assert_eq!(asked(node), [units, "daemon-reload"]);
     assert!(!node.at("root/opt/cni/bin/ovs-flow-gc").exists());
 

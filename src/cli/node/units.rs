@@ -1,4 +1,5 @@
-//! systemd's part: the sweep timer or, in its place, the daemon.
+//! systemd's part: the sweep timer or, in its place, the daemon. Beside either, the units that call
+//! the DELs that runtimes did not call, which the operator enables.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -15,6 +16,16 @@ const DAEMON: &str = "ovs-flow-gcd.service";
 const SWEEP_TEXT: &str = include_str!("../../../conf/systemd/ovs-flow-gc-sweep.service");
 const TIMER_TEXT: &str = include_str!("../../../conf/systemd/ovs-flow-gc-sweep.timer");
 const DAEMON_TEXT: &str = include_str!("../../../conf/systemd/ovs-flow-gcd.service");
+
+/// Those that are not enabled: the two that start the third, and that one.
+const DELIVER: [(&str, &str); 3] = [
+    ("ovs-flow-gc-deliver.path", include_str!("../../../conf/systemd/ovs-flow-gc-deliver.path")),
+    ("ovs-flow-gc-deliver.timer", include_str!("../../../conf/systemd/ovs-flow-gc-deliver.timer")),
+    (
+        "ovs-flow-gc-deliver.service",
+        include_str!("../../../conf/systemd/ovs-flow-gc-deliver.service"),
+    ),
+];
 
 /// The sweeper that the node is to have.
 pub(super) fn install(node: &mut Node<'_>, daemon: Option<&Path>) -> Result<(), Error> {
@@ -43,6 +54,7 @@ fn install_timer(node: &mut Node<'_>) -> Result<(), Error> {
     }
     let service = put(node, SWEEP, SWEEP_TEXT, &node.places.bin_dir())?;
     let changed = put(node, TIMER, TIMER_TEXT, &node.places.bin_dir())? || service;
+    put_deliver(node)?;
     must("timer", &["daemon-reload"])?;
     must("timer", &["enable", "--now", TIMER])?;
     let did = if changed { "installed and started" } else { "there already, started" };
@@ -66,6 +78,7 @@ fn install_daemon(node: &mut Node<'_>, daemon: &Path) -> Result<(), Error> {
         );
     }
     let changed = put(node, DAEMON, DAEMON_TEXT, &node.places.sbin_dir())? || changed;
+    put_deliver(node)?;
     must("daemon", &["daemon-reload"])?;
     must("daemon", &["enable", DAEMON])?;
     // Also one that was killed between the new binary and here runs the old one: ask systemd.
@@ -87,6 +100,7 @@ pub(super) fn remove(node: &mut Node<'_>) -> Result<(), Error> {
     if !node.places.systemd {
         return Ok(());
     }
+    remove_deliver(node)?;
     remove_timer(node)?;
     let there = unit(node, DAEMON).exists();
     if there && runs(node) {
@@ -99,6 +113,23 @@ pub(super) fn remove(node: &mut Node<'_>) -> Result<(), Error> {
     let gone = files::remove(&node.places.daemon())?;
     let did = if there || gone { "stopped and removed, its unit too" } else { "not there" };
     node.step("daemon", &format!("{}: {did}", node.places.daemon().display()))
+}
+
+fn put_deliver(node: &Node<'_>) -> Result<(), Error> {
+    DELIVER
+        .iter()
+        .try_for_each(|(name, text)| put(node, name, text, &node.places.bin_dir()).map(drop))
+}
+
+/// Those that start it first. A delivery that is at work ends with the plugin that it is at.
+fn remove_deliver(node: &mut Node<'_>) -> Result<(), Error> {
+    for (name, _) in DELIVER {
+        if unit(node, name).exists() && runs(node) {
+            node.try_to("deliver", &["disable", "--now", name]);
+        }
+        files::remove(&unit(node, name))?;
+    }
+    Ok(())
 }
 
 fn remove_timer(node: &mut Node<'_>) -> Result<(), Error> {

@@ -1,0 +1,119 @@
+//! What dead pods left beside their entries, in numbers.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::caches::{self, CachedFile, Verdict};
+use super::run::{Concern, Error, Run};
+use crate::adopt::CachedAttachment;
+use crate::config::database_socket;
+use crate::model::attachment::Attachment;
+use crate::ovsdb::{Client, marks, same_netns};
+use crate::reconcile::orphans;
+use crate::util::base64;
+use crate::util::clock::Deadline;
+
+/// What dead pods left beside their entries.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Leftovers {
+    pub cached_results: usize,
+    /// host-local's.
+    pub leases: usize,
+    /// Rows of OVSDB; none: it does not answer.
+    pub port_rows: Option<usize>,
+    /// Dead pods of whose DEL a plugin failed.
+    pub failed: usize,
+    /// Why, of one of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Run<'_> {
+    /// Counts what the dead have left, in networks of ours.
+    ///
+    /// # Errors
+    /// If the records cannot be read.
+    pub(crate) fn leftovers(&self) -> Result<Leftovers, Error> {
+        let (files, _) = caches::read(self.caches);
+        let known = self.registry.deliveries().notes();
+        let records = self.records()?;
+        let swept = orphans::find(&records, &crate::util::clock::boot_id().map_err(Error::BootId)?);
+        let swept: Vec<Attachment> = swept.dead.into_iter().map(|orphan| orphan.record).collect();
+        let evidence = self.evidence(&records, &known, &swept)?;
+        let is_dead = |file: &&CachedFile| {
+            matches!(evidence.judge(file), Verdict::Dead(_) | Verdict::Unrecorded)
+                && (self.concern)(&file.cached) != Concern::None
+        };
+        let dead: Vec<&CachedFile> = files.iter().filter(is_dead).collect();
+        let mut failed = known.values().filter_map(|note| note.error.clone());
+        let error = failed.next();
+        Ok(Leftovers {
+            cached_results: dead.len(),
+            leases: leases(&dead),
+            port_rows: self.port_rows(&dead),
+            failed: failed.count().saturating_add(usize::from(error.is_some())),
+            error,
+        })
+    }
+
+    /// Rows whose marks name a dead pod's sandbox.
+    fn port_rows(&self, dead: &[&CachedFile]) -> Option<usize> {
+        if dead.is_empty() {
+            return Some(0);
+        }
+        let deadline = Deadline::after(self.timeout);
+        let mut client = Client::connect(&database_socket(self.run_dir), deadline).ok()?;
+        let database = client.snapshot().ok()?;
+        let is_deads = |container: Option<&str>, netns: Option<&str>| {
+            dead.iter().any(|file| {
+                container == Some(file.cached.key.container.as_str())
+                    || netns.is_some_and(|n| file.sandboxes().iter().any(|own| same_netns(n, own)))
+            })
+        };
+        let marked =
+            database.interfaces().filter_map(|(_, port, interface)| marks(port, interface));
+        Some(marked.filter(|m| is_deads(m.container_id.as_deref(), m.netns.as_deref())).count())
+    }
+}
+
+/// How many of host-local's files have a dead container's id on their first line.
+fn leases(dead: &[&CachedFile]) -> usize {
+    let containers: BTreeSet<&str> =
+        dead.iter().map(|file| file.cached.key.container.as_str()).collect();
+    let directories: BTreeSet<PathBuf> =
+        dead.iter().map(|file| directory_of_leases(file)).collect();
+    let files = directories.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+    let holder = |path: &Path| {
+        let flags = nix::libc::O_NONBLOCK;
+        let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
+        let mut text = String::new();
+        file.take(1024).read_to_string(&mut text).ok()?;
+        Some(text)
+    };
+    let holders = files.filter_map(|file| holder(&file.path()));
+    holders
+        .filter(|text| text.lines().next().is_some_and(|id| containers.contains(id.trim())))
+        .count()
+}
+
+/// Where host-local has the leases of the network of a cached result.
+fn directory_of_leases(file: &CachedFile) -> PathBuf {
+    let usual = || Path::new("/var/lib/cni/networks").to_owned();
+    let network = file.cached.key.network.as_str();
+    data_dir(&file.cached).map_or_else(usual, PathBuf::from).join(network)
+}
+
+fn data_dir(cached: &CachedAttachment) -> Option<String> {
+    let config: Value =
+        crate::util::json::from_slice(&base64::decode(cached.config.as_deref()?)?).ok()?;
+    let plugins = config.get("plugins").and_then(Value::as_array).into_iter().flatten();
+    let found = plugins.chain([&config]).find_map(|p| p.pointer("/ipam/dataDir")?.as_str());
+    found.map(str::to_owned)
+}
