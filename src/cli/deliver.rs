@@ -1,8 +1,12 @@
 //! `deliver`: calls DEL for dead pods whose runtime never did.
 
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
+use nix::sched::{CloneFlags, setns};
 
 use super::output::counted;
 use super::{Context, Error, Exit, Table, conflist, networks, output};
@@ -13,6 +17,7 @@ use crate::model::attachment::Attachment;
 use crate::reconcile::SweepRun;
 use crate::store::Registry;
 use crate::util::base64;
+use crate::util::clock::Deadline;
 
 /// Where containerd (of a distribution, k3s, RKE2) and CRI-O have a directory for each sandbox.
 const RUNTIMES: [&str; 4] = [
@@ -37,6 +42,12 @@ pub(super) struct Options {
     /// namespaces are seen from here.
     #[arg(long)]
     yes: bool,
+    /// In the mounts and the network of process 1, for a container that sees the node's processes.
+    #[arg(long)]
+    node: bool,
+    /// Again and again, every so many seconds, and as soon as a sweep has found somebody dead.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    every: Option<u64>,
     /// Where plugins are, as the runtime's CNI_PATH.
     #[arg(long, value_name = "DIR:DIR", default_value = "/opt/cni/bin")]
     cni_path: String,
@@ -59,6 +70,40 @@ pub(super) struct Places {
 }
 
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
+    if options.node {
+        enter_node().map_err(Error::Node)?;
+    }
+    loop {
+        let ended = once(context, options);
+        let Some(every) = options.every else { return ended };
+        if let Err(failed) = ended {
+            output::complain(&failed.to_string());
+        }
+        let again = Deadline::after(Duration::from_secs(every));
+        let is_wanted =
+            || context.registry().ok().flatten().is_some_and(|r| r.deliveries().wanted());
+        while !again.passed() && !is_wanted() {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+}
+
+/// Goes to the mounts and the network of process 1, which must be another container's or the node's.
+fn enter_node() -> Result<(), String> {
+    let open = |path: &str| File::open(path).map_err(|e| format!("{path}: {e}"));
+    let of = |file: &File| file.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
+    let (mounts, network) = (open("/proc/1/ns/mnt")?, open("/proc/1/ns/net")?);
+    if of(&mounts) == of(&open("/proc/self/ns/mnt")?) {
+        return Err(
+            "process 1 has the same mounts: --node is for a container with hostPID".to_owned()
+        );
+    }
+    setns(&network, CloneFlags::CLONE_NEWNET)
+        .and_then(|()| setns(&mounts, CloneFlags::CLONE_NEWNS))
+        .map_err(|e| format!("cannot enter the namespaces of process 1: {e}"))
+}
+
+fn once(context: &Context, options: &Options) -> Result<Exit, Error> {
     let registry = Registry::open(&context.state_dir)?;
     let notes = registry.deliveries();
     if !options.dry_run {

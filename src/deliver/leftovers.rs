@@ -1,9 +1,7 @@
 //! What dead pods left beside their entries, in numbers.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -16,8 +14,8 @@ use crate::config::database_socket;
 use crate::model::attachment::Attachment;
 use crate::ovsdb::{Client, marks, same_netns};
 use crate::reconcile::orphans;
-use crate::util::base64;
 use crate::util::clock::Deadline;
+use crate::util::{base64, regular_file};
 
 /// What dead pods left beside their entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -90,13 +88,7 @@ fn leases(dead: &[&CachedFile]) -> usize {
     let directories: BTreeSet<PathBuf> =
         dead.iter().map(|file| directory_of_leases(file)).collect();
     let files = directories.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
-    let holder = |path: &Path| {
-        let flags = nix::libc::O_NONBLOCK;
-        let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
-        let mut text = String::new();
-        file.take(1024).read_to_string(&mut text).ok()?;
-        Some(text)
-    };
+    let holder = |path: &Path| String::from_utf8(regular_file::read(path).ok()?).ok();
     let holders = files.filter_map(|file| holder(&file.path()));
     holders
         .filter(|text| text.lines().next().is_some_and(|id| containers.contains(id.trim())))

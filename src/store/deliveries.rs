@@ -71,6 +71,12 @@ impl Deliveries {
         let _ = file::remove(&self.0.join(layout::WANTED));
     }
 
+    /// Whether a sweep asked for a run.
+    #[must_use]
+    pub fn wanted(&self) -> bool {
+        self.0.join(layout::WANTED).exists()
+    }
+
     /// What a sweep leaves of those whom it found dead without a DEL, and that there is something to
     /// deliver. Nothing if there is no directory.
     pub fn leave(&self, dead: &[&Attachment]) {

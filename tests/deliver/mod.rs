@@ -229,3 +229,59 @@ fn after_a_reboot_the_caches_of_the_boot_before_go() {
     assert_eq!(left(&node, &dead), [0, 0, 0, 0]);
     assert_eq!(left(&node, &live), [1, 1, 2, 1]);
 }
+
+/// In a cluster: a container of its own that enters the node. Here the node is a process namespace,
+/// and the container has an empty directory where the node has its cached results.
+#[test]
+fn a_container_delivers_in_the_mounts_of_the_node() {
+    let node = node("deliver_container");
+    let (dead, live) = (run_pod(&node, "dead"), run_pod(&node, "live"));
+    deliver(&node, &[]).ok();
+    node.vanish(&dead, Port::Stays);
+    let at = |path: PathBuf| path.display().to_string();
+    let (cache, bin) = (at(results(&node)), at(node.cni_bin()));
+    let command = format!(
+        "{bin}/ovs-flow-gc deliver --json --cache-dir {cache} --cni-path {bin} --net-dir /nonexistent \
+         --runtime-dir /nonexistent --state-dir {}",
+        at(node.state_dir.clone())
+    );
+    let inside = |options: &str| {
+        let script = format!(
+            "unshare --mount sh -c 'mount -t tmpfs none {cache} && exec {command} {options}'; exit $?"
+        );
+        node.run("unshare", &["--pid", "--fork", "--mount-proc", "sh", "-c", &script])
+    };
+    assert_eq!(inside("").json()["dead"], json!([]), "it sees no cached result");
+    let delivered = inside("--node");
+    assert_eq!(state(&delivered).0, "delivered", "{delivered}");
+    assert_eq!(left(&node, &dead), [0; 4]);
+    assert_eq!(left(&node, &live), [1, 1, 2, 1]);
+    let script = format!("{command} --node; exit $?");
+    let same = node.run("unshare", &["--pid", "--fork", "--mount-proc", "sh", "-c", &script]);
+    assert!(same.code == Some(1) && same.stderr.contains("hostPID"), "{same}");
+}
+
+/// `--every` delivers again as soon as a sweep has found somebody dead.
+#[test]
+fn a_delivery_that_runs_on_is_woken_by_a_sweep() {
+    let node = node("deliver_every");
+    let (dead, live) = (run_pod(&node, "dead"), run_pod(&node, "live"));
+    let at = |path: PathBuf| path.display().to_string();
+    let (cache, bin) = (at(results(&node)), at(node.cni_bin()));
+    let running = node.start_admin(&[
+        "deliver",
+        "--every",
+        "3600",
+        "--cache-dir",
+        &cache,
+        "--cni-path",
+        &bin,
+    ]);
+    crate::rig::eventually("it runs", || node.state_dir.join("_deliver").exists());
+    node.vanish(&dead, Port::Stays);
+    node.admin(&["sweep"]).ok();
+    crate::rig::eventually("it is delivered", || left(&node, &dead) == [0; 4]);
+    running.kill();
+    running.wait();
+    assert_eq!(left(&node, &live), [1, 1, 2, 1]);
+}

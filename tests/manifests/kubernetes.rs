@@ -450,7 +450,7 @@ fn components_are_the_same_without_a_kubectl_that_knows_them() {
                 // They patch what only the base has, or only the way off.
                 "multus-dir" => "uninstall",
                 "netns-only" | "cri-containerd" | "cri-crio" | "dac-override" | "ovs-dir"
-                | "ovs-parent" => "base",
+                | "ovs-parent" | "deliver" => "base",
                 _ => from,
             };
             if only == from {
@@ -460,6 +460,34 @@ fn components_are_the_same_without_a_kubectl_that_knows_them() {
             }
         }
     }
+}
+
+/// A privileged container of its own. What the daemon has is as it is without it.
+#[test]
+fn what_delivers_is_privileged_and_the_daemon_is_not() {
+    let documents = variant("base", &["deliver"]);
+    check_schema(&documents);
+    let is = |d: &&Value, name: &str| d["kind"] == "DaemonSet" && d["metadata"]["name"] == name;
+    let daemon = documents.iter().find(|d| is(d, "ovs-flow-gcd")).unwrap();
+    assert_eq!(daemon, of_kind(&variant("base", &[]), "DaemonSet"));
+    let set = documents.iter().find(|d| is(d, "ovs-flow-gc-deliver")).unwrap();
+    assert_ne!(
+        set["spec"]["selector"], daemon["spec"]["selector"],
+        "neither takes the other's pods"
+    );
+    let pod = &set["spec"]["template"]["spec"];
+    assert_eq!(
+        (&pod["hostPID"], &pod["automountServiceAccountToken"]),
+        (&json!(true), &json!(false))
+    );
+    assert!(pod.get("volumes").is_none() && pod.get("serviceAccountName").is_none());
+    let container = &pod["containers"][0];
+    assert_eq!(container["securityContext"]["privileged"], true);
+    let daemons = &daemon["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["image"], daemons["image"], "the name that is written in one place");
+    let mut words = vec!["ovs-flow-gc"];
+    words.extend(array(&container["args"]).iter().map(|word| word.as_str().unwrap()));
+    ovs_flow_gc::cli::command().try_get_matches_from(words).unwrap();
 }
 
 /// The variant of one's own that the page shows.
