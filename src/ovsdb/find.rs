@@ -216,23 +216,21 @@ fn same_interface(marks: &Marks, wanted: &Wanted<'_>) -> bool {
 
 /// Whether the marks are of this namespace, if both sides say which.
 fn in_netns(marks: &Marks, wanted: &Wanted<'_>) -> Option<bool> {
-    let wanted = wanted.netns.filter(|path| !netns_key(path).is_empty())?;
+    let wanted = wanted.netns.filter(|path| netns_key(path).next().is_some())?;
     Some(same_netns(marks.netns.as_deref()?, wanted))
 }
 
 /// Whether two spellings are of one namespace's path.
 #[must_use]
 pub fn same_netns(a: &str, b: &str) -> bool {
-    netns_key(a) == netns_key(b)
+    netns_key(a).eq(netns_key(b))
 }
 
 /// `/run` and `/var/run` are one directory, and k-vswitch writes paths without slashes.
-fn netns_key(path: &str) -> String {
-    let bare = path.replace('/', "");
-    match bare.strip_prefix("varrun") {
-        Some(rest) => format!("run{rest}"),
-        None => bare,
-    }
+fn netns_key(path: &str) -> impl Iterator<Item = u8> {
+    let bare = path.bytes().filter(|byte| *byte != b'/');
+    let var = if bare.clone().take(6).eq(*b"varrun") { 3 } else { 0 };
+    bare.skip(var)
 }
 
 /// The paths that a CNI may have seen this one as.

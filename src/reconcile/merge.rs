@@ -117,12 +117,12 @@ fn is_one(a: &Attachment, b: &Attachment) -> bool {
 pub(super) fn is_one_sandbox(a: &Attachment, b: &Attachment) -> bool {
     // A DEL without a record knows only the path.
     let known = |netns: &Netns| netns.inode != 0;
-    let netns = a.netns.as_ref().zip(b.netns.as_ref());
-    let same = netns.is_some_and(|(a, b)| {
+    let same = |(a, b): (&Netns, &Netns)| {
         let seen = (a.device, a.inode) == (b.device, b.inode) || !known(a) || !known(b);
         seen && same_netns(&a.path, &b.path)
-    });
-    a.key == b.key && a.boot_id == b.boot_id && same
+    };
+    let netns = a.netns.as_ref().zip(b.netns.as_ref());
+    a.key == b.key && a.boot_id == b.boot_id && netns.is_some_and(same)
 }
 
 #[cfg(test)]

@@ -256,3 +256,18 @@ fn kube_ovn_names_of_any_ids() {
     }
     assert!(kube_ovn_names("0123456789abcdef", "fifteen-letters").is_empty());
 }
+
+#[test]
+fn a_namespaces_path_has_several_spellings() {
+    let spellings = ["/run/netns/a", "/var/run/netns/a", "runnetnsa", "varrunnetnsa"];
+    for (a, b) in spellings.iter().flat_map(|a| spellings.map(|b| (a, b))) {
+        assert!(same_netns(a, b), "{a} {b}");
+    }
+    for other in ["/run/netns/b", "/run/netns/aa", "/run/netns", "/var/lib/netns/a", "", "var"] {
+        assert!(
+            !same_netns("/run/netns/a", other) && !same_netns(other, "varrunnetnsa"),
+            "{other}"
+        );
+    }
+    assert!(same_netns("", "/"));
+}
