@@ -1,6 +1,5 @@
 //! The cached results of a node, and whether the pod of each is dead.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::ErrorKind;
@@ -13,7 +12,7 @@ use serde_json::Value;
 use crate::adopt::{CachedAttachment, cached_texts, multus_cache, parse_cached};
 use crate::liveness::netns::{self, Directories};
 use crate::liveness::{Liveness, LivenessReason};
-use crate::model::attachment::Attachment;
+use crate::model::attachment::{Attachment, Key};
 use crate::util::clock::Stamp;
 
 /// A file that was written so long before this boot is of another one: the wall clock is not exact.
@@ -33,8 +32,13 @@ pub(crate) struct CachedFile {
 /// files that are none.
 pub(crate) fn read(directories: &[PathBuf]) -> (Vec<CachedFile>, Vec<String>) {
     let (mut files, mut odd) = (Vec::new(), Vec::new());
-    let both = directories.iter().flat_map(|dir| [dir.clone(), multus_cache(dir)]);
-    for directory in both.collect::<BTreeSet<_>>() {
+    let mut all: Vec<PathBuf> = Vec::new();
+    for directory in directories.iter().flat_map(|dir| [dir.clone(), multus_cache(dir)]) {
+        if !all.contains(&directory) {
+            all.push(directory);
+        }
+    }
+    for directory in all {
         for (path, text) in cached_texts(&directory) {
             match text.and_then(|text| CachedFile::of(path.clone(), text)) {
                 Ok(file) => files.push(file),
@@ -57,11 +61,6 @@ impl CachedFile {
         Ok(Self { path, text, cached, written_ms: written_ms.unwrap_or(u64::MAX) })
     }
 
-    /// What the notes of it are called.
-    pub(crate) fn name(&self) -> String {
-        self.cached.key.cached_name()
-    }
-
     /// A number that another text would hardly have.
     pub(crate) fn digest(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
@@ -75,20 +74,20 @@ impl CachedFile {
     }
 
     /// The paths of its network namespace, as the runtime and the plugins wrote them down.
-    pub(crate) fn sandboxes(&self) -> BTreeSet<&str> {
+    pub(crate) fn sandboxes(&self) -> Vec<&str> {
         let marked = self.interfaces().filter_map(|i| i.get("sandbox")?.as_str());
         marked.chain(self.cached.netns.as_deref()).filter(|path| !path.is_empty()).collect()
     }
 
     /// Its interfaces on the host, maybe a bridge among them.
-    pub(crate) fn host_interfaces(&self) -> BTreeSet<&str> {
+    pub(crate) fn host_interfaces(&self) -> Vec<&str> {
         let on_host =
             |i: &&Value| i.get("sandbox").and_then(Value::as_str).unwrap_or_default().is_empty();
         self.interfaces().filter(on_host).filter_map(|i| i.get("name")?.as_str()).collect()
     }
 
     /// All addresses in its result.
-    pub(crate) fn addresses(&self) -> BTreeSet<IpAddr> {
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         let ips = self.cached.result.get("ips").and_then(Value::as_array).into_iter().flatten();
         let texts = ips.filter_map(|ip| ip.get("address")?.as_str());
         texts.filter_map(|text| text.split('/').next()?.parse().ok()).collect()
@@ -108,10 +107,10 @@ pub(crate) enum Verdict {
 /// What says that a pod is dead.
 pub(crate) struct Evidence {
     pub boot_id: String,
-    /// Whom sweeps found dead, and tombstones, by the names of cached results.
-    pub dead: BTreeMap<String, Attachment>,
-    /// Who has a record that no sweep made a tombstone, by the same names.
-    pub active: BTreeSet<String>,
+    /// Whom sweeps found dead, and tombstones; of one key the last life last.
+    pub dead: Vec<Attachment>,
+    /// Who has a record that no sweep made a tombstone.
+    pub active: Vec<Key>,
     /// Directories of namespaces in which a living pod's namespace is seen.
     pub directories: Directories,
     /// An operator says that the directories of namespaces are seen here as they are.
@@ -122,8 +121,8 @@ impl Evidence {
     /// Whether the pod of a cached result is dead. A sandbox with a path that is there is not
     /// delivered, whoever calls it dead: plugins enter the path that the result names.
     pub(crate) fn judge(&self, file: &CachedFile) -> Verdict {
-        let name = file.name();
-        let record = self.dead.get(&name).filter(|record| record.key == file.cached.key);
+        let key = &file.cached.key;
+        let record = self.dead.iter().rfind(|record| record.key == *key);
         let sandboxes = file.sandboxes();
         for path in &sandboxes {
             if !path.starts_with('/') || path.starts_with("/proc/") || path.contains("/../") {
@@ -140,7 +139,7 @@ impl Evidence {
             Some(Liveness::Dead(why)) => return Verdict::Dead(why),
             Some(Liveness::Alive) => return Verdict::Alive,
             Some(Liveness::Unknown(why)) => return Verdict::Unknown(why.to_string()),
-            None if self.active.contains(&name) => {
+            None if self.active.contains(key) => {
                 return Verdict::Unknown(
                     "no sweep has called it dead (`ovs-flow-gc sweep`)".to_owned(),
                 );
@@ -203,7 +202,7 @@ mod tests {
     fn evidence(trusted: bool) -> Evidence {
         let boot_id = crate::util::clock::boot_id().unwrap();
         let directories = Directories::default();
-        let (dead, active) = (BTreeMap::new(), BTreeSet::new());
+        let (dead, active) = (Vec::new(), Vec::new());
         Evidence { boot_id, dead, active, directories, trusted }
     }
 
@@ -255,7 +254,7 @@ mod tests {
         let (files, _) = read(&[dir.path().to_owned()]);
         let addresses: Vec<String> = files[0].addresses().iter().map(ToString::to_string).collect();
         assert_eq!(addresses, ["10.0.0.5", "fd00::5"]);
-        assert_eq!(files[0].host_interfaces(), BTreeSet::from(["veth1"]));
+        assert_eq!(files[0].host_interfaces(), ["veth1"]);
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! What dead pods left beside their entries, in numbers.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -50,7 +49,7 @@ impl Run<'_> {
                 && (self.concern)(&file.cached) != Concern::None
         };
         let dead: Vec<&CachedFile> = files.iter().filter(is_dead).collect();
-        let mut failed = known.values().filter_map(|note| note.error.clone());
+        let mut failed = known.iter().filter_map(|(_, note)| note.error.clone());
         let error = failed.next();
         Ok(Leftovers {
             cached_results: dead.len(),
@@ -83,16 +82,18 @@ impl Run<'_> {
 
 /// How many of host-local's files have a dead container's id on their first line.
 fn leases(dead: &[&CachedFile]) -> usize {
-    let containers: BTreeSet<&str> =
-        dead.iter().map(|file| file.cached.key.container.as_str()).collect();
-    let directories: BTreeSet<PathBuf> =
-        dead.iter().map(|file| directory_of_leases(file)).collect();
+    let is_dead =
+        |id: &str| dead.iter().any(|file| file.cached.key.container.as_str() == id.trim());
+    let mut directories: Vec<PathBuf> = Vec::new();
+    for directory in dead.iter().map(|file| directory_of_leases(file)) {
+        if !directories.contains(&directory) {
+            directories.push(directory);
+        }
+    }
     let files = directories.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
     let holder = |path: &Path| String::from_utf8(regular_file::read(path).ok()?).ok();
     let holders = files.filter_map(|file| holder(&file.path()));
-    holders
-        .filter(|text| text.lines().next().is_some_and(|id| containers.contains(id.trim())))
-        .count()
+    holders.filter(|text| text.lines().next().is_some_and(is_dead)).count()
 }
 
 /// Where host-local has the leases of the network of a cached result.

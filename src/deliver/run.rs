@@ -1,6 +1,5 @@
 //! One run of `deliver`: whose DEL is missing, what stands against it, and the calls.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -97,41 +96,37 @@ pub(crate) struct Deliverables {
 /// What the living hold.
 #[derive(Default)]
 struct Living {
-    addresses: BTreeMap<IpAddr, String>,
-    ports: BTreeMap<String, String>,
-    /// Container and interface.
-    interfaces: BTreeSet<(String, String)>,
+    addresses: Vec<(IpAddr, Key)>,
+    ports: Vec<(String, Key)>,
+    keys: Vec<Key>,
 }
 
 impl Living {
     fn add_record(&mut self, record: &Attachment) {
-        let key = record.key.to_string();
+        let key = &record.key;
         self.addresses.extend(record.ips.iter().map(|ip| (*ip, key.clone())));
-        self.ports.extend(record.port.clone().map(|port| (port, key)));
-        self.interfaces.insert(names(&record.key));
+        self.ports.extend(record.port.clone().map(|port| (port, key.clone())));
+        self.keys.push(key.clone());
     }
 
     fn add_cached(&mut self, file: &CachedFile) {
-        let key = file.cached.key.to_string();
+        let key = &file.cached.key;
         self.addresses.extend(file.addresses().into_iter().map(|ip| (ip, key.clone())));
-        self.interfaces.insert(names(&file.cached.key));
+        self.keys.push(key.clone());
     }
 
     /// Who lives and has something of this dead one.
     fn holder(&self, file: &CachedFile) -> Option<String> {
-        if self.interfaces.contains(&names(&file.cached.key)) {
+        let own = &file.cached.key;
+        if self.keys.iter().any(|k| k.container == own.container && k.ifname == own.ifname) {
             return Some("a living pod has its container id and interface".to_owned());
         }
-        let address = file.addresses().into_iter().find_map(|ip| self.addresses.get_key_value(&ip));
-        let port =
-            file.host_interfaces().into_iter().find_map(|port| self.ports.get_key_value(port));
+        let (addresses, ports) = (file.addresses(), file.host_interfaces());
+        let address = self.addresses.iter().find(|(ip, _)| addresses.contains(ip));
+        let port = self.ports.iter().find(|(port, _)| ports.contains(&port.as_str()));
         let address = address.map(|(ip, who)| format!("{ip} is {who}'s"));
         address.or_else(|| port.map(|(port, who)| format!("{port} is {who}'s")))
     }
-}
-
-fn names(key: &Key) -> (String, String) {
-    (key.container.as_str().to_owned(), key.ifname.as_str().to_owned())
 }
 
 impl Run<'_> {
@@ -177,7 +172,9 @@ impl Run<'_> {
                 Verdict::Unrecorded => LivenessReason::NetnsGone,
             };
             let mut one = One::new(self, file, why, &notes);
-            one.note = known.get(&file.name()).cloned().unwrap_or_default();
+            let name = file.cached.key.cached_name();
+            let note = known.iter().find(|(of, _)| *of == name);
+            one.note = note.map(|(_, note)| note.clone()).unwrap_or_default();
             one.deliver(&evidence, &living, held);
             found.dead.push(one.report);
         }
@@ -199,18 +196,15 @@ impl Run<'_> {
     pub(super) fn evidence(
         &self,
         records: &RegistrySnapshot,
-        notes: &BTreeMap<String, DeliveryNote>,
+        notes: &[(String, DeliveryNote)],
         swept: &[Attachment],
     ) -> Result<Evidence, Error> {
         let boot_id = boot_id().map_err(Error::BootId)?;
-        let mut dead: BTreeMap<String, Attachment> = BTreeMap::new();
-        let noted = notes.values().filter_map(|note| note.record.as_ref());
-        // Tombstones of one key are sorted: the last life counts.
-        for record in noted.chain(&records.tombstones).chain(swept) {
-            dead.insert(record.key.cached_name(), record.clone());
-        }
+        let noted = notes.iter().filter_map(|(_, note)| note.record.as_ref());
+        // Tombstones of one key are sorted.
+        let dead = noted.chain(&records.tombstones).chain(swept).cloned().collect();
         let directories = Directories::of(&records.attachments, &boot_id);
-        let active = records.attachments.iter().map(|record| record.key.cached_name()).collect();
+        let active = records.attachments.iter().map(|record| record.key.clone()).collect();
         Ok(Evidence { boot_id, dead, active, directories, trusted: self.yes })
     }
 
@@ -243,7 +237,7 @@ impl Run<'_> {
             let own_netns = netns.is_some_and(|n| sandboxes.iter().any(|own| same_netns(n, own)));
             let told = marks.container_id.is_some() || marks.netns.is_some();
             let address = marks.ips.iter().any(|ip| addresses.contains(ip));
-            let device = devices.contains(interface.name.as_str());
+            let device = devices.contains(&interface.name.as_str());
             if (address || device && told) && !own_container && !own_netns {
                 return Ok(Some(format!("port {} is marked as another's", port.name)));
             }
@@ -253,9 +247,9 @@ impl Run<'_> {
 }
 
 /// Removes the notes whose cached results are gone: the runtime's own DEL came, or ours did.
-fn forget(notes: &Deliveries, known: &BTreeMap<String, DeliveryNote>, files: &[CachedFile]) {
-    let there: BTreeSet<String> = files.iter().map(CachedFile::name).collect();
-    for name in known.keys().filter(|name| !there.contains(*name)) {
+fn forget(notes: &Deliveries, known: &[(String, DeliveryNote)], files: &[CachedFile]) {
+    let there: Vec<String> = files.iter().map(|file| file.cached.key.cached_name()).collect();
+    for (name, _) in known.iter().filter(|(name, _)| !there.contains(name)) {
         if let Err(failed) = notes.remove(name) {
             warn!("{failed}");
         }
@@ -377,7 +371,7 @@ impl<'a> One<'a> {
         self.check_again(evidence)?;
         // As libcni: every plugin has answered.
         fs::remove_file(&file.path).map_err(|e| End::Failed(e.to_string()))?;
-        if let Err(failed) = self.notes.remove(&file.name()) {
+        if let Err(failed) = self.notes.remove(&file.cached.key.cached_name()) {
             warn!("{failed}");
         }
         Ok(())

@@ -3,7 +3,6 @@
 //! The directory is there once `deliver` ran on this boot. Until then no sweep leaves a note: where
 //! delivery is off, nobody would remove it.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
@@ -96,9 +95,9 @@ impl Deliveries {
         }
     }
 
-    /// All notes that can be read.
+    /// All notes that can be read, by the names of their cached results.
     #[must_use]
-    pub fn notes(&self) -> BTreeMap<String, DeliveryNote> {
+    pub fn notes(&self) -> Vec<(String, DeliveryNote)> {
         let names = fs::read_dir(&self.0).into_iter().flatten().flatten();
         let names = names.filter_map(|entry| entry.file_name().into_string().ok());
         names
@@ -155,7 +154,8 @@ mod tests {
         notes.leave(&[&record]);
         assert!(dir.path().join("state/_deliver/_wanted").exists());
         let known = notes.notes();
-        assert_eq!(known["podnet-c1-eth0"].record.as_ref(), Some(&record));
+        assert_eq!(known[0].0, "podnet-c1-eth0");
+        assert_eq!(known[0].1.record.as_ref(), Some(&record));
         file::replace(&dir.path().join("state/_deliver/torn"), b"{").unwrap();
         assert_eq!(notes.notes(), known);
         notes.begin();
