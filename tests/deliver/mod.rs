@@ -69,7 +69,9 @@ pub(crate) fn deliver(node: &Node, args: &[&str]) -> Outcome {
     let runtime = at(node.dir.join("sandboxes"));
     let common =
         ["deliver", "--json", "--cache-dir", &cache, "--net-dir", &net, "--cni-path", &bin];
-    node.admin(&[&common, &["--runtime-dir", &runtime][..], args].concat())
+    let all = [&common, &["--runtime-dir", &runtime][..], args].concat();
+    // Some tests have many pods, each with the processes of a chain.
+    node.start_admin(&all).wait_for(std::time::Duration::from_secs(240))
 }
 
 /// Each dead pod's state and why, by container.
