@@ -297,7 +297,7 @@ pub(super) fn is_made_for_dead(index: &Index<'_>, flow: &Flow, dead: DeadId, sho
     let Some((dead_of, _)) = index.dead(dead) else { return false };
     let Some(born) = dead_of.born else { return false };
     let since = dead_of.number_since.map_or(born, |since| since.max(born));
-    let only = |port| index.port(port).is_some_and(|o| o.dead == [dead] && o.live.is_empty());
+    let only = |port| index.port(port).is_some_and(|o| o.dead[..] == [dead] && o.live.is_empty());
     let at_its_port =
         flow.matches.in_port.is_none_or(|port| dead_of.ofport == Some(port) && only(port));
     let alive = is_made_before(flow, dead_of.seen_alive);

@@ -4,11 +4,13 @@
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::basis::{self, Basis, BasisFacts};
 use super::carried::Carried;
 use super::claims::{Claim, Claims, Owner, Seen};
 use super::input::{Dead, DeadId, JudgeInput, LiveId, LiveRegister, Network, NetworkId};
+use super::owners::TokenOwners;
 use super::proof::{Evidence, Prover};
 use super::tokens::{Field, Index, RegisterToken, Token, is_its_own};
 use super::vlans::{Relation, Vlans};
@@ -63,6 +65,8 @@ pub struct Learned {
     pub shown: Vec<Shown>,
     /// Registers that outputs take their port from.
     pub output_registers: Vec<RegisterRange>,
+    /// Who owns each token of the input. `None`: nothing was surveyed.
+    pub(super) owners: Option<Arc<TokenOwners>>,
     /// Every flow of the bridge was seen.
     pub(super) complete: bool,
     pub(super) overflow: bool,
@@ -248,6 +252,7 @@ pub(super) fn conclude(index: &Index<'_>, mut seen: Seen) -> Learned {
         basis_facts,
         shown,
         output_registers: seen.outputs,
+        owners: Some(Arc::clone(&index.owners)),
         vlans: seen.vlans,
         carried: seen.carried,
         complete: seen.complete,

@@ -8,8 +8,9 @@ use super::carried::Carried;
 use super::claims::{Claims, Owner, Seen, Witnesses};
 use super::guards::{self, OutputRegisters};
 use super::input::{Dead, DeadId, Live, LiveId, LiveRegister};
+use super::owners::PortOwners;
 use super::tokens::{
-    Field, Index, PortOwners, PortState, RegisterToken, is_made_after, is_made_before, is_older,
+    Field, Index, PortState, RegisterToken, is_made_after, is_made_before, is_older,
     push_once,
 };
 use super::vlans;

@@ -8,7 +8,7 @@
 //! | file | job |
 //! | --- | --- |
 //! | [`input`] | the input beside the entries: who is dead and who is alive |
-//! | `tokens` | who owns a port, an address, a register value |
+//! | `tokens`, `owners` | tokens, and who owns a port, an address, a register value |
 //! | `survey`, `learned` | what a dump shows of registers: the pass over it, and what is found |
 //! | `lesson`, `claims` | what one flow shows; who has which value |
 //! | `proof` | whether a register value is a dead attachment's own |
@@ -31,6 +31,7 @@ mod guards;
 mod learned;
 mod lesson;
 mod living;
+mod owners;
 mod pair;
 mod proof;
 mod reason;

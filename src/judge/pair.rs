@@ -82,7 +82,7 @@ impl Judge<'_> {
         }
         let other_owners = match with {
             Token::Address(address) => {
-                Some(index.address(address).map_or_else(Vec::new, |o| o.live.clone()))
+                Some(index.address(address).map_or_else(Vec::new, |o| o.live.to_vec()))
             }
             Token::Register(register) => self.learned.owners(register),
             Token::Port(_) => None,

@@ -77,7 +77,7 @@ impl Prover<'_, '_> {
             };
             // The distinct values are few, and fields that overlap fewer.
             let shared = holders.get(&token).is_some_and(|same| same.iter().any(together))
-                || (self.index.fields.len() > 1
+                || (self.index.fields().len() > 1
                     && holders.keys().any(|other| *other != token && agree(*other, token)))
                 || self.seen.values.get(&token).is_some_and(|c| c.dead().any(|i| together(&i)));
             Evidence { previous_ofports, ..self.evidence(i, token, shared) }

@@ -44,7 +44,7 @@ impl<'c> Survey<'c> {
     /// For a dump of every flow of the bridge.
     #[must_use]
     pub fn new(input: &'c JudgeInput) -> Self {
-        Self::start(input, true)
+        Self::start(Index::new(input), true)
     }
 
     /// For dumps of some flows only. Nothing is concluded from absence: learned registers
@@ -52,11 +52,17 @@ impl<'c> Survey<'c> {
     /// may be seen more than once.
     #[must_use]
     pub fn partial(input: &'c JudgeInput) -> Self {
-        Self::start(input, false)
+        Self::start(Index::new(input), false)
     }
 
-    fn start(input: &'c JudgeInput, complete: bool) -> Self {
-        let index = Index::new(input);
+    /// [`Survey::new`] of an input that was surveyed before.
+    #[must_use]
+    pub fn again(input: &'c JudgeInput, learned: &Learned) -> Self {
+        Self::start(Index::of_surveyed(input, learned), true)
+    }
+
+    fn start(index: Index<'c>, complete: bool) -> Self {
+        let input = index.input;
         let mut recorded: HashMap<RegisterToken, Vec<DeadId>> = HashMap::new();
         let mut wanted = HashSet::new();
         for i in input.dead.ids() {
@@ -112,7 +118,7 @@ impl<'c> Survey<'c> {
         for range in &bucket.output_registers {
             push_once(&mut seen.outputs, *range);
         }
-        for field in &index.fields {
+        for field in index.fields() {
             if bucket.unread {
                 push_once(&mut seen.obscured, *field);
             }
@@ -149,7 +155,7 @@ impl<'c> Survey<'c> {
         self.seen.witnesses.see(&self.index, flow);
         if flow.actions.unread {
             // An action that we cannot read may write anything anywhere.
-            self.index.fields.iter().for_each(|f| push_once(&mut self.seen.obscured, *f));
+            self.index.fields().iter().for_each(|f| push_once(&mut self.seen.obscured, *f));
         }
         if !flow.actions.register_writes.is_empty() {
             self.learn(flow);
@@ -207,8 +213,8 @@ impl<'c> Survey<'c> {
         let names = |m: &AddressMatch| {
             let owners = index.address(m.address).filter(|_| m.side == Side::Source);
             owners.is_some_and(|owners| match owner {
-                Owner::Dead(i) => owners.dead == [i] && owners.live.is_empty(),
-                Owner::Live(l) => owners.live == [l] && owners.dead.is_empty(),
+                Owner::Dead(i) => owners.dead[..] == [i] && owners.live.is_empty(),
+                Owner::Live(l) => owners.live[..] == [l] && owners.dead.is_empty(),
             })
         };
         if is_made_after(flow, since) && flow.matches.addresses.iter().any(names) {
@@ -223,7 +229,7 @@ impl<'c> Survey<'c> {
     fn see_delivery(&mut self, flow: &Flow) {
         let Self { index, seen, .. } = self;
         let outputs = &flow.actions.outputs;
-        if outputs.is_empty() || !index.some_moved {
+        if outputs.is_empty() || !index.owners.some_moved {
             return;
         }
         let to = flow.matches.addresses.iter().filter(|m| m.side == Side::Destination);
@@ -271,7 +277,7 @@ impl<'c> Survey<'c> {
         {
             return true;
         }
-        index.fields.iter().any(|field| {
+        index.fields().iter().any(|field| {
             m.registers.iter().filter_map(|r| field.matched(r)).any(|token| {
                 self.recorded.contains_key(&token) || self.may_be_learned(*field, token)
             }) || actions
@@ -301,8 +307,8 @@ impl<'c> Survey<'c> {
     }
 
     fn learn(&mut self, flow: &Flow) {
-        for k in 0..self.index.fields.len() {
-            let Some(field) = self.index.fields.get(k).copied() else { continue };
+        for k in 0..self.index.fields().len() {
+            let Some(field) = self.index.fields().get(k).copied() else { continue };
             for write in &flow.actions.register_writes {
                 match field.written(write) {
                     Written::Nothing => {}
@@ -357,7 +363,7 @@ fn recorded_live(index: &Index<'_>) -> HashMap<RegisterToken, Claims> {
         let LiveRegister::Is(value) = live.register else { continue };
         let own = live.network.and_then(|n| index.input.networks.get(n));
         let own = own.and_then(|n| Field::of(&n.register));
-        for field in &index.fields {
+        for field in index.fields() {
             let fills = own
                 .is_none_or(|own| own.index == field.index && own.mask & field.mask == field.mask);
             if fills && let Some(token) = field.token(value) {

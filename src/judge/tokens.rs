@@ -1,8 +1,8 @@
 //! Tokens, and who owns them.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -10,10 +10,11 @@ use serde::{Serialize, Serializer};
 use super::claims::Owner;
 use super::guards;
 use super::input::{Dead, DeadId, JudgeInput, Live, LiveId, Network};
+use super::learned::Learned;
+use super::owners::{Owners, PortOwners, TokenOwners};
 use super::vlans;
 use crate::model::flow::{Address, Flow, RegisterMatch, RegisterWrite};
 use crate::model::register::{RegisterRule, RegisterSource};
-use crate::model::row::RowId;
 use crate::util::clock::BootTime;
 
 /// The bridge's own port; never a pod's.
@@ -152,25 +153,6 @@ impl Field {
     }
 }
 
-/// Who has an address.
-#[derive(Default)]
-pub(super) struct Owners {
-    pub(super) dead: Vec<DeadId>,
-    pub(super) live: Vec<LiveId>,
-}
-
-/// Who has a port number.
-#[derive(Default)]
-pub(super) struct PortOwners {
-    pub(super) dead: Vec<DeadId>,
-    pub(super) live: Vec<LiveId>,
-    /// The living that had it before. The dead that did are among `dead`.
-    pub(super) live_before: Vec<LiveId>,
-    pub(super) row: Option<RowId>,
-    /// The row is not of a dead attachment that had the number.
-    foreign: bool,
-}
-
 /// Whether a dead attachment's port number is still, and only, its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PortState {
@@ -181,61 +163,28 @@ pub(super) enum PortState {
     Unsettled,
 }
 
-/// The owners of every token of a case. Only usable tokens of the dead are in it: an empty
-/// or reserved value would match everybody's flows.
+/// An input, and who owns each of its tokens.
 pub(super) struct Index<'c> {
     pub(super) input: &'c JudgeInput,
-    ports: HashMap<u16, PortOwners>,
-    addresses: HashMap<Address, Owners>,
-    /// Somebody's number changed while it lived.
-    pub(super) some_moved: bool,
-    /// The distinct register fields of the case's networks.
-    pub(super) fields: Vec<Field>,
+    pub(super) owners: Arc<TokenOwners>,
 }
 
 impl<'c> Index<'c> {
     pub(super) fn new(input: &'c JudgeInput) -> Self {
-        let owners = input.live.len().saturating_add(input.dead.len());
-        let mut ports: HashMap<u16, PortOwners> = HashMap::with_capacity(owners);
-        let mut addresses: HashMap<Address, Owners> = HashMap::with_capacity(owners);
-        for (i, dead) in input.dead.iter() {
-            if input.networks.get(dead.network).is_none() {
-                continue;
-            }
-            for port in
-                dead.ofport.iter().chain(&dead.previous_ofports).filter(|p| is_pod_port(**p))
-            {
-                push_once(&mut ports.entry(*port).or_default().dead, i);
-            }
-            for address in dead.addresses.iter().filter(|a| !a.is_unusable()) {
-                push_once(&mut addresses.entry(*address).or_default().dead, i);
-            }
+        Self { input, owners: Arc::new(TokenOwners::of(input)) }
+    }
+
+    /// That of an input which was surveyed: its owners are known.
+    pub(super) fn of_surveyed(input: &'c JudgeInput, learned: &Learned) -> Self {
+        match &learned.owners {
+            Some(owners) => Self { input, owners: Arc::clone(owners) },
+            None => Self::new(input),
         }
-        for (i, live) in input.live.iter() {
-            if let Some(port) = live.ofport {
-                ports.entry(port).or_default().live.push(i);
-            }
-            for port in live.previous_ofports.iter().filter(|p| live.ofport != Some(**p)) {
-                push_once(&mut ports.entry(*port).or_default().live_before, i);
-            }
-            for address in &live.addresses {
-                push_once(&mut addresses.entry(*address).or_default().live, i);
-            }
-        }
-        for (port, row) in &input.ports.by_number {
-            ports.entry(*port).or_default().row = Some(*row);
-        }
-        for owners in ports.values_mut() {
-            let mut dead = owners.dead.iter().filter_map(|i| input.dead.get(*i));
-            owners.foreign = owners.row.is_some_and(|row| !dead.any(|d| d.interface == Some(row)));
-        }
-        let mut fields = Vec::new();
-        for field in input.networks.values().filter_map(|n| Field::of(&n.register)) {
-            push_once(&mut fields, field);
-        }
-        let some_moved =
-            input.dead.values().any(Dead::has_moved) || input.live.values().any(Live::has_moved);
-        Self { input, ports, addresses, some_moved, fields }
+    }
+
+    /// The distinct register fields of the input's networks.
+    pub(super) fn fields(&self) -> &[Field] {
+        &self.owners.fields
     }
 
     pub(super) fn dead(&self, i: DeadId) -> Option<(&'c Dead, &'c Network)> {
@@ -248,11 +197,11 @@ impl<'c> Index<'c> {
     }
 
     pub(super) fn port(&self, port: u16) -> Option<&PortOwners> {
-        self.ports.get(&port)
+        self.owners.port(port)
     }
 
     pub(super) fn address(&self, address: Address) -> Option<&Owners> {
-        self.addresses.get(&address)
+        self.owners.address(address)
     }
 
     /// An attachment's number on this bridge.
@@ -283,7 +232,7 @@ impl<'c> Index<'c> {
                 owners.row.is_some()
                     && owners.row == dead.interface
                     && owners.live.is_empty()
-                    && owners.dead == [i]
+                    && owners.dead[..] == [i]
             })
     }
 
@@ -386,7 +335,7 @@ impl<'c> Index<'c> {
     /// since or not.
     pub(super) fn once_matched(&self, flow: &Flow, i: DeadId) -> bool {
         let m = &flow.matches;
-        let has = |owners: &Vec<DeadId>| owners.contains(&i);
+        let has = |owners: &[DeadId]| owners.contains(&i);
         m.in_port.and_then(|p| self.port(p)).is_some_and(|o| has(&o.dead))
             || m.addresses
                 .iter()

@@ -64,7 +64,7 @@ impl<'c> Judge<'c> {
                 push_once(by_value.entry(token).or_default(), i);
             }
         }
-        Self { index: Index::new(input), learned, by_value, showing: learned.showing() }
+        Self { index: Index::of_surveyed(input, learned), learned, by_value, showing: learned.showing() }
     }
 
     /// Whether the flow is stale, and why. If several dead attachments have a say, stale
@@ -178,12 +178,12 @@ impl<'c> Judge<'c> {
     fn matched(&self, flow: &Flow) -> Vec<DeadId> {
         let index = &self.index;
         let mut found = Vec::new();
-        let port = flow.matches.in_port.and_then(|p| index.port(p)).map(|o| &o.dead);
+        let port = flow.matches.in_port.and_then(|p| index.port(p)).map(|o| &o.dead[..]);
         let addresses = flow.matches.addresses.iter().filter_map(|m| index.address(m.address));
         let tokens = self.matched_registers(flow).chain(self.written_registers(flow));
         port.into_iter()
-            .chain(addresses.map(|o| &o.dead))
-            .chain(tokens.filter_map(|t| self.by_value.get(&t)))
+            .chain(addresses.map(|o| &o.dead[..]))
+            .chain(tokens.filter_map(|t| self.by_value.get(&t).map(Vec::as_slice)))
             .flatten()
             .for_each(|i| push_once(&mut found, *i));
         found
@@ -226,12 +226,12 @@ impl<'c> Judge<'c> {
 
     pub(super) fn matched_registers(&self, flow: &Flow) -> impl Iterator<Item = RegisterToken> {
         let matched = &flow.matches.registers;
-        self.index.fields.iter().flat_map(|f| matched.iter().filter_map(|m| f.matched(m)))
+        self.index.fields().iter().flat_map(|f| matched.iter().filter_map(|m| f.matched(m)))
     }
 
     fn written_registers(&self, flow: &Flow) -> impl Iterator<Item = RegisterToken> {
         let writes = &flow.actions.register_writes;
-        self.index.fields.iter().flat_map(move |field| {
+        self.index.fields().iter().flat_map(move |field| {
             writes.iter().filter_map(move |write| match field.written(write) {
                 Written::Value(value) => field.token(value),
                 _ => None,

@@ -24,6 +24,7 @@ mod frame;
 pub(crate) mod fuzzing;
 pub mod marks;
 mod narrow;
+mod places;
 mod rows;
 mod rpc;
 pub mod snapshot;

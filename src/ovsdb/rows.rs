@@ -289,7 +289,7 @@ impl Rows {
         // A server allows each name once. An answer that does not is read the same way each time.
         bridges.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
         let (ovn, ovs_version) = self.switch.clone();
-        Ok(Snapshot { complete, ovn, ovs_version, bridges })
+        Ok(Snapshot { complete, ovn, ovs_version, bridges, ..Snapshot::default() })
     }
 
     fn interfaces_of(

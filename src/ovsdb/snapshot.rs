@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::places::{Place, Places};
 use crate::model::flow::MacAddr;
 use crate::model::row::RowId;
 
@@ -22,6 +23,8 @@ pub struct Snapshot {
     pub ovs_version: Option<String>,
     /// By name.
     pub bridges: Vec<Bridge>,
+    /// Where their interfaces are: filled when it is asked for.
+    pub places: Places,
 }
 
 /// The configuration of ovn-controller (ovn-controller(8), "Configuration"). Several may run on a node,
@@ -203,6 +206,21 @@ impl Snapshot {
     #[must_use]
     pub fn interface(&self, id: RowId) -> Option<(&Bridge, &Port, &Interface)> {
         self.interfaces().find(|(_, _, i)| i.id == id)
+    }
+
+    /// Where the interface of that row is.
+    pub(crate) fn place_of_row(&self, id: RowId) -> Option<Place> {
+        self.places.of_row(&self.bridges, id)
+    }
+
+    /// Where the interface of that name is.
+    pub(crate) fn place_of_name(&self, name: &str) -> Option<Place> {
+        self.places.of_name(&self.bridges, name)
+    }
+
+    /// Where the interface with that number is, of a bridge: the first, if there are two.
+    pub(crate) fn place_of_number(&self, bridge: usize, number: u16) -> Option<Place> {
+        self.places.of_number(&self.bridges, (bridge, number))
     }
 
     /// Whether ovn-controller runs the bridge: its flows are not ours to judge.

@@ -242,13 +242,12 @@ fn evidence(
 ) -> Result<Option<FlowScan>, Error> {
     let Some(mut tokens) = tokens_of_evidence(facts) else { return Ok(None) };
     let buckets = source.buckets()?;
+    let mut survey = Survey::new(facts);
     if least == Extent::Dangling {
-        let survey = Survey::new(facts);
         let ports = source.ports_of_nobody(&|port| survey.is_dangling(port));
         tokens.push(Tokens { ports, ..Tokens::default() });
     }
     loop {
-        let mut survey = Survey::new(facts);
         buckets.iter().for_each(|bucket| survey.see_bucket(bucket));
         let mut collector = Collector::of_evidence(survey, source.seq());
         if !source.evidence(&tokens, &mut |seen| collector.see(seen))? {
@@ -264,6 +263,7 @@ fn evidence(
             return Ok(Some(scan));
         }
         tokens.push(Tokens { registers: learned, ..Tokens::default() });
+        survey = Survey::again(facts, &scan.learned);
     }
 }
 

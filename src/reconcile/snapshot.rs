@@ -1,6 +1,6 @@
 //! Everything read about this node at one moment: records and OVSDB.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -8,7 +8,7 @@ use std::time::UNIX_EPOCH;
 
 use crate::config::{Config, Mode, NetworkState};
 use crate::model::attachment::{Attachment, Device, NetworkName};
-use crate::model::row::{RowId, RowMap, RowSet};
+use crate::model::row::{RowId, RowSet};
 use crate::openflow;
 use crate::ovsdb::{
     self, Arrived, Asked, Bridge, Check, Client, Interface, Marks, Moment, Port, Snapshot,
@@ -87,9 +87,6 @@ pub struct NodeSnapshot {
     /// For telling whether all this still holds.
     moment: Moment,
     pub(super) version: Option<Version>,
-    /// Where an interface is, by row and by name: bridge, port, interface.
-    by_row: RowMap<[usize; 3]>,
-    by_name: HashMap<String, [usize; 3]>,
 }
 
 /// A snapshot that is being read: the database has been asked.
@@ -137,15 +134,6 @@ impl NodeSnapshot {
     /// A snapshot that has only a switch. Nothing can tell whether it still holds.
     #[must_use]
     pub fn of(now: Stamp, boot_id: String, ovs: Arc<Snapshot>) -> Self {
-        let (mut by_row, mut by_name) = (RowMap::default(), HashMap::new());
-        for (b, bridge) in ovs.bridges.iter().enumerate() {
-            for (p, port) in bridge.ports.iter().enumerate() {
-                for (i, interface) in port.interfaces.iter().enumerate() {
-                    by_row.insert(interface.id, [b, p, i]);
-                    by_name.insert(interface.name.clone(), [b, p, i]);
-                }
-            }
-        }
         Self {
             now,
             boot_id,
@@ -157,8 +145,6 @@ impl NodeSnapshot {
             free: None,
             moment: Moment::default(),
             version: None,
-            by_row,
-            by_name,
         }
     }
 
@@ -256,11 +242,16 @@ impl NodeSnapshot {
     }
 
     pub(super) fn row(&self, id: RowId) -> Option<PortLocation<'_>> {
-        self.by_row.get(&id).and_then(|at| self.at(*at))
+        self.ovs.place_of_row(id).and_then(|at| self.at(at))
+    }
+
+    /// The interface that has this number on a bridge; the first, if two have it.
+    pub(super) fn numbered(&self, bridge: BridgeId, number: u16) -> Option<PortLocation<'_>> {
+        self.ovs.place_of_number(bridge.0, number).and_then(|at| self.at(at))
     }
 
     fn named(&self, name: &str) -> Option<PortLocation<'_>> {
-        self.by_name.get(name).and_then(|at| self.at(*at))
+        self.ovs.place_of_name(name).and_then(|at| self.at(at))
     }
 
     /// Where an attachment's port is now: its row, else a row of its port's name (a port that is

@@ -265,7 +265,7 @@ impl Sim {
             ports: ports(on),
         };
         let bridges = self.bridges.ids().map(bridge).collect();
-        Snapshot { complete: true, ovn, ovs_version: None, bridges }
+        Snapshot { complete: true, ovn, bridges, ..Snapshot::default() }
     }
 
     /// Everything as a call reads it; ages count back from `now`.

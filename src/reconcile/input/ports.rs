@@ -1,6 +1,6 @@
 //! Numbers and VLANs of ports, and which bridges are joined.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use super::{BridgeInput, BridgeView};
 use crate::judge::input::Ports;
@@ -25,14 +25,8 @@ impl BridgeInput {
         bridge: BridgeId,
         described: &[(u16, String)],
     ) {
-        let mut named: HashMap<u16, PortLocation<'_>> = HashMap::new();
-        for place in node.places().filter(|p| p.bridge == bridge) {
-            if let Some(number) = place.interface.ofport.number() {
-                named.entry(number).or_insert(place);
-            }
-        }
         for (number, name) in described {
-            match named.get(number) {
+            match node.numbered(bridge, *number) {
                 // PORT_DESC cuts names at 15 bytes.
                 Some(place) if !place.interface.name.starts_with(name.as_str()) => {
                     self.facts.ports.unassigned = true;
