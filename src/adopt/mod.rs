@@ -23,6 +23,7 @@ use crate::config::{Config, NetworkState, database_socket};
 use crate::liveness::netns::{self, CaptureError};
 use crate::liveness::{Liveness, LivenessReason};
 use crate::model::attachment::{Attachment, ContainerId, IfName, Key, Netns, NetworkName, Pod};
+use crate::model::records::Records;
 use crate::ovsdb::{
     Client, Interface, Marks, Ofport, Port, Snapshot, Wanted, find_port, marks, same_netns,
     write_port,
@@ -254,7 +255,7 @@ fn is_of(key: &Key, record: &Attachment) -> bool {
 }
 
 /// Adds pods that were taken for dead and have no cached result.
-fn from_tombstones(tombstones: &[Attachment], pending: &mut Vec<Pending>) {
+fn from_tombstones(tombstones: &Records, pending: &mut Vec<Pending>) {
     for tombstone in tombstones {
         if !pending.iter().any(|p| p.is_of(tombstone)) {
             pending.push(Pending {
@@ -293,7 +294,7 @@ fn same_port(tombstone: &Attachment, record: &Attachment) -> bool {
 fn from_marks(
     snapshot: &Snapshot,
     only: Option<&NetworkName>,
-    records: &[Attachment],
+    records: &Records,
     (pending, skipped): (&mut Vec<Pending>, &mut Vec<String>),
 ) {
     for (port, interface) in ports(snapshot) {

@@ -26,6 +26,7 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::{Liveness, LivenessReason};
 use crate::model::attachment::{Attachment, Netns};
+use crate::model::records::Records;
 use crate::util::clock::Stamp;
 
 /// File times are taken from a clock that ticks (at most 10 ms apart at HZ=100).
@@ -98,7 +99,7 @@ pub fn judge(record: &Attachment, boot_id: &str) -> Liveness {
 
 /// [`judge`] of many: a namespace that is as ADD saw it costs one stat.
 #[must_use]
-pub fn judge_all(records: &[Attachment], boot_id: &str) -> Vec<Liveness> {
+pub fn judge_all(records: &Records, boot_id: &str) -> Vec<Liveness> {
     let mut last: Option<(&Path, Option<Directory>)> = None;
     let mut lives = Vec::with_capacity(records.len());
     for record in records {
@@ -166,7 +167,7 @@ pub struct Directories(Vec<(String, Directory)>);
 impl Directories {
     /// Those of these records.
     #[must_use]
-    pub fn of(records: &[Attachment], boot_id: &str) -> Self {
+    pub fn of(records: &Records, boot_id: &str) -> Self {
         let mut known: Vec<(String, Directory)> = Vec::new();
         for record in records.iter().filter(|record| record.boot_id == boot_id) {
             let Some(netns) = record.netns.as_ref().filter(|n| n.pid_namespace.is_none()) else {
@@ -426,7 +427,7 @@ mod tests {
             parent_inode: parent.ino(),
             pid_namespace: None,
         });
-        let of = |record: &Attachment| Directories::of(std::slice::from_ref(record), "boot");
+        let of = |record: &Attachment| Directories::of(&vec![record.clone()].into(), "boot");
         let bare = |name: &str| at(name).replace('/', "");
         let known = of(&record);
         assert!(known.lack(&at("cni-3")) && known.lack(&bare("cni-3")));

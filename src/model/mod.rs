@@ -2,6 +2,7 @@
 
 pub mod attachment;
 pub mod flow;
+pub mod records;
 pub mod register;
 pub mod row;
 pub mod table;

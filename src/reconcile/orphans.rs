@@ -257,7 +257,7 @@ pub fn sighted(
     let known = lock.succeeds(registry_snapshot.version);
     let mut done = Ok(());
     for (index, workload) in news {
-        let Some(record) = registry_snapshot.attachments.get_mut(index) else { continue };
+        let Some(record) = registry_snapshot.attachments.get(index) else { continue };
         let see = |record: &mut Attachment| {
             record.seen_alive = now;
             record.workload = workload.or_else(|| record.workload.take());
@@ -265,7 +265,7 @@ pub fn sighted(
         let written = if known.is_some() {
             let mut seen = record.clone();
             see(&mut seen);
-            lock.put(&seen).map(|()| *record = seen)
+            lock.put(&seen).map(|()| registry_snapshot.attachments.replace(index, seen))
         } else {
             lock.update(record, see).map(drop)
         };

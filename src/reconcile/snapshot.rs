@@ -8,6 +8,7 @@ use std::time::UNIX_EPOCH;
 
 use crate::config::{Config, Mode, NetworkState};
 use crate::model::attachment::{Attachment, Device, NetworkName};
+use crate::model::records::Records;
 use crate::model::row::{RowId, RowSet};
 use crate::openflow;
 use crate::ovsdb::{
@@ -73,9 +74,9 @@ pub struct NodeSnapshot {
     /// This boot.
     pub boot_id: String,
     /// Active records.
-    pub records: Vec<Attachment>,
+    pub records: Records,
     /// Dead ones.
-    pub tombstones: Vec<Attachment>,
+    pub tombstones: Records,
     /// Per network: configuration and what was learned.
     pub networks: BTreeMap<NetworkName, NetworkState>,
     /// OVSDB.
@@ -137,8 +138,8 @@ impl NodeSnapshot {
         Self {
             now,
             boot_id,
-            records: Vec::new(),
-            tombstones: Vec::new(),
+            records: Records::default(),
+            tombstones: Records::default(),
             networks: BTreeMap::new(),
             ovs,
             switch_started: None,

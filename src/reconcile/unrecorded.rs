@@ -220,8 +220,6 @@ pub(super) fn refresh(
         None
     });
     for (index, new) in changed {
-        if let Some(record) = node.records.get_mut(index) {
-            *record = new;
-        }
+        node.records.replace(index, new);
     }
 }

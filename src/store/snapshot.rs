@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
@@ -12,6 +13,7 @@ use super::known_files::{FileStamp, KnownFiles};
 use super::layout;
 use super::record::{self, Found, Wanted};
 use crate::model::attachment::{Attachment, Key, NetworkName};
+use crate::model::records::Records;
 
 /// All networks' records, sorted by key and generation.
 #[derive(Debug, Default)]
@@ -19,9 +21,9 @@ pub struct RegistrySnapshot {
     /// Every network that has a directory.
     pub networks: Vec<KnownNetwork>,
     /// Active records.
-    pub attachments: Vec<Attachment>,
+    pub attachments: Records,
     /// Tombstones.
-    pub tombstones: Vec<Attachment>,
+    pub tombstones: Records,
     /// Files that should be one of these and are not. Each may stand for a live pod.
     pub corrupt: Vec<Corrupt>,
     /// Corrupt files that were moved aside earlier, for the operator.
@@ -63,7 +65,7 @@ pub enum Leftover {
     /// A file that was never renamed.
     Temporary(PathBuf),
     /// An active record whose tombstone was written.
-    Dead(Box<Attachment>),
+    Dead(Arc<Attachment>),
 }
 
 pub(super) fn decode_state<T: DeserializeOwned>(
@@ -131,8 +133,8 @@ pub(super) fn take(root: &Path, reading: Reading<'_>) -> Result<RegistrySnapshot
             Err(e) => all.failures.push(Error::io("read", &path)(e)),
         }
     }
-    all.attachments.sort_by(|a, b| (&a.key, a.generation).cmp(&(&b.key, b.generation)));
-    all.tombstones.sort_by(|a, b| (&a.key, a.generation).cmp(&(&b.key, b.generation)));
+    all.attachments.sort();
+    all.tombstones.sort();
     Ok(all)
 }
 
@@ -157,11 +159,13 @@ impl RegistrySnapshot {
         }
         let mut tombstones = self.tombstones.clone();
         tombstones.extend(tombstones_written.cloned());
-        tombstones.sort_by(|a, b| (&a.key, a.generation).cmp(&(&b.key, b.generation)));
-        let dead: HashSet<(&Key, u64)> =
-            tombstones.iter().map(|a| (&a.key, a.generation)).collect();
-        let alive = self.attachments.iter().filter(|a| !dead.contains(&(&a.key, a.generation)));
-        let attachments = alive.cloned().collect();
+        tombstones.sort();
+        let mut attachments = self.attachments.clone();
+        let is_dead = |a: &Attachment| {
+            let life = (&a.key, a.generation);
+            tombstones.place_of(|dead| (&dead.key, dead.generation).cmp(&life)).is_some()
+        };
+        attachments.retain(|a| !is_dead(a));
         let networks = self.networks.clone();
         Some(Self { networks, attachments, tombstones, version, ..Self::default() })
     }
@@ -190,12 +194,12 @@ impl RegistrySnapshot {
             dead.iter().map(|a| (&a.key, a.generation)).collect();
         for a in active {
             if tombstones_written.contains(&(&a.key, a.generation)) {
-                self.leftovers.push(Leftover::Dead(Box::new(a)));
+                self.leftovers.push(Leftover::Dead(a));
             } else {
                 self.attachments.push(a);
             }
         }
-        self.tombstones.extend(dead);
+        self.tombstones.append(dead);
         self.networks.push(KnownNetwork { name: network, path: config, state });
     }
 
@@ -206,12 +210,12 @@ impl RegistrySnapshot {
         reading: Reading<'_>,
         network: &NetworkName,
         slot_of: impl Fn(&str) -> Option<Slot>,
-    ) -> Vec<Attachment> {
+    ) -> Records {
         let names = names(directory, reading.passes).unwrap_or_else(|e| {
             self.failures.push(e);
             BTreeSet::new()
         });
-        let mut records = Vec::new();
+        let mut records = Records::default();
         for name in names {
             let path = directory.join(&name);
             if name.starts_with('.') {
@@ -226,7 +230,7 @@ impl RegistrySnapshot {
                 let stamp = reading.known.and_then(|_| FileStamp::of(&path));
                 let known = reading.known.filter(|known| known.files.has(&path, stamp));
                 if let Some(record) = known.and_then(|known| known.record(&slot)) {
-                    records.push(record.clone());
+                    records.push(Arc::clone(record));
                     self.files.add(path, stamp);
                     continue;
                 }
@@ -246,19 +250,19 @@ impl RegistrySnapshot {
     }
 
     /// The record that was read from a file of this name.
-    fn record(&self, slot: &Slot) -> Option<&Attachment> {
+    fn record(&self, slot: &Slot) -> Option<&Arc<Attachment>> {
         let (of, found) = match slot {
             Slot::Active(key) => {
-                (&self.attachments, self.attachments.binary_search_by(|a| a.key.cmp(key)))
+                (&self.attachments, self.attachments.place_of(|a| a.key.cmp(key)))
             }
             Slot::Tombstone(key, generation) => {
                 let life = (key, *generation);
                 let by_life = |a: &Attachment| (&a.key, a.generation).cmp(&life);
-                (&self.tombstones, self.tombstones.binary_search_by(by_life))
+                (&self.tombstones, self.tombstones.place_of(by_life))
             }
             Slot::State | Slot::Nothing => return None,
         };
-        of.get(found.ok()?)
+        of.shared(found?)
     }
 
     fn note(&mut self, found: Found) {

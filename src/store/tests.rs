@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::layout::tests::key;
 use super::*;
+use crate::model::records::Records;
 use crate::model::attachment::State;
 use crate::util::clock::Stamp;
 
@@ -48,7 +49,7 @@ fn a_record_comes_back_from_where_the_design_says() {
     let lock = registry.lock(soon()).unwrap();
     lock.put(&a).unwrap();
     assert_eq!(lock.get(&a.key).unwrap(), Some(a.clone()));
-    assert_eq!(lock.snapshot().unwrap().attachments, std::slice::from_ref(&a));
+    assert_eq!(lock.snapshot().unwrap().attachments, [a.clone()]);
     let mode = |p: &Path| p.metadata().unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&registry.root), 0o700);
     assert_eq!(mode(&registry.root.join("net")), 0o700);
@@ -60,7 +61,7 @@ fn a_record_comes_back_from_where_the_design_says() {
     assert_eq!(lock.tombstones_of(&a.key).unwrap(), std::slice::from_ref(&dead));
     let registry_snapshot = lock.snapshot().unwrap();
     assert!(registry_snapshot.attachments.is_empty() && registry_snapshot.is_complete());
-    assert_eq!(registry_snapshot.tombstones, std::slice::from_ref(&dead));
+    assert_eq!(registry_snapshot.tombstones, [dead.clone()]);
     assert_eq!(mode(&path_of(&registry, "dead")), 0o700);
     assert_eq!(mode(&path_of(&registry, "dead/c1:eth0.1.json")), 0o600);
     lock.remove_tombstone(&dead).unwrap();
@@ -142,7 +143,8 @@ fn records_whose_files_are_the_same_are_not_read_again() {
     written();
     let mut known = again(before.unwrap());
     // Nobody's: it shows what was read again.
-    known.attachments.iter_mut().chain(&mut known.tombstones).for_each(|a| a.attempts = 9);
+    let all = (&mut known.attachments).into_iter().chain(&mut known.tombstones);
+    all.for_each(|a| a.attempts = 9);
     let same = |a: &Attachment| a.attempts == 9;
     written();
     let mut known = again(known);
@@ -178,7 +180,7 @@ fn records_whose_files_are_the_same_are_not_read_again() {
         let read = registry.snapshot().unwrap();
         written();
         known = again(known);
-        let lives = |all: &[Attachment]| {
+        let lives = |all: &Records| {
             all.iter().map(|a| (a.key.clone(), a.generation)).collect::<Vec<_>>()
         };
         assert_eq!(lives(&known.attachments), lives(&read.attachments));
@@ -309,7 +311,7 @@ fn corrupt_files_are_reported_and_hide_nothing() {
     fs::create_dir(path_of(&registry, "dir:eth0.json")).unwrap();
 
     let registry_snapshot = lock.snapshot().unwrap();
-    assert_eq!(registry_snapshot.attachments, std::slice::from_ref(&good));
+    assert_eq!(registry_snapshot.attachments, [good.clone()]);
     assert_eq!(registry_snapshot.tombstones.len(), 1);
     assert!(registry_snapshot.failures.is_empty());
     let mut said: Vec<String> = registry_snapshot.corrupt.iter().map(ToString::to_string).collect();

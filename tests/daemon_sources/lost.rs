@@ -40,12 +40,12 @@ fn known(node: &Node) -> usize {
 #[track_caller]
 fn known_again(
     node: &Node,
-    before: &[ovs_flow_gc::model::attachment::Attachment],
+    before: &ovs_flow_gc::model::records::Records,
     pods: &[&Sandbox],
 ) {
     let now = records(node).attachments;
     for pod in pods {
-        let of = |all: &[ovs_flow_gc::model::attachment::Attachment]| {
+        let of = |all: &ovs_flow_gc::model::records::Records| {
             let found = all.iter().find(|record| record.key.container.as_str() == pod.id);
             found.unwrap_or_else(|| panic!("{} has no record", pod.name)).clone()
         };

@@ -121,7 +121,7 @@ pub(crate) fn age(node: &Node) {
     }
 }
 
-fn records_of(registry: &Registry) -> Vec<ovs_flow_gc::model::attachment::Attachment> {
+fn records_of(registry: &Registry) -> ovs_flow_gc::model::records::Records {
     registry.snapshot().unwrap().attachments
 }
 

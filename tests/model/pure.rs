@@ -271,8 +271,8 @@ impl Sim {
     /// Everything as a call reads it; ages count back from `now`.
     fn world(&self, now: u64) -> NodeSnapshot {
         let mut world = NodeSnapshot::of(stamp(now), BOOT.to_owned(), self.snapshot().into());
-        world.records.clone_from(&self.records);
-        world.tombstones.clone_from(&self.tombstones);
+        world.records = self.records.clone().into();
+        world.tombstones = self.tombstones.clone().into();
         if let Some(state) = &self.state {
             world.networks.insert("podnet".parse().unwrap(), state.clone());
         } else {

@@ -337,8 +337,8 @@ impl Driver for Switch<'_> {
         let registry_snapshot = crowd::records(self.node);
         let state = registry_snapshot.networks.iter().find_map(|n| n.state().unwrap());
         Book {
-            records: registry_snapshot.attachments,
-            tombstones: registry_snapshot.tombstones,
+            records: registry_snapshot.attachments.iter().cloned().collect(),
+            tombstones: registry_snapshot.tombstones.iter().cloned().collect(),
             configured: state.is_some(),
             state: state.unwrap_or_default(),
         }

@@ -145,7 +145,7 @@ fn a_machine_is_remembered_as_long_as_who_had_its_address_before_it() {
     let ip = &["10.0.0.5"][..];
     let needed = |of: &Attachment, other: Attachment, free: Option<&[&str]>| {
         let mut node = one_bridge(Vec::new());
-        node.tombstones = vec![of.clone(), other];
+        node.tombstones = vec![of.clone(), other].into();
         node.free = free.map(set);
         BridgeInput::is_needed(&node, of)
     };
