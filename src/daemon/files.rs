@@ -213,6 +213,7 @@ impl Files<'_> {
     fn happened(&mut self, wd: &WatchDescriptor, mask: EventMask, name: Option<&OsStr>) -> bool {
         if mask.contains(EventMask::Q_OVERFLOW) {
             debug!("inotify: events were lost");
+            self.shared.gone_names.lose();
             for reason in [Reason::Netns, Reason::Tombstone, Reason::Pause] {
                 self.shared.wakeup.wake(reason);
             }
@@ -227,6 +228,10 @@ impl Files<'_> {
         }
         let Some(name) = name.and_then(OsStr::to_str) else { return false };
         if let Some(reason) = reason(role, name, mask) {
+            // Before the sweeper is woken: it judges who had the name.
+            if reason == Reason::Netns {
+                self.shared.gone_names.add(name);
+            }
             self.shared.wakeup.wake(reason);
         }
         let (came, is_directory) = (mask.intersects(CAME), mask.contains(EventMask::ISDIR));
@@ -252,7 +257,10 @@ impl Files<'_> {
     /// A directory is not watched any more.
     fn directory_gone(&mut self, wd: &WatchDescriptor, role: Role, mask: EventMask) {
         match role {
-            Role::Namespaces => self.shared.wakeup.wake(Reason::Netns),
+            Role::Namespaces => {
+                self.shared.gone_names.lose();
+                self.shared.wakeup.wake(Reason::Netns);
+            }
             Role::State => self.shared.wakeup.wake(Reason::StateDirectory),
             Role::Network | Role::Dead | Role::Sockets | Role::Above => {}
         }
@@ -321,6 +329,7 @@ impl Files<'_> {
             }
         }
         for reason in reasons {
+            shared.gone_names.lose();
             shared.wakeup.wake(reason);
         }
     }

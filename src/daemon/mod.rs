@@ -26,6 +26,7 @@
 mod complaints;
 pub mod events;
 mod files;
+mod gone_names;
 mod http;
 mod late_entries;
 mod mass_death_guard;
@@ -62,6 +63,7 @@ use crate::flowtable::watcher::OnNews;
 use crate::flowtable::{News, Replicas};
 use crate::liveness::Source;
 use crate::util::logging;
+use gone_names::GoneNames;
 use metrics::Metrics;
 use options::{Listen, Options};
 use progress::Progress;
@@ -114,6 +116,7 @@ pub(crate) struct Shared {
     pub(crate) progress: Progress,
     pub(crate) replicas: Replicas,
     pub(crate) wanted: files::Wanted,
+    pub(crate) gone_names: GoneNames,
     pub(crate) database: WakeableSleep,
     pub(crate) requests: requests::Requests,
 }
@@ -215,6 +218,7 @@ fn run(options: Options) -> Result<(), Error> {
         progress: Progress::new(allowance),
         replicas: Replicas::new(options.limits(), on_news),
         wanted,
+        gone_names: GoneNames::default(),
         database: WakeableSleep::default(),
         requests: requests::Requests::default(),
         options,

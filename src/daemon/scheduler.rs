@@ -106,6 +106,12 @@ impl Reasons {
         self.0.iter().any(|(r, _)| r.wakes_all())
     }
 
+    /// Whether this is the only one.
+    #[must_use]
+    pub fn is_only(&self, reason: Reason) -> bool {
+        self.0.iter().all(|(r, _)| *r == reason)
+    }
+
     /// Removes a reason.
     pub fn take_back(&mut self, reason: Reason) {
         self.0.retain(|(r, _)| *r != reason);

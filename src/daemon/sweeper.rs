@@ -42,6 +42,7 @@ pub(super) fn start(shared: Arc<Shared>, sources: Sources) -> Result<Thread, sup
             cleaned: HashMap::new(),
             lock: None,
             recovery: StateDirRecovery::default(),
+            partial_since: None,
             thorough_at: Duration::ZERO,
             thorough_done: false,
             mass_death_guard: MassDeathGuard::default(),
@@ -68,6 +69,8 @@ struct Sweeper<'s> {
     retry_queue: RetryQueue,
     late: LateEntries,
     contested: Rc<Contested>,
+    /// Since when sweeps have judged only those whose namespaces had just gone.
+    partial_since: Option<Duration>,
     /// When whole bridges are scanned again.
     thorough_at: Duration,
     /// Whole bridges were scanned without an error since the start.

@@ -153,6 +153,13 @@ impl MassDeathGuard {
         self.doubtful || self.pulled.is_some()
     }
 
+    /// Whether nobody waits for a decision: no death is held back, and all that were reported were
+    /// swept. Only then may few who have just died be judged without all others.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        !self.is_pulled() && self.calls.iter().all(|call| call.swept)
+    }
+
     /// How many of these deaths were swept before the guard held the others back.
     #[must_use]
     pub fn swept(&self) -> usize {

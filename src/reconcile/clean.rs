@@ -1,6 +1,6 @@
 //! One clean-up from its beginning to its end, for every [`CleanRequest`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use log::{debug, info};
@@ -176,10 +176,16 @@ impl CleanUp<'_> {
             }
             of.into_iter().for_each(|bridge| bridges.entry(bridge).or_default().push(id));
         }
-        let recorded = node.records.iter().flat_map(|record| node.bridges_of(record));
-        for bridge in recorded {
-            let name = node.bridge(bridge).map(|bridge| bridge.name.as_str());
-            if name.is_some_and(|name| self.request.least(name).shows_dangling()) {
+        let shown: BTreeSet<BridgeId> = node
+            .bridge_ids()
+            .filter(|id| {
+                let name = node.bridge(*id).map(|bridge| bridge.name.as_str());
+                name.is_some_and(|name| self.request.least(name).shows_dangling())
+            })
+            .collect();
+        if !shown.is_empty() {
+            let recorded = node.records.iter().flat_map(|record| node.bridges_of(record));
+            for bridge in recorded.filter(|bridge| shown.contains(bridge)) {
                 bridges.entry(bridge).or_default();
             }
         }

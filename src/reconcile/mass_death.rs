@@ -44,6 +44,11 @@ pub(super) fn consult(
     }
 }
 
+/// Whether the deaths of few may be decided upon without a look at all others.
+pub(super) fn is_idle(run: &SweepRun<'_>, boot_id: &str) -> bool {
+    run.registry.is_some_and(|registry| read(registry, run.held, boot_id).is_idle())
+}
+
 /// Whether the brake is pulled, by what is written down and by who is dead now: on whose word, and
 /// how many of this burst were swept before.
 #[must_use]

@@ -57,7 +57,7 @@ pub use plan::wait_together;
 pub use question::{Question, WireAnswer, WireQuestion, ask};
 pub use report::{BridgeReport, FlowReport, Report, TargetReport};
 pub use request::{CleanRequest, Thorough};
-pub use run::{Free, LivenessPass, SweepRun};
+pub use run::{Free, LivenessPass, NamedDeaths, SweepRun};
 pub use scan::{Extent, FlowScan, scan_bridge, tokens_of_evidence};
 pub use snapshot::{BridgeId, Error, NodeSnapshot, network_states, object};
 pub(crate) use snapshot::{device_of, is_anothers, marked_as, switch_started};

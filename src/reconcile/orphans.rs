@@ -92,17 +92,46 @@ pub fn find_with(
     boot_id: &str,
     sources: &[&dyn LivenessSource],
 ) -> Orphans {
+    let namespaces = netns::judge_all(&registry_snapshot.attachments, boot_id);
+    judged(registry_snapshot, namespaces.into_iter().enumerate().collect(), sources)
+}
+
+/// Judges those active records whose namespaces have one of these names; nothing is said of the
+/// others. In which directory a name was does not count.
+#[must_use]
+pub fn find_named(
+    registry_snapshot: &RegistrySnapshot,
+    boot_id: &str,
+    sources: &[&dyn LivenessSource],
+    names: &[String],
+) -> Orphans {
+    let is_named = |record: &Attachment| {
+        let path = record.netns.as_ref().map(|netns| netns.path.as_str());
+        let file = path.and_then(|path| path.rsplit_once('/')).map(|(_, file)| file);
+        file.is_some_and(|file| names.iter().any(|name| name == file))
+    };
+    let named =
+        registry_snapshot.attachments.iter().enumerate().filter(|(_, record)| is_named(record));
+    let namespaces = named.map(|(index, record)| (index, netns::judge(record, boot_id))).collect();
+    judged(registry_snapshot, namespaces, sources)
+}
+
+/// What all sources say of those records of which the namespaces say this.
+fn judged(
+    registry_snapshot: &RegistrySnapshot,
+    namespaces: Vec<(usize, Liveness)>,
+    sources: &[&dyn LivenessSource],
+) -> Orphans {
     let mut orphans = Orphans { total: registry_snapshot.attachments.len(), ..Orphans::default() };
     orphans.asked.push(Source::Netns);
     orphans.asked.extend(sources.iter().map(|source| source.source()));
     let now = Stamp::now();
-    let namespaces = netns::judge_all(&registry_snapshot.attachments, boot_id);
-    if namespaces.iter().any(|life| life.is_dead()) {
+    if namespaces.iter().any(|(_, life)| life.is_dead()) {
         sources.iter().for_each(|source| source.refresh());
     }
     let mut answers = Vec::with_capacity(sources.len().saturating_add(1));
-    for (index, (record, life)) in registry_snapshot.attachments.iter().zip(namespaces).enumerate()
-    {
+    for (index, life) in namespaces {
+        let Some(record) = registry_snapshot.attachments.get(index) else { continue };
         answers.clear();
         answers.push((Source::Netns, life));
         answers.extend(sources.iter().map(|source| (source.source(), source.judge(record, now))));

@@ -15,7 +15,7 @@ use super::{
     mass_death, network_states,
 };
 use crate::flowtable::BridgeTables;
-use crate::liveness::mass_death_guard::Decision;
+use crate::liveness::mass_death_guard::{Decision, FEW};
 use crate::liveness::{LivenessSource, Source};
 use crate::model::attachment::Attachment;
 use crate::store::{Registry, RegistrySnapshot};
@@ -39,6 +39,8 @@ pub struct SweepRun<'a> {
     pub held: bool,
     /// Who knows which of these addresses nobody in the cluster has now; none: nobody knows.
     pub free: Option<&'a Free<'a>>,
+    /// Whose namespaces have just gone, by name; none: anybody's may have.
+    pub named: Option<NamedDeaths<'a>>,
     /// A connection to the database that is kept; none: there is one for this sweep alone.
     pub database: Option<&'a Database>,
     /// Copies of bridges that follow them; none: the switch is asked each time.
@@ -55,6 +57,22 @@ pub struct SweepRun<'a> {
     pub learning: bool,
     /// List every flow in the report.
     pub details: bool,
+}
+
+/// Namespaces that have just gone. Those who had them are judged and nobody else, if they are few:
+/// the mass-death guard must see all who die at once.
+#[derive(Clone, Copy)]
+pub struct NamedDeaths<'a> {
+    /// The names of their files.
+    pub names: &'a [String],
+    /// How many have gone since; `None`: nobody knows.
+    pub since: &'a dyn Fn() -> Option<usize>,
+}
+
+impl NamedDeaths<'_> {
+    fn are_few(&self) -> bool {
+        (self.since)().is_some_and(|since| self.names.len().saturating_add(since) <= FEW)
+    }
 }
 
 /// Who is there and who is dead.
@@ -75,6 +93,8 @@ pub struct LivenessPass {
     pub paused: bool,
     /// Files that should be records and are not.
     pub corrupt: Vec<String>,
+    /// Only few were judged, by the names of their namespaces.
+    pub is_partial: bool,
     boot_id: String,
 }
 
@@ -116,6 +136,7 @@ impl<'a> SweepRun<'a> {
             sources: &[],
             held: false,
             free: None,
+            named: None,
             database: None,
             replicas: None,
             contested: None,
@@ -165,7 +186,11 @@ impl<'a> SweepRun<'a> {
             }
         }
         let boot_id = boot_id().map_err(Error::BootId)?;
-        let orphans = orphans::find_with(&registry_snapshot, &boot_id, self.sources);
+        let named = self.find_named(&registry_snapshot, &boot_id);
+        let is_partial = named.is_some();
+        let orphans = named.unwrap_or_else(|| {
+            orphans::find_with(&registry_snapshot, &boot_id, self.sources)
+        });
         let paused = self.registry.is_some_and(Registry::paused);
         let (decision, swept_before) =
             mass_death::consult(self, &registry_snapshot, &orphans, paused, &boot_id);
@@ -182,8 +207,18 @@ impl<'a> SweepRun<'a> {
             swept_before,
             paused,
             corrupt,
+            is_partial,
             boot_id,
         })
+    }
+
+    /// Those whose namespaces have just gone; `None`: everybody is to be judged.
+    fn find_named(&self, snapshot: &RegistrySnapshot, boot_id: &str) -> Option<Orphans> {
+        let named = self.named.filter(NamedDeaths::are_few)?;
+        let orphans = orphans::find_named(snapshot, boot_id, self.sources, named.names);
+        // Who else has died meanwhile counts for the guard.
+        let decides = !orphans.dead.is_empty() && named.are_few();
+        (decides && mass_death::is_idle(self, boot_id)).then_some(orphans)
     }
 
     /// [`liveness_pass`](Self::liveness_pass), again and again until a burst of deaths has come to its end.

@@ -17,10 +17,21 @@ use crate::util::backoff::chance;
 use crate::util::clock::Stamp;
 
 impl Sweeper<'_> {
-    /// What a liveness pass says, for metrics and logs.
-    pub(super) fn note_pass(&mut self, pass: &LivenessPass, began: &Beginning<'_>) {
+    /// What a liveness pass says, for metrics and logs: what must be known before anything is
+    /// deleted.
+    pub(super) fn note_liveness(&mut self, pass: &LivenessPass) {
         self.answered(object::KERNEL);
         self.beat();
+        let metrics = &self.shared.metrics;
+        if metrics.paused.set(i64::from(pass.paused)) != i64::from(pass.paused) {
+            info!("{}", if pass.paused { "paused: nothing is deleted" } else { "resumed" });
+        }
+        self.mass_death_guard.update(pass, metrics);
+        self.note_orphans(pass);
+    }
+
+    /// What the records say, for metrics and logs: behind the clean-up, for nothing waits for it.
+    pub(super) fn note_records(&mut self, pass: &LivenessPass, began: &Beginning<'_>) {
         let snapshot = &pass.registry_snapshot;
         self.recovery.remember(snapshot);
         self.shared.wanted.of_records(snapshot.attachments.iter());
@@ -33,16 +44,11 @@ impl Sweeper<'_> {
             warn!("{what}");
         }
         self.corrupt = corrupt;
-        if metrics.paused.set(i64::from(pass.paused)) != i64::from(pass.paused) {
-            info!("{}", if pass.paused { "paused: nothing is deleted" } else { "resumed" });
-        }
         let lives: HashSet<AttachmentLife> =
             snapshot.tombstones.iter().chain(&snapshot.attachments).map(life).collect();
         self.retry_queue.retain(&lives);
         self.cleaned.retain(|life, _| lives.contains(life));
         self.contested.retain(&lives);
-        self.mass_death_guard.update(pass, metrics);
-        self.note_orphans(pass);
     }
 
     /// Counts orphans that are swept for the first time.

@@ -18,7 +18,7 @@ use crate::liveness::LivenessSource;
 use crate::model::attachment::{NetworkName, State};
 use crate::openflow::Connection;
 use crate::reconcile::{
-    LivenessPass, Outcome, SweepRun, Thorough, lacks_value, network_states, object,
+    LivenessPass, NamedDeaths, Outcome, SweepRun, Thorough, lacks_value, network_states, object,
 };
 use crate::store::{Pause, Registry, RegistrySnapshot};
 use crate::util::clock::{Deadline, Stamp};
@@ -28,6 +28,10 @@ const THOROUGH_EVERY: u32 = 10;
 /// … and a scan takes one part in so many of the time at most: it stalls the switch for 2 µs a
 /// flow.
 const THOROUGH_SHARE: u32 = 200;
+/// After a sweep that judged only those whose namespaces had just gone, so soon all are judged …
+const ALL_SOON: Duration = Duration::from_millis(250);
+/// … and however many of such sweeps follow each other, after so long.
+const ALL_AFTER: Duration = Duration::from_secs(1);
 /// How soon whole bridges are scanned once no dead pod's entries have to be deleted first.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -42,12 +46,16 @@ impl Sweeper<'_> {
         self.record_again(registry, reasons)?;
         let began = Beginning { reasons, at: self.shared.wakeup.now(), stamp: Stamp::now() };
         let known = self.still_known(&began);
+        let names = self.gone_names(&began);
         let (shared, sources) = (self.shared, self.sources);
         let (database, contested) = (Rc::clone(&self.database), Rc::clone(&self.contested));
         let free = |addresses: &BTreeSet<IpAddr>| sources.free(addresses);
         let liveness: Vec<&dyn LivenessSource> =
             sources.liveness.iter().map(AsRef::as_ref).collect();
+        let since = || shared.gone_names.count();
+        let named = names.as_deref().map(|names| NamedDeaths { names, since: &since });
         let mut run = SweepRun {
+            named,
             registry: Some(registry),
             sources: &liveness,
             held: self.mass_death_guard.is_engaged(),
@@ -60,11 +68,15 @@ impl Sweeper<'_> {
         };
         let mut pass = run.liveness_pass_knowing(known)?;
         let networks = network_states(&pass.registry_snapshot);
-        self.note_pass(&pass, &began);
+        let since = self.partial_since.unwrap_or(began.at);
+        self.partial_since = pass.is_partial.then_some(since);
+        self.note_liveness(&pass);
         self.watch(&pass, &networks);
         let urgent = is_urgent(&pass);
         run.thorough = if urgent { Thorough::None } else { self.thorough(&began) };
-        let outcome = self.clean(&run, &mut pass, &began)?;
+        let outcome = self.clean(&run, &mut pass, &began);
+        self.note_records(&pass, &began);
+        let outcome = outcome?;
         let ended = shared.wakeup.now();
         self.note_thorough(run.thorough, &outcome, (began.at, ended));
         self.note_clean_up(&outcome, &began, ended);
@@ -147,6 +159,16 @@ impl Sweeper<'_> {
         self.known.take().filter(|_| !wakes_all && !began.reasons.has(Reason::Interval))
     }
 
+    /// The namespaces that woke this sweep, if nothing else did: a death costs what died, not who
+    /// lives. Events may be lost, and a name may be another's than its record says, so all are judged
+    /// soon after, and now and then however many die.
+    fn gone_names(&self, began: &Beginning<'_>) -> Option<Vec<String>> {
+        let names = self.shared.gone_names.take()?;
+        let is_only = began.reasons.is_only(Reason::Netns);
+        let since = self.partial_since.unwrap_or(began.at);
+        (is_only && began.at < since.saturating_add(ALL_AFTER)).then_some(names)
+    }
+
     /// A sweep that writes no tombstone did not need the lock: a complaint about the state
     /// directory ends when the lock can be had.
     fn check_state_dir(&mut self, registry: &Registry) {
@@ -226,6 +248,7 @@ impl Sweeper<'_> {
             self.recovery.next(ended),
             pass.waits,
             thorough,
+            pass.is_partial.then_some(ALL_SOON),
             self.pause.as_ref().and_then(Pause::left),
         ];
         // The dead whose burst has not ended yet count for the pace of the sweeps, too.

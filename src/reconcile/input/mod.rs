@@ -9,7 +9,7 @@
 //! | `networks` | each network's rules |
 //! | `registers` | an attachment's register value |
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use super::merge::is_one_sandbox;
 use super::snapshot::BridgeId;
@@ -126,10 +126,12 @@ impl BridgeInput {
     ) -> RowSet {
         let BridgeView { node, bridge, joined } = view;
         let mut claimed = RowSet::default();
-        let dead: HashSet<(&Key, u64)> =
-            targets.iter().map(|t| (&t.attachment.key, t.attachment.generation)).collect();
+        let mut dead: HashMap<u64, Vec<&Key>> = HashMap::new();
+        for target in targets {
+            dead.entry(target.attachment.generation).or_default().push(&target.attachment.key);
+        }
         for (index, record) in node.records.iter().enumerate() {
-            if dead.contains(&(&record.key, record.generation)) {
+            if dead.get(&record.generation).is_some_and(|keys| keys.contains(&&record.key)) {
                 continue;
             }
             // Its port counts as one that no record explains.
