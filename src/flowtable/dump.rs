@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use log::debug;
 
-use super::{Changes, FlowSink, FlowSource, Made, Parallel, Reporting, Seen, Tokens, Visit};
+use super::{
+    Changes, EvidenceReader, FlowSink, FlowSource, Made, Parallel, Reporting, Seen, Tokens, Visit,
+};
 use crate::model::flow::Actions;
 use crate::openflow::{
     Applied, Asked, AskedDump, Connection, Entry, Error, Filter, Update, filters_for_address,
@@ -164,7 +166,7 @@ impl FlowSource for DumpSource {
     }
 
     /// The switch would look at every entry for each of the tokens.
-    fn evidence(&mut self, _: &[Tokens], _: &mut Visit<'_>) -> Result<bool, Error> {
+    fn evidence(&mut self, _: &[Tokens], _: &mut dyn EvidenceReader) -> Result<bool, Error> {
         Ok(false)
     }
 

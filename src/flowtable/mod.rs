@@ -91,6 +91,15 @@ pub struct Seen<'e> {
 /// Takes in the entries that a source hands out. Its error ends the scan.
 pub type Visit<'v> = dyn FnMut(&Seen<'_>) -> Result<(), Malformed> + 'v;
 
+/// Reads evidence: what each entry says, and only the entries that it wants.
+pub trait EvidenceReader {
+    /// Takes in what an entry says. True: the entry is wanted, too.
+    fn flow(&mut self, flow: &Flow) -> bool;
+
+    /// Takes in the entry that was wanted.
+    fn entry(&mut self, seen: &Seen<'_>);
+}
+
 /// What an attachment's entries are looked for by.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens {
@@ -163,7 +172,11 @@ pub trait FlowSource: Send {
     ///
     /// # Errors
     /// As [`Self::scan`].
-    fn evidence(&mut self, tokens: &[Tokens], each: &mut Visit<'_>) -> Result<bool, Error>;
+    fn evidence(
+        &mut self,
+        tokens: &[Tokens],
+        reader: &mut dyn EvidenceReader,
+    ) -> Result<bool, Error>;
 
     /// The ports that its entries name and of which this is true: nobody has them. A source that
     /// follows the switch tells from then on when an entry of such a port comes or goes. Empty where

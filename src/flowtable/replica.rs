@@ -22,12 +22,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 pub use self::doubt::Doubt;
-use super::Made;
+use super::{EvidenceReader, Made, Seen};
 use super::index::{Index, Token};
 use super::watchlist::{Arrived, News, Watchlist};
 use crate::model::flow::Flow;
 use crate::openflow::{
-    Entry, Filter, FlowKey, PackedEntry, RawEntry, Unreported, Update, Version, What,
+    Entry, Filter, FlowKey, Malformed, PackedEntry, RawEntry, Unreported, Update, Version, What,
 };
 use crate::util::clock::BootTime;
 
@@ -364,18 +364,26 @@ impl Replica {
         }
     }
 
-    /// Hands out, each once, every entry that names one of these tokens. Nothing if the replica is
-    /// not in sync. The index is believed: an entry with a token of the same hash comes, too, and
-    /// whoever asks for evidence is not misled by more of it.
-    pub fn naming_any(&mut self, tokens: &[Token], now: BootTime, each: &mut dyn FnMut(Held)) {
+    /// Has every entry read that names one of these tokens, each once, or twice if another one looks
+    /// like it. Nothing if the replica is not in sync. The index is believed: an entry with a token of
+    /// the same hash comes, too, and whoever asks for evidence is not misled by more of it.
+    ///
+    /// # Errors
+    /// If the bytes of an entry are none. (They were read when it came.)
+    pub fn naming_any(
+        &mut self,
+        tokens: &[Token],
+        now: BootTime,
+        reader: &mut dyn EvidenceReader,
+    ) -> Result<(), Malformed> {
         if !self.is_in_sync() {
-            return;
+            return Ok(());
         }
         let new = tokens.iter().filter(|token| self.index.learn(**token)).count();
         if new > 0 {
             self.index_again();
         }
-        let (mut named, mut is_indexed) = (BTreeSet::new(), true);
+        let (mut named, mut is_indexed) = (Vec::new(), true);
         for token in tokens {
             match self.index.with_token(*token) {
                 Some(ids) => named.extend(ids),
@@ -385,16 +393,37 @@ impl Replica {
                 }
             }
         }
-        let names = |held: &Held| {
-            let flow = held.entry.flow(held.made.latest);
-            flow.is_ok_and(|flow| tokens.iter().any(|token| token.is_in(&flow)))
-        };
+        named.sort_unstable();
+        named.dedup();
+        let mut flow = std::mem::take(&mut self.flow);
+        let mut read = Ok(());
         for slot in named.into_iter().filter_map(|id| self.slot(id)) {
-            self.hand_out(slot, now, &mut |held| {
-                if is_indexed || names(&held) {
-                    each(held);
-                }
-            });
+            read = slot.entry.decode(&mut flow);
+            if read.is_err() {
+                break;
+            }
+            flow.made = slot.made().latest;
+            if is_indexed || tokens.iter().any(|token| token.is_in(&flow)) {
+                self.have_read(slot, &flow, now, reader);
+            }
+        }
+        self.flow = flow;
+        read
+    }
+
+    fn have_read(
+        &self,
+        slot: &Slot,
+        flow: &Flow,
+        now: BootTime,
+        reader: &mut dyn EvidenceReader,
+    ) {
+        for _ in 0..if slot.told == Told::Twice { 2 } else { 1 } {
+            if reader.flow(flow) {
+                self.hand_out(slot, now, &mut |held| {
+                    reader.entry(&Seen { raw: held.entry.raw(), filter: 0, made: held.made });
+                });
+            }
         }
     }
 

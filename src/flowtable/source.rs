@@ -8,7 +8,9 @@ use super::dump::filters_of_tokens;
 use super::index::Token;
 use super::replica::{Held, Replica};
 use super::watcher::Watcher;
-use super::{Changes, DumpSource, FlowSink, FlowSource, Parallel, Seen, Tokens, Visit};
+use super::{
+    Changes, DumpSource, EvidenceReader, FlowSink, FlowSource, Parallel, Seen, Tokens, Visit,
+};
 use crate::model::flow::Actions;
 use crate::openflow::{Applied, Entry, Error, Filter, Malformed, Update};
 use crate::util::clock::{BootTime, Deadline};
@@ -97,14 +99,15 @@ impl FlowSource for ReplicaSource {
         self.switch.query(tokens, each)
     }
 
-    fn evidence(&mut self, tokens: &[Tokens], each: &mut Visit<'_>) -> Result<bool, Error> {
+    fn evidence(
+        &mut self,
+        tokens: &[Tokens],
+        reader: &mut dyn EvidenceReader,
+    ) -> Result<bool, Error> {
         let mut names = vec![Token::Teaches];
         names.extend(tokens.iter().flat_map(Tokens::names));
-        let mut visitor = Visitor { each, failed: None };
-        let found = self.read(|replica| {
-            replica.naming_any(&names, BootTime::now(), &mut |held| visitor.see(0, &held));
-        });
-        visitor.failed.map_or(Ok(found.is_some()), |what| Err(self.malformed(what)))
+        let found = self.read(|replica| replica.naming_any(&names, BootTime::now(), reader));
+        found.map_or(Ok(false), |read| read.map(|()| true).map_err(|what| self.malformed(what)))
     }
 
     fn ports_of_nobody(&mut self, is_nobodys: &dyn Fn(u16) -> bool) -> Vec<u16> {

@@ -2,6 +2,7 @@
 //! survey makes it, and its [`Learned`](super::Learned) hands it on to the judge.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Deref;
 
 use super::input::{Dead, DeadId, JudgeInput, Live, LiveId};
@@ -53,6 +54,27 @@ impl<T: Copy + PartialEq> Few<T> {
     }
 }
 
+/// Hashes a port's number: there are so few that nobody can choose some with one hash.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct PortHasher(u64);
+
+impl Hasher for PortHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u16(u16::from(*byte)));
+    }
+
+    fn write_u16(&mut self, port: u16) {
+        // 2^64 divided by the golden ratio: neighbours are far apart.
+        self.0 = (self.0 ^ u64::from(port)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+type PortMap = HashMap<u16, PortOwners, BuildHasherDefault<PortHasher>>;
+
 /// Who has an address.
 #[derive(Debug, Default)]
 pub(super) struct Owners {
@@ -76,7 +98,7 @@ pub(super) struct PortOwners {
 /// or reserved value would match everybody's flows.
 #[derive(Debug, Default)]
 pub(super) struct TokenOwners {
-    ports: HashMap<u16, PortOwners>,
+    ports: PortMap,
     addresses: HashMap<Address, Owners>,
     /// Somebody's number changed while it lived.
     pub(super) some_moved: bool,
@@ -88,7 +110,10 @@ impl TokenOwners {
     pub(super) fn of(input: &JudgeInput) -> Self {
         let owners = input.live.len().saturating_add(input.dead.len());
         let mut all = Self {
-            ports: HashMap::with_capacity(owners.max(input.ports.by_number.len())),
+            ports: PortMap::with_capacity_and_hasher(
+                owners.max(input.ports.by_number.len()),
+                BuildHasherDefault::default(),
+            ),
             addresses: HashMap::with_capacity(owners.saturating_mul(2)),
             some_moved: input.dead.values().any(Dead::has_moved)
                 || input.live.values().any(Live::has_moved),

@@ -306,7 +306,8 @@ impl<'a> SweepRun<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::attachment::Key;
+    use crate::liveness::mass_death_guard::MassDeathGuard;
+    use crate::model::attachment::{Key, Netns};
     use crate::store;
     use crate::util::clock::Stamp;
 
@@ -341,5 +342,52 @@ mod tests {
             0,
             "not read again"
         );
+    }
+
+    /// A death judges those who had the namespace, and nobody else; but for what the guard must see.
+    #[test]
+    fn few_whose_namespaces_have_gone_are_judged_without_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::open(&dir.path().join("state")).unwrap();
+        let soon = || Deadline::after(Duration::from_secs(5));
+        let lock = registry.lock(soon()).unwrap();
+        // Dead, all of them: they are of another boot.
+        for n in 1..=5 {
+            let key = Key {
+                network: "podnet".parse().unwrap(),
+                container: format!("c{n}").parse().unwrap(),
+                ifname: "eth0".parse().unwrap(),
+            };
+            let mut record = Attachment::new(key, n, "another".to_owned(), Stamp::now());
+            record.netns = Some(Netns::of_path(format!("/run/netns/n{n}")));
+            lock.put(&record).unwrap();
+        }
+        drop(lock);
+        let judged = |names: &[&str], since: Option<usize>, held: bool| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let named = NamedDeaths { names: &names, since: &|| since };
+            let run = SweepRun {
+                registry: Some(&registry),
+                named: Some(named),
+                held,
+                ..SweepRun::new(Path::new("/nonexistent"), Duration::from_secs(5))
+            };
+            let pass = run.liveness_pass().unwrap();
+            assert_eq!(pass.orphans.total, 5);
+            (pass.orphans.dead.len(), pass.is_partial)
+        };
+        let (few, all) = (|n| (n, true), (5, false));
+        assert_eq!(judged(&["n2"], Some(0), false), few(1));
+        assert_eq!(judged(&["n2", "n4", "n5"], Some(0), false), few(3));
+        assert_eq!(judged(&["n1", "n2", "n3", "n4"], Some(0), false), all, "too many");
+        assert_eq!(judged(&["n2", "n3"], Some(2), false), all, "others went meanwhile");
+        assert_eq!(judged(&["n2"], None, false), all, "nobody knows whether others did");
+        assert_eq!(judged(&["n6"], Some(0), false), all, "nobody had it");
+        assert_eq!(judged(&[], Some(0), false), all);
+        assert_eq!(judged(&["n2"], Some(0), true), all, "the brake was pulled");
+        let guard = registry.lock_guard(soon()).unwrap();
+        guard.write(&MassDeathGuard::doubtful(&boot_id().unwrap())).unwrap();
+        drop(guard);
+        assert_eq!(judged(&["n2"], Some(0), false), all, "the brake is pulled");
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::BridgeInput;
 use super::ambiguous_entries::{self, BloomFilter};
-use crate::flowtable::{FlowSource, Made, Seen, Tokens, filters_of};
+use crate::flowtable::{EvidenceReader, FlowSource, Made, Seen, Tokens, filters_of};
 use crate::judge::input::{DeadId, JudgeInput, Network};
 use crate::judge::{BasisFacts, Judge, Learned, Reason, Survey, Verdict};
 use crate::model::flow::Flow;
@@ -163,14 +163,44 @@ impl<'c> Collector<'c> {
     }
 
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), Malformed> {
-        seen.raw.decode(&mut self.flow)?;
-        self.flows += 1;
-        self.flow.made = seen.made.latest;
-        let key = seen.raw.key();
-        if !self.survey.see(&self.flow) {
-            self.passed.iter_mut().for_each(|passed| passed.add(&key));
-            return Ok(());
+        let mut flow = std::mem::take(&mut self.flow);
+        let read = seen.raw.decode(&mut flow);
+        flow.made = seen.made.latest;
+        let wanted = read.is_ok() && self.flow(&flow);
+        self.flow = flow;
+        read?;
+        if wanted {
+            self.entry(seen);
+        } else {
+            let passed = self.passed.iter_mut();
+            passed.for_each(|passed| passed.add(&seen.raw.key()));
         }
+        Ok(())
+    }
+
+    fn finish(mut self, asked: Vec<Filter>, extent: Extent) -> FlowScan {
+        for candidate in &mut self.kept {
+            // A filter for outputs to a port does not find an entry that looks the same and outputs
+            // elsewhere.
+            let by_output = extent == Extent::Tokens
+                && asked.get(candidate.found_by).is_some_and(|f| f.out_port.is_some());
+            let passed = self.passed.as_ref();
+            let looks_passed = passed.is_some_and(|passed| passed.may_have(&candidate.entry.key()));
+            candidate.may_be_ambiguous = by_output || looks_passed;
+        }
+        let learned = self.survey.finish();
+        FlowScan { candidates: self.kept, learned, flows: self.flows, asked, extent }
+    }
+}
+
+impl EvidenceReader for Collector<'_> {
+    fn flow(&mut self, flow: &Flow) -> bool {
+        self.flows += 1;
+        self.survey.see(flow)
+    }
+
+    fn entry(&mut self, seen: &Seen<'_>) {
+        let key = seen.raw.key();
         match self.places.get(&key) {
             None => {
                 self.places.insert(key.into_owned(), (self.kept.len(), seen.filter));
@@ -191,21 +221,6 @@ impl<'c> Collector<'c> {
             }
             Some(_) => {}
         }
-        Ok(())
-    }
-
-    fn finish(mut self, asked: Vec<Filter>, extent: Extent) -> FlowScan {
-        for candidate in &mut self.kept {
-            // A filter for outputs to a port does not find an entry that looks the same and outputs
-            // elsewhere.
-            let by_output = extent == Extent::Tokens
-                && asked.get(candidate.found_by).is_some_and(|f| f.out_port.is_some());
-            let passed = self.passed.as_ref();
-            let looks_passed = passed.is_some_and(|passed| passed.may_have(&candidate.entry.key()));
-            candidate.may_be_ambiguous = by_output || looks_passed;
-        }
-        let learned = self.survey.finish();
-        FlowScan { candidates: self.kept, learned, flows: self.flows, asked, extent }
     }
 }
 
@@ -250,7 +265,7 @@ fn evidence(
     loop {
         buckets.iter().for_each(|bucket| survey.see_bucket(bucket));
         let mut collector = Collector::of_evidence(survey, source.seq());
-        if !source.evidence(&tokens, &mut |seen| collector.see(seen))? {
+        if !source.evidence(&tokens, &mut collector)? {
             return Ok(None);
         }
         let scan = collector.finish(Vec::new(), least.max(Extent::Evidence));

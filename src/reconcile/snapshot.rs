@@ -259,7 +259,7 @@ impl NodeSnapshot {
     /// attached anew has a new row). Names and rows are given to the next pod, too: marks or a
     /// device that contradict the record make it another's.
     fn port_of(&self, record: &Attachment) -> Option<(PortLocation<'_>, By)> {
-        if let Some(place) = record.interface.and_then(|id| self.row(id)) {
+        if let Some(place) = self.recorded_row_of(record) {
             let by = if self.is_anothers(&place, record) { By::ReusedRow } else { By::Row };
             return Some((place, by));
         }
@@ -295,7 +295,13 @@ impl NodeSnapshot {
     /// A live attachment's interface now. Where nothing but the name speaks for it, or its row
     /// seems to be another's, it is its own as far as keeping goes: nothing of it is written down.
     pub(crate) fn place_of(&self, record: &Attachment) -> Option<PortLocation<'_>> {
-        self.port_of(record).map(|(place, _)| place)
+        let row = self.recorded_row_of(record);
+        row.or_else(|| self.port_of(record).map(|(place, _)| place))
+    }
+
+    /// The row that a record names, whoever has it now.
+    pub(super) fn recorded_row_of(&self, record: &Attachment) -> Option<PortLocation<'_>> {
+        record.interface.and_then(|id| self.row(id))
     }
 
     /// The interface of an attachment that lives or whose DEL is under way, where it is certain.

@@ -145,8 +145,9 @@ impl Predecessors {
         let of_number = live.ofport.and_then(|port| self.ports.get(&port));
         let port =
             of_number.zip(live.bridge.as_ref()).and_then(|(known, bridge)| known.get(bridge));
-        let addresses = live.addresses();
-        let addresses = addresses.iter().filter_map(|address| self.addresses.get(address));
+        let ips = live.ips.iter().copied().map(Address::Ip);
+        let addresses = ips.chain(live.macs.iter().copied().map(Address::Mac));
+        let addresses = addresses.filter_map(|address| self.addresses.get(&address));
         let first = port.into_iter().chain(addresses).min().copied()?;
         Some(first).filter(|first| *first < own && !self.dead.iter().any(is_dead))
     }
@@ -155,7 +156,7 @@ impl Predecessors {
 /// Whether a record says of its port what OVSDB does, and from when on entries may be its own.
 fn is_current(node: &NodeSnapshot, record: &Attachment, first: Option<Stamp>) -> bool {
     let is_found = record.interface.is_some() || record.port.is_some();
-    let as_it_is = |place: PortLocation<'_>| {
+    let as_it_is = |place: &PortLocation<'_>| {
         let (number, device) = (place.interface.ofport.number(), device_of(place.interface));
         record.bridge.as_ref() == node.bridge(place.bridge).map(|bridge| &bridge.name)
             && record.interface == Some(place.interface.id)
@@ -165,7 +166,9 @@ fn is_current(node: &NodeSnapshot, record: &Attachment, first: Option<Stamp>) ->
     };
     is_found
         && (first.is_none() || first == record.inherits)
-        && node.certain_place_of(record).is_none_or(as_it_is)
+        // Mostly: then nobody need ask whether the row may be another's.
+        && (node.recorded_row_of(record).is_some_and(|place| as_it_is(&place))
+            || node.certain_place_of(record).is_none_or(|place| as_it_is(&place)))
 }
 
 /// Keeps the records of the living as OVSDB has them now: a port that ADD could not see, one that

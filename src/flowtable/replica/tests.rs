@@ -300,6 +300,20 @@ fn step(table: &mut Table, step: Step, now: Duration) -> Option<Update> {
     }
 }
 
+/// Wants every entry that it is shown.
+#[derive(Default)]
+struct All(Vec<Entry>);
+
+impl EvidenceReader for All {
+    fn flow(&mut self, _: &Flow) -> bool {
+        true
+    }
+
+    fn entry(&mut self, seen: &Seen<'_>) {
+        self.0.push(seen.raw.to_entry());
+    }
+}
+
 proptest! {
     /// The dump is of one moment, and its entries come at any later ones, between the reports.
     #[test]
@@ -432,14 +446,16 @@ proptest! {
             Token::Teaches,
         ];
         for token in tokens {
-            let mut found = Vec::new();
-            replica.naming_any(&[token], start, &mut |held| found.push(held.entry));
+            let mut found = All::default();
+            replica.naming_any(&[token], start, &mut found).unwrap();
+            let found = found.0;
             let names = |entry: &&Entry| token.is_in(&entry.flow(start).unwrap());
             let expected = walk.iter().filter(names).cloned().collect();
             prop_assert_eq!(sorted(found), sorted(expected), "{:?}", token);
         }
-        let mut found = Vec::new();
-        replica.naming_any(&tokens, start, &mut |held| found.push(held.entry));
+        let mut found = All::default();
+        replica.naming_any(&tokens, start, &mut found).unwrap();
+        let found = found.0;
         let names = |entry: &&Entry| {
             entry.flow(start).is_ok_and(|flow| tokens.iter().any(|token| token.is_in(&flow)))
         };

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::flowtable::{
-    Changes, FlowSink, FlowSource, Made, Parallel, Reporting, Seen, Tokens, Visit,
+    Changes, EvidenceReader, FlowSink, FlowSource, Made, Parallel, Reporting, Seen, Tokens, Visit,
 };
 use crate::model::flow::Actions;
 use crate::openflow::{Applied, Entry, Error as SwitchFailed, Filter, SwitchError, Update};
@@ -112,7 +112,7 @@ impl FlowSource for FakeTable {
         Ok(self.everything())
     }
 
-    fn evidence(&mut self, _: &[Tokens], _: &mut Visit<'_>) -> Result<bool, SwitchFailed> {
+    fn evidence(&mut self, _: &[Tokens], _: &mut dyn EvidenceReader) -> Result<bool, SwitchFailed> {
         Ok(false)
     }
 

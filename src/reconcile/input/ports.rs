@@ -65,16 +65,19 @@ pub(in crate::reconcile) fn joined_with(
 /// OVSDB's word on a bridge's numbers.
 pub(super) fn of(view: &BridgeView<'_>) -> Ports {
     let mut ports = Ports::default();
+    let mut numbers = Vec::new();
     for place in view.node.places().filter(|place| place.bridge == view.bridge) {
         ports.requested.extend(place.interface.ofport_request);
         match place.interface.ofport {
             Ofport::Number(number) => {
-                ports.by_number.insert(number, place.interface.id);
+                numbers.push((number, place.interface.id));
             }
             Ofport::Unassigned => ports.unassigned = true,
             Ofport::Failed => {}
         }
     }
+    // All at once: that is quicker than one after the other.
+    ports.by_number = numbers.into_iter().collect();
     ports
 }
 
