@@ -22,9 +22,9 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 pub use self::doubt::Doubt;
-use super::{EvidenceReader, Made, Seen};
 use super::index::{Index, Token};
 use super::watchlist::{Arrived, News, Watchlist};
+use super::{EvidenceReader, Made, Seen};
 use crate::model::flow::Flow;
 use crate::openflow::{
     Entry, Filter, FlowKey, Malformed, PackedEntry, RawEntry, Unreported, Update, Version, What,
@@ -411,13 +411,7 @@ impl Replica {
         read
     }
 
-    fn have_read(
-        &self,
-        slot: &Slot,
-        flow: &Flow,
-        now: BootTime,
-        reader: &mut dyn EvidenceReader,
-    ) {
+    fn have_read(&self, slot: &Slot, flow: &Flow, now: BootTime, reader: &mut dyn EvidenceReader) {
         for _ in 0..if slot.told == Told::Twice { 2 } else { 1 } {
             if reader.flow(flow) {
                 self.hand_out(slot, now, &mut |held| {

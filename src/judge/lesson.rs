@@ -10,8 +10,7 @@ use super::guards::{self, OutputRegisters};
 use super::input::{Dead, DeadId, Live, LiveId, LiveRegister};
 use super::owners::PortOwners;
 use super::tokens::{
-    Field, Index, PortState, RegisterToken, is_made_after, is_made_before, is_older,
-    push_once,
+    Field, Index, PortState, RegisterToken, is_made_after, is_made_before, is_older, push_once,
 };
 use super::vlans;
 use crate::model::flow::{AddressMatch, Flow, Side};

@@ -64,7 +64,12 @@ impl<'c> Judge<'c> {
                 push_once(by_value.entry(token).or_default(), i);
             }
         }
-        Self { index: Index::of_surveyed(input, learned), learned, by_value, showing: learned.showing() }
+        Self {
+            index: Index::of_surveyed(input, learned),
+            learned,
+            by_value,
+            showing: learned.showing(),
+        }
     }
 
     /// Whether the flow is stale, and why. If several dead attachments have a say, stale

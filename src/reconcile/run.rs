@@ -188,9 +188,8 @@ impl<'a> SweepRun<'a> {
         let boot_id = boot_id().map_err(Error::BootId)?;
         let named = self.find_named(&registry_snapshot, &boot_id);
         let is_partial = named.is_some();
-        let orphans = named.unwrap_or_else(|| {
-            orphans::find_with(&registry_snapshot, &boot_id, self.sources)
-        });
+        let orphans =
+            named.unwrap_or_else(|| orphans::find_with(&registry_snapshot, &boot_id, self.sources));
         let paused = self.registry.is_some_and(Registry::paused);
         let (decision, swept_before) =
             mass_death::consult(self, &registry_snapshot, &orphans, paused, &boot_id);

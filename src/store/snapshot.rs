@@ -252,9 +252,7 @@ impl RegistrySnapshot {
     /// The record that was read from a file of this name.
     fn record(&self, slot: &Slot) -> Option<&Arc<Attachment>> {
         let (of, found) = match slot {
-            Slot::Active(key) => {
-                (&self.attachments, self.attachments.place_of(|a| a.key.cmp(key)))
-            }
+            Slot::Active(key) => (&self.attachments, self.attachments.place_of(|a| a.key.cmp(key))),
             Slot::Tombstone(key, generation) => {
                 let life = (key, *generation);
                 let by_life = |a: &Attachment| (&a.key, a.generation).cmp(&life);

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::layout::tests::key;
 use super::*;
-use crate::model::records::Records;
 use crate::model::attachment::State;
+use crate::model::records::Records;
 use crate::util::clock::Stamp;
 
 fn open() -> (tempfile::TempDir, Registry) {
@@ -49,7 +49,7 @@ fn a_record_comes_back_from_where_the_design_says() {
     let lock = registry.lock(soon()).unwrap();
     lock.put(&a).unwrap();
     assert_eq!(lock.get(&a.key).unwrap(), Some(a.clone()));
-    assert_eq!(lock.snapshot().unwrap().attachments, [a.clone()]);
+    assert_eq!(lock.snapshot().unwrap().attachments, vec![a.clone()]);
     let mode = |p: &Path| p.metadata().unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&registry.root), 0o700);
     assert_eq!(mode(&registry.root.join("net")), 0o700);
@@ -61,7 +61,7 @@ fn a_record_comes_back_from_where_the_design_says() {
     assert_eq!(lock.tombstones_of(&a.key).unwrap(), std::slice::from_ref(&dead));
     let registry_snapshot = lock.snapshot().unwrap();
     assert!(registry_snapshot.attachments.is_empty() && registry_snapshot.is_complete());
-    assert_eq!(registry_snapshot.tombstones, [dead.clone()]);
+    assert_eq!(registry_snapshot.tombstones, vec![dead.clone()]);
     assert_eq!(mode(&path_of(&registry, "dead")), 0o700);
     assert_eq!(mode(&path_of(&registry, "dead/c1:eth0.1.json")), 0o600);
     lock.remove_tombstone(&dead).unwrap();
@@ -180,9 +180,8 @@ fn records_whose_files_are_the_same_are_not_read_again() {
         let read = registry.snapshot().unwrap();
         written();
         known = again(known);
-        let lives = |all: &Records| {
-            all.iter().map(|a| (a.key.clone(), a.generation)).collect::<Vec<_>>()
-        };
+        let lives =
+            |all: &Records| all.iter().map(|a| (a.key.clone(), a.generation)).collect::<Vec<_>>();
         assert_eq!(lives(&known.attachments), lives(&read.attachments));
         assert_eq!(lives(&known.tombstones), lives(&read.tombstones));
         assert_eq!(known.corrupt.len(), read.corrupt.len());
@@ -311,7 +310,7 @@ fn corrupt_files_are_reported_and_hide_nothing() {
     fs::create_dir(path_of(&registry, "dir:eth0.json")).unwrap();
 
     let registry_snapshot = lock.snapshot().unwrap();
-    assert_eq!(registry_snapshot.attachments, [good.clone()]);
+    assert_eq!(registry_snapshot.attachments, vec![good.clone()]);
     assert_eq!(registry_snapshot.tombstones.len(), 1);
     assert!(registry_snapshot.failures.is_empty());
     let mut said: Vec<String> = registry_snapshot.corrupt.iter().map(ToString::to_string).collect();

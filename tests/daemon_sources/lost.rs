@@ -38,11 +38,7 @@ fn known(node: &Node) -> usize {
 
 /// Each sandbox has a record that says of it what ADD's said.
 #[track_caller]
-fn known_again(
-    node: &Node,
-    before: &ovs_flow_gc::model::records::Records,
-    pods: &[&Sandbox],
-) {
+fn known_again(node: &Node, before: &ovs_flow_gc::model::records::Records, pods: &[&Sandbox]) {
     let now = records(node).attachments;
     for pod in pods {
         let of = |all: &ovs_flow_gc::model::records::Records| {

@@ -119,7 +119,7 @@ impl Stage {
             let nowhere = How { run_dir: Some(Path::new("/nonexistent")), ..How::default() };
             ground.cni("DEL", old, &nowhere, &[]).ok();
             let tombstones = ground.records().tombstones;
-            assert!(matches!(&tombstones[..], [t] if t.state == State::Deleting));
+            assert_eq!(tombstones.iter().map(|t| t.state).collect::<Vec<_>>(), [State::Deleting]);
         }
         ground.keep();
         assert_eq!(ground.kept().len(), keep.len() + dead.len());

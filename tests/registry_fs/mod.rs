@@ -157,7 +157,7 @@ fn a_read_only_directory_can_be_read() {
     sh(&format!("mount -o remount,ro {}", dir.path().display()));
 
     let registry = Registry::open(&root).unwrap();
-    assert_eq!(registry.snapshot().unwrap().attachments, std::slice::from_ref(&a));
+    assert_eq!(registry.snapshot().unwrap().attachments, vec![a.clone()].into());
     assert_eq!(registry.get(&a.key).unwrap(), Some(a));
     let error = registry.lock(soon()).unwrap_err();
     assert_eq!(error.errno(), EROFS, "{error}");
