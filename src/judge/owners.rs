@@ -44,12 +44,15 @@ impl<'f, T> IntoIterator for &'f Few<T> {
 }
 
 impl<T: Copy + PartialEq> Few<T> {
-    fn push_once(&mut self, item: T) {
+    /// Adds an owner, once. Owners come one after the other: one that is there is the last.
+    fn add(&mut self, item: T) {
+        if self.last() == Some(&item) {
+            return;
+        }
         match self {
-            Self::One(one) if *one == item => {}
             Self::One(one) => *self = Self::Some(vec![*one, item]),
             Self::Some(items) if items.is_empty() => *self = Self::One(item),
-            Self::Some(items) => push_once(items, item),
+            Self::Some(items) => items.push(item),
         }
     }
 }
@@ -140,10 +143,10 @@ impl TokenOwners {
             }
             let ports = dead.ofport.iter().chain(&dead.previous_ofports);
             for port in ports.filter(|p| is_pod_port(**p)) {
-                self.ports.entry(*port).or_default().dead.push_once(i);
+                self.ports.entry(*port).or_default().dead.add(i);
             }
             for address in dead.addresses.iter().filter(|a| !a.is_unusable()) {
-                self.addresses.entry(*address).or_default().dead.push_once(i);
+                self.addresses.entry(*address).or_default().dead.add(i);
             }
         }
     }
@@ -151,13 +154,13 @@ impl TokenOwners {
     fn add_living(&mut self, input: &JudgeInput) {
         for (i, live) in input.live.iter() {
             if let Some(port) = live.ofport {
-                self.ports.entry(port).or_default().live.push_once(i);
+                self.ports.entry(port).or_default().live.add(i);
             }
             for port in live.previous_ofports.iter().filter(|p| live.ofport != Some(**p)) {
-                self.ports.entry(*port).or_default().live_before.push_once(i);
+                self.ports.entry(*port).or_default().live_before.add(i);
             }
             for address in &live.addresses {
-                self.addresses.entry(*address).or_default().live.push_once(i);
+                self.addresses.entry(*address).or_default().live.add(i);
             }
         }
     }

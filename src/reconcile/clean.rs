@@ -141,7 +141,7 @@ impl CleanRequest<'_> {
             .map(|node| self.with_overlay(node))
     }
 
-    fn with_overlay(&self, mut node: NodeSnapshot) -> NodeSnapshot {
+    pub(super) fn with_overlay(&self, mut node: NodeSnapshot) -> NodeSnapshot {
         if let Some((network, config)) = &self.overlay {
             node.networks.entry(network.clone()).or_default().config = config.clone();
         }

@@ -4,7 +4,6 @@ use super::snapshot::Error;
 use super::{CleanRequest, NodeSnapshot};
 use crate::ovsdb::{Check, Client};
 use crate::store::Version;
-use crate::util::clock::Stamp;
 
 /// Where records and rows are read again.
 pub(super) trait Evidence {
@@ -15,8 +14,12 @@ pub(super) trait Evidence {
     /// `version` is what its records count as.
     fn is_current(&mut self, node: &NodeSnapshot, version: Option<Version>) -> Result<bool, Error>;
 
-    /// The node once more. It is dated `now`.
-    fn read(&mut self, now: Stamp) -> Result<NodeSnapshot, Error>;
+    /// The node once more, with the time of before. `version` is what its records count as.
+    fn read(
+        &mut self,
+        before: &NodeSnapshot,
+        version: Option<Version>,
+    ) -> Result<NodeSnapshot, Error>;
 }
 
 /// The state directory and the database of a clean-up.
@@ -43,7 +46,13 @@ impl Evidence for NodeEvidence<'_> {
         node.is_current(self.request.registry, version, self.client, asked)
     }
 
-    fn read(&mut self, now: Stamp) -> Result<NodeSnapshot, Error> {
-        self.request.node_again(self.client, now)
+    fn read(
+        &mut self,
+        before: &NodeSnapshot,
+        version: Option<Version>,
+    ) -> Result<NodeSnapshot, Error> {
+        let CleanRequest { registry, run_dir, .. } = self.request;
+        let node = before.again(*registry, version, run_dir, self.client)?;
+        Ok(self.request.with_overlay(node))
     }
 }

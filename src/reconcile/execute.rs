@@ -128,7 +128,8 @@ impl PreCommitCheck<'_> {
             return Ok(());
         }
         if !same {
-            let fresh = evidence.read(self.judged.node.now)?;
+            let before = self.fresh.as_ref().unwrap_or(self.judged.node);
+            let fresh = evidence.read(before, self.version)?;
             self.version = fresh.version;
             self.fresh = Some(fresh);
         }
@@ -177,7 +178,8 @@ impl PreCommitCheck<'_> {
         if asked.and_then(|()| self.is_current(evidence)).unwrap_or(false) {
             return 0;
         }
-        let Ok(after) = evidence.read(self.judged.node.now) else { return 0 };
+        let before = self.fresh.as_ref().unwrap_or(self.judged.node);
+        let Ok(after) = evidence.read(before, self.version) else { return 0 };
         self.recheck = Some(self.between(&after, None));
         let hurt = done.filter(|planned| self.standing(planned) == Standing::NewOwner);
         let told = hurt.inspect(|planned| {

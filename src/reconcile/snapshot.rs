@@ -165,6 +165,30 @@ impl NodeSnapshot {
         reading.answered(client)?.finish(run_dir, client)
     }
 
+    /// Reads it once more. `version` is what its records count as: they are not read again if nobody
+    /// else has written since, and neither is what was learned and written down meanwhile.
+    pub(super) fn again(
+        &self,
+        registry: Option<&Registry>,
+        version: Option<Version>,
+        run_dir: &Path,
+        client: &mut Client,
+    ) -> Result<Self, Error> {
+        let asked = client.ask()?;
+        if !registry.is_none_or(|registry| registry.unchanged(version)) {
+            let reading = Self::begin(registry, None, asked, self.now);
+            return reading.answered(client)?.finish(run_dir, client);
+        }
+        let (ovs, moment) = client.answered(asked)?;
+        let mut node = Self::of(self.now, self.boot_id.clone(), ovs);
+        node.records = self.records.clone();
+        node.tombstones = self.tombstones.clone();
+        node.networks = self.networks.clone();
+        node.switch_started = switch_started(run_dir, self.now);
+        (node.moment, node.version) = (moment, version);
+        Ok(node)
+    }
+
     /// Reads the records while the database works on its answer. (A record or a row that
     /// came between the two is found out before a commit: [`NodeSnapshot::is_current`].) What is
     /// `known` is not read again if nobody has written since.

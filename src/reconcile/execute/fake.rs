@@ -230,7 +230,7 @@ impl Evidence for FakeEvidence<'_> {
         Ok(self.0.is_none())
     }
 
-    fn read(&mut self, _: Stamp) -> Result<NodeSnapshot, Error> {
+    fn read(&mut self, _: &NodeSnapshot, _: Option<Version>) -> Result<NodeSnapshot, Error> {
         Ok(self.0.unwrap()())
     }
 }

@@ -200,8 +200,8 @@ fn a_number_that_changed_hands_behind_the_commit_is_a_suspicion() {
         fn is_current(&mut self, node: &NodeSnapshot, v: Option<Version>) -> Result<bool, Error> {
             if self.1 == 1 { Ok(true) } else { self.0.is_current(node, v) }
         }
-        fn read(&mut self, now: Stamp) -> Result<NodeSnapshot, Error> {
-            self.0.read(now)
+        fn read(&mut self, of: &NodeSnapshot, v: Option<Version>) -> Result<NodeSnapshot, Error> {
+            self.0.read(of, v)
         }
     }
     let mut table = FakeTable::with(vec![entry(0, 1, 7)]);
