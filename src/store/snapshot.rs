@@ -161,11 +161,13 @@ impl RegistrySnapshot {
         tombstones.extend(tombstones_written.cloned());
         tombstones.sort();
         let mut attachments = self.attachments.clone();
+        // A number is compared sooner than a key.
+        let generations: HashSet<u64> = tombstones.iter().map(|dead| dead.generation).collect();
         let is_dead = |a: &Attachment| {
             let life = (&a.key, a.generation);
             tombstones.place_of(|dead| (&dead.key, dead.generation).cmp(&life)).is_some()
         };
-        attachments.retain(|a| !is_dead(a));
+        attachments.retain(|a| !generations.contains(&a.generation) || !is_dead(a));
         let networks = self.networks.clone();
         Some(Self { networks, attachments, tombstones, version, ..Self::default() })
     }
