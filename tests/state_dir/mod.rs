@@ -115,6 +115,15 @@ impl Town {
         rows.iter().map(|row| (called(&text(&row["pod"]["name"])), text(&row["state"]))).collect()
     }
 
+    /// How many DELs did all, left something, and failed, as the daemon will export it; `None`:
+    /// nothing was counted.
+    fn counted_dels(&self) -> Option<[u64; 3]> {
+        let text = fs::read_to_string(self.node.state_dir.join("_calls")).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("DEL "))?;
+        let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().unwrap()).collect();
+        Some([numbers[0], numbers[1], numbers[2]])
+    }
+
     fn temporary_files(&self) -> String {
         self.node.run("find", &[self.node.state_dir.to_str().unwrap(), "-name", ".*.tmp"]).stdout
     }
@@ -125,18 +134,39 @@ fn fill(path: PathBuf) {
     while filler.write_all(&[0_u8; 512]).is_ok() {}
 }
 
+/// The two halves of an upgrade are not upgraded in one moment.
+#[test]
+fn a_file_of_another_version_is_left_alone() {
+    let town = Town::new("other_version", &["web", "db", "live"]);
+    let files = ["_later", "podnet/later", "later.sock"].map(|at| town.node.state_dir.join(at));
+    files.iter().for_each(|file| fs::write(file, "of another version").unwrap());
+    town.del(&town.pods[0]);
+    town.node.vanish(&town.pods[1], Port::Stays);
+    for args in [&["list"][..], &["sweep"], &["status"]] {
+        let outcome = town.node.admin(args);
+        assert!(outcome.succeeded(), "{outcome}");
+        assert!(!outcome.to_string().contains("later"), "{outcome}");
+    }
+    let left = town.node.dump("br0");
+    assert!(town.without(&[0, 1]).iter().all(|flow| left.contains(flow)), "{left:#?}");
+    assert!(files.iter().all(|file| file.exists()));
+}
+
 #[test]
 fn full() {
     let town = Town::on_tmpfs("full", &["web", "db", "cache"]);
-    let filler = town.node.state_dir.join("filler");
-    fill(filler.clone());
+    fill(town.node.state_dir.join("filler"));
     town.add_is_refused(&["No space left on device", "os error 28"]);
     town.status_warns(&["No space left on device"]);
     assert_eq!(town.temporary_files(), "");
     assert_eq!(town.node.dump("br0"), town.without(&[]));
     // Everything that is on record is still known.
+    let [done, unfinished, failed] = town.counted_dels().unwrap();
     town.del(&town.pods[0]);
     assert_eq!(town.node.dump("br0"), town.without(&[0]));
+    // The numbers have their place already.
+    let counted = town.counted_dels().unwrap();
+    assert_eq!((counted.iter().sum::<u64>(), counted[2]), (done + unfinished + failed + 1, failed));
     // The OVS plugin's comes behind ours; else a port that nothing explains would stay.
     town.node.ovs_vsctl(&["del-port", &town.pods[0].port]);
     assert_ne!(town.records().get("web").map(String::as_str), Some("active"));
@@ -146,7 +176,15 @@ fn full() {
     assert!(swept.code.is_some(), "{swept}");
     assert!(town.without(&[0, 1]).iter().all(|f| town.node.dump("br0").contains(f)));
 
-    fs::remove_file(filler).unwrap();
+    // Where there is no place for them, they are not counted, and no call says or waits for it.
+    fs::remove_file(town.node.state_dir.join("_calls")).unwrap();
+    fill(town.node.state_dir.join("more"));
+    let del = town.del(&town.pods[0]);
+    assert!(!del.stderr.contains("_calls"), "{del}");
+    assert_eq!(town.counted_dels(), None);
+    ["filler", "more"].map(|file| fs::remove_file(town.node.state_dir.join(file)).unwrap());
+    town.del(&town.pods[0]);
+    assert_eq!(town.counted_dels().map(|dels| dels.iter().sum()), Some(1));
     town.node.admin(&["sweep"]).ok();
     assert_eq!(town.node.dump("br0"), town.without(&[0, 1]));
     assert_eq!(town.records().into_keys().collect::<Vec<_>>(), ["cache"]);
@@ -161,8 +199,10 @@ fn read_only() {
     town.add_is_refused(&["Read-only file system", "os error 30"]);
     town.status_warns(&["Read-only file system"]);
     assert_eq!(town.node.dump("br0"), town.without(&[]));
-    town.del(&town.pods[0]);
+    let counted = town.counted_dels();
+    let del = town.del(&town.pods[0]);
     assert_eq!(town.node.dump("br0"), town.without(&[0]));
+    assert!(town.counted_dels() == counted && !del.stderr.contains("_calls"), "{del}");
     // Who only reads, can.
     assert_eq!(town.records().len(), 2);
     town.node.admin(&["sweep", "--dry-run"]).ok();
