@@ -346,10 +346,11 @@ fn add_entry(file: &Path, asked: &conflist::Options) -> Result<conflist::Outcome
         && let Some((kind, preset)) = seen.preset()
     {
         let path = outcome.path.display();
+        let own = if asked.own_file { " --own-file" } else { "" };
         output::complain(&format!(
             "{path}: no preset was given, and there is one for {kind:?}, which says what registers \
              mean there. To have it: ovs-flow-gc conflist remove {path} && ovs-flow-gc conflist \
-             add --preset {preset}{} {path}",
+             add --preset {preset}{own}{} {path}",
             asked.entry.option()
         ));
     }

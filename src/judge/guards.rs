@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::basis::Basis;
 use super::carried::Carried;
-use super::input::{Dead, JudgeInput, Live, LiveId};
+use super::input::{Dead, JudgeInput, Live, LiveId, LiveRegister};
 use super::reason::Reason;
 use super::tokens::{Field, Index, is_made_before, is_older};
 use super::vlans::is_other_owners;
@@ -117,10 +117,13 @@ pub(super) fn names_somebody_else(
 }
 
 /// Whether a machine or a pod without a record may have been given an address of the dead
-/// attachment's since: no address of that kind is known of it, nor how old it is.
+/// attachment's since: its port is on this bridge, no address of that kind is known of it, nor how
+/// old it is. One that lost its device has nothing any more.
 fn may_have_since(dead: &Dead, live: &Live, address: Address) -> bool {
     live.network.is_none()
         && live.is_pod
+        && live.ofport.is_some()
+        && live.register != LiveRegister::Absent
         && !live.addresses.iter().any(|own| own.kind() == address.kind())
         && !is_in_another_vlan(dead, live)
 }

@@ -346,9 +346,20 @@ impl<'a, D: Driver> View<'a, D> {
     }
 
     fn created_after(&self, entry: &Entry, dead: &Dead<'_>) -> bool {
+        entry.until + 2 >= dead.noticed && !self.is_restored_since(entry, dead)
+    }
+
+    fn is_restored_since(&self, entry: &Entry, dead: &Dead<'_>) -> bool {
         let started = self.town.started;
-        let restored = started > dead.noticed && entry.until <= started + RESTORE;
-        entry.until + 2 >= dead.noticed && !restored
+        started > dead.noticed && entry.until <= started + RESTORE
+    }
+
+    /// Whether an entry that may be as old as the start of the switch may be somebody's without a
+    /// record, whose marks name no address.
+    fn may_be_unrecorded(&self, entry: &Entry, dead: &Dead<'_>) -> bool {
+        entry.until + 2 >= dead.noticed
+            && self.is_restored_since(entry, dead)
+            && self.unrecorded().any(|pod| pod.kind != Kind::Marked)
     }
 
     /// What keeps an entry that names this address of the dead pod's.
@@ -403,7 +414,7 @@ impl<'a, D: Driver> View<'a, D> {
             m.side == Side::Destination && self.has_address(&m.address).next().is_some()
         };
         let towards = m.side != Side::Destination && flow.matches.addresses.iter().any(alive);
-        if self.may_be_arriving(entry, policy || towards) {
+        if self.may_be_arriving(entry, policy || towards) || self.may_be_unrecorded(entry, dead) {
             return Err(Exception::MayBeArriving);
         }
         let named = |other: &Dead<'_>| flow.matches.addresses.iter().any(|m| other.has(&m.address));

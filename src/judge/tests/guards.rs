@@ -120,6 +120,7 @@ fn a_pod_that_is_being_added_may_have_the_address() {
         network: None,
         addresses_known: false,
         born: None,
+        register: LiveRegister::Untold,
         ..live(14, &["0a:00:00:00:00:15"])
     };
     let marked = restarted.clone().and_live(machine.clone());
@@ -131,6 +132,8 @@ fn a_pod_that_is_being_added_may_have_the_address() {
         ]
     };
     each(&marked, &rows("kept: may-be-arriving"));
+    let gone = Live { register: LiveRegister::Absent, ..machine.clone() };
+    each(&restarted.clone().and_live(gone), &rows("stale: matches-address"));
     let uplink = Live { is_pod: false, ..machine.clone() };
     each(&restarted.clone().and_live(uplink), &rows("stale: matches-address"));
     let known =
