@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Context, Error, Exit, Table, conflist, networks, output};
+use super::screen::Text;
+use super::{Context, Error, Exit, Screen, Table, conflist, networks, output};
 use crate::adopt::{Adopted, Adoption, Network, configs_of_multus};
 use crate::config::{Config, NetworkState};
 use crate::model::attachment::NetworkName;
@@ -51,7 +52,7 @@ impl Options {
 
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let adopted = record(context, options)?;
-    output::say(context, &adopted, &text(&adopted, options.dry_run))?;
+    output::say(context, &adopted, text(context.screen, &adopted, options.dry_run))?;
     Ok(if adopted.is_incomplete() { Exit::Attention } else { Exit::Done })
 }
 
@@ -60,7 +61,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
 pub(super) fn run_again(context: &Context, options: &Options) -> Result<Exit, Error> {
     let adopted = record(context, options)?;
     if !adopted.adopted.is_empty() {
-        output::say(context, &adopted, &text(&adopted, options.dry_run))?;
+        output::say(context, &adopted, text(context.screen, &adopted, options.dry_run))?;
     }
     Ok(Exit::Done)
 }
@@ -139,8 +140,11 @@ fn of_multus(cache_dir: &Path, networks: &mut BTreeMap<NetworkName, Network>) {
     }
 }
 
-fn text(adopted: &Adopted, dry_run: bool) -> String {
-    let mut table = Table::new(&["POD", "CONTAINER", "BRIDGE", "PORT", "OFPORT", "IP"]);
+fn text(screen: Screen, adopted: &Adopted, dry_run: bool) -> Text {
+    let mut table = Table::new(
+        &["POD", "CONTAINER", "BRIDGE", "PORT", "OFPORT", "IP"],
+        &["OFPORT", "PORT", "CONTAINER", "BRIDGE"],
+    );
     for record in &adopted.adopted {
         let ips: Vec<_> = record.ips.iter().map(ToString::to_string).collect();
         table.row(vec![
@@ -152,15 +156,19 @@ fn text(adopted: &Adopted, dry_run: bool) -> String {
             ips.join(","),
         ]);
     }
-    let mut text = if table.is_empty() { String::new() } else { format!("{table}\n") };
+    let mut text = Text::default();
+    if !table.is_empty() {
+        text = table.text(screen);
+        text.push("\n");
+    }
     for skipped in &adopted.skipped {
-        text.push_str(&format!("not adopted: {skipped}\n"));
+        text.push(&format!("not adopted: {skipped}\n"));
     }
     let verb = if dry_run { "would be adopted" } else { "adopted" };
-    text.push_str(&format!("{} pods {verb}", adopted.adopted.len()));
+    text.push(&format!("{} pods {verb}", adopted.adopted.len()));
     if !adopted.again.is_empty() {
         let them = adopted.again.len();
-        text.push_str(&format!(", {them} of them again: they live and had been taken for dead"));
+        text.push(&format!(", {them} of them again: they live and had been taken for dead"));
     }
     text
 }

@@ -58,7 +58,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         }
     }
     let blocks: Vec<_> = parts.iter().map(Part::block).collect();
-    output::say(context, &parts, &blocks.join("\n"))?;
+    output::say(context, &parts, &*blocks.join("\n"))?;
     Ok(Exit::Done)
 }
 

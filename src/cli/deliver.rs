@@ -9,7 +9,8 @@ use clap::Args;
 use nix::sched::{CloneFlags, setns};
 
 use super::output::counted;
-use super::{Context, Error, Exit, Table, conflist, networks, output};
+use super::screen::Text;
+use super::{Context, Error, Exit, Screen, Table, conflist, networks, output};
 use crate::adopt::CachedAttachment;
 use crate::config::{Config, Mode};
 use crate::deliver::{Concern, Deliverables, Leftovers, Run};
@@ -128,7 +129,7 @@ fn once(context: &Context, options: &Options) -> Result<Exit, Error> {
     };
     let wanted = |cached: &CachedAttachment| is_wanted(options, cached);
     let found = run.run(&wanted, &swept)?;
-    output::say(context, &found, &text(&found))?;
+    output::say(context, &found, text(context.screen, &found))?;
     let is_done = |state| matches!(state, "delivered" | "due");
     let done = found.unknown.is_empty() && found.dead.iter().all(|one| is_done(one.state));
     Ok(if done { Exit::Done } else { Exit::Attention })
@@ -229,8 +230,11 @@ fn concern(cached: &CachedAttachment) -> Concern {
     }
 }
 
-fn text(found: &Deliverables) -> String {
-    let mut table = Table::new(&["DEAD POD", "CONTAINER", "NETWORK", "STATE", "PLUGINS", "WHY"]);
+fn text(screen: Screen, found: &Deliverables) -> Text {
+    let mut table = Table::new(
+        &["DEAD POD", "CONTAINER", "NETWORK", "STATE", "PLUGINS", "WHY"],
+        &["PLUGINS", "CONTAINER"],
+    );
     for one in &found.dead {
         table.row(vec![
             one.pod.clone(),
@@ -241,11 +245,15 @@ fn text(found: &Deliverables) -> String {
             one.error.clone().unwrap_or_else(|| one.why.clone()),
         ]);
     }
-    let mut text = if table.is_empty() { String::new() } else { format!("{table}\n") };
-    for unknown in &found.unknown {
-        text.push_str(&format!("not judged: {unknown}\n"));
+    let mut text = Text::default();
+    if !table.is_empty() {
+        text = table.text(screen);
+        text.push("\n");
     }
-    text.push_str(&counted(found.dead.len() as u64, "cached result"));
-    text.push_str(" of dead pods");
+    for unknown in &found.unknown {
+        text.push(&format!("not judged: {unknown}\n"));
+    }
+    text.push(&counted(found.dead.len() as u64, "cached result"));
+    text.push(" of dead pods");
     text
 }

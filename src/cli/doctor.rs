@@ -85,7 +85,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     chain::chain(context, options, &mut findings);
     chain::access(options, &mut findings);
     runtime(&mut findings);
-    let mut table = Table::new(&["", "CHECK", "FOUND", "WHAT TO DO"]);
+    let mut table = Table::new(&["", "CHECK", "FOUND", "WHAT TO DO"], &[]);
     for finding in &findings.0 {
         let level = match finding.level {
             Level::Ok => "ok",
@@ -100,7 +100,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             finding.remedy.clone(),
         ]);
     }
-    output::say(context, &findings.0, &table.to_string())?;
+    output::say(context, &findings.0, table.text(context.screen))?;
     let worst = findings.0.iter().map(|f| f.level).max();
     Ok(if worst >= Some(Level::Warning) { Exit::Attention } else { Exit::Done })
 }

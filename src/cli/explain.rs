@@ -5,7 +5,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::list::life;
-use super::{Context, Error, Exit, Table, output, registers};
+use super::screen::Text;
+use super::{Context, Error, Exit, Screen, Table, output, registers};
 use crate::config::database_socket;
 use crate::flowtable::FlowSource;
 use crate::judge::Judge;
@@ -85,8 +86,12 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             ovn,
         });
     }
-    let text: Vec<String> = explanations.iter().map(text).collect();
-    output::say(context, &explanations, &text.join("\n"))?;
+    let mut all = Text::default();
+    for explanation in &explanations {
+        all.push_text(&text(context.screen, explanation));
+        all.push("\n");
+    }
+    output::say(context, &explanations, all)?;
     Ok(Exit::Done)
 }
 
@@ -190,9 +195,9 @@ impl Read<'_> {
     }
 }
 
-fn text(explanation: &Explanation<'_>) -> String {
+fn text(screen: Screen, explanation: &Explanation<'_>) -> Text {
     let record = explanation.attachment;
-    let mut table = Table::new(&["VERDICT", "BRIDGE", "FLOW", "WHY"]);
+    let mut table = Table::new(&["VERDICT", "BRIDGE", "FLOW", "WHY"], &["BRIDGE"]);
     let is_dead = explanation.liveness == "dead";
     let (delete, keep) = if is_dead { ("delete", "keep") } else { ("would go", "would stay") };
     for flow in &explanation.flows {
@@ -209,19 +214,8 @@ fn text(explanation: &Explanation<'_>) -> String {
         }
         table.row(vec![verdict, cell("bridge"), cell("flow"), why]);
     }
-    let mut flows = match (table.is_empty(), explanation.ovn.is_empty()) {
-        (true, true) => "no flow mentions it\n".to_owned(),
-        (true, false) => String::new(),
-        (false, _) => table.to_string(),
-    };
-    for bridge in &explanation.ovn {
-        flows.push_str(&format!("bridge {}: OVN's, not judged\n", escape(bridge)));
-    }
-    if !explanation.register.is_empty() {
-        flows.push_str(&format!("{}\n", explanation.register));
-    }
-    format!(
-        "{} ({}), port {}, ofport {}, register {}, {}\n{}\n{flows}",
+    let mut text = Text::from(&*format!(
+        "{} ({}), port {}, ofport {}, register {}, {}\n{}\n",
         escape(&record.title()),
         record.key,
         escape(record.port.as_deref().unwrap_or("unknown")),
@@ -229,5 +223,17 @@ fn text(explanation: &Explanation<'_>) -> String {
         record.register.map_or_else(|| "unknown".to_owned(), |r| format!("{:#x}", r.value)),
         record.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
         explanation.found,
-    )
+    ));
+    match (table.is_empty(), explanation.ovn.is_empty()) {
+        (true, true) => text.push("no flow mentions it\n"),
+        (true, false) => {}
+        (false, _) => text.push_text(&table.text(screen)),
+    }
+    for bridge in &explanation.ovn {
+        text.push(&format!("bridge {}: OVN's, not judged\n", escape(bridge)));
+    }
+    if !explanation.register.is_empty() {
+        text.push(&format!("{}\n", explanation.register));
+    }
+    text
 }

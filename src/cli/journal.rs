@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
+use super::screen::Text;
 use super::{Context, Error, Exit, Table, output};
 use crate::openflow::{self, Connection, Entry, Filter};
 use crate::reconcile::open_bridge;
@@ -31,6 +32,7 @@ pub(super) struct Options {
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Restored {
+    bridge: String,
     entries: usize,
     added: usize,
     there_already: usize,
@@ -55,10 +57,10 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let done = if options.dry_run { "would be put back" } else { "put back" };
     let mut text = format!("undo {id}\n");
     let mut attention = false;
-    for (bridge, outcome) in &restored {
+    for outcome in &restored {
         text.push_str(&format!(
-            "{bridge}: {} of {} entries {done}, {} were there already\n",
-            outcome.added, outcome.entries, outcome.there_already
+            "{}: {} of {} entries {done}, {} were there already\n",
+            outcome.bridge, outcome.added, outcome.entries, outcome.there_already
         ));
         for error in &outcome.errors {
             attention = true;
@@ -75,13 +77,14 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             "If their pods live, `ovs-flow-gc adopt` records these again: then they stay.\n";
         text.push_str(adopt);
     }
-    output::say(context, &restored, &text)?;
+    output::say(context, &json!({ "id": id, "bridges": restored }), &*text)?;
     Ok(if attention { Exit::Attention } else { Exit::Done })
 }
 
 /// Prints what can be undone.
 fn list(context: &Context, has_records: bool, journals: &[Operation]) -> Result<(), Error> {
-    let mut table = Table::new(&["ID", "BY", "BRIDGE", "ENTRIES", "STATE", "OF"]);
+    let mut table =
+        Table::new(&["ID", "BY", "BRIDGE", "ENTRIES", "STATE", "OF"], &["BRIDGE", "BY", "STATE"]);
     let mut rows = Vec::new();
     for journal in journals {
         let header = &journal.header;
@@ -103,12 +106,12 @@ fn list(context: &Context, has_records: bool, journals: &[Operation]) -> Result<
             "entries": journal.entries, "state": state, "reason": header.reason,
         }));
     }
-    let text = match (has_records, table.is_empty()) {
-        (false, _) => context.no_records("nothing to undo"),
-        (true, true) => "nothing to undo".to_owned(),
-        (true, false) => table.to_string(),
+    let text: Text = match (has_records, table.is_empty()) {
+        (false, _) => context.no_records("nothing to undo").as_str().into(),
+        (true, true) => "nothing to undo".into(),
+        (true, false) => table.text(context.screen),
     };
-    output::say(context, &rows, &text)
+    output::say(context, &rows, text)
 }
 
 fn restore(
@@ -116,15 +119,15 @@ fn restore(
     registry: &Registry,
     id: &JournalId,
     dry_run: bool,
-) -> Result<BTreeMap<String, Restored>, Error> {
-    let mut restored: BTreeMap<String, Restored> = BTreeMap::new();
+) -> Result<Vec<Restored>, Error> {
+    let mut restored = Vec::new();
     let mut bridges: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
     registry.read_journal(id, &mut |deleted: Deleted<'static, Entry>| {
         bridges.entry(deleted.subject.bridge.clone()).or_default().push(deleted.entry);
     })?;
     for (bridge, entries) in bridges {
-        let outcome = restored.entry(bridge.clone()).or_default();
-        outcome.entries = entries.len();
+        let mut outcome =
+            Restored { bridge: bridge.clone(), entries: entries.len(), ..Restored::default() };
         // One bridge that is away must not keep the others from their entries.
         let done = open_bridge(&context.run_dir, &bridge, context.deadline()).and_then(
             |mut connection| {
@@ -134,12 +137,13 @@ fn restore(
                     outcome.added = missing.len();
                     return Ok(());
                 }
-                add(&mut connection, &missing, outcome)
+                add(&mut connection, &missing, &mut outcome)
             },
         );
         if let Err(failed) = done {
             outcome.errors.push(failed.to_string());
         }
+        restored.push(outcome);
     }
     Ok(restored)
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::output::{self, or_dash, short};
+use super::screen::Text;
 use super::{Context, Error, Exit, Table, ago, explain};
 use crate::config::database_socket;
 #[cfg(feature = "daemon")]
@@ -63,12 +64,12 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         _ => None,
     };
     let rows = rows(&registry_snapshot, &counts.unwrap_or_default())?;
-    let text = match (&registry, rows.is_empty()) {
-        (None, _) => context.no_records("no attachments"),
-        (Some(_), true) => "no attachments".to_owned(),
-        (Some(_), false) => table(&rows).to_string(),
+    let text: Text = match (&registry, rows.is_empty()) {
+        (None, _) => context.no_records("no attachments").as_str().into(),
+        (Some(_), true) => "no attachments".into(),
+        (Some(_), false) => table(&rows).text(context.screen),
     };
-    output::say(context, &rows, &text)?;
+    output::say(context, &rows, text)?;
     let corrupt = registry_snapshot.corrupt.iter().map(ToString::to_string);
     let unread = registry_snapshot.failures.iter().map(ToString::to_string);
     let missing: Vec<String> = corrupt.chain(unread).collect();
@@ -122,8 +123,14 @@ const HEAD: [&str; 13] = [
     "STATE", "AGE", "FLOWS",
 ];
 
+/// What a narrow terminal does not get, the first one first.
+#[rustfmt::skip]
+const SPARE: [&str; 10] = [
+    "MAC", "REG0", "PORT", "OFPORT", "CONTAINER", "BRIDGE", "AGE", "IP", "IFNAME", "NETWORK",
+];
+
 fn table(rows: &[Row<'_>]) -> Table {
-    let mut table = Table::new(&HEAD);
+    let mut table = Table::new(&HEAD, &SPARE);
     for row in rows {
         let a = row.attachment;
         table.row(vec![

@@ -15,6 +15,7 @@ mod node;
 mod output;
 mod pause;
 mod registers;
+mod screen;
 pub(crate) mod status;
 mod sweep;
 
@@ -32,7 +33,8 @@ use crate::store::{self, Registry};
 use crate::util::clock::Deadline;
 use crate::util::logging;
 
-pub(crate) use output::{Table, ago, short};
+pub(crate) use output::{ago, short};
+pub(crate) use screen::{Screen, Table};
 
 /// The commit that `conf/image/release.sh` built this from.
 const COMMIT: Option<&str> = option_env!("OVS_FLOW_GC_COMMIT");
@@ -53,9 +55,12 @@ struct Line {
 /// What every command takes.
 #[derive(Clone, Debug, Args)]
 struct Common {
-    /// Print JSON instead of tables.
+    /// Print JSON instead of tables (docs/json.md).
     #[arg(long, global = true)]
     json: bool,
+    /// wide: every column, however narrow the terminal is; json: the same as --json.
+    #[arg(short, long, global = true, value_name = "FORMAT", value_parser = ["wide", "json"])]
+    output: Option<String>,
     /// Where the records are.
     #[arg(long, global = true, value_name = "DIR", default_value = config::STATE_DIR)]
     state_dir: PathBuf,
@@ -200,6 +205,7 @@ pub(crate) enum Error {
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
     pub(crate) json: bool,
+    pub(crate) screen: Screen,
     pub(crate) state_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
     pub(crate) timeout: Duration,
@@ -250,8 +256,10 @@ pub fn main() -> ExitCode {
     // Records are worth printing at once, whether or not the switch has something to add.
     let usual = if matches!(line.command, Command::List(_) | Command::Status(_)) { 5 } else { 60 };
     let timeout = line.common.timeout.unwrap_or(usual).clamp(1, 86_400);
+    let output = line.common.output.as_deref();
     let context = Context {
-        json: line.common.json,
+        json: line.common.json || output == Some("json"),
+        screen: Screen::of_stdout(output == Some("wide")),
         state_dir: line.common.state_dir,
         run_dir: config::run_dir(),
         timeout: Duration::from_secs(timeout),
@@ -273,6 +281,7 @@ pub fn main() -> ExitCode {
         Command::Version => version(&context),
         Command::BugReport(options) => bug_report::run(&context, &options),
     };
+    logging::Often::say_rest(true);
     match ended {
         Ok(exit) => exit.into(),
         // Somebody closed the pipe (`list | head`): no failure.
@@ -292,7 +301,7 @@ fn version(context: &Context) -> Result<Exit, Error> {
     let cni = conflist::CNI_VERSIONS;
     let value = json!({"version": version, "commit": commit, "cniVersions": cni});
     let text = format!("ovs-flow-gc {version}\ncommit {commit}\nCNI {}", cni.join(", "));
-    output::say(context, &value, &text)?;
+    output::say(context, &value, &*text)?;
     Ok(Exit::Done)
 }
 
@@ -381,11 +390,11 @@ fn edit(context: &Context, command: ConflistCommand) -> Result<Exit, Error> {
                 conflist::find_ovs(&directory)?.into_iter().collect()
             };
             let lines: Vec<_> = found.iter().map(|p| p.display().to_string()).collect();
-            output::say(context, &lines, &lines.join("\n"))?;
+            output::say(context, &lines, &*lines.join("\n"))?;
             return Ok(if found.is_empty() { Exit::Failed } else { Exit::Done });
         }
         ConflistCommand::Remove { file } => conflist::remove_file(&file)?,
     };
-    output::say(context, &outcome, &outcome.to_string())?;
+    output::say(context, &outcome, &*outcome.to_string())?;
     Ok(Exit::Done)
 }

@@ -167,7 +167,7 @@ impl<'a> Node<'a> {
 
     fn step(&self, what: &str, did: &str) -> Result<(), Error> {
         let text = format!("{what}: {did}");
-        output::say(&self.context, &json!({ "step": what, "did": did }), &text)
+        output::say(&self.context, &json!({ "step": what, "did": did }), &*text)
     }
 
     /// It goes on, and needs attention.

@@ -1,4 +1,4 @@
-//! Tables for eyes, JSON for machines; the one place that writes to standard output.
+//! Text for people, JSON for machines; the one place that writes to standard output.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -6,51 +6,14 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::json;
 
+use super::screen::Text;
 use super::{Context, Error, Exit};
 use crate::model::attachment::Attachment;
-use crate::util::logging::{self, escape, is_plain};
+use crate::util::logging::{self, escape};
 
-/// Left-aligned columns, two spaces apart, as kubectl prints them.
-#[derive(Debug)]
-pub(crate) struct Table {
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    pub(crate) fn new(head: &[&str]) -> Self {
-        Self { rows: vec![head.iter().map(|h| (*h).to_owned()).collect()] }
-    }
-
-    pub(crate) fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rows.len() < 2
-    }
-}
-
-impl std::fmt::Display for Table {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        for row in &self.rows {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                // Cells hold names from outside: no control sequences to a terminal.
-                let clean: String =
-                    cell.chars().map(|c| if is_plain(c) { c } else { '?' }).collect();
-                line.push_str(&format!("{clean:<width$}  "));
-            }
-            writeln!(f, "{}", line.trim_end())?;
-        }
-        Ok(())
-    }
-}
+/// The version of the layout of JSON (docs/json.md): another one if a key goes, or means something
+/// else.
+const SCHEMA: u32 = 1;
 
 /// A cell's text, or a dash.
 pub(super) fn or_dash(cell: Option<impl ToString>) -> String {
@@ -84,18 +47,33 @@ pub(crate) fn short(container: &str) -> String {
 }
 
 /// Prints a value: as JSON if asked for, else the text.
-pub(crate) fn say(context: &Context, value: &impl Serialize, text: &str) -> Result<(), Error> {
+pub(crate) fn say(
+    context: &Context,
+    value: &impl Serialize,
+    text: impl Into<Text>,
+) -> Result<(), Error> {
     let mut all = if context.json {
-        serde_json::to_string_pretty(value)?
+        document(&serde_json::to_string_pretty(value)?)
     } else {
-        // As in tables: what is not layout came from outside.
-        let clean = text.trim_end().chars().map(|c| if is_plain(c) || c == '\n' { c } else { '?' });
-        clean.collect()
+        text.into().as_str().trim_end().to_owned()
     };
     if !all.is_empty() {
         all.push('\n');
     }
     as_it_is(&all)
+}
+
+/// Makes of a value's JSON what every document is: an object with the version of its layout. What is
+/// a list becomes its `items`.
+fn document(json: &str) -> String {
+    match json.strip_prefix('{') {
+        Some(members) => format!("{{\n  \"schema\": {SCHEMA},{members}"),
+        // No string has a line end in it.
+        None => {
+            let items = json.replace('\n', "\n  ");
+            format!("{{\n  \"schema\": {SCHEMA},\n  \"items\": {items}\n}}")
+        }
+    }
 }
 
 /// Prints a text as it is, to the byte.
@@ -122,7 +100,7 @@ pub(super) fn fail(context: &Context, error: &Error, exit: Exit) {
     if !context.json {
         return complain(&error.to_string());
     }
-    let value = json!({"error": error.to_string(), "exitStatus": exit as u8});
+    let value = json!({"schema": SCHEMA, "error": error.to_string(), "exitStatus": exit as u8});
     let _ = writeln!(io::stderr().lock(), "{value}");
 }
 

@@ -62,7 +62,7 @@ pub(super) fn pause(context: &Context, options: &Options) -> Result<Exit, Error>
         "paused{}: nothing on this node is deleted, DELs are remembered (`ovs-flow-gc resume` ends it)",
         until.unwrap_or_default()
     );
-    output::say(context, &json!({ "paused": true, "pause": pause }), &text)?;
+    output::say(context, &json!({ "paused": true, "pause": pause }), &*text)?;
     Ok(Exit::Done)
 }
 

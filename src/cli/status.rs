@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::deliver::{leftovers, say_leftovers};
 use super::output::{self, counted};
-use super::{Context, Error, Exit, ago, short};
+use super::screen::{Text, Tone};
+use super::{Context, Error, Exit, Screen, ago, short};
 use crate::deliver::Leftovers;
 use crate::liveness::mass_death_guard;
 use crate::model::attachment::{Attachment, State};
@@ -197,6 +198,23 @@ impl Status {
         lines
     }
 
+    /// The screen: what needs attention stands out.
+    fn text(&self, screen: Screen) -> Text {
+        let mut all = Text::default();
+        let state = if self.attention.is_empty() { Tone::Good } else { Tone::Waits };
+        for (index, (name, text)) in self.lines().iter().enumerate() {
+            let tone = match *name {
+                _ if index < self.attention.len().max(1) => Some(state),
+                "waits" => Some(Tone::Waits),
+                _ => None,
+            };
+            all.push(&format!("{name:<8}"));
+            all.paint(screen, tone, text);
+            all.push("\n");
+        }
+        all
+    }
+
     /// What the daemon says.
     fn daemon_lines(&self, lines: &mut Vec<(&'static str, String)>) {
         if let Some(why) = &self.no_daemon {
@@ -224,25 +242,19 @@ impl Status {
     }
 }
 
-impl std::fmt::Display for Status {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.lines().iter().try_for_each(|(name, text)| writeln!(f, "{name:<8}{text}"))
-    }
-}
-
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     loop {
         let status = read(context, options)?;
-        let mut text = status.to_string();
+        let mut text = status.text(context.screen);
         if let Some(seconds) = options.watch
             && !context.json
             && std::io::stdout().is_terminal()
         {
             // The screen from its first line on.
             output::as_it_is("\u{1b}[H\u{1b}[2J")?;
-            text.push_str(&format!("\nevery {seconds} s; Ctrl-C ends it"));
+            text.push(&format!("\nevery {seconds} s; Ctrl-C ends it"));
         }
-        output::say(context, &status, &text)?;
+        output::say(context, &status, text)?;
         let Some(seconds) = options.watch else {
             let well = status.attention.is_empty();
             return Ok(if well { Exit::Done } else { Exit::Attention });
@@ -272,6 +284,10 @@ mod tests {
 
     use super::*;
 
+    fn shown(status: &Status) -> String {
+        status.text(Screen::default()).as_str().to_owned()
+    }
+
     #[test]
     fn it_says_what_is_not_well_and_what_the_daemon_says() {
         let dir = tempfile::tempdir().unwrap();
@@ -293,7 +309,7 @@ left    2 stayed
 kept    no entries
 call    DEL p1: done in 4 ms, 9 entries deleted, 2s ago
 ";
-        assert_eq!(status.to_string(), expected);
+        assert_eq!(shown(&status), expected);
 
         let reason = Some("OVS is upgraded".to_owned());
         let pause = Pause::new(None, Some("root".to_owned()), reason).unwrap();
@@ -302,13 +318,11 @@ call    DEL p1: done in 4 ms, 9 entries deleted, 2s ago
         ill["notReady"] = json!("no sweep has gone well yet");
         ill["suspicions"] = json!(1);
         let status = Status::read(Some(&registry), Ok(ill)).unwrap();
-        assert_eq!(status.attention.len(), 3, "{status}");
-        assert!(
-            status.to_string().starts_with("state   nothing on this node is deleted, says root")
-        );
+        assert_eq!(status.attention.len(), 3, "{status:?}");
+        assert!(shown(&status).starts_with("state   nothing on this node is deleted, says root"));
 
         let status = Status::read(None, Err("none".to_owned())).unwrap();
-        assert!(status.to_string().ends_with("daemon  none\n"), "{status}");
+        assert!(shown(&status).ends_with("daemon  none\n"), "{status:?}");
         assert_eq!(status.attention, ["no pod was ever recorded here"]);
     }
 }

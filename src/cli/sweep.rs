@@ -1,17 +1,22 @@
 //! `sweep`: one sweep; also what the systemd timer runs.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use log::info;
 use serde::Serialize;
 
 use super::output::counted;
-use super::{Context, Error, Exit, Table, output};
+use super::screen::Text;
+use super::{Context, Error, Exit, Screen, Table, ago, output};
 use crate::liveness::{LivenessReason, mass_death_guard};
-use crate::reconcile::{LivenessPass, Report, SweepRun, TargetReport, Thorough};
+use crate::reconcile::{LivenessPass, Progress, Report, SweepRun, TargetReport, Thorough};
 use crate::store::Registry;
+use crate::util::logging::{Often, escape};
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -65,7 +70,9 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         // A state directory that cannot be written is said before it is needed.
         drop(registry.lock(context.deadline())?);
     }
+    let progress = Progress::default();
     let run = SweepRun {
+        progress: Some(&progress),
         registry: registry.as_ref(),
         dry_run: !act,
         yes: options.yes,
@@ -73,10 +80,13 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         details: options.details,
         ..SweepRun::new(&context.run_dir, context.timeout)
     };
-    let mut pass = run.liveness_pass_after_burst()?;
-    let outcome = run.clean(&pass, |_| true)?;
+    let (mut pass, outcome) = shown(&progress, || {
+        let pass = run.liveness_pass_after_burst()?;
+        let outcome = run.clean(&pass, |_| true)?;
+        Ok::<_, Error>((pass, outcome))
+    })?;
     if act {
-        outcome.withheld().for_each(|withheld| info!("{withheld}"));
+        outcome.withheld().for_each(|withheld| Often::Withheld.say(&withheld));
     }
     run.sighted(&mut pass);
     let (held_back, swept_before) = (pass.held_back().count(), pass.swept_before);
@@ -101,13 +111,42 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         unjudged,
         report: &report,
     };
-    output::say(context, &answer, &text(&answer))?;
+    output::say(context, &answer, text(context.screen, &answer))?;
     Ok(if outcome.failed.is_some() {
         Exit::Failed
     } else if attention || !answer.corrupt.is_empty() || !answer.unjudged.is_empty() {
         Exit::Attention
     } else {
         Exit::Done
+    })
+}
+
+/// Says on a terminal how far `work` is, once it has taken a second.
+fn shown<T>(progress: &Progress, work: impl FnOnce() -> T) -> T {
+    let done = AtomicBool::new(false);
+    let begun = Instant::now();
+    let show = || {
+        thread::park_timeout(Duration::from_secs(1));
+        while !done.load(Ordering::Relaxed) {
+            let (took, at) = (ago(begun.elapsed()), progress.text());
+            // A line of the log is written over it.
+            let _ = write!(io::stderr().lock(), "\r\u{1b}[Ksweep: {took} {}\r", escape(&at));
+            thread::park_timeout(Duration::from_secs(1));
+        }
+        let _ = write!(io::stderr().lock(), "\u{1b}[K");
+    };
+    if !io::stderr().is_terminal() {
+        return work();
+    }
+    thread::scope(|scope| {
+        // Without a thread it is done all the same.
+        let shown = thread::Builder::new().spawn_scoped(scope, show);
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        if let Ok(shown) = shown {
+            shown.thread().unpark();
+        }
+        result
     })
 }
 
@@ -155,21 +194,24 @@ fn failures<'r>(report: &Report<'r>) -> BTreeMap<&'r str, Vec<&'r str>> {
 }
 
 /// The answer for people. Writing to a String cannot fail.
-fn text(answer: &Answer<'_>) -> String {
-    let mut text = String::new();
+fn text(screen: Screen, answer: &Answer<'_>) -> Text {
+    let mut all = Text::default();
     for table in [flow_table(answer.report), pod_table(answer)] {
         if !table.is_empty() {
-            let _ = writeln!(text, "{table}");
+            all.push_text(&table.text(screen));
+            all.push("\n");
         }
     }
+    let mut text = String::new();
     say_problems(&mut text, answer);
     say_what_is_held_back(&mut text, answer);
     say_totals(&mut text, answer);
-    text
+    all.push(&text);
+    all
 }
 
 fn flow_table(report: &Report<'_>) -> Table {
-    let mut flows = Table::new(&["BRIDGE", "POD", "VERDICT", "WHY", "FLOW"]);
+    let mut flows = Table::new(&["BRIDGE", "POD", "VERDICT", "WHY", "FLOW"], &["BRIDGE"]);
     for flow in report.flows {
         let verdict = match (flow.stale, flow.rule) {
             (true, Some(rule)) => format!("stale, rule {rule}"),
@@ -183,7 +225,10 @@ fn flow_table(report: &Report<'_>) -> Table {
 }
 
 fn pod_table(answer: &Answer<'_>) -> Table {
-    let mut pods = Table::new(&["DEAD POD", "CONTAINER", "STALE", "DELETED", "KEPT", "STATE"]);
+    let mut pods = Table::new(
+        &["DEAD POD", "CONTAINER", "STALE", "DELETED", "KEPT", "STATE"],
+        &["CONTAINER", "STALE"],
+    );
     for target in &answer.report.targets {
         let kept: Vec<_> = target.kept.iter().map(|(why, n)| format!("{n} {why}")).collect();
         pods.row(vec![
@@ -313,7 +358,7 @@ mod tests {
     }
 
     fn said(outcome: &Outcome) -> String {
-        text(&Answer {
+        let answer = Answer {
             dry_run: false,
             paused: false,
             braked: false,
@@ -326,7 +371,8 @@ mod tests {
             corrupt: Vec::new(),
             unjudged: Vec::new(),
             report: &Report::of(outcome),
-        })
+        };
+        text(Screen::default(), &answer).as_str().to_owned()
     }
 
     /// The table stays a table: what went wrong is a line of its own, once.

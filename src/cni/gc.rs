@@ -10,6 +10,7 @@ use crate::config::NetworkState;
 use crate::reconcile::{Cause, CleanRequest, CleanTarget, orphans};
 use crate::store::Registry;
 use crate::util::clock::{Deadline, Stamp, boot_id};
+use crate::util::logging::Often;
 
 /// The list, under its name and under the one that libcni adds for compatibility.
 const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
@@ -46,7 +47,8 @@ pub(super) fn run(request: &Request, called: Stamp) -> Result<(), Failure> {
         let lock = registry.lock(deadline)?;
         match orphans::write_tombstone(&lock, &dead) {
             Ok(true) => {
-                info!("{} ({}) is dead: not in the runtime's list", dead.title(), dead.key);
+                let (pod, key) = (dead.title(), &dead.key);
+                Often::Dead.say(&format_args!("{pod} ({key}) is dead: not in the runtime's list"));
                 targets.push(CleanTarget { attachment: dead, cause: Cause::Gc });
             }
             Ok(false) => {}

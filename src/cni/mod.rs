@@ -41,7 +41,9 @@ pub fn main() -> ExitCode {
     let called = Stamp::now();
     let command = std::env::var("CNI_COMMAND").unwrap_or_default();
     answer_panics(&command);
-    if answer(run(&command, called)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let ended = run(&command, called);
+    logging::Often::say_rest(true);
+    if answer(ended) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 type Ended = Result<String, (SpecVersion, Failure)>;

@@ -62,7 +62,7 @@ use crate::config;
 use crate::flowtable::watcher::OnNews;
 use crate::flowtable::{News, Replicas};
 use crate::liveness::Source;
-use crate::util::logging;
+use crate::util::logging::{self, Often};
 use gone_names::GoneNames;
 use metrics::Metrics;
 use options::{Listen, Options};
@@ -307,6 +307,7 @@ async fn supervise(
             }
         }
     }
+    Often::say_rest(true);
     info!("ending");
     systemd::stopping();
     shared.wakeup.stop();

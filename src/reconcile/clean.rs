@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use log::{debug, info};
+use log::debug;
 
 use super::evidence::NodeEvidence;
 use super::execute::{Executed, ScannedBridge, execute};
@@ -19,6 +19,7 @@ use crate::flowtable::{FlowSink, Prefetch};
 use crate::ovsdb::Client;
 use crate::store::RegistrySnapshot;
 use crate::util::clock::Stamp;
+use crate::util::logging::Often;
 
 /// How long after a scan a bridge is scanned again, until it has settled.
 const SETTLING: [Duration; 5] = [
@@ -34,7 +35,7 @@ impl CleanRequest<'_> {
     #[must_use]
     pub fn clean(&self, targets: Vec<CleanTarget>) -> Outcome {
         let outcome = self.clean_knowing(targets, None);
-        outcome.withheld().for_each(|withheld| info!("{withheld}"));
+        outcome.withheld().for_each(|withheld| Often::Withheld.say(&withheld));
         outcome
     }
 
@@ -63,9 +64,14 @@ impl CleanRequest<'_> {
         outcome.paused = self.is_paused();
         unrecorded_ports::adopt(self, &mut node, &mut targets, &mut outcome);
         let mut run = CleanUp { request: self, client, targets, outcome, taught: Vec::new() };
-        for (bridge, here) in run.bridges_to_scan(&node) {
+        let bridges = run.bridges_to_scan(&node);
+        let count = bridges.len();
+        for (index, (bridge, here)) in bridges.into_iter().enumerate() {
             if self.is_withdrawn() {
                 break;
+            }
+            if let (Some(progress), Some(bridge)) = (self.progress, node.bridge(bridge)) {
+                progress.at(&bridge.name, index, count);
             }
             run.clean_bridge(&node, (bridge, here), prefetch.take());
         }

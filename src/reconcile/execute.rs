@@ -18,6 +18,7 @@ use crate::flowtable::{FlowSink, Parallel};
 use crate::judge::{Recheck, Standing};
 use crate::openflow::{Applied, Entry, Filter, FlowKey};
 use crate::store::Version;
+use crate::util::logging::Often;
 
 mod confirm;
 
@@ -333,7 +334,8 @@ impl<'a> Execution<'a> {
         for (planned, goes) in chunk.iter().zip(&mut goes) {
             *goes &= !self.strategy.is_newer(planned.candidate);
             if !*goes {
-                info!("kept for now, its evidence changed: {}", planned.candidate.entry);
+                let entry = &planned.candidate.entry;
+                Often::PutOff.say(&format_args!("kept for now, its evidence changed: {entry}"));
             }
         }
         self.ask_leases(chunk, &mut goes)?;
@@ -473,12 +475,12 @@ fn say_deleted(
         let why: Vec<String> = by.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
         let why = why.join(", ");
         match target.and_then(|target| target.of(judged.targets)) {
-            Some(CleanTarget { attachment, .. }) => info!(
+            Some(CleanTarget { attachment, .. }) => Often::Deleted.say(&format_args!(
                 "bridge {bridge}: deleted {count} entries of {} (container {}, port {}): {why}",
                 attachment.title(),
                 attachment.key.container,
                 attachment.port.as_deref().unwrap_or("unknown"),
-            ),
+            )),
             None => info!("bridge {bridge}: deleted {count} entries of nobody's port: {why}"),
         }
     }

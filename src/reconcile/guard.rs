@@ -22,12 +22,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use log::{debug, error, info};
+use log::{debug, error};
 
 use super::scan::Candidate;
 use crate::flowtable::{Changes, FlowSink, Parallel, Reporting};
 use crate::openflow::{Applied, Entry, Error, FlowKey, Update, What};
 use crate::util::clock::Deadline;
+use crate::util::logging::Often;
 
 /// Deletes that are under way on the connection that puts back what they hit: a bundle.
 const AT_ONCE: usize = 1_000;
@@ -465,11 +466,11 @@ impl<'l> ReplaceGuard<'l> {
                 if matches!(tracked.state, State::Mending) {
                     tracked.state = State::Back;
                     tracked.untold |= paused;
-                    info!(
+                    Often::PutBack.say(&format_args!(
                         "bridge {}: put back at once what was put anew while it was being \
                          deleted: {entry}",
                         self.bridge
-                    );
+                    ));
                 }
             }
         }

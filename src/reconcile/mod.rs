@@ -24,6 +24,7 @@ pub mod orphans;
 mod outcome;
 mod plan;
 mod prefetch;
+mod progress;
 mod question;
 mod remember;
 mod report;
@@ -54,6 +55,7 @@ pub use outcome::{
     BridgeOutcome, Counts, Outcome, TargetEntries, TargetId, TargetOutcome, Withheld,
 };
 pub use plan::wait_together;
+pub use progress::Progress;
 pub use question::{Question, WireAnswer, WireQuestion, ask};
 pub use report::{BridgeReport, FlowReport, Report, TargetReport};
 pub use request::{CleanRequest, Thorough};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use log::{info, warn};
+use log::warn;
 
 use super::{Cause, CleanTarget};
 use crate::liveness::mass_death_guard::{Deaths, life};
@@ -10,6 +10,7 @@ use crate::liveness::{Liveness, LivenessReason, LivenessSource, Source, combine,
 use crate::model::attachment::{Attachment, State};
 use crate::store::{self, Lock, Registry, RegistrySnapshot, TombstoneWrite};
 use crate::util::clock::{Deadline, Stamp};
+use crate::util::logging::Often;
 
 /// How often a sighting is written down. It tells pods that shared a register value from
 /// pods that had it one after the other.
@@ -247,13 +248,13 @@ fn write_orphan(
 }
 
 fn say_dead(record: &Attachment, why: &str) {
-    info!(
+    Often::Dead.say(&format_args!(
         "{} ({}, container {}, port {}) is dead: {why}",
         record.title(),
         record.key,
         record.key.container,
         record.port.as_deref().unwrap_or("unknown"),
-    );
+    ));
 }
 
 /// Writes down that the living were seen, where the last time was a while ago, and of which

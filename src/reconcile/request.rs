@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::{CleanTarget, Contested, Database, Extent, Leases, SweepRun};
+use super::{CleanTarget, Contested, Database, Extent, Leases, Progress, SweepRun};
 use crate::config::Config;
 use crate::flowtable::{BridgeTables, DumpSource, FlowSink};
 use crate::model::attachment::{Key, NetworkName};
@@ -57,6 +57,8 @@ pub struct CleanRequest<'a> {
     pub(super) replicas: Option<&'a dyn BridgeTables>,
     /// Who remembers what is put back again and again; none: nobody does.
     pub(super) contested: Option<&'a Contested>,
+    /// Who is told how far it is; none: nobody waits for it.
+    pub(super) progress: Option<&'a Progress>,
     /// The permissions of the calls that wait for this clean-up in other processes; none: it is this
     /// process's own.
     pub(super) leases: Option<&'a Leases<'a>>,
@@ -86,6 +88,7 @@ impl<'a> CleanRequest<'a> {
             database: None,
             replicas: None,
             contested: None,
+            progress: None,
             leases: None,
         }
     }
@@ -102,6 +105,7 @@ impl<'a> CleanRequest<'a> {
             database: run.database,
             replicas: run.replicas,
             contested: run.contested,
+            progress: run.progress,
             ..Self::of_call(run.registry, run_dir, deadline, "sweep")
         }
     }

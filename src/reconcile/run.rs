@@ -11,8 +11,8 @@ use log::warn;
 
 use super::orphans::{self, CleanTargets, Orphan, Orphans, SweepRecords};
 use super::{
-    CleanRequest, CleanTarget, Contested, Database, Error, Outcome, Thorough, in_question,
-    mass_death, network_states,
+    CleanRequest, CleanTarget, Contested, Database, Error, Outcome, Progress, Thorough,
+    in_question, mass_death, network_states,
 };
 use crate::flowtable::BridgeTables;
 use crate::liveness::mass_death_guard::{Decision, FEW};
@@ -47,6 +47,8 @@ pub struct SweepRun<'a> {
     pub replicas: Option<&'a dyn BridgeTables>,
     /// Who remembers what is put back again and again; none: nobody does.
     pub contested: Option<&'a Contested>,
+    /// Who is told how far it is; none: nobody waits for it.
+    pub progress: Option<&'a Progress>,
     /// False: a dry run, nothing is changed anywhere.
     pub dry_run: bool,
     /// An operator says so: no brake.
@@ -140,6 +142,7 @@ impl<'a> SweepRun<'a> {
             database: None,
             replicas: None,
             contested: None,
+            progress: None,
             dry_run: false,
             yes: false,
             thorough: Thorough::None,

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use log::{debug, info, warn};
+use log::{debug, warn};
 
 use super::outcome::{Outcome, TargetId, TargetOutcome};
 use super::{BridgeInput, Cause, CleanRequest, CleanTarget, NodeSnapshot};
 use crate::model::attachment::State;
 use crate::store::{self, Lock};
 use crate::util::clock::Stamp;
+use crate::util::logging::Often;
 
 /// A target whose entries are gone becomes `gone` and is dropped once its linger time has
 /// passed; one that could not be finished stays `deleting`. Nothing is forgotten.
@@ -39,12 +40,12 @@ pub(super) fn settle(
             Ok(settled) => {
                 (of.ended, of.lingers) = (settled == Settled::Ended, settled.lingers());
                 if of.ended && of.value_unknown {
-                    info!(
+                    Often::Note.say(&format_args!(
                         "{} ({}): its register value was never known; entries that only match on \
                          it, if there are any, stay",
                         target.attachment.title(),
                         target.attachment.key
-                    );
+                    ));
                 }
             }
             Err(failed) => {

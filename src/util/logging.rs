@@ -9,11 +9,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::fcntl::OFlag;
 
-use crate::util::clock::{Stamp, Utc};
+use crate::util::clock::{BootTime, Stamp, Utc};
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,8 +109,92 @@ impl Log for Lines {
     fn flush(&self) {}
 }
 
+/// What is said of many things, one line each. In a minute the first few are said at the usual level
+/// and the others counted; those are said at debug. A storm often comes with a full disk, and is a
+/// handful of lines.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Often {
+    /// A pod is dead.
+    Dead,
+    /// Entries of a pod were deleted.
+    Deleted,
+    /// Entries of a pod are not deleted, by intention.
+    Withheld,
+    /// An entry's evidence changed before the commit.
+    PutOff,
+    /// An entry was put anew while it was being deleted.
+    PutBack,
+    /// What a person should know of a pod.
+    Note,
+}
+
+static OFTEN: [Repeated; 6] = [
+    Repeated::new("pods are dead"),
+    Repeated::new("pods had entries that are deleted"),
+    Repeated::new("pods have entries that are not deleted"),
+    Repeated::new("entries are kept for now"),
+    Repeated::new("entries were put back at once"),
+    Repeated::new("notes"),
+];
+
+impl Often {
+    pub(crate) fn say(self, line: &dyn std::fmt::Display) {
+        let Some(lines) = OFTEN.get(self as usize) else { return };
+        let (more, level) = lines.next(BootTime::now());
+        lines.say_more(more);
+        log::log!(level, "{line}");
+    }
+
+    /// Says how many lines were not said. `ends`: no other call will come; else of those whose
+    /// minute is over.
+    pub(crate) fn say_rest(ends: bool) {
+        for lines in &OFTEN {
+            lines.say_more(lines.rest(BootTime::now(), ends));
+        }
+    }
+}
+
+/// The lines of one kind.
+struct Repeated {
+    /// Behind the number of those that were not said.
+    of: &'static str,
+    /// Since when they are counted, and how many there were.
+    counted: Mutex<Option<(BootTime, usize)>>,
+}
+
+impl Repeated {
+    /// So many lines a minute.
+    const MOST: usize = 5;
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    const fn new(of: &'static str) -> Self {
+        Self { of, counted: Mutex::new(None) }
+    }
+
+    /// Takes one more line: how many were not said in the time before, and the level of this one.
+    fn next(&self, now: BootTime) -> (usize, Level) {
+        let more = self.rest(now, false);
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, lines) = counted.get_or_insert((now, 0));
+        *lines = lines.saturating_add(1);
+        (more, if *lines > Self::MOST { Level::Debug } else { Level::Info })
+    }
+
+    fn rest(&self, now: BootTime, ends: bool) -> usize {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = counted.take_if(|(since, _)| ends || since.until(now) >= Self::MINUTE);
+        over.map_or(0, |(_, lines)| lines.saturating_sub(Self::MOST))
+    }
+
+    fn say_more(&self, more: usize) {
+        if more > 0 {
+            log::info!("{more} more {} (the log level debug names each)", self.of);
+        }
+    }
+}
+
 /// One event is one line.
-pub(crate) fn event(level: log::Level, message: &str) -> String {
+pub(crate) fn event(level: Level, message: &str) -> String {
     let format = if is_json() { Format::Json } else { Format::Text };
     line(format, Stamp::now(), level, message)
 }
@@ -119,7 +205,7 @@ pub(crate) fn is_json() -> bool {
 }
 
 /// Names come from outside: they end no line, and no string of JSON.
-fn line(format: Format, now: Stamp, level: log::Level, message: &str) -> String {
+fn line(format: Format, now: Stamp, level: Level, message: &str) -> String {
     let time = Utc::of(now.wall_ms);
     match format {
         Format::Text => format!("{time} {level} {}\n", escape(message)),
@@ -173,7 +259,7 @@ mod tests {
         Lines { file }
     }
 
-    fn say(to: &Lines, level: log::Level, message: &str) {
+    fn say(to: &Lines, level: Level, message: &str) {
         to.log(&Record::builder().level(level).args(format_args!("{message}")).build());
     }
 
@@ -181,7 +267,7 @@ mod tests {
     fn a_line_is_one_line() {
         let now = Stamp { boot_ms: 1, wall_ms: 1_795_255_871_123 };
         assert_eq!(
-            line(Format::Text, now, log::Level::Warn, "pod \"a\nb\u{1b}[0m\" größer"),
+            line(Format::Text, now, Level::Warn, "pod \"a\nb\u{1b}[0m\" größer"),
             "2026-11-21T10:11:11.123Z WARN pod \"a\\nb\\u{1b}[0m\" größer\n"
         );
         // Terminals and log viewers turn round what follows a direction, and some break lines here.
@@ -192,7 +278,7 @@ mod tests {
     fn a_line_of_json_is_one_object() {
         let now = Stamp { boot_ms: 1, wall_ms: 1_795_255_871_123 };
         let message = "pod \"a\nb\u{1b}[0m\u{202e}\u{85}\u{7f}\" größer";
-        let line = line(Format::Json, now, log::Level::Warn, message);
+        let line = line(Format::Json, now, Level::Warn, message);
         let read: serde_json::Value = serde_json::from_str(&line).unwrap();
         let expected = serde_json::json!({
             "time": "2026-11-21T10:11:11.123Z", "level": "warn", "message": message,
@@ -203,13 +289,33 @@ mod tests {
     }
 
     #[test]
+    fn of_a_storm_the_first_lines_are_said_and_the_rest_is_counted() {
+        let lines = Repeated::new("pods are dead");
+        let begun = BootTime::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let said = |second| lines.next(at(second));
+        for second in 0..5 {
+            assert_eq!(said(second), (0, Level::Info));
+        }
+        assert_eq!(said(6), (0, Level::Debug));
+        assert_eq!(said(59), (0, Level::Debug));
+        assert_eq!(lines.rest(at(59), false), 0, "the minute is not over");
+        assert_eq!(said(60), (2, Level::Info), "the next one begins");
+        for second in 61..67 {
+            said(second);
+        }
+        assert_eq!(lines.rest(at(67), true), 2);
+        assert_eq!(lines.rest(at(300), true), 0, "it was said");
+    }
+
+    #[test]
     fn a_file_is_private_and_appended_to() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         for message in ["one", "two"] {
             let lines = lines(Some(open(&path).unwrap()));
-            say(&lines, log::Level::Info, message);
-            say(&lines, log::Level::Debug, "not at this level");
+            say(&lines, Level::Info, message);
+            say(&lines, Level::Debug, "not at this level");
         }
         let text = std::fs::read_to_string(&path).unwrap();
         let said: Vec<&str> = text.lines().map(|l| l.split_once(' ').unwrap().1).collect();
@@ -224,6 +330,6 @@ mod tests {
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert_eq!(open(&fifo).unwrap_err().raw_os_error(), Some(nix::errno::Errno::ENXIO as i32));
         let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
-        say(&lines(Some(full)), log::Level::Info, "to stderr instead");
+        say(&lines(Some(full)), Level::Info, "to stderr instead");
     }
 }

@@ -6,6 +6,7 @@ mod doctor;
 mod gc;
 mod health;
 mod input;
+mod terminal;
 mod versions;
 mod words;
 

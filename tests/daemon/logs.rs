@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::gcd::Daemon;
-use crate::rig::{Port, Setup, eventually, layouts, sleep_ms};
+use crate::rig::{Attached, Datapath, Port, Setup, eventually, layouts, sleep_ms};
 
 const ENTRIES: usize = 2_000;
 /// A start, its sources, and what changed.
@@ -59,4 +60,32 @@ fn a_dead_pod_in_observe_mode_and_a_storm_of_events_are_a_handful_of_lines() {
     assert_eq!(kept.len(), 3, "observe, paused, observe again: {kept:#?}");
     assert!(kept[0].contains("mode observe, not deleted: 20"), "{kept:#?}");
     assert!(lines.iter().all(|line| line["level"] == "info" || line["level"] == "warn"), "{log}");
+}
+
+/// A node's pods die at once, often because the disk is full: the first are named, then counted.
+#[test]
+fn a_mass_death_is_a_handful_of_lines() {
+    const DEAD: usize = 30;
+    let node = Setup::new().datapath(Datapath::Dummy).up("daemon_mass_log");
+    // More than half live: no brake.
+    let pods: Vec<_> = (0..2 * DEAD + 5).map(|n| node.run_pod(&format!("p{n}"))).collect();
+    let entry =
+        |pod: &Attached| format!("table=30, priority=9,in_port={} actions=drop", pod.ofport);
+    let (dead, live) = pods.split_at(DEAD);
+    node.add_flows("br0", &dead.iter().map(entry).collect::<Vec<_>>());
+    let stay = node.install("br0", &live.iter().map(entry).collect::<Vec<_>>());
+    let daemon = Daemon::start_with(&node, &["--interval=10m", "--log-level=info"], None);
+    eventually("it is ready", || daemon.get("/readyz").0 == 200);
+    let before = daemon.log().lines().count();
+    dead.iter().for_each(|pod| node.vanish(pod, Port::Stays));
+    eventually("their entries are gone", || node.dump("br0") == stay);
+    eventually("all were swept", || daemon.sum("orphans_total") == DEAD as f64);
+    daemon.signal(Signal::SIGTERM);
+    eventually("it ends", || daemon.log().contains("ending"));
+    let log = daemon.log();
+    let said: Vec<&str> = log.lines().skip(before).collect();
+    let named = |what: &str| said.iter().filter(|line| line.contains(what)).count();
+    assert_eq!((named(") is dead: "), named("deleted 1 entries of default/")), (5, 5), "{log}");
+    let rest = format!("{} more pods are dead", DEAD - 5);
+    assert!(named(&rest) == 1 && said.len() <= 2 * HANDFUL, "{} lines: {log}", said.len());
 }

@@ -104,10 +104,8 @@ fn nobodys(ports: &[u16]) -> Vec<String> {
 
 /// What `list --json` says: per pod, as the test calls it, its state.
 pub(crate) fn states(node: &Node) -> BTreeMap<String, String> {
-    let list = node.admin(&["list", "--json", "--no-flows"]).ok();
-    let list: Value = serde_json::from_str(&list).unwrap();
-    let rows = list.as_array().or_else(|| list["attachments"].as_array());
-    let rows = rows.unwrap_or_else(|| panic!("a list of attachments: {list:#}"));
+    let list = node.admin(&["list", "--json", "--no-flows"]).json();
+    let rows = list.as_array().unwrap_or_else(|| panic!("a list of attachments: {list:#}"));
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     rows.iter().map(|row| (called(&text(&row["pod"]["name"])), text(&row["state"]))).collect()
 }

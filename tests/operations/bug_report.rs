@@ -53,7 +53,8 @@ fn every_part_is_there_and_addresses_can_be_hidden() {
     assert!(hidden.contains(&web.name), "only addresses are hidden");
 
     let parts: Value = serde_json::from_str(&report(&node, &["--json"])).unwrap();
-    let titles: Vec<_> = parts.as_array().unwrap().iter().map(|part| &part["title"]).collect();
+    let titles: Vec<_> =
+        parts["items"].as_array().unwrap().iter().map(|part| &part["title"]).collect();
     assert_eq!(titles.len(), plain.matches("\n### ").count() + 1, "{titles:?}");
     assert_eq!(node.dump("br0"), before, "nothing was deleted");
 }

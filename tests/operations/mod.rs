@@ -4,6 +4,7 @@ mod adopt;
 mod bug_report;
 mod image;
 mod journal;
+mod json_page;
 mod mass_death_guard;
 mod multus;
 mod pause;

@@ -110,7 +110,7 @@ fn strange_node(test: &str, version: &str) -> (Node, Attached, Attached) {
 fn undo(node: &Node, args: &[&str]) -> Value {
     let outcome = node.admin(&[&["undo", "--json"], args].concat());
     assert_eq!(outcome.code, Some(0), "{outcome}");
-    outcome.json()["br0"].clone()
+    outcome.json()["bridges"][0].clone()
 }
 
 /// The same in OpenFlow 1.3, 1.4 and 1.5: their dumps and flags differ.
@@ -128,7 +128,9 @@ fn comes_back_to_the_byte(version: &str) {
     assert_eq!((&would["added"], &would["thereAlready"]), (&json!(of_web), &json!(0)));
     assert_eq!(node.dump("br0").len(), text.len() - of_web, "nothing was put back");
     let done = undo(&node, &[]);
-    assert_eq!(done, json!({"entries": of_web, "added": of_web, "thereAlready": 0, "errors": []}));
+    let expected = json!({"bridge": "br0", "entries": of_web, "added": of_web, "thereAlready": 0,
+        "errors": []});
+    assert_eq!(done, expected);
     assert_eq!(node.dump("br0"), text, "{version}");
     assert_eq!(bytes(&node, "br0"), raw, "{version}");
     // Again: nothing is doubled, nothing is touched.

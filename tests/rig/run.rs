@@ -44,10 +44,16 @@ impl Outcome {
         self.stdout
     }
 
-    /// Standard output as JSON, whatever the exit status.
+    /// Standard output as JSON, whatever the exit status; of one of our lists its items.
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("not JSON ({e}): {self}"))
+        let mut value: Value =
+            serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("not JSON ({e}): {self}"));
+        if value["schema"].is_number() && value["items"].is_array() {
+            value["items"].take()
+        } else {
+            value
+        }
     }
 
     /// The error of a CNI call that must fail: its code and its text.

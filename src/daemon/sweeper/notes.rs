@@ -15,6 +15,7 @@ use crate::judge;
 use crate::reconcile::{LivenessPass, MOST_ANSWERS, Outcome, object};
 use crate::util::backoff::chance;
 use crate::util::clock::Stamp;
+use crate::util::logging::Often;
 
 impl Sweeper<'_> {
     /// What a liveness pass says, for metrics and logs: what must be known before anything is
@@ -83,13 +84,13 @@ impl Sweeper<'_> {
     /// What a clean-up did, for metrics, logs and Kubernetes Events.
     fn note_outcome(&mut self, outcome: &Outcome) {
         for note in outcome.notes.iter().filter(|note| !self.notes.contains(*note)) {
-            info!("{note}");
+            Often::Note.say(note);
         }
         if !outcome.bridges.is_empty() {
             self.notes.clone_from(&outcome.notes);
         }
         for withheld in self.retry_queue.newly_withheld(outcome) {
-            info!("{withheld}");
+            Often::Withheld.say(&withheld);
         }
         self.shared.metrics.cleaned(outcome);
         for bridge in outcome.bridges.iter().filter(|bridge| bridge.error.is_none()) {

@@ -22,6 +22,7 @@ use crate::reconcile::{
 };
 use crate::store::{Pause, Registry, RegistrySnapshot};
 use crate::util::clock::{Deadline, Stamp};
+use crate::util::logging::Often;
 
 /// Whole bridges that are not followed are scanned every so many intervals …
 const THOROUGH_EVERY: u32 = 10;
@@ -88,6 +89,7 @@ impl Sweeper<'_> {
         self.follow(&pass.registry_snapshot, &networks);
         self.known = Some(pass.registry_snapshot);
         self.gauges();
+        Often::say_rest(false);
         self.complain_of(&outcome, run.thorough == Thorough::All);
         let (failed, waited) = (self.has_failed(&outcome, reasons), outcome.waited);
         Ok(SweepResult { failed, waited, ..result })
