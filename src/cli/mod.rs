@@ -247,7 +247,11 @@ pub fn main() -> ExitCode {
         Ok(line) => line,
         Err(error) => {
             // Help and version are errors to clap, and go to standard output.
-            let _ = error.print();
+            if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+                output::fail(true, &error.to_string(), Exit::Usage);
+            } else {
+                let _ = error.print();
+            }
             return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
         }
     };
@@ -290,7 +294,7 @@ pub fn main() -> ExitCode {
         }
         Err(error) => {
             let exit = if matches!(error, Error::Usage(_)) { Exit::Usage } else { Exit::Failed };
-            output::fail(&context, &error, exit);
+            output::fail(context.json, &error.to_string(), exit);
             exit.into()
         }
     }

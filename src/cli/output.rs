@@ -96,11 +96,11 @@ pub(crate) fn complain(text: &str) {
 }
 
 /// The error that ends a command, on standard error: a line of JSON if JSON was asked for.
-pub(super) fn fail(context: &Context, error: &Error, exit: Exit) {
-    if !context.json {
-        return complain(&error.to_string());
+pub(super) fn fail(json: bool, error: &str, exit: Exit) {
+    if !json {
+        return complain(error);
     }
-    let value = json!({"schema": SCHEMA, "error": error.to_string(), "exitStatus": exit as u8});
+    let value = json!({"schema": SCHEMA, "error": error, "exitStatus": exit as u8});
     let _ = writeln!(io::stderr().lock(), "{value}");
 }
 

@@ -49,7 +49,9 @@ fn caller() -> String {
 
 pub(super) fn pause(context: &Context, options: &Options) -> Result<Exit, Error> {
     let registry = Registry::open(&context.state_dir)?;
-    let reason = Some(options.reason.clone()).filter(|reason| !reason.is_empty());
+    // It is shown in a line of a terminal and on a page.
+    let reason = options.reason.replace(char::is_control, " ");
+    let reason = Some(reason).filter(|reason| !reason.is_empty());
     let pause = Pause::new(options.lasts, Some(caller()), reason).map_err(Error::BootId)?;
     if !registry.begin_pause(&pause)? {
         let text = "paused, but the disk of the state directory is full: the pause has no end and no \

@@ -102,6 +102,11 @@ fn what_fails_is_1_with_a_reason_on_standard_error() {
         assert!(error["exitStatus"] == 1 && error["error"].is_string(), "{json}");
         assert!(json.stdout.is_empty(), "{json}");
     }
+    for wrong in [&["pause", "--for", "soon", "--json"][..], &["--json", "nothing"]] {
+        let json = node.admin(wrong);
+        let error: Value = serde_json::from_str(&json.stderr).unwrap();
+        assert!(error["exitStatus"] == 2 && json.code == Some(2), "{json}");
+    }
     let web = node.run_pod("web");
     node.ovsdb.stop();
     let net_dir = node.conflist_path().parent().unwrap().display().to_string();
@@ -313,4 +318,13 @@ fn explain_finds_a_pod_by_name_or_container_and_says_who_is_unknown() {
         assert!(unknown.stderr.contains("no attachment matches"), "{unknown}");
     }
     assert_eq!(node.dump("br0"), before, "explain changes nothing");
+}
+
+/// It is shown in a line of a terminal, and on a page.
+#[test]
+fn the_reason_of_a_pause_is_one_line_of_text() {
+    let node = Setup::new().up("cli_pause_reason");
+    node.admin(&["pause", "--reason", "an upgrade\n\u{1b}[2Jof OVS"]).ok();
+    let told = node.admin(&["status", "--json"]).stdout;
+    assert!(told.contains("an upgrade  [2Jof OVS"), "{told}");
 }
