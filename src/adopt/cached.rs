@@ -46,6 +46,14 @@ pub(crate) struct CachedAttachment {
     pub result: Value,
 }
 
+impl CachedAttachment {
+    /// A value of its `CNI_ARGS`; empty if it has none.
+    pub(crate) fn arg(&self, name: &str) -> &str {
+        let found = self.args.iter().find(|(key, _)| key == name);
+        found.map_or("", |(_, value)| value.as_str())
+    }
+}
+
 /// Where multus has the results of what it calls, if the runtime has its own in `dir`
 /// (multus-cni, `cniDir` and libcni's `CacheDir`).
 pub(crate) fn of_multus(dir: &Path) -> PathBuf {
@@ -120,15 +128,13 @@ pub(crate) fn parse_cached(text: &str) -> Result<CachedAttachment, String> {
 
 fn parse(text: &str) -> Result<Pending, String> {
     let cached = parse_cached(text)?;
-    let (key, args) = (cached.key, cached.args);
-    let arg = |name: &str| {
-        args.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()).unwrap_or_default()
-    };
+    let arg = |name| cached.arg(name).to_owned();
     let pod = Pod {
         namespace: arg("K8S_POD_NAMESPACE"),
         name: arg("K8S_POD_NAME"),
         uid: arg("K8S_POD_UID"),
     };
+    let key = cached.key;
     let sandbox = cached.result.get("interfaces").and_then(Value::as_array).and_then(|list| {
         list.iter().find(|i| i.get("name").and_then(Value::as_str) == Some(key.ifname.as_str()))
     });

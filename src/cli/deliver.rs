@@ -201,11 +201,7 @@ fn sweep(context: &Context, registry: &Registry, dry_run: bool) -> Result<Vec<At
 }
 
 fn is_wanted(options: &Options, cached: &CachedAttachment) -> bool {
-    let arg = |name| {
-        let found = cached.args.iter().find(|(key, _)| key == name);
-        found.map(|(_, value)| value.as_str()).unwrap_or_default()
-    };
-    let (namespace, name) = (arg("K8S_POD_NAMESPACE"), arg("K8S_POD_NAME"));
+    let (namespace, name) = (cached.arg("K8S_POD_NAMESPACE"), cached.arg("K8S_POD_NAME"));
     let is_who = options.who.as_deref().is_none_or(|who| {
         name.starts_with(who)
             || format!("{namespace}/{name}").starts_with(who)

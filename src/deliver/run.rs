@@ -279,10 +279,7 @@ impl<'a> One<'a> {
         why: LivenessReason,
         notes: &'a Deliveries,
     ) -> Self {
-        let arg = |name| {
-            let found = file.cached.args.iter().find(|(key, _)| key == name);
-            found.map(|(_, value)| value.as_str()).unwrap_or_default()
-        };
+        let arg = |name| file.cached.arg(name);
         let report = Delivered {
             key: file.cached.key.clone(),
             pod: format!("{}/{}", arg("K8S_POD_NAMESPACE"), arg("K8S_POD_NAME")),
