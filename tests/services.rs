@@ -13,12 +13,12 @@
 
 mod apiserver;
 mod containerd;
-mod crowd;
 mod daemon;
 mod daemon_sources;
 mod gcd;
 mod liveness_cri;
 mod liveness_kubernetes;
 mod manifests;
+mod pods;
 mod rig;
 mod turnover;

@@ -9,8 +9,8 @@
     reason = "tests, and what helps them, may fail this way"
 )]
 
-mod crowd;
 mod model;
+mod pods;
 mod rig;
 mod stale_properties;
 mod watched;

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use ovs_flow_gc::openflow::{Connection, Entry, Filter};
 use ovs_flow_gc::util::clock::Deadline;
 
-use super::crowd::{Crowd, who};
-use super::daemon::{SMALL, SMALL_FLOWS, SMALL_SHAPE, args, crowded, start};
+use super::daemon::{SMALL, SMALL_FLOWS, SMALL_SHAPE, args, start, with_pods};
 use super::echo::{Echoes, percentile};
 use super::gcd::Daemon;
 use super::idle::{memory, processor};
 use super::measure::median;
+use super::pods::{PodSet, who};
 use super::rig::{Datapath, Node, Setup, eventually};
 use super::rivals::del_by_value;
 use super::table::Table;
@@ -78,9 +78,9 @@ fn follow(daemon: &Daemon) {
 /// Processor time while nobody dies and others send so many flow-mods a second.
 pub(crate) fn load(table: &mut Table) {
     let node = Setup::new().datapath(Datapath::Dummy).up("bench-load");
-    let crowd = crowded(&node, SMALL, SMALL_SHAPE, SMALL_FLOWS);
+    let pod_set = with_pods(&node, SMALL, SMALL_SHAPE, SMALL_FLOWS);
     node.add_flow_text("br0", &filler(1_000));
-    let daemon = start(&node, &args(&crowd));
+    let daemon = start(&node, &args(&pod_set));
     follow(&daemon);
     thread::sleep(Duration::from_secs(5));
     let mut switch = connect(&node);
@@ -132,9 +132,9 @@ pub(crate) fn adds(table: &mut Table) {
     for turn in 0..6 {
         node.ofctl(&["del-flows", "br0"]);
         let limit = if turn % 2 == 0 { "--replica-limit=200000" } else { "--replica-limit=0" };
-        let crowd = Crowd::new(&node, SMALL_SHAPE);
-        crowd.attach(turn..turn + 1);
-        let mut args = args(&crowd);
+        let pod_set = PodSet::new(&node, SMALL_SHAPE);
+        pod_set.attach(turn..turn + 1);
+        let mut args = args(&pod_set);
         args.push(limit.to_owned());
         let daemon = start(&node, &args);
         if turn % 2 == 0 {
@@ -158,8 +158,8 @@ pub(crate) fn adds(table: &mut Table) {
 /// Another client's echo while a copy of so many entries is built, and what the copy takes.
 pub(crate) fn built(table: &mut Table, count: usize, most: u64) {
     let node = Setup::new().datapath(Datapath::Dummy).up("bench-built");
-    let crowd = crowded(&node, SMALL, SMALL_SHAPE, SMALL_FLOWS);
-    let mut args = args(&crowd);
+    let pod_set = with_pods(&node, SMALL, SMALL_SHAPE, SMALL_FLOWS);
+    let mut args = args(&pod_set);
     args.push("--replica-limit=2000000".to_owned());
     add(&node, count);
     let before = resident(switch_pid(&node));
@@ -183,8 +183,8 @@ pub(crate) fn built(table: &mut Table, count: usize, most: u64) {
 /// All entries come at once, more than the limit and fewer.
 pub(crate) fn flood(table: &mut Table) {
     let node = Setup::new().datapath(Datapath::Dummy).up("bench-flood");
-    let crowd = crowded(&node, SMALL, SMALL_SHAPE, SMALL_FLOWS);
-    let daemon = start(&node, &args(&crowd));
+    let pod_set = with_pods(&node, SMALL, SMALL_SHAPE, SMALL_FLOWS);
+    let daemon = start(&node, &args(&pod_set));
     follow(&daemon);
     let since = Instant::now();
     add(&node, 1_000_000);
@@ -194,7 +194,7 @@ pub(crate) fn flood(table: &mut Table) {
     table.told_memory("the same: resident, daemon", memory(&daemon, "VmRSS"));
     table.told_memory("the same: peak, daemon", memory(&daemon, "VmHWM"));
     let since = Instant::now();
-    crowd.call(0, "DEL").run().ok();
+    pod_set.call(0, "DEL").run().ok();
     table.told("the same: a DEL then", since.elapsed());
     assert_eq!(daemon.get("/healthz").0, 200);
     daemon.no_harm();
@@ -210,12 +210,12 @@ pub(crate) fn drain(table: &mut Table) {
     }
     let drained = std::env::var("OFG_DRAINED").map_or(DRAINED, |pods| pods.parse().unwrap());
     let pods = 3 * drained + 10;
-    let crowd = crowded(&node, pods, SMALL_SHAPE, pods * SMALL_SHAPE.each() + 10);
+    let pod_set = with_pods(&node, pods, SMALL_SHAPE, pods * SMALL_SHAPE.each() + 10);
     node.add_flow_text("br0", &filler(100_000 - pods * SMALL_SHAPE.each()));
-    let daemon = start(&node, &args(&crowd));
+    let daemon = start(&node, &args(&pod_set));
     follow(&daemon);
     thread::sleep(Duration::from_secs(2));
-    let del = |n: usize| drop(crowd.call(n, "DEL").run().ok());
+    let del = |n: usize| drop(pod_set.call(n, "DEL").run().ok());
     let with = at_once(0..drained, &del);
     for (name, count) in daemon.metrics().iter().filter(|(name, _)| name.starts_with("requests")) {
         eprintln!("{name}: {count} of {drained}");

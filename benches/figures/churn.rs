@@ -4,10 +4,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::crowd::{Shape, who};
-use super::daemon::{args, crowded, start};
+use super::daemon::{args, start, with_pods};
 use super::gcd::Daemon;
 use super::idle::memory;
+use super::pods::{Shape, who};
 use super::rig::{Datapath, Setup};
 use super::table::Table;
 
@@ -51,8 +51,8 @@ pub(crate) fn figures(table: &mut Table) {
     let pace = if hour { HOUR } else { FAST };
     let shape = Shape { policy: 5, tables: 1, linger: pace.linger, who };
     let node = Setup::new().datapath(Datapath::Dummy).up("bench-churn");
-    let crowd = crowded(&node, PODS, shape, FLOWS);
-    let mut args = args(&crowd);
+    let pod_set = with_pods(&node, PODS, shape, FLOWS);
+    let mut args = args(&pod_set);
     args.push(pace.interval.to_owned());
     let daemon = start(&node, &args);
     thread::sleep(Duration::from_secs(1));
@@ -65,11 +65,11 @@ pub(crate) fn figures(table: &mut Table) {
         let dead = batch * pace.batch..(batch + 1) * pace.batch;
         let born = PODS + dead.start..PODS + dead.end;
         if batch.is_multiple_of(DELETED) {
-            dead.clone().for_each(|n| drop(crowd.call(n, "DEL").run().ok()));
+            dead.clone().for_each(|n| drop(pod_set.call(n, "DEL").run().ok()));
         }
-        crowd.die_all(dead.clone());
-        crowd.del_ports(dead);
-        crowd.join(born);
+        pod_set.die_all(dead.clone());
+        pod_set.del_ports(dead);
+        pod_set.join(born);
         samples.push(sample(&daemon, batches * pace.batch));
         thread::sleep(Duration::from_secs(1).saturating_sub(began.elapsed()));
     }

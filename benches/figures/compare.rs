@@ -9,10 +9,10 @@ use std::fmt::Write as _;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::crowd::{Crowd, Shape, unmount, who};
 use super::daemon;
 use super::del::install;
 use super::measure::{Process, median, on};
+use super::pods::{PodSet, Shape, unmount, who};
 use super::rig::{Datapath, Node, Setup, layouts};
 use super::rivals::{bundle, del_by_value, del_flows, one_by_one};
 use super::sweep::{Saved, sweep};
@@ -89,9 +89,9 @@ pub(crate) fn figures() -> String {
     let node = Setup::new().datapath(Datapath::Dummy).up("bench-compare");
     node.limit_state_dir("64m");
     let outcomes = on(&node, || {
-        let crowd = Crowd::new(&node, SHAPE);
-        let outcomes = all(&node, &crowd);
-        unmount(&crowd.netns, 0..SUCCESSORS.end);
+        let pod_set = PodSet::new(&node, SHAPE);
+        let outcomes = all(&node, &pod_set);
+        unmount(&pod_set.netns, 0..SUCCESSORS.end);
         outcomes
     });
     drop(node);
@@ -113,16 +113,16 @@ fn fill(node: &Node) -> [usize; 2] {
     [alive, gone]
 }
 
-fn all(node: &Node, crowd: &Crowd<'_>) -> Vec<Outcome> {
+fn all(node: &Node, pod_set: &PodSet<'_>) -> Vec<Outcome> {
     // What happens on a node that has us: the successors' ADDs come after the deaths.
-    crowd.attach(DEAD.start..LIVING.end);
+    pod_set.attach(DEAD.start..LIVING.end);
     node.ofctl(&["del-flows", "br0"]);
     install(node, &layouts::classifier_base());
     install(node, &marked(DEAD, GONE));
     install(node, &marked(LIVING, ALIVE));
-    crowd.die_all(DEAD);
-    crowd.del_ports(DEAD);
-    crowd.attach(SUCCESSORS);
+    pod_set.die_all(DEAD);
+    pod_set.del_ports(DEAD);
+    pod_set.attach(SUCCESSORS);
     install(node, &marked(SUCCESSORS, ALIVE));
     let before = list(node);
     let saved = Saved::of(node);

@@ -11,12 +11,12 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::crowd::{Crowd, Shape, who};
 use super::del::install;
 use super::echo::percentile;
 use super::gcd::Daemon;
 use super::idle;
 use super::measure::median;
+use super::pods::{PodSet, Shape, who};
 use super::rig::{Datapath, Node, Setup};
 use super::table::Table;
 use super::watch::Watch;
@@ -46,18 +46,18 @@ const MORE: u32 = 37;
 const MS: Duration = Duration::from_millis(1);
 
 /// A node with so many pods and entries.
-pub(crate) fn crowded(node: &Node, pods: usize, shape: Shape, flows: usize) -> Crowd<'_> {
+pub(crate) fn with_pods(node: &Node, pods: usize, shape: Shape, flows: usize) -> PodSet<'_> {
     node.limit_state_dir("64m");
-    let crowd = Crowd::new(node, shape);
-    crowd.attach(0..pods);
+    let pod_set = PodSet::new(node, shape);
+    pod_set.attach(0..pods);
     let whos: Vec<_> = (0..pods).map(who).collect();
     install(node, &shape.bridge(&whos, flows));
-    crowd
+    pod_set
 }
 
 /// What the daemon is started with: the node's own namespaces, and the defaults.
-pub(crate) fn args(crowd: &Crowd<'_>) -> Vec<String> {
-    vec!["--log-level=info".to_owned(), format!("--netns-dir={}", crowd.netns.display())]
+pub(crate) fn args(pod_set: &PodSet<'_>) -> Vec<String> {
+    vec!["--log-level=info".to_owned(), format!("--netns-dir={}", pod_set.netns.display())]
 }
 
 pub(crate) fn start(node: &Node, args: &[String]) -> Daemon {
@@ -74,11 +74,11 @@ pub(crate) fn start(node: &Node, args: &[String]) -> Daemon {
 /// With 250 attachments.
 pub(crate) fn small(table: &mut Table) {
     let node = Setup::new().datapath(Datapath::Dummy).up("bench-daemon");
-    let crowd = crowded(&node, SMALL, SMALL_SHAPE, SMALL_FLOWS);
-    let daemon = start(&node, &args(&crowd));
+    let pod_set = with_pods(&node, SMALL, SMALL_SHAPE, SMALL_FLOWS);
+    let daemon = start(&node, &args(&pod_set));
     let what = "250 attachments, 10,000 flows";
     idle::netns_alone(table, &daemon, what);
-    let mut deaths = Deaths::of(&node, &crowd, SMALL_SHAPE, SMALL);
+    let mut deaths = Deaths::of(&node, &pod_set, SMALL_SHAPE, SMALL);
     let mut ours = deaths.happen(&daemon, DEATHS);
     deaths.told(table, what, &mut ours, [MS * 30, MS * 100].map(Some));
     daemon.no_harm();
@@ -92,9 +92,9 @@ pub(crate) fn small(table: &mut Table) {
 /// The median of some deaths, under the daemon and under the loop.
 pub(crate) fn beside_a_loop() -> [Duration; 2] {
     let node = Setup::new().datapath(Datapath::Dummy).up("bench-beside");
-    let crowd = crowded(&node, SMALL, SMALL_SHAPE, SMALL_FLOWS);
-    let daemon = start(&node, &args(&crowd));
-    let mut deaths = Deaths::of(&node, &crowd, SMALL_SHAPE, SMALL);
+    let pod_set = with_pods(&node, SMALL, SMALL_SHAPE, SMALL_FLOWS);
+    let daemon = start(&node, &args(&pod_set));
+    let mut deaths = Deaths::of(&node, &pod_set, SMALL_SHAPE, SMALL);
     let ours = median(&mut deaths.happen(&daemon, DEATHS_BESIDE).concat());
     daemon.no_harm();
     drop(daemon);
@@ -104,14 +104,14 @@ pub(crate) fn beside_a_loop() -> [Duration; 2] {
 /// With 1,000, and when half of them die at once.
 pub(crate) fn large(table: &mut Table) {
     let node = Setup::new().datapath(Datapath::Dummy).up("bench-daemon-large");
-    let crowd = crowded(&node, LARGE, LARGE_SHAPE, LARGE_FLOWS);
-    let daemon = start(&node, &args(&crowd));
+    let pod_set = with_pods(&node, LARGE, LARGE_SHAPE, LARGE_FLOWS);
+    let daemon = start(&node, &args(&pod_set));
     thread::sleep(Duration::from_secs(2));
     table.told_memory(
         "Daemon, 1,030 attachments, 100,000 flows: peak of start",
         idle::memory(&daemon, "VmHWM"),
     );
-    let mut deaths = Deaths::of(&node, &crowd, LARGE_SHAPE, LARGE);
+    let mut deaths = Deaths::of(&node, &pod_set, LARGE_SHAPE, LARGE);
     let mut ours = deaths.happen(&daemon, DEATHS_OF_LARGE);
     let what = "1,030 attachments, 100,000 flows";
     deaths.told(table, what, &mut ours, [None, Some(MS * 1000)]);
@@ -120,8 +120,8 @@ pub(crate) fn large(table: &mut Table) {
     let dead = deaths.first..deaths.first + ORPHANS;
     // It sees all of them at once.
     daemon.signal(nix::sys::signal::Signal::SIGSTOP);
-    crowd.die_all(dead.clone());
-    crowd.del_ports(dead);
+    pod_set.die_all(dead.clone());
+    pod_set.del_ports(dead);
     let left = deaths.all - ORPHANS * LARGE_SHAPE.each();
     let since = Instant::now();
     daemon.signal(nix::sys::signal::Signal::SIGCONT);
@@ -146,12 +146,12 @@ pub(crate) fn replica_of_large(table: &mut Table) {
 
 fn beside_looks(table: &mut Table, pods: usize, shape: Shape, flows: usize, what: &str) {
     let node = Setup::new().datapath(Datapath::Dummy).up("bench-replica");
-    let crowd = crowded(&node, pods, shape, flows);
-    let mut deaths = Deaths::of(&node, &crowd, shape, pods);
+    let pod_set = with_pods(&node, pods, shape, flows);
+    let mut deaths = Deaths::of(&node, &pod_set, shape, pods);
     let mut times: [[Vec<Duration>; 2]; 2] = Default::default();
     for turn in 0..TURNS * 2 {
         let which = turn % 2;
-        let mut args = args(&crowd);
+        let mut args = args(&pod_set);
         if which == 1 {
             args.push("--replica-limit=0".to_owned());
         }
@@ -179,7 +179,7 @@ fn beside_looks(table: &mut Table, pods: usize, shape: Shape, flows: usize, what
 /// Pods die, and others take their places.
 struct Deaths<'a> {
     node: &'a Node,
-    crowd: &'a Crowd<'a>,
+    pod_set: &'a PodSet<'a>,
     shape: Shape,
     watch: Watch,
     /// The oldest pod that lives.
@@ -194,10 +194,10 @@ struct Deaths<'a> {
 }
 
 impl<'a> Deaths<'a> {
-    fn of(node: &'a Node, crowd: &'a Crowd<'a>, shape: Shape, pods: usize) -> Self {
+    fn of(node: &'a Node, pod_set: &'a PodSet<'a>, shape: Shape, pods: usize) -> Self {
         let mut watch = Watch::on(node);
         let all = watch.count();
-        Self { node, crowd, shape, watch, first: 0, next: pods, all, used: [Duration::ZERO; 2] }
+        Self { node, pod_set, shape, watch, first: 0, next: pods, all, used: [Duration::ZERO; 2] }
     }
 
     /// One after the other; with every second one the port's row goes, too. How long it took
@@ -210,10 +210,10 @@ impl<'a> Deaths<'a> {
             let dead = self.first;
             let left = self.all - self.shape.each();
             let before = pids.map(idle::processor);
-            let since = self.crowd.die(dead);
+            let since = self.pod_set.die(dead);
             let took = thread::scope(|scope| {
                 if row_goes {
-                    scope.spawn(|| self.crowd.drop_port(dead));
+                    scope.spawn(|| self.pod_set.drop_port(dead));
                 }
                 self.watch.until(left, since)
             });
@@ -234,8 +234,8 @@ impl<'a> Deaths<'a> {
 
     /// The oldest pod is dead and gone: another one comes.
     fn replace(&mut self) {
-        self.crowd.del_ports(self.first..self.first + 1);
-        self.crowd.join(self.next..self.next + 1);
+        self.pod_set.del_ports(self.first..self.first + 1);
+        self.pod_set.join(self.next..self.next + 1);
         self.first += 1;
         self.next += 1;
         self.all = self.watch.count();
@@ -281,7 +281,7 @@ impl<'a> Deaths<'a> {
             let dead = self.first;
             matching = self.watch.with_value(who(dead).reg);
             leaves = self.shape.each() - matching;
-            let since = self.crowd.die(dead);
+            let since = self.pod_set.die(dead);
             shell.dies(dead);
             times.push(self.watch.until(self.all - matching, since));
             shell.joins(self.next);

@@ -8,9 +8,9 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::apiserver::{ApiServer, pod};
-use super::crowd::{uid, who};
-use super::daemon::{SMALL, SMALL_FLOWS, SMALL_SHAPE, args, crowded, start};
+use super::daemon::{SMALL, SMALL_FLOWS, SMALL_SHAPE, args, start, with_pods};
 use super::gcd::Daemon;
+use super::pods::{uid, who};
 use super::rig::{Datapath, Runtime, Setup, eventually};
 use super::table::Table;
 
@@ -76,7 +76,7 @@ pub(crate) fn netns_alone(table: &mut Table, daemon: &Daemon, what: &str) {
 /// With a real containerd, and a stand-in for the API server.
 pub(crate) fn all_sources(table: &mut Table) {
     let node = Setup::new().datapath(Datapath::Dummy).up("bench-sources");
-    let crowd = crowded(&node, SMALL, SMALL_SHAPE, SMALL_FLOWS);
+    let pod_set = with_pods(&node, SMALL, SMALL_SHAPE, SMALL_FLOWS);
     let runtime = Runtime::start(&node);
     let sandboxes: Vec<_> = (0..SANDBOXES).map(|n| runtime.run_sandbox(&format!("s{n}"))).collect();
     let server = ApiServer::start();
@@ -95,7 +95,7 @@ pub(crate) fn all_sources(table: &mut Table) {
         server.address
     );
     fs::write(&kubeconfig, text).unwrap();
-    let mut args = args(&crowd);
+    let mut args = args(&pod_set);
     args.push("--liveness=netns,cri,kubernetes".to_owned());
     args.push(format!("--cri-socket={}", runtime.socket().display()));
     args.push(format!("--kubeconfig={}", kubeconfig.display()));

@@ -7,10 +7,10 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::crowd::{Crowd, Shape, unmount, who};
 use super::del::{count, install};
 use super::echo::{Echoes, percentile};
 use super::measure::{median, on};
+use super::pods::{PodSet, Shape, unmount, who};
 use super::rig::{Datapath, Node, Setup, layouts};
 use super::sweep::{Saved, sweep};
 
@@ -21,10 +21,10 @@ const ROUNDS: usize = 5;
 const SHAPE: Shape = Shape { policy: 0, tables: 1, linger: 30, who };
 
 /// With what is stale: 97 entries each, that is 99,910.
-const CROWD: usize = 1_030;
+const MANY: usize = 1_030;
 const FLOWS: usize = 100_000;
-const DEAD_OF_CROWD: [usize; 7] = [1, 10, 52, 103, 258, 515, 927];
-const CROWD_SHAPE: Shape = Shape { policy: 82, tables: 10, linger: 30, who };
+const DEAD_OF_MANY: [usize; 7] = [1, 10, 52, 103, 258, 515, 927];
+const MANY_SHAPE: Shape = Shape { policy: 82, tables: 10, linger: 30, who };
 
 /// What was measured, of so many flows that are there or stale.
 struct Point {
@@ -50,12 +50,12 @@ fn by_what_is_there() -> Vec<Point> {
     let node = Setup::new().datapath(Datapath::Dummy).up("bench-scale");
     node.limit_state_dir("64m");
     on(&node, || {
-        let crowd = Crowd::new(&node, SHAPE);
-        crowd.attach(0..PODS);
+        let pod_set = PodSet::new(&node, SHAPE);
+        pod_set.attach(0..PODS);
         node.ofctl(&["del-flows", "br0"]);
         install(&node, &layouts::classifier_base());
-        crowd.die_all(0..DEAD);
-        crowd.del_ports(0..DEAD);
+        pod_set.die_all(0..DEAD);
+        pod_set.del_ports(0..DEAD);
         let saved = Saved::of(&node);
         let points = SIZES.iter().map(|flows| {
             let dead: Vec<_> = (0..DEAD).flat_map(|n| SHAPE.entries(&who(n))).collect();
@@ -68,7 +68,7 @@ fn by_what_is_there() -> Vec<Point> {
             measure(&node, &saved, *flows, &dead, unproven)
         });
         let points = points.collect();
-        unmount(&crowd.netns, DEAD..PODS);
+        unmount(&pod_set.netns, DEAD..PODS);
         points
     })
 }
@@ -89,23 +89,23 @@ fn by_what_is_stale() -> Vec<Point> {
     let node = Setup::new().datapath(Datapath::Dummy).up("bench-stale");
     node.limit_state_dir("128m");
     on(&node, || {
-        let crowd = Crowd::new(&node, CROWD_SHAPE);
-        crowd.attach(0..CROWD);
-        let whos: Vec<_> = (0..CROWD).map(who).collect();
+        let pod_set = PodSet::new(&node, MANY_SHAPE);
+        pod_set.attach(0..MANY);
+        let whos: Vec<_> = (0..MANY).map(who).collect();
         node.ofctl(&["del-flows", "br0"]);
-        install(&node, &CROWD_SHAPE.bridge(&whos, FLOWS));
+        install(&node, &MANY_SHAPE.bridge(&whos, FLOWS));
         let saved = Saved::of(&node);
         let mut gone = 0;
-        let points = DEAD_OF_CROWD.iter().map(|dead| {
-            crowd.die_all(gone..*dead);
-            crowd.del_ports(gone..*dead);
+        let points = DEAD_OF_MANY.iter().map(|dead| {
+            pod_set.die_all(gone..*dead);
+            pod_set.del_ports(gone..*dead);
             gone = *dead;
-            let dead = whos.iter().take(*dead).flat_map(|who| CROWD_SHAPE.entries(who));
+            let dead = whos.iter().take(*dead).flat_map(|who| MANY_SHAPE.entries(who));
             let dead: Vec<_> = dead.collect();
             measure(&node, &saved, dead.len(), &dead, 0)
         });
         let points = points.collect();
-        unmount(&crowd.netns, 0..CROWD);
+        unmount(&pod_set.netns, 0..MANY);
         points
     })
 }
@@ -199,7 +199,7 @@ are dead without a DEL. The time is per stale flow.
 
 {stale}",
         SHAPE.each(),
-        CROWD_SHAPE.each()
+        MANY_SHAPE.each()
     )
 }
 

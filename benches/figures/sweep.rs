@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::crowd::{Crowd, Shape, shell, unmount, who};
 use super::del::{count, empty, entries, install};
 use super::measure::{Process, median, on};
+use super::pods::{PodSet, Shape, shell, unmount, who};
 use super::rig::{Datapath, Node, Setup, layouts};
 use super::rivals::{bundle, del_by_value, one_by_one};
 use super::table::Table;
@@ -48,14 +48,14 @@ impl<'a> Large<'a> {
     fn make(node: &'a Node) -> Self {
         let pods = ORPHANS + LIVE;
         let shape = Shape { policy: POLICY, tables: 1, linger: 30, who };
-        let crowd = Crowd::new(node, shape);
-        crowd.attach(0..pods);
+        let pod_set = PodSet::new(node, shape);
+        pod_set.attach(0..pods);
         let whos: Vec<_> = (0..pods).map(who).collect();
         install(node, &shape.bridge(&whos, FLOWS));
         // The evictions: namespaces and ports are gone, nobody called DEL.
-        crowd.die_all(0..ORPHANS);
-        crowd.del_ports(0..ORPHANS);
-        Self { node, netns: crowd.netns, whos, saved: Saved::of(node), shape }
+        pod_set.die_all(0..ORPHANS);
+        pod_set.del_ports(0..ORPHANS);
+        Self { node, netns: pod_set.netns, whos, saved: Saved::of(node), shape }
     }
 
     /// The same entries, the policy in so many tables.

@@ -1,8 +1,8 @@
 //! Ten thousand deaths of pods that re-use port numbers, addresses and register values: what the
 //! living lose, and what is left of the dead, with the copy of the bridge and without.
 
-#[path = "../../tests/crowd/mod.rs"]
-mod crowd;
+#[path = "../../tests/pods/mod.rs"]
+mod pods;
 #[path = "../../tests/turnover/mod.rs"]
 mod trial;
 

@@ -54,18 +54,18 @@ fn a_death_shows_among_plain_files() {
 }
 
 /// Many pods on the dummy datapath, each with its entries.
-fn crowd(node: &Node, size: u32) -> Vec<Tenant> {
+fn run_pods(node: &Node, size: u32) -> Vec<Tenant> {
     (0..size).map(|n| tenant(node, node.run_pod(&format!("p{n}")), 0x1000 + n)).collect()
 }
 
-fn crowded(test: &str) -> Node {
+fn dummy_node(test: &str) -> Node {
     Setup::new().datapath(Datapath::Dummy).gc_conf(json!({"lingerSeconds": 0})).up(test)
 }
 
 #[test]
 fn more_than_half_of_a_full_node_gone_at_once_pulls_the_brake() {
-    let node = crowded("the_brake");
-    let pods = crowd(&node, 20);
+    let node = dummy_node("the_brake");
+    let pods = run_pods(&node, 20);
     let all = node.dump("br0");
     for pod in &pods[..11] {
         node.vanish(pod, Port::Stays);
@@ -97,8 +97,8 @@ fn more_than_half_of_a_full_node_gone_at_once_pulls_the_brake() {
 /// the tombstones that they left.
 #[test]
 fn the_brake_does_not_hold_back_dels() {
-    let node = crowded("the_brake_does_not_hold_back_dels");
-    let pods = crowd(&node, 14);
+    let node = dummy_node("the_brake_does_not_hold_back_dels");
+    let pods = run_pods(&node, 14);
     node.vswitchd.pause();
     node.configure(json!({"timeoutMs": 300}));
     our_del(&node, &pods[0]).ok();
@@ -142,7 +142,7 @@ fn del_of_a_failed_add_while_a_sibling_sandbox_lives() {
     let mut second = node.pod("web").with_ip("10.244.1.50");
     second.uid.clone_from(&first.uid);
     let web = tenant(&node, node.add(&second), 0x1002);
-    let registry_snapshot: [&[String]; 3] = [&base, &db.flows, &web.flows];
+    let expected: [&[String]; 3] = [&base, &db.flows, &web.flows];
 
     let records = list(&node);
     assert_eq!(
@@ -154,11 +154,11 @@ fn del_of_a_failed_add_while_a_sibling_sandbox_lives() {
         let conf = node.plugin_conf("ovs-flow-gc", Some(&first), None);
         let call = node.call_for(&conf, "DEL", &first);
         if netns { call } else { call.without("CNI_NETNS") }.run().ok();
-        only(&node, &registry_snapshot);
+        only(&node, &expected);
     }
     node.kill_sandbox(&first);
     sweep(&node);
-    only(&node, &registry_snapshot);
+    only(&node, &expected);
     assert_eq!(record_of(&node, &web)["ofport"], web.ofport);
     node.must_reach(&web, &db.ip);
     node.del(&web);

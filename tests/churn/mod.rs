@@ -1,11 +1,11 @@
 //! Thousands of random births and deaths that share a handful of addresses, port numbers and
 //! register values, with an oracle that knows whose each entry is.
 
-mod town;
+mod node;
 
 use std::time::Instant;
 
-use town::Town;
+use node::Churn;
 
 /// Births, deaths, ports removed, entries put back, sweeps. `OFG_STEPS` asks for more.
 const STEPS: u32 = 2000;
@@ -14,22 +14,22 @@ const STEPS: u32 = 2000;
 fn random_churn_leaves_nothing_stale_and_no_live_entry_missing() {
     let asked = std::env::var("OFG_STEPS").ok().map(|steps| steps.parse().unwrap());
     let steps = asked.unwrap_or(STEPS);
-    let (since, mut town) = (Instant::now(), Town::new());
+    let (since, mut churn) = (Instant::now(), Churn::new());
     let mut restarted = false;
     for round in 1.. {
-        town.round();
+        churn.round();
         if round % 25 == 0 {
-            town.settle();
+            churn.settle();
         }
-        if town.steps > steps / 2 && !restarted {
+        if churn.steps > steps / 2 && !restarted {
             restarted = true;
-            town.restart();
+            churn.restart();
         }
-        if town.steps > steps {
-            eprintln!("churn: {} steps, {round} rounds in {:?}", town.steps, since.elapsed());
+        if churn.steps > steps {
+            eprintln!("churn: {} steps, {round} rounds in {:?}", churn.steps, since.elapsed());
             break;
         }
     }
-    town.settle();
-    town.end();
+    churn.settle();
+    churn.end();
 }

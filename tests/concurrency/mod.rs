@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::crowd::{Dice, Member, all_at_once, call, missing, records, sweep};
+use crate::pods::{Dice, Member, all_at_once, call, missing, records, sweep};
 use crate::rig::{Node, Outcome, layouts, sleep_ms};
 use ovs_flow_gc::config::NetworkState;
 use ovs_flow_gc::model::attachment::Attachment;
@@ -68,12 +68,12 @@ impl Drop for Over<'_> {
 
 #[test]
 fn a_hundred_adds_then_a_hundred_dels_with_a_sweep_running_through() {
-    let node = crate::crowd::node("hundred", json!({"lingerSeconds": 1}));
+    let node = crate::pods::node("hundred", json!({"lingerSeconds": 1}));
     let base = node.install("br0", &layouts::classifier_base());
     let pods: Vec<Member> = (0..100)
         .map(|n: u8| Member::new(&node, n.into(), u16::from(n) + 1, n + 2, u32::from(n) + 0x1000))
         .collect();
-    crate::crowd::add_ports(&node, &pods);
+    crate::pods::add_ports(&node, &pods);
     let watch = Watch::default();
     watch.expect(base.clone());
 
@@ -101,7 +101,7 @@ fn a_hundred_adds_then_a_hundred_dels_with_a_sweep_running_through() {
         let (seen, swept) =
             (watch.looks.load(Ordering::Relaxed), watch.sweeps.load(Ordering::Relaxed));
 
-        // The first ten stay: whoever is left of a crowd is as safe as in it.
+        // The first ten stay: a pod is as safe when few are left as among many.
         let (_, leaving) = pods.split_at(10);
         watch.give_up(&leaving.iter().flat_map(Member::lines).collect::<Vec<_>>());
         all_at_once(&node, "DEL", leaving);
@@ -111,8 +111,8 @@ fn a_hundred_adds_then_a_hundred_dels_with_a_sweep_running_through() {
 
     let (staying, leaving) = pods.split_at(10);
     assert_eq!(records(&node).attachments.len(), staying.len());
-    crate::crowd::del_ports(&node, leaving.iter().map(|p| p.port.as_str()));
-    crate::crowd::end_sandboxes(&node, leaving);
+    crate::pods::del_ports(&node, leaving.iter().map(|p| p.port.as_str()));
+    crate::pods::end_sandboxes(&node, leaving);
     all_at_once(&node, "DEL", staying);
     sleep_ms(1100);
     sweep(&node);
@@ -161,7 +161,7 @@ const SWEEP: usize = 2;
 impl Range {
     fn new() -> Self {
         let dice = Dice::new("killed");
-        let node = crate::crowd::node("killed", json!({"lingerSeconds": 0, "logLevel": "debug"}));
+        let node = crate::pods::node("killed", json!({"lingerSeconds": 0, "logLevel": "debug"}));
         let base = node.install("br0", &layouts::classifier_base());
         let (born, kills, takes) = (0, [0; 3], [Duration::ZERO; 3]);
         let (excused, log) = (BTreeSet::new(), Vec::new());
@@ -183,7 +183,7 @@ impl Range {
         let n = if self.born <= BYSTANDERS { self.born } else { 10 + self.born % 230 };
         let n = u8::try_from(n).unwrap();
         let pod = Member::new(&self.node, self.born, n.into(), n, 0x1000 + u32::from(n));
-        crate::crowd::add_ports(&self.node, [&pod]);
+        crate::pods::add_ports(&self.node, [&pod]);
         pod
     }
 
@@ -192,7 +192,7 @@ impl Range {
         self.born += 1;
         let mut pod = Member::new(&self.node, self.born, dead.who.ofport, 0, dead.who.reg);
         (pod.who.ip, pod.who.ip6) = (dead.who.ip.clone(), dead.who.ip6.clone());
-        crate::crowd::add_ports(&self.node, [&pod]);
+        crate::pods::add_ports(&self.node, [&pod]);
         pod
     }
 
@@ -221,9 +221,9 @@ impl Range {
 
     /// No DEL: the namespace is gone, and the port row maybe.
     fn vanish(&self, pod: &Member, port_too: bool) {
-        crate::crowd::end_sandboxes(&self.node, [pod]);
+        crate::pods::end_sandboxes(&self.node, [pod]);
         if port_too {
-            crate::crowd::del_ports(&self.node, [pod.port.as_str()]);
+            crate::pods::del_ports(&self.node, [pod.port.as_str()]);
         }
     }
 
@@ -346,11 +346,11 @@ impl Range {
         }
         self.sweep();
         self.must_be_clean();
-        crate::crowd::del_ports(&self.node, dead.iter().map(|p| p.port.as_str()));
+        crate::pods::del_ports(&self.node, dead.iter().map(|p| p.port.as_str()));
     }
 
     fn vanish_port(&self, pod: &Member) {
-        crate::crowd::del_ports(&self.node, [pod.port.as_str()]);
+        crate::pods::del_ports(&self.node, [pod.port.as_str()]);
     }
 }
 
@@ -390,7 +390,7 @@ fn killed_at_random_moments_a_del_and_a_sweep_leave_nothing_stale_and_nothing_to
     // What was being written when the kill came is whole under its name or not there: the
     // rest lies about for a minute, then a sweep takes it.
     let temporary = || {
-        let all = crate::crowd::files(&node.state_dir).into_iter();
+        let all = crate::pods::files(&node.state_dir).into_iter();
         all.filter(|p| p.extension().is_some_and(|e| e == "tmp")).collect::<Vec<_>>()
     };
     for path in temporary() {

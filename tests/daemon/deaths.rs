@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::crowd::{Member, add_ports, all_at_once, end_sandboxes};
 use crate::gcd::{Daemon, settle};
+use crate::pods::{Member, add_ports, all_at_once, end_sandboxes};
 use crate::rig::{Attached, Datapath, Node, Port, Setup, eventually, layouts};
 
 /// Pods with their entries.

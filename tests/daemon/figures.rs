@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use ovs_flow_gc::openflow::Connection;
 use ovs_flow_gc::util::clock::Deadline;
 
-use crate::crowd::{Member, add_ports, all_at_once, del_ports, end_sandboxes, records};
 use crate::gcd::{Daemon, settle};
+use crate::pods::{Member, add_ports, all_at_once, del_ports, end_sandboxes, records};
 use crate::rig::{Datapath, Setup, layouts, sleep_ms};
 
 const PODS: u32 = 250;
@@ -134,14 +134,14 @@ fn a_del_with_and_without_the_daemon() {
             let began = Instant::now();
             node.ofctl(&["del-flows", "br0", &address]);
             took.push(began.elapsed());
-            crate::crowd::call(&node, "DEL", member).run().ok();
+            crate::pods::call(&node, "DEL", member).run().ok();
             continue;
         }
         if n % 3 == 1 {
             std::fs::rename(&socket, &aside).unwrap();
         }
         took.push({
-            let outcome = crate::crowd::call(&node, "DEL", member).run();
+            let outcome = crate::pods::call(&node, "DEL", member).run();
             assert!(outcome.succeeded(), "{outcome}");
             outcome.took
         });

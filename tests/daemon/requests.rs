@@ -17,8 +17,8 @@ use ovs_flow_gc::store::Registry;
 use ovs_flow_gc::util::clock::{Deadline, Stamp, boot_id};
 use serde_json::{Value, json};
 
-use crate::crowd::{self, Member, add_ports, all_at_once};
 use crate::gcd::{Daemon, settle};
+use crate::pods::{self, Member, add_ports, all_at_once};
 use crate::rig::{
     Attached, Datapath, Node, Outcome, Port, Running, Setup, Valid, eventually, layouts, sleep_ms,
 };
@@ -129,7 +129,7 @@ fn the_daemon_does_what_del_gc_and_add_ask_for() {
     let journal = node.admin(&["undo", "--list"]).ok();
     assert!(journal.contains("DEL"), "{journal}");
     // The records are settled as a DEL settles them.
-    let record = crowd::records(&node);
+    let record = pods::records(&node);
     assert_eq!((record.attachments.len(), record.tombstones.len()), (1, 1));
     assert_eq!(record.tombstones[0].state.to_string(), "gone");
     // Again, and one that nobody knows.
@@ -350,7 +350,7 @@ fn what_is_not_understood_is_refused_on_both_sides() {
 fn two_hundred_dels_at_once() {
     // A machine that is busy with other tests is slow.
     let slow = json!({"timeoutMs": 60_000});
-    let node = Setup::new().datapath(Datapath::Dummy).gc_conf(slow).up("requests_crowd");
+    let node = Setup::new().datapath(Datapath::Dummy).gc_conf(slow).up("requests_many");
     node.install("br0", &layouts::classifier_base());
     let members: Vec<Member> = (0..210u32)
         .map(|n| Member::new(&node, n, 100 + n as u16, 10 + n as u8, 0x1001 + n))
@@ -373,7 +373,7 @@ fn two_hundred_dels_at_once() {
     );
     assert_eq!(daemon.sum("requests_total"), 200.0, "each has asked once");
     assert_eq!(node.dump("br0").len(), all - 200 * dead[0].lines().len());
-    assert_eq!(crowd::records(&node).attachments.len(), living.len());
+    assert_eq!(pods::records(&node).attachments.len(), living.len());
     daemon.no_harm();
 }
 
@@ -396,7 +396,7 @@ fn restarted_while_dels_wait_for_it() {
         let since = "replica_in_sync_since_seconds{bridge=\"br0\"}";
         eventually("the bridge is followed", || daemon.metric(since) > 0.0);
         let running: Vec<_> =
-            some.iter().map(|member| crowd::call(&node, "DEL", member).start()).collect();
+            some.iter().map(|member| pods::call(&node, "DEL", member).start()).collect();
         sleep_ms(4 + 7 * round as u64);
         daemon.end(Signal::SIGKILL);
         daemon = Daemon::start_with(&node, &["--interval=10m"], None);
@@ -411,7 +411,7 @@ fn restarted_while_dels_wait_for_it() {
         let left: Vec<_> = some.iter().flat_map(of).collect();
         assert!(left.is_empty(), "round {round}, as soon as the DELs are done: {left:#?}");
     }
-    assert_eq!(crowd::records(&node).attachments.len(), living.len());
+    assert_eq!(pods::records(&node).attachments.len(), living.len());
     daemon.no_harm();
 }
 
@@ -442,7 +442,7 @@ fn killed_at_any_step_nothing_is_left() {
             assert_eq!(node.dump("br0"), web_flows, "{outcome}");
         }
         node.vanish(&next, Port::Gone);
-        crowd::sweep(&node);
+        pods::sweep(&node);
         assert_eq!(node.dump("br0"), web_flows, "round {round}: {outcome}");
     }
     let daemon = Daemon::start(&node);

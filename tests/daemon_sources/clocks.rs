@@ -14,7 +14,7 @@ use ovs_flow_gc::util::clock::Deadline;
 use serde_json::json;
 
 use crate::apiserver::ApiServer;
-use crate::daemon_sources::town::{
+use crate::daemon_sources::fixture::{
     NODE, age, api_pod, node, pod_without_sandbox, pods, start, start_unsettled, up, well,
 };
 use crate::rig::{Node, Port, Runtime, eventually};

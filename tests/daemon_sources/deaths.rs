@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::apiserver::ApiServer;
-use crate::daemon_sources::town::{
+use crate::daemon_sources::fixture::{
     Flows, NODE, age, api_pod, node, pod, pod_without_sandbox, pods, start, well,
 };
 use crate::rig::{Port, Runtime, eventually};

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::apiserver::{self, ApiServer, Bad};
-use crate::daemon_sources::town::{
+use crate::daemon_sources::fixture::{
     BACK, Flows, NODE, age, api_pod, node, pod_without_sandbox, pods, start, start_unsettled, up,
     well,
 };
@@ -20,7 +20,7 @@ use crate::rig::{Node, Port, Runtime, Sandbox, sleep_ms, within};
 const DAY: Duration = Duration::from_secs(3);
 
 /// Three pods of the runtime's; and one of nobody's, who dies when it is worst.
-fn town(node: &Node, runtime: &Runtime<'_>, api: &ApiServer) -> (Flows, Vec<Sandbox>) {
+fn pods_with_entries(node: &Node, runtime: &Runtime<'_>, api: &ApiServer) -> (Flows, Vec<Sandbox>) {
     let (flows, pods) = pods(node, runtime, api, ["one", "two", "three"]);
     age(node);
     (flows, pods.map(|(sandbox, _)| sandbox).to_vec())
@@ -66,7 +66,7 @@ fn lies() -> Vec<(&'static str, Bad)> {
 fn the_api_server_lies() {
     let node = node("sources_api_lies", json!({"lingerSeconds": 0}));
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
-    let (mut flows, _pods) = town(&node, &runtime, &api);
+    let (mut flows, _pods) = pods_with_entries(&node, &runtime, &api);
     let daemon = start(&node, &runtime.socket(), &api, &["--interval=500ms"]);
     for (lie, bad) in lies() {
         eprintln!("a list that is {lie}");
@@ -90,7 +90,7 @@ fn the_api_server_lies() {
 fn the_api_server_flaps() {
     let node = node("sources_api_flaps", json!({"lingerSeconds": 0}));
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
-    let (mut flows, pods) = town(&node, &runtime, &api);
+    let (mut flows, pods) = pods_with_entries(&node, &runtime, &api);
     let daemon = start(&node, &runtime.socket(), &api, &["--interval=500ms"]);
     let since = Instant::now();
     for turn in 0u32.. {
@@ -122,7 +122,7 @@ fn the_api_server_flaps() {
 fn the_runtime_lies_and_flaps() {
     let node = node("sources_cri_lies", json!({"lingerSeconds": 0}));
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
-    let (mut flows, _pods) = town(&node, &runtime, &api);
+    let (mut flows, _pods) = pods_with_entries(&node, &runtime, &api);
     let liar = Liar::start(&runtime.socket(), &node.dir.join("liar"));
     let daemon = start(&node, &liar.socket, &api, &["--interval=500ms"]);
     for lie in Lie::ALL {
@@ -158,7 +158,7 @@ fn inside(daemon: &Daemon, script: &str) {
 fn the_namespaces_flap() {
     let node = node("sources_netns_flap", json!({"lingerSeconds": 0}));
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
-    let (mut flows, _pods) = town(&node, &runtime, &api);
+    let (mut flows, _pods) = pods_with_entries(&node, &runtime, &api);
     for name in ["four", "five"] {
         pod_without_sandbox(&node, &api, &mut flows, name);
     }
@@ -189,7 +189,7 @@ fn the_namespaces_flap() {
 fn all_of_them_at_once() {
     let node = node("sources_all", json!({"lingerSeconds": 0}));
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
-    let (mut flows, _pods) = town(&node, &runtime, &api);
+    let (mut flows, _pods) = pods_with_entries(&node, &runtime, &api);
     pod_without_sandbox(&node, &api, &mut flows, "four");
     let liar = Liar::start(&runtime.socket(), &node.dir.join("liar"));
     let prefix = ["unshare", "--mount", "--propagation", "slave"];

@@ -8,15 +8,15 @@ use ovs_flow_gc::store::Registry;
 use serde_json::json;
 
 use crate::apiserver::ApiServer;
-use crate::crowd::records;
-use crate::daemon_sources::town::{Flows, age, node, pod, pod_without_sandbox, start, well};
+use crate::daemon_sources::fixture::{Flows, age, node, pod, pod_without_sandbox, start, well};
 use crate::gcd::Daemon;
+use crate::pods::records;
 use crate::rig::{Node, Port, Runtime, Sandbox, eventually, sleep_ms};
 
 const SOON: Duration = Duration::from_secs(40);
 const AGAIN: &str = "pods are known again";
 
-fn town(node: &Node, runtime: &Runtime<'_>, api: &ApiServer) -> (Flows, [Sandbox; 3]) {
+fn pods_with_entries(node: &Node, runtime: &Runtime<'_>, api: &ApiServer) -> (Flows, [Sandbox; 3]) {
     let mut flows = Flows::new(node);
     let pods = ["web", "db", "stays"].map(|name| pod(node, runtime, api, &mut flows, name).0);
     age(node);
@@ -58,7 +58,7 @@ fn known_again(node: &Node, before: &ovs_flow_gc::model::records::Records, pods:
 fn who_runs_is_recorded_again() {
     let node = node("sources_lost", json!({"lingerSeconds": 0}));
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
-    let (mut flows, [web, db, stays]) = town(&node, &runtime, &api);
+    let (mut flows, [web, db, stays]) = pods_with_entries(&node, &runtime, &api);
     // Nobody cached its result, and its marks name no container: it cannot be known again.
     let podman = pod_without_sandbox(&node, &api, &mut flows, "podman");
     let daemon = start_here(&node, &runtime, &api);
@@ -98,7 +98,7 @@ fn who_runs_is_recorded_again() {
 fn what_is_in_it_is_removed_again_and_again() {
     let node = node("sources_emptied", json!({"lingerSeconds": 0}));
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
-    let (mut flows, [web, db, stays]) = town(&node, &runtime, &api);
+    let (mut flows, [web, db, stays]) = pods_with_entries(&node, &runtime, &api);
     let daemon = start_here(&node, &runtime, &api);
     let before = records(&node).attachments;
     for round in 1..=3 {
@@ -126,7 +126,7 @@ fn what_is_in_it_is_removed_again_and_again() {
 fn nobody_can_say_who_runs_while_ovsdb_is_down() {
     let node = node("sources_lost_ovsdb", json!({"lingerSeconds": 0}));
     let (runtime, api) = (Runtime::start(&node), ApiServer::start());
-    let (mut flows, [web, db, stays]) = town(&node, &runtime, &api);
+    let (mut flows, [web, db, stays]) = pods_with_entries(&node, &runtime, &api);
     let daemon = start_here(&node, &runtime, &api);
     let before = records(&node).attachments;
     node.ovsdb.kill();

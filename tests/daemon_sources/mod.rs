@@ -5,9 +5,9 @@
 
 mod clocks;
 mod deaths;
+mod fixture;
 mod lies;
 mod lost;
 mod outages;
 mod scope;
 mod telling;
-mod town;

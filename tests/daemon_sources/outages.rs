@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::apiserver::ApiServer;
-use crate::daemon_sources::town::{
+use crate::daemon_sources::fixture::{
     BACK, Flows, NODE, age, api_pod, node, pod, pod_without_sandbox, pods, start, start_unsettled,
     up, well,
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::apiserver::{ApiServer, Bad};
-use crate::daemon_sources::town::{
+use crate::daemon_sources::fixture::{
     Flows, api_pod, node, pod_without_sandbox, start_unsettled, well,
 };
 use crate::rig::{Attached, Node, Port, eventually};

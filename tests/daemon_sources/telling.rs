@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::apiserver::{self, ApiServer, Bad};
-use crate::daemon_sources::town::{
+use crate::daemon_sources::fixture::{
     Flows, api_pod, node, pod_without_sandbox, start_unsettled, well,
 };
 use crate::gcd::Daemon;
@@ -21,7 +21,7 @@ fn events(api: &ApiServer) -> Vec<(String, Value)> {
     asked.map(|asked| (asked.target, serde_json::from_str(&asked.body).unwrap())).collect()
 }
 
-fn town(node: &Node, api: &ApiServer, count: usize) -> (Flows, Vec<Attached>) {
+fn pods_with_entries(node: &Node, api: &ApiServer, count: usize) -> (Flows, Vec<Attached>) {
     let mut flows = Flows::new(node);
     let pods = (0..count).map(|n| pod_without_sandbox(node, api, &mut flows, &format!("p{n}")));
     let pods = pods.collect();
@@ -44,7 +44,7 @@ fn count(daemon: &Daemon, result: &str) -> f64 {
 fn one_on_the_pod_and_a_burst_on_the_node() {
     let node = node("sources_events", json!({"lingerSeconds": 0}));
     let api = ApiServer::start();
-    let (mut flows, pods) = town(&node, &api, 28);
+    let (mut flows, pods) = pods_with_entries(&node, &api, 28);
     let daemon = start(&node, &api);
     let [alone, burst @ ..] = &pods[..13] else { unreachable!() };
     node.vanish(alone, Port::Gone);
@@ -83,7 +83,7 @@ fn one_on_the_pod_and_a_burst_on_the_node() {
 fn an_api_server_that_takes_no_events_hinders_nothing() {
     let node = node("sources_no_events", json!({"lingerSeconds": 0}));
     let api = ApiServer::start();
-    let (mut flows, pods) = town(&node, &api, 8);
+    let (mut flows, pods) = pods_with_entries(&node, &api, 8);
     let daemon = start(&node, &api);
     api.every_write(Some(Bad::Status(403, apiserver::status(403, "events is forbidden"))));
     for pod in &pods[..3] {
@@ -111,7 +111,7 @@ fn an_api_server_that_takes_no_events_hinders_nothing() {
 fn the_metrics_that_there_are() {
     let node = node("sources_metrics", json!({"ipScope": "cluster", "lingerSeconds": 0}));
     let api = ApiServer::start();
-    let (mut flows, pods) = town(&node, &api, 4);
+    let (mut flows, pods) = pods_with_entries(&node, &api, 4);
     // Two entries are kept for it.
     api.put(api_pod("elsewhere", "new", "n2", "Running", &[&pods[0].ip]));
     let daemon = start(&node, &api);

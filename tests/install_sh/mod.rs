@@ -200,7 +200,7 @@ impl Node {
         }
     }
 
-    pub(crate) fn registry_snapshot(&self) -> Vec<String> {
+    pub(crate) fn files(&self) -> Vec<String> {
         let mut files = Vec::new();
         let mut todo = vec![self.at("root")];
         while let Some(dir) = todo.pop() {
@@ -255,13 +255,13 @@ fn install_puts_the_binary_before_the_entry_and_says_each_step() {
     let service = fs::read_to_string(node.unit("service")).unwrap();
     assert!(service.contains("\nExecStart=/opt/cni/bin/ovs-flow-gc sweep --only-dead\n"));
 
-    let (before, list) = (node.registry_snapshot(), node.list());
+    let (before, list) = (node.files(), node.list());
     let (code, text) = node.install();
     assert_eq!(code, 0, "{text}");
     for said in ["this one is there already", "ovs-flow-gc is there already", "already, started"] {
         assert!(text.contains(said), "{said}: {text}");
     }
-    assert_eq!((node.registry_snapshot(), node.list()), (before, list));
+    assert_eq!((node.files(), node.list()), (before, list));
 }
 
 #[test]
@@ -284,7 +284,7 @@ fn uninstall_takes_the_entry_out_first_and_the_binary_last() {
             "daemon-reload",
         ]
     );
-    assert_eq!(node.registry_snapshot(), BARE);
+    assert_eq!(node.files(), BARE);
     assert_eq!(node.list(), LIST);
 
     let (code, text) = node.uninstall();
@@ -357,9 +357,9 @@ fn kill_at(ovs: &Rc<Database>, command: &str, daemon: bool, (by, at): (&str, usi
         assert_eq!(node.unit("service").exists(), !daemon);
         assert_eq!(node.daemon_unit().exists(), daemon);
         let new = |f: &String| f.contains(".new.") || f.ends_with("-tmp");
-        assert!(!node.registry_snapshot().iter().any(new), "leftovers: {when}");
+        assert!(!node.files().iter().any(new), "leftovers: {when}");
     } else {
-        assert_eq!(node.registry_snapshot(), BARE, "{when}");
+        assert_eq!(node.files(), BARE, "{when}");
         assert_eq!(node.list(), LIST);
     }
     true
@@ -388,11 +388,11 @@ fn the_daemon_takes_the_timers_place() {
     assert!(node.at("root/usr/local/sbin/ovs-flow-gcd").exists());
 
     // Without --daemon the plugin alone is brought up to date; the daemon stays, and no timer.
-    let before = node.registry_snapshot();
+    let before = node.files();
     let (code, text) = node.install();
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("timer: left out, ovs-flow-gcd.service does its work"), "{text}");
-    assert_eq!(node.registry_snapshot(), before);
+    assert_eq!(node.files(), before);
     node.log();
 
     let (code, text) = node.uninstall();
@@ -400,7 +400,7 @@ fn the_daemon_takes_the_timers_place() {
     let log = node.log();
     assert_eq!(log[3..], ["disable --now ovs-flow-gcd.service", "daemon-reload"]);
     assert_eq!(log[0], "disable --now ovs-flow-gc-deliver.path");
-    assert_eq!(node.registry_snapshot(), BARE);
+    assert_eq!(node.files(), BARE);
     let (_, text) = node.run("uninstall", &["--binary", BINARY]);
     assert!(text.contains("/ovs-flow-gcd: not there"), "{text}");
 }
@@ -488,7 +488,7 @@ fn a_failed_adopt_is_a_warning_and_a_failed_entry_an_error() {
     let (code, text) = node.run("install", &options);
     assert_eq!(code, 1);
     assert!(text.contains("05-bridge") && text.contains("no Open vSwitch plugin"), "{text}");
-    assert_eq!(node.registry_snapshot(), BARE);
+    assert_eq!(node.files(), BARE);
 
     let node = Node::new();
     fs::remove_file(node.at("root/etc/cni/net.d/10-ovs.conflist")).unwrap();
@@ -628,7 +628,7 @@ fn wrong_usage_is_status_two_and_touches_nothing() {
         assert!(text.contains("usage: install.sh"), "{text}");
     }
     assert_eq!(node.run("remove", &[]).0, 2);
-    assert_eq!(node.registry_snapshot(), BARE);
+    assert_eq!(node.files(), BARE);
 }
 
 /// The units as they are installed, judged by systemd itself. It looks for the binary, so that
@@ -700,9 +700,9 @@ fn without_a_conflist_all_but_the_entry_is_installed() {
     assert_eq!(fs::read(node.binary()).unwrap(), fs::read(BINARY).unwrap());
     assert!(node.unit("timer").exists() && node.at("root/run/ovs-flow-gc").exists());
     assert_eq!((read("00-multus.conf"), read("05-bridge.conflist")), before);
-    let names = node.registry_snapshot();
+    let names = node.files();
     let again = node.run("install", &["--binary", BINARY, "--no-conflist"]);
-    assert_eq!((again.0, node.registry_snapshot()), (0, names), "{}", again.1);
+    assert_eq!((again.0, node.files()), (0, names), "{}", again.1);
 
     // A pod that began with the entry keeps the binary; without one it goes.
     node.put(

@@ -9,7 +9,7 @@ use super::{BARE, BINARY, LIST, Node, said};
 fn what_add_would_refuse_changes_nothing() {
     let node = Node::new();
     node.put("root/etc/cni/net.d/07-old.conflist", &LIST.replace("0.4.0", "0.2.0"));
-    let before = node.registry_snapshot();
+    let before = node.files();
     let file = |name: &str| node.at("root/etc/cni/net.d").join(name).display().to_string();
     let none = file("10-none.conflist");
     let (bridge, old) = (file("05-bridge.conflist"), file("07-old.conflist"));
@@ -26,7 +26,7 @@ fn what_add_would_refuse_changes_nothing() {
     ] {
         let (status, text) = node.run("install", &[&["--binary", BINARY], &words[..]].concat());
         assert!(status == code && text.contains(wanted), "{words:?}: {status} {text}");
-        assert_eq!(node.registry_snapshot(), before, "{words:?}");
+        assert_eq!(node.files(), before, "{words:?}");
         assert!(node.list() == LIST && node.log().is_empty(), "{words:?}");
     }
     let (status, text) = node.run("uninstall", &["--preset", "ovn"]);
@@ -97,12 +97,12 @@ fn the_binaries_beside_the_script_are_taken() {
     let (code, text) = install(&[]);
     assert!(code == 1 && text.contains("--binary FILE, or install Rust"), "{text}");
     fs::remove_file(node.at("release/Cargo.toml")).unwrap();
-    assert_eq!(node.registry_snapshot(), BARE);
+    assert_eq!(node.files(), BARE);
 
     fs::copy(BINARY, node.at("release/ovs-flow-gc")).unwrap();
     let (code, text) = install(&["--daemon"]);
     assert!(code == 1 && text.contains("no ovs-flow-gcd beside install.sh"), "{text}");
-    assert_eq!(node.registry_snapshot(), BARE);
+    assert_eq!(node.files(), BARE);
     fs::copy(node.at("daemon"), node.at("release/ovs-flow-gcd")).unwrap();
     let (code, text) = install(&["--daemon"]);
     assert!(code == 0 && node.daemon_unit().exists(), "{text}");
@@ -123,13 +123,13 @@ fn who_would_call_the_binary_is_said_and_nothing_changed() {
     let k3s = "root/var/lib/rancher/k3s/agent/etc/cni/net.d/10-k3s.conflist";
     node.put(k3s, &node.list());
     node.put("root/var/lib/cni/multus/c1", r#"[{"plugins":[{"type":"ovs-flow-gc"}]}]"#);
-    let before = (node.registry_snapshot(), node.list());
+    let before = (node.files(), node.list());
     let (code, text) = check();
     assert_eq!(code, 1, "{text}");
     for named in ["10-ovs.conflist", "10-k3s.conflist", "can neither start nor end"] {
         assert!(text.contains(named), "{named}: {text}");
     }
-    assert_eq!((node.registry_snapshot(), node.list()), before);
+    assert_eq!((node.files(), node.list()), before);
     assert_eq!(node.uninstall().0, 3);
     let (code, text) = check();
     assert!(code == 3 && text.contains("1 pods were started with the plugin"), "{text}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::crowd::{Crowd, register, sorted, states, sweep};
+use super::fixture::{Fixture, register, sorted, states, sweep};
 use crate::rig::{Attached, Datapath, Node, Pod, Port, Setup, Who, layouts};
 
 /// A controller that is quicker than we are: it installs the flows of `controller/NAME` as
@@ -73,24 +73,24 @@ fn forget_leases(node: &Node, pod: &Attached) {
 const MAC: &str = "02:00:00:00:0a:01";
 
 /// The entries of `dead` in a dump that are not the new pod's.
-fn leftovers(node: &Node, crowd: &Crowd, dead: usize, new: &[String]) -> Vec<String> {
+fn leftovers(node: &Node, fixture: &Fixture, dead: usize, new: &[String]) -> Vec<String> {
     let left = node.dump("br0").into_iter();
-    left.filter(|flow| crowd.flows[dead].contains(flow) && !new.contains(flow)).collect()
+    left.filter(|flow| fixture.flows[dead].contains(flow) && !new.contains(flow)).collect()
 }
 
 /// Of the dead pod nothing is left, of the others and the new one everything.
 #[track_caller]
-fn assert_purged(node: &Node, crowd: &Crowd, dead: usize, new: &[String]) {
-    assert_eq!(leftovers(node, crowd, dead, new), [""; 0]);
-    assert_eq!(node.dump("br0"), sorted([crowd.without(&[dead]), new.to_vec()].concat()));
+fn assert_purged(node: &Node, fixture: &Fixture, dead: usize, new: &[String]) {
+    assert_eq!(leftovers(node, fixture, dead, new), [""; 0]);
+    assert_eq!(node.dump("br0"), sorted([fixture.without(&[dead]), new.to_vec()].concat()));
 }
 
 #[test]
 fn the_ip_of_an_orphan() {
     for port in [Port::Gone, Port::Stays] {
         let node = node("the_ip_of_an_orphan", json!({}));
-        let crowd = Crowd::new(&node, &["web", "db", "cache"]);
-        let db = &crowd.pods[1];
+        let fixture = Fixture::new(&node, &["web", "db", "cache"]);
+        let db = &fixture.pods[1];
         node.vanish(db, port);
         forget_leases(&node, db);
 
@@ -98,7 +98,7 @@ fn the_ip_of_an_orphan() {
         let (next, flows) = add_with_flows(&node, &next, 0x2001);
 
         assert_ne!(next.ofport, db.ofport);
-        assert_purged(&node, &crowd, 1, &flows);
+        assert_purged(&node, &fixture, 1, &flows);
         assert_eq!(states(&node)["next"], "active");
         assert_eq!(states(&node)["db"], "gone");
     }
@@ -108,30 +108,30 @@ fn the_ip_of_an_orphan() {
 #[test]
 fn the_ip_of_an_orphan_and_a_slow_controller() {
     let node = node("a_slow_controller", json!({}));
-    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
-    let db = &crowd.pods[1];
+    let fixture = Fixture::new(&node, &["web", "db", "cache"]);
+    let db = &fixture.pods[1];
     node.vanish(db, Port::Gone);
     forget_leases(&node, db);
     let next = node.add(&node.pod("next").with_ip(&db.ip));
     // The dead pod's register value may turn out to be the new one's, whom nobody knows yet.
-    let left = leftovers(&node, &crowd, 1, &[]);
+    let left = leftovers(&node, &fixture, 1, &[]);
     assert!(left.iter().all(|flow| flow.contains("reg0=0x1002")), "{left:#?}");
-    assert_eq!(node.dump("br0"), sorted([crowd.without(&[1]), left].concat()));
+    assert_eq!(node.dump("br0"), sorted([fixture.without(&[1]), left].concat()));
     assert_eq!(states(&node)["db"], "deleting", "it is not forgotten");
 
     let flows = node.install("br0", &layouts::classifier(&next.who(0x2001)));
     sweep(&node, &[]);
-    assert_purged(&node, &crowd, 1, &flows);
+    assert_purged(&node, &fixture, 1, &flows);
 }
 
 /// antrea #430: the number is the new pod's, and so are new entries that match it.
 #[test]
 fn the_ofport_of_an_orphan() {
     let node = node("the_ofport_of_an_orphan", json!({}));
-    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
+    let fixture = Fixture::new(&node, &["web", "db", "cache"]);
     // Its register value is known from an earlier look, see the next test.
     sweep(&node, &[]);
-    let db = &crowd.pods[1];
+    let db = &fixture.pods[1];
     node.vanish(db, Port::Gone);
     request_ofport(&node, db.ofport);
 
@@ -139,7 +139,7 @@ fn the_ofport_of_an_orphan() {
     let (next, flows) = add_with_flows(&node, &next, 0x2001);
 
     assert_eq!(next.ofport, db.ofport);
-    assert_purged(&node, &crowd, 1, &flows);
+    assert_purged(&node, &fixture, 1, &flows);
 }
 
 /// ADD wrote the value down, because the entry that loads it stood already. Nothing shows it any
@@ -221,26 +221,26 @@ fn sweep_text(node: &Node) -> String {
 #[test]
 fn a_register_value_that_nobody_saw() {
     let node = node("a_value_that_nobody_saw", json!({}));
-    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
-    let db = &crowd.pods[1];
+    let fixture = Fixture::new(&node, &["web", "db", "cache"]);
+    let db = &fixture.pods[1];
     node.vanish(db, Port::Gone);
     request_ofport(&node, db.ofport);
     let next = node.pod("next").with_ip("10.244.1.77").with_mac(MAC);
     let (_, flows) = add_with_flows(&node, &next, 0x2001);
-    let left = leftovers(&node, &crowd, 1, &flows);
+    let left = leftovers(&node, &fixture, 1, &flows);
     assert_eq!(left.len(), 4);
     assert!(left.iter().all(|flow| flow.contains("reg0=0x1002")), "{left:#?}");
-    assert_eq!(node.dump("br0"), sorted([crowd.without(&[1]), flows, left].concat()));
+    assert_eq!(node.dump("br0"), sorted([fixture.without(&[1]), flows, left].concat()));
 }
 
 /// The whole identity: number, addresses, MAC and register value.
 #[test]
 fn everything_of_an_orphan() {
     let node = node("everything_of_an_orphan", json!({}));
-    let mut crowd = Crowd::new(&node, &["web", "cache"]);
+    let mut fixture = Fixture::new(&node, &["web", "cache"]);
     let base = node.dump("br0");
     let db = node.add(&node.pod("db").with_ip("10.244.1.99").with_mac(MAC));
-    crowd.flows.push(node.install("br0", &layouts::classifier(&db.who(0x2001))));
+    fixture.flows.push(node.install("br0", &layouts::classifier(&db.who(0x2001))));
     node.vanish(&db, Port::Gone);
     forget_leases(&node, &db);
     request_ofport(&node, db.ofport);
@@ -249,7 +249,7 @@ fn everything_of_an_orphan() {
     let (next, flows) = add_with_flows(&node, &next, 0x2001);
 
     assert_eq!((next.ofport, &next.ip), (db.ofport, &db.ip));
-    assert_purged(&node, &crowd, 2, &flows);
+    assert_purged(&node, &fixture, 2, &flows);
     assert!(node.dump("br0").iter().all(|flow| base.contains(flow) || flows.contains(flow)));
 }
 
@@ -257,8 +257,8 @@ fn everything_of_an_orphan() {
 #[test]
 fn the_ip_of_one_and_the_ofport_of_another() {
     let node = node("one_and_another", json!({}));
-    let crowd = Crowd::new(&node, &["web", "db", "cache", "queue"]);
-    let (db, cache) = (&crowd.pods[1], &crowd.pods[2]);
+    let fixture = Fixture::new(&node, &["web", "db", "cache", "queue"]);
+    let (db, cache) = (&fixture.pods[1], &fixture.pods[2]);
     sweep(&node, &[]);
     node.vanish(db, Port::Gone);
     node.vanish(cache, Port::Gone);
@@ -267,28 +267,28 @@ fn the_ip_of_one_and_the_ofport_of_another() {
     let next = node.pod("next").with_ip(&db.ip).with_mac(MAC);
     let (next, flows) = add_with_flows(&node, &next, 0x2001);
     assert_eq!((next.ofport, &next.ip), (cache.ofport, &db.ip));
-    assert_eq!(leftovers(&node, &crowd, 1, &flows), [""; 0]);
-    assert_eq!(leftovers(&node, &crowd, 2, &flows), [""; 0]);
-    assert_eq!(node.dump("br0"), sorted([crowd.without(&[1, 2]), flows].concat()));
+    assert_eq!(leftovers(&node, &fixture, 1, &flows), [""; 0]);
+    assert_eq!(leftovers(&node, &fixture, 2, &flows), [""; 0]);
+    assert_eq!(node.dump("br0"), sorted([fixture.without(&[1, 2]), flows].concat()));
 }
 
 /// The switch hung at DEL, so a tombstone waits. ADD does not wait for the next sweep.
 #[test]
 fn the_ip_of_a_tombstone() {
     let node = node("the_ip_of_a_tombstone", json!({"timeoutMs": 300}));
-    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
-    let db = &crowd.pods[1];
+    let fixture = Fixture::new(&node, &["web", "db", "cache"]);
+    let db = &fixture.pods[1];
     node.vswitchd.pause();
     node.del(db);
     assert_eq!(states(&node)["db"], "deleting");
     node.vswitchd.resume();
-    assert_eq!(node.dump("br0"), crowd.registry_snapshot());
+    assert_eq!(node.dump("br0"), fixture.lines());
 
     node.configure(json!({"timeoutMs": 5000}));
     let next = node.pod("next").with_ip(&db.ip).with_mac(MAC);
     let (_, flows) = add_with_flows(&node, &next, 0x2001);
 
-    assert_purged(&node, &crowd, 1, &flows);
+    assert_purged(&node, &fixture, 1, &flows);
     assert_eq!(states(&node)["db"], "gone");
 }
 
@@ -296,11 +296,11 @@ fn the_ip_of_a_tombstone() {
 #[test]
 fn somebody_elses_orphan() {
     let node = node("somebody_elses_orphan", json!({}));
-    let crowd = Crowd::new(&node, &["web", "db"]);
-    node.vanish(&crowd.pods[1], Port::Stays);
+    let fixture = Fixture::new(&node, &["web", "db"]);
+    node.vanish(&fixture.pods[1], Port::Stays);
     let next = node.pod("next").with_ip("10.244.1.77").with_mac(MAC);
     let (_, flows) = add_with_flows(&node, &next, 0x2001);
-    assert_eq!(node.dump("br0"), sorted([crowd.registry_snapshot(), flows].concat()));
+    assert_eq!(node.dump("br0"), sorted([fixture.lines(), flows].concat()));
     assert_eq!(states(&node)["db"], "active", "nobody has asked");
 }
 
@@ -374,13 +374,13 @@ fn what_was_there_long_before_the_pod() {
 #[test]
 fn a_token_of_somebody_alive() {
     let node = node("a_token_of_somebody_alive", json!({}));
-    let crowd = Crowd::new(&node, &["web", "db"]);
-    let db = &crowd.pods[1];
+    let fixture = Fixture::new(&node, &["web", "db"]);
+    let db = &fixture.pods[1];
     // Two networks may have one address.
     forget_leases(&node, db);
     let next = node.pod("next").with_ip(&db.ip).with_mac(MAC);
     node.add(&next);
-    assert_eq!(node.dump("br0"), crowd.registry_snapshot());
+    assert_eq!(node.dump("br0"), fixture.lines());
     assert_eq!(states(&node).values().filter(|state| *state == "active").count(), 3);
 }
 
@@ -430,8 +430,8 @@ fn every_version_of_a_chain() {
         assert_eq!(record["ips"], json!([with.ip, with.ip6]));
         assert_eq!(record["macs"], json!([with.mac]));
         assert_eq!((&record["bridge"], &record["port"]), (&json!("br0"), &json!(with.port)));
-        let crowd = node.install("br0", &layouts::classifier(&with.who(0x1001)));
-        assert_eq!(node.dump("br0"), crowd);
+        let fixture = node.install("br0", &layouts::classifier(&with.who(0x1001)));
+        assert_eq!(node.dump("br0"), fixture);
         node.configure(json!({"reg0": "pod"}));
         node.del(&with);
         assert_eq!(node.dump("br0"), [""; 0], "{version}");

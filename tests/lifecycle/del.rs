@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::crowd::{Crowd, sorted, states, sweep};
+use super::fixture::{Fixture, sorted, states, sweep};
 use crate::rig::{Attached, Call, Datapath, Node, Outcome, Setup};
 
 /// DEL of our plugin alone: the pod's port is still there, as it is when a chain is torn
@@ -25,34 +25,34 @@ fn dummy(test: &str) -> Node {
 #[test]
 fn del_takes_exactly_one_pods_entries_out_of_several() {
     let node = Node::new("del_takes_exactly_one");
-    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
-    let (web, db, cache) = (&crowd.pods[0], &crowd.pods[1], &crowd.pods[2]);
+    let fixture = Fixture::new(&node, &["web", "db", "cache"]);
+    let (web, db, cache) = (&fixture.pods[0], &fixture.pods[1], &fixture.pods[2]);
     node.must_reach(web, &cache.ip);
     node.must_reach(web, &db.ip6);
 
     node.del(db);
 
-    assert_eq!(node.dump("br0"), crowd.without(&[1]));
+    assert_eq!(node.dump("br0"), fixture.without(&[1]));
     node.must_reach(web, &cache.ip);
     node.must_reach(cache, &web.ip6);
     // A runtime calls DEL again, and again after the sandbox has gone.
     node.try_del(db).unwrap();
     our_del(&node, db, |call| call);
-    assert_eq!(node.dump("br0"), crowd.without(&[1]));
+    assert_eq!(node.dump("br0"), fixture.without(&[1]));
 
     node.del(web);
-    assert_eq!(node.dump("br0"), crowd.without(&[0, 1]));
+    assert_eq!(node.dump("br0"), fixture.without(&[0, 1]));
 }
 
 #[test]
 fn del_on_bridges_of_every_openflow_version() {
     for protocols in ["OpenFlow13", "OpenFlow14", "OpenFlow15", "OpenFlow10,OpenFlow15"] {
         let node = Setup::new().datapath(Datapath::Dummy).protocols(protocols).up(protocols);
-        let crowd = Crowd::new(&node, &["web", "db", "cache"]);
-        our_del(&node, &crowd.pods[1], |call| call);
-        assert_eq!(node.dump("br0"), crowd.without(&[1]), "{protocols}");
-        our_del(&node, &crowd.pods[0], |call| call);
-        assert_eq!(node.dump("br0"), crowd.without(&[0, 1]), "{protocols}");
+        let fixture = Fixture::new(&node, &["web", "db", "cache"]);
+        our_del(&node, &fixture.pods[1], |call| call);
+        assert_eq!(node.dump("br0"), fixture.without(&[1]), "{protocols}");
+        our_del(&node, &fixture.pods[0], |call| call);
+        assert_eq!(node.dump("br0"), fixture.without(&[0, 1]), "{protocols}");
     }
 }
 
@@ -62,8 +62,8 @@ fn del_on_bridges_of_every_openflow_version() {
 fn calls_that_are_killed_do_not_pile_up() {
     let keys = json!({"reg0": "pod", "lingerSeconds": 60});
     let node = Setup::new().datapath(Datapath::Dummy).gc_conf(keys).up("killed_calls");
-    let crowd = Crowd::new(&node, &["web", "db"]);
-    let web = &crowd.pods[0];
+    let fixture = Fixture::new(&node, &["web", "db"]);
+    let web = &fixture.pods[0];
     let conf = node.plugin_conf("ovs-flow-gc", Some(web), Some(&web.result));
     let directory = node.state_dir.join("podnet/dead");
     // A killed call may leave a temporary file (`.….tmp`); it is no record.
@@ -83,7 +83,7 @@ fn calls_that_are_killed_do_not_pile_up() {
         node.call_for(&conf, "ADD", web).run().ok();
     }
     our_del(&node, web, |call| call);
-    assert_eq!(node.dump("br0"), crowd.without(&[0]));
+    assert_eq!(node.dump("br0"), fixture.without(&[0]));
     assert_eq!(tombstones(), 1);
     let listed = node.admin(&["list"]).ok();
     assert_eq!(listed.matches(&web.name).count(), 1, "{listed}");
@@ -112,67 +112,67 @@ fn del_comes_again_after_the_linger_time() {
         .datapath(Datapath::Dummy)
         .gc_conf(json!({"lingerSeconds": 0}))
         .up("del_comes_again");
-    let crowd = Crowd::new(&node, &["web", "db"]);
-    node.del(&crowd.pods[0]);
+    let fixture = Fixture::new(&node, &["web", "db"]);
+    node.del(&fixture.pods[0]);
     assert_eq!(states(&node), [("db".to_owned(), "active".to_owned())].into());
     for _ in 0..2 {
-        our_del(&node, &crowd.pods[0], |call| call);
-        assert_eq!(node.dump("br0"), crowd.without(&[0]));
+        our_del(&node, &fixture.pods[0], |call| call);
+        assert_eq!(node.dump("br0"), fixture.without(&[0]));
     }
 }
 
 #[test]
 fn del_keeps_watching_for_the_linger_time() {
     let node = dummy("del_keeps_watching");
-    let crowd = Crowd::new(&node, &["web", "db"]);
-    node.del(&crowd.pods[0]);
+    let fixture = Fixture::new(&node, &["web", "db"]);
+    node.del(&fixture.pods[0]);
     assert_eq!(states(&node)["web"], "gone");
     // A slow controller puts an entry back.
-    node.add_flows("br0", &[&crowd.flows[0][0]]);
-    assert_ne!(node.dump("br0"), crowd.without(&[0]));
+    node.add_flows("br0", &[&fixture.flows[0][0]]);
+    assert_ne!(node.dump("br0"), fixture.without(&[0]));
     sweep(&node, &[]);
-    assert_eq!(node.dump("br0"), crowd.without(&[0]));
+    assert_eq!(node.dump("br0"), fixture.without(&[0]));
 }
 
 /// A kubelet's second DEL has an empty one (field notes, §6).
 #[test]
 fn del_without_a_netns() {
     let node = dummy("del_without_a_netns");
-    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
-    our_del(&node, &crowd.pods[0], |call| call.without("CNI_NETNS"));
-    assert_eq!(node.dump("br0"), crowd.without(&[0]));
-    our_del(&node, &crowd.pods[1], |call| call.env("CNI_NETNS", ""));
-    assert_eq!(node.dump("br0"), crowd.without(&[0, 1]));
+    let fixture = Fixture::new(&node, &["web", "db", "cache"]);
+    our_del(&node, &fixture.pods[0], |call| call.without("CNI_NETNS"));
+    assert_eq!(node.dump("br0"), fixture.without(&[0]));
+    our_del(&node, &fixture.pods[1], |call| call.env("CNI_NETNS", ""));
+    assert_eq!(node.dump("br0"), fixture.without(&[0, 1]));
 }
 
 #[test]
 fn del_without_prev_result() {
     let node = dummy("del_without_prev_result");
-    let crowd = Crowd::new(&node, &["web", "db"]);
-    node.forget_result(&crowd.pods[0]);
-    node.del(&crowd.pods[0]);
-    assert_eq!(node.dump("br0"), crowd.without(&[0]));
+    let fixture = Fixture::new(&node, &["web", "db"]);
+    node.forget_result(&fixture.pods[0]);
+    node.del(&fixture.pods[0]);
+    assert_eq!(node.dump("br0"), fixture.without(&[0]));
 }
 
 /// Below 0.4.0 no runtime has a prevResult for DEL.
 #[test]
 fn del_by_an_old_runtime() {
     let node = Setup::new().cni_version("0.3.1").datapath(Datapath::Dummy).up("del_by_an_old");
-    let crowd = Crowd::new(&node, &["web", "db"]);
-    node.del(&crowd.pods[0]);
-    assert_eq!(node.dump("br0"), crowd.without(&[0]));
+    let fixture = Fixture::new(&node, &["web", "db"]);
+    node.del(&fixture.pods[0]);
+    assert_eq!(node.dump("br0"), fixture.without(&[0]));
 }
 
 /// A prevResult that is not what ADD returned changes nothing: the record counts.
 #[test]
 fn del_with_a_strange_prev_result() {
     let node = dummy("del_with_a_strange_prev_result");
-    let crowd = Crowd::new(&node, &["web", "db"]);
-    let (web, db) = (&crowd.pods[0], &crowd.pods[1]);
+    let fixture = Fixture::new(&node, &["web", "db"]);
+    let (web, db) = (&fixture.pods[0], &fixture.pods[1]);
     for strange in [db.result.clone(), json!({"ips": "none"}), json!([]), json!("")] {
         let conf = node.plugin_conf("ovs-flow-gc", Some(web), Some(&strange));
         node.call_for(&conf, "DEL", web).run().ok();
-        assert_eq!(node.dump("br0"), crowd.without(&[0]), "{strange}");
+        assert_eq!(node.dump("br0"), fixture.without(&[0]), "{strange}");
     }
 }
 
@@ -199,15 +199,15 @@ fn del_without_any_record() {
         .datapath(Datapath::Dummy)
         .gc_conf(json!({"reg0": "pod"}))
         .up("del_without_any_record");
-    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
-    let db = &crowd.pods[1];
+    let fixture = Fixture::new(&node, &["web", "db", "cache"]);
+    let db = &fixture.pods[1];
     fs::remove_dir_all(&node.state_dir).unwrap();
 
     our_del(&node, db, |call| call);
 
-    let rest = only_by_address(db, &crowd.flows[1]);
+    let rest = only_by_address(db, &fixture.flows[1]);
     assert_eq!(rest.len(), 9, "{rest:#?}");
-    let left = sorted([crowd.without(&[1]), rest].concat());
+    let left = sorted([fixture.without(&[1]), rest].concat());
     assert_eq!(node.dump("br0"), left);
     our_del(&node, db, |call| call);
     assert_eq!(node.dump("br0"), left);
@@ -219,13 +219,13 @@ fn del_without_any_record() {
 #[test]
 fn del_without_its_record() {
     let node = dummy("del_without_its_record");
-    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
-    let db = &crowd.pods[1];
+    let fixture = Fixture::new(&node, &["web", "db", "cache"]);
+    let db = &fixture.pods[1];
     let record = node.state_dir.join(format!("podnet/{}:eth0.json", db.container));
     fs::remove_file(record).unwrap();
     our_del(&node, db, |call| call);
-    let rest = only_by_address(db, &crowd.flows[1]);
-    assert_eq!(node.dump("br0"), sorted([crowd.without(&[1]), rest].concat()));
+    let rest = only_by_address(db, &fixture.flows[1]);
+    assert_eq!(node.dump("br0"), sorted([fixture.without(&[1]), rest].concat()));
 }
 
 /// Without a record and without a namespace there is nothing that would say which port was
@@ -233,25 +233,25 @@ fn del_without_its_record() {
 #[test]
 fn del_of_somebody_unknown() {
     let node = dummy("del_of_somebody_unknown");
-    let crowd = Crowd::new(&node, &["web", "db"]);
+    let fixture = Fixture::new(&node, &["web", "db"]);
     let unrecorded = node.pod("unrecorded");
     let conf = node.plugin_conf("ovs-flow-gc", Some(&unrecorded), None);
     node.call_for(&conf, "DEL", &unrecorded).run().ok();
-    assert_eq!(node.dump("br0"), crowd.registry_snapshot());
+    assert_eq!(node.dump("br0"), fixture.lines());
 
     fs::remove_dir_all(&node.state_dir).unwrap();
-    our_del(&node, &crowd.pods[0], |call| call.without("CNI_NETNS"));
+    our_del(&node, &fixture.pods[0], |call| call.without("CNI_NETNS"));
     // Another pod's interface of the same namespace is not this one.
-    our_del(&node, &crowd.pods[0], |call| call.env("CNI_IFNAME", "eth7"));
-    assert_eq!(node.dump("br0"), crowd.registry_snapshot());
+    our_del(&node, &fixture.pods[0], |call| call.env("CNI_IFNAME", "eth7"));
+    assert_eq!(node.dump("br0"), fixture.lines());
 }
 
 /// Antrea's marks name the container: they are enough, even without a namespace.
 #[test]
 fn del_without_a_record_by_container_id() {
     let node = dummy("del_by_container_id");
-    let crowd = Crowd::new(&node, &["web", "db"]);
-    let web = &crowd.pods[0];
+    let fixture = Fixture::new(&node, &["web", "db"]);
+    let web = &fixture.pods[0];
     node.ovs_vsctl(&["clear", "Port", &web.port, "external_ids"]);
     let marks = ["antrea-type=container".to_owned(), format!("container-id={}", web.container)];
     for mark in marks {
@@ -260,29 +260,29 @@ fn del_without_a_record_by_container_id() {
     fs::remove_dir_all(&node.state_dir).unwrap();
     our_del(&node, web, |call| call.without("CNI_NETNS"));
     let left = node.dump("br0");
-    assert!(!left.contains(&crowd.flows[0][0]), "{left:#?}");
-    assert!(crowd.without(&[0]).iter().all(|flow| left.contains(flow)), "{left:#?}");
+    assert!(!left.contains(&fixture.flows[0][0]), "{left:#?}");
+    assert!(fixture.without(&[0]).iter().all(|flow| left.contains(flow)), "{left:#?}");
 }
 
 /// One pod, two interfaces: two attachments. DEL of one leaves the other alone.
 #[test]
 fn del_of_one_of_two_interfaces() {
     let node = dummy("del_of_one_of_two_interfaces");
-    let mut crowd = Crowd::new(&node, &["web", "db"]);
+    let mut fixture = Fixture::new(&node, &["web", "db"]);
     // A second default route would not go in.
     let mut ipam = node.plugin_conf("ovs-test-cni", None, None)["ipam"].clone();
     ipam["routes"] = json!([]);
     node.configure_plugin("ovs-test-cni", json!({"ipam": ipam}));
-    let second = node.add(&crowd.pods[0].pod.clone().with_ifname("net1"));
+    let second = node.add(&fixture.pods[0].pod.clone().with_ifname("net1"));
     let lines = crate::rig::layouts::classifier(&second.who(0x2001));
-    crowd.flows.push(node.install("br0", &lines));
-    crowd.pods.push(second);
+    fixture.flows.push(node.install("br0", &lines));
+    fixture.pods.push(second);
 
-    our_del(&node, &crowd.pods[2], |call| call);
-    assert_eq!(node.dump("br0"), crowd.without(&[2]));
+    our_del(&node, &fixture.pods[2], |call| call);
+    assert_eq!(node.dump("br0"), fixture.without(&[2]));
     assert_eq!(states(&node)["db"], "active");
-    our_del(&node, &crowd.pods[0], |call| call);
-    assert_eq!(node.dump("br0"), crowd.without(&[0, 2]));
+    our_del(&node, &fixture.pods[0], |call| call);
+    assert_eq!(node.dump("br0"), fixture.without(&[0, 2]));
 }
 
 /// openshift/origin #14893: an empty IP at teardown matched everything.
@@ -315,11 +315,11 @@ fn nothing_is_left_in_the_state_directory() {
         .datapath(Datapath::Dummy)
         .gc_conf(json!({"lingerSeconds": 0}))
         .up("nothing_is_left");
-    let crowd = Crowd::new(&node, &["web", "db"]);
-    crowd.pods.iter().for_each(|pod| node.del(pod));
-    assert_eq!(node.dump("br0"), crowd.without(&[0, 1]));
+    let fixture = Fixture::new(&node, &["web", "db"]);
+    fixture.pods.iter().for_each(|pod| node.del(pod));
+    assert_eq!(node.dump("br0"), fixture.without(&[0, 1]));
     assert!(states(&node).is_empty());
-    let files: Vec<String> = super::crowd::tree(&node.state_dir)
+    let files: Vec<String> = super::fixture::tree(&node.state_dir)
         .into_keys()
         .map(|path| path.replace(&format!("{}/", node.state_dir.display()), ""))
         .filter(|path| !path.starts_with("journal/"))

@@ -2,8 +2,8 @@
 //! when DEL never comes, on a real switch, read with `ovs-ofctl dump-flows`.
 
 mod add;
-pub(crate) mod crowd;
 mod del;
+pub(crate) mod fixture;
 mod orphans;
 mod orphans_config;
 mod registers;

@@ -6,7 +6,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::crowd::{Crowd, sorted, states, sweep, tree};
+use super::fixture::{Fixture, sorted, states, sweep, tree};
 use crate::rig::{Attached, Datapath, Node, Port, Setup, eventually, pod_name};
 
 fn dummy(test: &str) -> Node {
@@ -38,48 +38,48 @@ fn target<'a>(answer: &'a Value, pod: &str) -> &'a Value {
 #[test]
 fn the_port_row_is_still_there() {
     let node = Node::new("the_port_row_is_still_there");
-    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
-    let (web, db, cache) = (&crowd.pods[0], &crowd.pods[1], &crowd.pods[2]);
+    let fixture = Fixture::new(&node, &["web", "db", "cache"]);
+    let (web, db, cache) = (&fixture.pods[0], &fixture.pods[1], &fixture.pods[2]);
     node.vanish(db, Port::Stays);
-    assert_eq!(node.dump("br0"), crowd.registry_snapshot(), "the flows are left over");
+    assert_eq!(node.dump("br0"), fixture.lines(), "the flows are left over");
 
     let answer = sweep(&node, &[]);
 
-    assert_eq!(node.dump("br0"), crowd.without(&[1]));
+    assert_eq!(node.dump("br0"), fixture.without(&[1]));
     assert!(node.ports("br0").contains(&db.port), "the row is the OVS plugin's");
     let gone = target(&answer, "db");
     assert!(gone["cause"]["orphan"].is_string(), "{gone:#}");
-    assert_eq!(gone["deleted"], crowd.flows[1].len());
+    assert_eq!(gone["deleted"], fixture.flows[1].len());
     assert_eq!(states(&node)["db"], "gone");
     node.must_reach(web, &cache.ip);
     node.must_reach(cache, &web.ip6);
     // Again: nothing to do.
     assert_eq!(sweep(&node, &[])["bridges"][0]["deleted"], 0);
-    assert_eq!(node.dump("br0"), crowd.without(&[1]));
+    assert_eq!(node.dump("br0"), fixture.without(&[1]));
     // DEL comes late, as a kubelet's after a crash (field notes, §6).
     node.try_del(db).unwrap();
-    assert_eq!(node.dump("br0"), crowd.without(&[1]));
+    assert_eq!(node.dump("br0"), fixture.without(&[1]));
 }
 
 #[test]
 fn the_port_row_is_gone() {
     let node = dummy("the_port_row_is_gone");
-    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
-    node.vanish(&crowd.pods[1], Port::Gone);
+    let fixture = Fixture::new(&node, &["web", "db", "cache"]);
+    node.vanish(&fixture.pods[1], Port::Gone);
     sweep(&node, &[]);
-    assert_eq!(node.dump("br0"), crowd.without(&[1]));
+    assert_eq!(node.dump("br0"), fixture.without(&[1]));
 }
 
 #[test]
 fn several_at_once() {
     let node = dummy("several_at_once");
-    let crowd = Crowd::new(&node, &["a", "b", "c", "d", "e", "f", "g"]);
+    let fixture = Fixture::new(&node, &["a", "b", "c", "d", "e", "f", "g"]);
     for index in [0, 2, 3, 5, 6] {
         let port = if index % 2 == 0 { Port::Stays } else { Port::Gone };
-        node.vanish(&crowd.pods[index], port);
+        node.vanish(&fixture.pods[index], port);
     }
     let answer = sweep(&node, &[]);
-    assert_eq!(node.dump("br0"), crowd.without(&[0, 2, 3, 5, 6]));
+    assert_eq!(node.dump("br0"), fixture.without(&[0, 2, 3, 5, 6]));
     assert_eq!((&answer["attachments"], &answer["dead"]), (&json!(7), &json!(5)));
 }
 
@@ -88,10 +88,10 @@ fn several_at_once() {
 fn on_bridges_of_every_openflow_version() {
     for protocols in ["OpenFlow13", "OpenFlow14", "OpenFlow10,OpenFlow15"] {
         let node = Setup::new().datapath(Datapath::Dummy).protocols(protocols).up(protocols);
-        let crowd = Crowd::new(&node, &["web", "db"]);
-        node.vanish(&crowd.pods[0], Port::Gone);
+        let fixture = Fixture::new(&node, &["web", "db"]);
+        node.vanish(&fixture.pods[0], Port::Gone);
         sweep(&node, &[]);
-        assert_eq!(node.dump("br0"), crowd.without(&[0]), "{protocols}");
+        assert_eq!(node.dump("br0"), fixture.without(&[0]), "{protocols}");
     }
 }
 
@@ -99,8 +99,8 @@ fn on_bridges_of_every_openflow_version() {
 #[test]
 fn the_namespace_is_another_one_now() {
     let node = dummy("the_namespace_is_another_one_now");
-    let crowd = Crowd::new(&node, &["web", "db"]);
-    let web = &crowd.pods[0];
+    let fixture = Fixture::new(&node, &["web", "db"]);
+    let web = &fixture.pods[0];
     // It is made while the old one is there: the kernel would give it the same number else, and then
     // nobody knows whether it is another one.
     let next = format!("{}-next", web.netns);
@@ -111,39 +111,39 @@ fn the_namespace_is_another_one_now() {
     node.run("mount", &["--bind", &path(&next), &path(&web.netns)]).ok();
     node.run("ip", &["netns", "del", &next]).ok();
     sweep(&node, &[]);
-    assert_eq!(node.dump("br0"), crowd.without(&[0]));
+    assert_eq!(node.dump("br0"), fixture.without(&[0]));
 }
 
 #[test]
 fn nobody_is_dead() {
     let node = dummy("nobody_is_dead");
-    let crowd = Crowd::new(&node, &["web", "db"]);
+    let fixture = Fixture::new(&node, &["web", "db"]);
     let answer = sweep(&node, &[]);
     assert_eq!((&answer["dead"], &answer["targets"]), (&json!(0), &json!([])));
-    assert_eq!(node.dump("br0"), crowd.registry_snapshot());
+    assert_eq!(node.dump("br0"), fixture.lines());
     // The loss of a port row is not a death.
-    node.ovs_vsctl(&["del-port", &crowd.pods[0].port]);
+    node.ovs_vsctl(&["del-port", &fixture.pods[0].port]);
     sweep(&node, &[]);
-    assert_eq!(node.dump("br0"), crowd.registry_snapshot());
+    assert_eq!(node.dump("br0"), fixture.lines());
     assert_eq!(states(&node)["web"], "active");
 }
 
 #[test]
 fn a_dry_run_changes_nothing() {
     let node = dummy("a_dry_run_changes_nothing");
-    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
-    node.vanish(&crowd.pods[0], Port::Stays);
-    node.vanish(&crowd.pods[1], Port::Gone);
+    let fixture = Fixture::new(&node, &["web", "db", "cache"]);
+    node.vanish(&fixture.pods[0], Port::Stays);
+    node.vanish(&fixture.pods[1], Port::Gone);
     let before = (tree(&node.state_dir), database(&node));
 
     let answer = sweep(&node, &["--dry-run", "--details"]);
 
-    assert_eq!(node.dump("br0"), crowd.registry_snapshot());
+    assert_eq!(node.dump("br0"), fixture.lines());
     assert!(before == (tree(&node.state_dir), database(&node)), "records or OVSDB changed");
     assert_eq!(answer["dryRun"], true);
     assert_eq!(answer["dead"], 2);
     assert_eq!(answer["journals"], json!([]));
-    let stale = [crowd.flows[0].len(), crowd.flows[1].len()];
+    let stale = [fixture.flows[0].len(), fixture.flows[1].len()];
     for (pod, count) in ["web", "db"].iter().zip(stale) {
         assert_eq!(target(&answer, pod)["stale"], count);
         assert_eq!(target(&answer, pod)["deleted"], 0);
@@ -162,28 +162,28 @@ fn a_dry_run_changes_nothing() {
     // For people, too; and what it said is what a sweep then does.
     let text = node.admin(&["sweep", "--dry-run"]).ok();
     assert!(text.contains(&pod_name("web")) && text.contains("would be deleted"), "{text}");
-    assert_eq!(node.dump("br0"), crowd.registry_snapshot());
+    assert_eq!(node.dump("br0"), fixture.lines());
     sweep(&node, &[]);
-    assert_eq!(node.dump("br0"), crowd.without(&[0, 1]));
+    assert_eq!(node.dump("br0"), fixture.without(&[0, 1]));
 }
 
 /// What a dry run lists is written as `ovs-ofctl` writes it.
 #[test]
 fn a_dry_run_names_the_entries() {
     let node = Setup::new().datapath(Datapath::Dummy).protocols("OpenFlow14").up("names_entries");
-    let crowd = Crowd::new(&node, &["web", "db"]);
-    node.vanish(&crowd.pods[0], Port::Stays);
+    let fixture = Fixture::new(&node, &["web", "db"]);
+    node.vanish(&fixture.pods[0], Port::Stays);
     let answer = sweep(&node, &["--dry-run", "--details"]);
     let flows = answer["flows"].as_array().unwrap().iter();
     let named: BTreeSet<String> = flows
         .filter(|flow| flow["stale"] == true)
         .map(|flow| flow["flow"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(named.len(), crowd.flows[0].len(), "no two alike");
+    assert_eq!(named.len(), fixture.flows[0].len(), "no two alike");
     // The switch takes them back and has what it had.
     let commands: Vec<&str> = named.iter().map(String::as_str).collect();
     node.add_flows("br0", &commands);
-    let (had, has) = (crowd.registry_snapshot(), node.dump("br0"));
+    let (had, has) = (fixture.lines(), node.dump("br0"));
     let differs: Vec<_> = has.iter().filter(|flow| !had.contains(flow)).collect();
     assert_eq!(differs, [""; 0]);
     assert_eq!(has.len(), had.len());
@@ -192,8 +192,8 @@ fn a_dry_run_names_the_entries() {
 #[test]
 fn a_sweep_as_json() {
     let node = dummy("a_sweep_as_json");
-    let crowd = Crowd::new(&node, &["web", "db"]);
-    let web = &crowd.pods[0];
+    let fixture = Fixture::new(&node, &["web", "db"]);
+    let web = &fixture.pods[0];
     node.vanish(web, Port::Gone);
     let answer = sweep(&node, &["--details"]);
     for (key, value) in [
@@ -215,8 +215,8 @@ fn a_sweep_as_json() {
     assert_eq!(gone.get("error"), None);
     let bridge = &answer["bridges"][0];
     assert_eq!((&bridge["bridge"], &bridge["full"]), (&json!("br0"), &json!(true)));
-    assert_eq!(bridge["flows"], crowd.registry_snapshot().len());
-    assert_eq!(bridge["deleted"], crowd.flows[0].len());
+    assert_eq!(bridge["flows"], fixture.lines().len());
+    assert_eq!(bridge["deleted"], fixture.flows[0].len());
     for key in ["stayed", "putOff", "dangling", "suspicions"] {
         assert_eq!(bridge[key], 0, "{key}");
     }
@@ -227,16 +227,16 @@ fn a_sweep_as_json() {
 #[test]
 fn only_dead() {
     let node = dummy("only_dead");
-    let crowd = Crowd::new(&node, &["web", "db"]);
+    let fixture = Fixture::new(&node, &["web", "db"]);
     node.vswitchd.pause();
     node.ovsdb.pause();
     assert_eq!(sweep(&node, &["--only-dead"])["bridges"], json!([]));
     node.ovsdb.resume();
     node.vswitchd.resume();
 
-    node.vanish(&crowd.pods[0], Port::Gone);
+    node.vanish(&fixture.pods[0], Port::Gone);
     sweep(&node, &["--only-dead"]);
-    assert_eq!(node.dump("br0"), crowd.without(&[0]));
+    assert_eq!(node.dump("br0"), fixture.without(&[0]));
 }
 
 /// With the records of a full sweep a partial look knows the register value, too: a bridge
@@ -244,23 +244,23 @@ fn only_dead() {
 #[test]
 fn on_a_large_bridge() {
     let node = dummy("on_a_large_bridge");
-    let mut crowd = Crowd::new(&node, &["web", "db", "cache"]);
+    let mut fixture = Fixture::new(&node, &["web", "db", "cache"]);
     let many = |n: u32| {
         let ip = std::net::Ipv4Addr::from(0x0b00_0000 + n);
         format!("table=70, priority=5,ip,nw_dst={ip} actions=NORMAL")
     };
     let many: Vec<String> = (0..3000).map(many).collect();
     node.add_flows("br0", &many);
-    crowd.base.extend(many);
+    fixture.base.extend(many);
 
-    node.vanish(&crowd.pods[0], Port::Stays);
+    node.vanish(&fixture.pods[0], Port::Stays);
     let answer = sweep(&node, &["--only-dead"]);
-    assert_eq!(node.dump("br0"), crowd.without(&[0]), "{answer:#}");
-    node.vanish(&crowd.pods[1], Port::Gone);
+    assert_eq!(node.dump("br0"), fixture.without(&[0]), "{answer:#}");
+    node.vanish(&fixture.pods[1], Port::Gone);
     let answer = sweep(&node, &["--only-dead"]);
-    assert_eq!(node.dump("br0"), crowd.without(&[0, 1]), "{answer:#}");
-    node.del(&crowd.pods[2]);
-    assert_eq!(node.dump("br0"), crowd.without(&[0, 1, 2]));
+    assert_eq!(node.dump("br0"), fixture.without(&[0, 1]), "{answer:#}");
+    node.del(&fixture.pods[2]);
+    assert_eq!(node.dump("br0"), fixture.without(&[0, 1, 2]));
 }
 
 /// The tombstone goes when the linger time has passed, not before and not never.
@@ -270,15 +270,15 @@ fn a_tombstone_has_its_time() {
         .datapath(Datapath::Dummy)
         .gc_conf(json!({"lingerSeconds": 1}))
         .up("a_tombstone_has_its_time");
-    let crowd = Crowd::new(&node, &["web", "db"]);
-    node.vanish(&crowd.pods[0], Port::Gone);
+    let fixture = Fixture::new(&node, &["web", "db"]);
+    node.vanish(&fixture.pods[0], Port::Gone);
     sweep(&node, &[]);
     assert_eq!(states(&node)["web"], "gone");
     eventually("the tombstone has gone", || {
         sweep(&node, &[]);
         !states(&node).contains_key("web")
     });
-    assert_eq!(node.dump("br0"), crowd.without(&[0]));
+    assert_eq!(node.dump("br0"), fixture.without(&[0]));
 }
 
 /// CRI-O was killed during its ADD: the OVS plugin had made the port, a controller had installed

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::crowd::{Crowd, sorted, sweep};
+use super::fixture::{Fixture, sorted, sweep};
 use crate::rig::{Attached, Datapath, Flows, Node, Port, Setup, eventually, layouts};
 
 fn node(test: &str, keys: serde_json::Value) -> Node {
@@ -15,8 +15,8 @@ fn node(test: &str, keys: serde_json::Value) -> Node {
 #[test]
 fn ports_are_reaped_on_request() {
     let node = Setup::new().gc_conf(json!({"reapPorts": true})).up("ports_are_reaped_on_request");
-    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
-    let [web, db, cache] = [0, 1, 2].map(|n| &crowd.pods[n]);
+    let fixture = Fixture::new(&node, &["web", "db", "cache"]);
+    let [web, db, cache] = [0, 1, 2].map(|n| &fixture.pods[n]);
     let all = |pods: &[&Attached]| sorted(pods.iter().map(|pod| pod.port.clone()).collect());
     node.vanish(web, Port::Stays);
     // The sandbox is gone, and something on the host has the port's name: not ours to take.
@@ -35,7 +35,7 @@ fn ports_are_reaped_on_request() {
     let answer = sweep(&node, &[]);
 
     assert_eq!(sorted(node.ports("br0")), all(&[db, cache]), "{answer:#}");
-    assert_eq!(node.dump("br0"), crowd.without(&[0, 1]));
+    assert_eq!(node.dump("br0"), fixture.without(&[0, 1]));
     let said = answer["notes"].as_array().unwrap().iter();
     let named = said.filter(|note| note.as_str().unwrap().contains(&web.port)).count();
     assert_eq!(named, 1, "{answer:#}");
@@ -50,8 +50,8 @@ fn ports_are_reaped_on_request() {
 #[test]
 fn a_row_with_an_error_is_reaped() {
     let node = Setup::new().gc_conf(json!({"reapPorts": true})).up("a_row_with_an_error");
-    let crowd = Crowd::new(&node, &["web", "db"]);
-    let (web, db) = (&crowd.pods[0], &crowd.pods[1]);
+    let fixture = Fixture::new(&node, &["web", "db"]);
+    let (web, db) = (&fixture.pods[0], &fixture.pods[1]);
     node.vanish(web, Port::Stays);
     node.restart_vswitchd(Flows::Restored);
     assert_eq!(node.ovs_vsctl(&["get", "Interface", &web.port, "ofport"]), "-1");
@@ -59,7 +59,7 @@ fn a_row_with_an_error_is_reaped() {
     assert_eq!(node.ports("br0"), [db.port.as_str()]);
     let left = node.dump("br0");
     // db's number may be another one now: what counts is that nothing of web is left.
-    let ours = |flow: &&String| crowd.flows[0].contains(flow) && !crowd.flows[1].contains(flow);
+    let ours = |flow: &&String| fixture.flows[0].contains(flow) && !fixture.flows[1].contains(flow);
     assert_eq!(left.iter().filter(ours).collect::<Vec<_>>(), [""; 0]);
 }
 
@@ -101,12 +101,12 @@ fn datagram(from: &Attached, to: &Attached) -> String {
 
 /// Connections from web to db and from cache to queue: pings, and datagrams over IPv6.
 #[track_caller]
-fn connect(node: &Node) -> Crowd {
-    let crowd = Crowd::new(node, &["web", "db", "cache", "queue"]);
+fn connect(node: &Node) -> Fixture {
+    let fixture = Fixture::new(node, &["web", "db", "cache", "queue"]);
     let v6 = "table=30, priority=100,ipv6 actions=ct(commit,table=35,zone=7)";
     node.add_flows("br0", &[v6]);
     for (from, to) in [(0, 1), (2, 3)] {
-        let (from, to) = (&crowd.pods[from], &crowd.pods[to]);
+        let (from, to) = (&fixture.pods[from], &fixture.pods[to]);
         node.must_reach(from, &to.ip);
         node.must_reach(from, &to.ip6);
         let packet = format!("in_port={},packet={},actions=TABLE", from.ofport, datagram(from, to));
@@ -114,39 +114,39 @@ fn connect(node: &Node) -> Crowd {
     }
     eventually("there are connections", || {
         let made = connections(node);
-        crowd.pods.iter().all(|pod| mention(&made, pod) >= 2)
+        fixture.pods.iter().all(|pod| mention(&made, pod) >= 2)
     });
     assert!(connections(node).iter().any(|line| line.starts_with("icmpv6,")));
-    crowd
+    fixture
 }
 
 #[test]
 fn connections_are_flushed_on_request() {
     let node = Setup::new().gc_conf(json!({"conntrack": true})).up("connections_are_flushed");
-    let crowd = connect(&node);
-    node.vanish(&crowd.pods[1], Port::Stays);
+    let fixture = connect(&node);
+    node.vanish(&fixture.pods[1], Port::Stays);
     sweep(&node, &["--dry-run"]);
-    assert!(mention(&connections(&node), &crowd.pods[1]) >= 2, "a dry run flushes nothing");
+    assert!(mention(&connections(&node), &fixture.pods[1]) >= 2, "a dry run flushes nothing");
 
     sweep(&node, &[]);
 
     let left = connections(&node);
-    assert_eq!(mention(&left, &crowd.pods[1]), 0, "{left:#?}");
-    assert!(mention(&left, &crowd.pods[2]) >= 2 && mention(&left, &crowd.pods[3]) >= 2);
-    node.must_reach(&crowd.pods[2], &crowd.pods[3].ip);
+    assert_eq!(mention(&left, &fixture.pods[1]), 0, "{left:#?}");
+    assert!(mention(&left, &fixture.pods[2]) >= 2 && mention(&left, &fixture.pods[3]) >= 2);
+    node.must_reach(&fixture.pods[2], &fixture.pods[3].ip);
     // DEL does the same.
-    node.del(&crowd.pods[3]);
-    assert_eq!(mention(&connections(&node), &crowd.pods[3]), 0);
+    node.del(&fixture.pods[3]);
+    assert_eq!(mention(&connections(&node), &fixture.pods[3]), 0);
 }
 
 #[test]
 fn connections_stay_unless_requested() {
     let node = Node::new("connections_stay");
-    let crowd = connect(&node);
-    node.vanish(&crowd.pods[1], Port::Stays);
+    let fixture = connect(&node);
+    node.vanish(&fixture.pods[1], Port::Stays);
     sweep(&node, &[]);
-    node.del(&crowd.pods[3]);
-    for pod in &crowd.pods {
+    node.del(&fixture.pods[3]);
+    for pod in &fixture.pods {
         assert!(mention(&connections(&node), pod) >= 2, "{}", pod.name);
     }
 }
@@ -155,15 +155,15 @@ fn connections_stay_unless_requested() {
 #[test]
 fn connections_of_a_new_owner_stay() {
     let node = Setup::new().gc_conf(json!({"conntrack": true})).up("connections_of_a_new_owner");
-    let crowd = connect(&node);
-    let db = &crowd.pods[1];
+    let fixture = connect(&node);
+    let db = &fixture.pods[1];
     node.vanish(db, Port::Gone);
     sweep(&node, &[]);
     node.forget_lease(&db.ip);
     node.forget_lease(&db.ip6);
     let next = node.add(&node.pod("next").with_ip(&db.ip).with_mac(&db.mac));
     node.install("br0", &layouts::classifier(&next.who(0x2001)));
-    node.must_reach(&crowd.pods[0], &next.ip);
+    node.must_reach(&fixture.pods[0], &next.ip);
     sweep(&node, &[]);
     assert!(mention(&connections(&node), &next) >= 1);
 }
@@ -173,8 +173,8 @@ fn connections_of_a_new_owner_stay() {
 #[test]
 fn connections_of_the_datapaths_other_owners_stay() {
     let node = Setup::new().gc_conf(json!({"conntrack": true})).up("connections_of_other_owners");
-    let crowd = connect(&node);
-    let [far, moved] = [&crowd.pods[1], &crowd.pods[3]];
+    let fixture = connect(&node);
+    let [far, moved] = [&fixture.pods[1], &fixture.pods[3]];
     node.ovs_vsctl(&["add-br", "br9", "--", "set", "Bridge", "br9", "datapath_type=netdev"]);
     node.ovs_vsctl(&["add-port", "br9", "own9", "--", "set", "Interface", "own9", "type=internal"]);
     for id in ["sandbox=elsewhere", &format!("ip=\"{}\"", far.ip)] {
@@ -208,13 +208,13 @@ fn connections_of_the_datapaths_other_owners_stay() {
 #[test]
 fn connections_of_what_a_machine_may_have_stay() {
     let node = Setup::new().gc_conf(json!({"conntrack": true})).up("connections_of_a_machine");
-    let crowd = connect(&node);
+    let fixture = connect(&node);
     node.ovs_vsctl(&["add-br", "br9", "--", "set", "Bridge", "br9", "datapath_type=netdev"]);
     node.ovs_vsctl(&["add-port", "br9", "vm9", "--", "set", "Interface", "vm9", "type=internal"]);
     for id in ["iface-id=0d4b2e5a", "attached-mac=\"fa:16:3e:00:00:01\""] {
         node.ovs_vsctl(&["set", "Interface", "vm9", &format!("external_ids:{id}")]);
     }
-    let [gone, del] = [&crowd.pods[1], &crowd.pods[3]];
+    let [gone, del] = [&fixture.pods[1], &fixture.pods[3]];
     node.vanish(gone, Port::Stays);
     node.del(del);
     sweep(&node, &[]);
@@ -231,18 +231,18 @@ fn connections_of_what_a_machine_may_have_stay() {
 #[test]
 fn tables_in_scope() {
     let node = node("tables_in_scope", json!({"tables": [0, 20, 40]}));
-    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
-    node.vanish(&crowd.pods[0], Port::Stays);
+    let fixture = Fixture::new(&node, &["web", "db", "cache"]);
+    node.vanish(&fixture.pods[0], Port::Stays);
     sweep(&node, &[]);
     let ours =
         |flow: &&String| ["table=0,", "table=20,", "table=40,"].iter().any(|t| flow.contains(t));
     let rest = |pod: usize| -> Vec<String> {
-        crowd.flows[pod].iter().filter(|flow| !ours(flow)).cloned().collect()
+        fixture.flows[pod].iter().filter(|flow| !ours(flow)).cloned().collect()
     };
-    assert!(rest(0).len() > 10 && rest(0).len() < crowd.flows[0].len());
-    assert_eq!(node.dump("br0"), sorted([crowd.without(&[0]), rest(0)].concat()));
-    node.del(&crowd.pods[1]);
-    let left = [crowd.without(&[0, 1]), rest(0), rest(1)].concat();
+    assert!(rest(0).len() > 10 && rest(0).len() < fixture.flows[0].len());
+    assert_eq!(node.dump("br0"), sorted([fixture.without(&[0]), rest(0)].concat()));
+    node.del(&fixture.pods[1]);
+    let left = [fixture.without(&[0, 1]), rest(0), rest(1)].concat();
     assert_eq!(node.dump("br0"), sorted(left));
 }
 
@@ -277,8 +277,8 @@ fn cookies_in_scope() {
 fn more_than_one_bridge() {
     let node = node("more_than_one_bridge", json!({"bridges": ["br0", "br-tun"]}));
     node.add_bridge("br-tun", None);
-    let crowd = Crowd::new(&node, &["web", "db"]);
-    let web = &crowd.pods[0];
+    let fixture = Fixture::new(&node, &["web", "db"]);
+    let web = &fixture.pods[0];
     // Some port of br-tun has web's number.
     node.ovs_vsctl(&[
         "add-port",
@@ -304,7 +304,7 @@ fn more_than_one_bridge() {
     let by_register = "table=3, reg0=0x1001 actions=drop".to_owned();
     node.vanish(web, Port::Gone);
     sweep(&node, &[]);
-    assert_eq!(node.dump("br0"), crowd.without(&[0]));
+    assert_eq!(node.dump("br0"), fixture.without(&[0]));
     let left = node.dump("br-tun");
     assert_eq!(left, sorted([kept, vec![by_register]].concat()));
 }
@@ -313,12 +313,12 @@ fn more_than_one_bridge() {
 #[test]
 fn a_sweep_in_the_environment_of_a_unit() {
     let node = node("in_the_environment_of_a_unit", json!({}));
-    let crowd = Crowd::new(&node, &["web", "db"]);
-    node.vanish(&crowd.pods[0], Port::Gone);
+    let fixture = Fixture::new(&node, &["web", "db"]);
+    node.vanish(&fixture.pods[0], Port::Gone);
     let mut unit = Command::new(node.plugin("ovs-flow-gc"));
     unit.env_clear().env("OVS_RUNDIR", &node.run_dir).current_dir("/");
     unit.args(["sweep", "--only-dead", "--state-dir"]).arg(&node.state_dir);
     let output = unit.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(node.dump("br0"), crowd.without(&[0]));
+    assert_eq!(node.dump("br0"), fixture.without(&[0]));
 }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 
-use super::crowd::{Crowd, register, sorted, states, sweep};
+use super::fixture::{Fixture, register, sorted, states, sweep};
 use crate::rig::{Attached, Datapath, Node, Port, Setup, layouts};
 
 fn node(test: &str, keys: Value) -> Node {
@@ -96,11 +96,11 @@ fn an_address_is_found_to_be_the_value() {
 #[test]
 fn learned_at_del() {
     let node = node("learned_at_del", json!({}));
-    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
+    let fixture = Fixture::new(&node, &["web", "db", "cache"]);
     let list = node.admin(&["list", "--json", "--no-flows"]);
     assert!(!list.stdout.contains("\"register\""), "nothing was known at ADD: {list}");
 
-    let db = &crowd.pods[1];
+    let db = &fixture.pods[1];
     let value = register(1);
     let by_register = |node: &Node| {
         let of = |flow: &String| flow.contains(&format!("reg0={value:#x}"));
@@ -109,7 +109,7 @@ fn learned_at_del() {
     assert_eq!(by_register(&node), 4);
     node.del(db);
     assert_eq!(by_register(&node), 0);
-    assert_eq!(node.dump("br0"), crowd.without(&[1]));
+    assert_eq!(node.dump("br0"), fixture.without(&[1]));
 }
 
 /// The look that DEL takes writes down what the living have: their classifier entries may
@@ -117,11 +117,11 @@ fn learned_at_del() {
 #[test]
 fn what_was_learned_is_remembered() {
     let node = node("what_was_learned_is_remembered", json!({}));
-    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
-    node.del(&crowd.pods[0]);
-    node.ofctl(&["del-flows", "br0", &format!("table=0,in_port={}", crowd.pods[1].ofport)]);
-    node.del(&crowd.pods[1]);
-    assert_eq!(node.dump("br0"), crowd.without(&[0, 1]));
+    let fixture = Fixture::new(&node, &["web", "db", "cache"]);
+    node.del(&fixture.pods[0]);
+    node.ofctl(&["del-flows", "br0", &format!("table=0,in_port={}", fixture.pods[1].ofport)]);
+    node.del(&fixture.pods[1]);
+    assert_eq!(node.dump("br0"), fixture.without(&[0, 1]));
 }
 
 /// What is sent to a group whose bucket loads a pod's value has it, too. Another pod's value is its
@@ -129,18 +129,18 @@ fn what_was_learned_is_remembered() {
 #[test]
 fn a_value_that_a_groups_bucket_loads() {
     let node = node("a_groups_bucket", json!({"lingerSeconds": 0}));
-    let crowd = Crowd::new(&node, &["web", "db", "cache"]);
+    let fixture = Fixture::new(&node, &["web", "db", "cache"]);
     let value = register(0);
     let group = format!("group_id=7,type=select,bucket=load:{value:#x}->NXM_NX_REG0[],output:9");
     node.ofctl(&["add-group", "br0", &group]);
-    node.del(&crowd.pods[0]);
-    node.del(&crowd.pods[1]);
+    node.del(&fixture.pods[0]);
+    node.del(&fixture.pods[1]);
     let waits = |flow: &&String| flow.contains(&format!("reg0={value:#x}"));
-    let policy: Vec<_> = crowd.flows[0].iter().filter(waits).cloned().collect();
-    assert_eq!(node.dump("br0"), sorted([crowd.without(&[0, 1]), policy].concat()));
+    let policy: Vec<_> = fixture.flows[0].iter().filter(waits).cloned().collect();
+    assert_eq!(node.dump("br0"), sorted([fixture.without(&[0, 1]), policy].concat()));
     node.ofctl(&["del-groups", "br0"]);
     sweep(&node, &[]);
-    assert_eq!(node.dump("br0"), crowd.without(&[0, 1]));
+    assert_eq!(node.dump("br0"), fixture.without(&[0, 1]));
 }
 
 /// One pod alone proves nothing: its value may be its namespace's. Its policy stays, and is
@@ -148,17 +148,17 @@ fn a_value_that_a_groups_bucket_loads() {
 #[test]
 fn one_pod_alone_is_no_proof() {
     let node = node("one_pod_alone", json!({"lingerSeconds": 0}));
-    let crowd = Crowd::new(&node, &["web"]);
-    node.del(&crowd.pods[0]);
+    let fixture = Fixture::new(&node, &["web"]);
+    node.del(&fixture.pods[0]);
     let waits = |flow: &&String| flow.contains("reg0=0x1001");
-    let policy: Vec<_> = crowd.flows[0].iter().filter(waits).cloned().collect();
-    assert_eq!(node.dump("br0"), sorted([crowd.without(&[0]), policy.clone()].concat()));
+    let policy: Vec<_> = fixture.flows[0].iter().filter(waits).cloned().collect();
+    assert_eq!(node.dump("br0"), sorted([fixture.without(&[0]), policy.clone()].concat()));
     assert_eq!(states(&node)["web"], "deleting", "it is not forgotten");
 
     let db = node.run_pod("db");
     let second = node.install("br0", &layouts::classifier(&db.who(0x1002)));
     sweep(&node, &[]);
-    assert_eq!(node.dump("br0"), sorted([crowd.without(&[0]), second].concat()));
+    assert_eq!(node.dump("br0"), sorted([fixture.without(&[0]), second].concat()));
     assert_eq!(states(&node), [("db".to_owned(), "active".to_owned())].into());
 }
 
@@ -186,9 +186,9 @@ fn a_value_of_two_is_nobodys() {
 #[test]
 fn pod_is_the_operators_word() {
     let node = node("pod_is_the_operators_word", json!({"reg0": "pod"}));
-    let crowd = Crowd::new(&node, &["web"]);
-    node.del(&crowd.pods[0]);
-    assert_eq!(node.dump("br0"), crowd.without(&[0]));
+    let fixture = Fixture::new(&node, &["web"]);
+    node.del(&fixture.pods[0]);
+    assert_eq!(node.dump("br0"), fixture.without(&[0]));
 }
 
 #[test]
@@ -375,11 +375,11 @@ fn none_is_no_evidence() {
 #[test]
 fn evidence_that_does_not_count() {
     let node = node("evidence_that_does_not_count", json!({"match": ["port"]}));
-    let crowd = Crowd::new(&node, &["web", "db"]);
-    let web = &crowd.pods[0];
+    let fixture = Fixture::new(&node, &["web", "db"]);
+    let web = &fixture.pods[0];
     node.del(web);
     let left = node.dump("br0");
-    for flow in &crowd.flows[0] {
+    for flow in &fixture.flows[0] {
         let port = [format!("in_port={},", web.ofport), format!("in_port={} ", web.ofport)];
         let (matches, actions) = flow.split_once(" actions=").unwrap();
         let by_port = port.iter().any(|port| format!("{matches} ").contains(port.as_str()));
@@ -388,5 +388,5 @@ fn evidence_that_does_not_count() {
         let to_nobody = delivers && !matches.contains("reg0=");
         assert_eq!(!left.contains(flow), by_port || to_nobody, "{flow}");
     }
-    assert!(crowd.without(&[0]).iter().all(|flow| left.contains(flow)));
+    assert!(fixture.without(&[0]).iter().all(|flow| left.contains(flow)));
 }

@@ -622,15 +622,15 @@ fn events_are_told_once_then_together_and_failures_are_counted() {
     assert_eq!(event["involvedObject"]["kind"], "Pod");
     assert_eq!(event["involvedObject"]["uid"], "u-1");
     assert_eq!(event["count"], 1);
-    // More than that is one event on the node, and the next crowd counts it up.
+    // More than that is one event on the node, and the next one counts it up.
     for n in 0..100 {
         clean(&format!("web-{n}"));
     }
     eventually("they are told together", || count(EventResult::Sent) == 3);
     assert_eq!((count(EventResult::Aggregated), writes().len()), (100, 4));
-    let crowd = writes().remove(3);
-    assert!(crowd.target.starts_with("/api/v1/namespaces/default/events"), "{}", crowd.target);
-    assert!(crowd.body.contains("700 stale OpenFlow entries of 100 pods"), "{}", crowd.body);
+    let counted = writes().remove(3);
+    assert!(counted.target.starts_with("/api/v1/namespaces/default/events"), "{}", counted.target);
+    assert!(counted.body.contains("700 stale OpenFlow entries of 100 pods"), "{}", counted.body);
     clean("web-7");
     eventually("it is counted up", || count(EventResult::Sent) == 4);
     let again = writes().remove(4);

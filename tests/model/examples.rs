@@ -3,7 +3,7 @@
 
 use super::bridges::Bridges;
 use super::controllers::Layout;
-use super::node::Town;
+use super::node::Model;
 use super::oracle::Exception;
 use super::pure::Sim;
 use super::steps::{Pause, Step, When};
@@ -12,7 +12,7 @@ const SWEEP: Step = Step::Sweep { hasty: false, crash: 0, meanwhile: Vec::new() 
 
 /// A pod with this port number, address 10.244.1.`address` and value 0x1000 + `value`.
 fn plug(number: u8, address: u8, value: u8, when: When) -> Step {
-    // The walk picks among what is free: in a town without rows that is everything.
+    // The walk picks among what is free: on a node without rows that is everything.
     Step::Plug { number: number - 2, address: address - 2, value: value - 1, when, slow: false }
 }
 
@@ -216,14 +216,14 @@ pub(crate) fn show(exception: Exception) -> bool {
     let (layout, steps, entry) = of(exception);
     let bridges = if exception == Exception::OtherBridge { Bridges::Patched } else { Bridges::One };
     let small = exception != Exception::LookedAtInPart;
-    let mut town = Town::new(Sim::with(bridges, layout, small, false), layout);
+    let mut model = Model::new(Sim::with(bridges, layout, small, false), layout);
     for step in &steps {
-        town.step(step).unwrap();
+        model.step(step).unwrap();
     }
-    let left = town.table.values().find(|left| left.line.text == entry);
+    let left = model.table.values().find(|left| left.line.text == entry);
     let kept = left.map(|left| left.kept);
     if kept != Some(Some(exception)) {
-        eprintln!("{exception:?}, {entry}: {kept:?}: {:#?}", town.diary);
+        eprintln!("{exception:?}, {entry}: {kept:?}: {:#?}", model.diary);
     }
     kept == Some(Some(exception))
 }

@@ -19,7 +19,7 @@ use crate::rig::{Node, Who};
 use bridges::Bridges;
 use controllers::{Layout, ODDITIES, machine, member, odd, operator, rule, service};
 use entries::Line;
-use node::Town;
+use node::Model;
 use oracle::{Exception, Tally};
 use ovs_flow_gc::config::bridge_socket;
 use ovs_flow_gc::model::flow::{AddressMatch, Flow};
@@ -31,10 +31,10 @@ use steps::{Pause, Step, When};
 use switch::Switch;
 
 fn take_pure(it: &Walk) -> (u64, Tally, Result<(), String>) {
-    let mut town = Town::new(Sim::with(it.bridges, it.layout, it.small, it.kernel), it.layout);
-    town.may_forget = it.may_forget;
-    let taken = walk(&mut town, &it.steps);
-    (town.steps, town.tally, taken)
+    let mut model = Model::new(Sim::with(it.bridges, it.layout, it.small, it.kernel), it.layout);
+    model.may_forget = it.may_forget;
+    let taken = walk(&mut model, &it.steps);
+    (model.steps, model.tally, taken)
 }
 
 /// Steps of the pure variant from each seed. `OFG_MODEL_STEPS` asks for more.
@@ -119,15 +119,15 @@ fn the_latest_death_of_an_address_counts() {
         add(0),
     ];
     let layout = Layout::Classifier;
-    let mut town = Town::new(Sim::new(layout, true, false), layout);
+    let mut model = Model::new(Sim::new(layout, true, false), layout);
     for step in &steps {
-        town.step(step).unwrap();
+        model.step(step).unwrap();
     }
-    let tokens = |id: usize| (town.pods[id].who.ofport, town.pods[id].who.ip.as_str());
+    let tokens = |id: usize| (model.pods[id].who.ofport, model.pods[id].who.ip.as_str());
     let pods = [tokens(0), tokens(2), tokens(3)];
     assert_eq!(pods, [(2, "10.244.1.2"), (4, "10.244.1.2"), (2, "10.244.1.4")]);
     let member = "table=20, priority=200,ip,nw_src=10.244.1.2";
-    assert!(town.table.contains_key(member), "{:#?}", town.diary);
+    assert!(model.table.contains_key(member), "{:#?}", model.diary);
 }
 
 /// Found by `pure_two_bridges` and `pure_wide`: entries that were left for what the call could not
@@ -187,8 +187,8 @@ fn what_a_call_could_not_know_explains_what_is_left() {
     let walks = [(Bridges::Named, unknown), (Bridges::One, gone), (Bridges::Apart, no_bridge)];
     for (bridges, steps) in walks {
         let layout = Layout::Classifier;
-        let mut town = Town::new(Sim::with(bridges, layout, false, false), layout);
-        walk(&mut town, &steps).unwrap();
+        let mut model = Model::new(Sim::with(bridges, layout, false, false), layout);
+        walk(&mut model, &steps).unwrap();
     }
 }
 
@@ -210,10 +210,10 @@ fn an_address_is_somebodys_until_the_row_that_names_it_is_gone() {
         Step::Del { pod: 0, crash: 0, meanwhile: Vec::new() },
     ];
     let layout = Layout::Ipv4;
-    let mut town = Town::new(Sim::with(Bridges::Named, layout, false, false), layout);
-    walk(&mut town, &steps).unwrap();
+    let mut model = Model::new(Sim::with(Bridges::Named, layout, false, false), layout);
+    walk(&mut model, &steps).unwrap();
     let text = "table=47, priority=71,ip,reg0=0xaf40102,nw_dst=10.244.1.3";
-    assert!(town.table.contains_key(&Line::slot(1, text)), "{:#?}", town.diary);
+    assert!(model.table.contains_key(&Line::slot(1, text)), "{:#?}", model.diary);
 }
 
 /// Found by `pure_two_bridges`: a sweep took what stood under a number that its pod did not have any
@@ -234,12 +234,12 @@ fn what_goes_before_a_number_comes_back_is_nobodys() {
         steps.extend(before);
         steps.push(renumber(5));
         let layout = Layout::Classifier;
-        let mut town = Town::new(Sim::with(Bridges::Named, layout, false, false), layout);
-        steps.iter().for_each(|step| town.step(step).unwrap());
-        assert_eq!((town.pods[0].numbers.first(), town.pods[1].number), (Some(&5), Some(7)));
-        assert!(town.table.values().any(|left| left.line.text == entry));
-        town.step(&sweep(vec![renumber(3)])).unwrap();
-        assert_eq!(town.pods[1].number, Some(5));
+        let mut model = Model::new(Sim::with(Bridges::Named, layout, false, false), layout);
+        steps.iter().for_each(|step| model.step(step).unwrap());
+        assert_eq!((model.pods[0].numbers.first(), model.pods[1].number), (Some(&5), Some(7)));
+        assert!(model.table.values().any(|left| left.line.text == entry));
+        model.step(&sweep(vec![renumber(3)])).unwrap();
+        assert_eq!(model.pods[1].number, Some(5));
     }
 }
 
@@ -321,9 +321,9 @@ fn sorted(mut flow: Flow) -> Flow {
 }
 
 fn take_switch(node: &Node, it: &Walk) -> (u64, Tally, Result<(), String>) {
-    let mut town = Town::new(Switch::new(node, it.layout, it.bridges), it.layout);
-    let taken = walk(&mut town, &it.steps);
-    (town.steps, town.tally, taken)
+    let mut model = Model::new(Switch::new(node, it.layout, it.bridges), it.layout);
+    let taken = walk(&mut model, &it.steps);
+    (model.steps, model.tally, taken)
 }
 
 /// Steps of the variant on the switch, and nodes at once. `OFG_MODEL_SWITCH_STEPS` and

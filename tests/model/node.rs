@@ -22,7 +22,7 @@ const ADDRESSES: std::ops::RangeInclusive<u8> = 2..=7;
 /// Register values, where pods have their own.
 const VALUES: std::ops::RangeInclusive<u32> = 0x1001..=0x1006;
 /// Pods with a sandbox at once, at most, and rows.
-const CROWD: usize = 5;
+const SANDBOXES: usize = 5;
 const ROWS: usize = 7;
 /// An ADD that takes longer has failed.
 const ADD_TAKES_MS: u64 = 100_000;
@@ -250,7 +250,7 @@ struct Membership {
 }
 
 /// The node.
-pub(crate) struct Town<D: Driver> {
+pub(crate) struct Model<D: Driver> {
     pub(crate) driver: D,
     pub(crate) layout: Layout,
     pub(crate) bridges: Bridges,
@@ -284,9 +284,9 @@ pub(crate) struct Town<D: Driver> {
 /// What went wrong.
 pub(crate) type Broken = String;
 
-impl<D: Driver> Town<D> {
+impl<D: Driver> Model<D> {
     pub(crate) fn new(driver: D, layout: Layout) -> Self {
-        let mut town = Self {
+        let mut model = Self {
             bridges: driver.bridges(),
             driver,
             layout,
@@ -305,9 +305,9 @@ impl<D: Driver> Town<D> {
             tally: Tally::default(),
             diary: Vec::new(),
         };
-        town.started = town.driver.now();
-        town.base();
-        town
+        model.started = model.driver.now();
+        model.base();
+        model
     }
 
     fn base(&mut self) {
@@ -400,7 +400,8 @@ impl<D: Driver> Town<D> {
 
     fn plug(&mut self, kind: Kind, picks: [u8; 3], when: When, slow: bool) -> bool {
         let sandboxes = self.pods.iter().filter(|pod| pod.phase != Phase::Gone);
-        if sandboxes.clone().count() >= CROWD || self.pods.iter().filter(|p| p.row).count() >= ROWS
+        if sandboxes.clone().count() >= SANDBOXES
+            || self.pods.iter().filter(|p| p.row).count() >= ROWS
         {
             return false;
         }

@@ -10,7 +10,7 @@ use ovs_flow_gc::model::flow::{Address, AddressMatch, Flow, Side};
 use super::bridges::{BridgeId, Bridges, PATCH};
 use super::controllers::{Layout, UPLINK};
 use super::entries::{Line, Slot};
-use super::node::{Book, Broken, Driver, Entry, Kind, Owner, Phase, Pod, PodId, Town};
+use super::node::{Book, Broken, Driver, Entry, Kind, Model, Owner, Phase, Pod, PodId};
 use crate::rig::Who;
 
 /// Why a stale entry is still there. In this order: of several the last counts.
@@ -158,7 +158,7 @@ impl Dead<'_> {
 
 /// What a call should have known of a bridge.
 struct View<'a, D: Driver> {
-    town: &'a Town<D>,
+    model: &'a Model<D>,
     bridge: BridgeId,
     /// Records that are taken for a living pod's, which may own addresses here.
     living: Vec<(&'a Pod, &'a Attachment)>,
@@ -202,15 +202,15 @@ fn ours(live: &Attachment, book: &[Attachment]) -> bool {
 
 impl<'a, D: Driver> View<'a, D> {
     fn new(
-        (town, bridge): (&'a Town<D>, BridgeId),
+        (model, bridge): (&'a Model<D>, BridgeId),
         before: &'a Book,
         after: &'a Book,
         at: u64,
         about: impl Fn(&Attachment) -> bool,
     ) -> Self {
-        let reach = |r: &&Attachment| town.bridges.reach(r, bridge);
+        let reach = |r: &&Attachment| model.bridges.reach(r, bridge);
         let living = after.records.iter().filter(reach);
-        let living = living.map(|r| (&town.pods[town.pod_of(r)], r)).collect();
+        let living = living.map(|r| (&model.pods[model.pod_of(r)], r)).collect();
         let tombstones_written = after.tombstones.iter();
         let removed = before.tombstones.iter().filter(|t| !ours(t, &after.tombstones));
         let died = |record: &Attachment| record.died.map_or(at, |died| died.boot_ms);
@@ -219,30 +219,30 @@ impl<'a, D: Driver> View<'a, D> {
             .iter()
             .filter(|r| !ours(r, &after.records) && !ours(r, &after.tombstones));
         let all = tombstones_written.chain(removed).chain(swept).map(|record| {
-            let pod = &town.pods[town.pod_of(record)];
+            let pod = &model.pods[model.pod_of(record)];
             let here = pod.bridge == bridge;
             let current = pod.number.or(record.ofport).filter(|_| here);
-            let attached_anew = town.is_attached_anew(pod, record);
+            let attached_anew = model.is_attached_anew(pod, record);
             Dead { pod, record, noticed: died(record), current, here, attached_anew }
         });
         let (dead, others) = all.partition(|dead| about(dead.record));
-        Self { town, bridge, living, dead, others, before, after, at }
+        Self { model, bridge, living, dead, others, before, after, at }
     }
 
     /// Whether the pod is on this bridge or one that shares addresses with it.
     fn is_near(&self, pod: &Pod) -> bool {
-        self.town.bridges.joins(pod.bridge, self.bridge)
+        self.model.bridges.joins(pod.bridge, self.bridge)
     }
 
     /// The entries of this bridge.
     fn entries(&self) -> impl Iterator<Item = &'a Entry> {
-        let (town, bridge) = (self.town, self.bridge);
-        let all = town.table.values().chain(&town.taken);
+        let (model, bridge) = (self.model, self.bridge);
+        let all = model.table.values().chain(&model.taken);
         all.filter(move |entry| entry.line.bridge == bridge)
     }
 
     fn lingered(&self, dead: &Dead<'_>) -> bool {
-        dead.noticed + self.town.driver.linger() <= self.at
+        dead.noticed + self.model.driver.linger() <= self.at
     }
 
     /// Its owner's DEL never came to us, and the sandbox is still there.
@@ -257,7 +257,7 @@ impl<'a, D: Driver> View<'a, D> {
 
     /// Somebody alive, as far as anybody knows, has the number now.
     fn is_live_port(&self, number: u16) -> bool {
-        match self.town.holder(self.bridge, number) {
+        match self.model.holder(self.bridge, number) {
             Some(None) => true,
             Some(Some(holder)) => !self.dead.iter().any(|dead| dead.pod.id == holder),
             None => self.may_come_back(number),
@@ -276,7 +276,7 @@ impl<'a, D: Driver> View<'a, D> {
 
     fn unsettled(&self) -> bool {
         let waits = |pod: &Pod| pod.row && pod.bridge == self.bridge && pod.number.is_none();
-        self.town.pods.iter().any(waits)
+        self.model.pods.iter().any(waits)
     }
 
     fn port(&self, dead: &Dead<'_>, number: u16) -> State {
@@ -291,7 +291,7 @@ impl<'a, D: Driver> View<'a, D> {
         if self.unsettled() {
             return State::Unsettled;
         }
-        match self.town.holder(self.bridge, number) {
+        match self.model.holder(self.bridge, number) {
             None if self.may_come_back(number) => State::Reused,
             None => State::Dead,
             Some(holder) if holder == Some(dead.pod.id) => State::Dead,
@@ -303,8 +303,8 @@ impl<'a, D: Driver> View<'a, D> {
         let address = *address;
         let owners = self.living.iter().filter(move |(_, r)| r.addresses().contains(&address));
         // Marks name addresses until the port's row is gone.
-        let (bridges, bridge) = (self.town.bridges, self.bridge);
-        let outside = self.town.pods.iter().filter(|pod| pod.kind == Kind::Marked && pod.row);
+        let (bridges, bridge) = (self.model.bridges, self.bridge);
+        let outside = self.model.pods.iter().filter(|pod| pod.kind == Kind::Marked && pod.row);
         let outside = outside.filter(move |pod| bridges.joins(pod.bridge, bridge));
         let marked = outside.filter(move |pod| has(&pod.who, &address));
         owners.map(|(pod, _)| *pod).chain(marked)
@@ -337,11 +337,11 @@ impl<'a, D: Driver> View<'a, D> {
         // The call was about those whose tombstones are gone.
         let forgotten = self.before.tombstones.iter().filter(|t| !ours(t, &self.after.tombstones));
         let known = self.after.records.iter().chain(tombstones_written).chain(forgotten);
-        let known: Vec<PodId> = known.map(|record| self.town.pod_of(record)).collect();
+        let known: Vec<PodId> = known.map(|record| self.model.pod_of(record)).collect();
         let has_device =
             |pod: &Pod| pod.phase != Phase::Gone || pod.number.is_none() || !D::MAKE_BELIEVE;
         let marked = move |pod: &&Pod| pod.row && has_device(pod) && pod.kind != Kind::Unmarked;
-        let all = self.town.pods.iter().filter(marked);
+        let all = self.model.pods.iter().filter(marked);
         all.filter(move |pod| self.is_near(pod) && !known.contains(&pod.id))
     }
 
@@ -350,7 +350,7 @@ impl<'a, D: Driver> View<'a, D> {
     }
 
     fn is_restored_since(&self, entry: &Entry, dead: &Dead<'_>) -> bool {
-        let started = self.town.started;
+        let started = self.model.started;
         started > dead.noticed && entry.until <= started + RESTORE
     }
 
@@ -376,7 +376,7 @@ impl<'a, D: Driver> View<'a, D> {
             let later = pod.id >= dead.pod.id && pod.noticed.is_some();
             pod.kind == Kind::Machine && later && has(&pod.who, &m.address)
         };
-        if self.town.pods.iter().any(moved) || dead.pod.kind == Kind::Machine {
+        if self.model.pods.iter().any(moved) || dead.pod.kind == Kind::Machine {
             return Err(Exception::LeavesTheNode);
         }
         if self.created_after(entry, dead) {
@@ -387,13 +387,13 @@ impl<'a, D: Driver> View<'a, D> {
         }
         // Which registers are output to: the bases of the layouts.
         let output =
-            |index: u8| index == 1 || index == 2 && self.town.layout == Layout::OpenshiftSdn;
+            |index: u8| index == 1 || index == 2 && self.model.layout == Layout::OpenshiftSdn;
         let live = |value: u32| u16::try_from(value).is_ok_and(|port| self.is_live_port(port));
         let mut writes = flow.actions.register_writes.iter();
         if writes.any(|write| output(write.index) && write.value.is_none_or(live)) {
             return Err(Exception::ReachesALivePort);
         }
-        if self.town.in_part && self.may_load_a_live_port(flow) {
+        if self.model.in_part && self.may_load_a_live_port(flow) {
             return Err(Exception::LookedAtInPart);
         }
         if flow.actions.sets_tunnel || flow.actions.group {
@@ -428,7 +428,7 @@ impl<'a, D: Driver> View<'a, D> {
         }
         // Somebody alive whose value nobody knows may have the one that it matches.
         let by_value = flow.matches.registers.iter().any(|r| r.index == 0 && r.mask == u32::MAX);
-        if by_value && self.is_a_value_unknown() && !self.town.layout.is_computed() {
+        if by_value && self.is_a_value_unknown() && !self.model.layout.is_computed() {
             return Err(Exception::ValueUnproven);
         }
         Ok(())
@@ -443,22 +443,22 @@ impl<'a, D: Driver> View<'a, D> {
         let pods = |port: u16| port != UPLINK && port != PATCH;
         let port = |port: u16| pods(port) && self.is_live_port(port) && successors(port);
         let near = |pod: &Pod| {
-            let by_port = self.town.layout == Layout::Ofport;
+            let by_port = self.model.layout == Layout::Ofport;
             if by_port { pod.bridge == self.bridge } else { self.is_near(pod) }
         };
         let living = |value: u32| {
-            let mut pods = self.town.pods.iter();
-            self.town.layout.is_by_value()
+            let mut pods = self.model.pods.iter();
+            self.model.layout.is_by_value()
                 && pods.any(|pod| pod.is_living() && near(pod) && self.value_of(pod) == value)
         };
         // An address is somebody's until the row that names it is gone, and so is its value.
         let marked = |value: u32| {
             let address = Address::Ip(std::net::Ipv4Addr::from(value).into());
-            self.town.layout == Layout::Ipv4 && self.has_address(&address).next().is_some()
+            self.model.layout == Layout::Ipv4 && self.has_address(&address).next().is_some()
         };
         let seems = |value: u32| {
             let known = |r: &Attachment| {
-                let pod = &self.town.pods[self.town.pod_of(r)];
+                let pod = &self.model.pods[self.model.pod_of(r)];
                 near(pod) && r.register.is_some_and(|r| r.value == value)
             };
             let tombstones_written = self.before.tombstones.iter().chain(&self.after.tombstones);
@@ -490,12 +490,12 @@ impl<'a, D: Driver> View<'a, D> {
     /// What stands for a pod in a register now.
     fn value_of(&self, pod: &Pod) -> u32 {
         let ofport = pod.number.unwrap_or(pod.who.ofport);
-        self.town.layout.value(&Who { ofport, ..pod.who.clone() })
+        self.model.layout.value(&Who { ofport, ..pod.who.clone() })
     }
 
     /// What stood for a dead one, as far as anybody can know.
     fn values_of(&self, dead: &Dead<'_>) -> Vec<u32> {
-        match self.town.layout {
+        match self.model.layout {
             Layout::Ipv4 => vec![dead.pod.who.reg],
             // No packet brings a value along from another bridge.
             _ if !dead.here => Vec::new(),
@@ -511,7 +511,7 @@ impl<'a, D: Driver> View<'a, D> {
     /// What keeps an entry that uses a value that is computed from a token of the dead pod's.
     fn computed(&self, entry: &Entry, dead: &Dead<'_>, value: u32) -> Result<(), Exception> {
         let flow = &entry.line.flow;
-        if self.town.layout == Layout::Ofport {
+        if self.model.layout == Layout::Ofport {
             match self.port(dead, u16::try_from(value).unwrap()) {
                 State::Dead => {}
                 State::Reused => return Err(Exception::TokenReused),
@@ -546,7 +546,7 @@ impl<'a, D: Driver> View<'a, D> {
     /// Whether the entry writes what is a living port's number, if any register may be one that
     /// some entry outputs to.
     fn may_load_a_live_port(&self, flow: &Flow) -> bool {
-        let identity = |index: u8| index == 0 && self.town.layout == Layout::Classifier;
+        let identity = |index: u8| index == 0 && self.model.layout == Layout::Classifier;
         let live = |value: u32| {
             u16::try_from(value).is_ok_and(|port| port >= 0xff00 || self.is_live_port(port))
         };
@@ -568,7 +568,7 @@ impl<'a, D: Driver> View<'a, D> {
             return Err(Exception::ValuesLookShared);
         }
         let same = |record: &Attachment| {
-            let pod = &self.town.pods[self.town.pod_of(record)];
+            let pod = &self.model.pods[self.model.pod_of(record)];
             let has = record.register.is_some_and(|r| r.value == register.value);
             self.is_near(pod) && (pod.who.reg == register.value || has)
         };
@@ -586,7 +586,7 @@ impl<'a, D: Driver> View<'a, D> {
         }
         // Somebody alive was taken to have it when the call looked.
         let seemed = |r: &Attachment| r.register.is_some_and(|r| r.value == register.value);
-        let near = |r: &&Attachment| self.is_near(&self.town.pods[self.town.pod_of(r)]);
+        let near = |r: &&Attachment| self.is_near(&self.model.pods[self.model.pod_of(r)]);
         let mut records = self.before.records.iter().filter(near);
         if records.any(|r| ours(r, &self.after.records) && seemed(r)) {
             return Err(Exception::ValueUnproven);
@@ -600,11 +600,11 @@ impl<'a, D: Driver> View<'a, D> {
                 && !over(other, dead.pod)
                 && !over(dead.pod, other)
         };
-        let shared = shared || self.town.pods.iter().any(together);
+        let shared = shared || self.model.pods.iter().any(together);
         // A number that changed hands shows one value for two.
         let moved = self.living.iter().any(|(_, record)| record.ofport_before.is_some());
         // What a scan of one bridge shows of a network the other one's is not told before the next call.
-        let one = self.town.bridges == Bridges::One;
+        let one = self.model.bridges == Bridges::One;
         let told = if one { &self.after.state } else { &self.before.state };
         if shared || unknown || moved || !told.register.register_told_apart {
             return Err(Exception::ValueUnproven);
@@ -657,7 +657,7 @@ impl<'a, D: Driver> View<'a, D> {
             .iter()
             .any(|m| m.index == 0 && m.mask == u32::MAX && m.value == value);
         let last = flow.actions.register_writes.iter().rev().find(|w| w.index == 0);
-        self.town.layout.is_by_value() && (matched || last.is_some_and(|w| w.value == Some(value)))
+        self.model.layout.is_by_value() && (matched || last.is_some_and(|w| w.value == Some(value)))
     }
 
     /// Rule 4: it delivers to dead ports and does nothing else.
@@ -707,7 +707,7 @@ impl<'a, D: Driver> View<'a, D> {
                     Side::Unknown => false,
                 }
         };
-        let explained = |number: u16| match self.town.holder(self.bridge, number) {
+        let explained = |number: u16| match self.model.holder(self.bridge, number) {
             Some(Some(holder)) => self.living.iter().any(|(pod, _)| pod.id == holder),
             Some(None) => false,
             None => true,
@@ -751,11 +751,11 @@ impl<'a, D: Driver> View<'a, D> {
     /// Whether the rules promise that this one's call takes the entry, or what keeps it. `None`:
     /// it is not about this one.
     fn promise(&self, entry: &Entry, dead: &Dead<'_>) -> Option<Result<(), Exception>> {
-        if !self.town.bridges.are_judged(dead.record, self.bridge) {
+        if !self.model.bridges.are_judged(dead.record, self.bridge) {
             return None;
         }
         let flow = &entry.line.flow;
-        let vlan = self.town.layout.vlan(dead.pod.who.reg);
+        let vlan = self.model.layout.vlan(dead.pod.who.reg);
         if flow.matches.vlan.is_some_and(|said| Some(said) != vlan) {
             return None;
         }
@@ -768,7 +768,7 @@ impl<'a, D: Driver> View<'a, D> {
         if !Self::names(flow, dead) && values.is_empty() {
             return None;
         }
-        if self.town.layout == Layout::Ovn {
+        if self.model.layout == Layout::Ovn {
             return Some(Err(Exception::OvnBridge));
         }
         if Self::was_there_before(entry, dead) {
@@ -783,7 +783,7 @@ impl<'a, D: Driver> View<'a, D> {
             }
         }
         for value in values {
-            let computed = self.town.layout.is_computed();
+            let computed = self.model.layout.is_computed();
             match if computed { self.computed(entry, dead, value) } else { self.value(entry, dead) }
             {
                 Ok(()) => return Some(Ok(())),
@@ -804,7 +804,7 @@ impl<'a, D: Driver> View<'a, D> {
     }
 }
 
-impl<D: Driver> Town<D> {
+impl<D: Driver> Model<D> {
     /// Takes down what the records say, after every call. `alone`: see [`Call::Forgets`].
     pub(crate) fn after_call(
         &mut self,

@@ -10,7 +10,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner
 
 use super::bridges::Bridges;
 use super::controllers::Layout;
-use super::node::{Broken, Driver, Town};
+use super::node::{Broken, Driver, Model};
 use super::oracle::{Exception, Tally};
 use super::steps::{Pause, Step, forgetful_step, step, wide_step};
 
@@ -63,13 +63,17 @@ fn walks(which: Walks, most: usize) -> impl Strategy<Value = Walk> {
 }
 
 /// Takes a walk and comes to rest.
-pub(crate) fn walk<D: Driver>(town: &mut Town<D>, steps: &[Step]) -> Result<(), Broken> {
+pub(crate) fn walk<D: Driver>(model: &mut Model<D>, steps: &[Step]) -> Result<(), Broken> {
     let sweep = || Step::Sweep { hasty: false, crash: 0, meanwhile: Vec::new() };
     let rest = [sweep(), Step::Numbers, Step::Wait { pause: Pause::Linger }, sweep(), sweep()];
-    let taken = steps.iter().chain(&rest).try_for_each(|step| town.step(step));
+    let taken = steps.iter().chain(&rest).try_for_each(|step| model.step(step));
     taken.map_err(|broken| {
-        let lately = town.diary.len().saturating_sub(60);
-        format!("{broken}\nwhat happened: {:#?}\nthe pods: {:#?}", &town.diary[lately..], town.pods)
+        let lately = model.diary.len().saturating_sub(60);
+        format!(
+            "{broken}\nwhat happened: {:#?}\nthe pods: {:#?}",
+            &model.diary[lately..],
+            model.pods
+        )
     })
 }
 

@@ -15,7 +15,7 @@ use super::bridges::{BridgeId, Bridges, NAMES, PATCH, PATCHES, UPLINKS};
 use super::controllers::{GROUP, Layout, UPLINK};
 use super::entries::{Line, Slot};
 use super::node::{Book, Driver, Kind, Pod, PodId, Table};
-use crate::crowd::{self, Member, add_ports_to, call, del_ports, end_sandboxes};
+use crate::pods::{self, Member, add_ports_to, call, del_ports, end_sandboxes};
 use crate::rig::{Flows, Node, Running, Who, eventually, sleep_ms};
 use crate::watched::Watched;
 
@@ -26,7 +26,7 @@ const CRASH: Duration = Duration::from_micros(900);
 
 /// A node for many walks, with two bridges.
 pub(crate) fn node(name: &str) -> Node {
-    let node = crowd::node(name, json!({}));
+    let node = pods::node(name, json!({}));
     node.add_bridge(NAMES[1], None);
     let request = format!("ofport_request={UPLINK}");
     for (bridge, uplink) in NAMES.iter().zip(UPLINKS) {
@@ -334,7 +334,7 @@ impl Driver for Switch<'_> {
     }
 
     fn book(&mut self) -> Book {
-        let registry_snapshot = crowd::records(self.node);
+        let registry_snapshot = pods::records(self.node);
         let state = registry_snapshot.networks.iter().find_map(|n| n.state().unwrap());
         Book {
             records: registry_snapshot.attachments.iter().cloned().collect(),

@@ -72,7 +72,7 @@ fn asked(node: &Node) -> Vec<String> {
 
 /// The node's own files, without the tools that [`fresh`] and the package managers bring.
 fn own(node: &Node) -> Vec<String> {
-    let mut files = node.registry_snapshot();
+    let mut files = node.files();
     let tools = ["bin/", "sbin/", "usr/bin/", "usr/sbin/", "linuxrc", "var/lib/"];
     files.retain(|f| !tools.iter().any(|tool| f.starts_with(tool)) || f.contains("ovs-flow-gc"));
     files.retain(|f| !f.starts_with("var/lib/dpkg/"));
@@ -233,10 +233,7 @@ fn tarball(file: &Path) {
     assert!(installed == fs::read(tree.join("ovs-flow-gc")).unwrap());
     let (code, text) = script("uninstall");
     assert_eq!(code, 0, "{text}");
-    assert_eq!(
-        (node.registry_snapshot(), node.list()),
-        (BARE.map(str::to_owned).into(), LIST.to_owned())
-    );
+    assert_eq!((node.files(), node.list()), (BARE.map(str::to_owned).into(), LIST.to_owned()));
     let (code, text) = script("demo");
     assert!(code == 1 && text.contains("demo.sh is not there"), "{text}");
 }

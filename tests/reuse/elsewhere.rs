@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::town::Town;
-use crate::lifecycle::crowd::{sorted, sweep};
+use super::fixture::Fixture;
+use crate::lifecycle::fixture::{sorted, sweep};
 use crate::rig::{Attached, Datapath, Node, Port, Setup};
 
 /// The tunnel to the other nodes.
@@ -48,43 +48,43 @@ fn remote(ip: &str, tunnel: u16) -> Vec<String> {
 #[test]
 fn on_another_node_before_the_death_was_noticed() {
     for port in [Port::Stays, Port::Gone] {
-        let town = Town::new("on_another_node", json!({"lingerSeconds": 0}), &["web", "db"]);
-        let tunnel = tunnel(&town.node);
-        let db = &town.pods[1];
-        town.node.vanish(db, port);
-        let remote = town.node.install("br0", &remote(&db.ip, tunnel));
-        sweep(&town.node, &[]);
-        town.assert_left(&[0], &remote);
-        sweep(&town.node, &[]);
-        town.assert_left(&[0], &remote);
+        let fixture = Fixture::new("on_another_node", json!({"lingerSeconds": 0}), &["web", "db"]);
+        let tunnel = tunnel(&fixture.node);
+        let db = &fixture.pods[1];
+        fixture.node.vanish(db, port);
+        let remote = fixture.node.install("br0", &remote(&db.ip, tunnel));
+        sweep(&fixture.node, &[]);
+        fixture.assert_left(&[0], &remote);
+        sweep(&fixture.node, &[]);
+        fixture.assert_left(&[0], &remote);
     }
 }
 
 /// After a DEL: what is younger than the death is somebody else's, whatever it does.
 #[test]
 fn on_another_node_after_a_del() {
-    let town = Town::new("on_another_node_after_a_del", json!({}), &["web", "db"]);
-    let tunnel = tunnel(&town.node);
-    let db = &town.pods[1];
-    town.node.del(db);
+    let fixture = Fixture::new("on_another_node_after_a_del", json!({}), &["web", "db"]);
+    let tunnel = tunnel(&fixture.node);
+    let db = &fixture.pods[1];
+    fixture.node.del(db);
     let mut flows = remote(&db.ip, tunnel);
     flows.push(format!("table=45, priority=1,ip,nw_dst={} actions=goto_table:60", db.ip));
     flows.push(format!("table=45, priority=2,ip,nw_src={} actions=drop", db.ip));
-    let remote = town.node.install("br0", &flows);
-    sweep(&town.node, &[]);
-    town.assert_left(&[0], &remote);
+    let remote = fixture.node.install("br0", &flows);
+    sweep(&fixture.node, &[]);
+    fixture.assert_left(&[0], &remote);
     // The kubelet calls DEL several times.
-    town.node.try_del(db).unwrap();
-    town.assert_left(&[0], &remote);
+    fixture.node.try_del(db).unwrap();
+    fixture.assert_left(&[0], &remote);
 }
 
 /// A VM, or a pod with a fixed address, moved: the controller has *modified* the entry, which
 /// is as old as ever, before the old pod's DEL.
 #[test]
 fn a_moved_pod_keeps_its_entry() {
-    let town = Town::new("a_moved_pod", json!({"lingerSeconds": 0}), &["web", "vm"]);
-    let tunnel = tunnel(&town.node);
-    let vm = &town.pods[1];
+    let fixture = Fixture::new("a_moved_pod", json!({"lingerSeconds": 0}), &["web", "vm"]);
+    let tunnel = tunnel(&fixture.node);
+    let vm = &fixture.pods[1];
     let moved = [
         format!(
             "table=40, priority=100,ip,nw_dst={} actions=set_field:192.0.2.7->tun_dst,output:{tunnel}",
@@ -100,11 +100,11 @@ fn a_moved_pod_keeps_its_entry() {
         ),
     ];
     for flow in &moved {
-        town.node.ofctl(&["--strict", "mod-flows", "br0", flow]);
+        fixture.node.ofctl(&["--strict", "mod-flows", "br0", flow]);
     }
-    town.node.del(vm);
-    sweep(&town.node, &[]);
-    town.assert_left(&[0], &moved);
+    fixture.node.del(vm);
+    sweep(&fixture.node, &[]);
+    fixture.assert_left(&[0], &moved);
 }
 
 /// A pod in a VLAN: what arrives from it, and what is delivered to it.

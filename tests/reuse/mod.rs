@@ -4,10 +4,10 @@
 
 mod addresses;
 mod elsewhere;
+mod fixture;
 mod nobodys;
 mod policy;
 mod ports;
 mod results;
 mod scope;
-mod town;
 mod unrecorded;

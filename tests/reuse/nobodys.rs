@@ -3,18 +3,18 @@
 
 use serde_json::json;
 
-use super::town::Town;
-use crate::lifecycle::crowd::{states, sweep};
+use super::fixture::Fixture;
+use crate::lifecycle::fixture::{states, sweep};
 use crate::rig::{Datapath, Node, Port, Setup, layouts};
 
 /// A number that entries output to beside more. The next pod that is given the number is
 /// served by them, too.
 #[test]
 fn a_number_in_flood_lists_and_pipelines() {
-    let mut town = Town::new("in_flood_lists", json!({"lingerSeconds": 0}), &["web", "db"]);
-    let (web, db) = (town.pods[0].ofport, town.pods[1].ofport);
-    town.node.ofctl(&["add-group", "br0", &format!("group_id=1,type=all,bucket=output:{db}")]);
-    let shared = town.node.install(
+    let mut fixture = Fixture::new("in_flood_lists", json!({"lingerSeconds": 0}), &["web", "db"]);
+    let (web, db) = (fixture.pods[0].ofport, fixture.pods[1].ofport);
+    fixture.node.ofctl(&["add-group", "br0", &format!("group_id=1,type=all,bucket=output:{db}")]);
+    let shared = fixture.node.install(
         "br0",
         &[
             format!(
@@ -44,31 +44,31 @@ fn a_number_in_flood_lists_and_pipelines() {
             format!("table=0, priority=0,in_port={web},arp,arp_tpa=10.244.1.9 actions=output:{db}"),
         ],
     );
-    town.node.del(&town.pods[1]);
-    town.assert_left(&[0], &shared);
-    sweep(&town.node, &[]);
-    town.assert_left(&[0], &shared);
-    let next = town.run_on("next", db);
-    let next = town.welcome(next);
-    sweep(&town.node, &[]);
-    town.assert_left(&[0, next], &shared);
-    town.node.vanish(&town.pods[next], Port::Stays);
-    sweep(&town.node, &[]);
-    town.assert_left(&[0], &shared);
+    fixture.node.del(&fixture.pods[1]);
+    fixture.assert_left(&[0], &shared);
+    sweep(&fixture.node, &[]);
+    fixture.assert_left(&[0], &shared);
+    let next = fixture.run_on("next", db);
+    let next = fixture.welcome(next);
+    sweep(&fixture.node, &[]);
+    fixture.assert_left(&[0, next], &shared);
+    fixture.node.vanish(&fixture.pods[next], Port::Stays);
+    sweep(&fixture.node, &[]);
+    fixture.assert_left(&[0], &shared);
 }
 
 /// A service is not its endpoint. The controller changes its entries when endpoints change.
 #[test]
 fn a_service_address() {
-    let town = Town::quick("a_service_address", json!({"lingerSeconds": 0}), &["web", "db"]);
-    let db = &town.pods[1];
+    let fixture = Fixture::quick("a_service_address", json!({"lingerSeconds": 0}), &["web", "db"]);
+    let db = &fixture.pods[1];
     let (ip, port, mac) = (&db.ip, db.ofport, &db.mac);
-    town.node.ofctl(&[
+    fixture.node.ofctl(&[
         "add-group",
         "br0",
         &format!("group_id=7,type=select,bucket=set_field:{ip}->ip_dst,output:{port}"),
     ]);
-    let service = town.node.install(
+    let service = fixture.node.install(
         "br0",
         &[
             format!("table=50, priority=9,tcp,nw_dst=172.30.7.7,tp_dst=80 actions=ct(commit,table=40,zone=1,nat(dst={ip}))"),
@@ -79,9 +79,9 @@ fn a_service_address() {
             "table=50, priority=9,arp,arp_tpa=172.30.7.7,arp_op=1 actions=NORMAL".to_owned(),
         ],
     );
-    town.node.del(db);
-    sweep(&town.node, &[]);
-    town.assert_left(&[0], &service);
+    fixture.node.del(db);
+    sweep(&fixture.node, &[]);
+    fixture.assert_left(&[0], &service);
 }
 
 /// One pod alone: its value may be the first of its namespace's. What matches it stays, with

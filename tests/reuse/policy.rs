@@ -4,8 +4,8 @@
 
 use serde_json::json;
 
-use super::town::Town;
-use crate::lifecycle::crowd::{states, sweep};
+use super::fixture::Fixture;
+use crate::lifecycle::fixture::{states, sweep};
 use crate::rig::{Attached, Port, sleep_ms};
 
 /// The pod's memberships, and what is everybody's in those policies.
@@ -16,7 +16,7 @@ struct Policy {
 
 impl Policy {
     #[track_caller]
-    fn install(town: &Town, pod: &Attached, peer: &Attached) -> Self {
+    fn install(fixture: &Fixture, pod: &Attached, peer: &Attached) -> Self {
         let (ip, other) = (&pod.ip, &peer.ip);
         let members = [
             format!("table=20, priority=200,ip,nw_src={ip} actions=conjunction(5,1/2)"),
@@ -32,8 +32,8 @@ impl Policy {
             "table=20, priority=200,conj_id=6,ip actions=drop".to_owned(),
         ];
         Self {
-            members: town.node.install("br0", &members),
-            shared: town.node.install("br0", &shared),
+            members: fixture.node.install("br0", &members),
+            shared: fixture.node.install("br0", &shared),
         }
     }
 
@@ -44,80 +44,83 @@ impl Policy {
 
 #[test]
 fn members_wait_for_the_linger_time() {
-    let town = Town::quick("members_wait", json!({"lingerSeconds": 1}), &["web", "db"]);
-    let policy = Policy::install(&town, &town.pods[1], &town.pods[0]);
-    town.node.del(&town.pods[1]);
-    town.assert_left(&[0], &policy.all());
-    sweep(&town.node, &[]);
-    town.assert_left(&[0], &policy.all());
-    assert_eq!(states(&town.node)["db"], "deleting", "it is not forgotten");
+    let fixture = Fixture::quick("members_wait", json!({"lingerSeconds": 1}), &["web", "db"]);
+    let policy = Policy::install(&fixture, &fixture.pods[1], &fixture.pods[0]);
+    fixture.node.del(&fixture.pods[1]);
+    fixture.assert_left(&[0], &policy.all());
+    sweep(&fixture.node, &[]);
+    fixture.assert_left(&[0], &policy.all());
+    assert_eq!(states(&fixture.node)["db"], "deleting", "it is not forgotten");
     sleep_ms(1_100);
-    sweep(&town.node, &[]);
-    town.assert_left(&[0], &policy.shared);
-    assert_eq!(states(&town.node).get("db"), None);
+    sweep(&fixture.node, &[]);
+    fixture.assert_left(&[0], &policy.shared);
+    assert_eq!(states(&fixture.node).get("db"), None);
 }
 
 #[test]
 fn members_of_an_orphan_wait_from_when_its_death_was_noticed() {
-    let town = Town::quick("members_of_an_orphan", json!({"lingerSeconds": 1}), &["web", "db"]);
-    let policy = Policy::install(&town, &town.pods[1], &town.pods[0]);
-    town.node.vanish(&town.pods[1], Port::Stays);
+    let fixture =
+        Fixture::quick("members_of_an_orphan", json!({"lingerSeconds": 1}), &["web", "db"]);
+    let policy = Policy::install(&fixture, &fixture.pods[1], &fixture.pods[0]);
+    fixture.node.vanish(&fixture.pods[1], Port::Stays);
     sleep_ms(1_100);
-    sweep(&town.node, &[]);
-    town.assert_left(&[0], &policy.all());
+    sweep(&fixture.node, &[]);
+    fixture.assert_left(&[0], &policy.all());
     sleep_ms(1_100);
-    sweep(&town.node, &[]);
-    town.assert_left(&[0], &policy.shared);
+    sweep(&fixture.node, &[]);
+    fixture.assert_left(&[0], &policy.shared);
 }
 
 /// The next owner of the address comes within the linger time: the memberships are its own
 /// now, through ADD's purge and every sweep, until it dies.
 #[test]
 fn members_of_an_address_that_was_claimed() {
-    let mut town = Town::quick("that_was_claimed", json!({"lingerSeconds": 1}), &["web", "db"]);
-    let policy = Policy::install(&town, &town.pods[1], &town.pods[0]);
-    let db = town.pods[1].clone();
-    town.node.del(&db);
-    let next = town.run_at("next", &db.ip);
-    let next = town.welcome(next);
-    town.assert_left(&[0, next], &policy.all());
+    let mut fixture =
+        Fixture::quick("that_was_claimed", json!({"lingerSeconds": 1}), &["web", "db"]);
+    let policy = Policy::install(&fixture, &fixture.pods[1], &fixture.pods[0]);
+    let db = fixture.pods[1].clone();
+    fixture.node.del(&db);
+    let next = fixture.run_at("next", &db.ip);
+    let next = fixture.welcome(next);
+    fixture.assert_left(&[0, next], &policy.all());
     sleep_ms(1_100);
-    sweep(&town.node, &[]);
-    town.assert_left(&[0, next], &policy.all());
-    town.node.del(&town.pods[next]);
-    town.assert_left(&[0], &policy.all());
+    sweep(&fixture.node, &[]);
+    fixture.assert_left(&[0, next], &policy.all());
+    fixture.node.del(&fixture.pods[next]);
+    fixture.assert_left(&[0], &policy.all());
     sleep_ms(1_100);
-    sweep(&town.node, &[]);
-    town.assert_left(&[0], &policy.shared);
+    sweep(&fixture.node, &[]);
+    fixture.assert_left(&[0], &policy.shared);
 }
 
 /// An orphan's, and the new pod's ADD is the first to notice.
 #[test]
 fn members_of_an_orphans_address_that_was_claimed() {
-    let mut town = Town::quick("orphans_address", json!({"lingerSeconds": 0}), &["web", "db"]);
-    let policy = Policy::install(&town, &town.pods[1], &town.pods[0]);
-    let db = town.pods[1].clone();
-    town.node.vanish(&db, Port::Stays);
-    let next = town.run_at("next", &db.ip);
-    let next = town.welcome(next);
+    let mut fixture =
+        Fixture::quick("orphans_address", json!({"lingerSeconds": 0}), &["web", "db"]);
+    let policy = Policy::install(&fixture, &fixture.pods[1], &fixture.pods[0]);
+    let db = fixture.pods[1].clone();
+    fixture.node.vanish(&db, Port::Stays);
+    let next = fixture.run_at("next", &db.ip);
+    let next = fixture.welcome(next);
     for _ in 0..2 {
-        sweep(&town.node, &[]);
-        town.assert_left(&[0, next], &policy.all());
+        sweep(&fixture.node, &[]);
+        fixture.assert_left(&[0, next], &policy.all());
     }
 }
 
 /// The other end of a pair dies later: it must not take what the first one's successor needs.
 #[test]
 fn both_ends_of_a_pair() {
-    let mut town = Town::quick("both_ends", json!({"lingerSeconds": 1}), &["web", "db", "x"]);
-    let policy = Policy::install(&town, &town.pods[1], &town.pods[0]);
-    let (web, db) = (town.pods[0].clone(), town.pods[1].clone());
-    town.node.del(&db);
-    town.node.del(&web);
-    town.assert_left(&[2], &policy.all());
-    let successors = [town.run_at("web2", &web.ip), town.run_at("db2", &db.ip)];
-    let successors = successors.map(|pod| town.welcome(pod));
+    let mut fixture = Fixture::quick("both_ends", json!({"lingerSeconds": 1}), &["web", "db", "x"]);
+    let policy = Policy::install(&fixture, &fixture.pods[1], &fixture.pods[0]);
+    let (web, db) = (fixture.pods[0].clone(), fixture.pods[1].clone());
+    fixture.node.del(&db);
+    fixture.node.del(&web);
+    fixture.assert_left(&[2], &policy.all());
+    let successors = [fixture.run_at("web2", &web.ip), fixture.run_at("db2", &db.ip)];
+    let successors = successors.map(|pod| fixture.welcome(pod));
     sleep_ms(1_100);
-    sweep(&town.node, &[]);
-    town.assert_left(&[2, successors[0], successors[1]], &policy.all());
+    sweep(&fixture.node, &[]);
+    fixture.assert_left(&[2, successors[0], successors[1]], &policy.all());
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::lifecycle::crowd::sorted;
+use crate::lifecycle::fixture::sorted;
 use crate::rig::{Attached, Datapath, Node, Setup, layouts};
 
 /// Puts a plugin between the OVS plugin and us that rewrites its result.

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::town::Town;
-use crate::lifecycle::crowd::sweep;
+use super::fixture::Fixture;
+use crate::lifecycle::fixture::sweep;
 use crate::rig::{Datapath, Port, Setup, layouts, sleep_ms};
 
 /// IPAM may have given the address to another node since: a sweep keeps what rests on the
@@ -11,9 +11,9 @@ use crate::rig::{Datapath, Port, Setup, layouts, sleep_ms};
 #[test]
 fn addresses_of_the_whole_cluster() {
     let keys = json!({"addressScope": "cluster", "lingerSeconds": 0});
-    let town = Town::quick("of_the_whole_cluster", keys, &["web", "db", "cache"]);
+    let fixture = Fixture::quick("of_the_whole_cluster", keys, &["web", "db", "cache"]);
     let by_address = |pod: usize| {
-        let (ip, ip6) = (&town.pods[pod].ip, &town.pods[pod].ip6);
+        let (ip, ip6) = (&fixture.pods[pod].ip, &fixture.pods[pod].ip6);
         vec![
             format!("table=50, priority=9,ip,nw_src={ip} actions=goto_table:60"),
             format!("table=50, priority=9,ip,nw_dst={ip} actions=drop"),
@@ -21,22 +21,22 @@ fn addresses_of_the_whole_cluster() {
             format!("table=50, priority=9,arp,arp_tpa={ip} actions=goto_table:60"),
         ]
     };
-    let of_web = town.node.install("br0", &by_address(0));
-    let of_db = town.node.install("br0", &by_address(1));
+    let of_web = fixture.node.install("br0", &by_address(0));
+    let of_db = fixture.node.install("br0", &by_address(1));
     assert_eq!(of_web.len(), 4);
     // Addresses of connections are addresses, too.
-    let connections = town.flows[1].iter().filter(|flow| flow.contains("ct_nw_")).cloned();
+    let connections = fixture.flows[1].iter().filter(|flow| flow.contains("ct_nw_")).cloned();
     let stay: Vec<String> = connections.chain(of_db).collect();
 
-    town.node.vanish(&town.pods[1], Port::Gone);
-    let answer = sweep(&town.node, &["--details"]);
-    town.assert_left(&[0, 2], &[stay.clone(), of_web.clone()].concat());
+    fixture.node.vanish(&fixture.pods[1], Port::Gone);
+    let answer = sweep(&fixture.node, &["--details"]);
+    fixture.assert_left(&[0, 2], &[stay.clone(), of_web.clone()].concat());
     assert_eq!(answer["targets"][0]["kept"]["may-live-elsewhere"], 6, "{answer:#}");
 
-    town.node.del(&town.pods[0]);
-    town.assert_left(&[2], &stay);
-    sweep(&town.node, &[]);
-    town.assert_left(&[2], &stay);
+    fixture.node.del(&fixture.pods[0]);
+    fixture.assert_left(&[2], &stay);
+    sweep(&fixture.node, &[]);
+    fixture.assert_left(&[2], &stay);
 }
 
 /// DEL could not finish. The sweep that goes on with it comes when the address may have been
@@ -44,18 +44,18 @@ fn addresses_of_the_whole_cluster() {
 #[test]
 fn a_del_that_a_sweep_finishes() {
     let keys = json!({"ipScope": "cluster", "timeoutMs": 300});
-    let town = Town::quick("that_a_sweep_finishes", keys, &["web", "db"]);
-    let db = &town.pods[1];
-    let by_address = town
+    let fixture = Fixture::quick("that_a_sweep_finishes", keys, &["web", "db"]);
+    let db = &fixture.pods[1];
+    let by_address = fixture
         .node
         .install("br0", &[format!("table=50, priority=9,ip,nw_src={} actions=drop", db.ip)]);
-    town.node.vswitchd.pause();
-    town.node.del(db);
-    town.node.vswitchd.resume();
+    fixture.node.vswitchd.pause();
+    fixture.node.del(db);
+    fixture.node.vswitchd.resume();
     let connections: Vec<_> =
-        town.flows[1].iter().filter(|flow| flow.contains("ct_nw_")).cloned().collect();
-    sweep(&town.node, &[]);
-    town.assert_left(&[0], &[by_address, connections].concat());
+        fixture.flows[1].iter().filter(|flow| flow.contains("ct_nw_")).cloned().collect();
+    sweep(&fixture.node, &[]);
+    fixture.assert_left(&[0], &[by_address, connections].concat());
 }
 
 /// A virtual machine has moved to another node: the pod that it ran in here ends, and the entries
@@ -63,15 +63,15 @@ fn a_del_that_a_sweep_finishes() {
 #[test]
 fn a_virtual_machine_that_has_migrated() {
     let names = ["virt-launcher-db-x7x2k", "web"];
-    let town = Town::quick(
+    let fixture = Fixture::quick(
         "that_has_migrated",
         // The machine's pod is of no ReplicaSet.
         json!({"lingerSeconds": 0, "reg0": "pod"}),
         &names,
     );
-    town.node.ofctl(&["add-group", "br0", "group_id=7,type=indirect,bucket=output:1"]);
+    fixture.node.ofctl(&["add-group", "br0", "group_id=7,type=indirect,bucket=output:1"]);
     let to = |pod: usize| {
-        let (mac, ip) = (&town.pods[pod].mac, &town.pods[pod].ip);
+        let (mac, ip) = (&fixture.pods[pod].mac, &fixture.pods[pod].ip);
         [
             format!("table=50, priority=9,dl_dst={mac} actions=NORMAL"),
             format!("table=51, priority=9,dl_dst={mac} actions=group:7"),
@@ -79,63 +79,68 @@ fn a_virtual_machine_that_has_migrated() {
             format!("table=52, priority=9,ip,nw_dst={ip} actions=FLOOD"),
         ]
     };
-    let mut machines = town.node.install("br0", &to(0));
-    let of_web = town.node.install("br0", &to(1));
+    let mut machines = fixture.node.install("br0", &to(0));
+    let of_web = fixture.node.install("br0", &to(1));
     // Whatever is of its port here goes.
-    machines.extend(town.flows[0].iter().filter(|flow| flow.contains("ct_nw_")).cloned());
+    machines.extend(fixture.flows[0].iter().filter(|flow| flow.contains("ct_nw_")).cloned());
     for _ in 0..2 {
-        town.node.try_del(&town.pods[0]).unwrap();
-        town.assert_left(&[1], &[machines.clone(), of_web.clone()].concat());
+        fixture.node.try_del(&fixture.pods[0]).unwrap();
+        fixture.assert_left(&[1], &[machines.clone(), of_web.clone()].concat());
     }
-    town.node.kill_sandbox(&town.pods[0]);
-    sweep(&town.node, &[]);
-    town.assert_left(&[1], &[machines.clone(), of_web.clone()].concat());
+    fixture.node.kill_sandbox(&fixture.pods[0]);
+    sweep(&fixture.node, &[]);
+    fixture.assert_left(&[1], &[machines.clone(), of_web.clone()].concat());
     // A pod that is none leaves only what a group does with its address.
-    town.node.del(&town.pods[1]);
+    fixture.node.del(&fixture.pods[1]);
     machines.extend(of_web.into_iter().filter(|flow| flow.contains("group")));
-    town.assert_left(&[], &machines);
+    fixture.assert_left(&[], &machines);
 }
 
 /// A bridge that ovn-controller runs is not ours to judge. Its chassis may be named on its
 /// command line only, and an old conflist may still insist.
 #[test]
 fn a_bridge_that_ovn_controller_runs() {
-    let town = Town::quick("that_ovn_controller_runs", json!({}), &["web", "db", "cache"]);
+    let fixture = Fixture::quick("that_ovn_controller_runs", json!({}), &["web", "db", "cache"]);
     for id in ["ovn-remote-hv1=\"tcp:192.0.2.1:6642\"", "ovn-bridge-hv1=br0"] {
-        town.node.ovs_vsctl(&["set", "Open_vSwitch", ".", &format!("external_ids:{id}")]);
+        fixture.node.ovs_vsctl(&["set", "Open_vSwitch", ".", &format!("external_ids:{id}")]);
     }
-    town.node.del(&town.pods[0]);
-    town.assert_left(&[0, 1, 2], &[]);
-    town.node.vanish(&town.pods[1], Port::Gone);
-    let answer = sweep(&town.node, &[]);
-    town.assert_left(&[0, 1, 2], &[]);
+    fixture.node.del(&fixture.pods[0]);
+    fixture.assert_left(&[0, 1, 2], &[]);
+    fixture.node.vanish(&fixture.pods[1], Port::Gone);
+    let answer = sweep(&fixture.node, &[]);
+    fixture.assert_left(&[0, 1, 2], &[]);
     let notes = answer["notes"].to_string();
     assert!(notes.contains("br0") && notes.contains("ovn-controller"), "{notes}");
     assert_eq!(answer["targets"][0]["ovn"], true, "{answer:#}");
-    for command in [&["sweep"][..], &["list"], &["explain", &town.pods[2].name]] {
-        let text = town.node.admin(command).stdout;
+    for command in [&["sweep"][..], &["list"], &["explain", &fixture.pods[2].name]] {
+        let text = fixture.node.admin(command).stdout;
         assert!(text.contains("OVN's, not judged"), "{command:?}: {text}");
         assert!(!text.contains("clean") && !text.contains("no flow mentions"), "{text}");
     }
 
-    town.node.configure(json!({"force": true}));
-    let extra = town.node.pod("extra");
-    let conf = town.node.plugin_conf("ovs-flow-gc", Some(&extra), Some(&town.pods[2].result));
-    let added = town.node.call("ovs-flow-gc", "ADD").pod(&extra).conf(&conf).run();
+    fixture.node.configure(json!({"force": true}));
+    let extra = fixture.node.pod("extra");
+    let conf = fixture.node.plugin_conf("ovs-flow-gc", Some(&extra), Some(&fixture.pods[2].result));
+    let added = fixture.node.call("ovs-flow-gc", "ADD").pod(&extra).conf(&conf).run();
     assert!(added.succeeded() && added.stderr.contains("\"force\""), "{added}");
-    town.node.try_del(&town.pods[0]).unwrap();
-    town.node.try_del(&extra).unwrap();
-    sweep(&town.node, &[]);
-    town.assert_left(&[0, 1, 2], &[]);
+    fixture.node.try_del(&fixture.pods[0]).unwrap();
+    fixture.node.try_del(&extra).unwrap();
+    sweep(&fixture.node, &[]);
+    fixture.assert_left(&[0, 1, 2], &[]);
 }
 
 /// ovn-controller runs another bridge of the node, or none.
 #[test]
 fn a_bridge_beside_ovns() {
-    let town = Town::quick("beside_ovns", json!({}), &["web", "db"]);
-    town.node.ovs_vsctl(&["set", "Open_vSwitch", ".", "external_ids:ovn-remote=\"unix:/run/x\""]);
-    town.node.del(&town.pods[0]);
-    town.assert_left(&[1], &[]);
+    let fixture = Fixture::quick("beside_ovns", json!({}), &["web", "db"]);
+    fixture.node.ovs_vsctl(&[
+        "set",
+        "Open_vSwitch",
+        ".",
+        "external_ids:ovn-remote=\"unix:/run/x\"",
+    ]);
+    fixture.node.del(&fixture.pods[0]);
+    fixture.assert_left(&[1], &[]);
 }
 
 fn dangling(answer: &Value) -> u64 {
@@ -145,78 +150,78 @@ fn dangling(answer: &Value) -> u64 {
 /// Entries for a port that OVSDB does not have and no record explains: told, not touched.
 #[test]
 fn dangling_entries_are_reported() {
-    let town = Town::quick("are_reported", json!({"lingerSeconds": 0}), &["web"]);
-    let lost = town.node.install(
+    let fixture = Fixture::quick("are_reported", json!({"lingerSeconds": 0}), &["web"]);
+    let lost = fixture.node.install(
         "br0",
         &[
             "table=50, priority=9,in_port=777 actions=goto_table:60",
             "table=50, priority=9,ip,nw_dst=192.0.2.8 actions=output:777",
         ],
     );
-    let answer = sweep(&town.node, &["--details"]);
+    let answer = sweep(&fixture.node, &["--details"]);
     assert_eq!(dangling(&answer), 2);
     let told = answer["flows"].as_array().unwrap().iter().filter(|f| f["reason"] == "dangling");
     assert_eq!(told.count(), 2, "{answer:#}");
-    town.assert_left(&[0], &lost);
-    let text = town.node.admin(&["sweep"]).ok();
+    fixture.assert_left(&[0], &lost);
+    let text = fixture.node.admin(&["sweep"]).ok();
     assert!(text.contains("2 dangling") && text.contains("reapDangling"), "{text}");
     // A DEL that looks at the whole bridge leaves them, too.
-    town.node.del(&town.pods[0]);
-    sweep(&town.node, &[]);
-    assert!(lost.iter().all(|flow| town.node.dump("br0").contains(flow)));
+    fixture.node.del(&fixture.pods[0]);
+    sweep(&fixture.node, &[]);
+    assert!(lost.iter().all(|flow| fixture.node.dump("br0").contains(flow)));
 }
 
 /// On request, those that match on the port go, and those that do nothing but output to it.
 #[test]
 fn dangling_entries_are_deleted_on_request() {
     let keys = json!({"reapDangling": true, "lingerSeconds": 0});
-    let town = Town::quick("deleted_on_request", keys, &["web"]);
-    let nobodys = town.node.install(
+    let fixture = Fixture::quick("deleted_on_request", keys, &["web"]);
+    let nobodys = fixture.node.install(
         "br0",
         &[
             "table=50, priority=9,in_port=777 actions=drop",
             "table=50, priority=9,ip,nw_dst=192.0.2.8 actions=output:777",
         ],
     );
-    let kept = town.node.install(
+    let kept = fixture.node.install(
         "br0",
         &[
             "table=50, priority=9,ip,nw_dst=192.0.2.9 actions=output:777,resubmit(,60)".to_owned(),
             "table=50, priority=8,in_port=LOCAL actions=NORMAL".to_owned(),
             format!(
                 "table=50, priority=8,dl_dst=ff:ff:ff:ff:ff:ff actions=output:777,output:{}",
-                town.pods[0].ofport
+                fixture.pods[0].ofport
             ),
         ],
     );
-    sweep(&town.node, &["--dry-run"]);
-    town.assert_left(&[0], &[nobodys, kept.clone()].concat());
-    sweep(&town.node, &[]);
-    town.assert_left(&[0], &kept);
+    sweep(&fixture.node, &["--dry-run"]);
+    fixture.assert_left(&[0], &[nobodys, kept.clone()].concat());
+    sweep(&fixture.node, &[]);
+    fixture.assert_left(&[0], &kept);
 }
 
 /// An uplink whose device is missing for a moment has no number, and asks for its own again.
 #[test]
 fn what_a_row_asks_for_does_not_dangle() {
     let keys = json!({"reapDangling": true, "lingerSeconds": 0});
-    let town = Town::new("a_row_asks", keys, &["web"]);
+    let fixture = Fixture::new("a_row_asks", keys, &["web"]);
     let uplink = ["--", "set", "Interface", "gone9", "ofport_request=777"];
-    town.node.ovs_vsctl(&[&["add-port", "br0", "gone9"], &uplink[..]].concat());
-    assert_eq!(town.node.ovs_vsctl(&["get", "Interface", "gone9", "ofport"]), "-1");
+    fixture.node.ovs_vsctl(&[&["add-port", "br0", "gone9"], &uplink[..]].concat());
+    assert_eq!(fixture.node.ovs_vsctl(&["get", "Interface", "gone9", "ofport"]), "-1");
     let flows = |port: u16| {
         [
             format!("table=50, priority=9,in_port={port} actions=goto_table:60"),
             format!("table=50, priority=9,ip,nw_dst=192.0.2.{} actions=output:{port}", port % 100),
         ]
     };
-    let its = town.node.install("br0", &flows(777));
-    town.node.install("br0", &flows(778));
-    let answer = sweep(&town.node, &[]);
+    let its = fixture.node.install("br0", &flows(777));
+    fixture.node.install("br0", &flows(778));
+    let answer = sweep(&fixture.node, &[]);
     assert_eq!(dangling(&answer), 2);
-    town.assert_left(&[0], &its);
-    town.node.ovs_vsctl(&["del-port", "br0", "gone9"]);
-    assert_eq!(dangling(&sweep(&town.node, &[])), 2);
-    town.assert_left(&[0], &[]);
+    fixture.assert_left(&[0], &its);
+    fixture.node.ovs_vsctl(&["del-port", "br0", "gone9"]);
+    assert_eq!(dangling(&sweep(&fixture.node, &[])), 2);
+    fixture.assert_left(&[0], &[]);
 }
 
 /// A port that waits for its number may be given any: nothing dangles meanwhile.

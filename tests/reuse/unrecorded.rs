@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::lifecycle::crowd::{sorted, sweep};
+use crate::lifecycle::fixture::{sorted, sweep};
 use crate::rig::{Datapath, Node, Port, Setup};
 
 /// One pod of each CNI that writes addresses down: table and marks. `IP` and `MAC` are to be

@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 use crate::rig::{Attached, Datapath, Node, Setup, layouts};
 use crate::security::is_plain;
 
-struct Town {
+struct Fixture {
     node: Node,
     pods: Vec<Attached>,
     flows: Vec<String>,
 }
 
-impl Town {
+impl Fixture {
     fn new(test: &str) -> Self {
         let setup = Setup::new().datapath(Datapath::Dummy).cni_version("1.1.0");
         let conf =
@@ -73,9 +73,9 @@ impl Town {
 /// goes, in no sweep and in no DEL.
 #[test]
 fn planted_records_condemn_nobody_who_is_recorded() {
-    let town = Town::new("planted");
-    let victim = &town.pods[0];
-    let own = town.read(victim);
+    let fixture = Fixture::new("planted");
+    let victim = &fixture.pods[0];
+    let own = fixture.read(victim);
     let long_ago = json!({"boot_ms": 1, "wall_ms": 1});
     let mut planted = 0;
     for (what, dead, keys) in [
@@ -129,20 +129,24 @@ fn planted_records_condemn_nobody_who_is_recorded() {
         for (key, value) in keys.as_object().unwrap() {
             record[key] = value.clone();
         }
-        let path = town.plant(&record, dead);
-        let swept = town.sweep();
+        let path = fixture.plant(&record, dead);
+        let swept = fixture.sweep();
         assert_eq!(swept["corrupt"], json!([]), "{what}: {swept}");
         assert!(!swept["targets"].as_array().unwrap().is_empty(), "{what}: not judged: {swept}");
-        assert_eq!(town.node.dump("br0"), town.flows, "{what}: {swept}");
+        assert_eq!(fixture.node.dump("br0"), fixture.flows, "{what}: {swept}");
         // The dummy datapath has no devices, as if every port's were gone: `reapPorts` would take
         // whatever is not claimed.
-        assert_eq!(town.node.ports("br0").len(), town.pods.len(), "{what}: a port was removed");
+        assert_eq!(
+            fixture.node.ports("br0").len(),
+            fixture.pods.len(),
+            "{what}: a port was removed"
+        );
         let _ = fs::remove_file(path);
         planted += 1;
     }
-    let dead = town.node.state_dir.join("podnet/dead");
+    let dead = fixture.node.state_dir.join("podnet/dead");
     let _ = fs::remove_dir_all(dead);
-    println!("planted: {planted} records, 0 of {} entries lost", town.flows.len());
+    println!("planted: {planted} records, 0 of {} entries lost", fixture.flows.len());
 }
 
 /// A pod without its record is protected by its port row only. That is the line: whoever can take
@@ -150,12 +154,12 @@ fn planted_records_condemn_nobody_who_is_recorded() {
 /// UUID in a tombstone those of its port, too. (`undo` puts them back.)
 #[test]
 fn without_its_record_a_pod_is_not_protected() {
-    let town = Town::new("planted_alone");
-    let victim = &town.pods[0];
-    let own = town.read(victim);
+    let fixture = Fixture::new("planted_alone");
+    let victim = &fixture.pods[0];
+    let own = fixture.read(victim);
     let others = |flows: &[String]| -> Vec<String> {
-        let of_two = [&town.pods[1].ip, &town.pods[1].mac, &town.pods[1].ip6];
-        let port = format!("in_port={},", town.pods[1].ofport);
+        let of_two = [&fixture.pods[1].ip, &fixture.pods[1].mac, &fixture.pods[1].ip6];
+        let port = format!("in_port={},", fixture.pods[1].ofport);
         let of_two = |flow: &&String| {
             of_two.iter().any(|token| flow.contains(token.as_str())) || flow.contains(&port)
         };
@@ -163,62 +167,65 @@ fn without_its_record_a_pod_is_not_protected() {
     };
     // It is sandboxed long enough not to count as one whose ADD is under way.
     let mark = |key: &str| format!("external_ids:{key}=\"{}\"", victim.netns_path());
-    let _ = town.node.try_ovs_vsctl(&["set", "Port", &victim.port, &mark("x")]);
-    town.node.ovs_vsctl(&["clear", "Port", &victim.port, "external_ids"]);
-    fs::remove_file(town.record_of(victim)).unwrap();
+    let _ = fixture.node.try_ovs_vsctl(&["set", "Port", &victim.port, &mark("x")]);
+    fixture.node.ovs_vsctl(&["clear", "Port", &victim.port, "external_ids"]);
+    fs::remove_file(fixture.record_of(victim)).unwrap();
     let mut record = own.clone();
     record["containerID"] = json!("planted");
     record["state"] = json!("deleting");
     record["died"] = json!({"boot_ms": u64::MAX / 2, "wall_ms": u64::MAX / 2});
     record["interface"] = Value::Null;
-    town.plant(&record, true);
-    town.sweep();
-    let left = town.node.dump("br0");
+    fixture.plant(&record, true);
+    fixture.sweep();
+    let left = fixture.node.dump("br0");
     let port = format!("in_port={}", victim.ofport);
     let alone = |flow: &&String| flow.contains(&port) && !flow.contains(&victim.mac);
     assert_eq!(
         left.iter().filter(alone).count(),
-        town.flows.iter().filter(alone).count(),
+        fixture.flows.iter().filter(alone).count(),
         "its port is OVSDB's word, not a record's: {left:#?}"
     );
-    assert!(town.flows.iter().filter(alone).count() >= 2);
-    assert!(left.len() < town.flows.len(), "docs/security.md says that its addresses are not safe");
-    assert_eq!(others(&left), others(&town.flows), "nobody else's");
+    assert!(fixture.flows.iter().filter(alone).count() >= 2);
+    assert!(
+        left.len() < fixture.flows.len(),
+        "docs/security.md says that its addresses are not safe"
+    );
+    assert_eq!(others(&left), others(&fixture.flows), "nobody else's");
 
     record["generation"] = json!(4_712);
     record["interface"] = own["interface"].clone();
-    town.plant(&record, true);
-    town.sweep();
-    let left = town.node.dump("br0");
+    fixture.plant(&record, true);
+    fixture.sweep();
+    let left = fixture.node.dump("br0");
     assert!(!left.iter().any(|flow| flow.contains(&port)), "docs/security.md says that they go");
-    assert_eq!(others(&left), others(&town.flows), "nobody else's");
-    assert!(town.node.ports("br0").contains(&town.pods[1].port));
+    assert_eq!(others(&left), others(&fixture.flows), "nobody else's");
+    assert!(fixture.node.ports("br0").contains(&fixture.pods[1].port));
 }
 
 /// Records, tombstones and journals that name a bridge by a path: no other socket is spoken to.
 #[test]
 fn a_bridges_name_leads_to_no_other_socket() {
-    let town = Town::new("planted_path");
-    let evil = town.node.dir.join("evil.mgmt");
+    let fixture = Fixture::new("planted_path");
+    let evil = fixture.node.dir.join("evil.mgmt");
     let listener = UnixListener::bind(&evil).unwrap();
     listener.set_nonblocking(true).unwrap();
     let bridge = "../evil";
-    assert!(town.node.run_dir.join(format!("{bridge}.mgmt")).exists(), "it does lead there");
-    let mut record = town.read(&town.pods[0]);
+    assert!(fixture.node.run_dir.join(format!("{bridge}.mgmt")).exists(), "it does lead there");
+    let mut record = fixture.read(&fixture.pods[0]);
     record["containerID"] = json!("planted");
     record["bridge"] = json!(bridge);
     record["interface"] = Value::Null;
-    let active = town.plant(&record, false);
-    let listed = town.node.admin(&["list"]);
+    let active = fixture.plant(&record, false);
+    let listed = fixture.node.admin(&["list"]);
     is_plain(&listed);
     // OVSDB has no such bridge, so that its socket is not even looked for.
     assert!(listed.succeeded() && listed.stdout.contains("planted"), "{listed}");
     fs::remove_file(active).unwrap();
     record["state"] = json!("deleting");
     record["died"] = record["created"].clone();
-    town.plant(&record, true);
-    town.sweep();
-    let journal = town.node.state_dir.join("journal");
+    fixture.plant(&record, true);
+    fixture.sweep();
+    let journal = fixture.node.state_dir.join("journal");
     fs::create_dir_all(&journal).unwrap();
     let id = "20261121T101112.123-4711";
     let lines = [
@@ -228,10 +235,10 @@ fn a_bridges_name_leads_to_no_other_socket() {
     ];
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     fs::write(journal.join(format!("{id}.jsonl")), text).unwrap();
-    let undone = town.node.admin(&["undo", id]);
+    let undone = fixture.node.admin(&["undo", id]);
     is_plain(&undone);
     assert!(undone.stdout.contains("is no bridge's name"), "{undone}");
     let accepted = listener.accept();
     assert!(accepted.is_err(), "somebody connected");
-    assert_eq!(town.node.dump("br0"), town.flows);
+    assert_eq!(fixture.node.dump("br0"), fixture.flows);
 }

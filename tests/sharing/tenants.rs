@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::lifecycle::crowd::{sorted, states, sweep};
+use crate::lifecycle::fixture::{sorted, states, sweep};
 use crate::rig::{Attached, Datapath, Node, Setup};
 
 /// Pods that the tenants' controller knows, and what it installed: each pod's classifier is the

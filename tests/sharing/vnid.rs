@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::lifecycle::crowd::{sorted, sweep};
+use crate::lifecycle::fixture::{sorted, sweep};
 use crate::rig::{Attached, Datapath, Node, Port, Setup, layouts};
 
 const SHOP: u32 = 0x1001;

@@ -20,13 +20,13 @@ const GC: &str = "ovs-flow-gc";
 const UNPROVEN: [&str; 2] = ["reg0=", "ct_nw_"];
 
 /// A node with pods on it, each with a classifier's flows.
-struct Town {
+struct Fixture {
     node: Node,
     pods: Vec<Attached>,
     flows: Vec<Vec<String>>,
 }
 
-impl Town {
+impl Fixture {
     fn new(test: &str, names: &[&str]) -> Self {
         Self::build(Setup::new().cni_version("1.1.0").up(test), names)
     }
@@ -137,87 +137,87 @@ fn fill(path: PathBuf) {
 /// The two halves of an upgrade are not upgraded in one moment.
 #[test]
 fn a_file_of_another_version_is_left_alone() {
-    let town = Town::new("other_version", &["web", "db", "live"]);
-    let files = ["_later", "podnet/later", "later.sock"].map(|at| town.node.state_dir.join(at));
+    let fixture = Fixture::new("other_version", &["web", "db", "live"]);
+    let files = ["_later", "podnet/later", "later.sock"].map(|at| fixture.node.state_dir.join(at));
     files.iter().for_each(|file| fs::write(file, "of another version").unwrap());
-    town.del(&town.pods[0]);
-    town.node.vanish(&town.pods[1], Port::Stays);
+    fixture.del(&fixture.pods[0]);
+    fixture.node.vanish(&fixture.pods[1], Port::Stays);
     for args in [&["list"][..], &["sweep"], &["status"]] {
-        let outcome = town.node.admin(args);
+        let outcome = fixture.node.admin(args);
         assert!(outcome.succeeded(), "{outcome}");
         assert!(!outcome.to_string().contains("later"), "{outcome}");
     }
-    let left = town.node.dump("br0");
-    assert!(town.without(&[0, 1]).iter().all(|flow| left.contains(flow)), "{left:#?}");
+    let left = fixture.node.dump("br0");
+    assert!(fixture.without(&[0, 1]).iter().all(|flow| left.contains(flow)), "{left:#?}");
     assert!(files.iter().all(|file| file.exists()));
 }
 
 #[test]
 fn full() {
-    let town = Town::on_tmpfs("full", &["web", "db", "cache"]);
-    fill(town.node.state_dir.join("filler"));
-    town.add_is_refused(&["No space left on device", "os error 28"]);
-    town.status_warns(&["No space left on device"]);
-    assert_eq!(town.temporary_files(), "");
-    assert_eq!(town.node.dump("br0"), town.without(&[]));
+    let fixture = Fixture::on_tmpfs("full", &["web", "db", "cache"]);
+    fill(fixture.node.state_dir.join("filler"));
+    fixture.add_is_refused(&["No space left on device", "os error 28"]);
+    fixture.status_warns(&["No space left on device"]);
+    assert_eq!(fixture.temporary_files(), "");
+    assert_eq!(fixture.node.dump("br0"), fixture.without(&[]));
     // Everything that is on record is still known.
-    let [done, unfinished, failed] = town.counted_dels().unwrap();
-    town.del(&town.pods[0]);
-    assert_eq!(town.node.dump("br0"), town.without(&[0]));
+    let [done, unfinished, failed] = fixture.counted_dels().unwrap();
+    fixture.del(&fixture.pods[0]);
+    assert_eq!(fixture.node.dump("br0"), fixture.without(&[0]));
     // The numbers have their place already.
-    let counted = town.counted_dels().unwrap();
+    let counted = fixture.counted_dels().unwrap();
     assert_eq!((counted.iter().sum::<u64>(), counted[2]), (done + unfinished + failed + 1, failed));
     // The OVS plugin's comes behind ours; else a port that nothing explains would stay.
-    town.node.ovs_vsctl(&["del-port", &town.pods[0].port]);
-    assert_ne!(town.records().get("web").map(String::as_str), Some("active"));
+    fixture.node.ovs_vsctl(&["del-port", &fixture.pods[0].port]);
+    assert_ne!(fixture.records().get("web").map(String::as_str), Some("active"));
     // One that died without DEL while there was no room.
-    town.node.vanish(&town.pods[1], Port::Stays);
-    let swept = town.node.admin(&["sweep"]);
+    fixture.node.vanish(&fixture.pods[1], Port::Stays);
+    let swept = fixture.node.admin(&["sweep"]);
     assert!(swept.code.is_some(), "{swept}");
-    assert!(town.without(&[0, 1]).iter().all(|f| town.node.dump("br0").contains(f)));
+    assert!(fixture.without(&[0, 1]).iter().all(|f| fixture.node.dump("br0").contains(f)));
 
     // Where there is no place for them, they are not counted, and no call says or waits for it.
-    fs::remove_file(town.node.state_dir.join("_calls")).unwrap();
-    fill(town.node.state_dir.join("more"));
-    let del = town.del(&town.pods[0]);
+    fs::remove_file(fixture.node.state_dir.join("_calls")).unwrap();
+    fill(fixture.node.state_dir.join("more"));
+    let del = fixture.del(&fixture.pods[0]);
     assert!(!del.stderr.contains("_calls"), "{del}");
-    assert_eq!(town.counted_dels(), None);
+    assert_eq!(fixture.counted_dels(), None);
     for file in ["filler", "more"] {
-        fs::remove_file(town.node.state_dir.join(file)).unwrap();
+        fs::remove_file(fixture.node.state_dir.join(file)).unwrap();
     }
-    town.del(&town.pods[0]);
-    assert_eq!(town.counted_dels().map(|dels| dels.iter().sum()), Some(1));
-    town.node.admin(&["sweep"]).ok();
-    assert_eq!(town.node.dump("br0"), town.without(&[0, 1]));
-    assert_eq!(town.records().into_keys().collect::<Vec<_>>(), ["cache"]);
-    town.node.run_pod("next");
+    fixture.del(&fixture.pods[0]);
+    assert_eq!(fixture.counted_dels().map(|dels| dels.iter().sum()), Some(1));
+    fixture.node.admin(&["sweep"]).ok();
+    assert_eq!(fixture.node.dump("br0"), fixture.without(&[0, 1]));
+    assert_eq!(fixture.records().into_keys().collect::<Vec<_>>(), ["cache"]);
+    fixture.node.run_pod("next");
 }
 
 #[test]
 fn read_only() {
-    let town = Town::on_tmpfs("read_only", &["web", "db"]);
-    let dir = town.node.state_dir.display().to_string();
-    town.node.run("mount", &["-o", "remount,ro", &dir]).ok();
-    town.add_is_refused(&["Read-only file system", "os error 30"]);
-    town.status_warns(&["Read-only file system"]);
-    assert_eq!(town.node.dump("br0"), town.without(&[]));
-    let counted = town.counted_dels();
-    let del = town.del(&town.pods[0]);
-    assert_eq!(town.node.dump("br0"), town.without(&[0]));
-    assert!(town.counted_dels() == counted && !del.stderr.contains("_calls"), "{del}");
+    let fixture = Fixture::on_tmpfs("read_only", &["web", "db"]);
+    let dir = fixture.node.state_dir.display().to_string();
+    fixture.node.run("mount", &["-o", "remount,ro", &dir]).ok();
+    fixture.add_is_refused(&["Read-only file system", "os error 30"]);
+    fixture.status_warns(&["Read-only file system"]);
+    assert_eq!(fixture.node.dump("br0"), fixture.without(&[]));
+    let counted = fixture.counted_dels();
+    let del = fixture.del(&fixture.pods[0]);
+    assert_eq!(fixture.node.dump("br0"), fixture.without(&[0]));
+    assert!(fixture.counted_dels() == counted && !del.stderr.contains("_calls"), "{del}");
     // Who only reads, can.
-    assert_eq!(town.records().len(), 2);
-    town.node.admin(&["sweep", "--dry-run"]).ok();
-    town.node.admin(&["explain", &town.pods[1].name]).ok();
-    let swept = town.node.admin(&["sweep"]);
+    assert_eq!(fixture.records().len(), 2);
+    fixture.node.admin(&["sweep", "--dry-run"]).ok();
+    fixture.node.admin(&["explain", &fixture.pods[1].name]).ok();
+    let swept = fixture.node.admin(&["sweep"]);
     assert_eq!(swept.code, Some(1), "{swept}");
     assert!(swept.stderr.contains("Read-only") && swept.stderr.contains(&dir), "{swept}");
 
-    town.node.run("mount", &["-o", "remount,rw", &dir]).ok();
-    town.node.kill_sandbox(&town.pods[0]);
-    town.node.admin(&["sweep"]).ok();
-    assert_eq!(town.node.dump("br0"), town.without(&[0]));
-    assert_eq!(town.records().into_keys().collect::<Vec<_>>(), ["db"]);
+    fixture.node.run("mount", &["-o", "remount,rw", &dir]).ok();
+    fixture.node.kill_sandbox(&fixture.pods[0]);
+    fixture.node.admin(&["sweep"]).ok();
+    assert_eq!(fixture.node.dump("br0"), fixture.without(&[0]));
+    assert_eq!(fixture.records().into_keys().collect::<Vec<_>>(), ["db"]);
 }
 
 /// A record that cannot become a tombstone (its file's own error) keeps no other from it, is told of,
@@ -225,35 +225,36 @@ fn read_only() {
 #[test]
 fn a_record_that_cannot_become_a_tombstone_stops_no_other() {
     for verb in ["sweep", "GC"] {
-        let town = Town::new("unburied", &["web", "stuck", "db", "live"]);
-        let (stuck, live) = (&town.pods[1], &town.pods[3]);
+        let fixture = Fixture::new("unburied", &["web", "stuck", "db", "live"]);
+        let (stuck, live) = (&fixture.pods[1], &fixture.pods[3]);
         // Everybody's register value is known, as on a node that has been up for a while.
-        town.node.admin(&["sweep"]).ok();
-        town.pods[..3].iter().for_each(|pod| town.node.vanish(pod, Port::Gone));
-        let record: Value = serde_json::from_slice(&fs::read(town.file(stuck)).unwrap()).unwrap();
+        fixture.node.admin(&["sweep"]).ok();
+        fixture.pods[..3].iter().for_each(|pod| fixture.node.vanish(pod, Port::Gone));
+        let record: Value =
+            serde_json::from_slice(&fs::read(fixture.file(stuck)).unwrap()).unwrap();
         let name = format!("{}:{}.{}.json", stuck.container, stuck.ifname, record["generation"]);
-        let tombstone = town.node.state_dir.join("podnet/dead").join(name);
+        let tombstone = fixture.node.state_dir.join("podnet/dead").join(name);
         // The second tombstone: writing its tombstone, and moving its record instead.
         let script = format!(
             "exec strace -f -qq -o /dev/null -e inject=rename:error=EIO:when=2..3 {} \"$@\"",
-            town.node.plugin(GC).display(),
+            fixture.node.plugin(GC).display(),
         );
-        town.node.script_plugin("disturbed", &script);
-        let state = town.node.state_dir.display().to_string();
+        fixture.node.script_plugin("disturbed", &script);
+        let state = fixture.node.state_dir.display().to_string();
         let clean = |plugin: &str| match verb {
             "GC" => {
-                let mut conf = town.node.plugin_conf(GC, None, None);
+                let mut conf = fixture.node.plugin_conf(GC, None, None);
                 conf["cni.dev/valid-attachments"] =
                     json!([{"containerID": live.container, "ifname": live.ifname}]);
-                town.node.call(plugin, "GC").conf(&conf).run()
+                fixture.node.call(plugin, "GC").conf(&conf).run()
             }
             _ => {
-                let plugin = town.node.plugin(plugin).display().to_string();
-                town.node.run(&plugin, &["sweep", "--yes", "--json", "--state-dir", &state])
+                let plugin = fixture.node.plugin(plugin).display().to_string();
+                fixture.node.run(&plugin, &["sweep", "--yes", "--json", "--state-dir", &state])
             }
         };
         let outcome = clean("disturbed");
-        assert_eq!(town.node.dump("br0"), town.without(&[0, 2]), "{verb}: {outcome}");
+        assert_eq!(fixture.node.dump("br0"), fixture.without(&[0, 2]), "{verb}: {outcome}");
         assert_eq!(outcome.code, Some(if verb == "GC" { 1 } else { 3 }), "{outcome}");
         let said: Vec<&str> = outcome
             .stdout
@@ -265,61 +266,61 @@ fn a_record_that_cannot_become_a_tombstone_stops_no_other() {
         assert!(said[0].contains(&path) && said[0].contains("os error 5"), "{outcome}");
         let left: BTreeMap<String, String> =
             ["live", "stuck"].map(|name| (name.to_owned(), "active".to_owned())).into();
-        assert_eq!(town.records(), left, "{verb}");
+        assert_eq!(fixture.records(), left, "{verb}");
 
         let outcome = clean(GC);
         assert!(outcome.succeeded(), "{outcome}");
-        assert_eq!(town.node.dump("br0"), town.without(&[0, 1, 2]));
-        assert_eq!(town.records().into_keys().collect::<Vec<_>>(), ["live"]);
+        assert_eq!(fixture.node.dump("br0"), fixture.without(&[0, 1, 2]));
+        assert_eq!(fixture.records().into_keys().collect::<Vec<_>>(), ["live"]);
     }
 }
 
 /// ovs-cni #304: its state vanished from /tmp, and DEL quietly did nothing.
 #[test]
 fn missing_at_del() {
-    let town = Town::new("missing_at_del", &["web", "db"]);
-    fs::remove_dir_all(&town.node.state_dir).unwrap();
-    town.del_without_record(0, &UNPROVEN);
+    let fixture = Fixture::new("missing_at_del", &["web", "db"]);
+    fs::remove_dir_all(&fixture.node.state_dir).unwrap();
+    fixture.del_without_record(0, &UNPROVEN);
     // Again, and for a pod that nobody ever saw.
-    let before = town.node.dump("br0");
-    town.del(&town.pods[0]);
-    town.del(&town.node.pod("nobody"));
-    assert_eq!(town.node.dump("br0"), before);
+    let before = fixture.node.dump("br0");
+    fixture.del(&fixture.pods[0]);
+    fixture.del(&fixture.node.pod("nobody"));
+    assert_eq!(fixture.node.dump("br0"), before);
 }
 
 /// The same while the switch is away: the retry knows what the network is configured to.
 #[test]
 fn missing_at_del_while_the_switch_is_away() {
-    let town = Town::new("missing_and_away", &["web", "db"]);
-    fs::remove_dir_all(&town.node.state_dir).unwrap();
-    town.node.ovsdb.stop();
-    town.del(&town.pods[0]);
-    town.node.ovsdb.start();
-    assert_eq!(town.node.dump("br0"), town.without(&[]));
-    town.node.admin(&["sweep"]).ok();
-    let left = town.node.dump("br0");
-    let of_its_port = format!("in_port={},", town.pods[0].ofport);
+    let fixture = Fixture::new("missing_and_away", &["web", "db"]);
+    fs::remove_dir_all(&fixture.node.state_dir).unwrap();
+    fixture.node.ovsdb.stop();
+    fixture.del(&fixture.pods[0]);
+    fixture.node.ovsdb.start();
+    assert_eq!(fixture.node.dump("br0"), fixture.without(&[]));
+    fixture.node.admin(&["sweep"]).ok();
+    let left = fixture.node.dump("br0");
+    let of_its_port = format!("in_port={},", fixture.pods[0].ofport);
     assert!(!left.iter().any(|flow| flow.contains(&of_its_port)), "{left:#?}");
-    assert!(town.without(&[0]).iter().all(|flow| left.contains(flow)), "{left:#?}");
+    assert!(fixture.without(&[0]).iter().all(|flow| left.contains(flow)), "{left:#?}");
     // It waits for evidence of whose register value it was.
-    assert_eq!(town.records()["web"], "deleting");
+    assert_eq!(fixture.records()["web"], "deleting");
 }
 
 #[test]
 fn missing_at_add_is_made() {
-    let town = Town::new("missing_at_add", &[]);
-    let deep = town.node.dir.join("not/yet/there");
-    town.node.configure(json!({"stateDir": deep}));
-    let web = town.node.run_pod("web");
+    let fixture = Fixture::new("missing_at_add", &[]);
+    let deep = fixture.node.dir.join("not/yet/there");
+    fixture.node.configure(json!({"stateDir": deep}));
+    let web = fixture.node.run_pod("web");
     let mode = |path: &str| fs::metadata(deep.join(path)).unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode(""), mode("podnet")), (0o700, 0o700));
     let record = format!("podnet/{}:eth0.json", web.container);
     assert_eq!((mode(&record), mode("lock"), mode("podnet/config.json")), (0o600, 0o600, 0o600));
     // The commands that only read do not make one.
     for command in [&["list"][..], &["sweep", "--dry-run"], &["undo", "--list"]] {
-        assert_eq!(town.node.admin(command).code, Some(0), "{command:?}");
+        assert_eq!(fixture.node.admin(command).code, Some(0), "{command:?}");
     }
-    assert!(!town.node.state_dir.exists());
+    assert!(!fixture.node.state_dir.exists());
 }
 
 /// A directory that others can write to decides nothing: what it holds may be forged.
@@ -333,9 +334,9 @@ fn somebody_elses_or_open_to_others() {
         ("link", &["symbolic link"]),
         ("file", &["not a directory"]),
     ] {
-        let town = Town::new(case, &["web", "db"]);
-        let dir = &town.node.state_dir;
-        let aside = town.node.dir.join("aside");
+        let fixture = Fixture::new(case, &["web", "db"]);
+        let dir = &fixture.node.state_dir;
+        let aside = fixture.node.dir.join("aside");
         let open = |mode| fs::set_permissions(dir, Permissions::from_mode(mode)).unwrap();
         match case {
             "owner" => chown(dir, Some(4711), None).unwrap(),
@@ -349,19 +350,20 @@ fn somebody_elses_or_open_to_others() {
             "file" => fs::write(dir, "").unwrap(),
             _ => {}
         }
-        let content =
-            || town.node.run("find", &[town.node.dir.to_str().unwrap(), "-path", "*net/*"]).ok();
+        let content = || {
+            fixture.node.run("find", &[fixture.node.dir.to_str().unwrap(), "-path", "*net/*"]).ok()
+        };
         let before = content();
 
-        town.add_is_refused(words);
-        town.status_warns(words);
+        fixture.add_is_refused(words);
+        fixture.status_warns(words);
         for command in [&["list"][..], &["sweep"], &["explain", "web"], &["pause"]] {
-            let refused = town.node.admin(command);
+            let refused = fixture.node.admin(command);
             assert_eq!(refused.code, Some(1), "{case}: {refused}");
             assert!(words.iter().all(|w| refused.stderr.contains(w)), "{case}: {refused}");
         }
-        assert_eq!(town.node.dump("br0"), town.without(&[]), "{case}");
-        town.del_without_record(0, &UNPROVEN);
+        assert_eq!(fixture.node.dump("br0"), fixture.without(&[]), "{case}");
+        fixture.del_without_record(0, &UNPROVEN);
         assert_eq!(content(), before, "{case}: written into");
     }
 }
@@ -369,77 +371,77 @@ fn somebody_elses_or_open_to_others() {
 /// The kernel, a full disk or an operator: a record is cut, another is empty (cni #1055).
 #[test]
 fn torn_and_empty_records_beside_good_ones() {
-    let town = Town::new("torn", &["web", "dead", "torn", "empty"]);
-    let [web, dead, torn, empty] = [0, 1, 2, 3].map(|index| &town.pods[index]);
-    let whole = fs::read(town.file(torn)).unwrap();
-    fs::write(town.file(torn), &whole[..whole.len() / 2]).unwrap();
-    fs::write(town.file(empty), "").unwrap();
-    town.node.vanish(dead, Port::Gone);
+    let fixture = Fixture::new("torn", &["web", "dead", "torn", "empty"]);
+    let [web, dead, torn, empty] = [0, 1, 2, 3].map(|index| &fixture.pods[index]);
+    let whole = fs::read(fixture.file(torn)).unwrap();
+    fs::write(fixture.file(torn), &whole[..whole.len() / 2]).unwrap();
+    fs::write(fixture.file(empty), "").unwrap();
+    fixture.node.vanish(dead, Port::Gone);
 
-    let listed = town.node.admin(&["list", "--no-flows"]);
+    let listed = fixture.node.admin(&["list", "--no-flows"]);
     assert_eq!(listed.code, Some(3), "{listed}");
-    let swept = town.node.admin(&["sweep", "--json"]);
+    let swept = fixture.node.admin(&["sweep", "--json"]);
     assert_eq!(swept.code, Some(3), "{swept}");
     let corrupt = swept.json()["corrupt"].to_string();
     for pod in [torn, empty] {
-        assert!(corrupt.contains(town.file(pod).to_str().unwrap()), "{swept}");
-        assert!(!town.file(pod).exists());
-        let aside = format!("{}.corrupt", town.file(pod).display());
+        assert!(corrupt.contains(fixture.file(pod).to_str().unwrap()), "{swept}");
+        assert!(!fixture.file(pod).exists());
+        let aside = format!("{}.corrupt", fixture.file(pod).display());
         assert!(fs::metadata(&aside).is_ok(), "{aside} is for people to look at");
     }
-    assert_eq!(town.node.dump("br0"), town.without(&[1]), "the living keep theirs");
-    let again = town.node.admin(&["sweep", "--json"]);
+    assert_eq!(fixture.node.dump("br0"), fixture.without(&[1]), "the living keep theirs");
+    let again = fixture.node.admin(&["sweep", "--json"]);
     assert_eq!(again.code, Some(0), "{again}");
     assert_eq!(again.json()["corrupt"], json!([]));
-    assert_eq!(town.node.dump("br0"), town.without(&[1]));
+    assert_eq!(fixture.node.dump("br0"), fixture.without(&[1]));
 
     // Life goes on: CHECK and DEL of the good, DEL of the others by their ports.
-    town.node.try_check(web).unwrap();
-    town.node.run_pod("next");
+    fixture.node.try_check(web).unwrap();
+    fixture.node.run_pod("next");
     let port = |pod: &Attached| format!("in_port={},", pod.ofport);
     for pod in [torn, empty] {
-        town.del(pod);
-        assert!(!town.node.dump("br0").iter().any(|flow| flow.contains(&port(pod))));
+        fixture.del(pod);
+        assert!(!fixture.node.dump("br0").iter().any(|flow| flow.contains(&port(pod))));
     }
-    assert!(town.flows[0].iter().all(|flow| town.node.dump("br0").contains(flow)));
+    assert!(fixture.flows[0].iter().all(|flow| fixture.node.dump("br0").contains(flow)));
 }
 
 #[test]
 fn a_torn_record_stops_neither_its_own_del_nor_its_own_add() {
-    let town = Town::new("torn_own", &["web", "db"]);
+    let fixture = Fixture::new("torn_own", &["web", "db"]);
     for broken in ["", "{", "null", "{\"schema\":1}", "\u{0}\u{0}\u{0}"] {
-        fs::write(town.file(&town.pods[0]), broken).unwrap();
-        let pod = &town.pods[0];
-        let conf = town.node.plugin_conf(GC, Some(pod), Some(&pod.result));
-        let added = town.node.call(GC, "ADD").pod(pod).conf(&conf).run();
+        fs::write(fixture.file(&fixture.pods[0]), broken).unwrap();
+        let pod = &fixture.pods[0];
+        let conf = fixture.node.plugin_conf(GC, Some(pod), Some(&pod.result));
+        let added = fixture.node.call(GC, "ADD").pod(pod).conf(&conf).run();
         assert!(added.succeeded(), "{broken:?}: {added}");
         assert_eq!(added.json(), pod.result);
-        assert_eq!(town.records()["web"], "active");
+        assert_eq!(fixture.records()["web"], "active");
     }
     // What the register means is learned from pods on record, and written down for the network.
-    town.node.admin(&["sweep"]).ok();
-    fs::write(town.file(&town.pods[0]), "{").unwrap();
-    town.del_without_record(0, &["ct_nw_"]);
+    fixture.node.admin(&["sweep"]).ok();
+    fs::write(fixture.file(&fixture.pods[0]), "{").unwrap();
+    fixture.del_without_record(0, &["ct_nw_"]);
 }
 
 /// The address of a pod that died was given to one whose record is torn: nobody on record has
 /// it, and the entries of the new owner stay all the same.
 #[test]
 fn the_address_of_a_torn_record_is_not_free() {
-    let town = Town::new("torn_address", &["old", "db"]);
-    town.node.configure(json!({"lingerSeconds": 600}));
-    let old = &town.pods[0];
-    town.node.del(old);
-    assert_eq!(town.node.dump("br0"), town.without(&[0]));
-    let new = town.node.add(&town.node.pod("new").with_ip(&old.ip));
-    let its = town.node.install("br0", &layouts::classifier(&new.who(0x2001)));
-    fs::write(town.file(&new), "{\"sch").unwrap();
+    let fixture = Fixture::new("torn_address", &["old", "db"]);
+    fixture.node.configure(json!({"lingerSeconds": 600}));
+    let old = &fixture.pods[0];
+    fixture.node.del(old);
+    assert_eq!(fixture.node.dump("br0"), fixture.without(&[0]));
+    let new = fixture.node.add(&fixture.node.pod("new").with_ip(&old.ip));
+    let its = fixture.node.install("br0", &layouts::classifier(&new.who(0x2001)));
+    fs::write(fixture.file(&new), "{\"sch").unwrap();
     for _ in 0..2 {
-        let swept = town.node.admin(&["sweep"]);
+        let swept = fixture.node.admin(&["sweep"]);
         assert!(matches!(swept.code, Some(0 | 3)), "{swept}");
-        let mut all = [town.without(&[0]), its.clone()].concat();
+        let mut all = [fixture.without(&[0]), its.clone()].concat();
         all.sort();
-        assert_eq!(town.node.dump("br0"), all, "{swept}");
+        assert_eq!(fixture.node.dump("br0"), all, "{swept}");
     }
 }
 
@@ -450,32 +452,33 @@ fn a_torn_configuration_deletes_nothing() {
     let mut broken = vec![Some("{\"config\":{\"mo"), Some(""), Some("{\"config\":{\"mode\":7}}")];
     broken.push(None);
     for broken in broken {
-        let town = Town::new("torn_config", &["web", "db", "cache"]);
-        town.node.configure(json!({"mode": "observe", "reg0": "none"}));
-        let conf = town.node.plugin_conf(GC, Some(&town.pods[0]), Some(&town.pods[0].result));
-        let again = town.node.call(GC, "ADD").pod(&town.pods[0]).conf(&conf).run();
+        let fixture = Fixture::new("torn_config", &["web", "db", "cache"]);
+        fixture.node.configure(json!({"mode": "observe", "reg0": "none"}));
+        let conf =
+            fixture.node.plugin_conf(GC, Some(&fixture.pods[0]), Some(&fixture.pods[0].result));
+        let again = fixture.node.call(GC, "ADD").pod(&fixture.pods[0]).conf(&conf).run();
         assert!(again.succeeded(), "{again}");
-        let config = town.node.state_dir.join("podnet/config.json");
+        let config = fixture.node.state_dir.join("podnet/config.json");
         match broken {
             Some(text) => fs::write(&config, text).unwrap(),
             None => fs::remove_file(&config).unwrap(),
         }
-        town.node.vanish(&town.pods[1], Port::Gone);
+        fixture.node.vanish(&fixture.pods[1], Port::Gone);
         for _ in 0..2 {
-            let swept = town.node.admin(&["sweep"]);
+            let swept = fixture.node.admin(&["sweep"]);
             assert!(matches!(swept.code, Some(0 | 3)), "{broken:?}: {swept}");
-            assert_eq!(town.node.dump("br0"), town.without(&[]), "{broken:?}: {swept}");
+            assert_eq!(fixture.node.dump("br0"), fixture.without(&[]), "{broken:?}: {swept}");
         }
         // The next ADD mends it; from then on it is as configured.
         if let Some(text) = broken {
             fs::write(&config, text).unwrap();
         }
-        town.node.run_pod("next");
-        town.node.configure(json!({"mode": null, "reg0": null}));
-        town.node.run_pod("last");
-        town.node.admin(&["sweep"]).ok();
-        let left = town.node.dump("br0");
-        let (others, its) = (town.without(&[1]), "reg0=0x1002");
+        fixture.node.run_pod("next");
+        fixture.node.configure(json!({"mode": null, "reg0": null}));
+        fixture.node.run_pod("last");
+        fixture.node.admin(&["sweep"]).ok();
+        let left = fixture.node.dump("br0");
+        let (others, its) = (fixture.without(&[1]), "reg0=0x1002");
         assert!(others.iter().all(|flow| left.contains(flow)), "{broken:?}");
         // Two pods are new, and nobody knows their register values yet.
         let rest: Vec<_> = left.iter().filter(|flow| !others.contains(flow)).collect();
@@ -488,18 +491,18 @@ fn a_torn_configuration_deletes_nothing() {
 #[test]
 fn a_killed_del_without_a_configuration_is_finished_by_a_sweep() {
     for everything_gone in [false, true] {
-        let town = Town::new("killed_del", &["web", "db"]);
-        town.node.configure(json!({"timeoutMs": 30_000}));
+        let fixture = Fixture::new("killed_del", &["web", "db"]);
+        fixture.node.configure(json!({"timeoutMs": 30_000}));
         if everything_gone {
-            fs::remove_dir_all(&town.node.state_dir).unwrap();
+            fs::remove_dir_all(&fixture.node.state_dir).unwrap();
         } else {
-            fs::remove_file(town.node.state_dir.join("podnet/config.json")).unwrap();
+            fs::remove_file(fixture.node.state_dir.join("podnet/config.json")).unwrap();
         }
-        let web = &town.pods[0];
-        let conf = town.node.plugin_conf(GC, Some(web), None);
-        town.node.vswitchd.pause();
-        let del = town.node.call(GC, "DEL").pod(web).conf(&conf).start();
-        let dead = town.node.state_dir.join("podnet/dead");
+        let web = &fixture.pods[0];
+        let conf = fixture.node.plugin_conf(GC, Some(web), None);
+        fixture.node.vswitchd.pause();
+        let del = fixture.node.call(GC, "DEL").pod(web).conf(&conf).start();
+        let dead = fixture.node.state_dir.join("podnet/dead");
         // The file counts once it has its name: while it is written it is called `.….tmp`.
         eventually("DEL leaves a tombstone", || {
             fs::read_dir(&dead).is_ok_and(|mut dir| {
@@ -508,10 +511,10 @@ fn a_killed_del_without_a_configuration_is_finished_by_a_sweep() {
         });
         del.kill();
         del.wait();
-        town.node.vswitchd.resume();
+        fixture.node.vswitchd.resume();
 
-        town.node.admin(&["sweep"]).ok();
-        let (left, of_others) = (town.node.dump("br0"), town.without(&[0]));
+        fixture.node.admin(&["sweep"]).ok();
+        let (left, of_others) = (fixture.node.dump("br0"), fixture.without(&[0]));
         assert!(of_others.iter().all(|flow| left.contains(flow)), "{left:#?}");
         let rest: Vec<_> = left.iter().filter(|flow| !of_others.contains(flow)).collect();
         let unproven = |flow: &&String| UNPROVEN.iter().any(|word| flow.contains(word));

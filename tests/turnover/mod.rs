@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::crowd::{self, Dice, Member, all_at_once, missing};
+use super::pods::{self, Dice, Member, all_at_once, missing};
 use crate::gcd::Daemon;
 use crate::rig::{Node, eventually, layouts, sleep_ms};
 
@@ -121,7 +121,7 @@ struct Turnover<'n> {
 
 /// Lets pods come and go beside a daemon.
 pub(crate) fn run(test: &str, trial: Trial) -> Found {
-    let node = crowd::node(test, json!({"reg0": trial.reg0}));
+    let node = pods::node(test, json!({"reg0": trial.reg0}));
     node.limit_state_dir("256m");
     let mut turnover = Turnover::new(&node);
     turnover.settle_in();
@@ -179,7 +179,7 @@ impl<'n> Turnover<'n> {
             Member::new(self.node, 10_000_000 + u32::from(n), 1000 + n, address, value(5000 + n))
         };
         self.residents = (0..RESIDENTS).map(member).collect();
-        crowd::add_ports(self.node, &self.residents);
+        pods::add_ports(self.node, &self.residents);
         for some in self.residents.chunks(20) {
             all_at_once(self.node, "ADD", some);
         }
@@ -227,9 +227,9 @@ impl<'n> Turnover<'n> {
             members.iter().cloned().partition(|_| self.dice.percent(25));
         let (at_once, left): (Vec<_>, Vec<_>) =
             later.into_iter().partition(|_| self.dice.percent(65));
-        crowd::del_ports(self.node, first.iter().map(|m| m.port.as_str()));
-        crowd::end_sandboxes(self.node, &members);
-        crowd::del_ports(self.node, at_once.iter().map(|m| m.port.as_str()));
+        pods::del_ports(self.node, first.iter().map(|m| m.port.as_str()));
+        pods::end_sandboxes(self.node, &members);
+        pods::del_ports(self.node, at_once.iter().map(|m| m.port.as_str()));
         for member in first.iter().chain(&at_once) {
             self.note("vanishes with its row", member);
             self.give_back(0, member.who.ofport);
@@ -245,8 +245,8 @@ impl<'n> Turnover<'n> {
     fn leave(&mut self, dying: Vec<Living>) {
         let (members, dead) = of_dying(dying);
         all_at_once(self.node, "DEL", &members);
-        crowd::del_ports(self.node, members.iter().map(|m| m.port.as_str()));
-        crowd::end_sandboxes(self.node, &members);
+        pods::del_ports(self.node, members.iter().map(|m| m.port.as_str()));
+        pods::end_sandboxes(self.node, &members);
         for member in &members {
             self.note("leaves", member);
             self.give_back(0, member.who.ofport);
@@ -271,7 +271,7 @@ impl<'n> Turnover<'n> {
     fn reap(&mut self) {
         let Some(member) = self.dice.take(&mut self.rows) else { return };
         self.note("loses its row", &member);
-        crowd::del_ports(self.node, [member.port.as_str()]);
+        pods::del_ports(self.node, [member.port.as_str()]);
         self.give_back(0, member.who.ofport);
     }
 
@@ -299,7 +299,7 @@ impl<'n> Turnover<'n> {
             born.push(Living { member, there: Vec::new(), pending: Vec::new() });
         }
         let members: Vec<_> = born.iter().map(|it| it.member.clone()).collect();
-        crowd::add_ports(self.node, &members);
+        pods::add_ports(self.node, &members);
         let (mut early, mut usual) = (Vec::new(), Vec::new());
         for living in &mut born {
             for lines in self.parts(&living.member) {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use ovs_flow_gc::openflow::{Connection, Entry, Filter, FlowKey, What};
 use ovs_flow_gc::store::Deleted;
 
-use crate::crowd::Dice;
+use crate::pods::Dice;
 use crate::window::ground::{Dead, Ground, soon};
 
 /// Who races has the machine for himself, as far as this program goes.

@@ -273,10 +273,10 @@ fn memory_is_bounded_and_keeps_the_latest() {
     assert_eq!(life(&seen, "stays"), Liveness::Alive);
 
     // Many at once that have been gone equally long.
-    let ids: Vec<String> = (0..3 * MOST_GONE).map(|n| format!("crowd-{n}")).collect();
-    let mut crowd: Vec<(&str, Seen)> = ids.iter().map(|id| (&**id, Alive)).collect();
-    crowd.push(("stays", Alive));
-    complete(&mut seen, &crowd);
+    let ids: Vec<String> = (0..3 * MOST_GONE).map(|n| format!("many-{n}")).collect();
+    let mut many: Vec<(&str, Seen)> = ids.iter().map(|id| (&**id, Alive)).collect();
+    many.push(("stays", Alive));
+    complete(&mut seen, &many);
     told(&mut seen, None);
     assert_eq!(seen.sights.len(), MOST_GONE + 1);
 }

@@ -1,7 +1,7 @@
-//! The town that churns, and the book that says whose each entry is.
+//! A node on which pods come and go, and the list that says whose each entry is.
 //!
 //! What the book promises: an entry of a live pod is there; an entry of a dead one is gone
-//! after the sweep. Those that match its register value may wait until [`Town::settle`],
+//! after the sweep. Those that match its register value may wait until [`Churn::settle`],
 //! while some live pod's value is not known yet. Excused for good are an address that is put
 //! back after its owner's death (its next owner's entry looks the same), and what nobody can
 //! know.
@@ -12,14 +12,14 @@ use ovs_flow_gc::config::NetworkState;
 use ovs_flow_gc::model::attachment::Attachment;
 use serde_json::json;
 
-use crate::crowd::{self, Dice, Member, all_at_once, missing, records};
+use crate::pods::{self, Dice, Member, all_at_once, missing, records};
 use crate::rig::{Flows, Node, Who, layouts, sleep_ms};
 
 /// Port numbers, addresses and register values that there are: few, so that they are used
 /// again and again.
 const TOKENS: u16 = 36;
 /// Pods alive at once, at most.
-pub(crate) const CROWD: usize = 22;
+pub(crate) const PODS: usize = 22;
 /// `lingerSeconds`.
 const LINGER_MS: u64 = 1000;
 
@@ -57,7 +57,7 @@ enum Due {
     Never,
 }
 
-pub(crate) struct Town {
+pub(crate) struct Churn {
     pub(crate) node: Node,
     dice: Dice,
     base: Vec<String>,
@@ -75,10 +75,10 @@ pub(crate) struct Town {
     diary: Vec<String>,
 }
 
-impl Town {
+impl Churn {
     pub(crate) fn new() -> Self {
         let dice = Dice::new("churn");
-        let node = crowd::node("churn", json!({"lingerSeconds": LINGER_MS / 1000}));
+        let node = pods::node("churn", json!({"lingerSeconds": LINGER_MS / 1000}));
         let base = node.install("br0", &layouts::classifier_base());
         Self {
             node,
@@ -104,7 +104,7 @@ impl Town {
 
     /// Some of everything; ends with a sweep and a look.
     pub(crate) fn round(&mut self) {
-        let excess = self.alive.len().saturating_sub(CROWD / 3);
+        let excess = self.alive.len().saturating_sub(PODS / 3);
         let (vanishing, leaving) = (self.dice.below(6), self.dice.below(6));
         self.vanish(vanishing.min(excess));
         let left = self.leave(leaving.min(excess));
@@ -112,7 +112,7 @@ impl Town {
         let put_back = self.put_back(&left);
         self.controllers_catch_up();
         let arriving = 3 + self.dice.below(10);
-        self.arrive(arriving.min(CROWD - self.alive.len()), &put_back);
+        self.arrive(arriving.min(PODS - self.alive.len()), &put_back);
         self.sweep();
     }
 
@@ -138,8 +138,8 @@ impl Town {
             }
             members.push(member);
         }
-        crowd::end_sandboxes(&self.node, &members);
-        crowd::del_ports(&self.node, ports.iter().map(String::as_str));
+        pods::end_sandboxes(&self.node, &members);
+        pods::del_ports(&self.node, ports.iter().map(String::as_str));
     }
 
     /// Pods end as they should: DEL, all at once; then the OVS plugin's DEL.
@@ -159,8 +159,8 @@ impl Town {
         all_at_once(&self.node, "DEL", members.iter().copied());
         self.look("after DEL", false);
         let ports: Vec<_> = members.iter().map(|m| m.port.clone()).collect();
-        crowd::del_ports(&self.node, ports.iter().map(String::as_str));
-        crowd::end_sandboxes(&self.node, members);
+        pods::del_ports(&self.node, ports.iter().map(String::as_str));
+        pods::end_sandboxes(&self.node, members);
         left
     }
 
@@ -172,7 +172,7 @@ impl Town {
             self.note("loses its port row,", &member);
             ports.push(member.port);
         }
-        crowd::del_ports(&self.node, ports.iter().map(String::as_str));
+        pods::del_ports(&self.node, ports.iter().map(String::as_str));
     }
 
     /// A slow controller puts entries of dead pods back. Nobody has their tokens yet.
@@ -251,7 +251,7 @@ impl Town {
             let some = newborn.iter().filter(|(_, c)| which(*c));
             some.flat_map(|(member, _)| member.lines()).collect()
         };
-        crowd::add_ports(&self.node, newborn.iter().map(|(m, _)| m));
+        pods::add_ports(&self.node, newborn.iter().map(|(m, _)| m));
         let quick = of(|c| c == Controller::Quick);
         if !quick.is_empty() {
             self.node.add_flows("br0", &quick);
@@ -294,7 +294,7 @@ impl Town {
     }
 
     fn sweep(&mut self) {
-        crowd::sweep(&self.node);
+        pods::sweep(&self.node);
         self.diary.push("-- sweep".to_owned());
         self.steps += 1;
         self.unnoticed_values.clear();
@@ -342,7 +342,7 @@ impl Town {
 
     /// Everybody leaves.
     pub(crate) fn end(&mut self) {
-        self.leave(CROWD);
+        self.leave(PODS);
         self.settle();
     }
 

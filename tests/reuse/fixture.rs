@@ -4,18 +4,18 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::lifecycle::crowd::sorted;
+use crate::lifecycle::fixture::sorted;
 use crate::rig::{Attached, Datapath, Node, Setup, layouts};
 
 /// A node with the classifier pipeline. Every line of its dumps has an owner.
-pub(super) struct Town {
+pub(super) struct Fixture {
     pub(super) node: Node,
     pub(super) base: Vec<String>,
     pub(super) pods: Vec<Attached>,
     pub(super) flows: Vec<Vec<String>>,
 }
 
-impl Town {
+impl Fixture {
     /// Packets flow.
     #[track_caller]
     pub(super) fn new(test: &str, keys: Value, names: &[&str]) -> Self {
@@ -31,12 +31,12 @@ impl Town {
     #[track_caller]
     fn on(node: Node, names: &[&str]) -> Self {
         let base = node.install("br0", &layouts::classifier_base());
-        let mut town = Self { node, base, pods: Vec::new(), flows: Vec::new() };
+        let mut fixture = Self { node, base, pods: Vec::new(), flows: Vec::new() };
         for name in names {
-            let pod = town.node.run_pod(name);
-            town.welcome(pod);
+            let pod = fixture.node.run_pod(name);
+            fixture.welcome(pod);
         }
-        town
+        fixture
     }
 
     /// The controller installs a pod's entries; those of a predecessor that match the same

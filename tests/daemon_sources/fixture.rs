@@ -10,8 +10,8 @@ use ovs_flow_gc::util::clock::Deadline;
 use serde_json::{Value, json};
 
 use crate::apiserver::{self, ApiServer};
-use crate::crowd::{missing, records};
 use crate::gcd::Daemon;
+use crate::pods::{missing, records};
 use crate::rig::{
     Attached, Datapath, Node, Runtime, Sandbox, Setup, Who, eventually, layouts, sleep_ms, within,
 };

@@ -32,7 +32,7 @@ pub(crate) struct Shape {
 }
 
 /// Makes pods, and lets them die.
-pub(crate) struct Crowd<'a> {
+pub(crate) struct PodSet<'a> {
     node: &'a Node,
     /// Where the namespaces are.
     pub(crate) netns: PathBuf,
@@ -85,7 +85,7 @@ fn name(n: usize) -> String {
     format!("p{n:04}")
 }
 
-impl<'a> Crowd<'a> {
+impl<'a> PodSet<'a> {
     /// Nobody yet.
     pub(crate) fn new(node: &'a Node, shape: Shape) -> Self {
         let netns = node.dir.join("netns");

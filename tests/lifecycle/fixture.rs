@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::rig::{Attached, Node, Who, called, layouts};
 
 /// Several pods, and which line of a dump belongs to whom.
-pub(crate) struct Crowd {
+pub(crate) struct Fixture {
     /// The pods.
     pub(crate) pods: Vec<Attached>,
     /// Per pod: its entries.
@@ -18,21 +18,21 @@ pub(crate) struct Crowd {
     pub(crate) base: Vec<String>,
 }
 
-impl Crowd {
+impl Fixture {
     /// Pods whose entries come after ADD, as a controller installs them.
     #[track_caller]
     pub(crate) fn new(node: &Node, names: &[&str]) -> Self {
         let base = node.install("br0", &layouts::classifier_base());
         let pods: Vec<_> = names.iter().map(|name| node.run_pod(name)).collect();
-        let mut crowd = Self { pods, flows: Vec::new(), base };
-        for (index, pod) in crowd.pods.iter().enumerate() {
+        let mut fixture = Self { pods, flows: Vec::new(), base };
+        for (index, pod) in fixture.pods.iter().enumerate() {
             let who = pod.who(register(index));
             let lines = [layouts::classifier(&who), corners(&who)].concat();
-            crowd.flows.push(node.install("br0", &lines));
+            fixture.flows.push(node.install("br0", &lines));
         }
-        let ports: Vec<u16> = crowd.pods.iter().map(|pod| pod.ofport).collect();
-        crowd.base.extend(node.install("br0", &nobodys(&ports)));
-        crowd
+        let ports: Vec<u16> = fixture.pods.iter().map(|pod| pod.ofport).collect();
+        fixture.base.extend(node.install("br0", &nobodys(&ports)));
+        fixture
     }
 
     /// The dump once these pods' entries are gone.
@@ -42,7 +42,7 @@ impl Crowd {
     }
 
     /// The dump as long as nobody's entries are gone.
-    pub(crate) fn registry_snapshot(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         self.without(&[])
     }
 }
