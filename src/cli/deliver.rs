@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use nix::sched::{CloneFlags, setns};
 
+use super::named::named;
 use super::output::counted;
 use super::screen::Text;
 use super::{Context, Error, Exit, Screen, Table, conflist, networks, output};
@@ -127,8 +128,7 @@ fn once(context: &Context, options: &Options) -> Result<Exit, Error> {
         cni_path: &options.cni_path,
         ..of_places(context, &registry, &options.places)
     };
-    let wanted = |cached: &CachedAttachment| is_wanted(options, cached);
-    let found = run.run(&wanted, &swept)?;
+    let found = run.run(&|all| wanted(options, all), &swept)?;
     output::say(context, &found, text(context.screen, &found))?;
     let is_done = |state| matches!(state, "delivered" | "due");
     let done = found.unknown.is_empty() && found.dead.iter().all(|one| is_done(one.state));
@@ -200,14 +200,13 @@ fn sweep(context: &Context, registry: &Registry, dry_run: bool) -> Result<Vec<At
     Ok(Vec::new())
 }
 
-fn is_wanted(options: &Options, cached: &CachedAttachment) -> bool {
-    let (namespace, name) = (cached.arg("K8S_POD_NAMESPACE"), cached.arg("K8S_POD_NAME"));
-    let is_who = options.who.as_deref().is_none_or(|who| {
-        name.starts_with(who)
-            || format!("{namespace}/{name}").starts_with(who)
-            || cached.key.container.as_str().starts_with(who)
-    });
-    is_who && options.network.as_deref().is_none_or(|n| cached.key.network.as_str() == n)
+/// Of each cached result, whether it is asked for.
+fn wanted(options: &Options, all: &[&CachedAttachment]) -> Vec<bool> {
+    let of_network = |cached: &CachedAttachment| {
+        options.network.as_deref().is_none_or(|name| cached.key.network.as_str() == name)
+    };
+    let meant = options.who.as_deref().map_or_else(|| vec![true; all.len()], |who| named(all, who));
+    all.iter().zip(meant).map(|(cached, is_meant)| is_meant && of_network(cached)).collect()
 }
 
 /// By the configuration that the pod's ADD had.

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::list::life;
+use super::named::named;
 use super::screen::Text;
 use super::{Context, Error, Exit, Screen, Table, output, registers};
 use crate::config::database_socket;
@@ -54,7 +55,10 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let now = Stamp::now();
     let mut client = Client::connect(&database_socket(&context.run_dir), context.deadline())?;
     let node = NodeSnapshot::read(Some(&registry), &context.run_dir, &mut client, now)?;
-    let mut found = meant(node.records.iter().chain(&node.tombstones), &options.who);
+    let all: Vec<&Attachment> = node.records.iter().chain(&node.tombstones).collect();
+    let is_meant = named(&all, &options.who);
+    let meant = all.iter().zip(is_meant).filter(|(_, is_meant)| *is_meant);
+    let mut found: Vec<Attachment> = meant.map(|(record, _)| (*record).clone()).collect();
     if found.is_empty() {
         return Err(nobody());
     }
@@ -110,24 +114,6 @@ fn sentence(record: &Attachment, namespace: Liveness) -> String {
         (State::Deleting, _) => "dead, to be cleaned up by the next sweep:",
     };
     text.to_owned()
-}
-
-/// Whom `who` names. If nobody is called so, those whose names begin so.
-fn meant<'a>(records: impl Iterator<Item = &'a Attachment> + Clone, who: &str) -> Vec<Attachment> {
-    let by = |is: fn(&str, &str) -> bool| {
-        let named = |record: &&Attachment| {
-            let pod = record.pod.as_ref();
-            let container = record.key.container.as_str();
-            who.len() >= 4 && container.starts_with(who)
-                || pod.is_some_and(|pod| is(&pod.name, who) || is(&pod.to_string(), who))
-        };
-        records.clone().filter(named).cloned().collect::<Vec<_>>()
-    };
-    let exact = by(|name, who| name == who);
-    if exact.is_empty() && !who.is_empty() {
-        return by(|name, who| name.starts_with(who));
-    }
-    exact
 }
 
 /// What would be cleaned up if it were dead.

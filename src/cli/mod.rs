@@ -10,6 +10,7 @@ pub(crate) mod explain;
 pub(crate) mod fuzzing;
 mod journal;
 pub(crate) mod list;
+mod named;
 mod networks;
 mod node;
 mod output;

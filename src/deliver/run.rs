@@ -130,14 +130,14 @@ impl Living {
 }
 
 impl Run<'_> {
-    /// Delivers to those dead that are `wanted`. `swept`: whom the sweep before this found dead,
-    /// if that left no tombstones.
+    /// Delivers to the dead. `wanted` says of each cached result whether it is asked for. `swept`: whom
+    /// the sweep before this found dead, if that left no tombstones.
     ///
     /// # Errors
     /// If the records cannot be read.
     pub(crate) fn run(
         &self,
-        wanted: &dyn Fn(&CachedAttachment) -> bool,
+        wanted: &dyn Fn(&[&CachedAttachment]) -> Vec<bool>,
         swept: &[Attachment],
     ) -> Result<Deliverables, Error> {
         let (files, unknown) = caches::read(self.caches);
@@ -157,12 +157,11 @@ impl Run<'_> {
                 living.add_cached(file);
             }
         }
-        for (file, verdict) in files.iter().zip(verdicts) {
+        let wanted = wanted(&files.iter().map(|file| &file.cached).collect::<Vec<_>>());
+        for ((file, verdict), is_wanted) in files.iter().zip(verdicts).zip(wanted) {
             let held = held && verdict == Verdict::Unrecorded;
             let why = match verdict {
-                _ if !wanted(&file.cached) || (self.concern)(&file.cached) == Concern::None => {
-                    continue;
-                }
+                _ if !is_wanted || (self.concern)(&file.cached) == Concern::None => continue,
                 Verdict::Alive => continue,
                 Verdict::Unknown(why) => {
                     found.unknown.push(format!("{}: {why}", file.path.display()));

@@ -151,6 +151,22 @@ fn all_that_a_dead_pod_left_goes_and_the_living_keep_theirs() {
 
 /// Whoever a sweep finds dead while deliveries are on is delivered though its tombstone is gone by
 /// then, and nobody lives who could show its directory.
+/// As `explain` and the page of commands: a whole name is nobody else's beginning.
+#[test]
+fn a_whole_name_asks_for_one_pod() {
+    let node = node("deliver_whole_name");
+    let [web, other] = ["web", "web-1"].map(|name| {
+        let pod = node.add(&Pod { name: name.to_owned(), ..node.pod(name) });
+        write_cached(&results(&node), &cached(&node, &pod));
+        pod
+    });
+    node.vanish(&other, Port::Stays);
+    let due = |who: &str| states(&deliver(&node, &["--dry-run", who])).len();
+    assert_eq!([due("web"), due("we"), due("web-1")], [0, 1, 1], "web lives");
+    node.vanish(&web, Port::Stays);
+    assert_eq!([due("web"), due("default/web"), due("we"), due(&other.container)], [1, 1, 2, 1]);
+}
+
 #[test]
 fn what_sweeps_found_dead_is_not_forgotten() {
     let node = node("deliver_notes");
