@@ -1,15 +1,16 @@
 //! The cached results of a node, and whether the pod of each is dead.
 
-use std::fs;
+use std::collections::HashMap;
+use std::fs::{self, DirEntry};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::adopt::{CachedAttachment, cached_texts, multus_cache, parse_cached};
+use crate::adopt::{CachedAttachment, cached_text, cached_texts, multus_cache, parse_cached};
 use crate::liveness::netns::{self, Directories};
 use crate::liveness::{Liveness, LivenessReason};
 use crate::model::attachment::{Attachment, Key};
@@ -28,25 +29,66 @@ pub(crate) struct CachedFile {
     written_ms: u64,
 }
 
-/// The cached results in these directories and in multus' beside them, and what is wrong with
-/// files that are none.
-pub(crate) fn read(directories: &[PathBuf]) -> (Vec<CachedFile>, Vec<String>) {
-    let (mut files, mut odd) = (Vec::new(), Vec::new());
+/// The cached results of a node, as they were read once.
+#[derive(Debug, Default)]
+pub(crate) struct Caches {
+    pub files: Vec<CachedFile>,
+    /// What is wrong with files that are no cached results.
+    pub odd: Vec<String>,
+    /// Every file, and when it was changed.
+    seen: HashMap<PathBuf, Option<SystemTime>>,
+}
+
+impl Caches {
+    /// Reads those in these directories and in multus' beside them.
+    pub(crate) fn read(directories: &[PathBuf]) -> Self {
+        let mut caches = Self::default();
+        for directory in with_multus(directories) {
+            // Before the texts: what is changed in between is newer.
+            caches.seen.extend(stamps(&directory));
+            for (path, text) in cached_texts(&directory) {
+                match text.and_then(|text| CachedFile::of(path.clone(), text)) {
+                    Ok(file) => caches.files.push(file),
+                    Err(why) => caches.odd.push(format!("{}: {why}", path.display())),
+                }
+            }
+        }
+        caches
+    }
+
+    /// Those that were written since.
+    ///
+    /// # Errors
+    /// One of them cannot be read: it may be half written.
+    pub(crate) fn newer(&self, directories: &[PathBuf]) -> Result<Vec<CachedFile>, String> {
+        let stamps = with_multus(directories).into_iter().flat_map(|dir| stamps(&dir));
+        let newer = stamps.filter(|(path, stamp)| self.seen.get(path) != Some(stamp));
+        let read = |path: PathBuf| {
+            let text = match cached_text(&path) {
+                Err(e) if e.kind() == ErrorKind::NotFound => return None,
+                text => text.map_err(|e| e.to_string()),
+            };
+            let file = text.and_then(|text| CachedFile::of(path.clone(), text));
+            Some(file.map_err(|why| format!("{}: {why}", path.display())))
+        };
+        newer.filter_map(|(path, _)| read(path)).collect()
+    }
+}
+
+fn with_multus(directories: &[PathBuf]) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = Vec::new();
     for directory in directories.iter().flat_map(|dir| [dir.clone(), multus_cache(dir)]) {
         if !all.contains(&directory) {
             all.push(directory);
         }
     }
-    for directory in all {
-        for (path, text) in cached_texts(&directory) {
-            match text.and_then(|text| CachedFile::of(path.clone(), text)) {
-                Ok(file) => files.push(file),
-                Err(why) => odd.push(format!("{}: {why}", path.display())),
-            }
-        }
-    }
-    (files, odd)
+    all
+}
+
+fn stamps(directory: &Path) -> Vec<(PathBuf, Option<SystemTime>)> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let changed = |entry: &DirEntry| entry.metadata().and_then(|meta| meta.modified()).ok();
+    entries.map(|entry| (entry.path(), changed(&entry))).collect()
 }
 
 impl CachedFile {
@@ -179,7 +221,7 @@ fn has_other_mounts() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::Duration;
 
     use serde_json::json;
 
@@ -208,7 +250,7 @@ mod tests {
 
     fn verdict(dir: &Path, sandbox: &str, trusted: bool) -> Verdict {
         cached(dir, sandbox);
-        let (files, odd) = read(&[dir.to_owned()]);
+        let Caches { files, odd, .. } = Caches::read(&[dir.to_owned()]);
         assert_eq!((files.len(), odd.len()), (1, 0), "{odd:?}");
         evidence(trusted).judge(&files[0])
     }
@@ -239,7 +281,7 @@ mod tests {
         let booted = UNIX_EPOCH + Duration::from_millis(booted_ms());
         let judged = |written: SystemTime| {
             fs::File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
-            evidence(false).judge(&read(&[dir.path().to_owned()]).0[0])
+            evidence(false).judge(&Caches::read(&[dir.path().to_owned()]).files[0])
         };
         let dead = judged(booted - Duration::from_secs(3600));
         assert_eq!(dead, Verdict::Dead(LivenessReason::OtherBoot));
@@ -251,7 +293,7 @@ mod tests {
     fn what_a_result_holds() {
         let dir = tempfile::tempdir().unwrap();
         cached(dir.path(), "/run/netns/x");
-        let (files, _) = read(&[dir.path().to_owned()]);
+        let files = Caches::read(&[dir.path().to_owned()]).files;
         let addresses: Vec<String> = files[0].addresses().iter().map(ToString::to_string).collect();
         assert_eq!(addresses, ["10.0.0.5", "fd00::5"]);
         assert_eq!(files[0].host_interfaces(), ["veth1"]);
@@ -267,7 +309,14 @@ mod tests {
         fs::create_dir(at("directory")).unwrap();
         std::os::unix::fs::symlink(&good, at("link")).unwrap();
         nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
-        let (files, odd) = read(&[dir.path().to_owned()]);
-        assert_eq!((files.len(), odd.len()), (1, 4), "{odd:?}");
+        let caches = Caches::read(&[dir.path().to_owned()]);
+        assert_eq!((caches.files.len(), caches.odd.len()), (1, 4), "{:?}", caches.odd);
+        let newer = || caches.newer(&[dir.path().to_owned()]);
+        assert_eq!(newer().unwrap().len(), 0);
+        let text = fs::read(&good).unwrap();
+        crate::store::replace(&at("newer"), &text).unwrap();
+        assert_eq!(newer().unwrap().len(), 1);
+        crate::store::replace(&at("newer"), &text[..20]).unwrap();
+        assert!(newer().unwrap_err().contains("newer: "));
     }
 }

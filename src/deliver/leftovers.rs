@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::caches::{self, CachedFile, Verdict};
+use super::caches::{CachedFile, Caches, Verdict};
 use super::run::{Concern, Error, Run};
 use crate::adopt::CachedAttachment;
 use crate::config::database_socket;
@@ -38,7 +38,7 @@ impl Run<'_> {
     /// # Errors
     /// If the records cannot be read.
     pub(crate) fn leftovers(&self) -> Result<Leftovers, Error> {
-        let (files, _) = caches::read(self.caches);
+        let files = Caches::read(self.caches).files;
         let known = self.registry.deliveries().notes();
         let records = self.records()?;
         let swept = orphans::find(&records, &crate::util::clock::boot_id().map_err(Error::BootId)?);

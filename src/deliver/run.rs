@@ -8,7 +8,7 @@ use std::time::Duration;
 use log::{info, warn};
 use serde::Serialize;
 
-use super::caches::{self, CachedFile, Evidence, Verdict};
+use super::caches::{CachedFile, Caches, Evidence, Verdict};
 use super::{Delivery, call};
 use crate::adopt::{CachedAttachment, cached_text};
 use crate::config::database_socket;
@@ -93,6 +93,13 @@ pub(crate) struct Deliverables {
     pub unknown: Vec<String>,
 }
 
+/// What is known when the first delivery begins.
+struct Basis<'a> {
+    evidence: &'a Evidence,
+    caches: &'a Caches,
+    living: &'a Living,
+}
+
 /// What the living hold.
 #[derive(Default)]
 struct Living {
@@ -140,12 +147,14 @@ impl Run<'_> {
         wanted: &dyn Fn(&[&CachedAttachment]) -> Vec<bool>,
         swept: &[Attachment],
     ) -> Result<Deliverables, Error> {
-        let (files, unknown) = caches::read(self.caches);
+        let mut caches = Caches::read(self.caches);
+        let unknown = std::mem::take(&mut caches.odd);
         let mut found = Deliverables { unknown, ..Deliverables::default() };
         let notes = self.registry.deliveries();
         let known = notes.notes();
         let records = self.records()?;
         let evidence = self.evidence(&records, &known, swept)?;
+        let files = &caches.files;
         let verdicts: Vec<Verdict> = files.iter().map(|file| evidence.judge(file)).collect();
         let held = self.holds_back(&records, &verdicts);
         let mut living = Living::default();
@@ -174,11 +183,11 @@ impl Run<'_> {
             let name = file.cached.key.cached_name();
             let note = known.iter().find(|(of, _)| *of == name);
             one.note = note.map(|(_, note)| note.clone()).unwrap_or_default();
-            one.deliver(&evidence, &living, held);
+            one.deliver(&Basis { evidence: &evidence, caches: &caches, living: &living }, held);
             found.dead.push(one.report);
         }
         if !self.dry_run {
-            forget(&notes, &known, &files);
+            forget(&notes, &known, files);
         }
         Ok(found)
     }
@@ -291,10 +300,10 @@ impl<'a> One<'a> {
         Self { run, file, notes, note: DeliveryNote::default(), report }
     }
 
-    fn deliver(&mut self, evidence: &Evidence, living: &Living, held: bool) {
-        let ended = match self.obstacle(living, held) {
+    fn deliver(&mut self, basis: &Basis<'_>, held: bool) {
+        let ended = match self.obstacle(basis.living, held) {
             Some(why) => Err(End::Left(why)),
-            None => self.deliver_chain(evidence),
+            None => self.deliver_chain(basis),
         };
         let (key, why) = (&self.report.key, &self.report.why);
         match ended {
@@ -329,13 +338,10 @@ impl<'a> One<'a> {
         if let Some(dir) = run.known_to_runtime(key) {
             return Some(format!("the runtime knows its sandbox: {}", dir.display()));
         }
-        living.holder(self.file).or_else(|| match run.holder_in_database(self.file) {
-            Ok(holder) => holder,
-            Err(failed) => Some(failed.to_string()),
-        })
+        living.holder(self.file).or_else(|| self.holder_in_database())
     }
 
-    fn deliver_chain(&mut self, evidence: &Evidence) -> Result<(), End> {
+    fn deliver_chain(&mut self, basis: &Basis<'_>) -> Result<(), End> {
         let (run, file) = (self.run, self.file);
         let base = file.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let delivery = Delivery::of_cached(base, &file.text).map_err(End::Left)?;
@@ -355,7 +361,7 @@ impl<'a> One<'a> {
         }
         let environment = delivery.environment(run.cni_path);
         for one in delivery.calls.iter().skip(answered) {
-            self.check_again(evidence)?;
+            self.check_again(basis)?;
             let failed = |why: String| End::Failed(format!("{}: {why}", one.plugin));
             let plugin = call::find(&one.plugin, run.cni_path)
                 .ok_or_else(|| failed(format!("is not in {}", run.cni_path)))?;
@@ -364,7 +370,7 @@ impl<'a> One<'a> {
             self.note.answered.push(one.plugin.clone());
             self.write_note();
         }
-        self.check_again(evidence)?;
+        self.check_again(basis)?;
         // As libcni: every plugin has answered.
         fs::remove_file(&file.path).map_err(|e| End::Failed(e.to_string()))?;
         if let Err(failed) = self.notes.remove(&file.cached.key.cached_name()) {
@@ -381,7 +387,7 @@ impl<'a> One<'a> {
     }
 
     /// Before each plugin: all is as it was when the pod was found dead, and nobody said to stop.
-    fn check_again(&self, evidence: &Evidence) -> Result<(), End> {
+    fn check_again(&self, basis: &Basis<'_>) -> Result<(), End> {
         let (run, file) = (self.run, self.file);
         let left = |why: &str| Err(End::Left(why.to_owned()));
         match cached_text(&file.path) {
@@ -389,7 +395,7 @@ impl<'a> One<'a> {
             Ok(_) => return left("its cached result is another one now"),
             Err(_) => return left("its cached result is gone: the runtime's own DEL came"),
         }
-        if let Verdict::Alive | Verdict::Unknown(_) = evidence.judge(file) {
+        if let Verdict::Alive | Verdict::Unknown(_) = basis.evidence.judge(file) {
             return left("its sandbox is there now");
         }
         if run.registry.paused() {
@@ -402,8 +408,26 @@ impl<'a> One<'a> {
         }
         match run.known_to_runtime(&file.cached.key) {
             Some(_) => left("the runtime knows its sandbox"),
-            None => Ok(()),
+            None => self.holder_now(basis).map_or(Ok(()), |why| Err(End::Left(why))),
         }
+    }
+
+    /// Who lives now and has something of the dead, or why nobody can tell. A cached result that came
+    /// meanwhile is a living pod's.
+    fn holder_now(&self, basis: &Basis<'_>) -> Option<String> {
+        let (newer, records) = match (basis.caches.newer(self.run.caches), self.run.records()) {
+            (Ok(newer), Ok(records)) => (newer, records),
+            (Err(why), _) => return Some(why),
+            (_, Err(why)) => return Some(why.to_string()),
+        };
+        let mut living = Living::default();
+        records.attachments.iter().for_each(|record| living.add_record(record));
+        newer.iter().for_each(|file| living.add_cached(file));
+        living.holder(self.file).or_else(|| self.holder_in_database())
+    }
+
+    fn holder_in_database(&self) -> Option<String> {
+        self.run.holder_in_database(self.file).unwrap_or_else(|failed| Some(failed.to_string()))
     }
 
     fn write_note(&self) {

@@ -103,6 +103,63 @@ fn what_the_living_hold_is_not_given_back() {
     assert_eq!(left(&node, &live), [1, 1, 2, 1]);
 }
 
+/// What a plugin does in its DEL may make the address another pod's: the plugins before it are not
+/// called any more.
+#[test]
+fn an_address_that_changes_hands_during_the_delivery_is_not_given_back() {
+    let node = node("deliver_hands");
+    let live = run_pod(&node, "live");
+    let record = node.state_dir.join(format!("podnet/{}:eth0.json", live.container));
+    let lives = results(&node).join(format!("podnet-{}-eth0", live.container));
+    let mut with_hook = node.conflist();
+    with_hook["plugins"].as_array_mut().unwrap().push(json!({"type": "hook"}));
+    for (n, whose) in ["cached", "recorded", "marked"].into_iter().enumerate() {
+        let dead = run_pod_of(&node, whose, &with_hook);
+        let before = [fs::read_to_string(&record).unwrap(), fs::read_to_string(&lives).unwrap()];
+        // The living one now has the dead one's IPv4 address.
+        let [_, cached] = before.each_ref().map(|text| text.replace(&live.ip, &dead.ip));
+        let kept = node.dir.join(format!("hands-{n}"));
+        let script = match whose {
+            "marked" => {
+                let marks = format!("sandbox=x ip={}", dead.ip).replace(' ', " external_ids:");
+                format!(
+                    "ovs-vsctl clear port {0} external_ids -- set interface {0} external_ids:{marks}",
+                    live.port
+                )
+            }
+            "cached" => {
+                fs::write(&kept, cached).unwrap();
+                format!("cp {} {}", kept.display(), lives.display())
+            }
+            _ => {
+                fs::write(&kept, before[0].replace(&live.ip, &dead.ip)).unwrap();
+                format!("cp {} {}", kept.display(), record.display())
+            }
+        };
+        node.script_plugin("hook", &script);
+        node.vanish(&dead, Port::Stays);
+        let outcome = deliver(&node, &[]);
+        let (became, why) = state(&outcome);
+        assert_eq!(became, "left", "{whose}: {outcome}");
+        let says = if whose == "marked" {
+            "marked as another's"
+        } else {
+            &format!("{} is podnet/", dead.ip)
+        };
+        assert!(why.contains(says), "{whose}: {outcome}");
+        assert_eq!(outcome.json()["dead"][0]["plugins"], json!(["hook"]), "{whose}");
+        assert_eq!(left(&node, &dead), [1, 0, 2, 1], "{whose}");
+
+        fs::write(&record, &before[0]).unwrap();
+        fs::write(&lives, &before[1]).unwrap();
+        node.script_plugin("hook", "exit 0");
+        if whose != "marked" {
+            assert_eq!(state(&deliver(&node, &[])).0, "delivered");
+        }
+    }
+    assert_eq!(left(&node, &live), [1, 1, 2, 1]);
+}
+
 #[test]
 fn a_path_of_a_process_or_that_is_there_again_is_left_alone() {
     let node = node("deliver_paths");
