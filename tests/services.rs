@@ -15,6 +15,7 @@ mod apiserver;
 mod containerd;
 mod daemon;
 mod daemon_sources;
+mod deliver_runtime;
 mod gcd;
 mod liveness_cri;
 mod liveness_kubernetes;

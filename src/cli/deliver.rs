@@ -1,5 +1,7 @@
 //! `deliver`: calls DEL for dead pods whose runtime never did.
 
+mod gc;
+
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -41,9 +43,14 @@ pub(super) struct Options {
     #[arg(long)]
     dry_run: bool,
     /// Also when many pods seem dead of which no record is left, and no living one shows that
-    /// namespaces are seen from here.
+    /// namespaces are seen from here. With --gc: also when the runtime knows no sandbox, or a namespace
+    /// is nobody's that is known.
     #[arg(long)]
     yes: bool,
+    /// Afterwards call GC in networks of cniVersion 1.1, as a runtime should: leases and the like go
+    /// that no attachment has which the runtime, a cached result, a record or a port remembers.
+    #[arg(long, conflicts_with = "who")]
+    gc: bool,
     /// In the mounts and the network of process 1, for a container that sees the node's processes.
     #[arg(long)]
     node: bool,
@@ -128,10 +135,15 @@ fn once(context: &Context, options: &Options) -> Result<Exit, Error> {
         cni_path: &options.cni_path,
         ..of_places(context, &registry, &options.places)
     };
-    let found = run.run(&|all| wanted(options, all), &swept)?;
-    output::say(context, &found, text(context.screen, &found))?;
-    let is_done = |state| matches!(state, "delivered" | "due");
-    let done = found.unknown.is_empty() && found.dead.iter().all(|one| is_done(one.state));
+    let mut found = run.run(&|all| wanted(options, all), &swept)?;
+    if options.gc {
+        found.gc = gc::collect(context, &run, options.network.as_deref())?;
+    }
+    output::say(context, &found, text(context.screen, &found, options.dry_run))?;
+    let dead = found.dead.iter().map(|one| one.state);
+    let mut states = dead.chain(found.gc.iter().map(|one| one.state));
+    let is_done = |state| matches!(state, "delivered" | "collected" | "due");
+    let done = found.unknown.is_empty() && states.all(is_done);
     Ok(if done { Exit::Done } else { Exit::Attention })
 }
 
@@ -215,9 +227,13 @@ fn concern(cached: &CachedAttachment) -> Concern {
     let Some(text) = config.and_then(|config| String::from_utf8(config).ok()) else {
         return Concern::None;
     };
-    match conflist::inspect(&text) {
+    concern_of(&text)
+}
+
+fn concern_of(text: &str) -> Concern {
+    match conflist::inspect(text) {
         Ok(found) if found.ours.is_some() => {
-            let (config, _) = Config::parse(&networks::settings(&text));
+            let (config, _) = Config::parse(&networks::settings(text));
             if config.mode == Mode::Observe { Concern::Observed } else { Concern::Full }
         }
         Ok(found) if found.ovs.is_some() => Concern::Full,
@@ -225,7 +241,7 @@ fn concern(cached: &CachedAttachment) -> Concern {
     }
 }
 
-fn text(screen: Screen, found: &Deliverables) -> Text {
+fn text(screen: Screen, found: &Deliverables, dry_run: bool) -> Text {
     let mut table = Table::new(
         &["DEAD POD", "CONTAINER", "NETWORK", "STATE", "PLUGINS", "WHY"],
         &["PLUGINS", "CONTAINER"],
@@ -248,6 +264,7 @@ fn text(screen: Screen, found: &Deliverables) -> Text {
     for unknown in &found.unknown {
         text.push(&format!("not judged: {unknown}\n"));
     }
+    gc::say(&mut text, &found.gc, dry_run);
     text.push(&counted(found.dead.len() as u64, "cached result"));
     text.push(" of dead pods");
     text

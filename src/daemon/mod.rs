@@ -49,7 +49,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use clap::Parser;
@@ -62,6 +62,7 @@ use crate::config;
 use crate::flowtable::watcher::OnNews;
 use crate::flowtable::{News, Replicas};
 use crate::liveness::Source;
+use crate::liveness::cri::Cri;
 use crate::util::logging::{self, Often};
 use gone_names::GoneNames;
 use metrics::Metrics;
@@ -119,6 +120,8 @@ pub(crate) struct Shared {
     pub(crate) gone_names: GoneNames,
     pub(crate) database: WakeableSleep,
     pub(crate) requests: requests::Requests,
+    /// The container runtime, if it is a source of liveness.
+    pub(crate) cri: OnceLock<Arc<Cri>>,
 }
 
 impl Shared {
@@ -221,6 +224,7 @@ fn run(options: Options) -> Result<(), Error> {
         gone_names: GoneNames::default(),
         database: WakeableSleep::default(),
         requests: requests::Requests::default(),
+        cri: OnceLock::new(),
         options,
     });
     info!(

@@ -59,6 +59,7 @@ impl Sources {
                 wake(Reason::Cri),
                 up(Source::Cri),
             );
+            let _ = shared.cri.set(Arc::clone(&cri));
             runtime_source = Some(cri);
         }
         sources.liveness.extend(runtime_source.clone());

@@ -1,6 +1,6 @@
 //! The DEL calls that a dead pod's runtime never made, built from what libcni cached at the
 //! pod's ADD. Pure but for its parts: `caches` reads cached results and judges their pods, `call`
-//! runs a plugin, and `run` puts them together.
+//! runs a plugin, `run` puts them together, and `gc` calls GC afterwards.
 //!
 //! The calls are those of libcni's `DelNetworkList` and `DelNetwork` (containernetworking/cni
 //! libcni/api.go), with two differences:
@@ -14,12 +14,14 @@
 
 mod caches;
 mod call;
+mod gc;
 mod leftovers;
 mod run;
 
 #[cfg(test)]
 mod tests;
 
+pub(crate) use gc::{Collected, Conflist, Gc};
 pub(crate) use leftovers::Leftovers;
 pub(crate) use run::{Concern, Deliverables, Error, Run};
 

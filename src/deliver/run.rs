@@ -9,7 +9,7 @@ use log::{info, warn};
 use serde::Serialize;
 
 use super::caches::{CachedFile, Caches, Evidence, Verdict};
-use super::{Delivery, call};
+use super::{Collected, Delivery, call};
 use crate::adopt::{CachedAttachment, cached_text};
 use crate::config::database_socket;
 use crate::liveness::mass_death_guard::mass_death_guard;
@@ -91,6 +91,8 @@ pub(crate) struct Deliverables {
     pub dead: Vec<Delivered>,
     /// Cached results that are none, and whose pods nobody can judge.
     pub unknown: Vec<String>,
+    /// Of `--gc`, by network.
+    pub gc: Vec<Collected>,
 }
 
 /// What is known when the first delivery begins.

@@ -21,7 +21,7 @@ pub(crate) use client::fuzz;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -69,6 +69,7 @@ impl Default for Pace {
 /// The runtime as a source of liveness. Dropping it ends the asking.
 pub struct Cri {
     shared: Arc<Shared>,
+    socket: PathBuf,
     boot_id: String,
     task: AbortHandle,
 }
@@ -93,6 +94,7 @@ pub fn start(
     let shared = Arc::new(Shared {
         view: Mutex::new(View {
             seen: Observations::new(LivenessReason::SandboxGone),
+            listed: Vec::new(),
             begun: 0,
             done: 0,
             failed: 0,
@@ -100,9 +102,10 @@ pub fn start(
         settled: Condvar::new(),
         wanted: Notify::new(),
     });
+    let socket = socket.into();
     let watcher = Watcher {
         shared: Arc::clone(&shared),
-        socket: socket.into(),
+        socket: socket.clone(),
         pace,
         on_change: Box::new(on_change),
         up: Box::new(up),
@@ -112,7 +115,7 @@ pub fn start(
     let task = runtime.spawn(watcher.run()).abort_handle();
     // Without a boot id other boots are not judged here; `netns` says what is wrong.
     let boot_id = boot_id().unwrap_or_default();
-    Arc::new(Cri { shared, boot_id, task })
+    Arc::new(Cri { shared, socket, boot_id, task })
 }
 
 /// How long a sweep waits for a new answer of the runtime.
@@ -142,6 +145,21 @@ impl Cri {
             view = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         view.done >= ours
+    }
+
+    /// Every sandbox that the runtime knows, ready or not, by an answer that it gives after this
+    /// call. `None`: it does not answer completely `within` that time.
+    #[must_use]
+    pub fn sandboxes(&self, within: Duration) -> Option<Vec<String>> {
+        let answers = self.ask(within);
+        let view = self.shared.view();
+        (answers && view.seen.is_up()).then(|| view.listed.clone())
+    }
+
+    /// The runtime's socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Whether the runtime answered when it was last asked.
@@ -194,6 +212,8 @@ struct Shared {
 
 struct View {
     seen: Observations,
+    /// The ids in the last complete answer.
+    listed: Vec<String>,
     /// Observations are numbered: the last that was begun, answered, failed.
     begun: u64,
     done: u64,
@@ -307,8 +327,9 @@ impl Watcher {
             },
         });
         let (news, unsettled) = {
-            let seen = &mut self.shared.view().seen;
-            (seen.complete(shown), seen.is_unsettled())
+            let view = &mut *self.shared.view();
+            view.listed = sandboxes.iter().map(|sandbox| sandbox.id.clone()).collect();
+            (view.seen.complete(shown), view.seen.is_unsettled())
         };
         self.failures = 0;
         if self.report(true) {

@@ -5,7 +5,7 @@
 //! itself then, as it does without a daemon.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,20 @@ pub enum Question {
         /// The bridge's name.
         bridge: String,
     },
+    /// Every sandbox that the container runtime knows: [`Sandboxes`].
+    Sandboxes,
+}
+
+/// The complete answer of a container runtime, which it gave after the question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sandboxes {
+    /// The runtime's socket.
+    pub socket: PathBuf,
+    /// Its device and inode: the daemon may see it at another path.
+    pub file: (u64, u64),
+    /// `CNI_CONTAINERID` of each.
+    pub ids: Vec<String>,
 }
 
 /// A question as it is sent.

@@ -270,10 +270,19 @@ fn of_deliveries(it: &Checked) {
     without["plugins"].as_array_mut().unwrap().push(json!({"type": "missing"}));
     node.set_conflist(without);
     deliver::write_cached(&deliver::results(node), &deliver::cached(node, &pod));
-    node.set_conflist(conflist);
+    node.set_conflist(conflist.clone());
     node.vanish(&pod, Port::Stays);
     let document: Value = serde_json::from_str(&deliver::deliver(node, &[]).stdout).unwrap();
     it.page.must_fit("deliver", document);
+    // No daemon asks a runtime.
+    node.set_conflist({
+        let mut conflist = node.conflist();
+        conflist["cniVersion"] = json!("1.1.0");
+        conflist
+    });
+    let document = deliver::deliver(node, &["--gc"]).stdout;
+    node.set_conflist(conflist);
+    it.page.must_fit("deliver", serde_json::from_str(&document).unwrap());
     let results = deliver::results(node).display().to_string();
     it.run("status", &["status", "--cache-dir", &results]);
     fs::remove_dir_all(deliver::results(node)).unwrap();

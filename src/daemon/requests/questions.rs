@@ -1,6 +1,8 @@
 //! What the commands (`list`, `explain`, `doctor`) ask, which change nothing. They are answered from
 //! the copy of a bridge that is followed; of any other the command reads the switch itself.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -15,7 +17,9 @@ use crate::flowtable::{BridgeTables, ReplicaStatus};
 use crate::model::attachment::Key;
 use crate::ovsdb::Client;
 use crate::reconcile::wire::CleanResult::{Failed, Refused};
-use crate::reconcile::{Extent, NodeSnapshot, Question, WireAnswer, WireQuestion, open_table};
+use crate::reconcile::{
+    Extent, NodeSnapshot, Question, Sandboxes, WireAnswer, WireQuestion, open_table,
+};
 use crate::store::Registry;
 use crate::util::clock::{BootTime, Deadline, Stamp, boot_id};
 
@@ -31,6 +35,7 @@ pub(super) fn answer(shared: &Shared, line: &[u8]) -> WireAnswer {
         Question::Status => Ok(status(shared)),
         Question::Counts => counts(shared),
         Question::Flows { key, generation, bridge } => flows(shared, (&key, generation), &bridge),
+        Question::Sandboxes => sandboxes(shared),
     };
     match answer {
         Ok(answer) => WireAnswer::done(answer),
@@ -110,6 +115,17 @@ fn counts(shared: &Shared) -> Result<Value, String> {
         Some((shared.replicas.source(bridge, switch), ports))
     });
     counts.map_err(|error| error.to_string())
+}
+
+/// What the container runtime answers now.
+fn sandboxes(shared: &Shared) -> Result<Value, String> {
+    let cri =
+        shared.cri.get().ok_or("the daemon does not ask the runtime: --liveness=netns,cri")?;
+    let ids = cri.sandboxes(LINE).ok_or("the runtime does not answer completely")?;
+    let socket = cri.socket().to_owned();
+    let meta = fs::metadata(&socket).map_err(|error| error.to_string())?;
+    let answer = Sandboxes { socket, file: (meta.dev(), meta.ino()), ids };
+    serde_json::to_value(answer).map_err(|error| error.to_string())
 }
 
 /// Records and OVSDB.
