@@ -14,7 +14,7 @@ use crate::config::{Config, NetworkState};
 use crate::liveness::{Liveness, netns};
 use crate::model::attachment::{Attachment, Key, Netns};
 use crate::reconcile::{Cause, CleanRequest, CleanTarget, orphans};
-use crate::store::{Registry, new_generation};
+use crate::store::{self, Registry, new_generation};
 use crate::util::clock::{Deadline, Stamp, boot_id};
 
 pub(super) fn run(request: &Request) -> Result<(), Failure> {
@@ -34,9 +34,12 @@ pub(super) fn run(request: &Request) -> Result<(), Failure> {
     if let (Some(registry), Some((_, config)), Some(Ok(None))) = (&registry, &overlay, state) {
         keep_configuration(registry, &key, config);
     }
-    let mut targets = match &registry {
-        Some(registry) => recorded(registry, &key, now, &boot, deadline),
-        None => Vec::new(),
+    let recorded = registry.as_ref().map(|r| recorded(r, &key, now, &boot, deadline));
+    let Ok(mut targets) = recorded.unwrap_or_else(|| Ok(Vec::new())).inspect_err(|busy| {
+        warn!("{key}: {busy} Nothing is deleted; a sweep finds the pod dead once its namespace is gone");
+    }) else {
+        request.note_unfinished();
+        return Ok(());
     };
     if targets.is_empty() {
         targets.push(unrecorded(request, key.clone(), now, &boot));
@@ -70,18 +73,25 @@ fn keep_configuration(registry: &Registry, key: &Key, config: &Config) {
 
 /// The record, turned into a tombstone before the switch is touched, and earlier
 /// tombstones of the key.
+///
+/// # Errors
+/// Another process had the lock until the deadline: no time is left for the switch.
 fn recorded(
     registry: &Registry,
     key: &Key,
     now: Stamp,
     boot: &str,
     deadline: Deadline,
-) -> Vec<CleanTarget> {
+) -> Result<Vec<CleanTarget>, store::Error> {
     let mut targets = Vec::new();
-    let lock = registry
-        .lock(deadline)
-        .inspect_err(|failed| warn!("{failed}; the record stays for the next sweep"))
-        .ok();
+    let lock = match registry.lock(deadline) {
+        Err(busy @ store::Error::Busy { .. }) => return Err(busy),
+        Err(failed) => {
+            warn!("{failed}; the record stays for the next sweep");
+            None
+        }
+        Ok(lock) => Some(lock),
+    };
     // The holder of the lock has to read through it.
     let (record, tombstones) = match &lock {
         Some(lock) => (lock.get(key), lock.tombstones_of(key)),
@@ -111,7 +121,7 @@ fn recorded(
         }
         Err(failed) => warn!("{key}: {failed}"),
     }
-    targets
+    Ok(targets)
 }
 
 /// A target without a record: what the request says. Its port is looked up in OVSDB.

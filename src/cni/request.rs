@@ -142,6 +142,11 @@ impl Request {
         self.did.set(CallCounts { deleted, unfinished, ..CallCounts::default() });
     }
 
+    /// For the counters: all is left to the next sweep.
+    pub(super) fn note_unfinished(&self) {
+        self.did.set(CallCounts { unfinished: 1, ..CallCounts::default() });
+    }
+
     /// Checks the configuration and the environment.
     ///
     /// # Errors

@@ -47,12 +47,14 @@ pub enum Error {
         what: &'static str,
     },
     /// Somebody held the lock until the deadline.
-    #[error("{} was locked by another process for {waited:?}: is one of ours stopped?", path.display())]
+    #[error("{} was locked by {} for {waited:?}: is it stopped?", path.display(), holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}")))]
     Busy {
         /// The lock file.
         path: PathBuf,
         /// How long we tried.
         waited: Duration,
+        /// Who holds it; `None`: a process that is not seen from here.
+        holder: Option<u32>,
     },
     /// A record that cannot be read as one.
     #[error(transparent)]

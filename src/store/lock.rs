@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::sys::stat::{major, minor};
 use serde::Serialize;
 
 use super::error::{Corrupt, CorruptWhy, Error, Slot};
@@ -73,6 +74,23 @@ pub(super) fn poll(
     }
 }
 
+/// Who holds the lock of a file, if that process is seen from here.
+fn holder(file: &File) -> Option<u32> {
+    let (locks, meta) = (fs::read_to_string("/proc/locks").ok()?, file.metadata().ok()?);
+    let place = format!("{:02x}:{:02x}:{}", major(meta.dev()), minor(meta.dev()), meta.ino());
+    locks.lines().find_map(|line| holder_in(line, &place))
+}
+
+/// Of a line of `/proc/locks`: `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`. Of one who waits,
+/// the second word is `->`.
+fn holder_in(line: &str, place: &str) -> Option<u32> {
+    let words: Vec<&str> = line.split_ascii_whitespace().collect();
+    let (Some(&"FLOCK"), Some(pid), Some(of)) = (words.get(1), words.get(4), words.get(5)) else {
+        return None;
+    };
+    pid.parse().ok().filter(|pid| *of == place && *pid > 0)
+}
+
 impl<'r> Lock<'r> {
     pub(super) fn take(registry: &'r Registry, deadline: Deadline) -> Result<Self, Error> {
         let path = registry.root.join(layout::LOCK);
@@ -82,7 +100,8 @@ impl<'r> Lock<'r> {
             let file = file::open_lock(&path).map_err(failed)?;
             poll(deadline, || file.try_lock()).map_err(|e| match e.kind() {
                 io::ErrorKind::TimedOut => {
-                    Error::Busy { path: path.clone(), waited: begin.elapsed() }
+                    let holder = holder(&file);
+                    Error::Busy { path: path.clone(), waited: begin.elapsed(), holder }
                 }
                 _ => failed(e),
             })?;

@@ -39,6 +39,25 @@ fn vswitchd_stopped_or_killed_at_del() {
     }
 }
 
+/// A process that is stopped while it has the lock of the state directory.
+#[test]
+fn a_lock_that_is_held_at_del() {
+    let node = hasty_node("a_lock_that_is_held_at_del", 600);
+    let (base, [web, db]) = settle(&node, ["web", "db"]);
+    let lock = std::fs::File::open(node.state_dir.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let outcome = our_del(&node, &web);
+    assert!(outcome.succeeded() && outcome.took < Duration::from_millis(900), "{outcome}");
+    let holder = format!("lock was locked by process {} for ", std::process::id());
+    assert!(outcome.stderr.contains(&holder), "{outcome}");
+    assert!(!outcome.stderr.contains("db.sock"), "{outcome}");
+    only(&node, &[&base, &web.flows, &db.flows]);
+    drop(lock);
+    node.kill_sandbox(&web);
+    sweep_finishes(&node);
+    only(&node, &[&base, &db.flows]);
+}
+
 #[test]
 fn vswitchd_hung_at_del() {
     let node = hasty_node("vswitchd_hung_at_del", 700);
