@@ -15,6 +15,7 @@ use crate::reconcile::{
 };
 use crate::store::{self, Lock, RecordHeader, Registry, RegistrySnapshot, new_generation};
 use crate::util::clock::{Deadline, Stamp, boot_id};
+use crate::util::logging::Often;
 
 pub(super) fn run(request: &Request) -> Result<String, Failure> {
     let raw = request.prev_result.as_deref().ok_or(Failure::NoPrevResult)?;
@@ -311,7 +312,7 @@ fn dead_pods(
         let dead = orphans::died(other.clone(), now, boot);
         match registry.lock(deadline).and_then(|lock| orphans::write_tombstone(&lock, &dead)) {
             Ok(true) => {
-                info!("{} ({}) is dead: {why}", dead.title(), dead.key);
+                Often::Dead.say(&format_args!("{} ({}) is dead: {why}", dead.title(), dead.key));
                 targets
                     .push(CleanTarget { attachment: dead, cause: Cause::Orphan(why.to_string()) });
             }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use log::{info, warn};
+use log::warn;
 use serde::Serialize;
 
 use super::input::arriving;
@@ -18,8 +18,9 @@ use crate::liveness::netns::Directories;
 use crate::model::attachment::{Attachment, IfName, Key, Netns, NetworkName, Pod, State};
 use crate::model::flow::Flow;
 use crate::openflow;
-use crate::ovsdb::{Marks, Ofport, marks};
+use crate::ovsdb::{Marks, Ofport, marks, write_port};
 use crate::store::{self, new_generation};
+use crate::util::logging::Often;
 
 /// A port that an OVS CNI has marked, and that neither a record nor a tombstone explains.
 #[derive(Clone, Debug, Serialize)]
@@ -123,7 +124,7 @@ pub(super) fn adopt(
                 warn!("port {port}: it cannot be written down, the next sweep tries: {failed}");
                 continue;
             }
-            info!("{key} (port {port}) is dead: {why}");
+            Often::Dead.say(&format_args!("{key} (port {port}) is dead: {why}"));
         }
         let target = CleanTarget { attachment: record, cause: Cause::Orphan(why.to_owned()) };
         outcome.add(&target);
@@ -150,7 +151,7 @@ fn write_tombstone(
 fn record(node: &NodeSnapshot, found: &Found<'_>) -> Option<Attachment> {
     let Found { place, marks, .. } = found;
     let bridge = node.bridge(place.bridge)?;
-    let ofport = place.interface.ofport.number()?;
+    place.interface.ofport.number()?;
     let networks = networks_on(node, place.bridge);
     let network: NetworkName = match networks.as_slice() {
         [one] => (*one).clone(),
@@ -170,9 +171,7 @@ fn record(node: &NodeSnapshot, found: &Found<'_>) -> Option<Attachment> {
         uid: marks.pod_uid.clone().unwrap_or_default(),
     });
     record.netns = marks.netns.clone().map(Netns::of_path);
-    record.bridge = Some(bridge.name.clone());
-    record.port = Some(place.interface.name.clone());
-    (record.interface, record.ofport) = (Some(place.interface.id), Some(ofport));
+    write_port(&mut record, bridge, place.port, place.interface);
     record.ips.clone_from(&marks.ips);
     record.macs = marks.mac.into_iter().collect();
     Some(record)

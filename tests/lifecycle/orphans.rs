@@ -327,3 +327,30 @@ fn a_port_that_nobody_recorded() {
     assert!(answer["targets"].as_array().unwrap().is_empty(), "{answer:#}");
     assert_eq!(node.dump("br0"), sorted(living));
 }
+
+/// The tombstones of such ports know the VLANs, and their number is no number of log lines.
+#[test]
+fn ports_that_nobody_recorded_have_their_vlans_and_few_log_lines() {
+    let node = Setup::new().gc_conf(json!({"reg0": "none"})).up("unrecorded_vlans");
+    node.run_pod("web");
+    let lost: Vec<Attached> = (0..7).map(|n| node.run_pod(&format!("lost{n}"))).collect();
+    for pod in &lost {
+        node.ovs_vsctl(&["set", "Port", &pod.port, "tag=100"]);
+        node.install("br0", &[format!("table=9,priority=9,in_port={} actions=drop", pod.ofport)]);
+        let record = format!("podnet/{}:eth0.json", pod.container);
+        fs::remove_file(node.state_dir.join(record)).unwrap();
+    }
+    for pod in &lost {
+        node.vanish(pod, Port::Stays);
+    }
+    eventually("the switch has seen it", || {
+        lost.iter().all(|pod| node.ovs_vsctl(&["get", "Interface", &pod.port, "ifindex"]) == "0")
+    });
+    let swept = node.admin(&["sweep", "--log-level", "info"]);
+    let dead = swept.stderr.lines().filter(|line| line.contains(") is dead: ")).count();
+    assert!(dead == 5 && swept.stderr.contains(" 2 more pods are dead"), "{swept}");
+    let list = node.admin(&["list", "--no-flows", "--json"]).json();
+    let dead: Vec<_> =
+        list.as_array().unwrap().iter().filter(|one| one["liveness"] == "dead").collect();
+    assert!(dead.len() == 7 && dead.iter().all(|one| one["vlans"] == json!([100])), "{list:#}");
+}
