@@ -37,6 +37,9 @@ struct Restored {
     added: usize,
     there_already: usize,
     errors: Vec<String>,
+    /// The bridge did not answer to the end.
+    #[serde(skip)]
+    failed: bool,
 }
 
 pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
@@ -56,18 +59,28 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let restored = restore(context, &registry, &id, options.dry_run)?;
     let done = if options.dry_run { "would be put back" } else { "put back" };
     let mut text = format!("undo {id}\n");
-    let mut attention = false;
     for outcome in &restored {
         text.push_str(&format!(
             "{}: {} of {} entries {done}, {} were there already\n",
             outcome.bridge, outcome.added, outcome.entries, outcome.there_already
         ));
         for error in &outcome.errors {
-            attention = true;
             text.push_str(&format!("  {error}\n"));
         }
     }
-    if !options.dry_run {
+    let failed = restored.iter().filter(|of| of.failed).count();
+    if failed > 0 {
+        text.push_str(&format!(
+            "The journal is kept: `ovs-flow-gc undo {id}` again when the bridge answers \
+             (`ovs-flow-gc doctor`).\n"
+        ));
+    }
+    let exit = match restored.iter().any(|of| !of.errors.is_empty()) {
+        false => Exit::Done,
+        true if failed == restored.len() => Exit::Failed,
+        true => Exit::Attention,
+    };
+    if !options.dry_run && exit != Exit::Failed {
         if !registry.paused() {
             text.push_str(
                 "The next sweep judges them again: `ovs-flow-gc pause` first if they are to stay.\n",
@@ -78,7 +91,11 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         text.push_str(adopt);
     }
     output::say(context, &json!({ "id": id, "bridges": restored }), &*text)?;
-    Ok(if attention { Exit::Attention } else { Exit::Done })
+    if let (Exit::Failed, true) = (exit, context.json) {
+        let why = restored.iter().flat_map(|of| &of.errors).next().map_or("", String::as_str);
+        output::fail(true, why, exit);
+    }
+    Ok(exit)
 }
 
 /// Prints what can be undone.
@@ -141,6 +158,7 @@ fn restore(
             },
         );
         if let Err(failed) = done {
+            outcome.failed = true;
             outcome.errors.push(failed.to_string());
         }
         restored.push(outcome);

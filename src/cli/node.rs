@@ -337,8 +337,10 @@ fn check(mut node: Node<'_>, options: &Uninstall) -> Result<Exit, Error> {
             listed(&files)
         )));
     }
-    if let Some(pods) = options.remembered() {
-        node.warn(&pods);
+    node.step("conflist", &format!("no file names {PLUGIN_TYPE}"))?;
+    match options.remembered() {
+        Some(pods) => node.warn(&pods),
+        None => node.step("pods", &format!("no runtime calls {PLUGIN_TYPE} for one"))?,
     }
     Ok(node.exit)
 }

@@ -112,7 +112,10 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         report: &report,
     };
     output::say(context, &answer, text(context.screen, &answer))?;
-    Ok(if outcome.failed.is_some() {
+    Ok(if let Some(failed) = &outcome.failed {
+        if context.json {
+            output::fail(true, failed, Exit::Failed);
+        }
         Exit::Failed
     } else if attention || !answer.corrupt.is_empty() || !answer.unjudged.is_empty() {
         Exit::Attention

@@ -7,7 +7,7 @@ use ovs_flow_gc::util::clock::Deadline;
 use serde_json::{Value, json};
 
 use crate::operations::{deleted, journals, sorted, sweep};
-use crate::rig::{Attached, Node, Port, Setup, eventually, layouts};
+use crate::rig::{Attached, Flows, Node, Port, Setup, eventually, layouts};
 
 /// Everything of every entry but its age and its counters, as the switch sends it.
 fn bytes(node: &Node, bridge: &str) -> Vec<Vec<u8>> {
@@ -262,6 +262,28 @@ fn a_killed_sweeps_deletes_can_be_undone() {
     assert!(bytes(&node, "br0").is_empty());
 }
 
+/// OVS is away: nothing is put back, and a sentence says what to do.
+#[test]
+fn nothing_is_put_back_while_the_switch_is_away() {
+    let node =
+        Setup::new().gc_conf(json!({"lingerSeconds": 600, "reg0": "pod"})).up("undo_switch_away");
+    let web = node.run_pod("web");
+    let its = node.install("br0", &layouts::classifier(&web.who(0x1001)));
+    node.del(&web);
+    node.vswitchd.stop();
+    for dry_run in [&["undo"][..], &["undo", "--dry-run"]] {
+        let undo = node.admin(dry_run);
+        assert_eq!(undo.code, Some(1), "{undo}");
+        assert!(undo.stdout.contains("The journal is kept: `ovs-flow-gc undo "), "{undo}");
+        assert!(!undo.stdout.contains("adopt"), "{undo}");
+    }
+    let json = node.admin(&["undo", "--json"]);
+    assert!(json.code == Some(1) && json.stderr.contains(r#""exitStatus":1"#), "{json}");
+    node.restart_vswitchd(Flows::Lost);
+    assert_eq!(node.admin(&["undo"]).code, Some(0));
+    assert_eq!(node.dump("br0"), its);
+}
+
 #[test]
 fn a_bridge_that_is_away_does_not_keep_the_others_from_their_entries() {
     let node = Setup::new()
@@ -281,5 +303,5 @@ fn a_bridge_that_is_away_does_not_keep_the_others_from_their_entries() {
     assert_eq!(node.dump("br0"), its);
     let mut codes = codes;
     codes.sort();
-    assert_eq!(codes, [Some(0), Some(3)], "one needs attention: {far:?}");
+    assert_eq!(codes, [Some(0), Some(1)], "of one nothing could be put back: {far:?}");
 }
