@@ -1,5 +1,7 @@
 //! `explain`: why is this flow stale, or why is it not?
 
+mod in_actions;
+
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
@@ -39,6 +41,8 @@ struct Explanation<'a> {
     found: String,
     /// Of each a [`FlowReport`]. While the pod is not dead, `stale` is what a DEL would delete.
     flows: Vec<Value>,
+    /// Of each a [`FlowReport`]: the entries that name it in their actions only. They stay.
+    in_actions: Vec<Value>,
     /// What is missing for its register value to be evidence.
     #[serde(skip_serializing_if = "String::is_empty")]
     register: String,
@@ -67,7 +71,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     for record in &found {
         let namespace = netns::judge(record, &boot);
         let targets = [target(record, now, &boot)];
-        let (mut flows, mut ovn) = (Vec::new(), Vec::new());
+        let (mut flows, mut ovn) = (Vec::<Value>::new(), Vec::new());
         for bridge in node.bridges_of(record) {
             let found = node.bridge(bridge).filter(|b| node.ovs.is_ovn(b));
             if let Some(found) = found {
@@ -76,6 +80,8 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             }
             flows.extend(explain(context, &node, bridge, &targets)?);
         }
+        let is_matched = |flow: &Value| flow.get("reason") != Some(&in_actions::REASON.into());
+        let (flows, in_actions) = flows.into_iter().partition(is_matched);
         let state = node.network(&record.key.network);
         let of = |r: &&Attachment| r.key.network == record.key.network;
         let records = node.records.iter().chain(&node.tombstones).filter(of);
@@ -86,6 +92,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
             liveness,
             found,
             flows,
+            in_actions,
             register,
             ovn,
         });
@@ -163,7 +170,8 @@ impl Read<'_> {
         input
     }
 
-    /// The entries that name a target, in the order of their tables.
+    /// The entries that name a target, in the order of their tables; then those that do so in their
+    /// actions only.
     pub(crate) fn flows(
         &self,
         source: &mut dyn FlowSource,
@@ -176,8 +184,13 @@ impl Read<'_> {
         let judge = Judge::new(&input.facts, &scan.learned);
         let verdicts = scan.candidates.iter();
         let verdicts = verdicts.filter_map(|of| Some((of, of.verdict(&judge)?)));
-        let named = verdicts.filter(|(_, verdict)| verdict.dead.is_some());
-        Ok(named.map(|(of, verdict)| FlowReport::new(name, &of.entry, &verdict, None)).collect())
+        let named: Vec<_> = verdicts.filter(|(_, verdict)| verdict.dead.is_some()).collect();
+        let known = named.iter().map(|(of, _)| of.entry.key()).collect();
+        let pods: Vec<&Attachment> = self.targets.iter().map(|of| &of.attachment).collect();
+        let others = in_actions::find(name, source, &pods, &known)?;
+        let named = named.iter();
+        let named = named.map(|(of, verdict)| FlowReport::new(name, &of.entry, verdict, None));
+        Ok(named.chain(others).collect())
     }
 }
 
@@ -186,7 +199,7 @@ fn text(screen: Screen, explanation: &Explanation<'_>) -> Text {
     let mut table = Table::new(&["VERDICT", "BRIDGE", "FLOW", "WHY"], &["BRIDGE"]);
     let is_dead = explanation.liveness == "dead";
     let (delete, keep) = if is_dead { ("delete", "keep") } else { ("would go", "would stay") };
-    for flow in &explanation.flows {
+    for flow in explanation.flows.iter().chain(&explanation.in_actions) {
         let verdict = match (flow.get("stale") == Some(&Value::Bool(true)), flow.get("rule")) {
             (true, Some(rule)) => format!("{delete} (rule {rule})"),
             (true, None) => delete.to_owned(),

@@ -24,6 +24,12 @@ fn most_of_a_node_dying_at_once_needs_a_persons_word() {
     assert_eq!(braked.code, Some(3), "{braked}");
     assert!(braked.stdout.contains("brake: 11 of 13 attachments"), "{braked}");
     assert!(braked.stdout.contains("sweep --yes"), "{braked}");
+    let status = node.admin(&["status", "--json"]).json();
+    let waiting = status["waiting"].as_array().unwrap();
+    let held =
+        |one: &&serde_json::Value| one["why"].as_str().unwrap().starts_with("the brake holds it (");
+    assert_eq!((waiting.len(), waiting.iter().filter(held).count()), (11, 11), "{status:#}");
+    assert_eq!(status["pods"]["foundDead"], 11, "{status:#}");
     let report = sweep(&node, &[]);
     assert_eq!((report["braked"].as_bool(), deleted(&report)), (Some(true), 0));
     assert_eq!(node.dump("br0"), all);
@@ -107,7 +113,19 @@ fn explain_says_why_for_the_living_and_the_dead() {
         "table=20, priority=7,ip,nw_src={},nw_dst={} actions=conjunction(1,1/2)",
         web.ip, db.ip
     );
+    // Two of a service that name web in what they do.
+    let service = [
+        format!(
+            "table=40, priority=9,ip,nw_dst=192.0.2.1 actions=mod_nw_dst:{},resubmit(,50)",
+            web.ip
+        ),
+        format!(
+            "table=40, priority=9,ip,nw_dst=192.0.2.2 actions=load:{}->NXM_NX_REG5[],resubmit(,50)",
+            web.ofport
+        ),
+    ];
     node.add_flows("br0", &[policy]);
+    node.add_flows("br0", &service);
     let before = node.dump("br0");
 
     for who in [&web.name, &format!("default/{}", web.name), &web.container[..20]] {
@@ -121,6 +139,12 @@ fn explain_says_why_for_the_living_and_the_dead() {
         assert_eq!((flows.len(), kept.len()), (16, 1), "{told:#}");
         assert!(kept[0]["flow"].as_str().unwrap().contains("conjunction(1,1/2)"), "{told}");
         assert_eq!(kept[0]["reason"], "policy-waits", "{told}");
+        let others = told[0]["inActions"].as_array().unwrap();
+        assert_eq!(others.len(), 2, "{told:#}");
+        assert!(
+            others.iter().all(|f| f["stale"] == false && f["reason"] == "in-actions"),
+            "{told}"
+        );
         assert!(flows.iter().all(|f| f["stale"] == false || f["rule"].is_u64()), "{told}");
     }
     let text = node.admin(&["explain", &web.name]).ok();
@@ -130,6 +154,11 @@ fn explain_says_why_for_the_living_and_the_dead() {
     assert!(!text.contains("delete (") && !text.contains("keep"), "{text}");
     assert!(!text.contains("dead") && text.contains("this pod's port"), "{text}");
     assert!(text.contains(&web.ip) && text.contains(&web.port), "{text}");
+    assert!(
+        text.contains(&format!("only its actions name this pod's address {}", web.ip)),
+        "{text}"
+    );
+    assert!(text.contains("or a value like it, for reg5"), "{text}");
 
     node.vanish(&web, Port::Stays);
     assert!(node.admin(&["explain", &web.name]).ok().contains("dead, to be swept"));
