@@ -187,10 +187,16 @@ impl Config {
         parse::parse(conf)
     }
 
-    /// Keys of older releases that do nothing now: to be warned of, never an error.
+    /// Keys of older releases that do nothing now, and lists without which nothing is deleted: to be
+    /// warned of, never an error.
     #[must_use]
-    pub fn retired(conf: &Map<String, Value>) -> Vec<Problem> {
-        parse::retired(conf)
+    pub fn warnings(conf: &Map<String, Value>) -> Vec<Problem> {
+        parse::warnings(conf)
+    }
+
+    /// The bridges that it names.
+    pub fn named_bridges(&self) -> impl Iterator<Item = &str> {
+        self.bridges.iter().chain(&self.bridge).map(String::as_str)
     }
 
     /// `lingerSeconds`.

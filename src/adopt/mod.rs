@@ -6,6 +6,7 @@
 //! dead there is a third one: their tombstones.
 
 mod cached;
+mod delegates;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use cached::fuzz;
@@ -13,6 +14,7 @@ pub(crate) use cached::{
     CachedAttachment, cached_config, configs_of_multus, of_multus as multus_cache, parse_cached,
     text as cached_text, texts as cached_texts,
 };
+pub(crate) use delegates::{Delegate, delegates_of_multus};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

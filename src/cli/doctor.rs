@@ -1,6 +1,7 @@
 //! `doctor`: is this node set up right? Each finding says what to do about it.
 
 mod chain;
+mod multus;
 mod records;
 mod switch;
 
@@ -74,7 +75,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let mut findings = Findings::default();
     findings.ok("version", env!("CARGO_PKG_VERSION"));
     let bridges = records::state(context, &mut findings);
-    switch::switch(context, &bridges, &mut findings);
+    switch::switch(context, options, &bridges, &mut findings);
     daemon(context, &mut findings);
     if let Some(left) = deliver::leftovers(context, &options.cache_dir) {
         match deliver::say_leftovers(&left) {
@@ -83,6 +84,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
         }
     }
     chain::chain(context, options, &mut findings);
+    multus::multus(context, options, &mut findings);
     chain::access(options, &mut findings);
     runtime(&mut findings);
     let mut table = Table::new(&["", "CHECK", "FOUND", "WHAT TO DO"], &[]);

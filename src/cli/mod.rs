@@ -29,6 +29,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config;
 use crate::config::Config;
+use crate::ovsdb::Client;
 use crate::reconcile::{self, Question};
 use crate::store::{self, Registry};
 use crate::util::clock::Deadline;
@@ -328,11 +329,12 @@ impl Entry {
                 return Err(Error::Usage("--preset and --settings both name a preset".to_owned()));
             }
         }
-        for warning in Config::retired(&settings) {
+        for warning in Config::warnings(&settings) {
             output::complain(&warning.to_string());
         }
-        let (_, problems) = Config::parse(&settings);
+        let (config, problems) = Config::parse(&settings);
         if problems.is_empty() {
+            warn_of_bridges(&config);
             let entry = conflist::Entry(settings);
             let (after, own_file) = (self.after.clone(), self.own_file);
             return Ok(conflist::Options { after, entry, own_file });
@@ -342,6 +344,27 @@ impl Entry {
             "--settings: {}; every ADD would fail, so nothing is written",
             texts.join("; ")
         )))
+    }
+}
+
+/// Says which of its bridges this machine's Open vSwitch does not have, if there is one that
+/// answers. They may be made later.
+fn warn_of_bridges(config: &Config) {
+    if config.named_bridges().next().is_none() {
+        return;
+    }
+    let socket = config::database_socket(&config.ovs_run_dir());
+    let client = Client::connect(&socket, Deadline::after(Duration::from_secs(1)));
+    let Ok(snapshot) = client.and_then(|mut client| client.snapshot()) else { return };
+    let mut missing: Vec<&str> = config.named_bridges().collect();
+    missing.retain(|name| !snapshot.bridges.iter().any(|bridge| bridge.name == *name));
+    missing.dedup();
+    if !missing.is_empty() {
+        output::complain(&format!(
+            "--settings: Open vSwitch has no bridge {} here: no entry is looked for there until it \
+             has",
+            missing.join(", ")
+        ));
     }
 }
 

@@ -129,7 +129,7 @@ fn run(command: &str, called: Stamp) -> Ended {
     if let Ok(level) = request.config.log_level.parse() {
         logging::init(level, request.config.log_file.as_deref());
     }
-    for warning in Config::retired(&request.conf) {
+    for warning in Config::warnings(&request.conf) {
         warn!("{warning}");
     }
     for problem in &request.problems {

@@ -39,6 +39,13 @@ const OTHERS: [&str; 9] = [
 const RETIRED: [(&str, &str); 1] =
     [("force", "does nothing any more: what ovn-controller runs is never judged")];
 
+/// Lists that mean nothing when they are empty. A conflist that has one starts pods today, so it is
+/// a warning, too.
+const EMPTY: [(&str, &str); 2] = [
+    ("tables", "is an empty list: no entry is in scope, and nothing is ever deleted"),
+    ("match", "is an empty list: no evidence counts, and nothing of a dead pod is ever deleted"),
+];
+
 fn ours() -> impl Iterator<Item = &'static str> {
     SCOPE.into_iter().chain(OTHERS)
 }
@@ -324,11 +331,13 @@ pub(super) fn parse(conf: &Map<String, Value>) -> (Config, Vec<Problem>) {
     (config, reader.problems)
 }
 
-pub(super) fn retired(conf: &Map<String, Value>) -> Vec<Problem> {
-    let there = RETIRED.iter().filter(|(key, _)| conf.contains_key(*key));
+pub(super) fn warnings(conf: &Map<String, Value>) -> Vec<Problem> {
+    let retired = RETIRED.iter().filter(|(key, _)| conf.contains_key(*key));
+    let is_empty = |key| conf.get(key).and_then(Value::as_array).is_some_and(Vec::is_empty);
+    let empty = EMPTY.iter().filter(|(key, _)| is_empty(*key));
     let problem =
         |(key, text): &(&str, &str)| Problem { key: (*key).to_owned(), text: (*text).to_owned() };
-    there.map(problem).collect()
+    retired.chain(empty).map(problem).collect()
 }
 
 #[cfg(test)]
@@ -366,13 +375,29 @@ mod tests {
         for conf in [r#"{"force": true}"#, r#"{"force": false}"#, r#"{"force": "yes"}"#] {
             assert_eq!(of(conf), (Config::default(), vec![]), "{conf}");
             let value: Value = serde_json::from_str(conf).unwrap();
-            let warnings = Config::retired(value.as_object().unwrap());
+            let warnings = Config::warnings(value.as_object().unwrap());
             assert!(warnings.len() == 1 && warnings[0].to_string().contains("\"force\""));
         }
-        assert!(Config::retired(&Map::new()).is_empty());
+        assert!(Config::warnings(&Map::new()).is_empty());
         assert!(problem(r#"{"forced": true}"#).contains("is unknown"));
         let recorded: Config = serde_json::from_str(r#"{"force": true}"#).unwrap();
         assert_eq!(recorded, Config::default());
+    }
+
+    #[test]
+    fn an_empty_list_that_makes_all_of_it_idle_is_a_warning() {
+        let said = |conf: &str| {
+            let (_, problems) = of(conf);
+            assert_eq!(problems, [], "{conf}: ADD goes on");
+            let value: Value = serde_json::from_str(conf).unwrap();
+            let warnings = Config::warnings(value.as_object().unwrap());
+            warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        };
+        for (conf, key) in [(r#"{"tables": []}"#, "tables"), (r#"{"match": []}"#, "match")] {
+            let said = said(conf);
+            assert!(said.contains(key) && said.contains("empty list"), "{said}");
+        }
+        assert_eq!(said(r#"{"bridges": [], "tables": [0], "match": ["ip"]}"#), "");
     }
 
     #[test]

@@ -70,8 +70,19 @@ impl Registry {
             }
         });
         if let Err(failed) = counted {
-            debug!("{}: a call is not counted: {failed}", path.display());
+            match self.why_uncounted() {
+                Some(why) => warn!("{why}"),
+                None => debug!("{}: a call is not counted: {failed}", path.display()),
+            }
         }
+    }
+
+    /// Why no call is counted until somebody mends it.
+    #[must_use]
+    pub fn why_uncounted(&self) -> Option<String> {
+        let path = self.root.join(layout::CALLS);
+        let is_other = std::fs::symlink_metadata(&path).is_ok_and(|meta| !meta.is_file());
+        is_other.then(|| format!("{} is no file: calls are not counted", path.display()))
     }
 
     /// What calls did; nothing if none was counted.
@@ -198,12 +209,16 @@ mod tests {
         let held = File::open(&path).unwrap();
         held.lock().unwrap();
         registry.count_call("DEL", one());
+        assert_eq!(registry.why_uncounted(), None, "the next call is counted");
         assert_eq!(parse(&fs::read_to_string(&path).unwrap()).unwrap()[1], one());
         drop(held);
         fs::remove_file(&path).unwrap();
         let other = dir.path().join("other");
         symlink(&other, &path).unwrap();
         registry.count_call("DEL", one());
+        assert!(
+            registry.why_uncounted().unwrap().ends_with("_calls is no file: calls are not counted")
+        );
         assert!(!other.exists());
         fs::remove_file(&path).unwrap();
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();

@@ -55,9 +55,50 @@ fn a_node_that_is_set_up_right() {
 }
 
 #[test]
+fn settings_that_make_all_of_it_idle() {
+    let node = Setup::new().up("doctor_idle");
+    node.run_pod("web");
+    let settings = json!({"tables": [], "match": [], "bridges": ["nope", "br0"]});
+    node.configure(settings.clone());
+    for key in ["tables", "match"] {
+        finds(&node, "warning", "conflist", &[key, "is an empty list"]);
+    }
+    finds(&node, "warning", "bridge", &["names bridge nope, which is not there"]);
+    node.run_pod("db");
+    let file = node.dir.join("other.conflist");
+    let list = json!({"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "ovs-test-cni"}]});
+    fs::write(&file, list.to_string()).unwrap();
+    let file = file.display().to_string();
+    let added = node.admin(&["conflist", "add", &file, "--settings", &settings.to_string()]);
+    assert_eq!(added.code, Some(0), "{added}");
+    for said in
+        ["\"tables\": is an empty list", "\"match\": is an empty list", "no bridge nope here"]
+    {
+        assert!(added.stderr.contains(said), "{said}: {added}");
+    }
+}
+
+#[test]
+fn counters_that_are_no_file() {
+    let node = Setup::new().up("doctor_calls");
+    let web = node.run_pod("web");
+    fs::remove_file(node.state_dir.join("_calls")).unwrap();
+    fs::create_dir(node.state_dir.join("_calls")).unwrap();
+    finds(&node, "warning", "metrics", &["_calls is no file: calls are not counted"]);
+    node.del(&web);
+    fs::remove_dir(node.state_dir.join("_calls")).unwrap();
+    assert_eq!(doctor(&node, &[]).code, Some(0));
+}
+
+#[test]
 fn the_switch_is_away() {
     let node = Setup::new().up("doctor_switch");
     node.run_pod("web");
+    node.ovsdb.pause();
+    let swept = node.admin(&["sweep", "--json", "--timeout", "1"]);
+    assert!(swept.code == Some(1) && swept.stderr.contains(r#""exitStatus":1"#), "{swept}");
+    assert!(swept.json()["failed"].is_string(), "{swept}");
+    node.ovsdb.resume();
     node.vswitchd.stop();
     finds(&node, "failure", "bridge", &["br0"]);
     node.vswitchd.start();

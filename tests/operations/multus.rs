@@ -131,6 +131,48 @@ fn net1_of_an_edited_nad_is_cleaned_up_and_eth0_of_another_cni_is_left_alone() {
     assert_eq!(node.dump("br0"), sorted(&[&base, &others]));
 }
 
+/// `doctor` says which NetworkAttachmentDefinitions' pods multus has on the node.
+#[test]
+fn doctor_says_whose_pods_multus_called() {
+    let node = node("multus_doctor");
+    let edited = with_entry(&node, &spec_config(&node));
+    let eth0 = node.run_pod("web");
+    serve(&node, &edited);
+    let net1 = node.add(&eth0.pod.clone().with_ifname("net1"));
+    let cache = node.dir.join("var-lib/cni/results").display().to_string();
+    let found = || {
+        let doctor = ["doctor", "--json", "--net-dir", &net_dir(&node), "--cache-dir", &cache];
+        let findings = node.admin(&doctor).json();
+        let all = findings.as_array().unwrap().iter();
+        let of_multus = all.filter(|one| one["what"] == "multus");
+        let text = |one: &Value| format!("{}: {}", one["level"].as_str().unwrap(), one["found"]);
+        of_multus.map(text).collect::<Vec<_>>()
+    };
+    assert_eq!(found(), [""; 0], "multus has not called anybody");
+    // As multus writes it (`saveDelegates`).
+    let delegate = |name: &str, config: &Value| {
+        let text = node.dir.join("config");
+        fs::write(&text, config.to_string()).unwrap();
+        let encoded = Command::new("base64").arg("-w0").arg(&text).output().unwrap().stdout;
+        json!({"Name": name, "Bytes": String::from_utf8(encoded).unwrap()})
+    };
+    let write = |container: &str, delegates: Value| {
+        let dir = node.dir.join("var-lib/cni/multus");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(container), delegates.to_string()).unwrap();
+    };
+    let flannel = json!({"name": "cbr0", "type": "flannel"});
+    write(&net1.container, json!([delegate("cbr0", &flannel), delegate("default/vlan", &edited)]));
+    let whole = "default/vlan (network vlan): 1 interface, 1 with the entry, 1 recorded";
+    assert_eq!(found(), [format!("ok: \"{whole}\"")]);
+    // Two began before the edit, and nobody has adopted them.
+    for container in ["c1", "c2"] {
+        write(container, json!([delegate("default/vlan", &spec_config(&node))]));
+    }
+    let some = "default/vlan (network vlan): 3 interfaces, 1 with the entry, 1 recorded";
+    assert_eq!(found(), [format!("note: \"{some}\"")]);
+}
+
 #[test]
 fn adopt_finds_the_pods_of_nads_in_multus_cache() {
     let node = node("multus_adopt");

@@ -122,7 +122,7 @@ fn position(path: &Path, found: &Inspection, entry: usize, findings: &mut Findin
 
 /// What ADD would refuse or ignore of our entry.
 fn problems(name: &str, settings: &Map<String, Value>, findings: &mut Findings) {
-    for warning in Config::retired(settings) {
+    for warning in Config::warnings(settings) {
         findings.warn(CONFLIST, format!("{name}: {warning}"), "take it out");
     }
     let (_, problems) = Config::parse(settings);

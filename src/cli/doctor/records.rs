@@ -24,6 +24,9 @@ pub(super) fn state(context: &Context, findings: &mut Findings) -> BTreeSet<Stri
         }
     };
     records(&registry_snapshot, findings);
+    if let Some(why) = registry.why_uncounted() {
+        findings.warn("metrics", why, "remove it");
+    }
     register_values(&registry_snapshot, findings);
     if let Ok(boot) = boot_id() {
         liveness(&registry, &registry_snapshot, &boot, findings);

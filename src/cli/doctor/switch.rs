@@ -3,18 +3,24 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Context, Findings, Level};
-use crate::config::database_socket;
+use super::{Context, Findings, Level, Options};
+use crate::cli::networks;
+use crate::config::{Config, database_socket};
 use crate::liveness::{Liveness, netns};
 use crate::model::attachment::{Attachment, Key};
 use crate::ovsdb::{Client, Snapshot};
-use crate::reconcile::{NodeSnapshot, open_bridge, unrecorded_ports};
+use crate::reconcile::{NodeSnapshot, network_states, open_bridge, unrecorded_ports};
 use crate::util::clock::{Stamp, boot_id};
 
 /// How many pods of one finding are named; the rest is counted.
 const MOST_NAMED: usize = 10;
 
-pub(super) fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &mut Findings) {
+pub(super) fn switch(
+    context: &Context,
+    options: &Options,
+    recorded: &BTreeSet<String>,
+    findings: &mut Findings,
+) {
     let socket = database_socket(&context.run_dir);
     let read = Client::connect(&socket, context.deadline())
         .and_then(|mut client| client.snapshot().map(|snapshot| (snapshot, client)));
@@ -31,6 +37,7 @@ pub(super) fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &
     };
     findings.ok("OVSDB", format!("{} answers", socket.display()));
     let snapshot = Arc::new(snapshot);
+    configured(context, options, &snapshot, findings);
     unplugged(context, &snapshot, findings);
     unrecorded(context, &mut client, findings);
     for name in recorded {
@@ -62,6 +69,31 @@ pub(super) fn switch(context: &Context, recorded: &BTreeSet<String>, findings: &
                 let remedy =
                     "is ovs-vswitchd running, and does the bridge allow OpenFlow 1.3 or later?";
                 findings.add(level, "bridge", format!("{}: {error}", bridge.name), remedy);
+            }
+        }
+    }
+}
+
+/// Bridges that configurations name and Open vSwitch does not have.
+fn configured(context: &Context, options: &Options, snapshot: &Snapshot, findings: &mut Findings) {
+    let files = networks::read(&options.net_dir, &[]).unwrap_or_default();
+    let of_files = files.iter().map(|file| {
+        let (config, _) = Config::parse(&file.settings());
+        (file.path.display().to_string(), config)
+    });
+    let records = context.registry().ok().flatten().and_then(|registry| registry.snapshot().ok());
+    let networks = records.as_ref().map(network_states).unwrap_or_default().into_iter();
+    let of_networks = networks.map(|(name, state)| (format!("network {name}"), state.config));
+    let mut said = BTreeSet::new();
+    for (place, config) in of_files.chain(of_networks) {
+        for name in config.named_bridges() {
+            let is_there = snapshot.bridges.iter().any(|bridge| bridge.name == name);
+            if !is_there && said.insert(name.to_owned()) {
+                findings.warn(
+                    "bridge",
+                    format!("{place}: the entry names bridge {name}, which is not there"),
+                    "mend its bridge or bridges: no entry is looked for on a bridge that is not there",
+                );
             }
         }
     }
