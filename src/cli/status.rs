@@ -15,7 +15,8 @@ use super::{Context, Error, Exit, Screen, ago, short};
 use crate::deliver::Leftovers;
 use crate::liveness::mass_death_guard;
 use crate::model::attachment::{Attachment, State};
-use crate::reconcile::{Question, orphans, pulled_brake};
+use crate::reconcile::orphans::{self, Orphan};
+use crate::reconcile::{Question, pulled_brake};
 use crate::store::{Pause, Registry};
 use crate::util::clock::{Stamp, boot_id};
 
@@ -43,7 +44,8 @@ pub(crate) struct Status {
     pub(crate) attention: Vec<String>,
     /// Pod interfaces.
     pub(crate) pods: Pods,
-    /// Dead pods with entries that are left, the one that died first in front.
+    /// Dead pods whose entries are left, the one that died first in front; at the end those with which
+    /// no sweep has begun.
     pub(crate) waiting: Vec<Waiting>,
     /// What the dead left beside their entries; none: nobody has counted.
     pub(crate) leftovers: Option<Leftovers>,
@@ -70,26 +72,44 @@ pub(crate) struct Pods {
     pub(crate) clean: usize,
 }
 
-/// A dead pod with entries that are left.
+/// A dead pod whose entries are left.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Waiting {
     pub(crate) pod: String,
     pub(crate) container: String,
-    /// Since its death.
-    pub(crate) dead_seconds: u64,
+    /// Since its death; `None`: no sweep has begun with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dead_seconds: Option<u64>,
     pub(crate) why: String,
 }
 
 impl Waiting {
-    fn new(record: &Attachment, now: Stamp) -> Self {
-        let died = record.died.map_or(Duration::ZERO, |died| died.until(now));
+    fn new(record: &Attachment, dead: Option<Duration>, why: String) -> Self {
         Self {
             pod: record.pod.as_ref().map_or_else(|| record.key.to_string(), ToString::to_string),
             container: record.key.container.as_str().to_owned(),
-            dead_seconds: died.as_secs(),
-            why: record.last_error.clone().unwrap_or_else(|| "not tried yet".to_owned()),
+            dead_seconds: dead.map(|dead| dead.as_secs()),
+            why,
         }
+    }
+
+    fn of_tombstone(record: &Attachment, now: Stamp) -> Self {
+        let died = record.died.map_or(Duration::ZERO, |died| died.until(now));
+        let why = record.last_error.clone().unwrap_or_else(|| "not tried yet".to_owned());
+        Self::new(record, Some(died), why)
+    }
+
+    /// Of one with whom no sweep has begun.
+    fn of_orphan(orphan: &Orphan, paused: bool, braked: bool) -> Self {
+        let why = if paused {
+            "paused".to_owned()
+        } else if braked && orphan.alone().is_some() {
+            format!("the brake holds it ({})", orphan.why)
+        } else {
+            format!("no sweep has begun with it ({})", orphan.why)
+        };
+        Self::new(&orphan.record, None, why)
     }
 }
 
@@ -131,8 +151,13 @@ impl Status {
         let (now, boot) = (Stamp::now(), boot_id().map_err(Error::BootId)?);
         self.pause = registry.pause();
         self.attention.extend(self.pause.as_ref().map(ToString::to_string));
+        if let Err(failed) = registry.try_to_write() {
+            self.attention
+                .push(format!("{failed}: ADD fails until this is mended (`ovs-flow-gc doctor`)"));
+        }
         let orphans = orphans::find(&snapshot, &boot);
-        if let Some((source, swept)) = pulled_brake(registry, &snapshot, &orphans, &boot) {
+        let brake = pulled_brake(registry, &snapshot, &orphans, &boot);
+        if let Some((source, swept)) = brake {
             let swept = mass_death_guard::swept_before(swept);
             self.attention.push(format!(
                 "many pods seem dead at once on the word of {source} alone{swept}: nothing of \
@@ -145,16 +170,20 @@ impl Status {
             self.attention.push(format!("cannot be read: {files} (`ovs-flow-gc doctor`)"));
         }
         let unfinished = snapshot.tombstones.iter().filter(|dead| dead.state != State::Gone);
-        self.waiting = unfinished.map(|dead| Waiting::new(dead, now)).collect();
-        self.waiting
-            .sort_by(|a, b| b.dead_seconds.cmp(&a.dead_seconds).then_with(|| a.pod.cmp(&b.pod)));
+        self.waiting = unfinished.map(|dead| Waiting::of_tombstone(dead, now)).collect();
         self.pods = Pods {
             live: orphans.total.saturating_sub(orphans.dead.len()),
             found_dead: orphans.dead.len(),
             waiting: self.waiting.len(),
             clean: snapshot.tombstones.len().saturating_sub(self.waiting.len()),
         };
-        let long = self.waiting.iter().filter(|of| of.dead_seconds > LONG.as_secs()).count();
+        let (paused, braked) = (self.pause.is_some(), brake.is_some());
+        let not_begun = orphans.dead.iter().map(|one| Waiting::of_orphan(one, paused, braked));
+        self.waiting.extend(not_begun);
+        self.waiting
+            .sort_by(|a, b| b.dead_seconds.cmp(&a.dead_seconds).then_with(|| a.pod.cmp(&b.pod)));
+        let long = |of: &&Waiting| of.dead_seconds.is_some_and(|dead| dead > LONG.as_secs());
+        let long = self.waiting.iter().filter(long).count();
         if long > 0 {
             self.attention.push(format!(
                 "entries are left {} after the death of {} (`ovs-flow-gc explain POD`)",
@@ -184,8 +213,9 @@ impl Status {
         lines.push(("pods", pods));
         for waiting in self.waiting.iter().take(MOST_NAMED) {
             let Waiting { pod, container, dead_seconds, why } = waiting;
-            let dead = ago(Duration::from_secs(*dead_seconds));
-            lines.push(("waits", format!("{pod} ({}), dead for {dead}: {why}", short(container))));
+            let dead = dead_seconds.map(|seconds| ago(Duration::from_secs(seconds)));
+            let dead = dead.map_or_else(|| "dead".to_owned(), |dead| format!("dead for {dead}"));
+            lines.push(("waits", format!("{pod} ({}), {dead}: {why}", short(container))));
         }
         let more = self.waiting.len().saturating_sub(MOST_NAMED);
         if more > 0 {

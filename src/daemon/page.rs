@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::cli::status::Status;
 use crate::cli::{ago, short};
+use crate::util::logging::is_plain;
 
 /// The reader's own colours, light or dark. The page asks for itself every five seconds.
 const HEAD: &str = "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
@@ -38,12 +39,13 @@ fn body(page: &mut String, status: &Status) {
     let lines = status.lines();
     let lines = lines.iter().filter(|(name, _)| !["state", "", "waits"].contains(name));
     table(page, &[], lines.map(|(name, text)| vec![(*name).to_owned(), text.clone()]));
-    page.push_str("<h2>Pods whose entries are left</h2>\n");
+    page.push_str("<h2>Dead pods whose entries are left</h2>\n");
     if status.waiting.is_empty() {
         return paragraph(page, "well", "None.");
     }
     let rows = status.waiting.iter().map(|waiting| {
-        let dead = ago(Duration::from_secs(waiting.dead_seconds));
+        let dead = waiting.dead_seconds.map(|seconds| ago(Duration::from_secs(seconds)));
+        let dead = dead.unwrap_or_else(|| "-".to_owned());
         vec![waiting.pod.clone(), short(&waiting.container), dead, waiting.why.clone()]
     });
     table(page, &["Pod", "Container", "Dead for", "Why"], rows);
@@ -67,8 +69,10 @@ fn table(page: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String
     page.push_str("</table>\n");
 }
 
-/// Names come from outside.
+/// Names come from outside. Of characters that no line has, such as those that turn its direction
+/// round, a question mark is left.
 fn escaped(text: &str) -> String {
+    let text: String = text.chars().map(|c| if is_plain(c) { c } else { '?' }).collect();
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -86,8 +90,8 @@ mod tests {
         status.waiting.push(Waiting {
             pod: "a\"<b>&".to_owned(),
             container: "c1".repeat(32),
-            dead_seconds: 300,
-            why: "it waits".to_owned(),
+            dead_seconds: Some(300),
+            why: "it\u{1b}[31m\u{202e}waits".to_owned(),
         });
         let page = page(Ok(status));
         assert!(!page.contains("<script") && !page.contains("<b>"), "{page}");
@@ -95,6 +99,7 @@ mod tests {
             page.contains("<td>a&quot;&lt;b&gt;&amp;</td><td>c1c1c1c1c1c1c</td><td>5m</td>"),
             "{page}"
         );
+        assert!(page.contains("<td>it?[31m?waits</td>"), "{page}");
         assert!(page.contains("no pod was ever recorded here"), "{page}");
         assert!(!page.contains("http://") && !page.contains("https://"), "nothing from elsewhere");
     }

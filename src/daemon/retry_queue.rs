@@ -190,7 +190,6 @@ impl RetryQueue {
         (now, chance): (Duration, f64),
         late: &LateEntries,
     ) -> Vec<&'o TargetOutcome> {
-        let observed = outcome.observed() > 0;
         let mut finished = Vec::new();
         for (index, target) in outcome.targets.iter().enumerate() {
             let bridges = outcome.bridges.iter();
@@ -223,7 +222,7 @@ impl RetryQueue {
                 clean,
                 others: false,
                 kept: target.entries.kept.clone(),
-                left: left(target, outcome.paused, observed),
+                left: left(target),
             };
             self.entries.insert(target.life.clone(), entry);
         }
@@ -262,19 +261,16 @@ impl RetryQueue {
     }
 }
 
-fn left(target: &TargetOutcome, paused: bool, observed: bool) -> BTreeMap<&'static str, u64> {
+fn left(target: &TargetOutcome) -> BTreeMap<&'static str, u64> {
     let count = target.entries.stale.saturating_sub(target.entries.deleted);
     if count == 0 {
         return BTreeMap::new();
     }
-    let why = if paused {
-        "paused"
-    } else if target.error.is_some() {
-        "stayed"
-    } else if observed {
-        "observe"
-    } else {
-        "put-off"
+    let why = match (target.withheld, &target.error) {
+        (Some("paused"), _) => "paused",
+        (_, Some(_)) => "stayed",
+        (Some(_), None) => "observe",
+        (None, None) => "put-off",
     };
     BTreeMap::from([(why, count)])
 }
@@ -384,6 +380,28 @@ mod tests {
         assert_eq!(logged(&[(1, 2_007), (2, 5)], true), line("paused", 2_007));
         retry_queue.retain(&HashSet::new());
         assert!(retry_queue.logged.is_empty());
+    }
+
+    /// One pod's network is in observe mode, another's entries are put off.
+    #[test]
+    fn what_is_left_has_each_pods_own_reason() {
+        let mut targets: Vec<TargetOutcome> = [1, 2, 3, 4]
+            .map(|generation| {
+                let attachment = record(generation, State::Deleting, 0);
+                let mut target =
+                    TargetOutcome::new(&CleanTarget { attachment, cause: Cause::Tombstone });
+                target.entries.stale = generation;
+                target
+            })
+            .into();
+        targets[0].withheld = Some("mode observe");
+        targets[2].withheld = Some("paused");
+        targets[3].error = Some("it hangs".to_owned());
+        let mut retry_queue = RetryQueue::new(at(30));
+        let outcome = Outcome { targets, ..Outcome::default() };
+        retry_queue.update(&outcome, (at(1), 0.5), &LateEntries::default());
+        let left = [("observe", 1), ("put-off", 2), ("paused", 3), ("stayed", 4)];
+        assert_eq!(retry_queue.left(), BTreeMap::from(left));
     }
 
     #[test]

@@ -212,6 +212,9 @@ pub struct TargetOutcome {
     /// Others of its network have register values, and nobody ever saw its own: entries that only
     /// match on it are not found.
     pub value_unknown: bool,
+    /// Why some of its stale entries are not deleted, if it is by an operator's order: `paused` or
+    /// `mode observe`.
+    pub withheld: Option<&'static str>,
     /// Its tombstone ended with this clean-up.
     pub ended: bool,
     /// It is clean, and its linger time goes on for so long; `None`: it is over, or it is not clean.
@@ -232,6 +235,7 @@ impl TargetOutcome {
             ovn: false,
             bridge_gone: false,
             value_unknown: false,
+            withheld: None,
             ended: false,
             lingers: None,
             error: None,
@@ -358,9 +362,13 @@ impl Outcome {
 
     /// A bridge is done.
     pub(super) fn add_bridge(&mut self, bridge: BridgeOutcome) {
+        let why = self.why_withheld();
         for (target, entries) in &bridge.targets {
             let Some(of) = self.target(*target) else { continue };
             of.entries.add(entries);
+            if bridge.withheld.contains_key(&Some(*target)) {
+                of.withheld = Some(why);
+            }
             if entries.stayed {
                 of.fail("entries are still there after their deletion");
             }
@@ -377,7 +385,7 @@ impl Outcome {
         self.bridges.iter().map(|b| b.counts.observed).sum()
     }
 
-    pub(super) fn why_withheld(&self) -> &'static str {
+    fn why_withheld(&self) -> &'static str {
         if self.paused { "paused" } else { "mode observe" }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::outcome::{BridgeOutcome, Counts, Outcome, TargetId, TargetOutcome};
+use super::outcome::{BridgeOutcome, Counts, Outcome, TargetOutcome};
 use super::{Cause, UnrecordedPort};
 use crate::judge::Verdict;
 use crate::openflow::Entry;
@@ -106,10 +106,8 @@ pub struct TargetReport<'o> {
 }
 
 impl<'o> TargetReport<'o> {
-    fn of(outcome: &'o Outcome, (index, target): (usize, &'o TargetOutcome)) -> Self {
+    fn of(target: &'o TargetOutcome) -> Self {
         let (key, entries) = (&target.life.0, &target.entries);
-        let its = |bridge: &BridgeOutcome| bridge.withheld.contains_key(&Some(TargetId(index)));
-        let withheld = outcome.bridges.iter().any(its);
         Self {
             pod: &target.pod,
             network: key.network.as_str(),
@@ -123,7 +121,7 @@ impl<'o> TargetReport<'o> {
             ovn: target.ovn,
             waiting: entries.waiting,
             value_unknown: target.value_unknown,
-            withheld: withheld.then(|| outcome.why_withheld()),
+            withheld: target.withheld,
             error: target.error.as_deref(),
         }
     }
@@ -156,12 +154,11 @@ impl<'o> Report<'o> {
     /// What is printed of an outcome.
     #[must_use]
     pub fn of(outcome: &'o Outcome) -> Self {
-        let targets = outcome.targets.iter().enumerate();
         Self {
             observed: outcome.observed,
             failed: outcome.failed.as_deref(),
             bridges: outcome.bridges.iter().map(BridgeReport::of).collect(),
-            targets: targets.map(|target| TargetReport::of(outcome, target)).collect(),
+            targets: outcome.targets.iter().map(TargetReport::of).collect(),
             flows: &outcome.flows,
             unrecorded_ports: &outcome.unrecorded_ports,
             notes: &outcome.notes,

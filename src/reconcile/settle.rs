@@ -124,8 +124,9 @@ fn settle_one(
         record.state = State::Deleting;
         record.attempts = record.attempts.saturating_add(1);
         let to_come = "entries are kept for evidence that is still to come";
-        record.last_error =
-            outcome.error.clone().or_else(|| outcome.entries.waiting.then(|| to_come.to_owned()));
+        let withheld = outcome.withheld.map(|why| format!("entries are not deleted: {why}"));
+        let why = outcome.error.clone().or(withheld);
+        record.last_error = why.or_else(|| outcome.entries.waiting.then(|| to_come.to_owned()));
         return lock.put_tombstone(&record).map(|()| Settled::Needed);
     }
     let linger = node.map(|w| w.config(&record.key.network).linger()).unwrap_or_default();

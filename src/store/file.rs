@@ -47,6 +47,20 @@ pub(super) fn open_lock(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// Whether a directory takes a small file. It is one without a name: nobody who watches the
+/// directory hears of it, and nothing is left of it.
+///
+/// # Errors
+/// [`Error::Io`]. Where there are no files without a name, none.
+pub(super) fn try_to_write(directory: &Path) -> Result<(), Error> {
+    let flags = OFlag::O_TMPFILE.bits();
+    let file = OpenOptions::new().write(true).mode(0o600).custom_flags(flags).open(directory);
+    match file.and_then(|mut file| file.write_all(&[0; 4_096])) {
+        Err(failed) if failed.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => Ok(()),
+        done => done.map_err(Error::io("write to", directory)),
+    }
+}
+
 /// Writes a file that appears whole or not at all, in place of an earlier one.
 ///
 /// There is no fsync: the state directory is tmpfs, and on a disk a crash of the node ends

@@ -110,6 +110,14 @@ impl Registry {
         Lock::take(self, deadline)
     }
 
+    /// Whether records can be written now, without writing one.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn try_to_write(&self) -> Result<(), Error> {
+        file::try_to_write(&self.root)
+    }
+
     /// Everything that is written down, of all networks. What cannot be read is in
     /// [`RegistrySnapshot::failures`] and [`RegistrySnapshot::corrupt`] and hides nothing else.
     ///

@@ -65,7 +65,7 @@ fn the_screen_and_the_page_say_what_there_is() {
     node.vswitchd.pause();
     node.vanish(&pods[0], Port::Stays);
     let waits = || node.admin(&["status", "--json"]).json()["waiting"].clone();
-    eventually("a pod waits", || waits().as_array().is_some_and(|all| all.len() == 1));
+    eventually("a sweep has begun with it", || waits()[0]["deadSeconds"].is_number());
     let (screen, page) = (node.admin(&["status"]).stdout, daemon.get("/").1);
     let pod = waits()[0]["pod"].as_str().unwrap().to_owned();
     for shown in [&screen, &page] {

@@ -49,9 +49,20 @@ fn a_sweep_that_is_under_way_stops() {
     assert_eq!((&bridge["stale"], &bridge["observed"]), (&json!(MANY), &json!(left)));
     assert!(records(&node).contains(&("web".to_owned(), "deleting".to_owned())));
 
+    let status = node.admin(&["status", "--json"]).json();
+    assert_eq!(status["waiting"][0]["why"], "entries are not deleted: paused", "{status:#}");
+
     // Nothing is until somebody says so.
     assert_eq!(deleted(&sweep(&node, &[])), 0);
     node.admin(&["resume"]).ok();
     assert_eq!(deleted(&sweep(&node, &[])), u64::from(left));
     assert_eq!(node.dump("br0"), its);
+
+    // No sweep has begun with this one.
+    node.admin(&["pause"]).ok();
+    node.vanish(&db, Port::Stays);
+    let status = node.admin(&["status", "--json"]).json();
+    let waiting = status["waiting"].as_array().unwrap();
+    assert_eq!((waiting.len(), &waiting[0]["why"]), (1, &json!("paused")), "{status:#}");
+    assert_eq!(waiting[0]["deadSeconds"], json!(null), "{status:#}");
 }

@@ -59,6 +59,17 @@ impl Fixture {
         flows
     }
 
+    /// The command `status`: not all is well.
+    #[track_caller]
+    fn admin_status_says(&self, why: &str) {
+        let status = self.node.admin(&["status"]);
+        assert!(
+            status.code == Some(3) && status.stdout.starts_with("state   cannot write to"),
+            "{status}"
+        );
+        assert!(status.stdout.contains(why) && status.stdout.contains("ADD fails"), "{status}");
+    }
+
     fn del(&self, pod: &Pod) -> Outcome {
         let conf = self.node.plugin_conf(GC, Some(pod), None);
         let outcome = self.node.call(GC, "DEL").pod(pod).conf(&conf).run();
@@ -158,6 +169,7 @@ fn full() {
     fill(fixture.node.state_dir.join("filler"));
     fixture.add_is_refused(&["No space left on device", "os error 28"]);
     fixture.status_warns(&["No space left on device"]);
+    fixture.admin_status_says("No space left on device");
     assert_eq!(fixture.temporary_files(), "");
     assert_eq!(fixture.node.dump("br0"), fixture.without(&[]));
     // Everything that is on record is still known.
@@ -191,6 +203,7 @@ fn full() {
     assert_eq!(fixture.node.dump("br0"), fixture.without(&[0, 1]));
     assert_eq!(fixture.records().into_keys().collect::<Vec<_>>(), ["cache"]);
     fixture.node.run_pod("next");
+    assert_eq!(fixture.node.admin(&["status"]).code, Some(0));
 }
 
 #[test]
@@ -200,6 +213,7 @@ fn read_only() {
     fixture.node.run("mount", &["-o", "remount,ro", &dir]).ok();
     fixture.add_is_refused(&["Read-only file system", "os error 30"]);
     fixture.status_warns(&["Read-only file system"]);
+    fixture.admin_status_says("Read-only file system");
     assert_eq!(fixture.node.dump("br0"), fixture.without(&[]));
     let counted = fixture.counted_dels();
     let del = fixture.del(&fixture.pods[0]);
