@@ -664,6 +664,13 @@ fn an_entry_in_a_file_of_its_own_outlives_what_an_agent_writes() {
     assert_eq!(dir.remove("10-ovs.conflist").unwrap(), gone);
     assert!(!dir.path(&name).exists(), "the directory that was made is gone");
 
+    // Another plugin has its place.
+    fs::create_dir(dir.path(&name)).unwrap();
+    fs::write(&file, r#"{"type": "tuning"}"#).unwrap();
+    let refused = add_file(&list, &options).unwrap_err().to_string();
+    assert!(refused.contains("no entry of ours: rename it or take it away"), "{refused}");
+    fs::remove_dir_all(dir.path(&name)).unwrap();
+
     // Where no runtime would read it, it is not made.
     let inlined = agents.replacen('{', r#"{"loadOnlyInlinedPlugins":true,"#, 1);
     dir.put("20-inlined.conflist", &inlined);

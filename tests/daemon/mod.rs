@@ -11,3 +11,4 @@ mod replica;
 mod requests;
 mod status;
 mod turnover;
+mod versions;

@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::inside::{again, inside, sh};
+use ovs_flow_gc::config::Reg0;
 use ovs_flow_gc::model::attachment::{Attachment, Key, State};
+use ovs_flow_gc::reconcile::network_states;
 use ovs_flow_gc::store::{Deleted, Error, Pause, Registry, Subject, new_generation};
 use ovs_flow_gc::util::clock::{Deadline, Stamp};
 use serde_json::{Value, json};
@@ -372,4 +374,34 @@ fn processes_at_once_lose_no_update() {
     assert_eq!(registry_snapshot.attachments.len(), 1 + 8 * 12);
     assert_eq!(registry_snapshot.tombstones.len(), 8 * 13);
     assert_eq!(registry.get(&key("shared")).unwrap().unwrap().attempts, 8 * 25);
+}
+
+/// Files as 2e44880 wrote them: an upgrade forgets nobody. (`daemon::versions` tries the binaries.)
+#[test]
+fn what_an_older_version_wrote_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/older_state");
+    let root = dir.path().join("state");
+    sh(&format!("cp -r {data} {} && chmod -R go-rwx {}", root.display(), root.display()));
+    let registry = Registry::open(&root).unwrap();
+    let snapshot = registry.snapshot().unwrap();
+    assert!(snapshot.corrupt.is_empty() && snapshot.is_complete(), "{:?}", snapshot.corrupt);
+    assert_eq!((snapshot.attachments.len(), snapshot.tombstones.len()), (1, 1));
+    let live = snapshot.attachments.iter().next().unwrap();
+    let dead = snapshot.tombstones.iter().next().unwrap();
+    assert_eq!((live.ofport, live.ips.len(), live.macs.len()), (Some(2), 2, 1));
+    assert_eq!((dead.ofport, dead.state, dead.attempts), (Some(1), State::Deleting, 1));
+    let states = network_states(&snapshot);
+    let config = &states.values().next().unwrap().config;
+    assert_eq!((config.reg0.clone(), config.linger_seconds), (Reg0::Pod, 30));
+    // What this version writes of it has every key that the older one needs.
+    registry.lock(soon()).unwrap().put(live).unwrap();
+    let read = |root: &Path| -> Value {
+        let text = std::fs::read(root.join("podnet/c2:eth0.json")).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    };
+    let (then, now) = (read(Path::new(data)), read(&root));
+    for (key, value) in then.as_object().unwrap() {
+        assert_eq!(&now[key], value, "{key}");
+    }
 }

@@ -193,6 +193,12 @@ pub enum FileError {
         /// In words.
         why: &'static str,
     },
+    /// Another file has the place of our entry's own.
+    #[error("{}: is there, and has no entry of ours: rename it or take it away, and add again", path.display())]
+    OwnFileTaken {
+        /// The other file.
+        path: PathBuf,
+    },
     /// The text is at fault.
     #[error("{}: {source}", path.display())]
     Text {

@@ -177,7 +177,7 @@ impl Addition {
             drop_in::Place::List => {}
             drop_in::Place::There(file) => return Ok(Self::There(file)),
             drop_in::Place::New(file, _) if exists(&file) => {
-                return Err(io_error(&file, "make it")(io::ErrorKind::AlreadyExists.into()));
+                return Err(FileError::OwnFileTaken { path: file });
             }
             drop_in::Place::New(file, entry) => {
                 return Ok(Self::DropIn(file, drop_in::text(&entry)));
