@@ -139,6 +139,11 @@ fn once(context: &Context, options: &Options) -> Result<Exit, Error> {
     if options.gc {
         found.gc = gc::collect(context, &run, options.network.as_deref())?;
     }
+    if !options.dry_run
+        && let Err(failed) = run.write_down(&found)
+    {
+        log::warn!("{failed}; neither metrics nor the journal have this run");
+    }
     output::say(context, &found, text(context.screen, &found, options.dry_run))?;
     let dead = found.dead.iter().map(|one| one.state);
     let mut states = dead.chain(found.gc.iter().map(|one| one.state));

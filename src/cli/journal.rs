@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::screen::Text;
 use super::{Context, Error, Exit, Table, output};
+use crate::deliver::JOURNAL_VERB;
 use crate::openflow::{self, Connection, Entry, Filter};
 use crate::reconcile::open_bridge;
 use crate::store::{Deleted, JournalId, Operation, Registry};
@@ -54,8 +55,14 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     let registry = registry.ok_or_else(|| Error::Node(context.no_records("nothing to undo")))?;
     let id = match &options.id {
         Some(id) => id.parse().map_err(|e| Error::Usage(format!("{e}")))?,
-        None => journals.first().map(|j| j.header.id.clone()).ok_or_else(nothing)?,
+        None => {
+            let latest = journals.iter().find(|journal| !is_delivery(journal));
+            latest.map(|journal| journal.header.id.clone()).ok_or_else(nothing)?
+        }
     };
+    if journals.iter().any(|journal| journal.header.id == id && is_delivery(journal)) {
+        return Err(Error::Delivery(id));
+    }
     let restored = restore(context, &registry, &id, options.dry_run)?;
     let done = if options.dry_run { "would be put back" } else { "put back" };
     let mut text = format!("undo {id}\n");
@@ -98,6 +105,11 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<Exit, Error> {
     Ok(exit)
 }
 
+/// What plugins gave back is theirs: no entry of a switch.
+fn is_delivery(journal: &Operation) -> bool {
+    journal.header.verb == JOURNAL_VERB
+}
+
 /// Prints what can be undone.
 fn list(context: &Context, has_records: bool, journals: &[Operation]) -> Result<(), Error> {
     let mut table =
@@ -106,6 +118,7 @@ fn list(context: &Context, has_records: bool, journals: &[Operation]) -> Result<
     for journal in journals {
         let header = &journal.header;
         let state = match (journal.finished, journal.truncated) {
+            _ if is_delivery(journal) => "cannot be undone",
             (true, false) => "whole",
             (true, true) => "cut: the journal was full",
             (false, _) => "interrupted",

@@ -197,6 +197,8 @@ pub(crate) enum Error {
     NoSuchPod(String),
     #[error("there is nothing to undo in {}", .0.display())]
     NothingToUndo(PathBuf),
+    #[error("{0} is a delivery: what plugins gave back in their DEL cannot be put back")]
+    Delivery(store::JournalId),
     #[error("cannot write the output: {0}")]
     Output(#[from] std::io::Error),
     #[error("cannot write JSON: {0}")]

@@ -27,6 +27,9 @@ const SAME: Duration = Duration::from_secs(1800);
 const QUEUE: usize = 256;
 /// Names of pods that a summary gives.
 const NAMED: usize = 5;
+/// The reasons of Events.
+const DELETED: &str = "StaleFlowsDeleted";
+const DELIVERED: &str = "MissingDelDelivered";
 /// A pod's or namespace's name has no more.
 const LONGEST_NAME: usize = 253;
 
@@ -71,6 +74,23 @@ pub struct Cleaned {
     pub flows: u64,
     /// The source that said it was dead; none: it was of another boot.
     pub by: Option<Source>,
+    /// Not its entries were deleted, but its DEL was delivered to these plugins.
+    pub delivered: Option<Vec<String>>,
+}
+
+impl Cleaned {
+    fn reason(&self) -> &'static str {
+        if self.delivered.is_some() { DELIVERED } else { DELETED }
+    }
+
+    fn message(&self) -> String {
+        if let Some(plugins) = &self.delivered {
+            let plugins = plugins.join(", ");
+            return format!("Delivered its CNI DEL, which never came, to {plugins}");
+        }
+        let by = self.by.map_or_else(String::new, |source| format!(", dead by {source}"));
+        format!("Deleted {} stale OpenFlow entries: its CNI DEL never came{by}", self.flows)
+    }
 }
 
 /// Writes Events about orphans that were cleaned up.
@@ -120,12 +140,17 @@ fn is_name(name: &str) -> bool {
 struct Summary {
     pods: u64,
     flows: u64,
+    /// Pods whose DEL was delivered.
+    delivered: u64,
     names: Vec<String>,
 }
 
 impl Summary {
     fn add(&mut self, cleaned: &Cleaned) {
-        self.pods = self.pods.saturating_add(1);
+        match cleaned.delivered {
+            Some(_) => self.delivered = self.delivered.saturating_add(1),
+            None => self.pods = self.pods.saturating_add(1),
+        }
         self.flows = self.flows.saturating_add(cleaned.flows);
         if self.names.len() < NAMED {
             self.names.push(cleaned.pod.to_string());
@@ -133,13 +158,26 @@ impl Summary {
     }
 
     fn message(&self) -> String {
-        let more = if self.pods > NAMED as u64 { ", …" } else { "" };
-        format!(
-            "Deleted {} stale OpenFlow entries of {} pods whose CNI DEL never came ({}{more})",
-            self.flows,
-            self.pods,
-            self.names.join(", "),
-        )
+        let Self { pods, flows, delivered, names } = self;
+        let more = if pods.saturating_add(*delivered) > NAMED as u64 { ", …" } else { "" };
+        let names = names.join(", ");
+        let did = match (pods, delivered) {
+            (0, _) => format!("Delivered the CNI DEL of {delivered} pods, which never came"),
+            (_, 0) => {
+                format!(
+                    "Deleted {flows} stale OpenFlow entries of {pods} pods whose CNI DEL never came"
+                )
+            }
+            _ => format!(
+                "Deleted {flows} stale OpenFlow entries of {pods} pods, and delivered the CNI DEL of \
+                 {delivered}, which never came"
+            ),
+        };
+        format!("{did} ({names}{more})")
+    }
+
+    fn reason(&self) -> &'static str {
+        if self.pods > 0 { DELETED } else { DELIVERED }
     }
 }
 
@@ -222,14 +260,12 @@ impl Writer {
 
     async fn write_one(&self, cleaned: &Cleaned) {
         let pod = &cleaned.pod;
-        let by = cleaned.by.map_or_else(String::new, |source| format!(", dead by {source}"));
-        let message =
-            format!("Deleted {} stale OpenFlow entries: its CNI DEL never came{by}", cleaned.flows);
         let object = json!({
             "apiVersion": "v1", "kind": "Pod",
             "namespace": pod.namespace, "name": pod.name, "uid": pod.uid,
         });
-        let event = event(&self.node, &pod.namespace, object, &message);
+        let (reason, message) = (cleaned.reason(), cleaned.message());
+        let event = event(&self.node, &pod.namespace, object, (reason, &message));
         self.count_result(self.create(&pod.namespace, &event).await);
     }
 
@@ -251,7 +287,8 @@ impl Writer {
         // As the kubelet does it: the node's name stands for its UID.
         let object =
             json!({ "apiVersion": "v1", "kind": "Node", "name": self.node, "uid": self.node });
-        let event = event(&self.node, NAMESPACE, object, &summary.message());
+        let (reason, message) = (summary.reason(), summary.message());
+        let event = event(&self.node, NAMESPACE, object, (reason, &message));
         let name = event.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         let done = self.create(NAMESPACE, &event).await;
         self.last =
@@ -277,7 +314,7 @@ fn now() -> String {
     format!("{:.0}", Timestamp::now())
 }
 
-fn event(node: &str, namespace: &str, object: Value, message: &str) -> Value {
+fn event(node: &str, namespace: &str, object: Value, (reason, message): (&str, &str)) -> Value {
     let about = object.get("name").and_then(Value::as_str).unwrap_or_default();
     // As client-go names them: what it is about and when.
     let unique = Timestamp::now().as_nanosecond();
@@ -289,7 +326,7 @@ fn event(node: &str, namespace: &str, object: Value, message: &str) -> Value {
         "apiVersion": "v1", "kind": "Event",
         "metadata": { "name": format!("{about}.{unique:x}"), "namespace": namespace },
         "involvedObject": object,
-        "reason": "StaleFlowsDeleted",
+        "reason": reason,
         "message": message,
         "type": "Normal",
         "source": { "component": COMPONENT, "host": node },
@@ -306,7 +343,7 @@ mod tests {
 
     fn cleaned(name: &str, flows: u64) -> Cleaned {
         let pod = Pod { namespace: "ns".into(), name: name.into(), uid: "uid".into() };
-        Cleaned { pod, flows, by: Some(Source::Netns) }
+        Cleaned { pod, flows, by: Some(Source::Netns), delivered: None }
     }
 
     #[test]
@@ -335,6 +372,30 @@ mod tests {
             "Deleted 21 stale OpenFlow entries of 7 pods whose CNI DEL never came (ns/web-0, \
              ns/web-1, ns/web-2, ns/web-3, ns/web-4, …)"
         );
+        assert_eq!(summary.reason(), DELETED);
+    }
+
+    #[test]
+    fn a_summary_tells_deliveries_from_deletes() {
+        let delivered = |name: &str| Cleaned {
+            delivered: Some(vec!["tuning".to_owned(), "ovs".to_owned()]),
+            ..cleaned(name, 0)
+        };
+        assert_eq!(
+            delivered("web").message(),
+            "Delivered its CNI DEL, which never came, to tuning, ovs"
+        );
+        let mut summary = Summary::default();
+        summary.add(&delivered("web"));
+        assert_eq!(summary.reason(), DELIVERED);
+        assert_eq!(summary.message(), "Delivered the CNI DEL of 1 pods, which never came (ns/web)");
+        summary.add(&cleaned("db", 4));
+        assert_eq!(summary.reason(), DELETED);
+        assert_eq!(
+            summary.message(),
+            "Deleted 4 stale OpenFlow entries of 1 pods, and delivered the CNI DEL of 1, which never \
+             came (ns/web, ns/db)"
+        );
     }
 
     #[test]
@@ -342,7 +403,7 @@ mod tests {
         let long = format!("{}-{}", "a".repeat(212), "b".repeat(40));
         for name in ["web-0", &long] {
             let object = json!({ "kind": "Pod", "namespace": "ns", "name": name, "uid": "u" });
-            let sent = event("n1", "ns", object, "said");
+            let sent = event("n1", "ns", object, ("Why", "said"));
             let read: Event = serde_json::from_value(sent).unwrap();
             let sent_name = read.metadata.name.unwrap();
             assert!(is_name(&sent_name) && !sent_name.contains("-."), "{sent_name}");

@@ -23,7 +23,7 @@ use crate::liveness::Source;
 use crate::model::attachment::{Attachment, State};
 use crate::reconcile::Outcome;
 use crate::reconcile::wire::CleanResult;
-use crate::store::{Calls, RegistrySnapshot, VERBS};
+use crate::store::{Answers, Calls, DeliveryLog, LEFTOVERS, RegistrySnapshot, VERBS};
 use crate::util::clock::{BootTime, Stamp};
 
 /// The content type of [`Metrics::encode`].
@@ -35,6 +35,8 @@ pub const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub type Label = [(&'static str, String); 1];
 /// Two labels.
 pub type Labels = [(&'static str, String); 2];
+/// Three labels.
+pub type ThreeLabels = [(&'static str, String); 3];
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// The two daemons of OVS.
@@ -159,6 +161,12 @@ metrics! {
         "How often that was so";
     "paused" paused: Gauge,
         "Whether an operator has paused all deleting on this node";
+    "delivery_calls" delivery_calls: Family<ThreeLabels, Counter>,
+        "Calls of CNI plugins by `ovs-flow-gc deliver` since the state directory was made, by verb (DEL, GC), plugin and result: answered, failed";
+    "delivery_leftovers" delivery_leftovers: Family<Label, Gauge>,
+        "What dead pods still had when `ovs-flow-gc deliver` last ended, by kind: cached-results, leases, port-rows; missing if it never ran";
+    "last_delivery_timestamp_seconds" last_delivery: Family<[(&'static str, String); 0], Seconds>,
+        "When `ovs-flow-gc deliver` last ended, in Unix time; missing if it never ran";
     "kubernetes_events" events: Family<Label, Counter>,
         "Events written to the API server, by result";
 }
@@ -238,6 +246,37 @@ impl Metrics {
             let seconds = Duration::from_micros(counts.microseconds).as_secs_f64();
             let counter = self.call_seconds.get_or_create(&label);
             counter.inner().store(seconds.to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// What `deliver` did.
+    pub fn deliveries(&self, log: &DeliveryLog) {
+        for (verb, plugins) in &log.calls {
+            for (plugin, Answers { answered, failed }) in plugins {
+                for (result, value) in [("answered", answered), ("failed", failed)] {
+                    let labels = [
+                        ("verb", verb.clone()),
+                        ("plugin", plugin.clone()),
+                        ("result", result.to_owned()),
+                    ];
+                    let counter = self.delivery_calls.get_or_create(&labels);
+                    counter.inner().store(*value, Ordering::Relaxed);
+                }
+            }
+        }
+        for kind in LEFTOVERS {
+            let label = [("kind", kind.to_owned())];
+            match log.leftovers.get(kind) {
+                Some(number) => {
+                    let number = i64::try_from(*number).unwrap_or(i64::MAX);
+                    self.delivery_leftovers.get_or_create(&label).set(number);
+                }
+                None => drop(self.delivery_leftovers.remove(&label)),
+            }
+        }
+        if log.ended_ms > 0 {
+            let seconds = Duration::from_millis(log.ended_ms).as_secs_f64();
+            self.last_delivery.get_or_create(&[]).set(seconds);
         }
     }
 

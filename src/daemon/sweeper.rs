@@ -40,6 +40,7 @@ pub(super) fn start(shared: Arc<Shared>, sources: Sources) -> Result<Thread, sup
             shared: &shared,
             sources: &sources,
             cleaned: HashMap::new(),
+            told_ms: Stamp::now().wall_ms,
             lock: None,
             recovery: StateDirRecovery::default(),
             partial_since: None,
@@ -64,6 +65,8 @@ struct Sweeper<'s> {
     sources: &'s Sources,
     /// Orphans that are being cleaned up: each becomes a Kubernetes Event when it is done.
     cleaned: HashMap<AttachmentLife, Cleaned>,
+    /// Deliveries up to then have their Events, by the wall clock, in milliseconds.
+    told_ms: u64,
     lock: Option<DaemonLock>,
     recovery: StateDirRecovery,
     retry_queue: RetryQueue,

@@ -66,6 +66,9 @@ pub(crate) struct Collected {
     pub valid_attachments: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The plugins that failed.
+    #[serde(skip)]
+    pub failed: Vec<String>,
 }
 
 /// How to collect.
@@ -177,6 +180,7 @@ impl Gc<'_> {
             plugins: Vec::new(),
             valid_attachments: Vec::new(),
             error: None,
+            failed: Vec::new(),
         };
         let network = match Network::of(&conflist.text) {
             Ok(network) => network?,
@@ -227,7 +231,10 @@ impl Gc<'_> {
             };
             match answered {
                 Ok(()) => report.plugins.push(name.to_owned()),
-                Err(why) => failed.push(format!("{name}: {why}")),
+                Err(why) => {
+                    failed.push(format!("{name}: {why}"));
+                    report.failed.push(name.to_owned());
+                }
             }
         }
         let known = self.remembered(&network.name)?;

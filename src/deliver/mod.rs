@@ -17,6 +17,7 @@ mod call;
 mod gc;
 mod leftovers;
 mod run;
+mod told;
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ mod tests;
 pub(crate) use gc::{Collected, Conflist, Gc};
 pub(crate) use leftovers::Leftovers;
 pub(crate) use run::{Concern, Deliverables, Error, Run};
+pub(crate) use told::VERB as JOURNAL_VERB;
 
 use serde_json::{Map, Value};
 

@@ -15,10 +15,10 @@ use crate::config::database_socket;
 use crate::liveness::mass_death_guard::mass_death_guard;
 use crate::liveness::netns::Directories;
 use crate::liveness::{LivenessReason, Source};
-use crate::model::attachment::{Attachment, Key};
+use crate::model::attachment::{Attachment, Key, Pod};
 use crate::ovsdb::{Client, marks, same_netns};
-use crate::store::{Deliveries, DeliveryNote, Registry, RegistrySnapshot};
-use crate::util::clock::{Deadline, boot_id};
+use crate::store::{DeliveredDel, Deliveries, DeliveryNote, Registry, RegistrySnapshot};
+use crate::util::clock::{Deadline, Stamp, boot_id};
 
 /// Why nothing can be delivered now.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +82,9 @@ pub(crate) struct Delivered {
     /// Why it failed or is left alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The plugin that failed.
+    #[serde(skip)]
+    pub failed: Option<String>,
 }
 
 /// What a run found.
@@ -186,6 +189,7 @@ impl Run<'_> {
             let note = known.iter().find(|(of, _)| *of == name);
             one.note = note.map(|(_, note)| note.clone()).unwrap_or_default();
             one.deliver(&Basis { evidence: &evidence, caches: &caches, living: &living }, held);
+            self.tell(&notes, &one);
             found.dead.push(one.report);
         }
         if !self.dry_run {
@@ -224,6 +228,31 @@ impl Run<'_> {
         let alone = verdicts.iter().filter(|verdict| **verdict == Verdict::Unrecorded).count();
         let total = records.attachments.len().saturating_add(alone);
         !self.yes && mass_death_guard(total, &[(Source::Netns, alone)]).is_some()
+    }
+
+    /// For the daemon's metrics and Events.
+    fn tell(&self, notes: &Deliveries, one: &One<'_>) {
+        let report = &one.report;
+        if self.dry_run || report.plugins.is_empty() && report.failed.is_none() {
+            return;
+        }
+        let told = notes.tell(|log| {
+            report.plugins.iter().for_each(|plugin| log.count("DEL", plugin, true));
+            report.failed.iter().for_each(|plugin| log.count("DEL", plugin, false));
+            if report.state == "delivered" {
+                let arg = |name| one.file.cached.arg(name).to_owned();
+                let pod = Pod {
+                    namespace: arg("K8S_POD_NAMESPACE"),
+                    name: arg("K8S_POD_NAME"),
+                    uid: arg("K8S_POD_UID"),
+                };
+                let plugins = one.note.answered.clone();
+                log.add(DeliveredDel { wall_ms: Stamp::now().wall_ms, pod, plugins });
+            }
+        });
+        if let Err(failed) = told {
+            warn!("{failed}; the daemon does not tell of it");
+        }
     }
 
     /// The runtime's directory of a sandbox that it knows.
@@ -298,6 +327,7 @@ impl<'a> One<'a> {
             why: why.to_string(),
             plugins: Vec::new(),
             error: None,
+            failed: None,
         };
         Self { run, file, notes, note: DeliveryNote::default(), report }
     }
@@ -364,10 +394,13 @@ impl<'a> One<'a> {
         let environment = delivery.environment(run.cni_path);
         for one in delivery.calls.iter().skip(answered) {
             self.check_again(basis)?;
-            let failed = |why: String| End::Failed(format!("{}: {why}", one.plugin));
-            let plugin = call::find(&one.plugin, run.cni_path)
-                .ok_or_else(|| failed(format!("is not in {}", run.cni_path)))?;
-            call::call(&plugin, &environment, &one.stdin, run.timeout).map_err(failed)?;
+            let answered = call::find(&one.plugin, run.cni_path)
+                .ok_or_else(|| format!("is not in {}", run.cni_path))
+                .and_then(|file| call::call(&file, &environment, &one.stdin, run.timeout));
+            if let Err(why) = answered {
+                self.report.failed = Some(one.plugin.clone());
+                return Err(End::Failed(format!("{}: {why}", one.plugin)));
+            }
             self.report.plugins.push(one.plugin.clone());
             self.note.answered.push(one.plugin.clone());
             self.write_note();

@@ -37,7 +37,7 @@ pub struct DeliveryNote {
 
 /// The directory of notes.
 #[derive(Debug)]
-pub struct Deliveries(PathBuf);
+pub struct Deliveries(pub(super) PathBuf);
 
 impl Registry {
     /// The notes, whether or not there is a directory of them.

@@ -10,6 +10,7 @@
 //!   deaths.json                          who seemed dead lately, for the mass-death guard
 //!   _deliver/<network>-<containerID>-<ifname>  whose DEL is missing, and how far it came
 //!   _deliver/_wanted                     a sweep found more of them
+//!   _deliver/_delivered                  what deliveries did, in numbers, and the last of them
 //!   journal/<operation>.jsonl            what was deleted; .pending while it is written
 //!   <network>/config.json                the effective config and what was learned
 //!   <network>/<containerID>:<ifname>.json              0600, one attachment
@@ -31,6 +32,7 @@ pub(super) const SOCKET: &str = "_daemon.sock";
 pub(super) const CALLS: &str = "_calls";
 pub(super) const DELIVER: &str = "_deliver";
 pub(super) const WANTED: &str = "_wanted";
+pub(super) const DELIVERED: &str = "_delivered";
 pub(super) const PROBE: &str = "probe";
 pub(super) const PAUSED: &str = "paused";
 pub(super) const DEATHS: &str = "deaths.json";

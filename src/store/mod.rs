@@ -14,6 +14,7 @@
 mod calls;
 #[cfg(feature = "daemon")]
 mod daemon;
+mod delivered;
 mod deliveries;
 mod error;
 mod file;
@@ -39,6 +40,7 @@ use serde::de::DeserializeOwned;
 pub use calls::{CallCounts, Calls, VERBS};
 #[cfg(feature = "daemon")]
 pub use daemon::{DaemonLock, Directories};
+pub use delivered::{Answers, DeliveredDel, DeliveryLog, LEFTOVERS};
 pub use deliveries::{Deliveries, DeliveryNote};
 pub use error::{Corrupt, CorruptWhy, Error, Slot};
 pub use file::{new_generation, replace};

@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use ovs_flow_gc::model::attachment::Pod;
+use ovs_flow_gc::store::{DeliveredDel, DeliveryLog, LEFTOVERS, Registry};
+use ovs_flow_gc::util::clock::Stamp;
 use serde_json::{Value, json};
 
 use crate::apiserver::{self, ApiServer, Bad};
@@ -106,6 +109,23 @@ fn an_api_server_that_takes_no_events_hinders_nothing() {
     well(&daemon);
 }
 
+/// What a run of `deliver` writes down.
+fn delivered(node: &Node, pod: &Attached) {
+    let notes = Registry::open(&node.state_dir).unwrap().deliveries();
+    let _lock = notes.lock().unwrap().unwrap();
+    let who = Pod { namespace: "default".to_owned(), name: pod.name.clone(), uid: pod.uid.clone() };
+    let write = |log: &mut DeliveryLog| {
+        log.count("DEL", "tuning", false);
+        log.count("DEL", "tuning", false);
+        log.leftovers = LEFTOVERS.map(str::to_owned).into_iter().zip([1, 2, 4]).collect();
+        let plugins = ["tuning", "ovs"].map(str::to_owned).to_vec();
+        let wall_ms = Stamp::now().wall_ms;
+        log.ended_ms = wall_ms;
+        log.add(DeliveredDel { wall_ms, pod: who, plugins });
+    };
+    notes.tell(write).unwrap();
+}
+
 /// What dashboard and alerts ask for (`manifests/monitoring.rs`) is what is served.
 #[test]
 fn the_metrics_that_there_are() {
@@ -124,6 +144,14 @@ fn the_metrics_that_there_are() {
     flows.forget("p2");
     flows.only(&node, SOON);
     eventually("it is told", || count(&daemon, "sent") == 1.0);
+    delivered(&node, &pods[2]);
+    eventually("the delivery is told", || count(&daemon, "sent") == 2.0);
+    let (_, event) = events(&api).remove(1);
+    assert_eq!(event["reason"], "MissingDelDelivered", "{event}");
+    assert_eq!(event["involvedObject"]["name"], json!(pods[2].name));
+    assert_eq!(event["message"], "Delivered its CNI DEL, which never came, to tuning, ovs");
+    let calls = "delivery_calls_total{verb=\"DEL\",plugin=\"tuning\",result=\"failed\"}";
+    assert_eq!((daemon.metric(calls), daemon.sum("delivery_leftovers")), (2.0, 7.0));
     node.admin(&["pause"]).ok();
     node.vanish(&pods[1], Port::Gone);
     eventually("it is left", || daemon.sum("stale_flows_left") > 0.0);

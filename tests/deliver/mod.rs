@@ -219,6 +219,59 @@ fn after_an_error_the_next_run_goes_on_where_it_ended() {
     assert_eq!(fs::read_to_string(counts).unwrap().lines().count(), 1, "called once");
 }
 
+/// Numbers for the daemon, and an entry of the journal that `undo` refuses.
+#[test]
+fn what_was_delivered_is_written_down() {
+    let node = node("deliver_told");
+    let base = node.install("br0", &layouts::classifier_base());
+    let mut conflist = node.conflist();
+    conflist["plugins"].as_array_mut().unwrap().insert(0, json!({"type": "fails"}));
+    let (dead, fails) = (run_pod(&node, "dead"), run_pod_of(&node, "fails", &conflist));
+    let live = run_pod(&node, "live");
+    let its = node.install("br0", &layouts::classifier(&dead.who(0x1001)));
+    let lives = node.install("br0", &layouts::classifier(&live.who(0x1002)));
+    node.vanish(&dead, Port::Stays);
+    node.vanish(&fails, Port::Stays);
+    deliver(&node, &["--dry-run"]);
+    let notes = ovs_flow_gc::store::Registry::open(&node.state_dir).unwrap().deliveries();
+    assert_eq!(notes.log(), ovs_flow_gc::store::DeliveryLog::default(), "a dry run");
+    assert_eq!(deliver(&node, &[]).code, Some(3));
+
+    let log = notes.log();
+    let calls = |plugin: &str| {
+        let answers = log.calls["DEL"].get(plugin).copied().unwrap_or_default();
+        (answers.answered, answers.failed)
+    };
+    assert_eq!((calls("tuning"), calls("fails")), ((2, 0), (0, 1)), "{log:?}");
+    let kinds = [("cached-results", 1), ("leases", 0), ("port-rows", 0)];
+    let kinds = kinds.map(|(kind, number)| (kind.to_owned(), number));
+    assert_eq!(log.leftovers, kinds.into_iter().collect());
+    let delivered: Vec<&str> = log.delivered.iter().map(|one| one.pod.name.as_str()).collect();
+    assert_eq!(delivered, [dead.name.as_str()]);
+    assert_eq!(log.delivered[0].plugins, ["tuning", "ovs-flow-gc", "ovs-test-cni"]);
+
+    let list = node.admin(&["undo", "--list", "--json"]).json();
+    let operations = list.as_array().unwrap();
+    let [delivery] = &operations.iter().filter(|o| o["verb"] == "deliver").collect::<Vec<_>>()[..]
+    else {
+        panic!("{list:#}");
+    };
+    assert_eq!(delivery["state"], "cannot be undone");
+    let reason = delivery["reason"].as_str().unwrap();
+    for part in
+        [&format!("/{} delivered (tuning,ovs-flow-gc,ovs-test-cni)", dead.name), "fails: is not in"]
+    {
+        assert!(reason.contains(part), "{reason}");
+    }
+    let refused = node.admin(&["undo", delivery["id"].as_str().unwrap()]);
+    assert!(refused.code == Some(1) && refused.stderr.contains("is a delivery"), "{refused}");
+    // The latest that can be undone is what the sweep before it deleted.
+    node.admin(&["undo"]).ok();
+    let mut all = [base, its, lives].concat();
+    all.sort();
+    assert_eq!(node.dump("br0"), all);
+}
+
 /// A pod whose ADD went through the node's chain and whose cached configuration is another one.
 pub(crate) fn run_pod_of(node: &Node, name: &str, conflist: &Value) -> Attached {
     let pod = node.run_pod(name);

@@ -600,7 +600,7 @@ fn events_are_told_once_then_together_and_failures_are_counted() {
     });
     let clean = |name: &str| {
         let pod = Pod { namespace: "ns".into(), name: name.into(), uid: "u-1".into() };
-        events.cleaned(Cleaned { pod, flows: 7, by: Some(Source::Netns) });
+        events.cleaned(Cleaned { pod, flows: 7, by: Some(Source::Netns), delivered: None });
     };
     let count = |what| told.lock().unwrap().iter().filter(|one| **one == what).count();
     let writes = || -> Vec<crate::apiserver::Asked> {

@@ -1,7 +1,7 @@
 //! The names of all metrics: what dashboard and alerts may ask for, and what the daemon serves.
 
 /// What `/metrics` has, as Prometheus stores it (`up` is Prometheus' own).
-pub(crate) const METRICS: [&str; 38] = [
+pub(crate) const METRICS: [&str; 41] = [
     "ovs_flow_gc_build_info",
     "ovs_flow_gc_attachments",
     "ovs_flow_gc_orphans_total",
@@ -38,6 +38,9 @@ pub(crate) const METRICS: [&str; 38] = [
     "ovs_flow_gc_brake_engaged",
     "ovs_flow_gc_brake_pulled_total",
     "ovs_flow_gc_paused",
+    "ovs_flow_gc_delivery_calls_total",
+    "ovs_flow_gc_delivery_leftovers",
+    "ovs_flow_gc_last_delivery_timestamp_seconds",
     "ovs_flow_gc_kubernetes_events_total",
     "up",
 ];

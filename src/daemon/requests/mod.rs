@@ -278,9 +278,10 @@ impl Read for Until<'_> {
     }
 }
 
-/// Takes what calls have counted into the metrics.
+/// Takes what calls and deliveries have counted into the metrics.
 pub(super) fn count_calls(shared: &Shared) {
     let Ok(registry) = registry(shared) else { return };
+    shared.metrics.deliveries(&registry.deliveries().log());
     let failed = match registry.calls() {
         Ok(calls) => {
             shared.metrics.calls(&calls);

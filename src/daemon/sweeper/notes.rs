@@ -13,6 +13,7 @@ use super::super::systemd;
 use super::{Beginning, Sweeper};
 use crate::judge;
 use crate::reconcile::{LivenessPass, MOST_ANSWERS, Outcome, object};
+use crate::store::{DeliveredDel, Registry};
 use crate::util::backoff::chance;
 use crate::util::clock::Stamp;
 use crate::util::logging::Often;
@@ -65,7 +66,7 @@ impl Sweeper<'_> {
                 && let Some(pod) = orphan.record.pod.clone()
             {
                 let by = orphan.by.first().copied();
-                self.cleaned.insert(life, Cleaned { pod, flows: 0, by });
+                self.cleaned.insert(life, Cleaned { pod, flows: 0, by, delivered: None });
             }
         }
     }
@@ -138,6 +139,19 @@ impl Sweeper<'_> {
         let cleaned = self.cleaned.remove(life).filter(|cleaned| cleaned.flows > 0);
         if let (Some(events), Some(cleaned)) = (&self.sources.events, cleaned) {
             events.cleaned(cleaned);
+        }
+    }
+
+    /// Whose DEL `deliver` has delivered since the last sweep: Events, too.
+    pub(super) fn tell_deliveries(&mut self, registry: &Registry) {
+        let Some(events) = &self.sources.events else { return };
+        let told = self.told_ms;
+        let delivered = registry.deliveries().log().delivered;
+        for DeliveredDel { wall_ms, pod, plugins } in
+            delivered.into_iter().filter(|one| one.wall_ms > told)
+        {
+            self.told_ms = self.told_ms.max(wall_ms);
+            events.cleaned(Cleaned { pod, flows: 0, by: None, delivered: Some(plugins) });
         }
     }
 

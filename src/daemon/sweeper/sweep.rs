@@ -81,6 +81,7 @@ impl Sweeper<'_> {
         let ended = shared.wakeup.now();
         self.note_thorough(run.thorough, &outcome, (began.at, ended));
         self.note_clean_up(&outcome, &began, ended);
+        self.tell_deliveries(registry);
         let result = self.result(&pass, began.at, ended);
         if self.mass_death_guard.is_count_due(ended) {
             let again = shared.wakeup.now() + shared.options.interval * THOROUGH_EVERY;
