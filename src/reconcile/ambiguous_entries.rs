@@ -10,7 +10,6 @@
 //! for once more, and counted.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
 
 use super::scan::{Candidate, FlowScan};
 use crate::flowtable::{FEW_FILTERS, FlowSource};
@@ -21,36 +20,31 @@ use crate::openflow::{Error, Filter, FlowKey};
 /// 1 MiB. Of a million entries it mistakes one in thirty for another one.
 const WORDS: usize = 1 << 17;
 
-/// Keys that were seen, or may have been. Of each, four bits of one word are set. Whoever makes
-/// entries cannot foresee which: the hash has a random key.
+/// Hashes of the keys that were seen, or may have been. Of each, four bits of one word are set.
 #[derive(Debug)]
-pub(super) struct BloomFilter {
-    words: Vec<u64>,
-    hash: RandomState,
-}
+pub(super) struct BloomFilter(Vec<u64>);
 
 impl BloomFilter {
     pub(super) fn nothing() -> Self {
-        Self { words: vec![0; WORDS], hash: RandomState::new() }
+        Self(vec![0; WORDS])
     }
 
-    pub(super) fn add(&mut self, key: &FlowKey<'_>) {
-        let (index, bits) = self.place(key);
-        if let Some(word) = self.words.get_mut(index) {
+    pub(super) fn add(&mut self, key_hash: u64) {
+        let (index, bits) = Self::place(key_hash);
+        if let Some(word) = self.0.get_mut(index) {
             *word |= bits;
         }
     }
 
     /// `false` is certain.
-    pub(super) fn may_have(&self, key: &FlowKey<'_>) -> bool {
-        let (index, bits) = self.place(key);
-        self.words.get(index).is_some_and(|word| word & bits == bits)
+    pub(super) fn may_have(&self, key_hash: u64) -> bool {
+        let (index, bits) = Self::place(key_hash);
+        self.0.get(index).is_some_and(|word| word & bits == bits)
     }
 
-    fn place(&self, key: &FlowKey<'_>) -> (usize, u64) {
-        let print = self.hash.hash_one(key);
-        let bits = (0..4).fold(0, |bits, n| bits | 1 << (print >> (6 * n) & 63));
-        (usize::try_from(print >> 24).unwrap_or_default() % WORDS, bits)
+    fn place(key_hash: u64) -> (usize, u64) {
+        let bits = (0..4).fold(0, |bits, n| bits | 1 << (key_hash >> (6 * n) & 63));
+        (usize::try_from(key_hash >> 24).unwrap_or_default() % WORDS, bits)
     }
 }
 
@@ -111,18 +105,18 @@ fn count<'s>(
 
 #[cfg(test)]
 mod tests {
+    use std::hash::{BuildHasher, RandomState};
+
     use super::*;
 
     #[test]
     fn what_was_seen_is_known_and_of_a_million_others_few_seem_to_be() {
-        let key = |n: u32| {
-            let matches = n.to_be_bytes().to_vec().into();
-            FlowKey { table: n.to_be_bytes()[3], priority: 5, matches }
-        };
+        let hash = RandomState::new();
+        let hash = |n: u32| hash.hash_one(n);
         let mut seen = BloomFilter::nothing();
-        (0..1_000_000).for_each(|n| seen.add(&key(n)));
-        assert!((0..1_000_000).all(|n| seen.may_have(&key(n))));
-        let mistaken = (1_000_000..1_100_000).filter(|n| seen.may_have(&key(*n))).count();
+        (0..1_000_000).for_each(|n| seen.add(hash(n)));
+        assert!((0..1_000_000).all(|n| seen.may_have(hash(n))));
+        let mistaken = (1_000_000..1_100_000).filter(|n| seen.may_have(hash(*n))).count();
         assert!((1..4_000).contains(&mistaken), "{mistaken} of 100,000");
     }
 }

@@ -9,7 +9,7 @@ use log::{error, info, warn};
 use super::evidence::Evidence;
 use super::guard::{DeleteOutcome, ReplaceGuard};
 use super::outcome::TargetId;
-use super::plan::PlannedDelete;
+use super::plan::{DeleteId, PlannedDelete};
 use super::scan::{Candidate, FlowScan, again};
 use super::snapshot::Error;
 use super::transaction::JournalTransaction;
@@ -232,16 +232,16 @@ impl<'a> Strategy<'a> {
         }
     }
 
-    fn told(&self, candidate: &Candidate) -> DeleteOutcome {
+    fn told(&self, id: DeleteId) -> DeleteOutcome {
         match self {
-            Self::Guarded(guard, _) => guard.outcome_of(candidate),
+            Self::Guarded(guard, _) => guard.outcome_of(id),
             _ => DeleteOutcome::Unknown,
         }
     }
 
     /// Whether somebody has put this one since the scan, or may have.
-    fn is_newer(&self, candidate: &Candidate) -> bool {
-        matches!(self, Self::Guarded(guard, _) if guard.is_newer(candidate))
+    fn is_newer(&self, id: DeleteId) -> bool {
+        matches!(self, Self::Guarded(guard, _) if guard.is_newer(id))
     }
 
     /// Deletes these. `meanwhile` is done while others delete.
@@ -249,16 +249,20 @@ impl<'a> Strategy<'a> {
         &mut self,
         table: &mut dyn FlowSink,
         judged: &ScannedBridge<'_>,
-        going: &[&'a Candidate],
+        going: &[&'a PlannedDelete<'a>],
         meanwhile: impl FnOnce(),
     ) -> Result<Applied, Error> {
-        let entries = || going.iter().map(|candidate| &candidate.entry).collect::<Vec<&Entry>>();
+        let candidates = || going.iter().map(|planned| planned.candidate);
+        let entries = || candidates().map(|candidate| &candidate.entry).collect::<Vec<&Entry>>();
         Ok(match self {
-            Self::Guarded(guard, parallel) => guard.delete(table, parallel, going, meanwhile)?,
+            Self::Guarded(guard, parallel) => {
+                let ids: Vec<_> = going.iter().map(|planned| planned.id).collect();
+                guard.delete(table, parallel, &ids, meanwhile)?
+            }
             Self::Asking { asked, left } => {
-                *asked = again(&judged.scan, going.iter().copied());
+                *asked = again(&judged.scan, candidates());
                 let places: HashMap<FlowKey<'a>, &'a Candidate> =
-                    going.iter().map(|candidate| (candidate.entry.key(), *candidate)).collect();
+                    candidates().map(|candidate| (candidate.entry.key(), candidate)).collect();
                 table.delete_strict_and_scan(&entries(), asked, &mut |seen| {
                     let there = places.get(&seen.raw.key());
                     let there = there.filter(|candidate| !candidate.is_older_than(seen));
@@ -332,7 +336,7 @@ impl<'a> Execution<'a> {
         let mut goes = self.holding(chunk, evidence, table)?;
         self.strategy.listen(table)?;
         for (planned, goes) in chunk.iter().zip(&mut goes) {
-            *goes &= !self.strategy.is_newer(planned.candidate);
+            *goes &= !self.strategy.is_newer(planned.id);
             if !*goes {
                 let entry = &planned.candidate.entry;
                 Often::PutOff.say(&format_args!("kept for now, its evidence changed: {entry}"));
@@ -341,19 +345,20 @@ impl<'a> Execution<'a> {
         self.ask_leases(chunk, &mut goes)?;
         self.transaction.commit(chunk, &goes);
         let going = chunk.iter().zip(&goes).filter(|(_, goes)| **goes);
-        let going: Vec<&Candidate> = going.map(|(planned, _)| planned.candidate).collect();
+        let going: Vec<_> = going.map(|(planned, _)| planned).collect();
         let meanwhile = || self.transaction.prepare(next);
         let deleted = self.strategy.delete(table, self.judged, &going, meanwhile);
         if let (Err(_), Strategy::Guarded(guard, _)) = (&deleted, &self.strategy) {
             self.done.suspicions += guard.lost();
         }
         for (index, name) in &deleted?.refused {
-            if let Some(candidate) = going.get(*index) {
-                warn!("bridge {bridge}: {name}: could not delete {}", candidate.entry);
+            if let Some(planned) = going.get(*index) {
+                let entry = &planned.candidate.entry;
+                warn!("bridge {bridge}: {name}: could not delete {entry}");
             }
         }
         let outcome = |(planned, goes): (&'a PlannedDelete<'a>, bool)| {
-            if goes { self.told(planned.candidate) } else { EntryOutcome::PutOff }
+            if goes { self.told(planned) } else { EntryOutcome::PutOff }
         };
         Ok(chunk.iter().zip(goes).map(outcome).collect())
     }
@@ -393,20 +398,20 @@ impl<'a> Execution<'a> {
 
     /// What has become of one that was deleted, as far as the switch has told by now. What
     /// somebody put anew while it was to be deleted does not count as deleted.
-    fn told(&mut self, candidate: &'a Candidate) -> EntryOutcome {
-        let told = self.strategy.told(candidate);
+    fn told(&mut self, planned: &'a PlannedDelete<'a>) -> EntryOutcome {
+        let (told, entry) = (self.strategy.told(planned.id), &planned.candidate.entry);
         if let Some(what) = told.suspicion() {
             self.done.suspicions += 1;
-            let (bridge, entry) = (self.judged.bridge.1, &candidate.entry);
+            let bridge = self.judged.bridge.1;
             error!("bridge {bridge}: {what}, check that pod: {entry}");
         }
         let outcome = EntryOutcome::told(told);
         match outcome {
             EntryOutcome::PutOff => {
-                info!("kept for now, it was put anew: {}", candidate.entry);
-                self.transaction.put_back(&candidate.entry);
+                info!("kept for now, it was put anew: {entry}");
+                self.transaction.put_back(entry);
             }
-            EntryOutcome::PutBack => self.transaction.put_back(&candidate.entry),
+            EntryOutcome::PutBack => self.transaction.put_back(entry),
             _ => {}
         }
         outcome
@@ -448,7 +453,7 @@ impl<'a> Execution<'a> {
                 **outcome = EntryOutcome::Stayed;
                 let (bridge, entry) = (self.judged.bridge.1, &planned.candidate.entry);
                 warn!("bridge {bridge}: still there after its deletion: {entry}");
-            } else if self.strategy.told(planned.candidate) == DeleteOutcome::Again {
+            } else if self.strategy.told(planned.id) == DeleteOutcome::Again {
                 **outcome = EntryOutcome::Replaced;
             }
         }

@@ -16,7 +16,6 @@
 //! put it back himself in the meantime is left alone, and who did so in the moment in which we
 //! put it back has his own put back again.
 
-use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -24,8 +23,10 @@ use std::time::Duration;
 
 use log::{debug, error};
 
+use super::plan::DeleteId;
 use super::scan::Candidate;
 use crate::flowtable::{Changes, FlowSink, Parallel, Reporting};
+use crate::model::table::Table;
 use crate::openflow::{Applied, Entry, Error, FlowKey, Update, What};
 use crate::util::clock::Deadline;
 use crate::util::logging::Often;
@@ -118,11 +119,11 @@ struct TrackedEntry<'l> {
 #[derive(Debug)]
 pub(super) struct ReplaceGuard<'l> {
     bridge: String,
-    entries: Vec<TrackedEntry<'l>>,
+    entries: Table<DeleteId, TrackedEntry<'l>>,
     /// Where in `entries` each is.
-    places: HashMap<FlowKey<'l>, usize>,
-    /// Places of those that were hit.
-    hit: Vec<usize>,
+    places: HashMap<FlowKey<'l>, DeleteId>,
+    /// Those that were hit.
+    hit: Vec<DeleteId>,
     /// The number of the first change that was not heard yet.
     heard: u64,
     /// The switch does not report what is put: nothing is deleted.
@@ -132,7 +133,7 @@ pub(super) struct ReplaceGuard<'l> {
 }
 
 impl<'l> ReplaceGuard<'l> {
-    /// Of these entries; none if the switch does not tell.
+    /// Of a plan's entries; none if the switch does not tell.
     pub(super) fn over(
         table: &dyn FlowSink,
         bridge: &str,
@@ -153,10 +154,10 @@ impl<'l> ReplaceGuard<'l> {
             untold: false,
             tries: 0,
         };
-        let entries: Vec<_> = planned.map(tracked).collect();
-        let keys = entries.iter().map(|tracked| tracked.candidate.entry.key());
-        let (places, hit) = (keys.zip(0..).collect(), Vec::new());
-        let heard = entries.iter().map(|tracked| tracked.candidate.seq).min().unwrap_or_default();
+        let entries: Table<_, _> = planned.map(tracked).collect();
+        let keys = entries.iter().map(|(id, tracked)| (tracked.candidate.entry.key(), id));
+        let (places, hit) = (keys.collect(), Vec::new());
+        let heard = entries.values().map(|tracked| tracked.candidate.seq).min().unwrap_or_default();
         let bridge = bridge.to_owned();
         Some(Self { bridge, entries, places, hit, heard, misses_changes: false, has_missed: false })
     }
@@ -190,16 +191,13 @@ impl<'l> ReplaceGuard<'l> {
     }
 
     /// Whether somebody has put this one since the scan, or may have.
-    pub(super) fn is_newer(&self, candidate: &Candidate) -> bool {
+    pub(super) fn is_newer(&self, id: DeleteId) -> bool {
         self.misses_changes
-            || matches!(self.outcome_of(candidate), DeleteOutcome::Newer | DeleteOutcome::Again)
+            || matches!(self.outcome_of(id), DeleteOutcome::Newer | DeleteOutcome::Again)
     }
 
-    pub(super) fn outcome_of(&self, candidate: &Candidate) -> DeleteOutcome {
-        let place = self.places.get(&candidate.entry.key());
-        let Some(tracked) = place.and_then(|place| self.entries.get(*place)) else {
-            return DeleteOutcome::Unknown;
-        };
+    pub(super) fn outcome_of(&self, id: DeleteId) -> DeleteOutcome {
+        let Some(tracked) = self.entries.get(id) else { return DeleteOutcome::Unknown };
         match tracked.state {
             State::Listed | State::Newer(_) if tracked.held => DeleteOutcome::Newer,
             State::Listed => DeleteOutcome::Unknown,
@@ -219,8 +217,8 @@ impl<'l> ReplaceGuard<'l> {
     /// Takes in what a dump has found in the place of a deleted entry. Whether that is the entry
     /// which was to go, and not one that somebody has put since: the switch has told of it, or
     /// its age says so (what is put in a pause is told only when the pause is over).
-    pub(super) fn is_still(&mut self, candidate: &Candidate, younger: bool) -> bool {
-        let Some(tracked) = self.tracked(&candidate.entry.key()) else { return !younger };
+    pub(super) fn is_still(&mut self, id: DeleteId, younger: bool) -> bool {
+        let Some(tracked) = self.entries.get_mut(id) else { return !younger };
         let another = younger || matches!(tracked.state, State::Newer(_));
         if another {
             tracked.state = State::Another;
@@ -234,7 +232,7 @@ impl<'l> ReplaceGuard<'l> {
         &mut self,
         table: &mut dyn FlowSink,
         parallel: &mut Parallel,
-        chunk: &[&'l Candidate],
+        chunk: &[DeleteId],
         meanwhile: impl FnOnce(),
     ) -> Result<Applied, Error> {
         let (mut all, mut meanwhile) = (Applied::default(), Some(meanwhile));
@@ -243,16 +241,18 @@ impl<'l> ReplaceGuard<'l> {
         let mut rest = (0..).zip(chunk.iter().copied()).peekable();
         while rest.peek().is_some() {
             self.listen(table)?;
-            let mut going: Vec<(usize, &'l Candidate)> = rest.by_ref().take(at_once).collect();
-            going.retain(|(_, candidate)| {
-                let newer = self.is_newer(candidate);
-                self.set(candidate, |tracked| (tracked.flying, tracked.held) = (!newer, newer));
+            let mut going: Vec<(usize, DeleteId)> = rest.by_ref().take(at_once).collect();
+            going.retain(|(_, id)| {
+                let newer = self.is_newer(*id);
+                if let Some(tracked) = self.entries.get_mut(*id) {
+                    (tracked.flying, tracked.held) = (!newer, newer);
+                }
                 !newer
             });
-            let entries: Vec<&Entry> =
-                going.iter().map(|(_, candidate)| &candidate.entry).collect();
+            let (places, going): (Vec<usize>, Vec<DeleteId>) = going.into_iter().unzip();
+            let entries = self.entries_of(&going);
             let deleted = if parallel.is_empty() {
-                self.delete_here(table, &entries)?
+                self.delete_here(table, (&going, &entries))?
             } else {
                 let meanwhile = meanwhile.take();
                 self.delete_over(table, parallel, &entries, || {
@@ -261,22 +261,27 @@ impl<'l> ReplaceGuard<'l> {
                     }
                 })?
             };
-            self.landed(&entries);
+            self.landed(&going);
             if self.has_missed {
                 // Whoever has put his behind our deletes has not lost it.
                 self.hear_out(table, Deadline::after(MONITOR_WAIT))?;
             }
             all.sent = all.sent.saturating_add(deleted.sent);
             let refused = deleted.refused.into_iter();
-            all.refused.extend(refused.filter_map(|(i, why)| Some((going.get(i)?.0, why))));
+            all.refused.extend(refused.filter_map(|(i, why)| Some((*places.get(i)?, why))));
         }
         Ok(all)
+    }
+
+    fn entries_of(&self, ids: &[DeleteId]) -> Vec<&'l Entry> {
+        let tracked = ids.iter().filter_map(|id| self.entries.get(*id));
+        tracked.map(|tracked| &tracked.candidate.entry).collect()
     }
 
     fn delete_here(
         &mut self,
         table: &mut dyn FlowSink,
-        entries: &[&Entry],
+        (going, entries): (&[DeleteId], &[&Entry]),
     ) -> Result<Applied, Error> {
         table.has_abbreviated();
         let applied = table.delete_strict(entries);
@@ -284,7 +289,7 @@ impl<'l> ReplaceGuard<'l> {
         self.hear(table.noted());
         self.note_pause(table);
         if applied.is_ok() {
-            self.landed(entries);
+            self.landed(going);
         }
         // Also if it came to no good end: part of it may be done.
         let mended = self.mend(table);
@@ -322,17 +327,19 @@ impl<'l> ReplaceGuard<'l> {
     pub(super) fn delete_vlan_tci(
         &mut self,
         table: &mut dyn FlowSink,
-        chunk: &[&'l Candidate],
+        chunk: &[DeleteId],
     ) -> Result<(), Error> {
-        let entries: Vec<Entry> = chunk.iter().map(|candidate| candidate.entry.clone()).collect();
-        for candidate in chunk {
-            self.set(candidate, |tracked| tracked.flying = true);
+        let entries: Vec<Entry> = self.entries_of(chunk).into_iter().cloned().collect();
+        for id in chunk {
+            if let Some(tracked) = self.entries.get_mut(*id) {
+                tracked.flying = true;
+            }
         }
         let applied = table.delete_vlan_tci(&entries);
         self.hear(table.noted());
         self.note_pause(table);
         if applied.is_ok() {
-            self.landed(&entries);
+            self.landed(chunk);
         }
         self.mend(table)?;
         applied
@@ -341,10 +348,9 @@ impl<'l> ReplaceGuard<'l> {
     /// How many were hit and are not back, or perhaps not the latest. For when it all ended in
     /// an error.
     pub(super) fn lost(&self) -> u64 {
-        let candidates = self.entries.iter().map(|tracked| tracked.candidate);
-        let lost = candidates.filter_map(|candidate| {
-            let what = self.outcome_of(candidate).suspicion()?;
-            let (bridge, entry) = (&self.bridge, &candidate.entry);
+        let lost = self.entries.iter().filter_map(|(id, tracked)| {
+            let what = self.outcome_of(id).suspicion()?;
+            let (bridge, entry) = (&self.bridge, &tracked.candidate.entry);
             error!("bridge {bridge}: {what}, check that pod: {entry}");
             Some(())
         });
@@ -358,30 +364,19 @@ impl<'l> ReplaceGuard<'l> {
         let paused = table.has_missed();
         if paused {
             self.has_missed = true;
-            let flying = self.entries.iter_mut().filter(|tracked| tracked.flying);
+            let flying = self.entries.values_mut().filter(|tracked| tracked.flying);
             flying.for_each(|tracked| tracked.untold = true);
         }
         paused
     }
 
     /// The deletes of these are done.
-    fn landed<E: Borrow<Entry>>(&mut self, entries: &[E]) {
-        for entry in entries {
-            if let Some(tracked) = self.tracked(&entry.borrow().key()) {
+    fn landed(&mut self, ids: &[DeleteId]) {
+        for id in ids {
+            if let Some(tracked) = self.entries.get_mut(*id) {
                 tracked.flying = false;
             }
         }
-    }
-
-    fn set(&mut self, candidate: &Candidate, how: impl FnOnce(&mut TrackedEntry<'l>)) {
-        if let Some(tracked) = self.tracked(&candidate.entry.key()) {
-            how(tracked);
-        }
-    }
-
-    fn tracked(&mut self, key: &FlowKey<'_>) -> Option<&mut TrackedEntry<'l>> {
-        let place = self.places.get(key)?;
-        self.entries.get_mut(*place)
     }
 
     /// Puts back what others' deletes hit, until they are done.
@@ -412,17 +407,17 @@ impl<'l> ReplaceGuard<'l> {
         mended
     }
 
-    /// Some of those that were hit, as they are put back, with their places.
-    fn take_hit(&mut self) -> (Vec<usize>, Vec<Entry>) {
-        let (mut places, mut entries) = (Vec::new(), Vec::new());
-        for place in self.hit.drain(..self.hit.len().min(LOT)) {
-            let Some(tracked) = self.entries.get_mut(place) else { continue };
+    /// Some of those that were hit, as they are put back.
+    fn take_hit(&mut self) -> (Vec<DeleteId>, Vec<Entry>) {
+        let (mut ids, mut entries) = (Vec::new(), Vec::new());
+        for id in self.hit.drain(..self.hit.len().min(LOT)) {
+            let Some(tracked) = self.entries.get_mut(id) else { continue };
             tracked.state = match std::mem::replace(&mut tracked.state, State::Lost) {
                 State::Hit(_) if tracked.tries >= ROUNDS => State::Back,
                 State::Hit(newer) => match newer.entry(&tracked.candidate.entry) {
                     Ok(entry) => {
                         tracked.tries += 1;
-                        places.push(place);
+                        ids.push(id);
                         entries.push(entry);
                         State::Mending
                     }
@@ -434,7 +429,7 @@ impl<'l> ReplaceGuard<'l> {
                 other => other,
             };
         }
-        (places, entries)
+        (ids, entries)
     }
 
     fn put_back(&mut self, table: &mut dyn FlowSink) -> Result<(), Error> {
@@ -444,25 +439,25 @@ impl<'l> ReplaceGuard<'l> {
             // Whoever was quicker than us has put a newer one.
             self.hear_out(table, resumed)?;
             self.note_pause(table);
-            let (places, entries) = self.take_hit();
+            let (ids, entries) = self.take_hit();
             if entries.is_empty() {
                 continue;
             }
             let added = table.add(&entries)?;
             for (index, why) in &added.refused {
-                let Some((entry, place)) = entries.get(*index).zip(places.get(*index)) else {
+                let Some((entry, id)) = entries.get(*index).zip(ids.get(*index)) else {
                     continue;
                 };
                 error!("bridge {}: {why}: could not put back {entry}", self.bridge);
-                if let Some(tracked) = self.entries.get_mut(*place) {
+                if let Some(tracked) = self.entries.get_mut(*id) {
                     tracked.state = State::Lost;
                 }
             }
             // Who put one between the delete and our answer to it may have been overwritten.
             self.hear(table.noted());
             let paused = self.note_pause(table);
-            for (place, entry) in places.iter().zip(&entries) {
-                let Some(tracked) = self.entries.get_mut(*place) else { continue };
+            for (id, entry) in ids.iter().zip(&entries) {
+                let Some(tracked) = self.entries.get_mut(*id) else { continue };
                 if matches!(tracked.state, State::Mending) {
                     tracked.state = State::Back;
                     tracked.untold |= paused;
@@ -480,8 +475,8 @@ impl<'l> ReplaceGuard<'l> {
     fn hear(&mut self, updates: Vec<Update>) {
         for update in updates {
             self.heard = self.heard.max(update.at.saturating_add(1));
-            let Some(place) = self.places.get(&update.key()).copied() else { continue };
-            let Some(tracked) = self.entries.get_mut(place) else { continue };
+            let Some(id) = self.places.get(&update.key()).copied() else { continue };
+            let Some(tracked) = self.entries.get_mut(id) else { continue };
             if update.at < tracked.candidate.seq {
                 continue;
             }
@@ -495,7 +490,7 @@ impl<'l> ReplaceGuard<'l> {
                     State::Gone
                 }
                 (State::Newer(newer), What::Removed) if tracked.flying => {
-                    self.hit.push(place);
+                    self.hit.push(id);
                     State::Hit(newer)
                 }
                 // Whoever put it took it away.
@@ -505,7 +500,7 @@ impl<'l> ReplaceGuard<'l> {
                 }
                 (State::Mending, What::Put) => {
                     tracked.untold = false;
-                    self.hit.push(place);
+                    self.hit.push(id);
                     State::Hit(Box::new(update))
                 }
                 (other, _) => other,

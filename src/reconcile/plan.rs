@@ -10,7 +10,7 @@ use super::scan::{Candidate, FlowScan};
 use super::{BridgeInput, CleanTarget, WAIT_FOR_CONTROLLER};
 use crate::judge::input::{DeadId, JudgeInput, LiveRegister, NetworkId};
 use crate::judge::{Judge, Learned, NotProven, Reason, RegisterToken, Token, Verdict};
-use crate::model::table::Table;
+use crate::model::table::{Id, Table};
 
 /// What may be done.
 #[derive(Debug, Default)]
@@ -41,9 +41,25 @@ pub(super) struct PlanInput<'a> {
     pub(super) orders: Orders,
 }
 
+/// A place in [`Plan::delete`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DeleteId(usize);
+
+impl Id for DeleteId {
+    fn of(index: usize) -> Self {
+        Self(index)
+    }
+
+    fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// An entry that is to go.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PlannedDelete<'s> {
+    /// Of one that is withheld: where it would stand.
+    pub(super) id: DeleteId,
     pub(super) candidate: &'s Candidate,
     pub(super) verdict: Verdict,
     /// Because of whom; `None`: it names a port that is nobody's.
@@ -94,7 +110,8 @@ pub(super) fn plan<'s>(of: &PlanInput<'s>) -> Plan<'s> {
             plan.details.push(FlowReport::new(of.bridge, &candidate.entry, &verdict, pod));
         }
         if verdict.stale {
-            plan.delete_or_withhold(of, PlannedDelete { candidate, verdict, target });
+            let id = DeleteId(plan.delete.len());
+            plan.delete_or_withhold(of, PlannedDelete { id, candidate, verdict, target });
         } else {
             plan.keep(of, &judge, candidate, verdict);
         }

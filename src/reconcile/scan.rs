@@ -5,6 +5,7 @@
 //! has a token, and what teaches whoever it names.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
 
 use super::BridgeInput;
 use super::ambiguous_entries::{self, BloomFilter};
@@ -13,7 +14,7 @@ use crate::judge::input::{DeadId, JudgeInput, Network};
 use crate::judge::{BasisFacts, Judge, Learned, Reason, Survey, Verdict};
 use crate::model::flow::Flow;
 use crate::model::register::RegisterSource;
-use crate::openflow::{Entry, Error, Filter, FlowKey, Malformed};
+use crate::openflow::{Entry, Error, Filter, Malformed};
 use crate::util::clock::BootTime;
 
 /// An entry that may be stale.
@@ -21,6 +22,8 @@ use crate::util::clock::BootTime;
 pub struct Candidate {
     /// Its bytes.
     pub entry: Entry,
+    /// A hash of its key, by the scan's random key.
+    key_hash: u64,
     /// When it was made.
     made: Made,
     /// Which of [`FlowScan::asked`] found it first.
@@ -86,7 +89,16 @@ impl Candidate {
     pub(super) fn seen(entry: Entry, now: BootTime, seq: u64) -> Self {
         let made = Made::by(entry.raw().duration(), now, now);
         let contested = Vec::new();
-        Self { entry, made, found_by: 0, seq, contested, ambiguous: false, may_be_ambiguous: false }
+        Self {
+            entry,
+            key_hash: 0,
+            made,
+            found_by: 0,
+            seq,
+            contested,
+            ambiguous: false,
+            may_be_ambiguous: false,
+        }
     }
 
     /// Whether an entry in its place is another one, that was put later.
@@ -139,8 +151,10 @@ impl Candidate {
 struct Collector<'c> {
     survey: Survey<'c>,
     kept: Vec<Candidate>,
-    /// Index in `kept`, and the filter that found it.
-    places: HashMap<FlowKey<'static>, (usize, usize)>,
+    /// By the hash of its key where each is in `kept`. If another key has that hash: by the next number.
+    places: HashMap<u64, usize>,
+    /// Whoever makes entries cannot foresee a hash.
+    hash: RandomState,
     /// What was not kept: an entry that looks like a kept one may be among it. None: the source
     /// tells of each whether another one looks like it.
     passed: Option<BloomFilter>,
@@ -159,23 +173,43 @@ impl<'c> Collector<'c> {
 
     fn of_evidence(survey: Survey<'c>, seq: u64) -> Self {
         let (kept, places) = (Vec::new(), HashMap::new());
-        Self { survey, kept, places, passed: None, flows: 0, seq, flow: Flow::default() }
+        let hash = RandomState::new();
+        Self { survey, kept, places, hash, passed: None, flows: 0, seq, flow: Flow::default() }
     }
 
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), Malformed> {
-        let mut flow = std::mem::take(&mut self.flow);
-        let read = seen.raw.decode(&mut flow);
-        flow.made = seen.made.latest;
-        let wanted = read.is_ok() && self.flow(&flow);
-        self.flow = flow;
-        read?;
-        if wanted {
+        seen.raw.decode(&mut self.flow)?;
+        self.flow.made = seen.made.latest;
+        self.flows += 1;
+        if self.survey.see(&self.flow) {
             self.entry(seen);
-        } else {
-            let passed = self.passed.iter_mut();
-            passed.for_each(|passed| passed.add(&seen.raw.key()));
+        } else if let Some(passed) = &mut self.passed {
+            passed.add(self.hash.hash_one(seen.raw.key()));
         }
         Ok(())
+    }
+
+    /// Keeps an entry whose key has this hash.
+    fn keep(&mut self, key_hash: u64, seen: &Seen<'_>) {
+        let mut place = key_hash;
+        while let Some(kept) = self.places.get(&place).and_then(|index| self.kept.get_mut(*index)) {
+            if kept.entry.key() == seen.raw.key() {
+                kept.ambiguous |= kept.found_by == seen.filter;
+                return;
+            }
+            place = place.wrapping_add(1);
+        }
+        self.places.insert(place, self.kept.len());
+        self.kept.push(Candidate {
+            entry: seen.raw.to_entry(),
+            key_hash,
+            made: seen.made,
+            found_by: seen.filter,
+            seq: self.seq,
+            contested: Vec::new(),
+            ambiguous: false,
+            may_be_ambiguous: false,
+        });
     }
 
     fn finish(mut self, asked: Vec<Filter>, extent: Extent) -> FlowScan {
@@ -185,7 +219,7 @@ impl<'c> Collector<'c> {
             let by_output = extent == Extent::Tokens
                 && asked.get(candidate.found_by).is_some_and(|f| f.out_port.is_some());
             let passed = self.passed.as_ref();
-            let looks_passed = passed.is_some_and(|passed| passed.may_have(&candidate.entry.key()));
+            let looks_passed = passed.is_some_and(|passed| passed.may_have(candidate.key_hash));
             candidate.may_be_ambiguous = by_output || looks_passed;
         }
         let learned = self.survey.finish();
@@ -200,27 +234,7 @@ impl EvidenceReader for Collector<'_> {
     }
 
     fn entry(&mut self, seen: &Seen<'_>) {
-        let key = seen.raw.key();
-        match self.places.get(&key) {
-            None => {
-                self.places.insert(key.into_owned(), (self.kept.len(), seen.filter));
-                self.kept.push(Candidate {
-                    entry: seen.raw.to_entry(),
-                    made: seen.made,
-                    found_by: seen.filter,
-                    seq: self.seq,
-                    contested: Vec::new(),
-                    ambiguous: false,
-                    may_be_ambiguous: false,
-                });
-            }
-            Some((index, first)) if *first == seen.filter => {
-                if let Some(candidate) = self.kept.get_mut(*index) {
-                    candidate.ambiguous = true;
-                }
-            }
-            Some(_) => {}
-        }
+        self.keep(self.hash.hash_one(seen.raw.key()), seen);
     }
 }
 

@@ -1,6 +1,7 @@
 //! One entry of a flow dump: its bytes, checked once, and what is where in them.
 
 use std::borrow::Cow;
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -80,7 +81,7 @@ struct Parts {
 }
 
 /// What makes an entry *this* entry to a strict delete, but for its cookie.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlowKey<'a> {
     /// Table.
     pub table: u8,
@@ -88,6 +89,14 @@ pub struct FlowKey<'a> {
     pub priority: u16,
     /// The match as dumped.
     pub matches: Cow<'a, [u8]>,
+}
+
+/// In two writes: every entry that is read is hashed.
+impl Hash for FlowKey<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u32(u32::from(self.table) << 16 | u32::from(self.priority));
+        state.write(&self.matches);
+    }
 }
 
 impl FlowKey<'_> {

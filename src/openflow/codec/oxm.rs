@@ -44,6 +44,7 @@ pub(crate) struct Header {
 }
 
 impl Header {
+    #[inline]
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let class = reader.u16("field class")?;
         let [field, length] = reader.array("field header")?;
@@ -83,6 +84,7 @@ pub(crate) struct Oxm<'a> {
 }
 
 impl<'a> Oxm<'a> {
+    #[inline]
     pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
         let header = Header::read(reader)?;
         let mut payload = reader.sub(header.length, "field value")?;
@@ -115,6 +117,7 @@ impl<'a> Oxm<'a> {
     }
 
     /// Value and mask as numbers.
+    #[inline]
     pub(crate) fn number(&self) -> Option<(u128, u128)> {
         let width = u32::try_from(self.value.len()).ok().filter(|n| (1..=16).contains(n))?;
         let number =
@@ -151,6 +154,7 @@ pub(crate) fn write_match(fields: &[u8], out: &mut Vec<u8>) -> Result<(), Malfor
 
 /// The registers a field is made of: the first one's index, and how many. The first is the
 /// most significant: reg0 is the top 32 bits of xreg0 and of xxreg0.
+#[inline]
 pub(crate) fn registers(id: FieldId) -> Option<(u8, u8)> {
     let among = |first, count, registers| {
         id.index_among(first, count).map(|index| (index.saturating_mul(registers), registers))
@@ -274,7 +278,9 @@ pub(crate) fn decode(tlvs: &[u8], into: &mut Match) -> Result<(), Malformed> {
             }
             continue;
         }
-        if let Some((value, mask)) = oxm.number().filter(|_| is_vlan(oxm.id)) {
+        if is_vlan(oxm.id)
+            && let Some((value, mask)) = oxm.number()
+        {
             into.vlan = vlan(value, mask);
         }
         match meaning(&oxm) {

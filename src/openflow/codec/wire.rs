@@ -14,6 +14,7 @@ pub(crate) trait Value: Sized {
 macro_rules! values {
     ($($number:ident),*) => {
         $(impl Value for $number {
+            #[inline]
             fn read(r: &mut Reader<'_>, field: &'static str) -> Result<Self, Malformed> {
                 r.array(field).map(Self::from_be_bytes)
             }
@@ -24,7 +25,8 @@ macro_rules! values {
         })*
 
         impl Reader<'_> {
-            $(pub(crate) fn $number(&mut self, field: &'static str) -> Result<$number, Malformed> {
+            $(#[inline]
+            pub(crate) fn $number(&mut self, field: &'static str) -> Result<$number, Malformed> {
                 Value::read(self, field)
             })*
         }
@@ -123,6 +125,7 @@ impl<'a> Reader<'a> {
         all.0.get(..all.left().saturating_sub(self.left())).unwrap_or_default()
     }
 
+    #[inline]
     pub(crate) fn take(&mut self, n: usize, field: &'static str) -> Result<&'a [u8], Malformed> {
         let (head, tail) = self.0.split_at_checked(n).ok_or(Malformed::Short(field))?;
         self.0 = tail;
@@ -140,6 +143,7 @@ impl<'a> Reader<'a> {
         self.sub(length.into(), field)
     }
 
+    #[inline]
     pub(crate) fn array<const N: usize>(
         &mut self,
         field: &'static str,
@@ -151,6 +155,7 @@ impl<'a> Reader<'a> {
 
     /// Reads `type, length` of an action or instruction and hands out its body (what
     /// follows these 4 bytes). Lengths count the whole thing and are multiples of 8.
+    #[inline]
     pub(crate) fn block(&mut self, what: &'static str) -> Result<(u16, Self), Malformed> {
         let kind = self.u16(what)?;
         let length = self.u16(what)?;

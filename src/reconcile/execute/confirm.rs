@@ -9,7 +9,7 @@ use crate::flowtable::FlowSink;
 use crate::openflow::{Entry, Filter, FlowKey};
 use crate::reconcile::guard::{DeleteOutcome, ReplaceGuard};
 use crate::reconcile::plan::PlannedDelete;
-use crate::reconcile::scan::{Candidate, again};
+use crate::reconcile::scan::again;
 use crate::reconcile::snapshot::Error;
 
 /// Asks the switch what stands in the places of the deleted entries.
@@ -38,13 +38,13 @@ impl Confirmation<'_> {
 
     /// Which of the deleted entries (by index) are still there, and how many suspicions there are.
     /// The switch has told of those that are gone; the others are scanned for.
-    pub(super) fn untold<'l>(
+    pub(super) fn untold(
         &mut self,
-        guard: &mut ReplaceGuard<'l>,
-        done: &[&PlannedDelete<'l>],
+        guard: &mut ReplaceGuard<'_>,
+        done: &[&PlannedDelete<'_>],
     ) -> Result<(HashSet<usize>, u64), Error> {
         let told = |guard: &ReplaceGuard<'_>, index: &usize| {
-            done.get(*index).map(|d| guard.outcome_of(d.candidate))
+            done.get(*index).map(|d| guard.outcome_of(d.id))
         };
         let unknown = |guard: &ReplaceGuard<'_>, index: &usize| {
             told(guard, index) == Some(DeleteOutcome::Unknown)
@@ -55,21 +55,20 @@ impl Confirmation<'_> {
         // What was put in a pause is told at its end.
         guard.listen(self.table)?;
         let untold: Vec<usize> = (0..done.len()).filter(|index| unknown(guard, index)).collect();
-        let candidates = |some: &mut dyn Iterator<Item = &usize>| -> Vec<&'l Candidate> {
-            some.filter_map(|index| done.get(*index)).map(|d| d.candidate).collect()
-        };
-        let asked = again(&self.judged.scan, candidates(&mut untold.iter()).into_iter());
+        let candidates = untold.iter().filter_map(|index| done.get(*index)).map(|d| d.candidate);
+        let asked = again(&self.judged.scan, candidates);
         let there = self.still_there(&asked, done)?;
         guard.listen(self.table)?;
         let mut stayed = HashSet::new();
         for (index, younger) in &there {
             let Some(planned) = done.get(*index) else { continue };
-            if unknown(guard, index) && guard.is_still(planned.candidate, *younger) {
+            if unknown(guard, index) && guard.is_still(planned.id, *younger) {
                 stayed.insert(*index);
             }
         }
         if !stayed.is_empty() && !guard.has_missed {
-            guard.delete_vlan_tci(self.table, &candidates(&mut stayed.iter()))?;
+            let ids = stayed.iter().filter_map(|index| done.get(*index)).map(|d| d.id);
+            guard.delete_vlan_tci(self.table, &ids.collect::<Vec<_>>())?;
             let there = unchanged(self.still_there(&asked, done)?);
             stayed.retain(|index| there.contains(index));
         }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::flowtable::{DumpSource, Made, Seen};
+use crate::model::table::Id;
 use crate::openflow::Version;
 use crate::openflow::testing::Fake;
 use crate::util::clock::BootTime;
@@ -120,13 +121,18 @@ impl Staged {
     /// Deletes them all: what became of each, and what the switch had to do for it.
     fn play(&mut self) -> (Vec<DeleteOutcome>, Vec<Done>, u64) {
         let mut guard = ReplaceGuard::over(&self.table, "br0", self.planned.iter()).unwrap();
-        let chunk: Vec<&Candidate> = self.planned.iter().collect();
+        let chunk = ids(self.planned.len());
         let applied =
             guard.delete(&mut self.table, &mut Parallel::default(), &chunk, || {}).unwrap();
         assert_eq!(applied.refused, []);
-        let outcomes = chunk.iter().map(|candidate| guard.outcome_of(candidate)).collect();
+        let outcomes = chunk.iter().map(|id| guard.outcome_of(*id)).collect();
         (outcomes, self.done.lock().unwrap().clone(), guard.lost())
     }
+}
+
+/// The places of so many planned deletes.
+fn ids(count: usize) -> Vec<DeleteId> {
+    (0..count).map(Id::of).collect()
 }
 
 fn play(places: u8, script: &[&[Say]]) -> (Vec<DeleteOutcome>, Vec<Done>, u64) {
@@ -255,11 +261,11 @@ fn what_goes_in_a_pause_is_a_suspicion() {
     let removed = [Removed(1), Removed(2), Removed(3)];
     let mut staged = staged(4, &[&[], &removed, &[Paused, Removed(4)]]);
     let mut guard = ReplaceGuard::over(&staged.table, "br0", staged.planned.iter()).unwrap();
-    let chunk: Vec<&Candidate> = staged.planned.iter().collect();
+    let chunk = ids(staged.planned.len());
     for some in chunk.chunks(3) {
         guard.delete(&mut staged.table, &mut Parallel::default(), some, || {}).unwrap();
     }
-    let outcomes: Vec<_> = chunk.iter().map(|candidate| guard.outcome_of(candidate)).collect();
+    let outcomes: Vec<_> = chunk.iter().map(|id| guard.outcome_of(*id)).collect();
     assert_eq!((outcomes, guard.lost()), (vec![gone, gone, gone, untold], 1));
 }
 
@@ -304,11 +310,10 @@ fn what_happened_in_a_pause_is_not_known() {
     for (what, paused) in [(Paused, true), (Abbreviated, false)] {
         let mut staged = staged(2, &[&[], &[Put(1, 50), what, Removed(2)]]);
         let mut guard = ReplaceGuard::over(&staged.table, "br0", staged.planned.iter()).unwrap();
-        let chunk: Vec<&Candidate> = staged.planned.iter().collect();
+        let chunk = ids(staged.planned.len());
         guard.delete(&mut staged.table, &mut Parallel::default(), &chunk, || {}).unwrap();
         assert!(guard.has_missed);
-        let outcomes: Vec<DeleteOutcome> =
-            chunk.iter().map(|candidate| guard.outcome_of(candidate)).collect();
+        let outcomes: Vec<DeleteOutcome> = chunk.iter().map(|id| guard.outcome_of(*id)).collect();
         // A switch that names our own removals by a mere xid has told who removed the second.
         let second = if paused { DeleteOutcome::GoneUntold } else { DeleteOutcome::Gone };
         assert_eq!(
@@ -326,16 +331,15 @@ fn what_was_put_anew_has_not_stayed() {
     let news: &[Say] = &[Paused, Resumed, Put(1, 50), Paused];
     let mut staged = staged(3, &[&[], news]);
     let mut guard = ReplaceGuard::over(&staged.table, "br0", staged.planned.iter()).unwrap();
-    let chunk: Vec<&Candidate> = staged.planned.iter().collect();
+    let chunk = ids(staged.planned.len());
     guard.delete(&mut staged.table, &mut Parallel::default(), &chunk, || {}).unwrap();
     assert!(guard.has_missed);
-    assert!(chunk.iter().all(|candidate| guard.outcome_of(candidate) == DeleteOutcome::Unknown));
+    assert!(chunk.iter().all(|id| guard.outcome_of(*id) == DeleteOutcome::Unknown));
     let still = |guard: &mut ReplaceGuard<'_>, n: usize, younger| guard.is_still(chunk[n], younger);
     assert!(!still(&mut guard, 0, false), "the switch has told who put it");
     assert!(!still(&mut guard, 1, true), "its age tells that somebody has");
     assert!(still(&mut guard, 2, false), "it is what was to go");
-    let outcomes: Vec<DeleteOutcome> =
-        chunk.iter().map(|candidate| guard.outcome_of(candidate)).collect();
+    let outcomes: Vec<DeleteOutcome> = chunk.iter().map(|id| guard.outcome_of(*id)).collect();
     assert_eq!(outcomes, [DeleteOutcome::Again, DeleteOutcome::Again, DeleteOutcome::Unknown]);
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::judge::{Reason, Verdict};
+use crate::model::table::Id;
 use crate::openflow::Entry;
 use crate::reconcile::scan::Candidate;
 use crate::util::clock::BootTime;
@@ -20,7 +21,7 @@ fn planned(
     target: Option<TargetId>,
 ) -> Vec<PlannedDelete<'_>> {
     let verdict = Verdict { stale: true, reason: Reason::Ambiguous, dead: None };
-    vec![PlannedDelete { candidate, verdict, target }; count]
+    vec![PlannedDelete { id: Id::of(0), candidate, verdict, target }; count]
 }
 
 /// A bridge on which a plan wants as many entries of a target deleted.

@@ -53,3 +53,23 @@ fn what_a_query_finds_asks_for_the_rest_however_old_it_is() {
     assert_eq!(stale(vec![rule.clone()]), 1, "nobody's register");
     assert_eq!(stale(vec![rule, classifier]), 0);
 }
+
+/// Keys are compared, not hashes alone.
+#[test]
+fn two_entries_of_one_hash_are_two() {
+    let facts = JudgeInput::default();
+    let mut collector = Collector::new(Survey::new(&facts), 0);
+    let goto = "00010008 30000000";
+    // in_port=1, 2 and 3
+    let entries = [1, 2, 3].map(|n| entry(&format!("80000004 0000000{n}"), goto));
+    let now = BootTime::default();
+    let made = Made::by(std::time::Duration::ZERO, now, now);
+    let mut keep =
+        |n: usize, filter| collector.keep(7, &Seen { raw: entries[n].raw(), filter, made });
+    // The second is found by another filter again, the third by the same one.
+    [(0, 0), (1, 0), (2, 0), (1, 1), (2, 0)].into_iter().for_each(|(n, filter)| keep(n, filter));
+    let scan = collector.finish(Vec::new(), Extent::Everything);
+    let kept = scan.candidates.iter().map(|kept| (kept.entry.key(), kept.ambiguous));
+    let expected = entries.iter().map(Entry::key).zip([false, false, true]);
+    assert!(kept.eq(expected));
+}
