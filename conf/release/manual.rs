@@ -14,13 +14,14 @@ fn main() -> io::Result<()> {
     let (man, completions) = (directory.join("man"), directory.join("completions"));
     fs::create_dir_all(&man)?;
     fs::create_dir_all(&completions)?;
-    let daemon = ovs_flow_gc::daemon::options::Options::command();
-    for mut command in [ovs_flow_gc::cli::command(), daemon] {
-        let name = command.get_name().to_owned();
+    let daemon = ovs_flow_gc::daemon::options::Options::command;
+    for command in [ovs_flow_gc::cli::command, daemon] {
+        let name = command().get_name().to_owned();
         for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
-            clap_complete::generate_to(shell, &mut command, &name, &completions)?;
+            clap_complete::generate_to(shell, &mut command(), &name, &completions)?;
         }
-        clap_mangen::generate_to(command, &man)?;
+        // `help` of each command is no command that needs a page.
+        clap_mangen::generate_to(command().disable_help_subcommand(true), &man)?;
     }
     Ok(())
 }

@@ -165,7 +165,7 @@ fn text(screen: Screen, adopted: &Adopted, dry_run: bool) -> Text {
         text.push(&format!("not adopted: {skipped}\n"));
     }
     let verb = if dry_run { "would be adopted" } else { "adopted" };
-    text.push(&format!("{} pods {verb}", adopted.adopted.len()));
+    text.push(&format!("{} {verb}", output::counted(adopted.adopted.len() as u64, "pod")));
     if !adopted.again.is_empty() {
         let them = adopted.again.len();
         text.push(&format!(", {them} of them again: they live and had been taken for dead"));

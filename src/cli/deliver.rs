@@ -185,10 +185,11 @@ pub(super) fn leftovers(context: &Context, caches: &[PathBuf]) -> Option<Leftove
 
 /// As a line for people, and what to do about it; none: there is nothing to do.
 pub(super) fn say_leftovers(left: &Leftovers) -> Option<(String, &'static str)> {
-    let rows = left.port_rows.map_or_else(|| "?".to_owned(), |rows| rows.to_string());
+    let rows = left.port_rows;
+    let rows = rows.map_or_else(|| "? port rows".to_owned(), |n| counted(n as u64, "port row"));
     let Leftovers { cached_results, leases, failed, error, .. } = left;
     let mut text = format!(
-        "dead pods left {}, {}, and {rows} port rows",
+        "dead pods left {}, {}, and {rows}",
         counted(*cached_results as u64, "cached result"),
         counted(*leases as u64, "lease")
     );

@@ -35,7 +35,7 @@ use crate::store::{self, Registry};
 use crate::util::clock::Deadline;
 use crate::util::logging;
 
-pub(crate) use output::{ago, short};
+pub(crate) use output::{ago, counted, short};
 pub(crate) use screen::{Screen, Table};
 
 /// The commit that `conf/image/release.sh` built this from.

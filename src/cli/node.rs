@@ -368,9 +368,8 @@ impl Uninstall {
         let pods = caches.remembered();
         (!pods.is_empty()).then(|| {
             format!(
-                "{} pods were started with the plugin, and CRI-O or multus calls it again when \
-                 they end: {}",
-                pods.len(),
+                "CRI-O or multus calls the plugin again at the end of {} that began with it: {}",
+                output::counted(pods.len() as u64, "pod"),
                 pods.join(", ")
             )
         })

@@ -329,7 +329,11 @@ fn check(root: &Path) -> Result<(), Error> {
     let path = || root.to_path_buf();
     let meta = fs::symlink_metadata(root).map_err(Error::io("open state directory", root))?;
     if !meta.is_dir() {
-        let what = if meta.is_symlink() { "a symbolic link" } else { "something else" };
+        let what = match meta.file_type() {
+            kind if kind.is_symlink() => "a symbolic link",
+            kind if kind.is_file() => "a file",
+            _ => "something else",
+        };
         return Err(Error::NotADirectory { path: path(), what });
     }
     let us = nix::unistd::geteuid().as_raw();

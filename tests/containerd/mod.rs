@@ -204,7 +204,7 @@ fn adopt_reads_what_libcni_cached() {
     let cache = node.dir.join("var-lib/cni/results").display().to_string();
     let net_dir = node.conflist_path().parent().unwrap().display().to_string();
     let adopted = node.admin(&["adopt", "--cache-dir", &cache, "--net-dir", &net_dir]);
-    assert!(adopted.stdout.contains("1 pods adopted"), "{adopted}");
+    assert!(adopted.stdout.contains("1 pod adopted"), "{adopted}");
     let record = record(&node, "web-adopt").unwrap();
     let its = node.install("br0", &layouts::classifier(&who(&record, 0x1001)));
     node.admin(&["sweep"]).ok();

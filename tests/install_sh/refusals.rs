@@ -134,7 +134,7 @@ fn who_would_call_the_binary_is_said_and_nothing_changed() {
     assert_eq!((node.files(), node.list()), before);
     assert_eq!(node.uninstall().0, 3);
     let (code, text) = check();
-    assert!(code == 3 && text.contains("1 pods were started with the plugin"), "{text}");
+    assert!(code == 3 && text.contains("at the end of 1 pod that began with it"), "{text}");
     assert!(text.contains("c1") && text.contains("NetworkAttachmentDefinitions"), "{text}");
     fs::remove_file(node.at("root/var/lib/cni/multus/c1")).unwrap();
     assert_eq!(check().0, 0);

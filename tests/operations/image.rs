@@ -97,8 +97,8 @@ fn the_image_installs_itself_once_and_takes_itself_off() {
     let before = image.list();
 
     let text = image.install().ok();
-    assert!(text.contains("1 pods adopted") && text.contains("added ovs-flow-gc"), "{text}");
-    assert_eq!(text.matches("pods adopted").count(), 1, "said once: {text}");
+    assert!(text.contains("1 pod adopted") && text.contains("added ovs-flow-gc"), "{text}");
+    assert_eq!(text.matches("adopted").count(), 1, "said once: {text}");
     assert_eq!(image.entry()["ovsRunDir"], json!(image.node.run_dir));
     let meta = fs::metadata(image.binary()).unwrap();
     assert_eq!(meta.permissions().mode() & 0o777, 0o755);
@@ -251,7 +251,7 @@ fn whoever_is_still_called_stays() {
     let outcome = image.uninstall();
     assert_eq!(outcome.code, Some(3), "{outcome}");
     let text = outcome.to_string();
-    assert!(text.contains("2 pods were started with the plugin"), "{outcome}");
+    assert!(text.contains("at the end of 2 pods that began with it"), "{outcome}");
     assert!(text.contains("default/known") && text.contains("net-c-eth0"), "{outcome}");
     assert!(!text.contains("default/over"), "{outcome}");
     assert!(image.binary().exists() && image.node.state_dir.exists());

@@ -197,7 +197,7 @@ fn adopt_finds_the_pods_of_nads_in_multus_cache() {
     // The other CNI's port is of nobody whom a cached result names.
     assert_eq!(outcome.code, Some(3), "{outcome}");
     let adopted = outcome.stdout;
-    assert!(adopted.contains("1 pods adopted") && adopted.contains(&net1.ip), "{adopted}");
+    assert!(adopted.contains("1 pod adopted") && adopted.contains(&net1.ip), "{adopted}");
     let list = node.admin(&["list", "--no-flows", "--json"]).json();
     let row = &list.as_array().unwrap()[0];
     assert_eq!((&row["network"], &row["ifname"]), (&json!("vlan"), &json!("net1")), "{list:#}");

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Context, Findings, Level};
+use crate::cli::output::counted;
 use crate::cli::registers;
 use crate::liveness::mass_death_guard;
 use crate::model::attachment::State;
@@ -72,7 +73,7 @@ fn records(registry_snapshot: &RegistrySnapshot, findings: &mut Findings) {
     if portless > 0 {
         findings.warn(
             "records",
-            format!("{portless} attachments have no port"),
+            format!("without a port: {}", counted(portless as u64, "attachment")),
             "is the entry after the OVS plugin, and was OVS up at ADD?",
         );
     }
@@ -82,7 +83,7 @@ fn records(registry_snapshot: &RegistrySnapshot, findings: &mut Findings) {
         let why = first.last_error.clone().unwrap_or_else(|| "not tried yet".to_owned());
         findings.warn(
             "tombstones",
-            format!("{} dead pods wait for clean-up ({why})", waiting.len()),
+            format!("clean-up waits for {} ({why})", counted(waiting.len() as u64, "dead pod")),
             "ovs-flow-gc sweep; is the timer on?",
         );
     }
@@ -96,7 +97,7 @@ fn liveness(
     findings: &mut Findings,
 ) {
     let orphans = orphans::find(registry_snapshot, boot);
-    findings.ok("records", format!("{} attachments", orphans.total));
+    findings.ok("records", counted(orphans.total as u64, "attachment"));
     if let Some((source, swept)) = pulled_brake(registry, registry_snapshot, &orphans, boot) {
         let found = format!(
             "{} of {} attachments seem dead at once on the word of {source} alone{}: nothing of \
