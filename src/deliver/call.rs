@@ -166,7 +166,8 @@ impl<'a> Pipes<'a> {
         if said.trim().is_empty() {
             said = String::from_utf8_lossy(&self.stderr.text).into_owned();
         }
-        let said: String = said.trim().chars().take(MOST_TOLD).collect();
+        let words: Vec<&str> = said.split_whitespace().collect();
+        let said: String = words.join(" ").chars().take(MOST_TOLD).collect();
         if said.is_empty() { status.to_string() } else { format!("{status}: {said}") }
     }
 }
@@ -197,7 +198,8 @@ mod tests {
         assert_eq!(run("exit 0", &much, LONG), Ok(()), "it does not read");
         let said = "echo '{\"code\": 7, \"msg\": \"no lease\", \"details\": \"at all\"}'; exit 1";
         assert_eq!(run(said, "{}", LONG).unwrap_err(), "exit status: 1: no lease at all");
-        assert_eq!(run("echo no >&2; exit 2", "{}", LONG).unwrap_err(), "exit status: 2: no");
+        let lines = run("printf 'no\\n  lease\\n' >&2; exit 2", "{}", LONG).unwrap_err();
+        assert_eq!(lines, "exit status: 2: no lease", "a line of the log, a cell of a table");
         assert_eq!(run("exit 3", "{}", LONG).unwrap_err(), "exit status: 3");
         let killed = run("kill -9 $$", "{}", LONG).unwrap_err();
         assert!(killed.contains("signal: 9"), "{killed}");

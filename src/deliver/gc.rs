@@ -17,7 +17,7 @@ use log::{info, warn};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::caches::Caches;
+use super::caches::{Caches, Verdict};
 use super::run::Run;
 use super::{call, is_true, number, plugin_type, plugins_of};
 use crate::config::database_socket;
@@ -269,11 +269,17 @@ impl Gc<'_> {
         if let Some(odd) = caches.odd.pop() {
             return Err(format!("nobody knows whose cached result this is: {odd}"));
         }
+        let records = run.records().map_err(|failed| failed.to_string())?;
+        let notes = run.registry.deliveries().notes();
+        let evidence = run.evidence(&records, &notes, &[]).map_err(|failed| failed.to_string())?;
         for file in &caches.files {
-            known.add(&file.cached.key, network);
+            // Nobody delivers the loopback that containerd cached before its ADD here was cut off.
+            let is_over = || matches!(evidence.judge(file), Verdict::Dead(_) | Verdict::Unrecorded);
+            if file.cached.key.network.as_str() == network || !is_over() {
+                known.add(&file.cached.key, network);
+            }
             known.namespaces.extend(file.sandboxes().into_iter().map(str::to_owned));
         }
-        let records = run.records().map_err(|failed| failed.to_string())?;
         for record in records.attachments.iter() {
             known.add(&record.key, network);
             known.namespaces.extend(record.netns.iter().map(|netns| netns.path.clone()));

@@ -8,14 +8,15 @@ use crate::rig::{Runtime, eventually};
 
 /// A node's `/run` and processes, without those of other tests: what the shell is to do first, the
 /// namespaces that it has, and `deliver`.
-fn alone(node: &Node, before: &str, namespaces: &[String], args: &[&str]) -> Outcome {
+pub(super) fn alone(node: &Node, before: &str, namespaces: &[String], args: &[&str]) -> Outcome {
     let run = at(node.dir.join("own-run"));
     let script = format!(
         "for n in {}; do touch {run}/netns/$n; mount --bind /run/netns/$n {run}/netns/$n; done; \
-         mount --rbind {run} /run; {before} {} {}; exit $?",
+         mount --rbind {run} /run; {before} {} {} --state-dir={}; exit $?",
         namespaces.join(" "),
         at(node.plugin("ovs-flow-gc")),
         arguments(node, args).join(" "),
+        at(node.state_dir.clone()),
     );
     let _ = fs::remove_dir_all(node.dir.join("own-run/netns"));
     fs::create_dir_all(node.dir.join("own-run/netns")).unwrap();
@@ -28,6 +29,22 @@ fn left(outcome: &Outcome, why: &str) {
     assert_eq!((gc["state"].as_str(), outcome.code), (Some("left"), Some(3)), "{outcome}");
     assert!(gc["error"].as_str().unwrap().contains(why), "{why:?}: {outcome}");
     assert_eq!(gc["plugins"], json!([]), "{outcome}");
+}
+
+/// A plugin whose GC gives back the leases of containers that are not in the list.
+pub(super) fn collects(ipam: &str) -> String {
+    format!(
+        "test \"$CNI_COMMAND\" = GC || exit 1; conf=$(cat); for f in {ipam}/[1f]*; do \
+         id=$(head -n 1 $f | tr -d '\\r'); case \"$conf\" in *\"$id\"*) ;; *) rm $f;; esac; done"
+    )
+}
+
+/// containerd 1.6 loads no list of 1.1: from here on it is one, with more plugins.
+pub(super) fn of_1_1(node: &Node, more: &[&str]) {
+    let mut plugins = node.conflist()["plugins"].as_array().unwrap().clone();
+    plugins.truncate(2);
+    plugins.extend(more.iter().map(|name| json!({"type": name})));
+    conflist_of(node, &json!({"cniVersion": "1.1.0", "plugins": plugins}));
 }
 
 fn conflist_of(node: &Node, more: &Value) {
@@ -58,16 +75,8 @@ fn what_nobody_remembers_is_collected() {
     assert_eq!(lease_holders(&node), with_lost());
 
     node.script_plugin("fails", "exit 4");
-    let collects = format!(
-        "test \"$CNI_COMMAND\" = GC || exit 1; conf=$(cat); for f in {}/1*; do \
-         id=$(head -n 1 $f | tr -d '\\r'); case \"$conf\" in *\"$id\"*) ;; *) rm $f;; esac; done",
-        at(ipam)
-    );
-    node.script_plugin("collects", &collects);
-    // containerd 1.6 loads no list of 1.1: from here on it is one.
-    let [ovs, ours] = [0, 1].map(|n| node.conflist()["plugins"][n].clone());
-    let plugins = json!([{"type": "fails"}, ovs, ours, {"type": "collects"}]);
-    conflist_of(&node, &json!({"cniVersion": "1.1.0", "plugins": plugins}));
+    node.script_plugin("collects", &collects(&at(ipam)));
+    of_1_1(&node, &["fails", "collects"]);
     let name = |path: &std::path::Path| path.file_name().unwrap().to_string_lossy().into_owned();
     let own = [name(&a.netns), name(&b.netns), podman.netns.clone()];
     let gc = |before: &str, args: &[&str]| alone(&node, before, &own, &[&["--gc"], args].concat());
@@ -98,8 +107,8 @@ fn what_nobody_remembers_is_collected() {
     let dry = gc("", &["--dry-run"]);
     let due = collected(&dry);
     assert_eq!((dry.code, due["state"].as_str()), (Some(0), Some("due")), "{dry}");
-    let plugins = json!(["fails", "ovs-test-cni", "ovs-flow-gc", "collects"]);
-    assert_eq!(due["plugins"], plugins);
+    let plugins = ["ovs-test-cni", "ovs-flow-gc", "fails", "collects"];
+    assert_eq!(due["plugins"], json!(plugins));
     let listed = due["validAttachments"].as_array().unwrap();
     let listed: Vec<&str> = listed.iter().map(|one| one.as_str().unwrap()).collect();
     let all: Vec<String> = living.iter().map(|container| format!("{container} eth0")).collect();
@@ -111,7 +120,7 @@ fn what_nobody_remembers_is_collected() {
     let failed = collected(&outcome);
     assert_eq!((failed["state"].as_str(), outcome.code), (Some("failed"), Some(3)), "{outcome}");
     assert_eq!(failed["error"], "fails: exit status: 4", "{outcome}");
-    assert_eq!(failed["plugins"], json!(["ovs-test-cni", "ovs-flow-gc", "collects"]));
+    assert_eq!(failed["plugins"], json!([plugins[0], plugins[1], plugins[3]]));
     assert_eq!(lease_holders(&node), living);
     node.script_plugin("fails", "exit 0");
     let outcome = gc("", &[]);

@@ -1,5 +1,6 @@
 //! `deliver` beside a real containerd with CRI and the daemon that asks it.
 
+mod containerd;
 mod gc;
 
 use std::fs;
@@ -26,7 +27,6 @@ fn arguments(node: &Node, args: &[&str]) -> Vec<String> {
         of("--net-dir", node.dir.join("etc/cni/net.d")),
         of("--cni-path", node.cni_bin()),
         of("--runtime-dir", node.dir.join("sandboxes")),
-        of("--state-dir", node.state_dir.clone()),
     ];
     let words = ["deliver", "--json"].into_iter().chain(args.iter().copied());
     words.map(str::to_owned).chain(places).collect()

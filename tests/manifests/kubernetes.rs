@@ -487,7 +487,15 @@ fn what_delivers_is_privileged_and_the_daemon_is_not() {
     assert_eq!(container["image"], daemons["image"], "the name that is written in one place");
     let mut words = vec!["ovs-flow-gc"];
     words.extend(array(&container["args"]).iter().map(|word| word.as_str().unwrap()));
-    ovs_flow_gc::cli::command().try_get_matches_from(words).unwrap();
+    // As the page patches it.
+    let more = [&words[..], &["--gc"]].concat();
+    for words in [words, more] {
+        ovs_flow_gc::cli::command().try_get_matches_from(words).unwrap();
+    }
+    for file in names_in("rendered") {
+        let rendered = text(&format!("{DIRECTORY}/rendered/{file}"));
+        assert!(!rendered.contains("ovs-flow-gc-deliver"), "{file}: only whoever asks has it");
+    }
 }
 
 /// The variant of one's own that the page shows.

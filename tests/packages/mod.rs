@@ -104,6 +104,7 @@ fn assert_is_installed(node: &Node, text: &str) {
     for path in [
         CONFFILE,
         "root/usr/lib/systemd/system/ovs-flow-gc-deliver.path",
+        "root/usr/share/man/man1/ovs-flow-gc-deliver.1.gz",
         "root/usr/share/man/man1/ovs-flow-gc-self-install.1.gz",
         "root/usr/share/bash-completion/completions/ovs-flow-gc",
         "root/usr/share/doc/ovs-flow-gc/docs/install.md",

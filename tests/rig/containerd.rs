@@ -122,6 +122,12 @@ impl<'a> Containerd<'a> {
         self.child.take().unwrap().wait().unwrap();
     }
 
+    /// Waits for its end, after a SIGKILL.
+    #[track_caller]
+    pub fn end_killed(&mut self) {
+        self.child.take().unwrap().wait().unwrap();
+    }
+
     /// Sends it a signal, e.g. SIGSTOP.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
