@@ -171,4 +171,46 @@ call DEL "$node-api" ovs-flow-gc "$gc_conf"
 call DEL "$node-api" ovs-test-cni "$ovs_conf"
 show "ovs-ofctl dump-flows br0 | grep -c $old"
 in_node ovs-ofctl -OOpenFlow14 --no-stats dump-flows br0 | grep -cF "$old" || true
+# --- deliveries ----------------------------------------------------------------------------------
+
+title "A range of eight addresses, and pods whose DEL never fires: their leases stay, and it runs out"
+small=${ovs_conf//podnet/small}
+small=${small/10.244.1.0\/24/10.244.2.0/29}
+chain='{"cniVersion":"1.0.0","name":"small","plugins":['$small','${gc_conf//podnet/small}']}'
+mkdir "$dir/results"
+live_and_die() { # NUMBER: ADD and what libcni caches of it, then its namespace is gone
+    local pod=$node-s$1 result
+    name[s$1]=small-$1
+    ip netns add "$pod"
+    pods+=("$pod")
+    if ! result=$(call ADD "$pod" ovs-test-cni "$small"); then
+        echo "pod small-$1 cannot start: $(grep -o 'no IP addresses available[^"\\]*' <<<"$result")"
+        return 1
+    fi
+    local conf=${gc_conf//podnet/small}
+    result=$(call ADD "$pod" ovs-flow-gc "${conf%\}},\"prevResult\":$result}")
+    cat >"$dir/results/small-$pod-eth0" <<CACHED
+{"kind":"cniCacheV1","containerId":"$pod","ifName":"eth0","networkName":"small",
+ "config":"$(base64 -w0 <<<"$chain")","result":$result,
+ "cniArgs":[["IgnoreUnknown","1"],["K8S_POD_NAMESPACE","demo"],["K8S_POD_NAME","small-$1"]]}
+CACHED
+    ip netns del "$pod"
+    echo "pod small-$1: started, and died"
+}
+deliver() { gc deliver --cache-dir "$dir/results" --cni-path "$dir/bin" --net-dir "$dir/none"; }
+for n in 1 2 3 4 5 6; do live_and_die "$n" || break; done
+[[ $n == 6 ]] || { echo "demo: expected five pods to start" >&2; exit 1; }
+show "ovs-flow-gc deliver"
+deliver
+title "With deliveries it does not run out"
+for n in 7 8 9 10 11; do
+    live_and_die "$n"
+    deliver >/dev/null
+done
+show "ovs-vsctl list-ports br0 | wc -l; ls ipam/small | grep -c '^10'"
+ovs-vsctl --db="$db" list-ports br0 | wc -l
+left=$(find "$dir/ipam/small" -name '10.*' | wc -l)
+echo "$left"
+[[ $left == 0 ]] || { echo "demo: leases are left" >&2; exit 1; }
+
 title "Done: the traffic was healed, and nobody alive lost an entry"

@@ -3,6 +3,7 @@
 //! here as libcni writes it.
 
 mod bad_plugins;
+mod churn;
 mod figures;
 mod guards;
 
