@@ -129,9 +129,9 @@ impl Table {
         }
         let mut text = Text::default();
         let head: Vec<String> = self.head.iter().map(|head| (*head).to_owned()).collect();
-        self.line(&mut text, screen, &head, &shown, false);
+        self.line(&mut text, screen, &head, &shown);
         for row in &self.rows {
-            self.line(&mut text, screen, row, &shown, true);
+            self.line(&mut text, screen, row, &shown);
         }
         if !hidden.is_empty() {
             text.push(&format!("not shown: {} (-o wide)\n", hidden.join(", ")));
@@ -158,14 +158,7 @@ impl Table {
     }
 
     /// One row, in as many lines as its folded cells take.
-    fn line(
-        &self,
-        text: &mut Text,
-        screen: Screen,
-        cells: &[String],
-        shown: &[(usize, usize)],
-        paints: bool,
-    ) {
+    fn line(&self, text: &mut Text, screen: Screen, cells: &[String], shown: &[(usize, usize)]) {
         let cell = |at: usize| cells.get(at).map_or("", String::as_str);
         let folded: Vec<_> = shown.iter().map(|(at, width)| fold(cell(*at), *width)).collect();
         let lines = folded.iter().map(Vec::len).max().unwrap_or(0);
@@ -176,7 +169,7 @@ impl Table {
                 if !part.is_empty() {
                     text.push(&" ".repeat(gap));
                     let is_state = matches!(self.head.get(*at), Some(&("" | "STATE")));
-                    let tone = Tone::of(cell(*at)).filter(|_| paints && is_state);
+                    let tone = Tone::of(cell(*at)).filter(|_| is_state);
                     text.paint(screen, tone, part);
                     gap = 0;
                 }

@@ -8,14 +8,12 @@ use std::time::Duration;
 
 use log::debug;
 
-use super::{
-    Changes, EvidenceReader, FlowSink, FlowSource, Made, Parallel, Reporting, Seen, Tokens, Visit,
-};
+use super::{Changes, EvidenceReader, FlowSink, FlowSource, Made, Reporting, Seen, Tokens, Visit};
 use crate::model::flow::Actions;
 use crate::openflow::{
-    Applied, Asked, AskedDump, Connection, Entry, Error, Filter, Update, filters_for_address,
+    Applied, Asked, AskedDump, Connection, Entry, Error, Filter, filters_for_address,
 };
-use crate::util::clock::{BootTime, Deadline};
+use crate::util::clock::BootTime;
 
 /// Below this many entries a whole bridge costs less than many filtered dumps.
 const SMALL_BRIDGE: u64 = 2_000;
@@ -79,10 +77,6 @@ impl DumpSource {
     #[cfg(test)]
     pub(crate) fn bare(connection: Connection) -> Self {
         Self::knowing(connection, Vec::new())
-    }
-
-    pub(super) fn connection(&self) -> &Connection {
-        &self.connection
     }
 
     /// Asks for the entries with these tokens and does not wait.
@@ -199,12 +193,12 @@ impl FlowSource for DumpSource {
 }
 
 impl FlowSink for DumpSource {
-    fn ports(&mut self) -> Result<Vec<(u16, String)>, Error> {
-        self.connection.ports()
+    fn connection(&self) -> &Connection {
+        &self.connection
     }
 
-    fn delete_strict(&mut self, entries: &[&Entry]) -> Result<Applied, Error> {
-        self.connection.delete_strict(entries)
+    fn connection_mut(&mut self) -> &mut Connection {
+        &mut self.connection
     }
 
     fn delete_strict_and_scan(
@@ -218,52 +212,6 @@ impl FlowSink for DumpSource {
             let made = Made::by(raw.duration(), asked, BootTime::now());
             each(&Seen { raw: *raw, filter: 0, made });
         })
-    }
-
-    fn open_parallel(&self, count: usize, deadline: Deadline) -> Parallel {
-        Parallel::beside(&self.connection, count, deadline)
-    }
-
-    fn delete_beside(
-        &mut self,
-        parallel: &mut Parallel,
-        entries: &[&Entry],
-        meanwhile: &mut dyn FnMut(),
-    ) -> Result<Applied, Error> {
-        let others = parallel.connections();
-        crate::openflow::delete_strict_parallel(&mut self.connection, others, entries, meanwhile)
-    }
-
-    fn delete_vlan_tci(&mut self, entries: &[Entry]) -> Result<(), Error> {
-        self.connection.delete_vlan_tci(entries).map(drop)
-    }
-
-    fn add(&mut self, entries: &[Entry]) -> Result<Applied, Error> {
-        self.connection.add(entries)
-    }
-
-    fn barrier(&mut self) -> Result<(), Error> {
-        self.connection.barrier()
-    }
-
-    fn noted(&mut self) -> Vec<Update> {
-        self.connection.noted()
-    }
-
-    fn has_missed(&mut self) -> bool {
-        self.connection.take_pause() || self.connection.is_flooded()
-    }
-
-    fn has_abbreviated(&mut self) -> bool {
-        self.connection.take_abbreviated()
-    }
-
-    fn deadline(&self) -> Deadline {
-        self.connection.deadline()
-    }
-
-    fn set_deadline(&mut self, deadline: Deadline) {
-        self.connection.set_deadline(deadline);
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use super::{DumpSource, FlowSource as _, Tokens};
+use super::{DumpSource, FlowSink, FlowSource as _, Tokens};
 use crate::openflow::{Asked, Connection, Error, Opening};
 use crate::util::clock::Deadline;
 

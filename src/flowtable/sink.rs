@@ -15,19 +15,30 @@ pub trait BridgeTables: Debug + Sync {
     fn is_followed(&self, bridge: &str) -> bool;
 }
 
-/// A bridge whose entries can be changed.
+/// A bridge whose entries can be changed: over a connection to its switch, wherever they are read
+/// from.
 pub trait FlowSink: FlowSource {
+    /// The connection.
+    fn connection(&self) -> &Connection;
+
+    /// The same, to be used.
+    fn connection_mut(&mut self) -> &mut Connection;
+
     /// The bridge's ports of now, by number.
     ///
     /// # Errors
     /// Those of any exchange.
-    fn ports(&mut self) -> Result<Vec<(u16, String)>, Error>;
+    fn ports(&mut self) -> Result<Vec<(u16, String)>, Error> {
+        self.connection_mut().ports()
+    }
 
     /// Deletes exactly these entries.
     ///
     /// # Errors
     /// As [`Connection::delete_strict`].
-    fn delete_strict(&mut self, entries: &[&Entry]) -> Result<Applied, Error>;
+    fn delete_strict(&mut self, entries: &[&Entry]) -> Result<Applied, Error> {
+        self.connection_mut().delete_strict(entries)
+    }
 
     /// The same, and right behind it a scan of what is to be seen afterwards.
     ///
@@ -41,7 +52,9 @@ pub trait FlowSink: FlowSource {
     ) -> Result<Applied, Error>;
 
     /// So many more connections to delete over. Nothing is lost if there are none.
-    fn open_parallel(&self, count: usize, deadline: Deadline) -> Parallel;
+    fn open_parallel(&self, count: usize, deadline: Deadline) -> Parallel {
+        Parallel::beside(self.connection(), count, deadline)
+    }
 
     /// Deletes these over this connection and `parallel`. `meanwhile` is done while they work.
     ///
@@ -52,40 +65,59 @@ pub trait FlowSink: FlowSource {
         parallel: &mut Parallel,
         entries: &[&Entry],
         meanwhile: &mut dyn FnMut(),
-    ) -> Result<Applied, Error>;
+    ) -> Result<Applied, Error> {
+        delete_strict_parallel(self.connection_mut(), &mut parallel.0, entries, meanwhile)
+    }
 
     /// Deletes once more what resisted, as entries that match on "untagged".
     ///
     /// # Errors
     /// As [`Self::delete_strict`].
-    fn delete_vlan_tci(&mut self, entries: &[Entry]) -> Result<(), Error>;
+    fn delete_vlan_tci(&mut self, entries: &[Entry]) -> Result<(), Error> {
+        self.connection_mut().delete_vlan_tci(entries).map(drop)
+    }
 
     /// Adds these entries.
     ///
     /// # Errors
     /// Those of any exchange.
-    fn add(&mut self, entries: &[Entry]) -> Result<Applied, Error>;
+    fn add(&mut self, entries: &[Entry]) -> Result<Applied, Error> {
+        self.connection_mut().add(entries)
+    }
 
     /// Returns when everything that was sent before is done, and what it changed was reported.
     ///
     /// # Errors
     /// Those of any exchange.
-    fn barrier(&mut self) -> Result<(), Error>;
+    fn barrier(&mut self) -> Result<(), Error> {
+        self.connection_mut().barrier()
+    }
 
     /// The changes that were reported before the last answer. Reads nothing.
-    fn noted(&mut self) -> Vec<Update>;
+    fn noted(&mut self) -> Vec<Update> {
+        self.connection_mut().noted()
+    }
 
     /// Whether changes may have gone unreported since the last call.
-    fn has_missed(&mut self) -> bool;
+    fn has_missed(&mut self) -> bool {
+        let connection = self.connection_mut();
+        connection.take_pause() || connection.is_flooded()
+    }
 
     /// Whether our own changes were reported without saying what they were, since the last call.
-    fn has_abbreviated(&mut self) -> bool;
+    fn has_abbreviated(&mut self) -> bool {
+        self.connection_mut().take_abbreviated()
+    }
 
     /// When the caller's time is over.
-    fn deadline(&self) -> Deadline;
+    fn deadline(&self) -> Deadline {
+        self.connection().deadline()
+    }
 
     /// Another one from now on.
-    fn set_deadline(&mut self, deadline: Deadline);
+    fn set_deadline(&mut self, deadline: Deadline) {
+        self.connection_mut().set_deadline(deadline);
+    }
 }
 
 /// Connections to one bridge, to delete over.
@@ -94,15 +126,11 @@ pub struct Parallel(Vec<Connection>);
 
 impl Parallel {
     /// So many more connections to this one's bridge.
-    pub(super) fn beside(connection: &Connection, count: usize, deadline: Deadline) -> Self {
+    fn beside(connection: &Connection, count: usize, deadline: Deadline) -> Self {
         let begun: Vec<_> =
             (0..count).map_while(|_| Connection::begin(connection.path(), deadline).ok()).collect();
         let open = begun.into_iter().filter_map(|opening| opening.finish().ok());
         Self(open.filter(|other| other.version() == connection.version()).collect())
-    }
-
-    pub(super) fn connections(&mut self) -> &mut [Connection] {
-        &mut self.0
     }
 
     /// Whether there is none.

@@ -8,12 +8,10 @@ use super::dump::filters_of_tokens;
 use super::index::Token;
 use super::replica::{Held, Replica};
 use super::watcher::Watcher;
-use super::{
-    Changes, DumpSource, EvidenceReader, FlowSink, FlowSource, Parallel, Seen, Tokens, Visit,
-};
+use super::{Changes, DumpSource, EvidenceReader, FlowSink, FlowSource, Seen, Tokens, Visit};
 use crate::model::flow::Actions;
-use crate::openflow::{Applied, Entry, Error, Filter, Malformed, Update};
-use crate::util::clock::{BootTime, Deadline};
+use crate::openflow::{Applied, Connection, Entry, Error, Filter, Malformed};
+use crate::util::clock::BootTime;
 
 /// A bridge whose entries are read from its replica. Each scan reads to a barrier: what was
 /// changed before is in it. While the replica is not in sync the switch itself is asked.
@@ -132,12 +130,12 @@ impl FlowSource for ReplicaSource {
 }
 
 impl FlowSink for ReplicaSource {
-    fn ports(&mut self) -> Result<Vec<(u16, String)>, Error> {
-        self.switch.ports()
+    fn connection(&self) -> &Connection {
+        self.switch.connection()
     }
 
-    fn delete_strict(&mut self, entries: &[&Entry]) -> Result<Applied, Error> {
-        self.switch.delete_strict(entries)
+    fn connection_mut(&mut self) -> &mut Connection {
+        self.switch.connection_mut()
     }
 
     /// The switch has done the deletes when the scan reads to its barrier.
@@ -156,50 +154,5 @@ impl FlowSink for ReplicaSource {
             Ok(())
         })?;
         Ok(applied)
-    }
-
-    fn open_parallel(&self, count: usize, deadline: Deadline) -> Parallel {
-        self.switch.open_parallel(count, deadline)
-    }
-
-    fn delete_beside(
-        &mut self,
-        parallel: &mut Parallel,
-        entries: &[&Entry],
-        meanwhile: &mut dyn FnMut(),
-    ) -> Result<Applied, Error> {
-        self.switch.delete_beside(parallel, entries, meanwhile)
-    }
-
-    fn delete_vlan_tci(&mut self, entries: &[Entry]) -> Result<(), Error> {
-        self.switch.delete_vlan_tci(entries)
-    }
-
-    fn add(&mut self, entries: &[Entry]) -> Result<Applied, Error> {
-        self.switch.add(entries)
-    }
-
-    fn barrier(&mut self) -> Result<(), Error> {
-        self.switch.barrier()
-    }
-
-    fn noted(&mut self) -> Vec<Update> {
-        self.switch.noted()
-    }
-
-    fn has_missed(&mut self) -> bool {
-        self.switch.has_missed()
-    }
-
-    fn has_abbreviated(&mut self) -> bool {
-        self.switch.has_abbreviated()
-    }
-
-    fn deadline(&self) -> Deadline {
-        self.switch.deadline()
-    }
-
-    fn set_deadline(&mut self, deadline: Deadline) {
-        self.switch.set_deadline(deadline);
     }
 }

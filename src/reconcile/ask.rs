@@ -4,7 +4,6 @@
 //! costs a small part of the call's time at most.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use log::{debug, info};
 use super::outcome::Outcome;
 use super::wire::{CleanReply, CleanResult, MOST_REPLY, WireRequest};
 use super::{CleanRequest, CleanTarget};
-use crate::util::clock::{Deadline, arm, connect_at_once};
+use crate::util::clock::{Deadline, ReadUntil, arm, connect_at_once};
 
 /// How long the daemon is waited for, at most; and this part of what the call has left.
 const LONGEST: Duration = Duration::from_millis(250);
@@ -59,23 +58,10 @@ pub(super) fn exchange(
     let wait = LONGEST.min(left / PART);
     let line = line(wait).ok_or_else(|| io::Error::other("this cannot be asked for"))?;
     stream.set_nonblocking(false)?;
-    let waiting = Waiting { stream: &stream, until: Deadline::after(wait) };
+    let waiting = ReadUntil { stream: &stream, until: Deadline::after(wait) };
     arm(&stream, waiting.until)?;
     (&stream).write_all(&line)?;
     let mut answer = Vec::new();
     BufReader::new(waiting.take(most)).read_until(b'\n', &mut answer)?;
     if answer.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(answer) }
-}
-
-/// Reads until a moment, however slowly it is written to.
-struct Waiting<'s> {
-    stream: &'s UnixStream,
-    until: Deadline,
-}
-
-impl Read for Waiting<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        arm(self.stream, self.until)?;
-        self.stream.read(buffer)
-    }
 }

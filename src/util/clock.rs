@@ -1,7 +1,7 @@
 //! Time, and the deadlines that bound everything we do on a switch.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::ops::{Add, Sub};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -187,6 +187,19 @@ pub fn arm(stream: &UnixStream, deadline: Deadline) -> io::Result<()> {
     let left = Some(deadline.left()?);
     stream.set_read_timeout(left)?;
     stream.set_write_timeout(left)
+}
+
+/// Reads until a moment, however slowly it is written to.
+pub(crate) struct ReadUntil<'s> {
+    pub(crate) stream: &'s UnixStream,
+    pub(crate) until: Deadline,
+}
+
+impl Read for ReadUntil<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        arm(self.stream, self.until)?;
+        self.stream.read(buffer)
+    }
 }
 
 /// `/proc/sys/kernel/random/boot_id`: another one means that everything recorded is dead.

@@ -35,7 +35,7 @@ use crate::reconcile::wire::CleanResult::{Busy, Refused};
 use crate::reconcile::wire::{CleanReply, CleanResult, MOST_REQUEST, WireRequest};
 use crate::reconcile::{Lease, WireAnswer, WireQuestion};
 use crate::store::Registry;
-use crate::util::clock::{Deadline, arm};
+use crate::util::clock::{Deadline, ReadUntil, arm};
 use clean::{clean, job};
 use databases::Databases;
 pub(super) use questions::overview;
@@ -253,7 +253,7 @@ fn read(stream: &UnixStream) -> Result<Vec<u8>, String> {
     }
     let until = Deadline::after(LINE);
     let mut line = Vec::new();
-    let bounded = Until { stream, until }.take(MOST_REQUEST + 1);
+    let bounded = ReadUntil { stream, until }.take(MOST_REQUEST + 1);
     let read = BufReader::new(bounded).read_until(b'\n', &mut line);
     read.map_err(|failed| format!("no request came: {failed}"))?;
     if line.len() as u64 > MOST_REQUEST {
@@ -263,19 +263,6 @@ fn read(stream: &UnixStream) -> Result<Vec<u8>, String> {
         return Err("the request has no end".to_owned());
     }
     Ok(line)
-}
-
-/// Reads until a moment, however slowly it is written to.
-struct Until<'s> {
-    stream: &'s UnixStream,
-    until: Deadline,
-}
-
-impl Read for Until<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        arm(self.stream, self.until)?;
-        self.stream.read(buffer)
-    }
 }
 
 /// Takes what calls and deliveries have counted into the metrics.

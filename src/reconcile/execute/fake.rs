@@ -9,7 +9,9 @@ use crate::flowtable::{
     Changes, EvidenceReader, FlowSink, FlowSource, Made, Parallel, Reporting, Seen, Tokens, Visit,
 };
 use crate::model::flow::Actions;
-use crate::openflow::{Applied, Entry, Error as SwitchFailed, Filter, SwitchError, Update};
+use crate::openflow::{
+    Applied, Connection, Entry, Error as SwitchFailed, Filter, SwitchError, Update,
+};
 use crate::reconcile::evidence::Evidence;
 use crate::reconcile::{Error, NodeSnapshot};
 use crate::store::Version;
@@ -137,6 +139,14 @@ impl FlowSource for FakeTable {
 }
 
 impl FlowSink for FakeTable {
+    fn connection(&self) -> &Connection {
+        unreachable!("a fake has none")
+    }
+
+    fn connection_mut(&mut self) -> &mut Connection {
+        unreachable!("a fake has none")
+    }
+
     fn ports(&mut self) -> Result<Vec<(u16, String)>, SwitchFailed> {
         self.bridge.in_time()?;
         Ok(self.bridge.ports.clone())
@@ -168,15 +178,6 @@ impl FlowSink for FakeTable {
 
     fn open_parallel(&self, _: usize, _: Deadline) -> Parallel {
         Parallel::default()
-    }
-
-    fn delete_beside(
-        &mut self,
-        _: &mut Parallel,
-        _: &[&Entry],
-        _: &mut dyn FnMut(),
-    ) -> Result<Applied, SwitchFailed> {
-        unreachable!("it reports changes")
     }
 
     fn delete_vlan_tci(&mut self, _: &[Entry]) -> Result<(), SwitchFailed> {
