@@ -1,8 +1,8 @@
 //! Deaths that are none, deaths that are too many, and names that are used twice.
 
 use super::{
-    Tenant, hasty_node, list, must_have, only, our_del, record_of, settle, still_there, sweep,
-    sweep_finishes, tenant, tombstones,
+    PodWithFlows, hasty_node, list, must_have, only, our_del, record_of, settle, still_there,
+    sweep, sweep_finishes, tombstones, with_flows,
 };
 use crate::rig::{Attached, Datapath, Node, Outcome, Port, Setup, pod_name};
 use serde_json::json;
@@ -54,8 +54,8 @@ fn a_death_shows_among_plain_files() {
 }
 
 /// Many pods on the dummy datapath, each with its entries.
-fn run_pods(node: &Node, size: u32) -> Vec<Tenant> {
-    (0..size).map(|n| tenant(node, node.run_pod(&format!("p{n}")), 0x1000 + n)).collect()
+fn run_pods(node: &Node, size: u32) -> Vec<PodWithFlows> {
+    (0..size).map(|n| with_flows(node, node.run_pod(&format!("p{n}")), 0x1000 + n)).collect()
 }
 
 fn dummy_node(test: &str) -> Node {
@@ -141,7 +141,7 @@ fn del_of_a_failed_add_while_a_sibling_sandbox_lives() {
 
     let mut second = node.pod("web").with_ip("10.244.1.50");
     second.uid.clone_from(&first.uid);
-    let web = tenant(&node, node.add(&second), 0x1002);
+    let web = with_flows(&node, node.add(&second), 0x1002);
     let expected: [&[String]; 3] = [&base, &db.flows, &web.flows];
 
     let records = list(&node);
@@ -191,14 +191,14 @@ fn the_same_key_again_while_its_tombstone_lingers() {
     let node = Setup::new().gc_conf(json!({"lingerSeconds": 60})).up("the_same_key_again");
     let (base, [db]) = settle(&node, ["db"]);
     let sandbox = node.pod("web").with_ip("10.244.1.60").with_mac("02:00:00:00:00:60");
-    let first = tenant(&node, node.add(&sandbox), 0x1002);
+    let first = with_flows(&node, node.add(&sandbox), 0x1002);
     node.try_del(&sandbox).unwrap();
     only(&node, &[&base, &db.flows]);
 
     // The very same key, address and MAC in the same namespace.
     let web: Attached = node.add(&sandbox);
     assert_eq!((&web.ip, &web.mac, &web.port), (&first.ip, &first.mac, &first.port));
-    let web = tenant(&node, web, 0x1003);
+    let web = with_flows(&node, web, 0x1003);
     assert_eq!(list(&node).len(), 3, "db, web, and web's tombstone");
     for _ in 0..2 {
         sweep(&node);
@@ -207,7 +207,7 @@ fn the_same_key_again_while_its_tombstone_lingers() {
     node.must_reach(&web, &db.ip);
     // The tombstone's time is over: it goes, the record stays.
     node.configure(json!({"lingerSeconds": 0}));
-    let next = tenant(&node, node.run_pod("brings-the-new-configuration"), 0x1004);
+    let next = with_flows(&node, node.run_pod("brings-the-new-configuration"), 0x1004);
     sweep_finishes(&node);
     only(&node, &[&base, &db.flows, &web.flows, &next.flows]);
     assert_eq!(record_of(&node, &web)["ofport"], web.ofport);

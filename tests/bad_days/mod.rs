@@ -18,13 +18,13 @@ use serde_json::{Value, json};
 const SMALL: Duration = Duration::from_secs(10);
 
 /// A pod with its entries, as a dump shows them.
-struct Tenant {
+struct PodWithFlows {
     pod: Attached,
     reg: u32,
     flows: Vec<String>,
 }
 
-impl Deref for Tenant {
+impl Deref for PodWithFlows {
     type Target = Attached;
 
     fn deref(&self) -> &Attached {
@@ -39,20 +39,20 @@ fn hasty_node(test: &str, timeout_ms: u64) -> Node {
 }
 
 /// The classifier's own entries, and a pod with its entries per name.
-fn settle<const N: usize>(node: &Node, names: [&str; N]) -> (Vec<String>, [Tenant; N]) {
+fn settle<const N: usize>(node: &Node, names: [&str; N]) -> (Vec<String>, [PodWithFlows; N]) {
     let base = node.install("br0", &layouts::classifier_base());
     let mut reg = 0x1000;
     let tenants = names.map(|name| {
         reg += 1;
-        tenant(node, node.run_pod(name), reg)
+        with_flows(node, node.run_pod(name), reg)
     });
     (base, tenants)
 }
 
 /// Installs a pod's entries.
-fn tenant(node: &Node, pod: Attached, reg: u32) -> Tenant {
+fn with_flows(node: &Node, pod: Attached, reg: u32) -> PodWithFlows {
     let flows = node.install("br0", &layouts::classifier(&pod.who(reg)));
-    Tenant { pod, reg, flows }
+    PodWithFlows { pod, reg, flows }
 }
 
 /// These entries and no others are on the bridge.

@@ -3,18 +3,18 @@
 //! number.
 
 use super::{
-    Tenant, hasty_node, must_have, only, our_del, settle, still_there, sweep, sweep_finishes,
+    PodWithFlows, hasty_node, must_have, only, our_del, settle, still_there, sweep, sweep_finishes,
     tombstones,
 };
 use crate::rig::{Flows, Node, Port, eventually, layouts};
 use serde_json::json;
 
-fn ofport(node: &Node, pod: &Tenant) -> u16 {
+fn ofport(node: &Node, pod: &PodWithFlows) -> u16 {
     node.ofport(&pod.port)
 }
 
 /// Restarts ovs-vswitchd and gives these pods these numbers.
-fn restart_with(node: &Node, numbers: &[(&Tenant, u16)]) {
+fn restart_with(node: &Node, numbers: &[(&PodWithFlows, u16)]) {
     node.vswitchd.stop();
     for (pod, number) in numbers {
         let request = format!("ofport_request={number}");
@@ -27,7 +27,7 @@ fn restart_with(node: &Node, numbers: &[(&Tenant, u16)]) {
 }
 
 /// What a controller that knows a pod's number of now wants on the bridge.
-fn renewed(pod: &Tenant, number: u16) -> Vec<String> {
+fn renewed(pod: &PodWithFlows, number: u16) -> Vec<String> {
     let mut who = pod.who(pod.reg);
     who.ofport = number;
     layouts::classifier(&who)
@@ -41,7 +41,7 @@ enum End {
 
 const ENDS: [End; 2] = [End::Del, End::Orphan];
 
-fn end(node: &Node, pod: &Tenant, how: End) {
+fn end(node: &Node, pod: &PodWithFlows, how: End) {
     match how {
         End::Del => node.del(pod),
         End::Orphan => {
@@ -52,7 +52,7 @@ fn end(node: &Node, pod: &Tenant, how: End) {
 }
 
 /// Entries that belong to a pod whatever its number is: its addresses, its register value.
-fn without_port(pod: &Tenant) -> Vec<String> {
+fn without_port(pod: &PodWithFlows) -> Vec<String> {
     let named = [format!("in_port={}", pod.ofport), format!("output:{}", pod.ofport)];
     let of_port = |flow: &&String| !named.iter().any(|name| flow.contains(name));
     pod.flows.iter().filter(of_port).cloned().collect()

@@ -233,7 +233,7 @@ fn ovsdb_server_killed_at_add() {
     assert_eq!(record["macs"], json!([web.mac]));
 
     node.ovsdb.start();
-    let web = super::tenant(&node, web, 0x1003);
+    let web = super::with_flows(&node, web, 0x1003);
     // The next sweep looks the port up.
     sweep(&node);
     only(&node, &[&base, &db.flows, &cache.flows, &web.flows]);
@@ -258,7 +258,7 @@ fn a_record_without_a_port_is_completed_at_del() {
     let conf = node.plugin_conf("ovs-flow-gc", Some(&web), Some(&web.result));
     node.call_for(&conf, "ADD", &web).run().ok();
     node.ovsdb.start();
-    let web = super::tenant(&node, web, 0x1003);
+    let web = super::with_flows(&node, web, 0x1003);
     let deleted = our_del(&node, &web);
     assert!(deleted.succeeded(), "{deleted}");
     only(&node, &[&base, &db.flows]);

@@ -1,7 +1,7 @@
 //! Rows of OVSDB that are replaced, gone, or of no use.
 
 use super::{
-    SMALL, Tenant, del_gives_up, hasty_node, list, only, our_del, record_of, settle, sweep,
+    PodWithFlows, SMALL, del_gives_up, hasty_node, list, only, our_del, record_of, settle, sweep,
     sweep_finishes, tombstones,
 };
 use crate::rig::{Flows, Node, Port, Setup, Who, eventually, layouts};
@@ -16,7 +16,7 @@ fn ofport(node: &Node, port: &str) -> String {
 }
 
 /// The arguments that put a port back: its name, its marks if they are kept, its number.
-fn add_port_again(node: &Node, pod: &Tenant, marks: bool, number: u16) -> Vec<String> {
+fn add_port_again(node: &Node, pod: &PodWithFlows, marks: bool, number: u16) -> Vec<String> {
     let port = &pod.port;
     let mut args = vec!["--".to_owned(), "add-port".to_owned(), "br0".to_owned(), port.clone()];
     if marks {
@@ -30,7 +30,7 @@ fn add_port_again(node: &Node, pod: &Tenant, marks: bool, number: u16) -> Vec<St
 }
 
 /// del-port and add-port in one transaction: the same name is a new row with a new number.
-fn replace_row(node: &Node, pod: &Tenant, marks: bool, number: u16) {
+fn replace_row(node: &Node, pod: &PodWithFlows, marks: bool, number: u16) {
     let before = row(node, &pod.port);
     let mut args = vec!["del-port".to_owned(), pod.port.clone()];
     args.extend(add_port_again(node, pod, marks, number));
@@ -84,7 +84,7 @@ enum End {
 }
 
 /// What its controller installs for a pod's new number.
-fn renew(node: &Node, pod: &Tenant, number: u16) -> Vec<String> {
+fn renew(node: &Node, pod: &PodWithFlows, number: u16) -> Vec<String> {
     let mut who = pod.who(pod.reg);
     who.ofport = number;
     let flows = layouts::classifier(&who);
@@ -92,7 +92,7 @@ fn renew(node: &Node, pod: &Tenant, number: u16) -> Vec<String> {
     flows
 }
 
-fn end(node: &Node, pod: &Tenant, how: End) {
+fn end(node: &Node, pod: &PodWithFlows, how: End) {
     match how {
         End::Del { .. } => drop(our_del(node, pod).ok()),
         End::Orphan => {
@@ -202,7 +202,7 @@ fn a_port_name_that_another_pod_has_now() {
 
 /// A dead pod's row is another pod's by now, whose ADD has not come to us: a representor that
 /// stays and is marked anew, or `--may-exist add-port` of another veth with the name.
-fn give_row_away(node: &Node, web: &Tenant, representor: bool) {
+fn give_row_away(node: &Node, web: &PodWithFlows, representor: bool) {
     let next = node.pod("next");
     let ifindex = || node.ovs_vsctl(&["get", "Interface", &web.port, "ifindex"]);
     let before = ifindex();
@@ -291,7 +291,7 @@ fn a_bridge_replaced_in_one_transaction_keeps_its_flows() {
     only(&node, &[&base, &db.flows, &cache.flows]);
     // Nor are a live pod's entries dangling: its record explains them.
     node.configure(json!({"reapDangling": true}));
-    let next = super::tenant(&node, node.run_pod("brings-the-new-configuration"), 0x1009);
+    let next = super::with_flows(&node, node.run_pod("brings-the-new-configuration"), 0x1009);
     let report = sweep(&node);
     only(&node, &[&base, &db.flows, &cache.flows, &next.flows]);
     assert_eq!(report["bridges"][0]["dangling"], 0, "{report:#}");
@@ -354,7 +354,7 @@ fn a_crash_leaves_a_row_without_a_number() {
     assert_eq!(node.ports("br0"), left, "the orphan's row is gone, the live pod's is not");
 
     // The next pod is given the dead pod's number.
-    let next = super::tenant(&node, node.run_pod("next"), 0x1009);
+    let next = super::with_flows(&node, node.run_pod("next"), 0x1009);
     assert_eq!(next.ofport, web.ofport);
     sweep(&node);
     only(&node, &[&base, &db.flows, &cache.flows, &next.flows]);

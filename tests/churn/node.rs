@@ -35,7 +35,7 @@ enum Controller {
 }
 
 #[derive(Clone, Debug)]
-struct Resident {
+struct LivePod {
     member: Member,
     /// Rounds until its entries come; `None`: they are there.
     wait: Option<u32>,
@@ -61,7 +61,7 @@ pub(crate) struct Churn {
     pub(crate) node: Node,
     dice: Dice,
     base: Vec<String>,
-    alive: Vec<Resident>,
+    alive: Vec<LivePod>,
     /// Ports whose pods vanished without a DEL: numbers that OVS does not give away.
     rows: Vec<Member>,
     /// The values of pods whose death nobody has noticed.
@@ -72,7 +72,7 @@ pub(crate) struct Churn {
     born: u32,
     pub(crate) steps: u32,
     /// What happened lately, for the report of a failure.
-    diary: Vec<String>,
+    history: Vec<String>,
 }
 
 impl Churn {
@@ -91,14 +91,14 @@ impl Churn {
             dead: BTreeMap::new(),
             born: 0,
             steps: 0,
-            diary: Vec::new(),
+            history: Vec::new(),
         }
     }
 
     fn note(&mut self, event: &str, member: &Member) {
         let who = &member.who;
         let (port, ip, reg) = (who.ofport, &who.ip, who.reg);
-        self.diary.push(format!("{event} {}: port {port} ip {ip} reg {reg:#x}", member.name));
+        self.history.push(format!("{event} {}: port {port} ip {ip} reg {reg:#x}", member.name));
         self.steps += 1;
     }
 
@@ -120,7 +120,7 @@ impl Churn {
     fn vanish(&mut self, count: usize) {
         let gone: Vec<_> = (0..count).filter_map(|_| self.dice.take(&mut self.alive)).collect();
         let (mut ports, mut members) = (Vec::new(), Vec::new());
-        for Resident { member, wait, seen, doubtful } in gone {
+        for LivePod { member, wait, seen, doubtful } in gone {
             self.note("vanishes", &member);
             if wait.is_none() {
                 for line in member.lines() {
@@ -143,9 +143,9 @@ impl Churn {
     }
 
     /// Pods end as they should: DEL, all at once; then the OVS plugin's DEL.
-    fn leave(&mut self, count: usize) -> Vec<Resident> {
+    fn leave(&mut self, count: usize) -> Vec<LivePod> {
         let left: Vec<_> = (0..count).filter_map(|_| self.dice.take(&mut self.alive)).collect();
-        for Resident { member, wait, doubtful, .. } in &left {
+        for LivePod { member, wait, doubtful, .. } in &left {
             self.note("leaves", member);
             if wait.is_none() {
                 for line in member.lines() {
@@ -176,10 +176,10 @@ impl Churn {
     }
 
     /// A slow controller puts entries of dead pods back. Nobody has their tokens yet.
-    fn put_back(&mut self, left: &[Resident]) -> Vec<Member> {
+    fn put_back(&mut self, left: &[LivePod]) -> Vec<Member> {
         let mut whose = Vec::new();
         let mut lines = Vec::new();
-        for Resident { member, wait, seen, doubtful } in left {
+        for LivePod { member, wait, seen, doubtful } in left {
             if wait.is_some() || !self.dice.percent(30) {
                 continue;
             }
@@ -266,7 +266,7 @@ impl Churn {
         self.alive.extend(newborn.into_iter().map(|(member, controller)| {
             let wait = if let Controller::Late(rounds) = controller { Some(rounds) } else { None };
             let doubtful = self.unnoticed_values.contains(&member.who.reg);
-            Resident { member, wait, seen: false, doubtful }
+            LivePod { member, wait, seen: false, doubtful }
         }));
         let doubtful = self.alive.iter().filter(|r| r.doubtful).map(|r| r.member.who.reg);
         self.doubtful.extend(doubtful);
@@ -295,7 +295,7 @@ impl Churn {
 
     fn sweep(&mut self) {
         pods::sweep(&self.node);
-        self.diary.push("-- sweep".to_owned());
+        self.history.push("-- sweep".to_owned());
         self.steps += 1;
         self.unnoticed_values.clear();
         for resident in self.alive.iter_mut().filter(|r| r.wait.is_none()) {
@@ -334,7 +334,7 @@ impl Churn {
 
     /// ovs-vswitchd restarts and everything is put back in bulk: its age proves nothing.
     pub(crate) fn restart(&mut self) {
-        self.diary.push("-- ovs-vswitchd is restarted".to_owned());
+        self.history.push("-- ovs-vswitchd is restarted".to_owned());
         self.vanish(2);
         self.node.restart_vswitchd(Flows::Restored);
         self.look("after the restart", false);
@@ -387,8 +387,8 @@ impl Churn {
 
     #[track_caller]
     fn must(&self, holds: bool, what: &str, which: &[String]) {
-        let lately = self.diary.len().saturating_sub(60);
-        let (_, lately) = self.diary.split_at(lately);
+        let lately = self.history.len().saturating_sub(60);
+        let (_, lately) = self.history.split_at(lately);
         assert!(holds, "{what}: {which:#?}\nlately: {lately:#?}",);
     }
 }

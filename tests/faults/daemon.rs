@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(12);
 #[test]
 fn the_daemon_gets_over_every_message_that_goes_wrong_once() {
     let mut stage = Stage::new("faults::daemon", Verb::Sweep);
-    let node = &stage.ground.node;
+    let node = &stage.fixture.node;
     let proxy = Proxy::start(&node.run_dir, node.dir.join("proxy"));
     let mut names = stage.names();
     names.insert(0, (proxy.dir.display().to_string(), "RUN"));
@@ -77,7 +77,7 @@ fn sweep(
     let run_dir = format!("OVS_RUNDIR={}", proxy.dir.display());
     let since = Instant::now();
     let prefix = ["env", run_dir.as_str()];
-    let daemon = Daemon::start_behind(&stage.ground.node, &prefix, &["--interval=10m"], None);
+    let daemon = Daemon::start_behind(&stage.fixture.node, &prefix, &["--interval=10m"], None);
     let mut end = Err("never".to_owned());
     while since.elapsed() < PATIENCE && end.is_err() {
         sleep_ms(10);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::checks::{End, Extent, Summary, Terms, extent, wanted};
-use super::ground::How;
+use super::fixture::How;
 use super::proxy::{Fault, Peer, Plan, Proxy, Seen, Way};
 use super::verbs::{Stage, Verb};
 use crate::rig::Outcome;
@@ -111,7 +111,7 @@ struct Trial {
 impl Trial {
     fn new(verb: Verb, what: &str) -> Self {
         let stage = Stage::new("faults::messages", verb);
-        let node = &stage.ground.node;
+        let node = &stage.fixture.node;
         let proxy = Proxy::start(&node.run_dir, node.dir.join("proxy"));
         let mut names = stage.names();
         names.insert(0, (proxy.dir.display().to_string(), "RUN"));
@@ -128,7 +128,7 @@ impl Trial {
         self.proxy.expect(Some(Plan { peer, way, number, fault, stall }));
         let how = How { run_dir: Some(&self.proxy.dir), ..How::default() };
         let outcome = self.stage.call(&how, &[], 20);
-        let waiting = self.stage.ground.records().tombstones.len();
+        let waiting = self.stage.fixture.records().tombstones.len();
         let terms = Terms { patient: true, ..Terms::new(Duration::from_secs(20)) };
         let end = self.stage.after(&outcome, terms, false);
         self.summary.add("late", "late", self.proxy.happened() > 0, &outcome, end);
@@ -223,7 +223,7 @@ fn each_message(verb: Verb, least: usize) {
         "; {} messages ({} of bundles); ovs-ofctl agreed {} times, {} looks again",
         seen.len(),
         bundle,
-        trial.stage.ground.cross_checked,
+        trial.stage.fixture.cross_checked,
         trial.stage.looks_again
     );
     trial.summary.end(least, &more);

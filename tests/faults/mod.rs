@@ -7,7 +7,7 @@
 //! | [`syscalls`] | every system call fails once (`strace -e inject`); every file is cut short |
 //! | [`messages`] | every message is cut, delayed, doubled, refused, split, or the end of its connection ([`proxy`]) |
 //! | [`daemon`] | the same for the daemon's start and its first sweep |
-//! | [`ground`] | a real switch, pods on it, and their state as it is put back before each run |
+//! | [`fixture`] | a real switch, pods on it, and their state as it is put back before each run |
 //! | [`verbs`] | the calls, what they are about, and what must be true after each |
 //! | [`checks`] | what they said, and the summary |
 //!
@@ -19,7 +19,7 @@
 
 mod checks;
 mod daemon;
-mod ground;
+mod fixture;
 mod messages;
 mod proxy;
 mod syscalls;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::checks::{Extent, Summary, Terms, extent, wanted};
-use super::ground::How;
+use super::fixture::How;
 use super::verbs::{Stage, Verb};
 
 /// What a disturbed call has on the switch, in seconds.
@@ -124,7 +124,7 @@ struct Trial {
 impl Trial {
     fn new(verb: Verb) -> Self {
         let stage = Stage::new("faults::syscalls", verb);
-        let trace = stage.ground.node.dir.join("trace");
+        let trace = stage.fixture.node.dir.join("trace");
         let summary = Summary::new(&format!("{verb:?} syscalls"), stage.names());
         Self { stage, trace, summary }
     }
@@ -193,7 +193,7 @@ impl Trial {
         let more = format!(
             "; {} calls, {ours} of them ours, {skipped} not tried; ovs-ofctl agreed {} times, {} looks again",
             calls.len(),
-            self.stage.ground.cross_checked,
+            self.stage.fixture.cross_checked,
             self.stage.looks_again
         );
         assert!(ours >= least, "{ours} calls of ours: {more}");

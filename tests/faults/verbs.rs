@@ -9,7 +9,7 @@ use ovs_flow_gc::model::attachment::{Attachment, Key, State};
 use serde_json::{Value, json};
 
 use super::checks::{End, Terms};
-use super::ground::{Entries, Ground, How, Resident, only_in};
+use super::fixture::{Entries, Fixture, How, LinkedPod, only_in};
 use crate::rig::Outcome;
 use crate::rig::node::NETWORK;
 
@@ -36,13 +36,13 @@ impl Verb {
 /// disturbed.
 pub(super) struct Stage {
     pub(super) verb: Verb,
-    pub(super) ground: Ground,
-    living: Vec<Resident>,
+    pub(super) fixture: Fixture,
+    living: Vec<LinkedPod>,
     /// ADD: the added pod. DEL: who leaves. Sweep: somebody who died without a DEL.
-    subject: Resident,
+    subject: LinkedPod,
     /// ADD: the added pod's address was his; he died without a DEL. Sweep: his DEL found no
     /// switch.
-    before: Option<Resident>,
+    before: Option<LinkedPod>,
     /// What must always be there.
     keep: Entries,
     /// What is to go.
@@ -73,57 +73,57 @@ const USUALLY: Duration = Duration::from_millis(40);
 impl Stage {
     #[track_caller]
     pub(super) fn new(test: &str, verb: Verb) -> Self {
-        let mut ground = Ground::new(test);
+        let mut fixture = Fixture::new(test);
         let here = How::default();
-        let attach = |ground: &Ground, name: &str, number: u8, address: u8| {
-            let resident = ground.resident(name, number, address);
-            ground.cni("ADD", &resident, &here, &[]).ok();
+        let attach = |fixture: &Fixture, name: &str, number: u8, address: u8| {
+            let resident = fixture.resident(name, number, address);
+            fixture.cni("ADD", &resident, &here, &[]).ok();
             resident
         };
-        let living: Vec<Resident> = [("db", 1, 1), ("cache", 2, 2)]
+        let living: Vec<LinkedPod> = [("db", 1, 1), ("cache", 2, 2)]
             .map(|(name, number, address)| {
-                let resident = attach(&ground, name, number, address);
-                ground.install(&resident);
+                let resident = attach(&fixture, name, number, address);
+                fixture.install(&resident);
                 resident
             })
             .into();
-        let keep = ground.dump();
+        let keep = fixture.dump();
         let (subject, before, own) = match verb {
             Verb::Add => {
-                let web = ground.resident("web", 4, 7);
-                ground.install(&web);
-                let own = difference(&ground.dump(), &keep);
-                ground.take_away(&own);
-                let ghost = attach(&ground, "ghost", 3, 7);
-                ground.install(&ghost);
+                let web = fixture.resident("web", 4, 7);
+                fixture.install(&web);
+                let own = difference(&fixture.dump(), &keep);
+                fixture.take_away(&own);
+                let ghost = attach(&fixture, "ghost", 3, 7);
+                fixture.install(&ghost);
                 (web, Some(ghost), own)
             }
             Verb::Del | Verb::Check | Verb::Status => {
-                let web = attach(&ground, "web", 4, 7);
-                ground.install(&web);
+                let web = attach(&fixture, "web", 4, 7);
+                fixture.install(&web);
                 (web, None, Entries::new())
             }
             Verb::Sweep | Verb::Gc => {
-                let ghost = attach(&ground, "ghost", 3, 7);
-                ground.install(&ghost);
-                let old = attach(&ground, "old", 5, 9);
+                let ghost = attach(&fixture, "ghost", 3, 7);
+                fixture.install(&ghost);
+                let old = attach(&fixture, "old", 5, 9);
                 (ghost, Some(old), Entries::new())
             }
         };
-        let keep = if verb.only_asks() { ground.dump() } else { keep };
-        let dead = difference(&ground.dump(), &keep);
+        let keep = if verb.only_asks() { fixture.dump() } else { keep };
+        let dead = difference(&fixture.dump(), &keep);
         assert!(dead.len() >= 15 || verb.only_asks(), "{}", dead.len());
         // What a whole look teaches is known, as on a node that has been up for a while.
-        ground.sweep(&here, 20).ok();
+        fixture.sweep(&here, 20).ok();
         if let (Verb::Sweep | Verb::Gc, Some(old)) = (verb, &before) {
             let nowhere = How { run_dir: Some(Path::new("/nonexistent")), ..How::default() };
-            ground.cni("DEL", old, &nowhere, &[]).ok();
-            let tombstones = ground.records().tombstones;
+            fixture.cni("DEL", old, &nowhere, &[]).ok();
+            let tombstones = fixture.records().tombstones;
             assert_eq!(tombstones.iter().map(|t| t.state).collect::<Vec<_>>(), [State::Deleting]);
         }
-        ground.keep();
-        assert_eq!(ground.kept().len(), keep.len() + dead.len());
-        let records = ground.records();
+        fixture.keep();
+        assert_eq!(fixture.kept().len(), keep.len() + dead.len());
+        let records = fixture.records();
         let is_living = |r: &&Attachment| living.iter().any(|l| l.key() == r.key);
         let identities: Vec<_> =
             records.attachments.iter().filter(is_living).map(identity).collect();
@@ -132,10 +132,10 @@ impl Stage {
             records.attachments.iter().filter(is_living).all(|r| r.register.is_some()),
             "the living's register values are known"
         );
-        let config = config(&ground);
+        let config = config(&fixture);
         let stage = Self {
             verb,
-            ground,
+            fixture,
             living,
             subject,
             before,
@@ -165,7 +165,7 @@ impl Stage {
 
     /// Names that differ from run to run, and what they stand for.
     pub(super) fn names(&self) -> Vec<(String, &'static str)> {
-        let node = &self.ground.node;
+        let node = &self.fixture.node;
         let mut names = vec![
             (node.run_dir.display().to_string(), "RUN"),
             (node.state_dir.display().to_string(), "STATE"),
@@ -186,10 +186,10 @@ impl Stage {
     /// The same, its entries so long before.
     #[track_caller]
     pub(super) fn before_by(&mut self, age: Duration) {
-        self.ground.restore();
+        self.fixture.restore();
         std::thread::sleep(age);
         match self.verb {
-            Verb::Add => self.subject.is_new(&self.ground.node),
+            Verb::Add => self.subject.is_new(&self.fixture.node),
             Verb::Del | Verb::Check | Verb::Status => self.subject.lives(),
             Verb::Sweep | Verb::Gc => self.subject.ends(),
         }
@@ -202,19 +202,19 @@ impl Stage {
     #[track_caller]
     pub(super) fn call(&self, how: &How<'_>, keys: &[(&str, Value)], seconds: u64) -> Outcome {
         match self.verb {
-            Verb::Add => self.ground.cni("ADD", &self.subject, how, keys),
-            Verb::Del => self.ground.cni("DEL", &self.subject, how, keys),
-            Verb::Sweep => self.ground.sweep(how, seconds),
-            Verb::Check => self.ground.cni("CHECK", &self.subject, how, keys),
-            Verb::Status => self.ground.cni("STATUS", &self.subject, how, &of_1_1(keys, &[])),
-            Verb::Gc => self.ground.cni("GC", &self.subject, how, &of_1_1(keys, &self.living)),
+            Verb::Add => self.fixture.cni("ADD", &self.subject, how, keys),
+            Verb::Del => self.fixture.cni("DEL", &self.subject, how, keys),
+            Verb::Sweep => self.fixture.sweep(how, seconds),
+            Verb::Check => self.fixture.cni("CHECK", &self.subject, how, keys),
+            Verb::Status => self.fixture.cni("STATUS", &self.subject, how, &of_1_1(keys, &[])),
+            Verb::Gc => self.fixture.cni("GC", &self.subject, how, &of_1_1(keys, &self.living)),
         }
     }
 }
 
 /// The configuration's keys, and what GC and STATUS came with, version 1.1 of the specification.
-fn of_1_1<'k>(keys: &[(&'k str, Value)], living: &[Resident]) -> Vec<(&'k str, Value)> {
-    let entry = |l: &Resident| json!({"containerID": l.pod.container, "ifname": l.pod.ifname});
+fn of_1_1<'k>(keys: &[(&'k str, Value)], living: &[LinkedPod]) -> Vec<(&'k str, Value)> {
+    let entry = |l: &LinkedPod| json!({"containerID": l.pod.container, "ifname": l.pod.ifname});
     let valid: Vec<Value> = living.iter().map(entry).collect();
     let more = [("cniVersion", json!("1.1.0")), ("cni.dev/valid-attachments", json!(valid))];
     keys.iter().cloned().chain(more).collect()
@@ -226,8 +226,8 @@ fn difference(these: &Entries, those: &Entries) -> Entries {
 }
 
 /// The network's `config.json`, but for what a call may bring along.
-fn config(ground: &Ground) -> Value {
-    let path = ground.node.state_dir.join(NETWORK).join("config.json");
+fn config(fixture: &Fixture) -> Value {
+    let path = fixture.node.state_dir.join(NETWORK).join("config.json");
     let mut config: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     config["config"]["timeoutMs"] = Value::Null;
     config

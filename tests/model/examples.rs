@@ -223,7 +223,7 @@ pub(crate) fn show(exception: Exception) -> bool {
     let left = model.table.values().find(|left| left.line.text == entry);
     let kept = left.map(|left| left.kept);
     if kept != Some(Some(exception)) {
-        eprintln!("{exception:?}, {entry}: {kept:?}: {:#?}", model.diary);
+        eprintln!("{exception:?}, {entry}: {kept:?}: {:#?}", model.history);
     }
     kept == Some(Some(exception))
 }

@@ -127,7 +127,7 @@ fn the_latest_death_of_an_address_counts() {
     let pods = [tokens(0), tokens(2), tokens(3)];
     assert_eq!(pods, [(2, "10.244.1.2"), (4, "10.244.1.2"), (2, "10.244.1.4")]);
     let member = "table=20, priority=200,ip,nw_src=10.244.1.2";
-    assert!(model.table.contains_key(member), "{:#?}", model.diary);
+    assert!(model.table.contains_key(member), "{:#?}", model.history);
 }
 
 /// Found by `pure_two_bridges` and `pure_wide`: entries that were left for what the call could not
@@ -213,7 +213,7 @@ fn an_address_is_somebodys_until_the_row_that_names_it_is_gone() {
     let mut model = Model::new(Sim::with(Bridges::Named, layout, false, false), layout);
     walk(&mut model, &steps).unwrap();
     let text = "table=47, priority=71,ip,reg0=0xaf40102,nw_dst=10.244.1.3";
-    assert!(model.table.contains_key(&Line::slot(1, text)), "{:#?}", model.diary);
+    assert!(model.table.contains_key(&Line::slot(1, text)), "{:#?}", model.history);
 }
 
 /// Found by `pure_two_bridges`: a sweep took what stood under a number that its pod did not have any

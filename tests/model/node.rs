@@ -187,7 +187,7 @@ pub(crate) type Table = BTreeMap<Slot, Entry>;
 
 /// What is written down.
 #[derive(Debug, Default)]
-pub(crate) struct Book {
+pub(crate) struct Recorded {
     pub(crate) records: Vec<Attachment>,
     pub(crate) tombstones: Vec<Attachment>,
     pub(crate) state: NetworkState,
@@ -229,7 +229,7 @@ pub(crate) trait Driver {
     fn finish(&mut self, call: Self::Call) -> bool;
     /// What of the table is not on the switch.
     fn lost(&mut self, table: &Table) -> Vec<Slot>;
-    fn book(&mut self) -> Book;
+    fn recorded(&mut self) -> Recorded;
     /// Whether the pod has the row that the record says, where that is known.
     fn is_row_of(&self, _record: &Attachment, _pod: &Pod) -> bool {
         true
@@ -278,7 +278,7 @@ pub(crate) struct Model<D: Driver> {
     /// Steps that did something.
     pub(crate) steps: u64,
     pub(crate) tally: Tally,
-    pub(crate) diary: Vec<String>,
+    pub(crate) history: Vec<String>,
 }
 
 /// What went wrong.
@@ -303,7 +303,7 @@ impl<D: Driver> Model<D> {
             forgot: false,
             steps: 0,
             tally: Tally::default(),
-            diary: Vec::new(),
+            history: Vec::new(),
         };
         model.started = model.driver.now();
         model.base();
@@ -322,7 +322,7 @@ impl<D: Driver> Model<D> {
         self.controllers_notice();
         if self.perform(step)? {
             self.steps += 1;
-            self.diary.push(format!("{step:?}"));
+            self.history.push(format!("{step:?}"));
         }
         Ok(())
     }
@@ -484,7 +484,7 @@ impl<D: Driver> Model<D> {
             noticed: None,
         };
         self.driver.plug(&pod, slow);
-        self.diary.push(format!("  pod {} on bridge {bridge} is {:?}", pod.id, pod.who));
+        self.history.push(format!("  pod {} on bridge {bridge} is {:?}", pod.id, pod.who));
         self.pods.push(pod);
         self.take_numbers();
         if when == When::Quick {
@@ -844,7 +844,7 @@ impl<D: Driver> Model<D> {
         let may = |p: &Pod| p.phase == Phase::Arriving && !self.busy.contains(&p.id);
         let Some(id) = self.pick(pod, may) else { return Ok(false) };
         self.in_part = !self.driver.is_small();
-        let (before, from) = (self.driver.book(), self.driver.now());
+        let (before, from) = (self.driver.recorded(), self.driver.now());
         let call = self.driver.add(&self.pods[id], crash);
         let early = self.account_early("ADD", from)?;
         self.go_on(Some(id), meanwhile)?;
@@ -863,7 +863,7 @@ impl<D: Driver> Model<D> {
             (_, false) => {}
         }
         self.after_call("ADD", &before, from, self.is_alone(meanwhile))?;
-        let after = self.driver.book();
+        let after = self.driver.recorded();
         let record =
             after.records.iter().any(|r| r.key.container.as_str() == self.pods[id].container());
         if ended && arriving && !record {
@@ -880,7 +880,7 @@ impl<D: Driver> Model<D> {
         // Set-based controllers know it as early as the call does, however long that takes.
         self.controllers_notice();
         self.in_part = !self.driver.is_small();
-        let (before, from) = (self.driver.book(), self.driver.now());
+        let (before, from) = (self.driver.recorded(), self.driver.now());
         let call = self.driver.del(&self.pods[id], crash);
         let early = self.account_early("DEL", from)?;
         self.go_on(Some(id), meanwhile)?;
@@ -892,7 +892,7 @@ impl<D: Driver> Model<D> {
 
     fn sweep(&mut self, hasty: bool, crash: u8, meanwhile: &[Step]) -> Result<(), Broken> {
         self.in_part = hasty && !self.driver.is_small();
-        let (before, from) = (self.driver.book(), self.driver.now());
+        let (before, from) = (self.driver.recorded(), self.driver.now());
         let call = self.driver.sweep(hasty, crash);
         let early = self.account_early("the sweep", from)?;
         self.go_on(None, meanwhile)?;

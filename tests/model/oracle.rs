@@ -10,7 +10,7 @@ use ovs_flow_gc::model::flow::{Address, AddressMatch, Flow, Side};
 use super::bridges::{BridgeId, Bridges, PATCH};
 use super::controllers::{Layout, UPLINK};
 use super::entries::{Line, Slot};
-use super::node::{Book, Broken, Driver, Entry, Kind, Model, Owner, Phase, Pod, PodId};
+use super::node::{Broken, Driver, Entry, Kind, Model, Owner, Phase, Pod, PodId, Recorded};
 use crate::rig::Who;
 
 /// Why a stale entry is still there. In this order: of several the last counts.
@@ -165,8 +165,8 @@ struct View<'a, D: Driver> {
     dead: Vec<Dead<'a>>,
     /// The dead whom the call was not about.
     others: Vec<Dead<'a>>,
-    before: &'a Book,
-    after: &'a Book,
+    before: &'a Recorded,
+    after: &'a Recorded,
     /// When the call began.
     at: u64,
 }
@@ -196,15 +196,15 @@ fn has(who: &Who, address: &Address) -> bool {
     [&who.ip, &who.ip6, &who.mac].contains(&&text)
 }
 
-fn ours(live: &Attachment, book: &[Attachment]) -> bool {
-    book.iter().any(|record| record.is_same(live))
+fn ours(live: &Attachment, records: &[Attachment]) -> bool {
+    records.iter().any(|record| record.is_same(live))
 }
 
 impl<'a, D: Driver> View<'a, D> {
     fn new(
         (model, bridge): (&'a Model<D>, BridgeId),
-        before: &'a Book,
-        after: &'a Book,
+        before: &'a Recorded,
+        after: &'a Recorded,
         at: u64,
         about: impl Fn(&Attachment) -> bool,
     ) -> Self {
@@ -809,12 +809,12 @@ impl<D: Driver> Model<D> {
     pub(crate) fn after_call(
         &mut self,
         what: &'static str,
-        before: &Book,
+        before: &Recorded,
         at: u64,
         alone: bool,
     ) -> Result<(), Broken> {
         *self.tally.calls.entry(what).or_default() += 1;
-        let after = self.driver.book();
+        let after = self.driver.recorded();
         for record in &after.records {
             let id = self.pod_of(record);
             self.pods[id].recorded = true;
@@ -852,10 +852,10 @@ impl<D: Driver> Model<D> {
     pub(crate) fn promised_after_sweep(
         &mut self,
         hasty: bool,
-        before: &Book,
+        before: &Recorded,
         at: u64,
     ) -> Result<(), Broken> {
-        let after = self.driver.book();
+        let after = self.driver.recorded();
         for record in &after.records {
             let pod = &self.pods[self.pod_of(record)];
             // The end of a sandbox that was gone when its ADD looked is not noticed.
@@ -880,7 +880,12 @@ impl<D: Driver> Model<D> {
     /// A look at everything teaches every living pod's value, as long as no number has changed
     /// hands, and none of the dead had its number and, perhaps, its address: what is put back of
     /// that one looks the same.
-    fn values_are_known(&mut self, before: &Book, after: &Book, at: u64) -> Result<(), Broken> {
+    fn values_are_known(
+        &mut self,
+        before: &Recorded,
+        after: &Recorded,
+        at: u64,
+    ) -> Result<(), Broken> {
         if self.layout != Layout::Classifier
             || self.forgot
             || after.records.iter().any(|r| r.ofport_before.is_some())
@@ -927,8 +932,8 @@ impl<D: Driver> Model<D> {
     fn judge(
         &mut self,
         what: &str,
-        before: &Book,
-        after: &Book,
+        before: &Recorded,
+        after: &Recorded,
         at: u64,
         about: &dyn Fn(&Attachment) -> bool,
         call: Call,

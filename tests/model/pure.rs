@@ -28,7 +28,7 @@ use std::time::Duration;
 use super::bridges::{BridgeId, Bridges, NAMES, PATCH, PATCHES, UPLINKS};
 use super::controllers::{Layout, UPLINK};
 use super::entries::{Line, Slot};
-use super::node::{Book, Driver, Kind, Pod, PodId, Table};
+use super::node::{Driver, Kind, Pod, PodId, Recorded, Table};
 use crate::rig::Who;
 
 /// `lingerSeconds`.
@@ -139,7 +139,7 @@ struct Pass {
     looked: u64,
     input: BridgeInput,
     learned: Learned,
-    doomed: Vec<(Slot, Flow, Verdict)>,
+    planned: Vec<(Slot, Flow, Verdict)>,
 }
 
 /// After which stage a call crashes.
@@ -581,12 +581,12 @@ impl Sim {
             return None;
         }
         let judge = Judge::new(&input.facts, &learned);
-        let mut doomed = Vec::new();
+        let mut planned = Vec::new();
         for (slot, flow) in seen {
             let verdict = judge.verdict(&flow);
             self.verdicts.insert(slot.clone(), verdict);
             if verdict.stale {
-                doomed.push((slot, flow, verdict));
+                planned.push((slot, flow, verdict));
             } else {
                 let mut kept = judge.kept_for(&flow);
                 kept.retain(|other| other.dead != verdict.dead);
@@ -598,15 +598,15 @@ impl Sim {
             }
         }
         drop(judge);
-        Some(Pass { bridge, looked, input, learned, doomed })
+        Some(Pass { bridge, looked, input, learned, planned })
     }
 
     /// The second half: look at the world again, delete. Whether it came to its end.
     fn delete(&mut self, work: &mut Work, pass: Pass, may_crash: bool) -> bool {
-        let Pass { bridge, looked, input, learned, mut doomed } = pass;
+        let Pass { bridge, looked, input, learned, mut planned } = pass;
         let Work { world, targets, adding, waiting, .. } = work;
         // The switch tells what was put since the scan (`reconcile::guard`).
-        doomed.retain(|(slot, _, verdict)| {
+        planned.retain(|(slot, _, verdict)| {
             let newer = self.table.get(slot).is_some_and(|(_, added)| *added > looked);
             if let (true, Some(dead)) = (newer, verdict.dead) {
                 waiting[input.target(dead).unwrap().0] = true;
@@ -616,7 +616,7 @@ impl Sim {
         let fresh = self.world(world.now.boot_ms);
         let fresh = self.input(&fresh, bridge, targets, adding.as_ref());
         let recheck = Recheck::between(&input.facts, &learned, &fresh.facts);
-        doomed.retain(|(_, flow, verdict)| {
+        planned.retain(|(_, flow, verdict)| {
             let holds = recheck.standing(flow, verdict) == Standing::Holds;
             if let (false, Some(dead)) = (holds, verdict.dead) {
                 waiting[input.target(dead).unwrap().0] = true;
@@ -627,10 +627,10 @@ impl Sim {
         let most = match crash {
             stage::RECHECKED => 0,
             stage::DELETED_ONE => 1,
-            stage::DELETED_SOME => doomed.len() / 2,
+            stage::DELETED_SOME => planned.len() / 2,
             _ => usize::MAX,
         };
-        for (slot, ..) in doomed.iter().take(most) {
+        for (slot, ..) in planned.iter().take(most) {
             if self.table.remove(slot).is_some() {
                 self.lost.push(Rc::clone(slot));
             }
@@ -982,8 +982,8 @@ impl Driver for Sim {
         lost
     }
 
-    fn book(&mut self) -> Book {
-        Book {
+    fn recorded(&mut self) -> Recorded {
+        Recorded {
             records: self.records.clone(),
             tombstones: self.tombstones.clone(),
             state: self.state.clone().unwrap_or_default(),

@@ -68,10 +68,10 @@ pub(crate) fn walk<D: Driver>(model: &mut Model<D>, steps: &[Step]) -> Result<()
     let rest = [sweep(), Step::Numbers, Step::Wait { pause: Pause::Linger }, sweep(), sweep()];
     let taken = steps.iter().chain(&rest).try_for_each(|step| model.step(step));
     taken.map_err(|broken| {
-        let lately = model.diary.len().saturating_sub(60);
+        let lately = model.history.len().saturating_sub(60);
         format!(
             "{broken}\nwhat happened: {:#?}\nthe pods: {:#?}",
-            &model.diary[lately..],
+            &model.history[lately..],
             model.pods
         )
     })

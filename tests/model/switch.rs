@@ -14,7 +14,7 @@ use serde_json::json;
 use super::bridges::{BridgeId, Bridges, NAMES, PATCH, PATCHES, UPLINKS};
 use super::controllers::{GROUP, Layout, UPLINK};
 use super::entries::{Line, Slot};
-use super::node::{Book, Driver, Kind, Pod, PodId, Table};
+use super::node::{Driver, Kind, Pod, PodId, Recorded, Table};
 use crate::pods::{self, Member, add_ports_to, call, del_ports, end_sandboxes};
 use crate::rig::{Flows, Node, Running, Who, eventually, sleep_ms};
 use crate::watched::Watched;
@@ -333,10 +333,10 @@ impl Driver for Switch<'_> {
         table.iter().filter(|(_, e)| !there(e)).map(|(slot, _)| Rc::clone(slot)).collect()
     }
 
-    fn book(&mut self) -> Book {
+    fn recorded(&mut self) -> Recorded {
         let registry_snapshot = pods::records(self.node);
         let state = registry_snapshot.networks.iter().find_map(|n| n.state().unwrap());
-        Book {
+        Recorded {
             records: registry_snapshot.attachments.iter().cloned().collect(),
             tombstones: registry_snapshot.tombstones.iter().cloned().collect(),
             configured: state.is_some(),

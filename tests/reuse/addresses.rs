@@ -28,7 +28,7 @@ fn a_blackholed_address_is_reached_again() {
         // As if ADD had not looked for leftovers.
         fixture.node.admin(&["pause"]).ok();
         let next = fixture.run_at("next", &db.ip);
-        let next = fixture.welcome(next);
+        let next = fixture.install(next);
         assert!(
             !fixture.node.ping(&fixture.pods[0], &fixture.pods[next].ip),
             "a dead pod takes it"
@@ -55,7 +55,7 @@ fn add_purges_before_the_pod_starts() {
         .install("br0", &[format!("table=20, priority=130,ip,nw_dst={} actions=drop", db.ip)]);
     fixture.node.vanish(&db, Port::Stays);
     let next = fixture.run_at("next", &db.ip);
-    let next = fixture.welcome(next);
+    let next = fixture.install(next);
     fixture.node.must_reach(&fixture.pods[0], &fixture.pods[next].ip);
     sweep(&fixture.node, &[]);
     fixture.assert_left(&[0, next], &[]);
@@ -69,7 +69,7 @@ fn an_address_given_out_again_at_once() {
     let db = fixture.pods[1].clone();
     fixture.node.del(&db);
     let next = fixture.run_at("next", &db.ip);
-    let next = fixture.welcome(next);
+    let next = fixture.install(next);
     let policy = fixture
         .node
         .install("br0", &[format!("table=20, priority=90,ip,nw_src={} actions=drop", db.ip)]);
@@ -109,9 +109,9 @@ fn address_and_number_went_to_two_pods() {
     fixture.node.vanish(&db, Port::Gone);
     fixture.node.admin(&["pause"]).ok();
     let successor = fixture.run_at("successor", &ip);
-    let successor = fixture.welcome(successor);
+    let successor = fixture.install(successor);
     let tenant = fixture.run_on("tenant", port);
-    let tenant = fixture.welcome(tenant);
+    let tenant = fixture.install(tenant);
     assert!(!fixture.node.ping(&fixture.pods[0], &ip), "the tenant gets what is for the successor");
     fixture.node.admin(&["resume"]).ok();
 
@@ -136,9 +136,9 @@ fn a_pair_that_was_made_since() {
     let db = fixture.pods[1].clone();
     fixture.node.vanish(&db, Port::Gone);
     let successor = fixture.run_at("successor", &db.ip);
-    let successor = fixture.welcome(successor);
+    let successor = fixture.install(successor);
     let tenant = fixture.run_on("tenant", db.ofport);
-    let tenant = fixture.welcome(tenant);
+    let tenant = fixture.install(tenant);
     let pairs = fixture.node.install("br0", &delivery(&db));
     sweep(&fixture.node, &[]);
     fixture.assert_left(&[0, successor, tenant], &pairs);
@@ -169,7 +169,7 @@ fn a_sweep_between_the_ovs_plugins_add_and_ours() {
     let successor = fixture.node.attached(&successor, result.clone());
     assert_eq!(successor.ip, db.ip);
     let new = fixture.node.install("br0", &of_address(&successor.ip));
-    let successor = fixture.welcome(successor);
+    let successor = fixture.install(successor);
     sweep(&fixture.node, &[]);
     fixture.assert_left(&[0, successor], &new);
 

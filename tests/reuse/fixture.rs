@@ -34,7 +34,7 @@ impl Fixture {
         let mut fixture = Self { node, base, pods: Vec::new(), flows: Vec::new() };
         for name in names {
             let pod = fixture.node.run_pod(name);
-            fixture.welcome(pod);
+            fixture.install(pod);
         }
         fixture
     }
@@ -42,7 +42,7 @@ impl Fixture {
     /// The controller installs a pod's entries; those of a predecessor that match the same
     /// are replaced. Returns the pod's index.
     #[track_caller]
-    pub(super) fn welcome(&mut self, pod: Attached) -> usize {
+    pub(super) fn install(&mut self, pod: Attached) -> usize {
         let index = self.pods.len();
         let flows = layouts::classifier(&pod.who(0x1001 + u32::try_from(index).unwrap()));
         self.node.add_flows("br0", &flows);

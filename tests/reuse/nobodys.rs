@@ -49,7 +49,7 @@ fn a_number_in_flood_lists_and_pipelines() {
     sweep(&fixture.node, &[]);
     fixture.assert_left(&[0], &shared);
     let next = fixture.run_on("next", db);
-    let next = fixture.welcome(next);
+    let next = fixture.install(next);
     sweep(&fixture.node, &[]);
     fixture.assert_left(&[0, next], &shared);
     fixture.node.vanish(&fixture.pods[next], Port::Stays);

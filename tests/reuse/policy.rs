@@ -81,7 +81,7 @@ fn members_of_an_address_that_was_claimed() {
     let db = fixture.pods[1].clone();
     fixture.node.del(&db);
     let next = fixture.run_at("next", &db.ip);
-    let next = fixture.welcome(next);
+    let next = fixture.install(next);
     fixture.assert_left(&[0, next], &policy.all());
     sleep_ms(1_100);
     sweep(&fixture.node, &[]);
@@ -102,7 +102,7 @@ fn members_of_an_orphans_address_that_was_claimed() {
     let db = fixture.pods[1].clone();
     fixture.node.vanish(&db, Port::Stays);
     let next = fixture.run_at("next", &db.ip);
-    let next = fixture.welcome(next);
+    let next = fixture.install(next);
     for _ in 0..2 {
         sweep(&fixture.node, &[]);
         fixture.assert_left(&[0, next], &policy.all());
@@ -119,7 +119,7 @@ fn both_ends_of_a_pair() {
     fixture.node.del(&web);
     fixture.assert_left(&[2], &policy.all());
     let successors = [fixture.run_at("web2", &web.ip), fixture.run_at("db2", &db.ip)];
-    let successors = successors.map(|pod| fixture.welcome(pod));
+    let successors = successors.map(|pod| fixture.install(pod));
     sleep_ms(1_100);
     sweep(&fixture.node, &[]);
     fixture.assert_left(&[2, successors[0], successors[1]], &policy.all());

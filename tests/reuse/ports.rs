@@ -13,7 +13,7 @@ fn a_late_del_spares_the_new_owner_of_the_number() {
     let db = fixture.pods[1].clone();
     fixture.node.vanish(&db, Port::Gone);
     let next = fixture.run_on("next", db.ofport);
-    let next = fixture.welcome(next);
+    let next = fixture.install(next);
     fixture.node.must_reach(&fixture.pods[0], &fixture.pods[next].ip);
 
     fixture.node.try_del(&db).unwrap();
@@ -36,7 +36,7 @@ fn the_dead_pod_was_swept_first() {
     sweep(&fixture.node, &[]);
     fixture.assert_left(&[0], &[]);
     let next = fixture.run_on("next", db.ofport);
-    fixture.welcome(next);
+    fixture.install(next);
     fixture.node.try_del(&db).unwrap();
     fixture.assert_left(&[0, 2], &[]);
     sweep(&fixture.node, &[]);
@@ -50,7 +50,7 @@ fn a_late_del_without_a_record() {
     let db = fixture.pods[1].clone();
     fixture.node.vanish(&db, Port::Gone);
     let next = fixture.run_on("next", db.ofport);
-    fixture.welcome(next);
+    fixture.install(next);
     std::fs::remove_dir_all(fixture.node.state_dir.join("podnet/dead")).unwrap();
     fixture.node.try_del(&db).unwrap();
     for flow in &fixture.flows[2] {
@@ -71,7 +71,7 @@ fn numbers_are_given_anew_after_a_restart() {
     sleep_ms(50);
     let next = fixture.node.run_pod("next");
     assert_eq!(next.ofport, db.ofport, "the lowest that is free");
-    fixture.welcome(next);
+    fixture.install(next);
     fixture.node.try_del(&db).unwrap();
     sweep(&fixture.node, &[]);
     fixture.assert_left(&[1, 2, 3], &[]);

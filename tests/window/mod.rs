@@ -1,7 +1,7 @@
 //! The window between the scan of an entry and its deletion: controllers that put the same
 //! entry anew in it, on purpose, thousands of times. Needs root and Open vSwitch.
 
-mod ground;
+mod fixture;
 mod proxy;
 mod race;
 mod told;

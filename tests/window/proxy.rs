@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use ovs_flow_gc::util::clock::connect_within;
 
-use crate::window::ground::soon;
+use crate::window::fixture::soon;
 
 #[derive(Default)]
 struct Seen {

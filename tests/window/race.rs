@@ -14,7 +14,7 @@ use ovs_flow_gc::openflow::{Connection, Entry, Filter, FlowKey, What};
 use ovs_flow_gc::store::Deleted;
 
 use crate::pods::Dice;
-use crate::window::ground::{Dead, Ground, soon};
+use crate::window::fixture::{Dead, Fixture, soon};
 
 /// Who races has the machine for himself, as far as this program goes.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -50,12 +50,12 @@ struct Observer {
 }
 
 impl Observer {
-    fn new(ground: &Ground) -> Self {
-        let old = ground.dead.iter().flat_map(|d| &d.old);
+    fn new(fixture: &Fixture) -> Self {
+        let old = fixture.dead.iter().flat_map(|d| &d.old);
         let old: HashMap<FlowKey<'_>, Entry> =
             old.map(|e| (e.key().into_owned(), e.clone())).collect();
         let (stop, book) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::default()));
-        let mut connection = ground.connect();
+        let mut connection = fixture.connect();
         connection.watch().unwrap();
         connection.barrier().unwrap();
         assert!(connection.is_watching());
@@ -216,21 +216,21 @@ fn missing(
     (wanted.len(), outdated)
 }
 
-fn race(ground: &Ground, dice: &mut Dice, races: usize, via: bool) -> Score {
+fn race(fixture: &Fixture, dice: &mut Dice, races: usize, via: bool) -> Score {
     let since = Instant::now();
-    let observer = Observer::new(ground);
+    let observer = Observer::new(fixture);
     let mut score = Score::default();
     let (orders, inbox) = channel();
     let (outbox, done) = channel();
-    let theirs = ground.connect();
+    let theirs = fixture.connect();
     let controller = thread::spawn(move || controller(theirs, inbox, outbox));
-    let mut connection = ground.connect();
+    let mut connection = fixture.connect();
     let mut span = Duration::from_millis(5);
     // Until the window was hit, too: a machine that is busy has it wider, and elsewhere.
-    let hit = |score: &Score| score.put_back > 0 || ground.proxy.is_mute() && via;
+    let hit = |score: &Score| score.put_back > 0 || fixture.proxy.is_mute() && via;
     while score.races < races || !hit(&score) && score.races < 10 * races {
-        ground.restore(&mut connection);
-        for dead in &ground.dead {
+        fixture.restore(&mut connection);
+        for dead in &fixture.dead {
             let order = draw(dice, dead, span);
             let mut last: HashMap<FlowKey<'_>, Vec<u8>> = HashMap::new();
             for entry in order.turns.iter().flatten() {
@@ -238,7 +238,7 @@ fn race(ground: &Ground, dice: &mut Dice, races: usize, via: bool) -> Score {
             }
             let begun = Instant::now();
             orders.send(order).unwrap();
-            let outcome = ground.del(std::slice::from_ref(dead), via);
+            let outcome = fixture.del(std::slice::from_ref(dead), via);
             let bridge = &outcome.bridges[0];
             match (bridge.counts.put_back, bridge.counts.put_off) {
                 // A little more than it takes when nobody is in its way.
@@ -252,10 +252,10 @@ fn race(ground: &Ground, dice: &mut Dice, races: usize, via: bool) -> Score {
             let mut undoable = 0;
             for id in &outcome.journals {
                 let read = &mut |_: Deleted<'static, Entry>| undoable += 1;
-                ground.registry.read_journal(&id.parse().unwrap(), read).unwrap();
+                fixture.registry.read_journal(&id.parse().unwrap(), read).unwrap();
             }
             assert_eq!(undoable, bridge.counts.deleted + bridge.counts.stayed, "{outcome:?}");
-            assert!(bridge.counts.stayed == 0 || ground.proxy.is_mute(), "{outcome:?}");
+            assert!(bridge.counts.stayed == 0 || fixture.proxy.is_mute(), "{outcome:?}");
             score.races += 1;
             score.entries += last.len();
             score.put_back += bridge.counts.put_back;
@@ -299,22 +299,22 @@ fn assert_harmless(score: &Score) {
 fn a_controller_that_races_a_del_loses_nothing() {
     let _alone = alone();
     let mut dice = Dice::new("a_controller_that_races_a_del");
-    let ground = Ground::new("races_a_del", "OpenFlow10,OpenFlow14", 50, 40);
+    let fixture = Fixture::new("races_a_del", "OpenFlow10,OpenFlow14", 50, 40);
     let races = races(2_000);
 
-    ground.proxy.mute(true);
-    let without = race(&ground, &mut dice, races / 5, true);
+    fixture.proxy.mute(true);
+    let without = race(&fixture, &mut dice, races / 5, true);
     without.say("the switch does not tell");
-    assert!(ground.proxy.refused() >= without.races as u64, "it was asked each time");
+    assert!(fixture.proxy.refused() >= without.races as u64, "it was asked each time");
     assert_eq!(without.put_back, 0);
     assert!(without.lost > 0, "the races do not hit the window: {without:?}");
 
-    ground.proxy.mute(false);
-    let through = race(&ground, &mut dice, races / 5, true);
+    fixture.proxy.mute(false);
+    let through = race(&fixture, &mut dice, races / 5, true);
     through.say("it does, the same way");
     assert_harmless(&through);
 
-    let with = race(&ground, &mut dice, races, false);
+    let with = race(&fixture, &mut dice, races, false);
     with.say("it does");
     assert_harmless(&with);
 }
@@ -325,8 +325,8 @@ fn the_other_dialects_race_as_well() {
     let _alone = alone();
     let mut dice = Dice::new("the_other_dialects_race");
     for version in ["OpenFlow13", "OpenFlow15"] {
-        let ground = Ground::new("races_in_a_dialect", &format!("OpenFlow10,{version}"), 50, 40);
-        let score = race(&ground, &mut dice, races(2_000) / 4, false);
+        let fixture = Fixture::new("races_in_a_dialect", &format!("OpenFlow10,{version}"), 50, 40);
+        let score = race(&fixture, &mut dice, races(2_000) / 4, false);
         score.say(version);
         assert_harmless(&score);
     }
@@ -338,8 +338,8 @@ fn long_lists_race_as_well() {
     let _alone = alone();
     let mut dice = Dice::new("long_lists_race");
     for entries in [2_500, 5_000] {
-        let ground = Ground::new("races_a_long_list", "OpenFlow10,OpenFlow14", 1, entries);
-        let score = race(&ground, &mut dice, races(2_000) / 40, false);
+        let fixture = Fixture::new("races_a_long_list", "OpenFlow10,OpenFlow14", 1, entries);
+        let score = race(&fixture, &mut dice, races(2_000) / 40, false);
         score.say(&format!("{entries} entries"));
         // So many may be too much for a switch on a busy machine: it pauses its telling. What
         // that does is said, of each.
@@ -353,12 +353,12 @@ fn long_lists_race_as_well() {
 /// that is said.
 #[test]
 fn what_was_not_told_is_a_suspicion() {
-    let ground = Ground::new("not_told", "OpenFlow10,OpenFlow14", 2, 40);
-    let mut connection = ground.connect();
+    let fixture = Fixture::new("not_told", "OpenFlow10,OpenFlow14", 2, 40);
+    let mut connection = fixture.connect();
     for (pause, suspicions) in [(false, 0), (true, 40)] {
-        ground.restore(&mut connection);
-        ground.proxy.pause(pause);
-        let outcome = ground.del(&ground.dead[..1], true);
+        fixture.restore(&mut connection);
+        fixture.proxy.pause(pause);
+        let outcome = fixture.del(&fixture.dead[..1], true);
         let bridge = &outcome.bridges[0];
         assert_eq!(
             (bridge.counts.deleted, bridge.counts.suspicions),
@@ -373,27 +373,27 @@ fn what_was_not_told_is_a_suspicion() {
 /// entry that is put in the pause is there, or it is said that it may not be.
 #[test]
 fn what_is_put_back_in_a_pause_is_said() {
-    let ground = Ground::new("put_back_in_a_pause", "OpenFlow10,OpenFlow14", 1, 40);
-    let mut connection = ground.connect();
-    let flood = ground.flood(&mut connection);
+    let fixture = Fixture::new("put_back_in_a_pause", "OpenFlow10,OpenFlow14", 1, 40);
+    let mut connection = fixture.connect();
+    let flood = fixture.flood(&mut connection);
     let (mut suspicions, mut all) = (0, 0);
     for _ in 0..5 {
-        ground.restore(&mut connection);
-        let (mut first, mut then) = (ground.connect(), ground.connect());
-        let (new, newer) = (ground.dead[0].new.clone(), ground.dead[0].newer.clone());
+        fixture.restore(&mut connection);
+        let (mut first, mut then) = (fixture.connect(), fixture.connect());
+        let (new, newer) = (fixture.dead[0].new.clone(), fixture.dead[0].newer.clone());
         let last = newer.iter().map(|e| (e.key().into_owned(), e.content())).collect();
-        ground.proxy.before_commit(move || {
+        fixture.proxy.before_commit(move || {
             first.set_deadline(soon());
             assert_eq!(first.add(&new).unwrap().refused, []);
         });
         let flood = flood.clone();
-        ground.proxy.after_commit(move || {
+        fixture.proxy.after_commit(move || {
             then.set_deadline(soon());
             for some in [flood, newer] {
                 assert_eq!(then.add(&some).unwrap().refused, []);
             }
         });
-        let outcome = ground.del(&ground.dead, true);
+        let outcome = fixture.del(&fixture.dead, true);
         let counts = &outcome.bridges[0].counts;
         let (lost, outdated) = missing(&mut connection, last);
         assert_eq!(lost, 0, "{outcome:?}");
@@ -408,17 +408,17 @@ fn what_is_put_back_in_a_pause_is_said() {
 /// anew in the pause, or changes there, is what goes: nobody can know that, so it is said.
 #[test]
 fn what_goes_in_a_pause_is_said() {
-    let ground = Ground::new("goes_in_a_pause", "OpenFlow10,OpenFlow14", 1, 40);
-    let mut connection = ground.connect();
-    let flood = ground.flood(&mut connection);
-    let bridge = format!("unix:{}", ground.node.run_dir.join("br0.mgmt").display());
+    let fixture = Fixture::new("goes_in_a_pause", "OpenFlow10,OpenFlow14", 1, 40);
+    let mut connection = fixture.connect();
+    let flood = fixture.flood(&mut connection);
+    let bridge = format!("unix:{}", fixture.node.run_dir.join("br0.mgmt").display());
     for modify in [false, true] {
-        ground.restore(&mut connection);
-        let Dead { old, new, .. } = &ground.dead[0];
+        fixture.restore(&mut connection);
+        let Dead { old, new, .. } = &fixture.dead[0];
         let wanted = new.iter().map(|e| (e.key().into_owned(), e.content())).collect();
-        let (mut theirs, bridge) = (ground.connect(), bridge.clone());
+        let (mut theirs, bridge) = (fixture.connect(), bridge.clone());
         let (flood, old, new) = (flood.clone(), old.clone(), new.clone());
-        ground.proxy.unheard_before_commit(move || {
+        fixture.proxy.unheard_before_commit(move || {
             theirs.set_deadline(soon());
             assert_eq!(theirs.add(&flood).unwrap().refused, []);
             if modify {
@@ -430,7 +430,7 @@ fn what_goes_in_a_pause_is_said() {
                 assert_eq!(theirs.add(&new).unwrap().refused, []);
             }
         });
-        let outcome = ground.del(&ground.dead, true);
+        let outcome = fixture.del(&fixture.dead, true);
         let counts = &outcome.bridges[0].counts;
         let (lost, _) = missing(&mut connection, wanted);
         assert_eq!((lost, counts.suspicions), (40, 40), "modify {modify}: {outcome:?}");
@@ -441,16 +441,16 @@ fn what_goes_in_a_pause_is_said() {
 /// What is put right behind its deletion, while the switch does not tell, has not stayed.
 #[test]
 fn what_is_put_behind_its_deletion_has_not_stayed() {
-    let ground = Ground::new("put_behind", "OpenFlow10,OpenFlow14", 1, 40);
-    let mut connection = ground.connect();
-    ground.restore(&mut connection);
-    ground.proxy.pause(true);
-    let (mut theirs, new) = (ground.connect(), ground.dead[0].new.clone());
-    ground.proxy.after_commit(move || {
+    let fixture = Fixture::new("put_behind", "OpenFlow10,OpenFlow14", 1, 40);
+    let mut connection = fixture.connect();
+    fixture.restore(&mut connection);
+    fixture.proxy.pause(true);
+    let (mut theirs, new) = (fixture.connect(), fixture.dead[0].new.clone());
+    fixture.proxy.after_commit(move || {
         theirs.set_deadline(soon());
         assert_eq!(theirs.add(&new).unwrap().refused, []);
     });
-    let outcome = ground.del(&ground.dead, true);
+    let outcome = fixture.del(&fixture.dead, true);
     let bridge = &outcome.bridges[0];
     assert_eq!(
         (bridge.counts.deleted, bridge.counts.stayed, bridge.counts.suspicions),

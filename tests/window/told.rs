@@ -6,7 +6,7 @@ use ovs_flow_gc::openflow::{Connection, Entry, Error, Filter, Update, Version, W
 use ovs_flow_gc::util::clock::Deadline;
 
 use crate::rig::{Datapath, Node, Setup, sleep_ms};
-use crate::window::ground::soon;
+use crate::window::fixture::soon;
 
 const VERSIONS: [Version; 3] = [Version::V13, Version::V14, Version::V15];
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::window::ground::Ground;
+use crate::window::fixture::Fixture;
 
 /// Entries on the bridge beside those that go.
 const FILLER: usize = 10_000;
@@ -31,8 +31,8 @@ impl Figures {
 }
 
 /// Processor time of ovs-vswitchd's main thread so far.
-fn busy_for(ground: &Ground) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{}/schedstat", ground.node.vswitchd.pid()));
+fn busy_for(fixture: &Fixture) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/schedstat", fixture.node.vswitchd.pid()));
     let nanoseconds = stat.unwrap().split(' ').next().unwrap().parse().unwrap();
     Duration::from_nanos(nanoseconds)
 }
@@ -42,21 +42,21 @@ fn busy_for(ground: &Ground) -> Duration {
 fn the_width_of_the_window() {
     for (entries, rounds) in [(1, 100), (40, 200), (4_000, 16), (5_000, 10)] {
         let versions = "OpenFlow10,OpenFlow14";
-        let ground = Ground::beside("the_width", versions, 1, entries, FILLER);
-        let mut connection = ground.connect();
+        let fixture = Fixture::beside("the_width", versions, 1, entries, FILLER);
+        let mut connection = fixture.connect();
         let mut figures: [Figures; 2] = Default::default();
         for round in 0..2 * rounds {
             let tells = round % 2;
-            ground.proxy.mute(tells == 0);
-            ground.restore(&mut connection);
-            ground.proxy.window();
-            let (begun, before) = (Instant::now(), busy_for(&ground));
-            let outcome = ground.del(&ground.dead, true);
+            fixture.proxy.mute(tells == 0);
+            fixture.restore(&mut connection);
+            fixture.proxy.window();
+            let (begun, before) = (Instant::now(), busy_for(&fixture));
+            let outcome = fixture.del(&fixture.dead, true);
             let figures = &mut figures[tells];
             figures.whole.push(begun.elapsed());
-            figures.busy += busy_for(&ground).saturating_sub(before);
+            figures.busy += busy_for(&fixture).saturating_sub(before);
             assert_eq!(outcome.bridges[0].counts.deleted, entries as u64);
-            figures.widths.push(ground.proxy.window().expect("a dump and a commit"));
+            figures.widths.push(fixture.proxy.window().expect("a dump and a commit"));
         }
         let [without, with] = figures.map(Figures::say);
         eprintln!("window, {entries} entries beside {FILLER}, untold: {without}");

@@ -7,7 +7,7 @@ use ovs_flow_gc::store::Leftover;
 use serde_json::Value;
 
 use super::super::checks::{End, Terms, manners, must_complain};
-use super::super::ground::{Entries, How, Resident, only_in};
+use super::super::fixture::{Entries, How, LinkedPod, only_in};
 use super::{Identity, Stage, Verb, config, identity};
 use crate::rig::Outcome;
 
@@ -51,7 +51,7 @@ impl Stage {
     ) -> Result<End, String> {
         manners(outcome, terms)?;
         let now = self.standing("at once")?;
-        let records = self.ground.records();
+        let records = self.fixture.records();
         ensure!(records.failures.is_empty(), "unreadable: {:?}", records.failures);
         ensure!(records.corrupt.is_empty(), "torn: {:?}", records.corrupt);
         ensure!(records.aside.is_empty(), "torn: {:?}", records.aside);
@@ -67,7 +67,7 @@ impl Stage {
             Verb::Add => {
                 let known = known.cloned();
                 let mut all = records.attachments.iter().chain(&records.tombstones);
-                let ghost = self.before.as_ref().map(Resident::key);
+                let ghost = self.before.as_ref().map(LinkedPod::key);
                 let remembered = all.any(|r| Some(&r.key) == ghost.as_ref());
                 ensure!(left == 0 || remembered, "{left} entries that nobody remembers");
                 self.after_add(outcome, terms, again, known.as_ref(), left)
@@ -86,7 +86,7 @@ impl Stage {
                     must_complain(outcome, terms)?;
                 }
                 if again {
-                    let second = self.ground.cni("DEL", &self.subject, &How::default(), &[]);
+                    let second = self.fixture.cni("DEL", &self.subject, &How::default(), &[]);
                     ensure!(second.succeeded(), "DEL again: {second}");
                     self.standing("after a second DEL")?;
                 }
@@ -159,13 +159,13 @@ impl Stage {
             if !done {
                 must_complain(outcome, terms)?;
             }
-            self.ground.put(&self.own);
+            self.fixture.put(&self.own);
             self.finish(&self.own.clone(), &[self.subject.key()])?;
             if again {
-                let deleted = self.ground.cni("DEL", &self.subject, &How::default(), &[]);
+                let deleted = self.fixture.cni("DEL", &self.subject, &How::default(), &[]);
                 ensure!(deleted.succeeded(), "DEL: {deleted}");
-                let stale = only_in(&self.ground.dump(), &self.keep);
-                let waits = self.ground.records().tombstones.iter().any(waits);
+                let stale = only_in(&self.fixture.dump(), &self.keep);
+                let waits = self.fixture.records().tombstones.iter().any(waits);
                 ensure!(stale.is_empty() || waits, "stale after its DEL: {stale:?} {deleted}");
                 self.looks_again += usize::from(!stale.is_empty());
             }
@@ -176,7 +176,7 @@ impl Stage {
         says_why_it_failed(outcome, terms)?;
         // A runtime may or may not follow up a failed ADD with a DEL.
         if again {
-            let deleted = self.ground.cni("DEL", &self.subject, &How::default(), &[]);
+            let deleted = self.fixture.cni("DEL", &self.subject, &How::default(), &[]);
             ensure!(deleted.succeeded(), "DEL: {deleted}");
         }
         self.subject.ends();
@@ -186,7 +186,7 @@ impl Stage {
 
     /// Nothing of the living is missing, and nothing is there that was not.
     fn standing(&mut self, when: &str) -> Result<Entries, String> {
-        let now = self.ground.dump();
+        let now = self.fixture.dump();
         let missing = only_in(&self.keep, &now);
         ensure!(missing.is_empty(), "{when}, LIVE ENTRIES ARE GONE: {missing:?}");
         let mut known = self.keep.clone();
@@ -200,7 +200,7 @@ impl Stage {
     /// The next undisturbed sweep finishes: on the bridge is what is to be kept and what is
     /// `own`, and on record are the living and `more`.
     fn finish(&mut self, own: &Entries, more: &[Key]) -> Result<(), String> {
-        let mut swept = self.ground.sweep(&How::default(), 20);
+        let mut swept = self.fixture.sweep(&How::default(), 20);
         for _ in 0..3 {
             // On a busy machine an answer may come so late that entries which were made
             // milliseconds before the death look younger than it.
@@ -209,7 +209,7 @@ impl Stage {
             }
             ensure!(swept.stdout.contains("\"waiting\": true"), "forgotten: {swept}");
             self.looks_again += 1;
-            swept = self.ground.sweep(&How::default(), 20);
+            swept = self.fixture.sweep(&How::default(), 20);
         }
         ensure!(swept.succeeded(), "the next sweep: {swept}");
         self.clean_but_for(own, more).map_err(|why| format!("after the next sweep, {why}\n{swept}"))
@@ -229,9 +229,9 @@ impl Stage {
         let stale = only_in(&now, &wanted);
         ensure!(stale.is_empty(), "still there: {stale:?}");
 
-        let records = self.ground.records();
+        let records = self.fixture.records();
         let keys: BTreeSet<Key> = records.attachments.iter().map(|r| r.key.clone()).collect();
-        let mut expected: BTreeSet<Key> = self.living.iter().map(Resident::key).collect();
+        let mut expected: BTreeSet<Key> = self.living.iter().map(LinkedPod::key).collect();
         expected.extend(more.iter().cloned());
         ensure!(keys == expected, "on record: {keys:?}, living: {expected:?}");
         for record in records.attachments.iter().filter(|r| more.contains(&r.key)) {
@@ -249,7 +249,7 @@ impl Stage {
         let temporary =
             records.leftovers.iter().filter(|left| matches!(left, Leftover::Temporary(_))).count();
         ensure!(odd == temporary, "the state is not clean: {records:?}");
-        let config = config(&self.ground);
+        let config = config(&self.fixture);
         ensure!(config == self.config, "config.json is {config}, was {}", self.config);
         Ok(())
     }

@@ -30,7 +30,7 @@ pub(crate) struct Dead {
     pub(crate) newer: Vec<Entry>,
 }
 
-pub(crate) struct Ground {
+pub(crate) struct Fixture {
     pub(crate) node: Node,
     pub(crate) registry: Registry,
     pub(crate) proxy: Proxy,
@@ -41,7 +41,7 @@ pub(crate) fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(20))
 }
 
-impl Ground {
+impl Fixture {
     /// So many dead pods with so many entries each.
     pub(crate) fn new(test: &str, protocols: &str, pods: u16, entries: usize) -> Self {
         Self::beside(test, protocols, pods, entries, FILLER)
@@ -69,12 +69,12 @@ impl Ground {
             .set_network_state(&NETWORK.parse().unwrap(), &state)
             .unwrap();
         let proxy = Proxy::new(&node.run_dir, &node.dir.join("via"));
-        let mut ground = Self { node, registry, proxy, dead: Vec::new() };
-        let mut connection = ground.connect();
+        let mut fixture = Self { node, registry, proxy, dead: Vec::new() };
+        let mut connection = fixture.connect();
         for pod in 0..pods {
-            ground.dead.push(dead(&ground.node, &mut connection, pod, entries));
+            fixture.dead.push(dead(&fixture.node, &mut connection, pod, entries));
         }
-        ground
+        fixture
     }
 
     /// A connection past the proxy.

@@ -22,14 +22,14 @@ const FILLERS: u32 = 700;
 const CROSS_CHECK: usize = 50;
 
 /// A pod. Its namespace is named by a link, so that its end is as cheap as its return.
-pub(super) struct Resident {
+pub(super) struct LinkedPod {
     pub(super) pod: Pod,
     pub(super) link: PathBuf,
     pub(super) port: String,
     pub(super) who: Who,
 }
 
-impl Resident {
+impl LinkedPod {
     /// What the OVS plugin before us returned.
     pub(super) fn result(&self) -> Value {
         let Who { ip, ip6, mac, .. } = &self.who;
@@ -87,7 +87,7 @@ pub(super) type Entries = BTreeMap<Vec<u8>, Entry>;
 type Tree = Vec<(PathBuf, u32, Option<Vec<u8>>)>;
 
 /// A node, and what it is to look like before a run.
-pub(super) struct Ground {
+pub(super) struct Fixture {
     pub(super) node: Node,
     switch: Connection,
     /// What every run finds.
@@ -98,7 +98,7 @@ pub(super) struct Ground {
     pub(super) cross_checked: usize,
 }
 
-impl Ground {
+impl Fixture {
     /// The classifier's own entries and those of nobody; no pods.
     pub(super) fn new(test: &str) -> Self {
         let keys = json!({"lingerSeconds": 0, "timeoutMs": 2000, "conntrack": true});
@@ -128,7 +128,7 @@ impl Ground {
     /// A pod with a port and without entries or a record. `number` is its own, `address` may
     /// be somebody's before it.
     #[track_caller]
-    pub(super) fn resident(&self, name: &str, number: u8, address: u8) -> Resident {
+    pub(super) fn resident(&self, name: &str, number: u8, address: u8) -> LinkedPod {
         let pod = self.node.pod(name);
         let link = self.node.dir.join("netns").join(name);
         let who = Who {
@@ -138,7 +138,7 @@ impl Ground {
             ip6: format!("fd00:10:244:1::{address:x}"),
             mac: format!("02:42:0a:f4:01:{number:02x}"),
         };
-        let resident = Resident { pod, link, port: format!("veth{number}"), who };
+        let resident = LinkedPod { pod, link, port: format!("veth{number}"), who };
         resident.lives();
         let port = &resident.port;
         let request = format!("ofport_request={}", resident.who.ofport);
@@ -161,7 +161,7 @@ impl Ground {
 
     /// A controller installs a pod's entries.
     #[track_caller]
-    pub(super) fn install(&self, resident: &Resident) {
+    pub(super) fn install(&self, resident: &LinkedPod) {
         self.node.add_flows("br0", &layouts::classifier(&resident.who));
     }
 
@@ -170,7 +170,7 @@ impl Ground {
     pub(super) fn cni(
         &self,
         verb: &str,
-        of: &Resident,
+        of: &LinkedPod,
         how: &How<'_>,
         keys: &[(&str, Value)],
     ) -> Outcome {
