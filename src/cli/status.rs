@@ -194,6 +194,13 @@ impl Status {
         Ok(())
     }
 
+    /// All is well, and for how long, if the daemon knows.
+    pub(crate) fn well(&self) -> String {
+        let seconds = self.said("wellSeconds").and_then(Value::as_u64).map(Duration::from_secs);
+        let long = seconds.map_or_else(String::new, |well| format!(" for {}", ago(well)));
+        format!("all is well{long}")
+    }
+
     fn said(&self, key: &str) -> Option<&Value> {
         self.daemon.as_ref()?.get(key)
     }
@@ -202,8 +209,7 @@ impl Status {
     pub(crate) fn lines(&self) -> Vec<(&'static str, String)> {
         let Pods { live, found_dead, waiting, clean } = self.pods;
         let mut lines = Vec::new();
-        let well = "all is well".to_owned();
-        lines.push(("state", self.attention.first().cloned().unwrap_or(well)));
+        lines.push(("state", self.attention.first().cloned().unwrap_or_else(|| self.well())));
         lines.extend(self.attention.iter().skip(1).map(|more| ("", more.clone())));
         let pods = format!(
             "{live} live, {} dead: {found_dead} not begun, {waiting} with entries that are left, \
@@ -323,14 +329,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let registry = Registry::open(&dir.path().join("state")).unwrap();
         let daemon = json!({
-            "upSeconds": 200, "lastSweepSeconds": 3, "left": {"stayed": 2}, "kept": {},
+            "upSeconds": 200, "wellSeconds": 190, "lastSweepSeconds": 3, "left": {"stayed": 2}, "kept": {},
             "bridges": [{"found": "br0 is followed since 3m"}], "notReady": null, "suspicions": 0,
             "calls": ["DEL p1: done in 4 ms, 9 entries deleted, 2s ago"],
         });
         let status = Status::read(Some(&registry), Ok(daemon.clone())).unwrap();
         assert_eq!(status.attention, [""; 0]);
         let expected = "\
-state   all is well
+state   all is well for 3m
 pods    0 live, 0 dead: 0 not begun, 0 with entries that are left, 0 clean
 daemon  runs for 3m
 bridge  br0 is followed since 3m

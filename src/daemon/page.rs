@@ -33,7 +33,8 @@ pub(super) fn page(status: Result<Status, String>) -> String {
 
 fn body(page: &mut String, status: &Status) {
     if status.attention.is_empty() {
-        paragraph(page, "well", "All is well.");
+        let well = status.well().replacen('a', "A", 1);
+        paragraph(page, "well", &format!("{well}."));
     }
     status.attention.iter().for_each(|what| paragraph(page, "attention", what));
     let lines = status.lines();

@@ -20,6 +20,8 @@ pub struct Progress {
     /// No network is recorded: there is nothing to do on a switch.
     idle: AtomicBool,
     waits: AtomicBool,
+    /// Since when sweeps have left nothing, in milliseconds, 1 at least; 0: the last one has.
+    well: AtomicU64,
 }
 
 impl Progress {
@@ -64,6 +66,23 @@ impl Progress {
     /// The records were read, and whether they are of no network at all.
     pub fn idle(&self, idle: bool) {
         self.idle.store(idle, Ordering::Relaxed);
+    }
+
+    /// Whether a sweep has left nothing behind, and nobody has paused.
+    pub fn well(&self, well: bool, now: Duration) {
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(1);
+        let _ = self.well.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |since| match well {
+            true if since > 0 => None,
+            true => Some(now),
+            false => Some(0),
+        });
+    }
+
+    /// For how long that has been so; `None`: it is not.
+    #[must_use]
+    pub fn well_for(&self, now: Duration) -> Option<Duration> {
+        let since = Some(self.well.load(Ordering::Relaxed)).filter(|since| *since > 0)?;
+        Some(now.saturating_sub(Duration::from_millis(since)))
     }
 
     /// Another daemon has this state directory; whether that is new.
@@ -120,6 +139,19 @@ mod tests {
         assert!(ill.contains("11 s ago"), "{ill}");
         progress.beat(Duration::from_secs(11));
         assert_eq!(progress.healthy(Duration::from_secs(20)), Ok(()));
+    }
+
+    #[test]
+    fn it_is_well_since_the_first_sweep_that_left_nothing() {
+        let (progress, at) = (Progress::default(), Duration::from_secs);
+        assert_eq!(progress.well_for(at(1)), None);
+        progress.well(true, at(0));
+        progress.well(true, at(50));
+        assert_eq!(progress.well_for(at(60)).map(|since| since.as_secs()), Some(59));
+        progress.well(false, at(61));
+        assert_eq!(progress.well_for(at(62)), None);
+        progress.well(true, at(70));
+        assert_eq!(progress.well_for(at(71)), Some(at(1)));
     }
 
     #[test]

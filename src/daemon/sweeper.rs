@@ -164,6 +164,7 @@ impl Sweeper<'_> {
 
     fn fail(&mut self, failed: &Failure) -> SweepResult {
         self.complain(failed.object, &failed.what);
+        self.shared.progress.well(false, self.shared.wakeup.now());
         SweepResult { failed: true, ..SweepResult::default() }
     }
 

@@ -54,12 +54,13 @@ fn the_screen_and_the_page_say_what_there_is() {
     eventually("the daemon is ready", || daemon.get("/readyz").0 == 200);
     eventually("all is well", || node.admin(&["status"]).code == Some(0));
     let screen = node.admin(&["status"]).stdout;
-    assert!(screen.starts_with("state   all is well\npods    3 live, 0 dead"), "{screen}");
+    assert!(screen.starts_with("state   all is well for "), "{screen}");
+    assert!(screen.contains("s\npods    3 live, 0 dead"), "{screen}");
     assert!(screen.contains("\ndaemon  runs for ") && screen.contains("\nsweep "), "{screen}");
     let (code, head, page) = daemon.get_as("/", "text/html");
     assert_eq!(code, 200);
     assert!(head.contains("content-type: text/html; charset=utf-8"), "{head}");
-    assert!(page.contains("All is well.") && page.contains("3 live, 0 dead"), "{page}");
+    assert!(page.contains("All is well for ") && page.contains("3 live, 0 dead"), "{page}");
 
     // The switch hangs.
     node.vswitchd.pause();

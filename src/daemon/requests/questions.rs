@@ -61,6 +61,7 @@ fn status(shared: &Shared) -> Value {
         "bridges": bridges,
         "limit": shared.options.replica_limit,
         "upSeconds": shared.wakeup.now().as_secs(),
+        "wellSeconds": shared.progress.well_for(shared.wakeup.now()).map(|well| well.as_secs()),
         "notReady": shared.progress.ready().err(),
         "lastSweepSeconds": ago.map(|ago| ago.max(0.0) as u64),
         "left": labelled(&text, "stale_flows_left"),

@@ -155,7 +155,8 @@ impl Sweeper<'_> {
         }
     }
 
-    pub(super) fn gauges(&self) {
+    /// Whether no stale entry is left.
+    pub(super) fn gauges(&self) -> bool {
         let metrics = &self.shared.metrics;
         let (_, keeping) = judge::Reason::words();
         replace(&metrics.flows_kept, "reason", keeping, &self.retry_queue.kept());
@@ -166,6 +167,7 @@ impl Sweeper<'_> {
         replace(&metrics.dump_flows, "bridge", &[], &dumps);
         let dangling: u64 = self.dangling.values().sum();
         metrics.dangling_flows.set(i64::try_from(dangling).unwrap_or(i64::MAX));
+        left.values().all(|count| *count == 0)
     }
 
     /// Logs what does not work any more, and what works again.

@@ -89,10 +89,12 @@ impl Sweeper<'_> {
         }
         self.follow(&pass.registry_snapshot, &networks);
         self.known = Some(pass.registry_snapshot);
-        self.gauges();
+        let is_clean = self.gauges();
         Often::say_rest(false);
         self.complain_of(&outcome, run.thorough == Thorough::All);
         let (failed, waited) = (self.has_failed(&outcome, reasons), outcome.waited);
+        let is_ready = shared.progress.ready().is_ok() && shared.metrics.paused.get() == 0;
+        shared.progress.well(is_clean && is_ready && !failed, ended);
         Ok(SweepResult { failed, waited, ..result })
     }
 
