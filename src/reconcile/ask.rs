@@ -40,22 +40,26 @@ impl CleanRequest<'_> {
     fn ask(&self, targets: &[CleanTarget]) -> io::Result<CleanReply> {
         let registry = self.registry.ok_or(io::ErrorKind::NotFound)?;
         let line = |wait| WireRequest::of(self, targets, wait)?.line();
-        let answer = exchange(&registry.daemon_socket(), self.deadline.left()?, MOST_REPLY, line)?;
+        let wait = patience(self.deadline.left()?);
+        let answer = exchange(&registry.daemon_socket(), wait, MOST_REPLY, line)?;
         CleanReply::read(&answer).map_err(io::Error::other)
     }
 }
 
-/// What the daemon that has this socket answers to a line, which is made when it is known how long
-/// the answer is waited for: a small part of what is left. The connection is closed when this
-/// returns: the daemon deletes nothing afterwards.
+/// How long an answer is waited for by somebody who can do without: a small part of what is left.
+pub(super) fn patience(left: Duration) -> Duration {
+    LONGEST.min(left / PART)
+}
+
+/// What the daemon that has this socket answers to a line, which says how long the answer is waited
+/// for. The connection is closed when this returns: the daemon deletes nothing afterwards.
 pub(super) fn exchange(
     socket: &Path,
-    left: Duration,
+    wait: Duration,
     most: u64,
     line: impl FnOnce(Duration) -> Option<Vec<u8>>,
 ) -> io::Result<Vec<u8>> {
     let stream = connect_at_once(socket)?;
-    let wait = LONGEST.min(left / PART);
     let line = line(wait).ok_or_else(|| io::Error::other("this cannot be asked for"))?;
     stream.set_nonblocking(false)?;
     let waiting = ReadUntil { stream: &stream, until: Deadline::after(wait) };

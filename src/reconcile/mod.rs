@@ -56,7 +56,7 @@ pub use outcome::{
 };
 pub use plan::wait_together;
 pub use progress::Progress;
-pub use question::{Question, Sandboxes, WireAnswer, WireQuestion, ask};
+pub use question::{Question, RUNTIME_ANSWERS, Sandboxes, WireAnswer, WireQuestion, ask};
 pub use report::{BridgeReport, FlowReport, Report, TargetReport};
 pub use request::{CleanRequest, Thorough};
 pub use run::{Free, LivenessPass, NamedDeaths, SweepRun};

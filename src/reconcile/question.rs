@@ -11,13 +11,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::ask::exchange;
+use super::ask::{exchange, patience};
 use super::wire::{CleanResult, MOST_REQUEST, VERSION, database_identity, line, read};
 use crate::model::attachment::Key;
 use crate::util::json;
 
 /// A longer answer is not given, and not read to its end.
 const MOST_ANSWER: u64 = 8 << 20;
+/// How long the daemon waits for the runtime's list of sandboxes.
+pub const RUNTIME_ANSWERS: Duration = Duration::from_secs(5);
 const RELEASE: &str = env!("CARGO_PKG_VERSION");
 
 /// A question.
@@ -120,7 +122,8 @@ impl WireAnswer {
     }
 }
 
-/// Asks the daemon that has this socket, and waits for a small part of this time.
+/// Asks the daemon that has this socket, and waits for a small part of this time; for what only the
+/// daemon knows, longer.
 ///
 /// # Errors
 /// Those of the connection; [`io::ErrorKind::Other`]: it does not answer this question.
@@ -130,10 +133,15 @@ pub fn ask(
     question: Question,
     timeout: Duration,
 ) -> io::Result<Value> {
+    // Only the daemon knows the runtime's sandboxes.
+    let wait = match question {
+        Question::Sandboxes => timeout.min(RUNTIME_ANSWERS.saturating_mul(2)),
+        _ => patience(timeout),
+    };
     let (release, database) = (RELEASE.to_owned(), database_identity(run_dir));
     let question = WireQuestion { version: VERSION, release, database, question };
     let line = line(&question, MOST_REQUEST).ok_or(io::ErrorKind::InvalidInput)?;
-    let answer = exchange(socket, timeout, MOST_ANSWER, |_| Some(line))?;
+    let answer = exchange(socket, wait, MOST_ANSWER, |_| Some(line))?;
     let mut answer: Value = json::from_slice(&answer)?;
     let is = |key: &str, value: Value| answer.get(key) == Some(&value);
     if is("version", VERSION.into()) && is("result", "done".into()) {

@@ -127,6 +127,16 @@ fn what_nobody_remembers_is_collected() {
     assert_eq!((outcome.code, &collected(&outcome)["state"]), (Some(0), &json!("collected")));
     assert_eq!(lease_holders(&node), living);
 
+    // It answers late, and then not at all.
+    runtime.signal(nix::sys::signal::Signal::SIGSTOP);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            crate::rig::sleep_ms(1200);
+            runtime.signal(nix::sys::signal::Signal::SIGCONT);
+        });
+        let outcome = gc("", &["--dry-run"]);
+        assert_eq!(collected(&outcome)["state"], "due", "{outcome}");
+    });
     runtime.signal(nix::sys::signal::Signal::SIGSTOP);
     left(&gc("", &[]), "the runtime");
     runtime.signal(nix::sys::signal::Signal::SIGCONT);

@@ -18,7 +18,8 @@ use crate::model::attachment::Key;
 use crate::ovsdb::Client;
 use crate::reconcile::wire::CleanResult::{Failed, Refused};
 use crate::reconcile::{
-    Extent, NodeSnapshot, Question, Sandboxes, WireAnswer, WireQuestion, open_table,
+    Extent, NodeSnapshot, Question, RUNTIME_ANSWERS, Sandboxes, WireAnswer, WireQuestion,
+    open_table,
 };
 use crate::store::Registry;
 use crate::util::clock::{BootTime, Deadline, Stamp, boot_id};
@@ -122,7 +123,7 @@ fn counts(shared: &Shared) -> Result<Value, String> {
 fn sandboxes(shared: &Shared) -> Result<Value, String> {
     let cri =
         shared.cri.get().ok_or("the daemon does not ask the runtime: --liveness=netns,cri")?;
-    let ids = cri.sandboxes(LINE).ok_or("the runtime does not answer completely")?;
+    let ids = cri.sandboxes(RUNTIME_ANSWERS).ok_or("the runtime does not answer completely")?;
     let socket = cri.socket().to_owned();
     let meta = fs::metadata(&socket).map_err(|error| error.to_string())?;
     let answer = Sandboxes { socket, file: (meta.dev(), meta.ino()), ids };
