@@ -95,7 +95,7 @@ fn a_pod_that_predates_us_is_protected_and_its_del_works() {
     node.ovs_vsctl(&["set", "Port", &old.port, &mark]);
 
     let text = try_adopt(&node, &["--dry-run"]).ok();
-    assert!(text.contains("1 pods would be adopted") && text.contains(&old.ip), "{text}");
+    assert!(text.contains("1 pod would be adopted") && text.contains(&old.ip), "{text}");
     assert_eq!(records(&node).len(), 1, "a dry run records nothing");
     assert_eq!(adopt(&node, &[]).0, ["old"]);
     assert_eq!(adopt(&node, &[]).0, [""; 0], "once is enough");
