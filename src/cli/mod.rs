@@ -13,7 +13,7 @@ pub(crate) mod list;
 mod named;
 mod networks;
 mod node;
-mod output;
+pub(crate) mod output;
 mod pause;
 mod registers;
 mod screen;
@@ -35,7 +35,7 @@ use crate::store::{self, Registry};
 use crate::util::clock::Deadline;
 use crate::util::logging;
 
-pub(crate) use output::{ago, counted, short};
+pub(crate) use output::{ago, short};
 pub(crate) use screen::{Screen, Table};
 
 /// The commit that `conf/image/release.sh` built this from.

@@ -85,7 +85,7 @@ fn sentences(bridge: &str, status: &ReplicaStatus) -> (String, &'static str) {
         State::InSync { since } => {
             let ago = crate::cli::ago(since.until(BootTime::now()));
             let ReplicaStatus { entries, bytes, .. } = status;
-            let entries = crate::cli::counted(*entries as u64, "entry");
+            let entries = crate::cli::output::counted(*entries as u64, "entry");
             let found = format!("{bridge} is followed since {ago}: {entries}, {bytes} bytes");
             (found, "")
         }
