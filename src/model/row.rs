@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::str::FromStr;
 
 use crate::model::text::serde_as_text;
@@ -18,32 +17,11 @@ serde_as_text!(RowId);
 #[error("{0:?} is not a UUID")]
 pub struct NotARowId(String);
 
-/// Hashes a [`RowId`]: a random UUID needs no stirring.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RowHasher(u64);
-
-impl Hasher for RowHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u128(&mut self, id: u128) {
-        let half = |id: u128| u64::try_from(id & u128::from(u64::MAX)).unwrap_or(0);
-        self.0 = half(id >> 64) ^ half(id).rotate_left(32);
-    }
-}
-
 /// A map by row.
-pub type RowMap<V> = HashMap<RowId, V, BuildHasherDefault<RowHasher>>;
+pub type RowMap<V> = HashMap<RowId, V>;
 
 /// A set of rows.
-pub type RowSet = HashSet<RowId, BuildHasherDefault<RowHasher>>;
+pub type RowSet = HashSet<RowId>;
 
 impl FromStr for RowId {
     type Err = NotARowId;
