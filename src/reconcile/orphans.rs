@@ -61,6 +61,12 @@ pub struct Orphans {
 }
 
 impl Orphans {
+    /// How many were judged.
+    #[must_use]
+    pub fn judged(&self) -> usize {
+        self.dead.len() + self.alive.len() + self.unknown.len()
+    }
+
     /// What the mass-death guard must know of them.
     #[must_use]
     pub fn deaths(&self, registry_snapshot: &RegistrySnapshot) -> Deaths {

@@ -1,14 +1,16 @@
 //! Deaths that nobody told the daemon of.
 
+use std::fs;
 use std::io::Write as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::gcd::{Daemon, settle};
 use crate::pods::{Member, add_ports, all_at_once, end_sandboxes};
-use crate::rig::{Attached, Datapath, Node, Port, Setup, eventually, layouts};
+use crate::rig::{Attached, Datapath, Node, Port, Setup, eventually, layouts, sleep_ms};
 
 /// Pods with their entries.
 struct Pods {
@@ -105,6 +107,82 @@ fn a_burst_of_deaths_is_a_handful_of_sweeps() {
     daemon.no_harm();
 }
 
+/// How many of how many the first sweep judged that this log tells of.
+fn first_judged(log: &str) -> Option<(usize, usize)> {
+    let (_, line) = log.split_once("sweep (")?;
+    let (judged, _) = line.split_once(" judged")?;
+    let mut words = judged.rsplit(' ');
+    let (total, _, judged) = (words.next()?, words.next()?, words.next()?);
+    Some((judged.parse().ok()?, total.parse().ok()?))
+}
+
+/// Whose namespace has gone is judged, and nobody else. What may have been anybody's death has all
+/// judged: many at once, events that were lost, a directory of namespaces that is gone.
+#[test]
+fn a_death_judges_one_and_what_may_be_anybodys_judges_all() {
+    let node = Setup::new().datapath(Datapath::Dummy).up("daemon_judges_one");
+    node.install("br0", &layouts::classifier_base());
+    let members: Vec<Member> = (0..16u32)
+        .map(|n| Member::new(&node, n, 100 + n as u16, 10 + n as u8, 0x1001 + n))
+        .collect();
+    add_ports(&node, &members);
+    all_at_once(&node, "ADD", &members);
+    let flows: Vec<String> = members.iter().flat_map(Member::lines).collect();
+    node.add_flows("br0", &flows);
+    let (all, each) = (node.dump("br0").len(), members[0].lines().len());
+    let names = node.dir.join("names");
+    fs::create_dir(&names).unwrap();
+    let others = format!("--netns-dir={}", names.display());
+    let daemon = Daemon::start_with(&node, &["--interval=10m", &others], None);
+    eventually("it is ready", || daemon.get("/readyz").0 == 200);
+    // Of the first sweep after this, once all were judged behind it, too.
+    let mut left = members.len();
+    let mut judged = |dead: &[Member], what: &dyn Fn()| {
+        sleep_ms(1_000);
+        let before = daemon.log().len();
+        what();
+        left -= dead.len();
+        let gone = all - each * (members.len() - left);
+        eventually("their entries are gone", || node.dump("br0").len() == gone);
+        let mut first = None;
+        eventually("the sweep is told", || {
+            first = first_judged(&daemon.log()[before..]);
+            first.is_some()
+        });
+        first.unwrap()
+    };
+    let stopped = |what: &dyn Fn()| {
+        daemon.signal(Signal::SIGSTOP);
+        what();
+        daemon.signal(Signal::SIGCONT);
+    };
+    // On a busy machine something else may wake the sweep, too.
+    let mut alone = |dead: &[Member], total: usize| {
+        let of = (0..).zip(dead.chunks(1)).map(|(n, one): (usize, _)| {
+            (judged(one, &|| end_sandboxes(&node, one)), (1, total - n))
+        });
+        let of: Vec<_> = of.collect();
+        assert!(of.iter().any(|(judged, one)| judged == one), "{of:?}");
+    };
+    alone(&members[..4], 16);
+    let storm = &members[4..9];
+    assert_eq!(judged(storm, &|| stopped(&|| end_sandboxes(&node, storm))), (12, 12));
+    let one = &members[9..10];
+    let flood = || {
+        // More than `fs.inotify.max_queued_events`.
+        for n in 0..20_000 {
+            let path = names.join(n.to_string());
+            fs::write(&path, "").unwrap();
+            fs::remove_file(path).unwrap();
+        }
+        end_sandboxes(&node, one);
+    };
+    assert_eq!(judged(one, &|| stopped(&flood)), (7, 7));
+    eventually("the loss is told", || daemon.log().contains("events were lost"));
+    assert_eq!(judged(&[], &|| fs::remove_dir(&names).unwrap()), (6, 6));
+    daemon.no_harm();
+}
+
 #[test]
 fn a_del_that_could_not_finish_is_finished() {
     let node = Setup::new().gc_conf(json!({"timeoutMs": 300})).up("daemon_del");
@@ -156,7 +234,7 @@ fn what_is_only_watched_is_said_once() {
     let look_again = || {
         for _ in 0..5 {
             let sweeps = daemon.sum("sweeps_total");
-            daemon.signal(nix::sys::signal::Signal::SIGHUP);
+            daemon.signal(Signal::SIGHUP);
             eventually("it sweeps", || daemon.sum("sweeps_total") > sweeps);
         }
     };
@@ -185,11 +263,11 @@ fn most_of_a_node_at_once_needs_a_persons_word() {
     let pods = Pods::new(&node, 13);
     let daemon = Daemon::start(&node);
     // While it looks away: else it sees one after the other.
-    daemon.signal(nix::sys::signal::Signal::SIGSTOP);
+    daemon.signal(Signal::SIGSTOP);
     for pod in &pods.pods[..12] {
         node.kill_sandbox(pod);
     }
-    daemon.signal(nix::sys::signal::Signal::SIGCONT);
+    daemon.signal(Signal::SIGCONT);
     eventually("the brake is engaged", || daemon.metric("brake_engaged") == 1.0);
     let left = "stale_flows_left{reason=\"brake\"}";
     eventually("what it keeps is counted", || daemon.metric(left) == 12.0 * 15.0);
@@ -266,7 +344,7 @@ fn one_after_the_other_is_at_once_too() {
     let mut lines = ip.stdin.take().unwrap();
     for member in &members {
         writeln!(lines, "netns del {}", member.pod.netns).unwrap();
-        crate::rig::sleep_ms(20);
+        sleep_ms(20);
     }
     drop(lines);
     assert!(ip.wait().unwrap().success());
@@ -290,7 +368,7 @@ fn entries_that_come_back_after_a_del_are_found() {
     node.del(&pods.pods[0]);
     until(&node, &pods.without(&[0]));
     // A slow controller. It says what it said before, of a pod that is gone.
-    crate::rig::sleep_ms(200);
+    sleep_ms(200);
     let again = layouts::classifier(&pods.pods[0].who(0x1001));
     node.add_flows("br0", &again);
     let port = format!("in_port={}", pods.pods[0].ofport);

@@ -125,7 +125,9 @@ impl Sweeper<'_> {
         run.sighted(pass);
         self.beat();
         debug!(
-            "sweep ({reasons}): {} ms for liveness, {} ms for {} of the dead",
+            "sweep ({reasons}): {} of {} judged, {} ms for liveness, {} ms for {} of the dead",
+            pass.orphans.judged(),
+            pass.orphans.total,
             judged.saturating_sub(began.at).as_millis(),
             shared.wakeup.now().saturating_sub(judged).as_millis(),
             outcome.targets.len()

@@ -184,3 +184,57 @@ fn a_row_that_somebody_alive_has_is_nobody_elses() {
     // The device may be another pod's by now.
     assert!(!own(&[], &[]));
 }
+
+/// A database that answers every question for rows alike, and reports no changes.
+fn database(directory: &Path) -> std::path::PathBuf {
+    let path = directory.join("db.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let all = include_str!("../../../tests/data/ovsdb/transact-select-all.json");
+        let all: serde_json::Value = serde_json::from_str(all).unwrap();
+        let asked = serde_json::Deserializer::from_reader(&stream).into_iter();
+        for question in asked.map_while(Result::<serde_json::Value, _>::ok) {
+            let mut answer = serde_json::json!({"result": null, "error": "unknown method"});
+            if question["method"] == "transact" {
+                answer = all.clone();
+            }
+            answer["id"] = question["id"].clone();
+            std::io::Write::write_all(&mut &stream, answer.to_string().as_bytes()).unwrap();
+        }
+    });
+    path
+}
+
+/// Before a commit the records are those that were judged, if nobody else has written. Whoever has
+/// written is seen.
+#[test]
+fn records_are_read_again_if_somebody_has_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let registry = Registry::open(&directory.path().join("state")).unwrap();
+    let soon = || crate::util::clock::Deadline::after(std::time::Duration::from_secs(10));
+    let write = |container: &str| {
+        let mut record = record();
+        record.key.container = container.parse().unwrap();
+        registry.lock(soon()).unwrap().put(&record).unwrap();
+    };
+    write("c1");
+    let mut client = Client::connect(&database(directory.path()), soon()).unwrap();
+    let run_dir = directory.path();
+    let before = NodeSnapshot::read(Some(&registry), run_dir, &mut client, Stamp::now()).unwrap();
+    let mut again = |version| before.again(Some(&registry), version, run_dir, &mut client).unwrap();
+    let is_kept = |node: &NodeSnapshot| {
+        let [was, is] = [&before, node].map(|node| node.records.shared(0).unwrap());
+        Arc::ptr_eq(was, is)
+    };
+    let same = again(before.version);
+    assert!(is_kept(&same));
+    assert_eq!((same.version, same.records.len()), (before.version, 1));
+    let unknown = again(None);
+    assert!(!is_kept(&unknown), "nobody knows whether somebody has written");
+    write("c2");
+    let other = again(before.version);
+    assert!(!is_kept(&other));
+    assert_eq!(other.records.len(), 2);
+    assert_ne!(other.version, before.version);
+}
