@@ -12,9 +12,9 @@ use super::output::{self, or_dash, short};
 use super::screen::Text;
 use super::{Context, Error, Exit, Table, ago, explain};
 use crate::config::database_socket;
-#[cfg(feature = "daemon")]
-use crate::flowtable::FlowSink;
 use crate::flowtable::FlowSource;
+#[cfg(feature = "daemon")]
+use crate::flowtable::{FlowSink, PortList};
 use crate::judge::{Judge, Survey};
 use crate::liveness::{Liveness, netns};
 use crate::model::attachment::{Attachment, State};
@@ -291,7 +291,7 @@ fn each_flow(
     each: &mut dyn FnMut(&Flow),
 ) -> Result<(), openflow::Error> {
     let mut flow = Flow::default();
-    let everything = source.everything();
+    let everything = source.everything()?;
     source.scan(&everything, &mut |seen| {
         seen.raw.decode(&mut flow)?;
         flow.made = seen.made.latest;
@@ -305,7 +305,7 @@ fn each_flow(
 #[cfg(feature = "daemon")]
 pub(crate) fn counts(
     node: &NodeSnapshot,
-    mut source: impl FnMut(&str) -> Option<(Box<dyn FlowSink>, Vec<(u16, String)>)>,
+    mut source: impl FnMut(&str) -> Option<(Box<dyn FlowSink>, PortList)>,
 ) -> Result<Value, Error> {
     let mut answer = serde_json::Map::new();
     for (id, targets) in by_bridge(node, &targets(node)?) {

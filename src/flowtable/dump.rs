@@ -4,14 +4,17 @@
 //! For many, or where everything must be seen: table by table. Never a large bridge in one
 //! request.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::debug;
 
-use super::{Changes, EvidenceReader, FlowSink, FlowSource, Made, Reporting, Seen, Tokens, Visit};
+use super::{
+    Changes, EvidenceReader, FlowSink, FlowSource, Made, PortList, Reporting, Seen, Tokens, Visit,
+};
 use crate::model::flow::Actions;
 use crate::openflow::{
-    Applied, Asked, AskedDump, Connection, Entry, Error, Filter, filters_for_address,
+    Applied, Asked, AskedDump, AskedGroups, Connection, Entry, Error, Filter, filters_for_address,
 };
 use crate::util::clock::BootTime;
 
@@ -26,8 +29,8 @@ const MOST_TABLES: usize = 48;
 #[derive(Debug)]
 pub struct DumpSource {
     connection: Connection,
-    /// Each table and how many entries it had.
-    tables: Vec<(u8, u32)>,
+    /// Each table and how many entries it had, if that was asked.
+    tables: Option<Vec<(u8, u32)>>,
     /// What the groups do, if that was asked for with the tables. For one scan: the next one asks.
     groups: Option<Vec<Actions>>,
     guess: Option<Guess>,
@@ -45,7 +48,7 @@ impl DumpSource {
     ///
     /// # Errors
     /// Those of any exchange.
-    pub fn over(mut connection: Connection) -> Result<(Self, Vec<(u16, String)>), Error> {
+    pub fn over(mut connection: Connection) -> Result<(Self, PortList), Error> {
         let asked = connection.ask_ports_and_tables(false)?;
         Self::hearing(connection, asked)
     }
@@ -54,7 +57,7 @@ impl DumpSource {
     ///
     /// # Errors
     /// Those of any exchange.
-    pub fn with_groups(mut connection: Connection) -> Result<(Self, Vec<(u16, String)>), Error> {
+    pub fn with_groups(mut connection: Connection) -> Result<(Self, PortList), Error> {
         let asked = connection.ask_ports_and_tables(true)?;
         Self::hearing(connection, asked)
     }
@@ -63,20 +66,25 @@ impl DumpSource {
     pub(super) fn hearing(
         mut connection: Connection,
         asked: Asked,
-    ) -> Result<(Self, Vec<(u16, String)>), Error> {
+    ) -> Result<(Self, PortList), Error> {
         let ((ports, tables), groups) = connection.hear_ports_and_tables(asked)?;
-        let groups = groups.map(known).transpose()?;
-        Ok((Self { groups, ..Self::knowing(connection, tables) }, ports))
+        let (tables, groups) = (Some(tables), groups.map(known).transpose()?);
+        Ok((Self { connection, tables, groups, guess: None }, Arc::new(ports)))
     }
 
-    fn knowing(connection: Connection, tables: Vec<(u8, u32)>) -> Self {
-        Self { connection, tables, groups: None, guess: None }
+    /// Of a bridge that is followed: nothing but its groups was asked.
+    pub(super) fn hearing_groups(
+        mut connection: Connection,
+        asked: AskedGroups,
+    ) -> Result<Self, Error> {
+        let groups = Some(known(connection.hear_buckets(asked))?);
+        Ok(Self { connection, tables: None, groups, guess: None })
     }
 
     /// Without asking the switch for its tables.
     #[cfg(test)]
     pub(crate) fn bare(connection: Connection) -> Self {
-        Self::knowing(connection, Vec::new())
+        Self { connection, tables: Some(Vec::new()), groups: None, guess: None }
     }
 
     /// Asks for the entries with these tokens and does not wait.
@@ -89,7 +97,7 @@ impl DumpSource {
 
     /// Whole tables in turns: each is asked for when the one before it begins to come.
     fn scan_tables(&mut self, filters: &[Filter], each: &mut Visit<'_>) -> Result<(), Error> {
-        let turns = turns(filters, &self.tables);
+        let turns = turns(filters, self.tables.as_deref().unwrap_or_default());
         let ends: Vec<usize> = turns
             .iter()
             .scan(0, |end, turn| {
@@ -121,13 +129,20 @@ fn known(buckets: Result<Vec<Actions>, Error>) -> Result<Vec<Actions>, Error> {
 }
 
 impl FlowSource for DumpSource {
-    fn everything(&self) -> Vec<Filter> {
-        let filled = self.tables.iter().filter(|(_, active)| *active > 0);
-        filled.map(|(table, _)| Filter::table(*table)).collect()
+    fn everything(&mut self) -> Result<Vec<Filter>, Error> {
+        let tables = match self.tables.take() {
+            Some(tables) => tables,
+            None => self.connection.tables()?,
+        };
+        let filled = tables.iter().filter(|(_, active)| *active > 0);
+        let filters = filled.map(|(table, _)| Filter::table(*table)).collect();
+        self.tables = Some(tables);
+        Ok(filters)
     }
 
     fn prefers_scan(&self, attachments: usize) -> bool {
-        let entries: u64 = self.tables.iter().map(|(_, active)| u64::from(*active)).sum();
+        let Some(tables) = &self.tables else { return true };
+        let entries: u64 = tables.iter().map(|(_, active)| u64::from(*active)).sum();
         entries <= SMALL_BRIDGE || attachments > FEW_ATTACHMENTS
     }
 

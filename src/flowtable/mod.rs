@@ -15,10 +15,12 @@
 //! | `replicas` | those of a node's bridges |
 //! | `sink` | deletes, additions, and what the switch reports meanwhile |
 //! | `source` | a source that reads a replica |
+//! | `spare` | a connection that waits for the next clean-up |
 //! | [`watcher`] | keeps a bridge's replica: follows the switch, builds anew after a doubt |
 //! | `watchlist` | which changes of a replica are news for whoever follows the bridge |
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::flow::{Actions, Address, Flow};
@@ -35,6 +37,7 @@ pub mod replica;
 mod replicas;
 mod sink;
 mod source;
+mod spare;
 pub mod watcher;
 mod watchlist;
 
@@ -45,6 +48,9 @@ pub use replicas::{Limits, ReplicaStatus, Replicas};
 pub use sink::{BridgeTables, FlowSink, Parallel};
 pub use source::ReplicaSource;
 pub use watchlist::{Arrived, News};
+
+/// A bridge's ports, by number. A list that is handed out again is quickly found to be the same.
+pub type PortList = Arc<Vec<(u16, String)>>;
 
 /// Ages that differ by less may be one entry's.
 const SAME_AGE: Duration = Duration::from_millis(10);
@@ -148,7 +154,10 @@ pub struct Changes {
 /// What a plan reads a bridge's entries from.
 pub trait FlowSource: Send {
     /// The filters that together find every entry.
-    fn everything(&self) -> Vec<Filter>;
+    ///
+    /// # Errors
+    /// Those of any exchange.
+    fn everything(&mut self) -> Result<Vec<Filter>, Error>;
 
     /// Whether a scan of everything costs no more than a query for this many attachments.
     fn prefers_scan(&self, attachments: usize) -> bool;
@@ -192,10 +201,14 @@ pub trait FlowSource: Send {
     /// As [`Self::scan`].
     fn buckets(&mut self) -> Result<Vec<Actions>, Error>;
 
+    /// A scan is to come soon. A source that has to be brought up to date for it may begin.
+    fn prepare(&mut self) {}
+
     /// Whether changes are reported at all.
     fn is_watching(&self) -> bool;
 
-    /// The number of the next change. What is scanned from now on has all changes before it.
+    /// The number of the next change. What is scanned from now on, or was
+    /// [prepared](Self::prepare) before, has all changes before it.
     fn seq(&self) -> u64;
 
     /// The changes from this number on that were not handed out yet. Waits for the first one for

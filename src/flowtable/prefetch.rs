@@ -6,8 +6,8 @@
 
 use std::path::Path;
 
-use super::{DumpSource, FlowSink, FlowSource as _, Tokens};
-use crate::openflow::{Asked, Connection, Error, Opening};
+use super::{DumpSource, FlowSink, FlowSource as _, PortList, Tokens};
+use crate::openflow::{Asked, AskedGroups, Connection, Error, Opening};
 use crate::util::clock::Deadline;
 
 /// Whether groups are asked for, too.
@@ -15,6 +15,8 @@ use crate::util::clock::Deadline;
 pub enum Groups {
     /// They will be asked for, most likely.
     Wanted,
+    /// They will, and nothing else: the rest is known of a bridge that is followed.
+    Only,
     /// They will not.
     Not,
 }
@@ -27,7 +29,9 @@ pub enum Prefetch {
     /// Its ports and tables were asked for, and perhaps its groups.
     Asking(Connection, Asked),
     /// They are known, and perhaps dumps were asked for.
-    Ready(DumpSource, Vec<(u16, String)>),
+    Ready(DumpSource, PortList),
+    /// Its groups were asked for, and nothing else.
+    Followed(Connection, AskedGroups),
 }
 
 impl Prefetch {
@@ -38,12 +42,21 @@ impl Prefetch {
         Some(Self::Connecting(opening.watching(watching), groups))
     }
 
+    /// Over a connection that is open. `None`: it does not work.
+    #[must_use]
+    pub fn over(mut connection: Connection, watching: bool, groups: Groups) -> Option<Self> {
+        if watching {
+            connection.watch().ok()?;
+        }
+        Self::of(connection, groups).ok()
+    }
+
     /// Answers the switch's hello and asks the first questions, if the hello is there.
     #[must_use]
     pub fn go_on(self) -> Option<Self> {
         match self {
             Self::Connecting(opening, groups) if opening.is_ready() => {
-                Self::ask(opening, groups).ok()
+                opening.finish().and_then(|connection| Self::of(connection, groups)).ok()
             }
             other => Some(other),
         }
@@ -63,6 +76,7 @@ impl Prefetch {
             return Some(asking);
         }
         let (mut source, ports) = asking.finish().ok()?;
+        let ports = ports?;
         if !source.prefers_scan(attachments)
             && let Some(tokens) = tokens()
         {
@@ -71,15 +85,19 @@ impl Prefetch {
         Some(Self::Ready(source, ports))
     }
 
-    /// The bridge and its ports.
+    /// The bridge and its ports, if they were asked for.
     ///
     /// # Errors
     /// Those of any exchange.
-    pub fn finish(self) -> Result<(DumpSource, Vec<(u16, String)>), Error> {
+    pub fn finish(self) -> Result<(DumpSource, Option<PortList>), Error> {
+        let known = |(source, ports)| (source, Some(ports));
         match self {
-            Self::Ready(source, ports) => Ok((source, ports)),
-            Self::Connecting(opening, groups) => Self::ask(opening, groups)?.finish(),
-            Self::Asking(connection, asked) => DumpSource::hearing(connection, asked),
+            Self::Ready(source, ports) => Ok(known((source, ports))),
+            Self::Connecting(opening, groups) => Self::of(opening.finish()?, groups)?.finish(),
+            Self::Asking(connection, asked) => DumpSource::hearing(connection, asked).map(known),
+            Self::Followed(connection, asked) => {
+                DumpSource::hearing_groups(connection, asked).map(|source| (source, None))
+            }
         }
     }
 
@@ -88,13 +106,20 @@ impl Prefetch {
     pub fn path(&self) -> &Path {
         match self {
             Self::Connecting(opening, _) => opening.path(),
-            Self::Asking(connection, _) => connection.path(),
+            Self::Asking(connection, _) | Self::Followed(connection, _) => connection.path(),
             Self::Ready(source, _) => source.connection().path(),
         }
     }
 
-    fn ask(opening: Opening, groups: Groups) -> Result<Self, Error> {
-        let mut connection = opening.finish()?;
+    /// Asks over this connection.
+    ///
+    /// # Errors
+    /// Those of any exchange.
+    pub fn of(mut connection: Connection, groups: Groups) -> Result<Self, Error> {
+        if groups == Groups::Only {
+            let asked = connection.ask_buckets()?;
+            return Ok(Self::Followed(connection, asked));
+        }
         let asked = connection.ask_ports_and_tables(groups == Groups::Wanted)?;
         Ok(Self::Asking(connection, asked))
     }

@@ -10,6 +10,8 @@ use super::memory::MemoryLimit;
 use super::replica::{Counters, State};
 use super::watcher::{OnNews, Turns, Watcher};
 use super::{Arrived, BridgeTables, DumpSource, FlowSink, News, ReplicaSource, Token};
+use crate::openflow::Connection;
+use crate::util::clock::Deadline;
 
 /// Follows each bridge that it is told of.
 #[derive(Debug)]
@@ -135,6 +137,11 @@ impl BridgeTables for Replicas {
             Some(watcher) => Box::new(ReplicaSource::new(watcher, switch)),
             None => Box::new(switch),
         }
+    }
+
+    fn connection(&self, bridge: &str, deadline: Deadline) -> Option<Connection> {
+        let watcher = self.watchers().get(bridge).cloned();
+        watcher.and_then(|watcher| watcher.take_spare(deadline))
     }
 
     fn is_followed(&self, bridge: &str) -> bool {

@@ -1,8 +1,9 @@
 //! What a plan is carried out on.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
-use super::{DumpSource, FlowSource, Seen};
+use super::{DumpSource, FlowSource, PortList, Seen};
 use crate::openflow::{Applied, Connection, Entry, Error, Filter, Update, delete_strict_parallel};
 use crate::util::clock::Deadline;
 
@@ -10,6 +11,9 @@ use crate::util::clock::Deadline;
 pub trait BridgeTables: Debug + Sync {
     /// A bridge's table, read from its copy if there is one.
     fn source(&self, bridge: &str, switch: DumpSource) -> Box<dyn FlowSink>;
+
+    /// A connection to a bridge that was opened before it was needed, if there is one.
+    fn connection(&self, bridge: &str, deadline: Deadline) -> Option<Connection>;
 
     /// Whether a bridge's copy is in sync: reading all of it costs the switch nothing.
     fn is_followed(&self, bridge: &str) -> bool;
@@ -28,8 +32,16 @@ pub trait FlowSink: FlowSource {
     ///
     /// # Errors
     /// Those of any exchange.
-    fn ports(&mut self) -> Result<Vec<(u16, String)>, Error> {
-        self.connection_mut().ports()
+    fn ports(&mut self) -> Result<PortList, Error> {
+        self.connection_mut().ports().map(Arc::new)
+    }
+
+    /// The same as of when a scan was [prepared](FlowSource::prepare), or later.
+    ///
+    /// # Errors
+    /// As [`Self::ports`].
+    fn ports_of_scan(&mut self) -> Result<PortList, Error> {
+        self.ports()
     }
 
     /// Deletes exactly these entries.

@@ -7,8 +7,10 @@ use std::time::Duration;
 use super::dump::filters_of_tokens;
 use super::index::Token;
 use super::replica::{Held, Replica};
-use super::watcher::Watcher;
-use super::{Changes, DumpSource, EvidenceReader, FlowSink, FlowSource, Seen, Tokens, Visit};
+use super::watcher::{AskedBarrier, Watcher};
+use super::{
+    Changes, DumpSource, EvidenceReader, FlowSink, FlowSource, PortList, Seen, Tokens, Visit,
+};
 use crate::model::flow::Actions;
 use crate::openflow::{Applied, Connection, Entry, Error, Filter, Malformed};
 use crate::util::clock::BootTime;
@@ -19,25 +21,47 @@ use crate::util::clock::BootTime;
 pub struct ReplicaSource {
     watcher: Arc<Watcher>,
     switch: DumpSource,
+    prepared: Option<Prepared>,
+}
+
+/// A barrier that was asked for before the scan that needs it. The first change that may not be in the
+/// replica is one that came after that.
+#[derive(Debug)]
+struct Prepared {
+    /// `None`: it is answered.
+    asked: Option<AskedBarrier>,
+    seq: u64,
+}
+
+impl Drop for ReplicaSource {
+    fn drop(&mut self) {
+        self.watcher.want_spare();
+    }
 }
 
 impl ReplicaSource {
     /// Of this watcher's bridge, which is also that of the other source.
     #[must_use]
     pub fn new(watcher: Arc<Watcher>, switch: DumpSource) -> Self {
-        Self { watcher, switch }
+        Self { watcher, switch, prepared: None }
     }
 
     /// Reads from the replica; `None`, and nothing was read: it is not in sync. The watcher waits
     /// meanwhile: `read` must be quick.
-    fn read<T>(&self, read: impl FnOnce(&mut Replica) -> T) -> Option<T> {
-        self.watcher.barrier(self.switch.deadline())?;
+    fn read<T>(&mut self, read: impl FnOnce(&mut Replica) -> T) -> Option<T> {
+        let asked = match self.prepared.take() {
+            Some(prepared) => prepared.asked,
+            None => Some(self.watcher.ask_barrier()?),
+        };
+        if let Some(asked) = asked {
+            asked.wait(self.switch.deadline())?;
+        }
         let mut replica = self.watcher.replica();
         replica.is_in_sync().then(|| read(&mut replica))
     }
 
     /// Hands out what the replica finds; false: it is not in sync, and nothing was handed out.
-    fn find(&self, filters: &[Filter], each: &mut Visit<'_>) -> Result<bool, Error> {
+    fn find(&mut self, filters: &[Filter], each: &mut Visit<'_>) -> Result<bool, Error> {
         // Whoever asks for nothing need not wait for a barrier.
         if filters.is_empty() {
             return Ok(true);
@@ -74,7 +98,7 @@ impl Visitor<'_, '_> {
 }
 
 impl FlowSource for ReplicaSource {
-    fn everything(&self) -> Vec<Filter> {
+    fn everything(&mut self) -> Result<Vec<Filter>, Error> {
         self.switch.everything()
     }
 
@@ -120,8 +144,14 @@ impl FlowSource for ReplicaSource {
         self.switch.is_watching()
     }
 
+    fn prepare(&mut self) {
+        let seq = self.switch.seq();
+        let asked = self.watcher.ask_barrier();
+        self.prepared = asked.map(|asked| Prepared { asked: Some(asked), seq });
+    }
+
     fn seq(&self) -> u64 {
-        self.switch.seq()
+        self.prepared.as_ref().map_or_else(|| self.switch.seq(), |prepared| prepared.seq)
     }
 
     fn changes_since(&mut self, seq: u64, wait: Duration) -> Result<Changes, Error> {
@@ -132,6 +162,28 @@ impl FlowSource for ReplicaSource {
 impl FlowSink for ReplicaSource {
     fn connection(&self) -> &Connection {
         self.switch.connection()
+    }
+
+    fn ports(&mut self) -> Result<PortList, Error> {
+        let heard = self.watcher.barrier(self.switch.deadline());
+        match heard.and_then(|_| self.watcher.ports()) {
+            Some(ports) => Ok(ports),
+            None => self.switch.ports(),
+        }
+    }
+
+    fn ports_of_scan(&mut self) -> Result<PortList, Error> {
+        let Some(Prepared { asked: Some(asked), seq }) = self.prepared.take() else {
+            return self.ports();
+        };
+        if asked.wait(self.switch.deadline()).is_none() {
+            return self.switch.ports();
+        }
+        self.prepared = Some(Prepared { asked: None, seq });
+        match self.watcher.ports() {
+            Some(ports) => Ok(ports),
+            None => self.switch.ports(),
+        }
     }
 
     fn connection_mut(&mut self) -> &mut Connection {

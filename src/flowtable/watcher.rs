@@ -13,7 +13,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,7 +23,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::memory::Memory;
 use super::replica::{Doubt, Replica, State};
-use super::{DumpSource, FlowSource as _, Limits, News};
+use super::spare::Spare;
+use super::{DumpSource, FlowSource as _, Limits, News, PortList};
 use crate::openflow::{Connection, Error, Update};
 use crate::util::backoff::{back_off, chance};
 use crate::util::clock::{BootTime, Deadline};
@@ -36,6 +37,8 @@ const BARRIER_TIME: Duration = Duration::from_secs(1);
 const MOST_UNANSWERED: u32 = 30;
 /// A barrier is sent at least this often: an entry that comes was made after the last one.
 const TICK: Duration = Duration::from_secs(1);
+/// How often the switch's hello is looked for on a spare connection.
+const OPENING: Duration = Duration::from_millis(5);
 /// How often the end of another bridge's dump is looked for.
 const TURN: Duration = Duration::from_millis(20);
 /// More doubts than this in a minute, and dumps serve for a while.
@@ -77,6 +80,8 @@ pub struct Watcher {
 struct Shared {
     path: PathBuf,
     replica: Mutex<Replica>,
+    /// The bridge's ports as far as the switch has reported; `None`: it does not.
+    ports: Mutex<Option<PortList>>,
     limits: Limits,
     /// Who waits for a barrier.
     asked: Mutex<Vec<SyncSender<Option<u64>>>>,
@@ -84,6 +89,9 @@ struct Shared {
     wake: UnixStream,
     stopped: AtomicBool,
     on_news: OnNews,
+    spare: Spare,
+    /// A spare connection was used, and is not any more.
+    spare_wanted: AtomicBool,
 }
 
 /// Called with what is news of a bridge.
@@ -113,11 +121,14 @@ impl Watcher {
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             replica: Mutex::new(Replica::new(limits.entries, BootTime::now())),
+            ports: Mutex::default(),
             limits,
             asked: Mutex::default(),
             wake,
             stopped: AtomicBool::new(false),
             on_news,
+            spare: Spare::default(),
+            spare_wanted: AtomicBool::new(false),
         });
         let thread = thread::Builder::new().name("replica".to_owned()).stack_size(STACK);
         let of_thread = Arc::clone(&shared);
@@ -129,19 +140,55 @@ impl Watcher {
     /// its next change; `None` if the replica is not in sync, or the switch does not answer.
     #[must_use]
     pub fn barrier(&self, deadline: Deadline) -> Option<u64> {
+        self.ask_barrier().and_then(|asked| asked.wait(deadline))
+    }
+
+    /// Asks for a [`barrier`](Self::barrier) and does not wait.
+    #[must_use]
+    pub fn ask_barrier(&self) -> Option<AskedBarrier> {
         if !self.replica().is_in_sync() {
             return None;
         }
-        let left = deadline.left().ok()?;
         let (answer, answered) = sync_channel(1);
         self.shared.asked().push(answer);
         self.shared.wake();
-        answered.recv_timeout(left).ok().flatten()
+        Some(AskedBarrier(answered))
+    }
+
+    /// The ports that the bridge had at the last [`barrier`](Self::barrier), or later; `None`: the
+    /// switch does not report them.
+    #[must_use]
+    pub fn ports(&self) -> Option<PortList> {
+        self.shared.ports().clone()
+    }
+
+    /// A connection to the bridge that was opened before, if there is one.
+    #[must_use]
+    pub fn take_spare(&self, deadline: Deadline) -> Option<Connection> {
+        self.shared.spare.take(deadline)
+    }
+
+    /// Nobody waits for the bridge now: a connection is opened for the next one.
+    pub fn want_spare(&self) {
+        self.shared.spare_wanted.store(true, Ordering::Release);
+        self.shared.wake();
     }
 
     /// The replica. Whoever holds it keeps the watcher waiting.
     pub fn replica(&self) -> MutexGuard<'_, Replica> {
         self.shared.replica()
+    }
+}
+
+/// A barrier that was asked for.
+#[derive(Debug)]
+pub struct AskedBarrier(Receiver<Option<u64>>);
+
+impl AskedBarrier {
+    /// Waits until all that was changed before the question is in the replica.
+    #[must_use]
+    pub fn wait(self, deadline: Deadline) -> Option<u64> {
+        self.0.recv_timeout(deadline.left().ok()?).ok().flatten()
     }
 }
 
@@ -157,6 +204,10 @@ impl Drop for Watcher {
 impl Shared {
     fn replica(&self) -> MutexGuard<'_, Replica> {
         self.replica.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ports(&self) -> MutexGuard<'_, Option<PortList>> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell_news(&self) {
@@ -221,6 +272,7 @@ impl Thread {
             let Err(End { doubt, why }) = self.session();
             let synced = std::mem::take(&mut self.synced);
             self.shared.replica().doubt(doubt);
+            *self.shared.ports() = None;
             if self.shared.is_stopped() {
                 break;
             }
@@ -263,8 +315,11 @@ impl Thread {
         let mut monitor = self.build()?;
         self.synced = true;
         let (mut tick, mut unanswered) = (Instant::now() + TICK, 0);
+        let mut opening = self.shared.spare.keep(&self.shared.path);
         loop {
-            self.wait(Some(&monitor), tick.saturating_duration_since(Instant::now()));
+            let soon = if opening { OPENING } else { TICK };
+            let rest = tick.saturating_duration_since(Instant::now());
+            self.wait(Some(&monitor), rest.min(soon));
             if self.shared.is_stopped() {
                 return Err(Doubt::Closed.into());
             }
@@ -273,6 +328,8 @@ impl Thread {
             self.take_in(&mut monitor, &updates)?;
             let waiting = std::mem::take(&mut *self.shared.asked());
             if waiting.is_empty() && Instant::now() < tick {
+                let wanted = self.shared.spare_wanted.swap(false, Ordering::AcqRel);
+                opening = (opening || wanted) && self.shared.spare.keep(&self.shared.path);
                 continue;
             }
             let is_short = || self.shared.limits.memory.now().is_some_and(Memory::is_short);
@@ -290,6 +347,9 @@ impl Thread {
             unanswered = if answer.is_some() { 0 } else { unanswered + 1 };
             if unanswered >= MOST_UNANSWERED {
                 return Err(Doubt::Closed.into());
+            }
+            if Instant::now() >= tick {
+                opening = self.shared.spare.keep(&self.shared.path);
             }
             tick = Instant::now() + TICK;
         }
@@ -320,6 +380,9 @@ impl Thread {
         self.shared.replica().begin(monitor.version(), asked);
         self.read_dump(&mut monitor, source)?;
         drop(turn);
+        if !monitor.follow_ports()? {
+            debug!("bridge {}: does not report its ports", self.shared.bridge());
+        }
         if self.barrier(&mut monitor)?.is_none() {
             return Err(Doubt::Closed.into());
         }
@@ -347,7 +410,7 @@ impl Thread {
         let shared = &self.shared;
         thread::scope(|scope| {
             let read = move || {
-                let filters = source.everything();
+                let filters = source.everything()?;
                 source.scan(&filters, &mut |seen| {
                     shared.replica().dumped(&seen.raw, seen.made);
                     Ok(())
@@ -395,6 +458,9 @@ impl Thread {
         };
         if let Some(doubt) = doubt {
             return Err(doubt.into());
+        }
+        if let Some(ports) = monitor.changed_ports() {
+            *self.shared.ports() = Some(Arc::new(ports));
         }
         let (now, mut replica) = (BootTime::now(), self.shared.replica());
         for update in updates {

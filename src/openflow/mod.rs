@@ -33,7 +33,7 @@ pub(crate) mod testing;
 
 pub use client::bundle::Applied;
 pub use client::connection::{Connection, Opening};
-pub use client::describe::{Asked, Heard, PortsAndTables};
+pub use client::describe::{Asked, AskedGroups, Heard, PortsAndTables};
 pub use client::dump::AskedDump;
 pub use client::monitor::{Update, What};
 pub use client::parallel::delete_strict_parallel;

@@ -320,7 +320,12 @@ fn scan<'a>(
 ) -> Result<(ScannedBridge<'a>, Box<dyn FlowSink>), Error> {
     let (table, ports) = prefetch::or_open(prefetch, request, bridge.1)?;
     let mut table = request.table(bridge.1, table);
+    table.prepare();
     let mut input = BridgeInput::build(node, bridge.0, targets, request.adding.as_ref());
+    let ports = match ports {
+        Some(ports) => ports,
+        None => table.ports_of_scan()?,
+    };
     input.check_ports(node, bridge.0, &ports);
     let scan = scan_bridge(&mut *table, &input, request.least(bridge.1))?;
     let version = node.version;

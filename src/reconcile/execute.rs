@@ -14,7 +14,7 @@ use super::scan::{Candidate, FlowScan, again};
 use super::snapshot::Error;
 use super::transaction::JournalTransaction;
 use super::{BridgeId, BridgeInput, CleanRequest, CleanTarget, NodeSnapshot};
-use crate::flowtable::{FlowSink, Parallel};
+use crate::flowtable::{FlowSink, Parallel, PortList};
 use crate::judge::{Recheck, Standing};
 use crate::openflow::{Applied, Entry, Filter, FlowKey};
 use crate::store::Version;
@@ -99,7 +99,7 @@ pub(super) struct ScannedBridge<'a> {
     /// What its records count as, after our own writing.
     pub(super) version: Option<Version>,
     /// The bridge's ports, as it describes them.
-    pub(super) ports: Vec<(u16, String)>,
+    pub(super) ports: PortList,
     pub(super) input: BridgeInput,
     pub(super) scan: FlowScan,
 }
@@ -111,7 +111,7 @@ struct PreCommitCheck<'a> {
     /// The node now, if it is another.
     fresh: Option<NodeSnapshot>,
     /// The bridge's ports now, if they are others.
-    ports: Option<Vec<(u16, String)>>,
+    ports: Option<PortList>,
     /// `None`: nothing has changed.
     recheck: Option<Recheck>,
 }

@@ -67,7 +67,7 @@ pub use standing::{AskedPortScan, PortScan, connect_early};
 pub use unrecorded::Predecessors;
 pub use unrecorded_ports::{UnrecordedPort, unrecorded_ports};
 
-use crate::flowtable::DumpSource;
+use crate::flowtable::{DumpSource, PortList};
 use crate::model::attachment::Attachment;
 use crate::openflow::Connection;
 use crate::util::clock::{Deadline, Stamp};
@@ -118,7 +118,7 @@ pub(crate) fn open_table(
     run_dir: &std::path::Path,
     bridge: &str,
     deadline: Deadline,
-) -> Result<(DumpSource, Vec<(u16, String)>), crate::openflow::Error> {
+) -> Result<(DumpSource, PortList), crate::openflow::Error> {
     DumpSource::over(open_bridge(run_dir, bridge, deadline)?)
 }
 

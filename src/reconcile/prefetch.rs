@@ -8,7 +8,7 @@ use super::input::register_now;
 use super::scan::expects_proof;
 use super::snapshot::Answered;
 use super::{CleanRequest, CleanTarget, Thorough, socket_of};
-use crate::flowtable::{DumpSource, Groups, Prefetch, Tokens};
+use crate::flowtable::{DumpSource, Groups, PortList, Prefetch, Tokens};
 use crate::openflow::{Connection, Error};
 
 /// Connects, if all targets' records name the same bridge.
@@ -17,13 +17,25 @@ pub(super) fn begin(request: &CleanRequest<'_>, targets: &[CleanTarget]) -> Opti
     if targets.iter().any(|t| t.attachment.bridge.as_deref() != Some(bridge)) {
         return None;
     }
-    let path = socket_of(&request.run_dir, bridge).ok()?;
-    Prefetch::begin(&path, request.deadline, !request.dry_run, groups(request))
+    spare(request, bridge).or_else(|| {
+        let path = socket_of(&request.run_dir, bridge).ok()?;
+        Prefetch::begin(&path, request.deadline, !request.dry_run, groups(request, bridge))
+    })
 }
 
-/// A replica is asked for the evidence, which begins with the groups.
-fn groups(request: &CleanRequest<'_>) -> Groups {
-    if request.replicas.is_some() { Groups::Wanted } else { Groups::Not }
+/// Over a connection that waits for us.
+fn spare(request: &CleanRequest<'_>, bridge: &str) -> Option<Prefetch> {
+    let connection = request.replicas?.connection(bridge, request.deadline)?;
+    Prefetch::over(connection, !request.dry_run, groups(request, bridge))
+}
+
+/// A replica is asked for the evidence, which begins with the groups. It knows ports and tables.
+fn groups(request: &CleanRequest<'_>, bridge: &str) -> Groups {
+    match request.replicas {
+        Some(replicas) if replicas.is_followed(bridge) => Groups::Only,
+        Some(_) => Groups::Wanted,
+        None => Groups::Not,
+    }
 }
 
 /// Asks for the entries of the dead as their records know them, if a scan by tokens is to be
@@ -34,6 +46,11 @@ pub(super) fn guess(
     answered: &Answered,
     targets: &[CleanTarget],
 ) -> Option<Prefetch> {
+    // A replica needs no dump, and meanwhile there is something else to do.
+    let bridge = targets.first().and_then(|target| target.attachment.bridge.as_deref());
+    if bridge.zip(request.replicas).is_some_and(|(name, of)| of.is_followed(name)) {
+        return prefetch.go_on();
+    }
     let tokens = || {
         if request.thorough != Thorough::None { None } else { tokens(request, answered, targets) }
     };
@@ -69,14 +86,15 @@ fn tokens(
     recorded.collect()
 }
 
-/// A bridge and its ports, with the head start if that is the same bridge's.
+/// A bridge, and its ports if a replica does not know them, with the head start if that is the same bridge's.
 pub(super) fn or_open(
     prefetch: Option<Prefetch>,
     request: &CleanRequest<'_>,
     bridge: &str,
-) -> Result<(DumpSource, Vec<(u16, String)>), Error> {
+) -> Result<(DumpSource, Option<PortList>), Error> {
     let path = socket_of(&request.run_dir, bridge)?;
-    match prefetch.filter(|prefetch| prefetch.path() == path).map(Prefetch::finish) {
+    let prefetch = prefetch.filter(|prefetch| prefetch.path() == path);
+    match prefetch.or_else(|| spare(request, bridge)).map(Prefetch::finish) {
         Some(Err(_)) if !request.deadline.passed() => {}
         Some(finished) => return finished,
         None => {}
@@ -85,8 +103,5 @@ pub(super) fn or_open(
     if !request.dry_run {
         connection.watch()?;
     }
-    match groups(request) {
-        Groups::Wanted => DumpSource::with_groups(connection),
-        Groups::Not => DumpSource::over(connection),
-    }
+    Prefetch::of(connection, groups(request, bridge))?.finish()
 }

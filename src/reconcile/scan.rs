@@ -336,7 +336,7 @@ fn whole(source: &mut dyn FlowSource, facts: &JudgeInput) -> Result<FlowScan, Er
         survey.see_bucket(&bucket);
     }
     let mut collector = Collector::new(survey, source.seq());
-    let asked = source.everything();
+    let asked = source.everything()?;
     source.scan(&asked, &mut |seen| collector.see(seen))?;
     Ok(collector.finish(asked, Extent::Everything))
 }

@@ -220,7 +220,8 @@ fn named_on(
         Ok(())
     };
     if table.prefers_scan(ports.len()) {
-        table.scan(&table.everything(), &mut see)?;
+        let everything = table.everything()?;
+        table.scan(&everything, &mut see)?;
     } else {
         table.query(&[Tokens { ports: ports.to_vec(), ..Tokens::default() }], &mut see)?;
     }

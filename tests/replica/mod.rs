@@ -4,4 +4,5 @@
 //! `OFG_REPLICA_STEPS=20000 OFG_SEED=7 cargo test --test switch replica::` makes another, longer walk.
 
 mod faults;
+mod spare;
 mod walk;

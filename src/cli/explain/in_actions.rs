@@ -25,7 +25,8 @@ pub(super) fn find(
     known: &HashSet<FlowKey<'_>>,
 ) -> Result<Vec<FlowReport>, openflow::Error> {
     let (mut found, mut flow) = (Vec::new(), Flow::default());
-    source.scan(&source.everything(), &mut |seen| {
+    let everything = source.everything()?;
+    source.scan(&everything, &mut |seen| {
         if known.contains(&seen.raw.key()) {
             return Ok(());
         }

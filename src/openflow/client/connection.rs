@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::openflow::client::monitor::Monitor;
+use crate::openflow::client::ports::FollowedPorts;
 use crate::openflow::codec::hello::{Version, Versions, greeting};
 use crate::openflow::codec::numbers::*;
 use crate::openflow::codec::wire::{self, Layout as _, MessageHeader, Reader};
@@ -37,6 +38,8 @@ pub struct Connection {
     pub(super) bundles: bool,
     /// What other clients change meanwhile, if we asked for it.
     pub(super) monitor: Monitor,
+    /// The bridge's ports, if we asked for reports of them.
+    pub(super) followed: FollowedPorts,
 }
 
 /// A switch that was hanging does not go on with what was given up: its answer to the first message of
@@ -214,6 +217,7 @@ impl Connection {
             next_bundle: 1,
             bundles: true,
             monitor: Monitor::default(),
+            followed: FollowedPorts::default(),
         }
     }
 
@@ -375,6 +379,7 @@ impl Connection {
     fn is_ours(&mut self, message: Message, doing: &'static str) -> Result<bool, Error> {
         match message.kind {
             OFPT_ECHO_REQUEST => self.echo(message, doing)?,
+            OFPT_PORT_STATUS if self.followed.asked => self.note_port(message)?,
             // HELLO_FAILED carries no xid of ours.
             OFPT_ERROR if message.xid == 0 => {
                 if let Some(error) = self.error_in(message, doing)?

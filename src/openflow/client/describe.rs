@@ -26,6 +26,11 @@ pub type PortsAndTables = (Vec<(u16, String)>, Vec<(u8, u32)>);
 #[must_use = "its answer is still to come"]
 pub struct Asked(u32, bool);
 
+/// A question for groups that was sent.
+#[derive(Debug)]
+#[must_use = "its answer is still to come"]
+pub struct AskedGroups(u32);
+
 /// What [`Connection::hear_ports_and_tables`] returns: with the groups' buckets, or why there are
 /// none, if they were asked for.
 pub type Heard = (PortsAndTables, Option<Result<Vec<Actions>, Error>>);
@@ -70,7 +75,7 @@ impl Connection {
         let Asked(first, groups) = asked;
         let ports = self.hear_ports(first)?;
         let tables = self.hear_tables(first.wrapping_add(1))?;
-        let buckets = groups.then(|| self.hear_buckets(first.wrapping_add(2)));
+        let buckets = groups.then(|| self.hear_buckets(AskedGroups(first.wrapping_add(2))));
         match buckets {
             // A switch that has no groups is no reason not to hear of the rest.
             Some(Err(failed)) if !failed.is_refusal() => Err(failed),
@@ -96,13 +101,25 @@ impl Connection {
     /// # Errors
     /// As [`Self::dump`].
     pub fn buckets(&mut self) -> Result<Vec<Actions>, Error> {
-        let xid = self.ask(&[GROUPS], READING)?;
-        self.hear_buckets(xid)
+        let asked = self.ask_buckets()?;
+        self.hear_buckets(asked)
     }
 
-    fn hear_buckets(&mut self, xid: u32) -> Result<Vec<Actions>, Error> {
+    /// Asks for [`Self::buckets`] and does not wait.
+    ///
+    /// # Errors
+    /// As [`Self::dump`].
+    pub fn ask_buckets(&mut self) -> Result<AskedGroups, Error> {
+        self.ask(&[GROUPS], READING).map(AskedGroups)
+    }
+
+    /// What was asked.
+    ///
+    /// # Errors
+    /// As [`Self::dump`].
+    pub fn hear_buckets(&mut self, asked: AskedGroups) -> Result<Vec<Actions>, Error> {
         let mut found = Vec::new();
-        self.hear(xid, OFPMP_GROUP_DESC, READING, &mut |r, version| {
+        self.hear(asked.0, OFPMP_GROUP_DESC, READING, &mut |r, version| {
             group::read(version, r, &mut |list| {
                 let mut actions = Actions::default();
                 effects::decode_list(list, &mut actions)?;

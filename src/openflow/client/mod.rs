@@ -7,3 +7,4 @@ pub(super) mod describe;
 pub(super) mod dump;
 pub(crate) mod monitor;
 pub(super) mod parallel;
+pub(super) mod ports;

@@ -15,4 +15,5 @@ pub(super) mod multipart;
 pub(super) mod numbers;
 pub(super) mod oxm;
 pub(super) mod port;
+pub(super) mod port_status;
 pub(super) mod wire;

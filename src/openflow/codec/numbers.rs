@@ -33,9 +33,11 @@ numbers! {
 
     // Message types (section 7.1.1, `enum ofp_type`; 33 and 34 from 1.4 on).
     u8: OFPT_HELLO = 0, OFPT_ERROR = 1, OFPT_ECHO_REQUEST = 2, OFPT_ECHO_REPLY = 3,
-        OFPT_EXPERIMENTER = 4, OFPT_FEATURES_REQUEST = 5, OFPT_FEATURES_REPLY = 6, OFPT_FLOW_MOD = 14,
+        OFPT_EXPERIMENTER = 4, OFPT_FEATURES_REQUEST = 5, OFPT_FEATURES_REPLY = 6, OFPT_PORT_STATUS = 12,
+        OFPT_FLOW_MOD = 14,
         OFPT_MULTIPART_REQUEST = 18, OFPT_MULTIPART_REPLY = 19, OFPT_BARRIER_REQUEST = 20,
-        OFPT_BARRIER_REPLY = 21, OFPT_BUNDLE_CONTROL = 33, OFPT_BUNDLE_ADD_MESSAGE = 34;
+        OFPT_BARRIER_REPLY = 21, OFPT_GET_ASYNC_REQUEST = 26, OFPT_GET_ASYNC_REPLY = 27,
+        OFPT_SET_ASYNC = 28, OFPT_BUNDLE_CONTROL = 33, OFPT_BUNDLE_ADD_MESSAGE = 34;
 
     // Experimenters (`include/openflow/openflow-common.h`).
     u32: NX_VENDOR_ID = 0x0000_2320, ONF_VENDOR_ID = 0x4f4e_4600;
@@ -74,6 +76,12 @@ numbers! {
     u8: OFPFC_ADD = 0, OFPFC_DELETE_STRICT = 4;
     u16: OFPFF_SEND_FLOW_REM = 1, OFPFF_CHECK_OVERLAP = 2, OFPFF_RESET_COUNTS = 4,
         OFPFF_NO_PKT_COUNTS = 8, OFPFF_NO_BYT_COUNTS = 16, OFP_DEFAULT_PRIORITY = 0x8000;
+
+    // Reports of ports (section 7.4.3, `enum ofp_port_reason`), and what is reported unasked (1.4,
+    // section 7.3.10, `enum ofp_async_config_prop_type`: OFPACPT_LAST is the last that 1.4 and 1.5
+    // have in common in Open vSwitch).
+    u8: OFPPR_ADD = 0, OFPPR_DELETE = 1;
+    u16: OFPACPT_PORT_STATUS_SLAVE = 2, OFPACPT_PORT_STATUS_MASTER = 3, OFPACPT_LAST = 9;
 
     // Bundles (1.5.1, section 7.3.9).
     u16: OFPBCT_OPEN_REQUEST = 0, OFPBCT_COMMIT_REQUEST = 4, OFPBCT_COMMIT_REPLY = 5,

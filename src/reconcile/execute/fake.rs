@@ -6,7 +6,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::flowtable::{
-    Changes, EvidenceReader, FlowSink, FlowSource, Made, Parallel, Reporting, Seen, Tokens, Visit,
+    Changes, EvidenceReader, FlowSink, FlowSource, Made, Parallel, PortList, Reporting, Seen,
+    Tokens, Visit,
 };
 use crate::model::flow::Actions;
 use crate::openflow::{
@@ -91,8 +92,8 @@ fn hand_out<'e>(entries: impl Iterator<Item = &'e Entry>, filter: usize, each: &
 }
 
 impl FlowSource for FakeTable {
-    fn everything(&self) -> Vec<Filter> {
-        vec![Filter::default()]
+    fn everything(&mut self) -> Result<Vec<Filter>, SwitchFailed> {
+        Ok(vec![Filter::default()])
     }
 
     fn prefers_scan(&self, _: usize) -> bool {
@@ -111,7 +112,7 @@ impl FlowSource for FakeTable {
         let found = self.queried.expect("it prefers scans");
         let any = of.iter().any(|tokens| !tokens.addresses.is_empty());
         hand_out(self.bridge.entries.iter().take(if any { found } else { 0 }), 0, each);
-        Ok(self.everything())
+        self.everything()
     }
 
     fn evidence(&mut self, _: &[Tokens], _: &mut dyn EvidenceReader) -> Result<bool, SwitchFailed> {
@@ -147,9 +148,9 @@ impl FlowSink for FakeTable {
         unreachable!("a fake has none")
     }
 
-    fn ports(&mut self) -> Result<Vec<(u16, String)>, SwitchFailed> {
+    fn ports(&mut self) -> Result<PortList, SwitchFailed> {
         self.bridge.in_time()?;
-        Ok(self.bridge.ports.clone())
+        Ok(self.bridge.ports.clone().into())
     }
 
     fn delete_strict(&mut self, entries: &[&Entry]) -> Result<Applied, SwitchFailed> {

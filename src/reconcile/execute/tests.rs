@@ -108,7 +108,7 @@ fn play_for(
         node: &before,
         bridge: (BridgeId(0), "br0"),
         version: None,
-        ports: Vec::new(),
+        ports: PortList::default(),
         input,
         scan,
     };

@@ -16,8 +16,8 @@ use crate::util::clock::BootTime;
 const UNKNOWN_ROW: RowId = RowId(0);
 
 impl BridgeInput {
-    /// Checks OVSDB's numbers against what the bridge itself says on the same connection as
-    /// the deletes. A number under another name means that OVSDB's word is not yet carried
+    /// Checks OVSDB's numbers against what the bridge itself says, as it is asked or as its copy
+    /// follows it. A number under another name means that OVSDB's word is not yet carried
     /// out: no port is evidence then.
     pub fn check_ports(
         &mut self,
