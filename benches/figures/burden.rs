@@ -13,6 +13,7 @@ use ovs_flow_gc::openflow::{Connection, Entry, Filter};
 use ovs_flow_gc::util::clock::Deadline;
 
 use super::daemon::{SMALL, SMALL_FLOWS, SMALL_SHAPE, args, start, with_pods};
+use super::del::install;
 use super::echo::{Echoes, percentile};
 use super::gcd::Daemon;
 use super::idle::{memory, processor};
@@ -211,7 +212,9 @@ pub(crate) fn drain(table: &mut Table) {
     let drained = std::env::var("OFG_DRAINED").map_or(DRAINED, |pods| pods.parse().unwrap());
     let pods = 3 * drained + 10;
     let pod_set = with_pods(&node, pods, SMALL_SHAPE, pods * SMALL_SHAPE.each() + 10);
-    node.add_flow_text("br0", &filler(100_000 - pods * SMALL_SHAPE.each()));
+    // In parts: all at once take longer than a command may on a busy machine.
+    let fillers = filler(100_000 - pods * SMALL_SHAPE.each());
+    install(&node, &fillers.lines().map(str::to_owned).collect::<Vec<_>>());
     let daemon = start(&node, &args(&pod_set));
     follow(&daemon);
     thread::sleep(Duration::from_secs(2));
