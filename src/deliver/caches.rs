@@ -26,7 +26,7 @@ pub(crate) struct CachedFile {
     pub text: String,
     pub cached: CachedAttachment,
     /// When it was written, by the wall clock, in milliseconds.
-    written_ms: u64,
+    pub written_ms: u64,
 }
 
 /// The cached results of a node, as they were read once.

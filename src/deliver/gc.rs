@@ -9,8 +9,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use log::{info, warn};
@@ -18,12 +16,13 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::caches::{Caches, Verdict};
+use super::living::{self, Named};
 use super::run::Run;
-use super::{call, is_true, number, plugin_type, plugins_of};
+use super::{call, number, plugin_type, plugins_of};
 use crate::config::database_socket;
 use crate::model::attachment::Key;
-use crate::ovsdb::{Client, Marks, marks, same_netns};
-use crate::util::clock::{Deadline, Stamp};
+use crate::ovsdb::{Client, Marks, marks};
+use crate::util::clock::Deadline;
 
 /// GC came with this version.
 const SINCE: (u32, u32, u32) = (1, 1, 0);
@@ -31,10 +30,6 @@ const SINCE: (u32, u32, u32) = (1, 1, 0);
 const NEWEST: (u32, u32, u32) = (1, 1, 0);
 /// The interface of a pod in its first network.
 const FIRST: &str = "eth0";
-/// A pod's ADD has ended after so long: the kubelet gives up on a sandbox after four minutes.
-const STARTS_MS: u64 = 600_000;
-/// Where namespaces are, whether or not a cached result names one.
-const NAMESPACES: &str = "/run/netns";
 
 /// A network's configuration, as the runtime has it.
 pub(crate) struct Conflist {
@@ -92,7 +87,11 @@ impl Network {
         let list: Map<String, Value> = serde_json::from_str(text).map_err(|e| e.to_string())?;
         let name = list.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
         let Some(version) = version_of(&list)? else { return Ok(None) };
-        if is_true(list.get("disableGC")) || !list.contains_key("plugins") {
+        let off = flag(&list, "disableGC")?;
+        for other in ["disableCheck", "loadOnlyInlinedPlugins"] {
+            flag(&list, other)?;
+        }
+        if off || !list.contains_key("plugins") {
             return Ok(None);
         }
         let plugins = plugins_of(list)?;
@@ -128,45 +127,51 @@ fn version_of(list: &Map<String, Value>) -> Result<Option<String>, String> {
     Ok(best.filter(|(number, _)| *number >= SINCE).map(|(_, text)| text.to_owned()))
 }
 
+/// A flag of the list. libcni refuses a list with another value.
+fn flag(list: &Map<String, Value>, name: &str) -> Result<bool, String> {
+    match list.get(name) {
+        None => Ok(false),
+        Some(Value::Bool(flag)) => Ok(*flag),
+        Some(Value::String(word)) if word.eq_ignore_ascii_case("true") => Ok(true),
+        Some(Value::String(word)) if word.eq_ignore_ascii_case("false") => Ok(false),
+        Some(other) => Err(format!("its {name:?} is {other}: runtimes refuse the list")),
+    }
+}
+
 /// Who is remembered.
 #[derive(Default)]
 struct Remembered {
     containers: BTreeSet<String>,
-    /// The names that interfaces of this network have on this node.
+    /// The names that interfaces have on this node, in whichever network.
     ifnames: BTreeSet<String>,
-    attachments: BTreeSet<Valid>,
-    /// Paths of network namespaces.
-    namespaces: Vec<String>,
+    namespaces: Vec<Named>,
 }
 
 impl Remembered {
-    fn add(&mut self, key: &Key, network: &str) {
+    fn add(&mut self, key: &Key) {
         self.containers.insert(key.container.to_string());
-        if key.network.as_str() == network {
-            self.ifnames.insert(key.ifname.to_string());
-        }
+        self.ifnames.insert(key.ifname.to_string());
     }
 
+    /// Marks without a container's id tell of no lease whose it is: they name no namespace.
     fn add_marks(&mut self, marks: Marks) {
+        self.ifnames.extend(marks.ifname);
         let Some(container) = marks.container_id else { return };
-        self.namespaces.extend(marks.netns);
-        if let Some(ifname) = marks.ifname {
-            self.attachments.insert(Valid { container: container.clone(), ifname });
-        }
+        self.namespaces.extend(marks.netns.map(Named::by_marks));
         self.containers.insert(container);
     }
 
     /// Each container with each name: a runtime knows sandboxes, and not the names of their
     /// interfaces.
-    fn valid(self) -> Vec<Valid> {
-        let Self { containers, ifnames, mut attachments, .. } = self;
-        for container in containers {
-            let all = ifnames.iter().map(String::as_str).chain([FIRST]);
-            attachments.extend(
-                all.map(|name| Valid { container: container.clone(), ifname: name.to_owned() }),
-            );
-        }
-        attachments.into_iter().collect()
+    fn valid(mut self) -> Vec<Valid> {
+        self.ifnames.insert(FIRST.to_owned());
+        let Self { containers, ifnames, .. } = &self;
+        let valid = |(container, ifname): (&String, &String)| Valid {
+            container: container.clone(),
+            ifname: ifname.clone(),
+        };
+        let each = containers.iter().flat_map(|one| ifnames.iter().map(move |name| (one, name)));
+        each.map(valid).collect()
     }
 }
 
@@ -276,13 +281,15 @@ impl Gc<'_> {
             // Nobody delivers the loopback that containerd cached before its ADD here was cut off.
             let is_over = || matches!(evidence.judge(file), Verdict::Dead(_) | Verdict::Unrecorded);
             if file.cached.key.network.as_str() == network || !is_over() {
-                known.add(&file.cached.key, network);
+                known.add(&file.cached.key);
             }
-            known.namespaces.extend(file.sandboxes().into_iter().map(str::to_owned));
+            known.ifnames.insert(file.cached.key.ifname.to_string());
+            let named = |path| Named::by_cached(path, file.written_ms);
+            known.namespaces.extend(file.sandboxes().into_iter().map(named));
         }
         for record in records.attachments.iter() {
-            known.add(&record.key, network);
-            known.namespaces.extend(record.netns.iter().map(|netns| netns.path.clone()));
+            known.add(&record.key);
+            known.namespaces.extend(Named::by_record(record));
         }
         let deadline = Deadline::after(run.timeout);
         let database = Client::connect(&database_socket(run.run_dir), deadline)
@@ -297,47 +304,18 @@ impl Gc<'_> {
 
     /// Whose attachment nobody may remember yet, or ever: an ADD that is under way, and a namespace
     /// that none of the `remembered` is.
-    fn starting(&self, remembered: &[String]) -> Option<String> {
-        let parents = remembered.iter().filter(|path| !path.starts_with("/proc/"));
-        let mut directories: Vec<&Path> = vec![Path::new(NAMESPACES)];
-        directories.extend(parents.filter_map(|path| Path::new(path).parent()));
-        directories.sort_unstable();
-        directories.dedup();
-        let mut paths = directories.into_iter().flat_map(paths_in);
-        let now = Stamp::now().wall_ms;
-        adding().or_else(|| paths.find_map(|path| stranger(&path, remembered, now, self.run.yes)))
+    fn starting(&self, remembered: &[Named]) -> Option<String> {
+        adding().or_else(|| living::stranger(remembered, self.run.yes))
     }
-}
-
-/// Why the pod of a namespace may be nobody's that is remembered. `yes`: a person says that it is no
-/// pod's.
-fn stranger(path: &Path, remembered: &[String], now_ms: u64, yes: bool) -> Option<String> {
-    let text = path.display().to_string();
-    if remembered.iter().any(|known| same_netns(known, &text)) {
-        return None;
-    }
-    let changed = match fs::symlink_metadata(path) {
-        Ok(meta) => u64::try_from(meta.ctime()).unwrap_or(0).saturating_mul(1000),
-        Err(e) if e.kind() == ErrorKind::NotFound => return None,
-        Err(e) => return Some(format!("{text}: {e}")),
-    };
-    if changed.saturating_add(STARTS_MS) > now_ms {
-        return Some(format!("a pod may be starting: {text} is younger than 10 minutes"));
-    }
-    (!yes).then(|| format!("nobody knows whose pod is in {text}: `--yes` if none is"))
 }
 
 /// A process that is a plugin's ADD.
 fn adding() -> Option<String> {
     let is_add =
         |variables: &[u8]| variables.split(|byte| *byte == 0).any(|one| one == b"CNI_COMMAND=ADD");
-    let mut processes = paths_in(Path::new("/proc")).into_iter();
+    let mut processes = living::paths_in(Path::new("/proc")).into_iter();
     let found = processes.find(|path| fs::read(path.join("environ")).is_ok_and(|v| is_add(&v)))?;
     Some(format!("a pod is starting: {} is an ADD", found.display()))
-}
-
-fn paths_in(directory: &Path) -> Vec<PathBuf> {
-    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 fn names_in(directory: &Path) -> Vec<String> {
@@ -383,6 +361,10 @@ mod tests {
             json!({"cniVersion": "one"}),
             json!({"cniVersion": 1}),
             json!({"cniVersions": "1.1.0"}),
+            json!({"disableGC": "yes"}),
+            json!({"disableGC": 1}),
+            json!({"disableGC": true, "disableCheck": null}),
+            json!({"loadOnlyInlinedPlugins": "no"}),
         ] {
             assert!(Network::of(&list(&bad)).is_err(), "{bad}");
         }
@@ -409,49 +391,26 @@ mod tests {
         };
         let mut known = Remembered::default();
         known.containers.insert("sandbox".to_owned());
-        known.add(&key("podnet", "a", "net1"), "podnet");
-        known.add(&key("other", "b", "net7"), "podnet");
+        known.add(&key("podnet", "a", "net1"));
+        known.add(&key("other", "b", "net7"));
         let marks = |container: Option<&str>| Marks {
             container_id: container.map(str::to_owned),
-            ifname: Some("net9".to_owned()),
+            ifname: Some(if container.is_some() { "net9" } else { "net8" }.to_owned()),
             netns: Some("/run/netns/x".to_owned()),
             ..Marks::default()
         };
         known.add_marks(marks(None));
-        assert_eq!(known.namespaces, [""; 0], "whose it is nobody says");
+        assert!(known.namespaces.is_empty(), "whose it is nobody says");
         known.add_marks(marks(Some("c")));
-        assert_eq!(known.namespaces, ["/run/netns/x"]);
+        assert_eq!(known.namespaces.len(), 1);
         let valid = known.valid();
         let valid: Vec<String> =
             valid.iter().map(|v| format!("{} {}", v.container, v.ifname)).collect();
-        let expected = [
-            "a eth0",
-            "a net1",
-            "b eth0",
-            "b net1",
-            "c eth0",
-            "c net1",
-            "c net9",
-            "sandbox eth0",
-            "sandbox net1",
-        ];
+        let names = ["eth0", "net1", "net7", "net8", "net9"];
+        let expected: Vec<String> = ["a", "b", "c", "sandbox"]
+            .iter()
+            .flat_map(|one| names.map(|name| format!("{one} {name}")))
+            .collect();
         assert_eq!(valid, expected);
-    }
-
-    #[test]
-    fn a_namespace_that_nobody_remembers_stops_all() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ns");
-        crate::store::replace(&path, b"").unwrap();
-        let now = Stamp::now().wall_ms;
-        let known = [path.display().to_string()];
-        assert_eq!(stranger(&path, &known, now, false), None);
-        assert_eq!(stranger(&dir.path().join("gone"), &[], now, false), None);
-        for yes in [false, true] {
-            assert!(stranger(&path, &[], now, yes).unwrap().contains("may be starting"));
-        }
-        let later = now + STARTS_MS + 2_000;
-        assert!(stranger(&path, &[], later, false).unwrap().contains("nobody knows"));
-        assert_eq!(stranger(&path, &[], later, true), None);
     }
 }

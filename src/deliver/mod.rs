@@ -1,6 +1,7 @@
 //! The DEL calls that a dead pod's runtime never made, built from what libcni cached at the
 //! pod's ADD. Pure but for its parts: `caches` reads cached results and judges their pods, `call`
-//! runs a plugin, `run` puts them together, and `gc` calls GC afterwards.
+//! runs a plugin, `run` puts them together, and `gc` calls GC afterwards, if each namespace that
+//! `living` sees is a known pod's.
 //!
 //! The calls are those of libcni's `DelNetworkList` and `DelNetwork` (containernetworking/cni
 //! libcni/api.go), with two differences:
@@ -16,6 +17,7 @@ mod caches;
 mod call;
 mod gc;
 mod leftovers;
+mod living;
 mod run;
 mod told;
 

@@ -322,7 +322,7 @@ impl Seen {
 
 /// Mounted after `then`: another namespace that was given the same number, or the same one,
 /// mounted anew. Wall time with wall time: a clock set since moved neither.
-fn is_younger(changed_ms: u64, then: Stamp) -> bool {
+pub(crate) fn is_younger(changed_ms: u64, then: Stamp) -> bool {
     changed_ms > then.wall_ms.saturating_add(TICK_MS)
 }
 

@@ -120,6 +120,11 @@ fn the_daemon_does_what_del_gc_and_add_ask_for() {
     assert!(meta.file_type().is_socket());
     assert_eq!(meta.permissions().mode() & 0o777, 0o600);
 
+    // A GC that finds nobody dead is its network's.
+    assert_eq!(node.gc(Valid::Pods(&[&web, &db])).len(), 0);
+    let screen = node.admin(&["status"]).stdout;
+    assert!(screen.contains("GC of podnet: done"), "{screen}");
+
     let outcome = del(&node, &db);
     assert_eq!(node.dump("br0"), web_flows, "as soon as DEL is done");
     assert!(outcome.stderr.contains(&format!("{SAID}: 15 entries deleted")), "{outcome}");
@@ -148,7 +153,7 @@ fn the_daemon_does_what_del_gc_and_add_ask_for() {
     node.configure(json!({"mode": null}));
     assert_eq!(node.gc(Valid::Pods(&[&web])).len(), 0);
     until(&node, &web_flows);
-    assert_eq!(daemon.metric("requests_total{verb=\"GC\",result=\"done\"}"), 1.0);
+    assert_eq!(daemon.metric("requests_total{verb=\"GC\",result=\"done\"}"), 2.0);
     node.ovs_vsctl(&["--if-exists", "del-port", &cache.port]);
     node.must_reach(&web, &web.ip);
     daemon.no_harm();

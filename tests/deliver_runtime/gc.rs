@@ -6,13 +6,14 @@ use super::*;
 use crate::gcd::Daemon;
 use crate::rig::{Runtime, eventually};
 
-/// A node's `/run` and processes, without those of other tests: what the shell is to do first, the
-/// namespaces that it has, and `deliver`.
+/// A node's `/run`, mounts of namespaces and processes, without those of other tests: what the shell
+/// is to do first, the namespaces that it has, and `deliver`.
 pub(super) fn alone(node: &Node, before: &str, namespaces: &[String], args: &[&str]) -> Outcome {
     let run = at(node.dir.join("own-run"));
     let script = format!(
         "for n in {}; do touch {run}/netns/$n; mount --bind /run/netns/$n {run}/netns/$n; done; \
-         mount --rbind {run} /run; {before} {} {} --state-dir={}; exit $?",
+         awk -v own={run}/ '$4 ~ /^net:/ && index($5, own) != 1 {{ print $5 }}' \
+         /proc/self/mountinfo | xargs -r umount -l; mount --rbind {run} /run; {before} {} {} --state-dir={}; exit $?",
         namespaces.join(" "),
         at(node.plugin("ovs-flow-gc")),
         arguments(node, args).join(" "),
@@ -93,6 +94,11 @@ fn what_nobody_remembers_is_collected() {
     let all = [&own[..], std::slice::from_ref(&marked.netns)].concat();
     left(&alone(&node, "", &all, &["--gc"]), "may be starting");
     left(&gc("env CNI_COMMAND=ADD sleep 60 & sleep 0.2;", &["--yes"]), "is an ADD");
+    // Another runtime's, without a name or in a directory that nobody names.
+    left(&gc("unshare --net sleep 60 & sleep 0.2;", &["--yes"]), "/ns/net (sleep) is younger");
+    let docker = "mkdir /run/docker; touch /run/docker/x; unshare --net=/run/docker/x true;";
+    left(&gc(docker, &["--yes"]), "/run/docker/x is younger");
+    fs::remove_dir_all(node.dir.join("own-run/docker")).unwrap();
     let torn = node.dir.join("var-lib/cni/results/podnet-torn-eth0");
     fs::write(&torn, "{\"kind\": ").unwrap();
     left(&gc("", &[]), "podnet-torn-eth0");
@@ -111,7 +117,9 @@ fn what_nobody_remembers_is_collected() {
     assert_eq!(due["plugins"], json!(plugins));
     let listed = due["validAttachments"].as_array().unwrap();
     let listed: Vec<&str> = listed.iter().map(|one| one.as_str().unwrap()).collect();
-    let all: Vec<String> = living.iter().map(|container| format!("{container} eth0")).collect();
+    // `lo`: containerd's cached results of its own loopback.
+    let both = |container: &String| ["eth0", "lo"].map(|name| format!("{container} {name}"));
+    let all: Vec<String> = living.iter().flat_map(both).collect();
     assert_eq!(listed, all);
     assert_eq!(lease_holders(&node), with_lost(), "nothing is called");
 
@@ -140,6 +148,8 @@ fn what_nobody_remembers_is_collected() {
     runtime.signal(nix::sys::signal::Signal::SIGSTOP);
     left(&gc("", &[]), "the runtime");
     runtime.signal(nix::sys::signal::Signal::SIGCONT);
+    conflist_of(&node, &json!({"disableGC": "yes"}));
+    left(&gc("", &[]), "runtimes refuse the list");
     for off in [json!({"disableGC": true}), json!({"cniVersion": "1.0.0"})] {
         conflist_of(&node, &off);
         assert_eq!(gc("", &[]).json()["gc"], json!([]));

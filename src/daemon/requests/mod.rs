@@ -193,8 +193,8 @@ fn serve(shared: &Shared, stream: UnixStream) {
         }
     };
     let (began, verb) = (Instant::now(), request.verb.as_str());
-    let names: Vec<String> = request.targets.iter().map(|t| t.key.to_string()).take(8).collect();
-    debug!("{verb} asks for {} of the dead: {}", request.targets.len(), names.join(", "));
+    let whose = whose(&request);
+    debug!("{verb} asks for {} of the dead: {whose}", request.targets.len());
     let lease = Lease::new(stream, request.until_ms);
     let reply = match job(shared, request, lease) {
         Ok(job) => {
@@ -210,14 +210,24 @@ fn serve(shared: &Shared, stream: UnixStream) {
     };
     let CleanReply { result, deleted, why, .. } = reply;
     let became = format!(
-        "{verb} of {}: {} in {} ms, {deleted} entries deleted",
-        names.join(", "),
+        "{verb}{}{whose}: {} in {} ms, {deleted} entries deleted",
+        if whose.is_empty() { "" } else { " of " },
         result.as_str(),
         began.elapsed().as_millis()
     );
     debug!("{became} {}", why.unwrap_or_default());
     shared.requests.answered(became);
     shared.requests.databases.listen();
+}
+
+/// Whose call it is: that of its dead, or, where there are none (GC), that of its network.
+fn whose(request: &WireRequest) -> String {
+    let mut names: Vec<String> =
+        request.targets.iter().map(|t| t.key.to_string()).take(8).collect();
+    if names.is_empty() {
+        names.extend(request.overlay.iter().map(|overlay| overlay.network.to_string()));
+    }
+    names.join(", ")
 }
 
 fn answer(shared: &Shared, stream: &UnixStream, verb: &str, reply: &CleanReply) {
