@@ -14,6 +14,7 @@ use crate::adopt::{CachedAttachment, cached_text, cached_texts, multus_cache, pa
 use crate::liveness::netns::{self, Directories};
 use crate::liveness::{Liveness, LivenessReason};
 use crate::model::attachment::{Attachment, Key};
+use crate::model::flow::MacAddr;
 use crate::util::clock::Stamp;
 
 /// A file that was written so long before this boot is of another one: the wall clock is not exact.
@@ -134,6 +135,15 @@ impl CachedFile {
         let texts = ips.filter_map(|ip| ip.get("address")?.as_str());
         texts.filter_map(|text| text.split('/').next()?.parse().ok()).collect()
     }
+
+    /// The MACs of its interfaces in the pod.
+    pub(crate) fn macs(&self) -> Vec<MacAddr> {
+        let in_pod =
+            |i: &&Value| i.get("sandbox").and_then(Value::as_str).is_some_and(|s| !s.is_empty());
+        let macs =
+            self.interfaces().filter(in_pod).filter_map(|i| i.get("mac")?.as_str()?.parse().ok());
+        macs.filter(|mac: &MacAddr| !mac.is_unusable()).collect()
+    }
 }
 
 /// What is known of the pod of a cached result.
@@ -160,11 +170,16 @@ pub(crate) struct Evidence {
 }
 
 impl Evidence {
+    /// The dead's record.
+    pub(crate) fn record(&self, file: &CachedFile) -> Option<&Attachment> {
+        self.dead.iter().rfind(|record| record.key == file.cached.key)
+    }
+
     /// Whether the pod of a cached result is dead. A sandbox with a path that is there is not
     /// delivered, whoever calls it dead: plugins enter the path that the result names.
     pub(crate) fn judge(&self, file: &CachedFile) -> Verdict {
         let key = &file.cached.key;
-        let record = self.dead.iter().rfind(|record| record.key == *key);
+        let record = self.record(file);
         let sandboxes = file.sandboxes();
         for path in &sandboxes {
             if !path.starts_with('/') || path.starts_with("/proc/") || path.contains("/../") {

@@ -18,6 +18,7 @@ mod call;
 mod gc;
 mod leftovers;
 mod living;
+mod rows;
 mod run;
 mod told;
 

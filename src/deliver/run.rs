@@ -9,6 +9,7 @@ use log::{info, warn};
 use serde::Serialize;
 
 use super::caches::{CachedFile, Caches, Evidence, Verdict};
+use super::rows::Taken;
 use super::{Collected, Delivery, call};
 use crate::adopt::{CachedAttachment, cached_text};
 use crate::config::database_socket;
@@ -16,7 +17,7 @@ use crate::liveness::mass_death_guard::mass_death_guard;
 use crate::liveness::netns::Directories;
 use crate::liveness::{LivenessReason, Source};
 use crate::model::attachment::{Attachment, Key, Pod};
-use crate::ovsdb::{Client, marks, same_netns};
+use crate::ovsdb::Client;
 use crate::store::{DeliveredDel, Deliveries, DeliveryNote, Registry, RegistrySnapshot};
 use crate::util::clock::{Deadline, Stamp, boot_id};
 
@@ -261,27 +262,12 @@ impl Run<'_> {
         directories.into_iter().find(|dir| dir.symlink_metadata().is_ok())
     }
 
-    /// Whether somebody else's port has an address or a device of the dead, by its marks.
-    fn holder_in_database(&self, file: &CachedFile) -> Result<Option<String>, crate::ovsdb::Error> {
+    /// A port that the DEL would take from somebody else.
+    fn holder_in_database(&self, taken: &Taken<'_>) -> Result<Option<String>, crate::ovsdb::Error> {
         let deadline = Deadline::after(self.timeout);
         let database = Client::connect(&database_socket(self.run_dir), deadline)?.snapshot()?;
-        let (addresses, devices) = (file.addresses(), file.host_interfaces());
-        let sandboxes = file.sandboxes();
-        for (_, port, interface) in database.interfaces() {
-            let works = interface.ofport.number().is_some() && interface.ifindex != Some(0);
-            let Some(marks) = marks(port, interface).filter(|_| works) else { continue };
-            let own_container =
-                marks.container_id.as_deref() == Some(file.cached.key.container.as_str());
-            let netns = marks.netns.as_deref();
-            let own_netns = netns.is_some_and(|n| sandboxes.iter().any(|own| same_netns(n, own)));
-            let told = marks.container_id.is_some() || marks.netns.is_some();
-            let address = marks.ips.iter().any(|ip| addresses.contains(ip));
-            let device = devices.contains(&interface.name.as_str());
-            if (address || device && told) && !own_container && !own_netns {
-                return Ok(Some(format!("port {} is marked as another's", port.name)));
-            }
-        }
-        Ok(None)
+        let mut rows = database.interfaces();
+        Ok(rows.find_map(|(bridge, port, row)| taken.stopped_by(&bridge.name, port, row)))
     }
 }
 
@@ -333,7 +319,7 @@ impl<'a> One<'a> {
     }
 
     fn deliver(&mut self, basis: &Basis<'_>, held: bool) {
-        let ended = match self.obstacle(basis.living, held) {
+        let ended = match self.obstacle(basis, held) {
             Some(why) => Err(End::Left(why)),
             None => self.deliver_chain(basis),
         };
@@ -357,7 +343,7 @@ impl<'a> One<'a> {
     }
 
     /// What stands against it, before any plugin is called.
-    fn obstacle(&self, living: &Living, held: bool) -> Option<String> {
+    fn obstacle(&self, basis: &Basis<'_>, held: bool) -> Option<String> {
         let (run, key) = (self.run, &self.file.cached.key);
         if (run.concern)(&self.file.cached) == Concern::Observed {
             return Some("the network's mode is observe".to_owned());
@@ -370,7 +356,7 @@ impl<'a> One<'a> {
         if let Some(dir) = run.known_to_runtime(key) {
             return Some(format!("the runtime knows its sandbox: {}", dir.display()));
         }
-        living.holder(self.file).or_else(|| self.holder_in_database())
+        basis.living.holder(self.file).or_else(|| self.holder_in_database(basis))
     }
 
     fn deliver_chain(&mut self, basis: &Basis<'_>) -> Result<(), End> {
@@ -458,11 +444,12 @@ impl<'a> One<'a> {
         let mut living = Living::default();
         records.attachments.iter().for_each(|record| living.add_record(record));
         newer.iter().for_each(|file| living.add_cached(file));
-        living.holder(self.file).or_else(|| self.holder_in_database())
+        living.holder(self.file).or_else(|| self.holder_in_database(basis))
     }
 
-    fn holder_in_database(&self) -> Option<String> {
-        self.run.holder_in_database(self.file).unwrap_or_else(|failed| Some(failed.to_string()))
+    fn holder_in_database(&self, basis: &Basis<'_>) -> Option<String> {
+        let taken = Taken::of(self.file, basis.evidence.record(self.file));
+        self.run.holder_in_database(&taken).unwrap_or_else(|failed| Some(failed.to_string()))
     }
 
     fn write_note(&self) {
