@@ -187,16 +187,20 @@ pub(super) fn leftovers(context: &Context, caches: &[PathBuf]) -> Option<Leftove
 pub(super) fn say_leftovers(left: &Leftovers) -> Option<(String, &'static str)> {
     let rows = left.port_rows;
     let rows = rows.map_or_else(|| "? port rows".to_owned(), |n| counted(n as u64, "port row"));
-    let Leftovers { cached_results, leases, failed, error, .. } = left;
+    let Leftovers { cached_results, unreadable, leases, failed, error, .. } = left;
     let mut text = format!(
         "dead pods left {}, {}, and {rows}",
         counted(*cached_results as u64, "cached result"),
         counted(*leases as u64, "lease")
     );
+    if *unreadable > 0 {
+        let files = counted(*unreadable as u64, "cached result");
+        text.push_str(&format!("; {files} cannot be read"));
+    }
     if let Some(error) = error {
         text.push_str(&format!("; a plugin failed for {failed} of them: {error}"));
     }
-    (*cached_results > 0).then_some((text, "ovs-flow-gc deliver --dry-run"))
+    (*cached_results > 0 || *unreadable > 0).then_some((text, "ovs-flow-gc deliver --dry-run"))
 }
 
 /// The dead go by the sweep's verdict, and their entries go before their addresses are free. In a
@@ -231,7 +235,7 @@ fn wanted(options: &Options, all: &[&CachedAttachment]) -> Vec<bool> {
 fn concern(cached: &CachedAttachment) -> Concern {
     let config = cached.config.as_deref().and_then(base64::decode);
     let Some(text) = config.and_then(|config| String::from_utf8(config).ok()) else {
-        return Concern::None;
+        return Concern::Unread;
     };
     concern_of(&text)
 }
@@ -243,7 +247,8 @@ fn concern_of(text: &str) -> Concern {
             if config.mode == Mode::Observe { Concern::Observed } else { Concern::Full }
         }
         Ok(found) if found.ovs.is_some() => Concern::Full,
-        _ => Concern::None,
+        Ok(_) => Concern::None,
+        Err(_) => Concern::Unread,
     }
 }
 

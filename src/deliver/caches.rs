@@ -5,11 +5,13 @@ use std::fs::{self, DirEntry};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::ErrorKind;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
+use super::Delivery;
 use crate::adopt::{CachedAttachment, cached_text, cached_texts, multus_cache, parse_cached};
 use crate::liveness::netns::{self, Directories};
 use crate::liveness::{Liveness, LivenessReason};
@@ -28,6 +30,8 @@ pub(crate) struct CachedFile {
     pub cached: CachedAttachment,
     /// When it was written, by the wall clock, in milliseconds.
     pub written_ms: u64,
+    /// The file: its inode, and when it was written, in nanoseconds.
+    file: (u64, i128),
 }
 
 /// The cached results of a node, as they were read once.
@@ -101,15 +105,32 @@ impl CachedFile {
         }
         let written = meta.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
         let written_ms = written.and_then(|at| u64::try_from(at.as_millis()).ok());
-        Ok(Self { path, text, cached, written_ms: written_ms.unwrap_or(u64::MAX) })
+        let nanoseconds = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
+        let file = (meta.ino(), nanoseconds);
+        Ok(Self { path, text, cached, written_ms: written_ms.unwrap_or(u64::MAX), file })
     }
 
-    /// A number that another text would hardly have.
+    /// Whether this file is still what it was, and no other one with the same text.
+    pub(crate) fn is_same(&self, text: &str) -> bool {
+        Self::of(self.path.clone(), text.to_owned())
+            .is_ok_and(|now| now.text == self.text && now.file == self.file)
+    }
+
+    /// A number that another text or file would hardly have: a pod's next life may have the same text.
     pub(crate) fn digest(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        self.text.hash(&mut hasher);
+        (&self.text, self.file).hash(&mut hasher);
         // Tools read JSON numbers as doubles.
         hasher.finish() >> 11
+    }
+
+    /// The calls of its DEL.
+    ///
+    /// # Errors
+    /// [`Delivery::of_cached`].
+    pub(crate) fn delivery(&self) -> Result<Delivery, String> {
+        let name = self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        Delivery::of_cached(name, &self.text)
     }
 
     fn interfaces(&self) -> impl Iterator<Item = &Value> {
@@ -122,6 +143,19 @@ impl CachedFile {
         marked.chain(self.cached.netns.as_deref()).filter(|path| !path.is_empty()).collect()
     }
 
+    /// Its interface on the host, if that is one end of a veth: no veth outlives a boot, or its
+    /// namespace.
+    fn living_veth(&self) -> Option<&str> {
+        let number = |name: &str, what: &str| {
+            fs::read_to_string(Path::new("/sys/class/net").join(name).join(what)).ok()
+        };
+        let is_veth = |name: &str| {
+            let ends = number(name, "iflink").zip(number(name, "ifindex"));
+            !name.contains('/') && ends.is_some_and(|(peer, own)| peer != own)
+        };
+        self.host_interfaces().into_iter().find(|name| is_veth(name))
+    }
+
     /// Its interfaces on the host, maybe a bridge among them.
     pub(crate) fn host_interfaces(&self) -> Vec<&str> {
         let on_host =
@@ -131,9 +165,13 @@ impl CachedFile {
 
     /// All addresses in its result.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
-        let ips = self.cached.result.get("ips").and_then(Value::as_array).into_iter().flatten();
+        let result = &self.cached.result;
+        let ips = result.get("ips").and_then(Value::as_array).into_iter().flatten();
         let texts = ips.filter_map(|ip| ip.get("address")?.as_str());
-        texts.filter_map(|text| text.split('/').next()?.parse().ok()).collect()
+        // Of a result of cniVersion 0.2.0.
+        let old = ["/ip4/ip", "/ip6/ip"].into_iter().filter_map(|at| result.pointer(at)?.as_str());
+        let parse = |text: &str| text.split('/').next()?.parse::<IpAddr>().ok();
+        texts.chain(old).filter_map(parse).map(|ip| ip.to_canonical()).collect()
     }
 
     /// The MACs of its interfaces in the pod.
@@ -182,7 +220,9 @@ impl Evidence {
         let record = self.record(file);
         let sandboxes = file.sandboxes();
         for path in &sandboxes {
-            if !path.starts_with('/') || path.starts_with("/proc/") || path.contains("/../") {
+            let at = Path::new(path);
+            let is_odd = at.components().any(|part| part == Component::ParentDir);
+            if !at.is_absolute() || at.starts_with("/proc") || is_odd {
                 return Verdict::Unknown(format!("its sandbox is at {path}, which tells nothing"));
             }
             match fs::symlink_metadata(path) {
@@ -206,13 +246,24 @@ impl Evidence {
         let Some(path) = sandboxes.first() else {
             return Verdict::Unknown("its cached result names no sandbox".to_owned());
         };
-        if file.written_ms.saturating_add(BOOT_TAKES_MS) < booted_ms() && !has_other_mounts() {
+        let parent = Path::new(path).parent().unwrap_or(Path::new("/"));
+        // Neither a clock nor an operator is believed against what is seen.
+        let against = if sandboxes.iter().any(|path| self.directories.is_another(path)) {
+            Some(format!("{} is another directory than at a living pod's ADD", parent.display()))
+        } else {
+            file.living_veth().map(|name| format!("its {name} is there"))
+        };
+        let older = file.written_ms.saturating_add(BOOT_TAKES_MS) < booted_ms();
+        if older && !has_other_mounts() && against.is_none() {
             return Verdict::Dead(LivenessReason::OtherBoot);
         }
-        let parent = Path::new(path).parent().unwrap_or(Path::new("/"));
-        if sandboxes.iter().all(|path| self.directories.lack(path))
-            || self.trusted && parent.is_dir()
-        {
+        if sandboxes.iter().all(|path| self.directories.lack(path)) {
+            return Verdict::Unrecorded;
+        }
+        if let Some(why) = against {
+            return Verdict::Unknown(why);
+        }
+        if self.trusted && parent.is_dir() {
             return Verdict::Unrecorded;
         }
         Verdict::Unknown(format!(
@@ -241,6 +292,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::attachment::Netns;
 
     fn cached(dir: &Path, sandbox: &str) -> PathBuf {
         let text = json!({
@@ -249,6 +301,7 @@ mod tests {
                 "cniVersion": "1.0.0",
                 "interfaces": [{"name": "veth1"}, {"name": "eth0", "sandbox": sandbox}],
                 "ips": [{"address": "10.0.0.5/24"}, {"address": "fd00::5/64"}, {"address": "x"}],
+                "ip4": {"ip": "10.0.0.6/24"}, "ip6": {"ip": "::ffff:10.0.0.7/120"},
             },
         });
         let path = dir.join("podnet-c1-eth0");
@@ -280,6 +333,9 @@ mod tests {
         for (sandbox, trusted) in [
             (gone.as_str(), false),
             ("/proc/999999999/ns/net", true),
+            ("//proc/999999999/ns/net", true),
+            ("/./proc/999999999/ns/net", true),
+            ("/nonexistent/..", true),
             ("/nonexistent/directory/ns", true),
             ("relative", true),
             ("", true),
@@ -305,12 +361,53 @@ mod tests {
     }
 
     #[test]
+    fn neither_a_clock_nor_an_operator_overrules_another_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = cached(dir.path(), &dir.path().join("gone").display().to_string());
+        let file = fs::File::options().write(true).open(path).unwrap();
+        let files = |written: SystemTime| {
+            file.set_modified(written).unwrap();
+            Caches::read(&[dir.path().to_owned()]).files
+        };
+        let (now, before) = (files(SystemTime::now()), files(UNIX_EPOCH));
+        let mut trusted = evidence(true);
+        assert_eq!(trusted.judge(&now[0]), Verdict::Unrecorded);
+        let mut living = Attachment::new(
+            Key { container: "c2".parse().unwrap(), ..now[0].cached.key.clone() },
+            1,
+            trusted.boot_id.clone(),
+            Stamp::now(),
+        );
+        living.netns = Some(Netns::of_path(dir.path().join("c2").display().to_string()));
+        trusted.directories = Directories::of(&vec![living].into(), &trusted.boot_id);
+        for file in [&now[0], &before[0]] {
+            let unknown = trusted.judge(file);
+            assert!(matches!(unknown, Verdict::Unknown(_)), "{unknown:?}");
+        }
+    }
+
+    #[test]
+    fn the_same_text_in_another_file_is_another_life() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = || Caches::read(&[dir.path().to_owned()]).files.remove(0);
+        let path = cached(dir.path(), "/run/netns/x");
+        let (first, again) = (read(), read());
+        assert!(first.digest() == again.digest() && first.is_same(&again.text));
+        cached(dir.path(), "/run/netns/x");
+        let next = read();
+        assert!(first.text == next.text && first.digest() != next.digest());
+        assert!(!first.is_same(&next.text));
+        fs::File::options().write(true).open(path).unwrap().set_modified(UNIX_EPOCH).unwrap();
+        assert!(read().digest() != next.digest());
+    }
+
+    #[test]
     fn what_a_result_holds() {
         let dir = tempfile::tempdir().unwrap();
         cached(dir.path(), "/run/netns/x");
         let files = Caches::read(&[dir.path().to_owned()]).files;
         let addresses: Vec<String> = files[0].addresses().iter().map(ToString::to_string).collect();
-        assert_eq!(addresses, ["10.0.0.5", "fd00::5"]);
+        assert_eq!(addresses, ["10.0.0.5", "fd00::5", "10.0.0.6", "10.0.0.7"]);
         assert_eq!(files[0].host_interfaces(), ["veth1"]);
     }
 

@@ -21,6 +21,8 @@ use crate::util::{base64, regular_file};
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Leftovers {
     pub cached_results: usize,
+    /// Files that are no cached results, and those of the dead whose configuration cannot be read.
+    pub unreadable: usize,
     /// host-local's.
     pub leases: usize,
     /// Rows of OVSDB; none: it does not answer.
@@ -38,7 +40,7 @@ impl Run<'_> {
     /// # Errors
     /// If the records cannot be read.
     pub(crate) fn leftovers(&self) -> Result<Leftovers, Error> {
-        let files = Caches::read(self.caches).files;
+        let Caches { files, odd, .. } = Caches::read(self.caches);
         let known = self.registry.deliveries().notes();
         let records = self.records()?;
         let swept = orphans::find(&records, &crate::util::clock::boot_id().map_err(Error::BootId)?);
@@ -51,7 +53,9 @@ impl Run<'_> {
         let dead: Vec<&CachedFile> = files.iter().filter(is_dead).collect();
         let mut failed = known.iter().filter_map(|(_, note)| note.error.clone());
         let error = failed.next();
+        let unread = dead.iter().filter(|file| (self.concern)(&file.cached) == Concern::Unread);
         Ok(Leftovers {
+            unreadable: unread.count().saturating_add(odd.len()),
             cached_results: dead.len(),
             leases: leases(&dead),
             port_rows: self.port_rows(&dead),

@@ -37,7 +37,7 @@ impl<'a> Taken<'a> {
             return None;
         }
         let works = it.ofport.number().is_some() && it.ifindex != Some(0);
-        let address = marks.ips.iter().any(|ip| self.addresses.contains(ip))
+        let address = marks.ips.iter().any(|ip| self.addresses.contains(&ip.to_canonical()))
             || marks.mac.is_some_and(|mac| self.macs.contains(&mac));
         let is_bridge = it.name == bridge;
         let named = [&it.name, &port.name].iter().any(|name| self.devices.contains(&name.as_str()));

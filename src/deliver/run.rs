@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::caches::{CachedFile, Caches, Evidence, Verdict};
 use super::rows::Taken;
-use super::{Collected, Delivery, call};
+use super::{Collected, call};
 use crate::adopt::{CachedAttachment, cached_text};
 use crate::config::database_socket;
 use crate::liveness::mass_death_guard::mass_death_guard;
@@ -37,6 +37,8 @@ pub(crate) enum Error {
 pub(crate) enum Concern {
     /// It has neither an OVS plugin nor our entry.
     None,
+    /// Its configuration cannot be read.
+    Unread,
     /// Its entry has the mode `observe`.
     Observed,
     Full,
@@ -117,7 +119,7 @@ struct Living {
 impl Living {
     fn add_record(&mut self, record: &Attachment) {
         let key = &record.key;
-        self.addresses.extend(record.ips.iter().map(|ip| (*ip, key.clone())));
+        self.addresses.extend(record.ips.iter().map(|ip| (ip.to_canonical(), key.clone())));
         self.ports.extend(record.port.clone().map(|port| (port, key.clone())));
         self.keys.push(key.clone());
     }
@@ -185,6 +187,12 @@ impl Run<'_> {
                 Verdict::Dead(why) => why,
                 Verdict::Unrecorded => LivenessReason::NetnsGone,
             };
+            if (self.concern)(&file.cached) == Concern::Unread {
+                let why = file.delivery().err();
+                let why = why.unwrap_or_else(|| "its configuration cannot be read".to_owned());
+                found.unknown.push(format!("{}: {why}", file.path.display()));
+                continue;
+            }
             let mut one = One::new(self, file, why, &notes);
             let name = file.cached.key.cached_name();
             let note = known.iter().find(|(of, _)| *of == name);
@@ -361,8 +369,7 @@ impl<'a> One<'a> {
 
     fn deliver_chain(&mut self, basis: &Basis<'_>) -> Result<(), End> {
         let (run, file) = (self.run, self.file);
-        let base = file.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let delivery = Delivery::of_cached(base, &file.text).map_err(End::Left)?;
+        let delivery = file.delivery().map_err(End::Left)?;
         if !delivery.inlined_only && self.has_drop_ins() {
             let why = "its network has plugins in files of their own, and the cached result has none of them";
             return Err(End::Left(why.to_owned()));
@@ -412,7 +419,7 @@ impl<'a> One<'a> {
         let (run, file) = (self.run, self.file);
         let left = |why: &str| Err(End::Left(why.to_owned()));
         match cached_text(&file.path) {
-            Ok(text) if text == file.text => {}
+            Ok(text) if file.is_same(&text) => {}
             Ok(_) => return left("its cached result is another one now"),
             Err(_) => return left("its cached result is gone: the runtime's own DEL came"),
         }

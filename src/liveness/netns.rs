@@ -144,11 +144,16 @@ impl Directory {
         Some(Self { file, device: meta.dev(), inode: meta.ino() })
     }
 
+    /// Whether it is the one that ADD saw.
+    fn is_of(&self, netns: &Netns) -> bool {
+        (self.device, self.inode) == (netns.parent_device, netns.parent_inode)
+    }
+
     /// Whether it is the one that ADD saw and the namespace in it is. (A namespace file is
     /// known by its device: the kernel has one for all of them and for nothing else.)
     fn shows(&self, netns: &Netns, recorded: Stamp) -> bool {
         let Some(name) = Path::new(&netns.path).file_name() else { return false };
-        if (self.device, self.inode) != (netns.parent_device, netns.parent_inode) {
+        if !self.is_of(netns) {
             return false;
         }
         let Ok(seen) = fstatat(&self.file, name, AtFlags::empty()) else { return false };
@@ -162,13 +167,17 @@ impl Directory {
 /// The directories of namespaces that are seen here as ADD saw them: those in which a living
 /// attachment's namespace is. What is not in them is gone, also where nobody recorded it.
 #[derive(Default)]
-pub struct Directories(Vec<(String, Directory)>);
+pub struct Directories {
+    known: Vec<(String, Directory)>,
+    /// Those that are not seen here as an ADD of this boot saw them.
+    others: Vec<String>,
+}
 
 impl Directories {
     /// Those of these records.
     #[must_use]
     pub fn of(records: &Records, boot_id: &str) -> Self {
-        let mut known: Vec<(String, Directory)> = Vec::new();
+        let (mut known, mut others): (Vec<(String, Directory)>, _) = (Vec::new(), Vec::new());
         for record in records.iter().filter(|record| record.boot_id == boot_id) {
             let Some(netns) = record.netns.as_ref().filter(|n| n.pid_namespace.is_none()) else {
                 continue;
@@ -178,17 +187,32 @@ impl Directories {
                 continue;
             }
             let directory = Directory::open(parent_of(&netns.path));
+            if !directory.as_ref().is_some_and(|directory| directory.is_of(netns)) {
+                others.push(path);
+                continue;
+            }
             let shown = directory.filter(|directory| directory.shows(netns, record.created));
             known.extend(shown.map(|directory| (path, directory)));
         }
-        Self(known)
+        Self { known, others }
+    }
+
+    /// Whether the directory of a path is another one than an ADD of this boot saw, and no living
+    /// attachment's namespace is in it.
+    #[must_use]
+    pub fn is_another(&self, path: &str) -> bool {
+        let directory = parent_of(path).to_str().map(run_path);
+        directory.is_some_and(|directory| {
+            self.others.contains(&directory)
+                && !self.known.iter().any(|(known, _)| *known == directory)
+        })
     }
 
     /// Whether the namespace at a path, as a CNI marks its port with it, is gone for certain.
     #[must_use]
     pub fn lack(&self, path: &str) -> bool {
         let path = run_path(path);
-        self.0.iter().any(|(directory, opened)| {
+        self.known.iter().any(|(directory, opened)| {
             let name = if path.contains('/') {
                 path.strip_prefix(directory).and_then(|name| name.strip_prefix('/'))
             } else {
@@ -445,10 +469,15 @@ mod tests {
         elsewhere.netns.as_mut().unwrap().parent_inode += 1;
         let mut unseen = record.clone();
         unseen.netns.as_mut().unwrap().inode += 1;
-        let before = Attachment { boot_id: "before".to_owned(), ..record };
-        for record in [elsewhere, unseen, before] {
-            assert!(!of(&record).lack(&at("cni-3")));
+        let before = Attachment { boot_id: "before".to_owned(), ..record.clone() };
+        for (record, is_another) in [(&elsewhere, true), (&unseen, false), (&before, false)] {
+            let seen = of(record);
+            assert!(!seen.lack(&at("cni-3")));
+            assert_eq!(seen.is_another(&at("cni-3")), is_another);
+            assert!(!seen.is_another(&beside));
         }
+        let both = Directories::of(&vec![elsewhere, record].into(), "boot");
+        assert!(!both.is_another(&at("cni-3")), "a living one is seen in it");
         assert_eq!(run_path("/var/run/netns/x"), "/run/netns/x");
         assert_eq!(run_path("/var/runs/x"), "/var/runs/x");
     }
