@@ -158,13 +158,16 @@ impl<'a> Pipes<'a> {
         }
     }
 
-    /// The error of the specification on standard output, else what is on standard error.
+    /// The error of the specification on standard output, else what is on standard error, or else on
+    /// standard output.
     fn complaint(&self, status: ExitStatus) -> String {
         let error: Value = serde_json::from_slice(&self.stdout.text).unwrap_or_default();
         let part = |name| error.get(name).and_then(Value::as_str).unwrap_or_default();
         let mut said = [part("msg"), part("details")].join(" ");
-        if said.trim().is_empty() {
-            said = String::from_utf8_lossy(&self.stderr.text).into_owned();
+        for printed in [&self.stderr.text, &self.stdout.text] {
+            if said.trim().is_empty() {
+                said = String::from_utf8_lossy(printed).into_owned();
+            }
         }
         let words: Vec<&str> = said.split_whitespace().collect();
         let said: String = words.join(" ").chars().take(MOST_TOLD).collect();
@@ -198,6 +201,7 @@ mod tests {
         assert_eq!(run("exit 0", &much, LONG), Ok(()), "it does not read");
         let said = "echo '{\"code\": 7, \"msg\": \"no lease\", \"details\": \"at all\"}'; exit 1";
         assert_eq!(run(said, "{}", LONG).unwrap_err(), "exit status: 1: no lease at all");
+        assert_eq!(run("echo plain; exit 3", "", LONG).unwrap_err(), "exit status: 3: plain");
         let lines = run("printf 'no\\n  lease\\n' >&2; exit 2", "{}", LONG).unwrap_err();
         assert_eq!(lines, "exit status: 2: no lease", "a line of the log, a cell of a table");
         assert_eq!(run("exit 3", "{}", LONG).unwrap_err(), "exit status: 3");

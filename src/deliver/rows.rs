@@ -107,7 +107,7 @@ mod tests {
         });
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("podnet-c1-eth0");
-        std::fs::write(&path, text.to_string()).unwrap();
+        crate::store::replace(&path, text.to_string().as_bytes()).unwrap();
         super::super::caches::Caches::read(&[dir.path().to_owned()]).files.remove(0)
     }
 
