@@ -105,8 +105,9 @@ impl Table {
         Self { head, spare, rows: Vec::new() }
     }
 
+    /// Adds a row. A name from outside begins no line of its own.
     pub(crate) fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+        self.rows.push(cells.into_iter().map(|cell| cell.replace('\n', "?")).collect());
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -260,6 +261,13 @@ not shown: MAC, IP (-o wide)
         let narrowest = shown(Some(21), false);
         assert_eq!(shown(Some(1), false), narrowest);
         assert!(narrowest.contains("waits:\n") && narrowest.contains("default/web    dead"));
+    }
+
+    #[test]
+    fn a_name_begins_no_line() {
+        let mut table = Table::new(&["POD"], &[]);
+        table.row(vec!["a\nFAIL binary".to_owned()]);
+        assert_eq!(table.text(Screen::default()).0, "POD\na?FAIL binary\n");
     }
 
     #[test]
