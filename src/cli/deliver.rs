@@ -2,6 +2,7 @@
 
 mod gc;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -135,7 +136,16 @@ fn once(context: &Context, options: &Options) -> Result<Exit, Error> {
         cni_path: &options.cni_path,
         ..of_places(context, &registry, &options.places)
     };
-    let mut found = run.run(&|all| wanted(options, all), &swept)?;
+    let is_any = Cell::new(false);
+    let which = |all: &[&CachedAttachment]| {
+        let wanted = wanted(options, all);
+        is_any.set(wanted.contains(&true));
+        wanted
+    };
+    let mut found = run.run(&which, &swept)?;
+    if !is_any.get() {
+        asks_for_somebody(options)?;
+    }
     if options.gc {
         found.gc = gc::collect(context, &run, options.network.as_deref())?;
     }
@@ -229,6 +239,17 @@ fn wanted(options: &Options, all: &[&CachedAttachment]) -> Vec<bool> {
     };
     let meant = options.who.as_deref().map_or_else(|| vec![true; all.len()], |who| named(all, who));
     all.iter().zip(meant).map(|(cached, is_meant)| is_meant && of_network(cached)).collect()
+}
+
+/// Nobody is asked for: a name may be misspelt. A network without pods has a conflist.
+fn asks_for_somebody(options: &Options) -> Result<(), Error> {
+    let Some(asked) = options.who.as_ref().or(options.network.as_ref()) else { return Ok(()) };
+    let conflists = networks::read(&options.places.net_dir, &[]).unwrap_or_default();
+    let mut names = conflists.iter().filter_map(|it| it.inspection.as_ref().ok()?.name.as_ref());
+    if options.who.is_none() && names.any(|name| name == asked) {
+        return Ok(());
+    }
+    Err(Error::Node(format!("no cached result matches {asked:?}")))
 }
 
 /// By the configuration that the pod's ADD had.

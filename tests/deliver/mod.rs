@@ -129,8 +129,11 @@ fn all_that_a_dead_pod_left_goes_and_the_living_keep_theirs() {
     assert_eq!(state(&dry).0, "due", "{dry}");
     assert_eq!(dry.json()["dead"][0]["plugins"], json!(["tuning", "ovs-flow-gc", "ovs-test-cni"]));
     assert_eq!(left(&node, &dead), [1, 0, 2, 1], "nothing is changed");
-    let other = deliver(&node, &["--network", "other"]);
-    assert_eq!(other.json()["dead"], json!([]));
+    for typo in [&["--network", "other"][..], &["zzz"], &["--network", "podnet", "zzz"]] {
+        let nobody = deliver(&node, typo);
+        assert_eq!(nobody.code, Some(1), "{nobody}");
+        assert!(nobody.stderr.contains("no cached result matches"), "{nobody}");
+    }
 
     let delivered = deliver(&node, &[]);
     assert_eq!(
@@ -147,6 +150,7 @@ fn all_that_a_dead_pod_left_goes_and_the_living_keep_theirs() {
     let del = format!("DEL {} eth0 \"\"", dead.container);
     assert_eq!(calls.iter().filter(|call| call.starts_with("DEL")).collect::<Vec<_>>(), [&del]);
     assert_eq!(deliver(&node, &[]).json()["dead"], json!([]), "nothing is left to do");
+    assert_eq!(deliver(&node, &["--network", "podnet"]).json()["dead"], json!([]));
     assert!(!status().contains("dead pods left"), "{}", status());
 }
 
