@@ -79,8 +79,7 @@ fn tokens_of(record: &Attachment, state: Option<&NetworkState>) -> Vec<Token> {
         addresses: record.addresses(),
         registers: register.into_iter().collect(),
     };
-    let load = register.map(|(index, value, mask)| Token::Load { index, value, mask });
-    named.names().chain(load).collect()
+    named.names().collect()
 }
 
 #[cfg(test)]

@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use log::debug;
 
-use super::{
-    Changes, EvidenceReader, FlowSink, FlowSource, Made, PortList, Reporting, Seen, Tokens, Visit,
-};
+use super::{Changes, FlowSink, FlowSource, Made, PortList, Reporting, Seen, Tokens, Visit};
 use crate::model::flow::Actions;
 use crate::openflow::{
     Applied, Asked, AskedDump, AskedGroups, Connection, Entry, Error, Filter, filters_for_address,
@@ -174,11 +172,6 @@ impl FlowSource for DumpSource {
         Ok(filters)
     }
 
-    /// The switch would look at every entry for each of the tokens.
-    fn evidence(&mut self, _: &[Tokens], _: &mut dyn EvidenceReader) -> Result<bool, Error> {
-        Ok(false)
-    }
-
     /// If the switch does not tell, they may do anything.
     fn buckets(&mut self) -> Result<Vec<Actions>, Error> {
         self.groups.take().map_or_else(|| known(self.connection.buckets()), Ok)
@@ -249,8 +242,9 @@ fn turns<'f>(asked: &'f [Filter], tables: &[(u8, u32)]) -> Vec<&'f [Filter]> {
     turns
 }
 
-/// The dumps that find every entry with one of these.
-pub(super) fn filters_of_tokens(all: &[Tokens]) -> Vec<Filter> {
+/// The dumps that find every entry that matches or outputs to one of these.
+#[must_use]
+pub fn filters_of_tokens(all: &[Tokens]) -> Vec<Filter> {
     let mut filters = Vec::new();
     for tokens in all {
         filters.extend(tokens.ports.iter().copied().map(Filter::in_port));

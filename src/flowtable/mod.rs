@@ -41,7 +41,7 @@ mod spare;
 pub mod watcher;
 mod watchlist;
 
-pub use dump::DumpSource;
+pub use dump::{DumpSource, filters_of_tokens};
 pub use index::Token;
 pub use prefetch::{Groups, Prefetch};
 pub use replicas::{Limits, ReplicaStatus, Replicas};
@@ -124,9 +124,10 @@ impl Tokens {
         let ports = ports
             .iter()
             .flat_map(|port| [Token::InPort(*port), Token::Output(*port), Token::Reference(*port)]);
-        let registers = registers.iter().copied();
-        let registers =
-            registers.map(|(index, value, mask)| Token::Register { index, value, mask });
+        let registers = registers.iter().flat_map(|(index, value, mask)| {
+            let (index, value, mask) = (*index, *value, *mask);
+            [Token::Register { index, value, mask }, Token::Load { index, value, mask }]
+        });
         ports.chain(addresses.iter().copied().map(Token::Address)).chain(registers)
     }
 }
@@ -168,24 +169,23 @@ pub trait FlowSource: Send {
     /// Any: a scan that was cut short is no scan. An entry's absence proves nothing then.
     fn scan(&mut self, filters: &[Filter], each: &mut Visit<'_>) -> Result<(), Error>;
 
-    /// Hands out the entries that have one of these tokens, and returns the filters that find the
-    /// same again.
+    /// Hands out the entries that match or output to one of these tokens, and returns the filters
+    /// that find the same again. There is none for what only loads a value or refers to a port.
     ///
     /// # Errors
     /// As [`Self::scan`].
     fn query(&mut self, tokens: &[Tokens], each: &mut Visit<'_>) -> Result<Vec<Filter>, Error>;
 
-    /// Hands out the entries that [teach](Flow::teaches) and those with one of these tokens, ports
-    /// that they only refer to included: each once, or twice if another one looks like it. False, and nothing is handed out: it has no
-    /// index of them, and a scan of everything costs no more.
+    /// Hands out the entries that name one of these: each once, or twice if another one looks like
+    /// it. False, and nothing is handed out: it has no index of them. A switch would look at every
+    /// entry for each.
     ///
     /// # Errors
     /// As [`Self::scan`].
-    fn evidence(
-        &mut self,
-        tokens: &[Tokens],
-        reader: &mut dyn EvidenceReader,
-    ) -> Result<bool, Error>;
+    fn naming(&mut self, tokens: &[Token], reader: &mut dyn EvidenceReader) -> Result<bool, Error> {
+        let _ = (tokens, reader);
+        Ok(false)
+    }
 
     /// The ports that its entries name and of which this is true: nobody has them. A source that
     /// follows the switch tells from then on when an entry of such a port comes or goes. Empty where

@@ -121,14 +121,8 @@ impl FlowSource for ReplicaSource {
         self.switch.query(tokens, each)
     }
 
-    fn evidence(
-        &mut self,
-        tokens: &[Tokens],
-        reader: &mut dyn EvidenceReader,
-    ) -> Result<bool, Error> {
-        let mut names = vec![Token::Teaches];
-        names.extend(tokens.iter().flat_map(Tokens::names));
-        let found = self.read(|replica| replica.naming_any(&names, BootTime::now(), reader));
+    fn naming(&mut self, tokens: &[Token], reader: &mut dyn EvidenceReader) -> Result<bool, Error> {
+        let found = self.read(|replica| replica.naming_any(tokens, BootTime::now(), reader));
         found.map_or(Ok(false), |read| read.map(|()| true).map_err(|what| self.malformed(what)))
     }
 

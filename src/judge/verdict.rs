@@ -159,6 +159,16 @@ impl<'c> Judge<'c> {
         self.matched(flow).into_iter().any(turns)
     }
 
+    /// Whether part of a dump keeps the flow for what it does not show: no entry that outputs to the
+    /// register that is loaded, none that tells another VLAN. A call leaves that to a sweep.
+    #[must_use]
+    pub fn waits_for_the_rest(&self, flow: &Flow) -> bool {
+        let unseen = |verdict: &Verdict| {
+            matches!(verdict.reason, Reason::LoadsLivePort { .. } | Reason::OtherVlan { .. })
+        };
+        !self.learned.complete && self.kept_for(flow).iter().any(unseen)
+    }
+
     /// Whether the rest of the dump may show that a register of the flow carries a living pod's
     /// port, or another VLAN than the dead attachment's.
     fn may_be_carried(&self, flow: &Flow, i: DeadId) -> bool {

@@ -60,7 +60,10 @@ pub use question::{Question, RUNTIME_ANSWERS, Sandboxes, WireAnswer, WireQuestio
 pub use report::{BridgeReport, FlowReport, Report, TargetReport};
 pub use request::{CleanRequest, Thorough};
 pub use run::{Free, LivenessPass, NamedDeaths, SweepRun};
-pub use scan::{Extent, FlowScan, scan_bridge, tokens_of_evidence};
+pub use scan::{
+    Extent, FlowScan, needs_proof, scan_bridge, tokens_of_evidence, tokens_of_the_dead,
+    values_to_look_for,
+};
 pub use snapshot::{BridgeId, Error, NodeSnapshot, network_states, object};
 pub(crate) use snapshot::{device_of, is_anothers, marked_as, switch_started};
 pub use standing::{AskedPortScan, PortScan, connect_early};

@@ -9,7 +9,9 @@ use std::hash::{BuildHasher, RandomState};
 
 use super::BridgeInput;
 use super::ambiguous_entries::{self, BloomFilter};
-use crate::flowtable::{EvidenceReader, FlowSource, Made, Seen, Tokens, filters_of};
+use crate::flowtable::{
+    self, EvidenceReader, FlowSource, Made, Seen, Tokens, filters_of, filters_of_tokens,
+};
 use crate::judge::input::{DeadId, JudgeInput, Network};
 use crate::judge::{BasisFacts, Judge, Learned, Reason, Survey, Verdict};
 use crate::model::flow::Flow;
@@ -214,13 +216,12 @@ impl<'c> Collector<'c> {
 
     fn finish(mut self, asked: Vec<Filter>, extent: Extent) -> FlowScan {
         for candidate in &mut self.kept {
+            let Some(passed) = &self.passed else { continue };
             // A filter for outputs to a port does not find an entry that looks the same and outputs
             // elsewhere.
             let by_output = extent == Extent::Tokens
                 && asked.get(candidate.found_by).is_some_and(|f| f.out_port.is_some());
-            let passed = self.passed.as_ref();
-            let looks_passed = passed.is_some_and(|passed| passed.may_have(candidate.key_hash));
-            candidate.may_be_ambiguous = by_output || looks_passed;
+            candidate.may_be_ambiguous = by_output || passed.may_have(candidate.key_hash);
         }
         let learned = self.survey.finish();
         FlowScan { candidates: self.kept, learned, flows: self.flows, asked, extent }
@@ -279,7 +280,9 @@ fn evidence(
     loop {
         buckets.iter().for_each(|bucket| survey.see_bucket(bucket));
         let mut collector = Collector::of_evidence(survey, source.seq());
-        if !source.evidence(&tokens, &mut collector)? {
+        let named = tokens.iter().flat_map(Tokens::names);
+        let names: Vec<_> = [flowtable::Token::Teaches].into_iter().chain(named).collect();
+        if !source.naming(&names, &mut collector)? {
             return Ok(None);
         }
         let scan = collector.finish(Vec::new(), least.max(Extent::Evidence));
@@ -318,16 +321,19 @@ fn by_token_alone(
     source: &mut dyn FlowSource,
     facts: &JudgeInput,
 ) -> Result<Option<FlowScan>, Error> {
-    let scan = by_token(source, facts)?;
-    // What a register value would condemn needs the proof that nobody else loads it.
+    let (scan, by_index) = by_token(source, facts)?;
+    // What a register value would condemn needs the proof that nobody else loads it. Whoever has an
+    // index leaves nothing to a sweep, for the rest costs little.
     let judge = Judge::new(facts, &scan.learned);
-    let wanted = scan
-        .candidates
-        .iter()
-        .filter_map(Candidate::flow)
-        .any(|flow| judge.would_register_matter(&flow));
-    let alone = !wanted && !register_flows_are_there(source, facts, &scan)?;
-    Ok(alone.then_some(scan))
+    let matters = |flow: Flow| {
+        judge.would_register_matter(&flow) || by_index && judge.waits_for_the_rest(&flow)
+    };
+    let wanted = scan.candidates.iter().filter_map(Candidate::flow).any(matters);
+    let values = values_to_look_for(facts, &scan.learned);
+    let there = || {
+        if by_index { Ok(!values.is_empty()) } else { register_flows_are_there(source, values) }
+    };
+    Ok((!wanted && !there()?).then_some(scan))
 }
 
 fn whole(source: &mut dyn FlowSource, facts: &JudgeInput) -> Result<FlowScan, Error> {
@@ -342,7 +348,7 @@ fn whole(source: &mut dyn FlowSource, facts: &JudgeInput) -> Result<FlowScan, Er
 }
 
 /// What to ask for to see these again, if they are still there: of what was asked that which
-/// found them; after a scan of everything, less than that.
+/// finds them; after a scan of everything, less than that. An index finds what no filter does.
 pub(super) fn again<'l>(
     scan: &FlowScan,
     candidates: impl Iterator<Item = &'l Candidate> + Clone,
@@ -350,11 +356,18 @@ pub(super) fn again<'l>(
     if scan.shows_all() {
         return filters_of(candidates.map(|candidate| &candidate.entry));
     }
-    let found: BTreeSet<usize> = candidates.map(|candidate| candidate.found_by).collect();
-    found.into_iter().filter_map(|n| scan.asked.get(n).cloned()).collect()
+    let finds = |candidate: &&Candidate| {
+        scan.asked.iter().position(|filter| filter.matches(&candidate.entry))
+    };
+    let found: BTreeSet<usize> = candidates.clone().filter_map(|c| finds(&c)).collect();
+    let unfound = candidates.filter(|candidate| finds(candidate).is_none());
+    let mut filters = filters_of(unfound.map(|candidate| &candidate.entry));
+    filters.extend(found.into_iter().filter_map(|n| scan.asked.get(n).cloned()));
+    filters
 }
 
-fn tokens_of_the_dead(facts: &JudgeInput) -> impl Iterator<Item = Tokens> {
+/// What the entries of the dead are looked for by.
+pub fn tokens_of_the_dead(facts: &JudgeInput) -> impl Iterator<Item = Tokens> {
     facts.dead.values().map(|dead| {
         let rule = facts.networks.get(dead.network).map(|network| network.register);
         let mut registers: Vec<_> = dead
@@ -374,17 +387,25 @@ fn tokens_of_the_dead(facts: &JudgeInput) -> impl Iterator<Item = Tokens> {
     })
 }
 
-fn by_token(source: &mut dyn FlowSource, facts: &JudgeInput) -> Result<FlowScan, Error> {
+/// What has a token of the dead, and whether an index found it.
+fn by_token(source: &mut dyn FlowSource, facts: &JudgeInput) -> Result<(FlowScan, bool), Error> {
     let tokens: Vec<Tokens> = tokens_of_the_dead(facts).collect();
+    // An index finds also what only loads a value of the dead or refers to their ports.
+    let names: Vec<_> = tokens.iter().flat_map(Tokens::names).collect();
+    let mut collector = Collector::of_evidence(Survey::partial(facts), source.seq());
+    if source.naming(&names, &mut collector)? {
+        return Ok((collector.finish(filters_of_tokens(&tokens), Extent::Tokens), true));
+    }
     let mut collector = Collector::new(Survey::partial(facts), source.seq());
     let asked = source.query(&tokens, &mut |seen| collector.see(seen))?;
-    Ok(collector.finish(asked, Extent::Tokens))
+    Ok((collector.finish(asked, Extent::Tokens), false))
 }
 
 /// Whether a scan by tokens would end with a scan of everything: in a network whose register
 /// values are known to be its pods' own, a dead pod's value is evidence, and that nobody else
 /// loads it must be shown.
-fn needs_proof(facts: &JudgeInput) -> bool {
+#[must_use]
+pub fn needs_proof(facts: &JudgeInput) -> bool {
     let mut networks = facts.dead.values().filter_map(|dead| facts.networks.get(dead.network));
     networks.any(|network| expects_proof(network.register.source, &network.basis))
 }
@@ -404,24 +425,30 @@ pub(super) fn expects_proof(source: RegisterSource, basis: &BasisFacts) -> bool 
 /// knew nothing of it.
 fn register_flows_are_there(
     source: &mut dyn FlowSource,
-    facts: &JudgeInput,
-    scan: &FlowScan,
+    registers: Vec<(u8, u32, u32)>,
 ) -> Result<bool, Error> {
-    let mut tokens = Tokens::default();
-    for (dead, value) in facts.dead.values().zip(scan.learned.dead_registers.values()) {
-        let Some(network) = facts.networks.get(dead.network) else { continue };
-        let rule = network.register;
-        let learns = rule.source.is_learned();
-        if let Some(value) = value.filter(|value| learns && dead.register != Some(*value)) {
-            tokens.registers.push((rule.index, value, rule.mask));
-        }
-    }
     let mut there = false;
-    source.query(&[tokens], &mut |_| {
+    source.query(&[Tokens { registers, ..Tokens::default() }], &mut |_| {
         there = true;
         Ok(())
     })?;
     Ok(there)
+}
+
+/// The values of the dead that a scan by tokens has learned: what it looked for knew nothing of
+/// them.
+#[must_use]
+pub fn values_to_look_for(facts: &JudgeInput, learned: &Learned) -> Vec<(u8, u32, u32)> {
+    let mut values = Vec::new();
+    for (dead, value) in facts.dead.values().zip(learned.dead_registers.values()) {
+        let Some(network) = facts.networks.get(dead.network) else { continue };
+        let rule = network.register;
+        let learns = rule.source.is_learned();
+        if let Some(value) = value.filter(|value| learns && dead.register != Some(*value)) {
+            values.push((rule.index, value, rule.mask));
+        }
+    }
+    values
 }
 
 #[cfg(test)]

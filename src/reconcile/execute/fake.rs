@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::flowtable::{
     Changes, EvidenceReader, FlowSink, FlowSource, Made, Parallel, PortList, Reporting, Seen,
-    Tokens, Visit,
+    Token, Tokens, Visit,
 };
 use crate::model::flow::Actions;
 use crate::openflow::{
@@ -72,6 +72,8 @@ pub(in crate::reconcile) struct FakeTable {
     /// So many entries, the first ones, are all that a query by addresses finds; `None`: it prefers
     /// scans.
     pub(in crate::reconcile) queried: Option<usize>,
+    /// It has an index.
+    pub(in crate::reconcile) indexed: bool,
 }
 
 impl FakeTable {
@@ -79,7 +81,7 @@ impl FakeTable {
         let deadline = Deadline::after(Duration::from_secs(60));
         let (ports, updates) = (Vec::new(), Vec::new());
         let bridge = Bridge { entries, ports, deadline, updates, seq: 0 };
-        Self { bridge, on_delete: Box::new(|_| Answer::Done), queried: None }
+        Self { bridge, on_delete: Box::new(|_| Answer::Done), queried: None, indexed: false }
     }
 }
 
@@ -115,8 +117,21 @@ impl FlowSource for FakeTable {
         self.everything()
     }
 
-    fn evidence(&mut self, _: &[Tokens], _: &mut dyn EvidenceReader) -> Result<bool, SwitchFailed> {
-        Ok(false)
+    fn naming(
+        &mut self,
+        tokens: &[Token],
+        reader: &mut dyn EvidenceReader,
+    ) -> Result<bool, SwitchFailed> {
+        let now = BootTime::from(NOW);
+        for entry in self.bridge.entries.iter().filter(|_| self.indexed) {
+            let raw = entry.raw();
+            let seen = Seen { raw, filter: 0, made: Made::by(raw.duration(), now, now) };
+            let flow = entry.flow(seen.made.latest).unwrap();
+            if tokens.iter().any(|token| token.is_in(&flow)) && reader.flow(&flow) {
+                reader.entry(&seen);
+            }
+        }
+        Ok(self.indexed)
     }
 
     fn buckets(&mut self) -> Result<Vec<Actions>, SwitchFailed> {

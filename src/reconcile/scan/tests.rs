@@ -1,6 +1,7 @@
 //! Scans of a source that answers queries.
 
 use super::*;
+use crate::judge::input::{Dead, Live, LiveRegister};
 use crate::judge::testing::{dead, live, network, now};
 use crate::model::register::RegisterSource;
 use crate::model::row::RowId;
@@ -52,6 +53,52 @@ fn what_a_query_finds_asks_for_the_rest_however_old_it_is() {
     };
     assert_eq!(stale(vec![rule.clone()]), 1, "nobody's register");
     assert_eq!(stale(vec![rule, classifier]), 0);
+}
+
+/// An entry that only loads a dead pod's value, refers to its port, or loads what may be a living
+/// port into a register that nothing outputs to is judged by an index as in everything.
+#[test]
+fn what_an_index_finds_is_judged_as_in_everything() {
+    let goto = "00010008 30000000";
+    let load = |register: u8, value: u32| {
+        let load =
+            format!("00040018 00000000 00190010 0001{:02x}04 {value:08x} 00000000", 2 * register);
+        format!("{load} {goto}")
+    };
+    // reg9=1 actions=load:2->reg0; in_port=2, and elsewhere: resubmit(2,48)
+    let loads = entry("00011204 00000001", &load(0, 2));
+    let resubmit = "00040018 00000000 ffff0010 00002320 000e 0002 30 000000";
+    let refers = entry("00011204 00000001", &format!("{resubmit} {goto}"));
+    // ip, nw_dst=10.244.1.2 actions=load:1->reg5
+    let marks = entry("80000a02 0800 80001804 0af40102", &load(5, 1));
+    let verdicts = |source: RegisterSource, entry: &Entry, indexed: bool| {
+        let mut input = BridgeInput::default();
+        let facts = &mut input.facts;
+        facts.now = now();
+        facts.networks.add(network(source));
+        facts.dead.add(Dead { register: Some(2), ..dead(2, &["10.244.1.2"]) });
+        let register = LiveRegister::Is(1);
+        facts.live.add(Live { register, ..live(1, &["10.244.1.3"]) });
+        facts.ports.by_number.insert(1, RowId(5001));
+        let mut table = FakeTable::with(vec![entry.clone()]);
+        (table.queried, table.indexed) = (Some(1), indexed);
+        let least = if indexed { Extent::Tokens } else { Extent::Everything };
+        let scan = scan_bridge(&mut table, &input, least).unwrap();
+        let judge = Judge::new(&input.facts, &scan.learned);
+        let found = scan.candidates.iter().filter_map(|c| c.verdict(&judge));
+        let found = found.map(|verdict| (verdict.stale, verdict.reason.as_str()));
+        found.collect::<Vec<_>>()
+    };
+    let waits = RegisterSource::Learn { distinct_seen: false, shared_seen: false };
+    for (source, entry, expected) in [
+        (RegisterSource::Ofport, &loads, (true, "sets-register")),
+        (waits, &loads, (false, "register-not-proven")),
+        (RegisterSource::None, &refers, (false, "only-mentions")),
+        (RegisterSource::None, &marks, (true, "matches-address")),
+    ] {
+        assert_eq!(verdicts(source, entry, false), [expected], "{source:?} {entry:?}");
+        assert_eq!(verdicts(source, entry, true), [expected], "{source:?} {entry:?}");
+    }
 }
 
 /// Keys are compared, not hashes alone.
