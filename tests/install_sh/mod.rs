@@ -581,7 +581,7 @@ fn pods_that_will_still_call_it_keep_the_binary() {
 
     let (code, text) = node.uninstall();
     assert_eq!(code, 3, "{text}");
-    assert!(text.contains("binary and state are kept: 1 pods"), "{text}");
+    assert!(text.contains("binary and state are kept") && text.contains("of 1 pod that"), "{text}");
     assert!(text.contains("container c"), "{text}");
     assert!(node.binary().exists());
     assert_eq!(node.list(), LIST, "the entry is out all the same");
