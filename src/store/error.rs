@@ -147,7 +147,7 @@ pub enum CorruptWhy {
     #[error("it has more than {0} bytes")]
     TooLarge(u64),
     /// Not the JSON it should be.
-    #[error("{0}")]
+    #[error("{}", start_of(.0))]
     NotJson(#[from] serde_json::Error),
     /// Its content names another attachment than its file name.
     #[error("it holds the record of {0}")]
@@ -161,4 +161,28 @@ pub enum CorruptWhy {
     /// A directory, FIFO, link …
     #[error("it is not a regular file")]
     NotAFile,
+}
+
+/// What is said of it: a text where something else should be is quoted, and may be the whole file.
+fn start_of(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.char_indices().nth(200).and_then(|(end, _)| text.get(..end)) {
+        Some(start) => {
+            format!("{start}… at line {} column {}", error.line(), error.column())
+        }
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_one_long_text_is_not_quoted_whole() {
+        let text = format!("\"{}\"", "ü".repeat(5_000));
+        let error = serde_json::from_str::<Vec<u8>>(&text).unwrap_err();
+        let said = CorruptWhy::from(error).to_string();
+        assert!(said.chars().count() < 250 && said.contains("… at line 1 column "), "{said}");
+    }
 }
