@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::gcd::{Daemon, settle};
-use crate::pods::{Member, add_ports, all_at_once, end_sandboxes};
+use crate::pods::{Member, attached, end_sandboxes};
 use crate::rig::{Attached, Datapath, Node, Port, Setup, eventually, layouts, sleep_ms};
 
 /// Pods with their entries.
@@ -79,15 +79,7 @@ fn a_burst_of_deaths_is_a_handful_of_sweeps() {
         .gc_conf(json!({"lingerSeconds": 1}))
         .up("daemon_burst");
     node.install("br0", &layouts::classifier_base());
-    let members: Vec<Member> = (0..240u32)
-        .map(|n| Member::new(&node, n, 100 + n as u16, 10 + n as u8, 0x1001 + n))
-        .collect();
-    add_ports(&node, &members);
-    for some in members.chunks(40) {
-        all_at_once(&node, "ADD", some);
-    }
-    let flows: Vec<String> = members.iter().flat_map(Member::lines).collect();
-    node.add_flows("br0", &flows);
+    let members = attached(&node, 240);
     let daemon = Daemon::start(&node);
     settle();
     let (before, all) = (daemon.sum("sweeps_total"), node.dump("br0").len());
@@ -122,13 +114,7 @@ fn first_judged(log: &str) -> Option<(usize, usize)> {
 fn a_death_judges_one_and_what_may_be_anybodys_judges_all() {
     let node = Setup::new().datapath(Datapath::Dummy).up("daemon_judges_one");
     node.install("br0", &layouts::classifier_base());
-    let members: Vec<Member> = (0..16u32)
-        .map(|n| Member::new(&node, n, 100 + n as u16, 10 + n as u8, 0x1001 + n))
-        .collect();
-    add_ports(&node, &members);
-    all_at_once(&node, "ADD", &members);
-    let flows: Vec<String> = members.iter().flat_map(Member::lines).collect();
-    node.add_flows("br0", &flows);
+    let members = attached(&node, 16);
     let (all, each) = (node.dump("br0").len(), members[0].lines().len());
     let names = node.dir.join("names");
     fs::create_dir(&names).unwrap();
@@ -290,13 +276,7 @@ fn all_at_once_is_held_by_whoever_sweeps() {
         .datapath(Datapath::Dummy)
         .gc_conf(json!({"lingerSeconds": 0}))
         .up("daemon_one_guard");
-    let members: Vec<Member> = (0..14u32)
-        .map(|n| Member::new(&node, n, 100 + n as u16, 10 + n as u8, 0x1001 + n))
-        .collect();
-    add_ports(&node, &members);
-    all_at_once(&node, "ADD", &members);
-    let flows: Vec<String> = members.iter().flat_map(Member::lines).collect();
-    node.add_flows("br0", &flows);
+    let members = attached(&node, 14);
     let each = members[0].lines().len();
     let all = node.dump("br0").len();
     let daemon = Daemon::start(&node);
@@ -331,13 +311,7 @@ fn all_at_once_is_held_by_whoever_sweeps() {
 #[test]
 fn one_after_the_other_is_at_once_too() {
     let node = Setup::new().datapath(Datapath::Dummy).up("daemon_slow_brake");
-    let members: Vec<Member> = (0..40u32)
-        .map(|n| Member::new(&node, n, 100 + n as u16, 10 + n as u8, 0x1001 + n))
-        .collect();
-    add_ports(&node, &members);
-    all_at_once(&node, "ADD", &members);
-    let flows: Vec<String> = members.iter().flat_map(Member::lines).collect();
-    node.add_flows("br0", &flows);
+    let members = attached(&node, 40);
     let daemon = Daemon::start(&node);
     // One process for all: on a busy machine each start would take longer than a moment.
     let mut ip = node.command("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
@@ -356,7 +330,7 @@ fn one_after_the_other_is_at_once_too() {
     let swept = daemon.metric("orphans_total{source=\"netns\"}");
     eprintln!("{swept} of 40 were swept before the brake was pulled");
     assert!(swept <= 10.0, "{swept}");
-    assert!(left >= 30 * each, "{left} entries are left of {}", flows.len());
+    assert!(left >= 30 * each, "{left} entries are left of {}", members.len() * each);
     daemon.no_harm();
 }
 

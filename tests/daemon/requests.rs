@@ -18,7 +18,7 @@ use ovs_flow_gc::util::clock::{Deadline, Stamp, boot_id};
 use serde_json::{Value, json};
 
 use crate::gcd::{Daemon, settle};
-use crate::pods::{self, Member, add_ports, all_at_once};
+use crate::pods::{self, Member, all_at_once, attached};
 use crate::rig::{
     Attached, Datapath, Node, Outcome, Port, Running, Setup, Valid, eventually, layouts, sleep_ms,
 };
@@ -357,14 +357,7 @@ fn two_hundred_dels_at_once() {
     let slow = json!({"timeoutMs": 60_000});
     let node = Setup::new().datapath(Datapath::Dummy).gc_conf(slow).up("requests_many");
     node.install("br0", &layouts::classifier_base());
-    let members: Vec<Member> = (0..210u32)
-        .map(|n| Member::new(&node, n, 100 + n as u16, 10 + n as u8, 0x1001 + n))
-        .collect();
-    add_ports(&node, &members);
-    for some in members.chunks(40) {
-        all_at_once(&node, "ADD", some);
-    }
-    node.add_flows("br0", &members.iter().flat_map(Member::lines).collect::<Vec<_>>());
+    let members = attached(&node, 210);
     let daemon = Daemon::start(&node);
     let (dead, living) = members.split_at(200);
     let all = node.dump("br0").len();
@@ -389,12 +382,7 @@ fn restarted_while_dels_wait_for_it() {
     let slow = json!({"timeoutMs": 30_000});
     let node = Setup::new().datapath(Datapath::Dummy).gc_conf(slow).up("requests_restarted");
     node.install("br0", &layouts::classifier_base());
-    let members: Vec<Member> = (0..42u32)
-        .map(|n| Member::new(&node, n, 100 + n as u16, 10 + n as u8, 0x1001 + n))
-        .collect();
-    add_ports(&node, &members);
-    all_at_once(&node, "ADD", &members);
-    node.add_flows("br0", &members.iter().flat_map(Member::lines).collect::<Vec<_>>());
+    let members = attached(&node, 42);
     let (living, dead) = members.split_at(2);
     let mut daemon = Daemon::start(&node);
     for (round, some) in dead.chunks(8).enumerate() {

@@ -205,6 +205,19 @@ pub(crate) fn all_at_once<'m>(
     }
 }
 
+/// So many pods on `br0`, with their ports and entries.
+#[track_caller]
+pub(crate) fn attached(node: &Node, count: u32) -> Vec<Member> {
+    let member = |n| Member::new(node, n, 100 + n as u16, 10 + n as u8, 0x1001 + n);
+    let members: Vec<Member> = (0..count).map(member).collect();
+    add_ports(node, &members);
+    for some in members.chunks(40) {
+        all_at_once(node, "ADD", some);
+    }
+    node.add_flows("br0", &members.iter().flat_map(Member::lines).collect::<Vec<_>>());
+    members
+}
+
 /// One sweep, which must do what it is there for.
 #[track_caller]
 pub(crate) fn sweep(node: &Node) -> Value {
