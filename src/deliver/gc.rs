@@ -305,7 +305,7 @@ impl Gc<'_> {
     /// Whose attachment nobody may remember yet, or ever: an ADD that is under way, and a namespace
     /// that none of the `remembered` is.
     fn starting(&self, remembered: &[Named]) -> Option<String> {
-        adding().or_else(|| living::stranger(remembered, self.run.yes))
+        adding().or_else(|| living::unremembered(remembered, self.run.yes))
     }
 }
 

@@ -48,12 +48,14 @@ impl Run<'_> {
         let evidence = self.evidence(&records, &known, &swept)?;
         let is_dead = |file: &&CachedFile| {
             matches!(evidence.judge(file), Verdict::Dead(_) | Verdict::Unrecorded)
-                && (self.concern)(&file.cached) != Concern::None
         };
-        let dead: Vec<&CachedFile> = files.iter().filter(is_dead).collect();
+        let concerns =
+            files.iter().filter(is_dead).map(|file| (file, (self.concern)(&file.cached)));
+        let (dead, concerns): (Vec<&CachedFile>, Vec<Concern>) =
+            concerns.filter(|(_, concern)| *concern != Concern::None).unzip();
         let mut failed = known.iter().filter_map(|(_, note)| note.error.clone());
         let error = failed.next();
-        let unread = dead.iter().filter(|file| (self.concern)(&file.cached) == Concern::Unread);
+        let unread = concerns.iter().filter(|concern| **concern == Concern::Unread);
         Ok(Leftovers {
             unreadable: unread.count().saturating_add(odd.len()),
             cached_results: dead.len(),

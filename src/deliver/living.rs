@@ -103,7 +103,7 @@ fn since_ms(path: &Path, now: Stamp) -> Option<u64> {
 
 /// Why the pod of a namespace may be nobody's that is remembered. `yes`: a person says that none is
 /// a pod's, but for those that may be starting.
-pub(super) fn stranger(remembered: &[Named], yes: bool) -> Option<String> {
+pub(super) fn unremembered(remembered: &[Named], yes: bool) -> Option<String> {
     let now = Stamp::now();
     let entries = entries(remembered, now);
     let named = remembered.iter().filter(|named| named.path.starts_with("/proc/"));

@@ -176,23 +176,27 @@ impl Run<'_> {
         }
         let wanted = wanted(&files.iter().map(|file| &file.cached).collect::<Vec<_>>());
         for ((file, verdict), is_wanted) in files.iter().zip(verdicts).zip(wanted) {
+            if !is_wanted {
+                continue;
+            }
             let held = held && verdict == Verdict::Unrecorded;
-            let why = match verdict {
-                _ if !is_wanted || (self.concern)(&file.cached) == Concern::None => continue,
-                Verdict::Alive => continue,
-                Verdict::Unknown(why) => {
+            let why = match ((self.concern)(&file.cached), verdict) {
+                (Concern::None, _) | (_, Verdict::Alive) => continue,
+                (_, Verdict::Unknown(why)) => Err(why),
+                (Concern::Unread, _) => {
+                    let why = file.delivery().err();
+                    Err(why.unwrap_or_else(|| "its configuration cannot be read".to_owned()))
+                }
+                (_, Verdict::Dead(why)) => Ok(why),
+                (_, Verdict::Unrecorded) => Ok(LivenessReason::NetnsGone),
+            };
+            let why = match why {
+                Ok(why) => why,
+                Err(why) => {
                     found.unknown.push(format!("{}: {why}", file.path.display()));
                     continue;
                 }
-                Verdict::Dead(why) => why,
-                Verdict::Unrecorded => LivenessReason::NetnsGone,
             };
-            if (self.concern)(&file.cached) == Concern::Unread {
-                let why = file.delivery().err();
-                let why = why.unwrap_or_else(|| "its configuration cannot be read".to_owned());
-                found.unknown.push(format!("{}: {why}", file.path.display()));
-                continue;
-            }
             let mut one = One::new(self, file, why, &notes);
             let name = file.cached.key.cached_name();
             let note = known.iter().find(|(of, _)| *of == name);

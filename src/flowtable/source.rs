@@ -73,6 +73,14 @@ impl ReplicaSource {
         visitor.failed.map_or(Ok(found.is_some()), |what| Err(self.malformed(what)))
     }
 
+    /// The ports as of a barrier; the switch's own if it was not answered, or does not report them.
+    fn ports_heard(&mut self, barrier: Option<u64>) -> Result<PortList, Error> {
+        match barrier.and_then(|_| self.watcher.ports()) {
+            Some(ports) => Ok(ports),
+            None => self.switch.ports(),
+        }
+    }
+
     fn malformed(&self, what: Malformed) -> Error {
         let path = self.switch.connection().path().to_owned();
         Error::Malformed { path, doing: "reading the replica", what }
@@ -160,24 +168,16 @@ impl FlowSink for ReplicaSource {
 
     fn ports(&mut self) -> Result<PortList, Error> {
         let heard = self.watcher.barrier(self.switch.deadline());
-        match heard.and_then(|_| self.watcher.ports()) {
-            Some(ports) => Ok(ports),
-            None => self.switch.ports(),
-        }
+        self.ports_heard(heard)
     }
 
     fn ports_of_scan(&mut self) -> Result<PortList, Error> {
         let Some(Prepared { asked: Some(asked), seq }) = self.prepared.take() else {
             return self.ports();
         };
-        if asked.wait(self.switch.deadline()).is_none() {
-            return self.switch.ports();
-        }
-        self.prepared = Some(Prepared { asked: None, seq });
-        match self.watcher.ports() {
-            Some(ports) => Ok(ports),
-            None => self.switch.ports(),
-        }
+        let heard = asked.wait(self.switch.deadline());
+        self.prepared = heard.map(|_| Prepared { asked: None, seq });
+        self.ports_heard(heard)
     }
 
     fn connection_mut(&mut self) -> &mut Connection {
