@@ -160,11 +160,14 @@ impl<'c> Judge<'c> {
     }
 
     /// Whether part of a dump keeps the flow for what it does not show: no entry that outputs to the
-    /// register that is loaded, none that tells another VLAN. A call leaves that to a sweep.
+    /// register that is loaded, none that tells another VLAN, not all who have the value beside a
+    /// port (rule 5). A call leaves that to a sweep.
     #[must_use]
     pub fn waits_for_the_rest(&self, flow: &Flow) -> bool {
-        let unseen = |verdict: &Verdict| {
-            matches!(verdict.reason, Reason::LoadsLivePort { .. } | Reason::OtherVlan { .. })
+        let unseen = |verdict: &Verdict| match verdict.reason {
+            Reason::LoadsLivePort { .. } | Reason::OtherVlan { .. } => true,
+            Reason::RegisterNotProven { .. } => flow.matches.in_port.is_some(),
+            _ => false,
         };
         !self.learned.complete && self.kept_for(flow).iter().any(unseen)
     }

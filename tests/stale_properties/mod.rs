@@ -512,9 +512,11 @@ proptest! {
         }
     }
 
-    /// What an index finds by the tokens of the dead is judged as in a scan of everything, and so is
-    /// what it does not find: nothing in it is counted, waited for or deleted. Unless the rest has to
-    /// be read, and is.
+    /// What a scan of everything deletes, an index finds by the tokens of the dead: it is deleted, or
+    /// kept as theirs until a scan of everything. What the index does not find names nobody dead: it
+    /// would not be counted or waited for either. Unless the rest has to be read, and is. Of what is
+    /// kept either way the rest may tell another reason: one more owner of a value, or a register
+    /// that carries a VLAN.
     #[test]
     fn the_tokens_of_the_dead_show_what_everything_shows(input in input(), flows in flows()) {
         let mut input = input;
@@ -538,7 +540,7 @@ proptest! {
             let (whole, part) = (of_all.verdict(flow), of_part.verdict(flow));
             prop_assert!(whole.dead.is_none() || seen, "not found: {:?}: {}", flow, whole.reason);
             prop_assert!(
-                part.stale || gist(&whole) == gist(&part),
+                part.stale || !whole.stale || part.dead.is_some(),
                 "{:?}: {}; by tokens: {}", flow, whole.reason, part.reason
             );
         }
