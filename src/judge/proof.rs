@@ -53,6 +53,14 @@ pub(super) struct Prover<'a, 'c> {
     pub(super) dead: &'a Table<DeadId, Option<u32>>,
 }
 
+/// Who else has a value: somebody alive if one does, else somebody dead whom nobody judges.
+pub(super) fn held_by(index: &Index<'_>, holders: &[LiveId]) -> Option<NotProven> {
+    let alive = |l: &&LiveId| !index.live(**l).is_some_and(Live::is_unjudged_dead);
+    let alive = holders.iter().filter(alive).min();
+    let dead = (!holders.is_empty()).then_some(NotProven::OtherDeadHasIt);
+    alive.map(|l| NotProven::LiveHasIt(*l)).or(dead)
+}
+
 impl Prover<'_, '_> {
     pub(super) fn all(&self) -> Table<DeadId, Evidence> {
         let tokens = self.dead.map(|i, _| self.token(i));
@@ -135,8 +143,7 @@ impl Prover<'_, '_> {
         let others = learned
             && claims.and_then(|c| c.common.as_ref()).is_some_and(|common| !common.contains(&i));
         // What part of a dump can show comes first: a full dump would not change it.
-        let not_proven = self
-            .held_by(&holders)
+        let not_proven = held_by(self.index, &holders)
             .or((foreign || others).then_some(NotProven::OthersLoadIt))
             .or_else(|| self.shared(dead.network, source, basis, shared))
             .or_else(|| self.unseen(source, obscured))
@@ -157,14 +164,6 @@ impl Prover<'_, '_> {
     fn are_adding(&self, holders: &[LiveId], claims: Option<&Claims>) -> bool {
         holders.iter().all(|l| self.index.live(*l).is_some_and(|live| live.adding))
             && !claims.is_some_and(|c| c.claims.iter().any(is_loaded_by_live))
-    }
-
-    /// Who else has the value.
-    fn held_by(&self, holders: &[LiveId]) -> Option<NotProven> {
-        let alive = |l: &&LiveId| !self.index.live(**l).is_some_and(Live::is_unjudged_dead);
-        let alive = holders.iter().filter(alive).min();
-        let dead = (!holders.is_empty()).then_some(NotProven::OtherDeadHasIt);
-        alive.map(|l| NotProven::LiveHasIt(*l)).or(dead)
     }
 
     /// Whether the value, or the network's values, are several pods'. `shared`: another dead one

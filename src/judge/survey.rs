@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use super::carried::Carried;
 use super::claims::{Claim, Claims, MOST_VALUES, Owner, Seen, TOGETHER, Witnesses};
 use super::guards;
-use super::input::{DeadId, JudgeInput, LiveId, LiveRegister, Network};
+use super::input::{DeadId, JudgeInput, Live, LiveRegister, Network};
 use super::learned::{self, Learned};
 use super::lesson::{Lesson, Load};
 use super::tokens::{Field, Index, RegisterToken, Written, is_made_after, is_older, push_once};
@@ -279,7 +279,7 @@ impl<'c> Survey<'c> {
         }
         index.fields().iter().any(|field| {
             m.registers.iter().filter_map(|r| field.matched(r)).any(|token| {
-                self.recorded.contains_key(&token) || self.may_be_learned(*field, token)
+                self.recorded.contains_key(&token) || self.may_be_learned(flow, *field, token)
             }) || actions
                 .register_writes
                 .iter()
@@ -293,11 +293,14 @@ impl<'c> Survey<'c> {
 
     /// Whether a value may turn out to be a dead attachment's, now or when the living whom
     /// flows only protect are known better. Once somebody alive has it for certain it never
-    /// will; and what part of a dump shows proves nothing.
-    fn may_be_learned(&self, field: Field, token: RegisterToken) -> bool {
-        let recorded = |l: LiveId| self.index.live(l).map(|live| live.register);
+    /// will, but for what was there before a pod that is being added; and what part of a dump
+    /// shows proves nothing.
+    fn may_be_learned(&self, flow: &Flow, field: Field, token: RegisterToken) -> bool {
+        let has_it = |live: &Live| live.register == LiveRegister::Is(token.value);
         let certain = |claim: &Claim| match claim.owner {
-            Owner::Live(l) => claim.own || recorded(l) == Some(LiveRegister::Is(token.value)),
+            Owner::Live(l) => self.index.live(l).is_some_and(|live| {
+                (claim.own || has_it(live)) && !(live.adding && is_older(flow, live))
+            }),
             Owner::Dead(_) => false,
         };
         let taken = |claims: &Claims| claims.foreign || claims.claims.iter().any(certain);

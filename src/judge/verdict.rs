@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::guards::{self, OutputRegisters};
 use super::input::{Dead, DeadId, JudgeInput, Live, LiveId, Network};
 use super::learned::Learned;
-use super::proof::Evidence;
+use super::proof::{self, Evidence};
 use super::reason::{NotProven, Reason};
 use super::tokens::{
     Field, Index, PortState, RegisterToken, Token, Written, in_scope, is_pod_port, push_once,
@@ -390,10 +390,10 @@ impl<'c> Judge<'c> {
         match self.learned.owners(value) {
             None => Some(NotProven::OthersLoadIt),
             Some(_) if self.learned.overflow => Some(NotProven::TooManyValues),
-            Some(owners) => owners.into_iter().find(covered).map(|l| {
-                let dead = self.index.live(l).is_some_and(Live::is_unjudged_dead);
-                if dead { NotProven::OtherDeadHasIt } else { NotProven::LiveHasIt(l) }
-            }),
+            Some(owners) => {
+                let owners: Vec<LiveId> = owners.into_iter().filter(covered).collect();
+                proof::held_by(&self.index, &owners)
+            }
         }
     }
 

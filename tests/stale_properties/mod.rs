@@ -12,7 +12,9 @@ use ovs_flow_gc::flowtable::Tokens;
 use ovs_flow_gc::judge::input::{
     Dead, DeadId, JudgeInput, Live, LiveId, LiveRegister, Network, NetworkId, Ports,
 };
-use ovs_flow_gc::judge::{Basis, BasisFacts, Judge, Learned, Reason, Survey, Token, Verdict};
+use ovs_flow_gc::judge::{
+    Basis, BasisFacts, Judge, Learned, NotProven, Reason, Survey, Token, Verdict,
+};
 use ovs_flow_gc::model::flow::{
     Actions, Address, AddressMatch, Flow, MacAddr, Match, RegisterMatch, RegisterRange,
     RegisterWrite, Side,
@@ -621,14 +623,17 @@ proptest! {
     /// that nobody explained so far takes doubt away, which is something else. So is a
     /// another pod's different register value, if both are of one workload, which is the proof
     /// that `learn` waits for, and so is what it shows of addresses and numbers: these facts are given
-    /// to both.
+    /// to both. Its own entries may also show that values are not what they were taken for, which
+    /// ends that wait; under a dead pod's number they no longer show that pod's VLAN; and an
+    /// address beside the dead pod's is no longer one that nobody knows.
     #[test]
     fn one_more_live_attachment_never_condemns(
         input in input(), flows in flows(), new in live(1),
     ) {
         let mut more = input.clone();
         let row = RowId(99);
-        if let Some(port) = new.ofport {
+        let port = new.ofport;
+        if let Some(port) = port {
             let explained = input.live.values().any(|l| l.ofport == Some(port))
                 || input.ports.by_number.get(&port).is_none_or(|row| {
                     input.dead.values().any(|d| d.ofport == Some(port) && d.interface == Some(*row))
@@ -636,8 +641,10 @@ proptest! {
             prop_assume!(port != LOCAL && explained);
             more.ports.by_number.entry(port).or_insert(row);
         }
+        let addresses = new.addresses.clone();
         more.live.add(new);
         let learned = learn(&more, &flows);
+        let succeeds = input.dead.values().any(|dead| dead.ofport.is_some() && dead.ofport == port);
         let mut input = input;
         for (network, facts) in input.networks.values_mut().zip(learned.basis_facts.values()) {
             network.basis = facts.clone();
@@ -651,7 +658,15 @@ proptest! {
             flows.iter().zip(judge(&input, &flows)).zip(judge(&more, &flows))
         {
             let by_rule = matches!(after.reason.rule(), Some(1..=4));
-            let condemned = !before.stale && after.stale && by_rule;
+            let doubt_goes = match before.reason {
+                Reason::RegisterNotProven { why, .. } => why == NotProven::NeedsSecondAttachment,
+                Reason::OtherVlan { .. } => succeeds,
+                Reason::MayBeArriving { .. } => {
+                    flow.matches.addresses.iter().any(|m| addresses.contains(&m.address))
+                }
+                _ => false,
+            };
+            let condemned = !before.stale && after.stale && by_rule && !doubt_goes;
             prop_assert!(!condemned, "{:?}: {} became {}", flow, before.reason, after.reason);
         }
     }
