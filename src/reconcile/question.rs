@@ -141,7 +141,7 @@ pub fn ask(
     let (release, database) = (RELEASE.to_owned(), database_identity(run_dir));
     let question = WireQuestion { version: VERSION, release, database, question };
     let line = line(&question, MOST_REQUEST).ok_or(io::ErrorKind::InvalidInput)?;
-    let answer = exchange(socket, wait, MOST_ANSWER, |_| Some(line))?;
+    let answer = exchange(socket, wait, MOST_ANSWER, || Some(line), |_| None)?;
     let mut answer: Value = json::from_slice(&answer)?;
     let is = |key: &str, value: Value| answer.get(key) == Some(&value);
     if is("version", VERSION.into()) && is("result", "done".into()) {

@@ -89,6 +89,9 @@ pub struct WireRequest {
     pub boot_id: String,
     /// Until when it waits, in milliseconds of `CLOCK_BOOTTIME`.
     pub until_ms: u64,
+    /// It waits that long for who has said [`CleanResult::Accepted`], and not for another.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tell_accepted: bool,
     /// Device and inode of the database's socket, which may have other paths in a container.
     pub database: (u64, u64),
     /// The attachment that is being ADDed.
@@ -117,6 +120,7 @@ impl WireRequest {
             verb: Verb::of(request.verb)?,
             boot_id: boot_id().ok()?,
             until_ms: Stamp::now().boot_ms.checked_add(u64::try_from(wait.as_millis()).ok()?)?,
+            tell_accepted: true,
             database: database_identity(&request.run_dir)?,
             adding: request.adding.clone(),
             overlay: overlay.map(|(network, config)| WireOverlay { network, config }),
@@ -143,6 +147,8 @@ impl WireRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum CleanResult {
+    /// It is understood. Another line says what became of it.
+    Accepted,
     /// All of it: the switch has confirmed every delete, and the records are settled.
     Done,
     /// Something went wrong.
@@ -160,6 +166,7 @@ impl CleanResult {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Accepted => "accepted",
             Self::Done => "done",
             Self::Failed => "failed",
             Self::Busy => "busy",
@@ -185,6 +192,12 @@ pub struct CleanReply {
 }
 
 impl CleanReply {
+    /// It will be done, if nothing comes between.
+    #[must_use]
+    pub fn accepted() -> Self {
+        Self { result: CleanResult::Accepted, ..Self::done(0, 0) }
+    }
+
     /// It is done.
     #[must_use]
     pub fn done(deleted: u64, withheld: u64) -> Self {
@@ -286,6 +299,7 @@ mod tests {
             verb: Verb::Del,
             boot_id: "5e5f5d4c".to_owned(),
             until_ms: 123_456,
+            tell_accepted: true,
             database: (24, 77),
             adding: None,
             overlay: Some(WireOverlay {
@@ -311,7 +325,8 @@ mod tests {
         assert!(line.starts_with(b"{\"version\":1,"), "the version comes first");
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
         assert_eq!(WireRequest::read(&line), Ok(request()));
-        for reply in [CleanReply::done(15, 0), CleanReply::not_done(CleanResult::Busy, "later")] {
+        let busy = CleanReply::not_done(CleanResult::Busy, "later");
+        for reply in [CleanReply::accepted(), CleanReply::done(15, 0), busy] {
             assert_eq!(CleanReply::read(&reply.line().unwrap()), Ok(reply));
         }
     }
@@ -339,6 +354,9 @@ mod tests {
             unknown,
         );
         refused(&|v| v["targets"][0]["key"]["containerID"] = json!("../c1"), "containerID");
+        // A call of an earlier release waits for one line.
+        let earlier = changed(|v| drop(v.as_object_mut().unwrap().remove("tellAccepted")));
+        assert!(!earlier.unwrap().tell_accepted);
         for garbage in [&b""[..], b"{", b"null", b"[]", b"{}", b"\xff\xfe", b"{\"version\":1}"] {
             assert!(WireRequest::read(garbage).is_err());
             assert!(CleanReply::read(garbage).is_err());

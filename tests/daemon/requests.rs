@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use ovs_flow_gc::reconcile::wire::database_identity;
+use ovs_flow_gc::reconcile::wire::{CleanReply, database_identity};
 use ovs_flow_gc::reconcile::{
     Cause, CleanRequest, CleanTarget, Database, Lease, Leases, Outcome as Cleaned, orphans,
 };
@@ -28,6 +28,9 @@ const WITHDRAWN: &str = "requests_total{verb=\"DEL\",result=\"withdrawn\"}";
 
 /// What the plugin says when the daemon has done its work.
 const SAID: &str = "done by the daemon";
+
+const ACCEPTED: &[u8] =
+    b"{\"version\":1,\"result\":\"accepted\",\"deleted\":0,\"withheld\":0,\"why\":null}\n";
 
 fn socket(node: &Node) -> PathBuf {
     node.state_dir.join("_daemon.sock")
@@ -324,7 +327,8 @@ fn what_is_not_understood_is_refused_on_both_sides() {
     daemon.end(Signal::SIGKILL);
 
     // A daemon of another release, and worse.
-    let answers: [&[u8]; 7] = [
+    let answers: [&[u8]; 8] = [
+        ACCEPTED,
         b"{\"version\":2,\"result\":\"done\",\"deleted\":0,\"withheld\":0,\"why\":null}\n",
         b"{\"version\":1,\"result\":\"done\",\"deleted\":0,\"withheld\":0,\"why\":null,\"x\":0}\n",
         b"{\"version\":1,\"result\":\"begun\",\"deleted\":0,\"withheld\":0,\"why\":null}\n",
@@ -348,6 +352,35 @@ fn what_is_not_understood_is_refused_on_both_sides() {
         assert!(outcome.stderr.contains("not done by a daemon"), "{outcome}");
         assert_eq!(node.dump("br0"), before, "{outcome}");
         node.ovs_vsctl(&["--if-exists", "del-port", &next.port]);
+    }
+}
+
+/// Who has accepted a request has longer than who says nothing.
+#[test]
+fn a_daemon_that_has_accepted_is_waited_for() {
+    let node = Setup::new().up("requests_accepted");
+    let (web, _) = pod(&node, "web", 0x1001);
+    let (db, _) = pod(&node, "db", 0x1002);
+    // No daemon that is slow for so long, and no longer, can be had: the test answers.
+    let listener = UnixListener::bind(socket(&node)).unwrap();
+    let answer = |accepts: bool| {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["tellAccepted"], true, "{line}");
+        if accepts {
+            stream.write_all(ACCEPTED).unwrap();
+        }
+        sleep_ms(600);
+        let _ = stream.write_all(&CleanReply::done(3, 0).line().unwrap());
+    };
+    for (pod, accepts) in [(&web, true), (&db, false)] {
+        let outcome = thread::scope(|scope| {
+            scope.spawn(|| answer(accepts));
+            del(&node, pod)
+        });
+        let waited = outcome.stderr.contains(&format!("{SAID}: 3 entries deleted"));
+        assert_eq!(waited, accepts, "{outcome}");
     }
 }
 

@@ -10,8 +10,8 @@
 //! | `questions` | what do the commands ask, which change nothing |
 //!
 //! Requests of one bridge that came together are done together: a bridge is read once for all of
-//! them. The plugin waits for a small part of its time and then does the work itself: a request is
-//! worked on for as long as it waits, and no longer.
+//! them. The plugin is told at once that its request is accepted. It waits for a part of its time and
+//! then does the work itself: a request is worked on for as long as it waits, and no longer.
 
 mod clean;
 mod databases;
@@ -199,6 +199,9 @@ fn serve(shared: &Shared, stream: UnixStream) {
     let reply = match job(shared, request, lease) {
         Ok(job) => {
             let job = Arc::new(job);
+            if job.request.tell_accepted {
+                send(job.lease.stream(), CleanReply::accepted().line());
+            }
             let reply = shared.requests.queue.serve(&job, &|jobs| clean(shared, jobs));
             answer(shared, job.lease.stream(), verb, &reply);
             reply
@@ -233,8 +236,12 @@ fn whose(request: &WireRequest) -> String {
 fn answer(shared: &Shared, stream: &UnixStream, verb: &str, reply: &CleanReply) {
     let labels = [("verb", verb.to_owned()), ("result", reply.result.as_str().to_owned())];
     shared.metrics.requests.get_or_create(&labels).inc();
-    // The call may be gone: then nobody needs the answer.
-    let Some(line) = reply.line() else { return };
+    send(stream, reply.line());
+}
+
+/// Whoever asked may be gone: then nobody needs the answer.
+fn send(stream: &UnixStream, line: Option<Vec<u8>>) {
+    let Some(line) = line else { return };
     let _ = arm(stream, Deadline::after(LINE)).and_then(|()| (&*stream).write_all(&line));
 }
 
@@ -250,9 +257,7 @@ fn answer_question(shared: &Shared, stream: &UnixStream, line: &[u8]) {
         let why = "the answer would be too long".to_owned();
         WireAnswer::not_done(CleanResult::Failed, why).line()
     };
-    let Some(line) = answer.line().or_else(too_long) else { return };
-    // Whoever asked may be gone.
-    let _ = arm(stream, Deadline::after(LINE)).and_then(|()| (&*stream).write_all(&line));
+    send(stream, answer.line().or_else(too_long));
 }
 
 /// Reads a line of somebody who may ask.
