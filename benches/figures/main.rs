@@ -76,6 +76,9 @@ fn main() {
     if wanted("daemon-large") {
         daemon::large(&mut table);
     }
+    if wanted("daemon-many") {
+        daemon::many(&mut table);
+    }
     if wanted("daemon-sources") {
         idle::all_sources(&mut table);
     }

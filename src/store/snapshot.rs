@@ -145,6 +145,13 @@ impl RegistrySnapshot {
         self.failures.is_empty()
     }
 
+    /// The same, whoever has written since or not: [`Registry::snapshot_or`](super::Registry::snapshot_or)
+    /// looks at every file, and reads those that are others.
+    #[must_use]
+    pub fn to_be_looked_at(self) -> Self {
+        Self { version: None, ..self }
+    }
+
     /// What the next snapshot will find once these tombstones were written, if nothing else was:
     /// `version` is the records' version then. Has only networks, active records and
     /// tombstones; `None` if this snapshot is not complete.

@@ -193,6 +193,24 @@ fn records_whose_files_are_the_same_are_not_read_again() {
     }
 }
 
+/// What is lost without the lock is missed by whoever looks at the files.
+#[test]
+fn each_file_is_looked_at_again_if_that_is_asked_for() {
+    let (_dir, registry) = open();
+    let lock = registry.lock(soon()).unwrap();
+    for (name, generation) in [("c1", 1), ("c2", 2)] {
+        lock.put(&attachment(name, generation)).unwrap();
+    }
+    drop(lock);
+    let known = registry.snapshot().unwrap();
+    let lost = layout::active(&registry.root, &attachment("c1", 1).key);
+    fs::remove_file(lost).unwrap();
+    let known = registry.snapshot_or(Some(known)).unwrap();
+    assert_eq!(known.attachments.len(), 2, "nobody has written");
+    let known = registry.snapshot_or(Some(known.to_be_looked_at())).unwrap();
+    assert_eq!(known.attachments.iter().map(|a| a.generation).collect::<Vec<_>>(), [2]);
+}
+
 #[test]
 fn directories_are_made_again() {
     let (_dir, registry) = open();

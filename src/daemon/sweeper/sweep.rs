@@ -153,17 +153,24 @@ impl Sweeper<'_> {
         Ok(())
     }
 
-    /// The records that need not be read again. Now and then everything is read again: files can
-    /// be lost in ways that no lock tells of, and so can changes of the database.
+    /// The records that need not be read again. Files can be lost in ways that no lock tells of:
+    /// each interval looks at every file, and now and then everything is read again. So it is with
+    /// changes of the database.
     fn still_known(&mut self, began: &Beginning<'_>) -> Option<RegistrySnapshot> {
         let wakes_all = began.reasons.wakes_all();
         if wakes_all {
             self.retry_queue.begin_anew();
         }
-        if wakes_all || began.at >= self.thorough_at {
+        let is_due = began.at >= self.thorough_at;
+        if wakes_all || is_due {
             self.database = Rc::default();
         }
-        self.known.take().filter(|_| !wakes_all && !began.reasons.has(Reason::Interval))
+        let known = self.known.take().filter(|_| !wakes_all);
+        if began.reasons.has(Reason::Interval) {
+            known.filter(|_| !is_due).map(RegistrySnapshot::to_be_looked_at)
+        } else {
+            known
+        }
     }
 
     /// The namespaces that woke this sweep, if nothing else did: a death costs what died, not who
