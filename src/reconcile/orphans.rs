@@ -277,33 +277,38 @@ pub fn sighted(
     deadline: Deadline,
 ) -> Result<(), store::Error> {
     let now = Stamp::now();
-    let news = |index: &usize| {
-        let record = registry_snapshot.attachments.get(*index)?;
-        let unknown = || record.workload.is_none() && record.pod.is_some();
-        let workload = unknown().then(|| sources.iter().find_map(|source| source.workload(record)));
-        let workload = workload.flatten();
-        let long_ago = record.seen_alive.until(now) >= SIGHTING;
-        (long_ago || workload.is_some()).then_some((*index, workload))
+    let records = &registry_snapshot.attachments;
+    let alive = || orphans.alive.iter().filter_map(|index| Some((*index, records.get(*index)?)));
+    let is_long_ago = |record: &Attachment| record.seen_alive.until(now) >= SIGHTING;
+    let workload = |(index, record): (usize, &Attachment)| {
+        let is_unknown = record.workload.is_none() && record.pod.is_some();
+        let workload = || sources.iter().find_map(|source| source.workload(record));
+        Some((index, is_unknown.then(workload)??))
     };
-    let news: Vec<(usize, Option<String>)> = orphans.alive.iter().filter_map(news).collect();
-    if news.is_empty() {
+    let seen: Vec<usize> =
+        alive().filter(|(_, r)| is_long_ago(r)).map(|(index, _)| index).collect();
+    let workloads: Vec<(usize, String)> = alive().filter_map(workload).collect();
+    if seen.is_empty() && workloads.is_empty() {
         return Ok(());
     }
     let lock = registry.lock(deadline)?;
     let known = lock.succeeds(registry_snapshot.version);
-    let mut done = Ok(());
-    for (index, workload) in news {
-        let Some(record) = registry_snapshot.attachments.get(index) else { continue };
-        let see = |record: &mut Attachment| {
-            record.seen_alive = now;
-            record.workload = workload.or_else(|| record.workload.take());
-        };
+    let records = &mut registry_snapshot.attachments;
+    for index in seen {
+        if let Some(record) = records.get(index) {
+            records.replace(index, Attachment { seen_alive: now, ..record.clone() });
+        }
+    }
+    let mut done = lock.put_seen(records);
+    for (index, workload) in workloads {
+        let Some(record) = records.get(index) else { continue };
+        let name = |record: &mut Attachment| record.workload = Some(workload);
         let written = if known.is_some() {
-            let mut seen = record.clone();
-            see(&mut seen);
-            lock.put(&seen).map(|()| registry_snapshot.attachments.replace(index, seen))
+            let mut named = record.clone();
+            name(&mut named);
+            lock.put(&named).map(|()| records.replace(index, named))
         } else {
-            lock.update(record, see).map(drop)
+            lock.update(record, name).map(drop)
         };
         done = done.and(written);
     }
@@ -374,6 +379,8 @@ mod tests {
             |e: &RegistrySnapshot| e.attachments.iter().map(|r| r.seen_alive != long_ago).collect();
         let seen: Vec<bool> = seen(&read);
         assert_eq!(seen, [true, false, true]);
+        let own = registry.get(&read.attachments[0].key).unwrap().unwrap();
+        assert_eq!(own.seen_alive, long_ago, "no record is written for it");
 
         // Somebody else has written: his word stays, and all is read again.
         let lock = registry.lock(soon()).unwrap();

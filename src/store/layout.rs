@@ -6,6 +6,7 @@
 //!   daemon.lock                          flock, held by the daemon for as long as it runs
 //!   _daemon.sock                         where calls ask the daemon; no network's directory is called so
 //!   _calls                               what calls of the plugin did, in numbers
+//!   _seen                                who was seen alive, and when
 //!   paused                               while it is there, nothing is deleted: who, why, until when
 //!   deaths.json                          who seemed dead lately, for the mass-death guard
 //!   _deliver/<network>-<containerID>-<ifname>  whose DEL is missing, and how far it came
@@ -30,6 +31,7 @@ pub(super) const LOCK: &str = "lock";
 pub(super) const DAEMON: &str = "daemon.lock";
 pub(super) const SOCKET: &str = "_daemon.sock";
 pub(super) const CALLS: &str = "_calls";
+pub(super) const SEEN: &str = "_seen";
 pub(super) const DELIVER: &str = "_deliver";
 pub(super) const WANTED: &str = "_wanted";
 pub(super) const DELIVERED: &str = "_delivered";

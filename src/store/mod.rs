@@ -27,6 +27,7 @@ mod layout;
 mod lock;
 mod pause;
 mod record;
+mod seen;
 mod snapshot;
 
 use std::fs::{self, DirBuilder, File};
@@ -139,7 +140,9 @@ impl Registry {
         let quiet = self.keep_writers_out();
         let version = quiet.version();
         let reading = Reading { passes: quiet.passes, wanted: None, known };
-        Ok(RegistrySnapshot { version, ..snapshot::take(&self.root, reading)? })
+        let mut all = snapshot::take(&self.root, reading)?;
+        seen::Seen::read(&self.root).add_to(&mut all.attachments);
+        Ok(RegistrySnapshot { version, ..all })
     }
 
     /// [`Registry::snapshot`] of the records that are wanted, going by what is quick to read.

@@ -211,6 +211,37 @@ fn each_file_is_looked_at_again_if_that_is_asked_for() {
     assert_eq!(known.attachments.iter().map(|a| a.generation).collect::<Vec<_>>(), [2]);
 }
 
+/// When somebody was seen alive is in a file of its own and in the record: the later word counts.
+#[test]
+fn the_later_word_of_who_was_seen_alive_counts() {
+    let (_dir, registry) = open();
+    let seen = |name: &str, generation, at| {
+        let seen_alive = Stamp { boot_ms: at, wall_ms: at };
+        Attachment { seen_alive, ..attachment(name, generation) }
+    };
+    let lock = registry.lock(soon()).unwrap();
+    lock.put(&seen("c1", 1, 5)).unwrap();
+    lock.put(&seen("c2", 2, 50)).unwrap();
+    let said = |all: &[Attachment]| lock.put_seen(&all.to_vec().into()).unwrap();
+    let found = || {
+        let all = lock.snapshot().unwrap().attachments;
+        all.iter().map(|a| a.seen_alive.boot_ms).collect::<Vec<_>>()
+    };
+    said(&[seen("c1", 1, 20), seen("c2", 2, 20)]);
+    assert_eq!(found(), [20, 50]);
+    // Another sweep has said more meanwhile, and less.
+    said(&[seen("c1", 1, 10), seen("c2", 2, 60)]);
+    assert_eq!(found(), [20, 60]);
+    // Another life of the key, and somebody else with the number.
+    lock.put(&seen("c1", 3, 7)).unwrap();
+    lock.put(&seen("c3", 2, 8)).unwrap();
+    assert_eq!(found(), [7, 60, 8]);
+    fs::write(registry.root.join(layout::SEEN), "torn").unwrap();
+    assert_eq!(found(), [7, 50, 8]);
+    said(&[seen("c1", 3, 9)]);
+    assert_eq!(found(), [9, 50, 8]);
+}
+
 #[test]
 fn directories_are_made_again() {
     let (_dir, registry) = open();

@@ -1,0 +1,116 @@
+//! When the living were seen alive: one file for all of them, for each sweep says it anew.
+//!
+//! A record says it, too, from its own writing. The later word counts. A file that is lost or torn
+//! costs that: the dead seem to have been dead for longer, and an entry that may be somebody else's
+//! is kept.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::path::Path;
+
+use log::debug;
+
+use super::error::Error;
+use super::{Lock, file, layout};
+use crate::model::attachment::Attachment;
+use crate::model::records::Records;
+use crate::util::clock::Stamp;
+use crate::util::regular_file;
+
+/// The first line.
+const HEAD: &str = "ovs-flow-gc seen 1\n";
+
+/// When lives were seen alive, by generation: milliseconds since boot and since 1970, generation,
+/// network, container and interface, a life a line.
+#[derive(Debug, Default)]
+pub(super) struct Seen(HashMap<u64, Vec<(String, Stamp)>>);
+
+impl Seen {
+    /// What is written down; nothing, if that cannot be read.
+    pub(super) fn read(root: &Path) -> Self {
+        let path = root.join(layout::SEEN);
+        let text = match regular_file::read(&path) {
+            Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
+            Err(failed) if failed.kind() == std::io::ErrorKind::NotFound => return Self::default(),
+            Err(failed) => {
+                debug!("{}: {failed}", path.display());
+                return Self::default();
+            }
+        };
+        Self::parse(&text).unwrap_or_else(|| {
+            debug!("{} is not what a sweep writes: it is written anew", path.display());
+            Self::default()
+        })
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut all = Self::default();
+        for line in text.strip_prefix(HEAD)?.lines() {
+            let mut words = line.splitn(4, ' ');
+            let (boot_ms, wall_ms) = (number(words.next())?, number(words.next())?);
+            let (generation, key) = (number(words.next())?, words.next()?.to_owned());
+            all.0.entry(generation).or_default().push((key, Stamp { boot_ms, wall_ms }));
+        }
+        Some(all)
+    }
+
+    fn of(&self, record: &Attachment) -> Option<Stamp> {
+        let lives = self.0.get(&record.generation)?;
+        let key = key(record);
+        lives.iter().find(|(of, _)| *of == key).map(|(_, seen)| *seen)
+    }
+
+    /// Adds it to the records that say less.
+    pub(super) fn add_to(&self, records: &mut Records) {
+        for index in 0..records.len() {
+            let Some(record) = records.get(index) else { continue };
+            if let Some(seen) = self.of(record).filter(|seen| *seen > record.seen_alive) {
+                records.replace(index, Attachment { seen_alive: seen, ..record.clone() });
+            }
+        }
+    }
+}
+
+fn number(word: Option<&str>) -> Option<u64> {
+    word?.parse().ok()
+}
+
+fn key(record: &Attachment) -> String {
+    let key = &record.key;
+    format!("{} {} {}", key.network, key.container, key.ifname)
+}
+
+impl Lock<'_> {
+    /// Writes down when these were seen alive, in place of what was written before.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; what was written before is there.
+    pub fn put_seen(&self, records: &Records) -> Result<(), Error> {
+        let before = Seen::read(&self.root);
+        let mut text = HEAD.to_owned();
+        for record in records {
+            let seen = before.of(record).map_or(record.seen_alive, |at| at.max(record.seen_alive));
+            let (Stamp { boot_ms, wall_ms }, generation) = (seen, record.generation);
+            let _ = writeln!(text, "{boot_ms} {wall_ms} {generation} {}", key(record));
+        }
+        file::replace(&self.root.join(layout::SEEN), text.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_torn_says_nothing() {
+        let line = "5 6 7 net c1 eth 0\n";
+        let text = format!("{HEAD}{line}");
+        let lives = Seen::parse(&text).unwrap().0;
+        let seen = Stamp { boot_ms: 5, wall_ms: 6 };
+        assert_eq!(lives[&7], [("net c1 eth 0".to_owned(), seen)]);
+        assert!(Seen::parse(HEAD).unwrap().0.is_empty());
+        for torn in ["", "ovs-flow-gc seen 2\n", &text[..text.len() - 16], line] {
+            assert!(Seen::parse(torn).is_none(), "{torn:?}");
+        }
+    }
+}
