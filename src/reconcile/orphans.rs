@@ -198,8 +198,7 @@ pub fn targets(
     let mut targets: Vec<CleanTarget> =
         earlier.map(|t| CleanTarget::of_tombstone(t.clone(), now, boot_id)).collect();
     if dead.is_empty() {
-        let records =
-            registry_snapshot.after_tombstones(std::iter::empty(), registry_snapshot.version);
+        let records = registry_snapshot.for_another();
         return Ok(CleanTargets { targets, tombstones_failed: Vec::new(), records });
     }
     let lock = if act { Some(registry.lock(deadline)?) } else { None };

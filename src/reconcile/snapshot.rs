@@ -15,7 +15,7 @@ use crate::ovsdb::{
     self, Arrived, Asked, Bridge, Check, Client, Interface, Marks, Moment, Port, Snapshot,
 };
 use crate::ovsdb::{marks, same_netns};
-use crate::store::{self, Registry, Version};
+use crate::store::{self, KnownFiles, Registry, Version};
 use crate::util::clock::{Stamp, boot_id};
 
 /// What can go wrong on the way to a verdict.
@@ -88,6 +88,8 @@ pub struct NodeSnapshot {
     /// For telling whether all this still holds.
     moment: Moment,
     pub(super) version: Option<Version>,
+    /// What the records were read from.
+    pub(super) files: KnownFiles,
 }
 
 /// A snapshot that is being read: the database has been asked.
@@ -146,6 +148,7 @@ impl NodeSnapshot {
             free: None,
             moment: Moment::default(),
             version: None,
+            files: KnownFiles::default(),
         }
     }
 
@@ -176,7 +179,13 @@ impl NodeSnapshot {
     ) -> Result<Self, Error> {
         let asked = client.ask()?;
         if !registry.is_none_or(|registry| registry.unchanged(version)) {
-            let reading = Self::begin(registry, None, asked, self.now);
+            let known = store::RegistrySnapshot {
+                attachments: self.records.clone(),
+                tombstones: self.tombstones.clone(),
+                files: self.files.clone(),
+                ..store::RegistrySnapshot::default()
+            };
+            let reading = Self::begin(registry, Some(known), asked, self.now);
             return reading.answered(client)?.finish(run_dir, client);
         }
         let (ovs, moment) = client.answered(asked)?;
@@ -185,7 +194,7 @@ impl NodeSnapshot {
         node.tombstones = self.tombstones.clone();
         node.networks = self.networks.clone();
         node.switch_started = switch_started(run_dir, self.now);
-        (node.moment, node.version) = (moment, version);
+        (node.moment, node.version, node.files) = (moment, version, self.files.clone());
         Ok(node)
     }
 
@@ -399,11 +408,12 @@ impl Answered {
             return Err(failed.into());
         }
         let networks = network_states(&registry_snapshot);
-        let store::RegistrySnapshot { attachments, tombstones, version, .. } = registry_snapshot;
+        let store::RegistrySnapshot { attachments, tombstones, version, files, .. } =
+            registry_snapshot;
         let mut node = NodeSnapshot::of(now, boot_id().map_err(Error::BootId)?, ovs);
         (node.records, node.tombstones, node.networks) = (attachments, tombstones, networks);
         node.switch_started = switch_started(run_dir, now);
-        (node.moment, node.version) = (moment, version);
+        (node.moment, node.version, node.files) = (moment, version, files);
         Ok(node)
     }
 }

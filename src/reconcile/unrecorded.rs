@@ -13,6 +13,7 @@ use crate::model::attachment::{Attachment, Key};
 use crate::model::flow::Address;
 use crate::model::row::RowSet;
 use crate::ovsdb::{Wanted, find_for_delete, marks, write_port};
+use crate::store::KnownFiles;
 use crate::util::clock::Stamp;
 
 /// Fills targets whose port nobody recorded from OVSDB, and those whose port was attached anew
@@ -220,6 +221,8 @@ pub(super) fn refresh(
     });
     node.version = written.unwrap_or_else(|failed| {
         warn!("could not write down which ports the living have now: {failed}");
+        // The files do not say what is known here.
+        node.files = KnownFiles::default();
         None
     });
     for (index, new) in changed {

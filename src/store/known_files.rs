@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The kernel stamps files with a clock that ticks (at most 10 ms apart), and gives the number of a
@@ -46,15 +47,15 @@ impl FileStamp {
     }
 }
 
-/// The files that the records of a snapshot were read from.
+/// The files that the records of a snapshot were read from. A copy copies no path.
 #[derive(Clone, Debug, Default)]
-pub struct KnownFiles(HashMap<PathBuf, FileStamp>);
+pub struct KnownFiles(Arc<HashMap<PathBuf, FileStamp>>);
 
 impl KnownFiles {
     /// A record was read from a path that had this stamp right before.
     pub(super) fn add(&mut self, path: PathBuf, stamp: Option<FileStamp>) {
         if let Some(stamp) = stamp.filter(|stamp| stamp.is_settled()) {
-            self.0.insert(path, stamp);
+            Arc::make_mut(&mut self.0).insert(path, stamp);
         }
     }
 

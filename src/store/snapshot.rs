@@ -152,9 +152,16 @@ impl RegistrySnapshot {
         Self { version: None, ..self }
     }
 
+    /// The same for somebody else who will read the records; what is not in it, torn files say, is
+    /// found again. `None` if this snapshot is not complete.
+    #[must_use]
+    pub fn for_another(&self) -> Option<Self> {
+        self.after_tombstones(std::iter::empty(), self.version)
+    }
+
     /// What the next snapshot will find once these tombstones were written, if nothing else was:
-    /// `version` is the records' version then. Has only networks, active records and
-    /// tombstones; `None` if this snapshot is not complete.
+    /// `version` is the records' version then. Has only networks, active records,
+    /// tombstones and their files; `None` if this snapshot is not complete.
     #[must_use]
     pub fn after_tombstones<'a>(
         &self,
@@ -175,8 +182,8 @@ impl RegistrySnapshot {
             tombstones.place_of(|dead| (&dead.key, dead.generation).cmp(&life)).is_some()
         };
         attachments.retain(|a| !generations.contains(&a.generation) || !is_dead(a));
-        let networks = self.networks.clone();
-        Some(Self { networks, attachments, tombstones, version, ..Self::default() })
+        let (networks, files) = (self.networks.clone(), self.files.clone());
+        Some(Self { networks, attachments, tombstones, version, files, ..Self::default() })
     }
 
     fn add_network(&mut self, network: NetworkName, path: &Path, reading: Reading<'_>) {

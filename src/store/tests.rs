@@ -236,7 +236,7 @@ fn the_later_word_of_who_was_seen_alive_counts() {
     lock.put(&seen("c1", 3, 7)).unwrap();
     lock.put(&seen("c3", 2, 8)).unwrap();
     assert_eq!(found(), [7, 60, 8]);
-    fs::write(registry.root.join(layout::SEEN), "torn").unwrap();
+    replace(&registry.root.join(layout::SEEN), b"torn").unwrap();
     assert_eq!(found(), [7, 50, 8]);
     said(&[seen("c1", 3, 9)]);
     assert_eq!(found(), [9, 50, 8]);

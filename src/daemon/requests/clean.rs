@@ -8,8 +8,9 @@ use crate::model::attachment::Key;
 use crate::reconcile::wire::CleanResult::{Failed, Refused, Withdrawn};
 use crate::reconcile::wire::{CleanReply, WireRequest, WireTarget, database_identity};
 use crate::reconcile::{CleanRequest, CleanTarget, Lease, Leases, Outcome, orphans};
-use crate::store::Registry;
+use crate::store::{Registry, RegistrySnapshot};
 use crate::util::clock::{Deadline, Stamp, boot_id};
+use crate::util::logging::Often;
 
 /// However long a call says that it waits.
 const LONGEST: Duration = Duration::from_secs(2);
@@ -118,7 +119,8 @@ pub(super) fn clean(shared: &Shared, jobs: &[Arc<Job>]) {
         cleaning = cleaning.adding(key);
     }
     let targets = jobs.iter().flat_map(|job| job.targets.clone()).collect();
-    let outcome = cleaning.clean(targets);
+    let outcome = cleaning.clean_knowing(targets, records(shared, &registry));
+    outcome.withheld().for_each(|withheld| Often::Withheld.say(&withheld));
     shared.metrics.cleaned(&outcome);
     for job in jobs {
         *locked(&job.reply) = Some(job.reply_of(&outcome));
@@ -127,6 +129,14 @@ pub(super) fn clean(shared: &Shared, jobs: &[Arc<Job>]) {
     shared.requests.queue.changed.notify_all();
     drop(cleaning);
     shared.requests.databases.keep(database);
+}
+
+/// The records; those whose files are as they were are not read again.
+fn records(shared: &Shared, registry: &Registry) -> Option<RegistrySnapshot> {
+    let known = locked(&shared.requests.known).take();
+    let read = registry.snapshot_or(known).ok()?;
+    *locked(&shared.requests.known) = read.for_another();
+    Some(read)
 }
 
 /// The dead as they are written down. One that is not has to be cleaned up by who knows of it.

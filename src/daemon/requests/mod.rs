@@ -34,7 +34,7 @@ use super::{STACK, Shared};
 use crate::reconcile::wire::CleanResult::{Busy, Refused};
 use crate::reconcile::wire::{CleanReply, CleanResult, MOST_REQUEST, WireRequest};
 use crate::reconcile::{Lease, WireAnswer, WireQuestion};
-use crate::store::Registry;
+use crate::store::{Registry, RegistrySnapshot};
 use crate::util::clock::{Deadline, ReadUntil, arm};
 use clean::{clean, job};
 use databases::Databases;
@@ -55,6 +55,8 @@ pub(crate) struct Requests {
     threads: AtomicUsize,
     queue: Queue,
     databases: Databases,
+    /// The records as the last clean-up read them.
+    known: Mutex<Option<RegistrySnapshot>>,
     /// Held by the question that is being answered.
     question: Mutex<()>,
     /// What became of the last ones and when, the last in front.
