@@ -133,7 +133,7 @@ pub(super) fn clean(shared: &Shared, jobs: &[Arc<Job>]) {
 
 /// The records; those whose files are as they were are not read again.
 fn records(shared: &Shared, registry: &Registry) -> Option<RegistrySnapshot> {
-    let known = locked(&shared.requests.known).take();
+    let known = locked(&shared.requests.known).as_ref().and_then(RegistrySnapshot::for_another);
     let read = registry.snapshot_or(known).ok()?;
     *locked(&shared.requests.known) = read.for_another();
     Some(read)
