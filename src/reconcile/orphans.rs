@@ -262,9 +262,10 @@ fn say_dead(record: &Attachment, why: &str) {
     ));
 }
 
-/// Writes down that the living were seen, where the last time was a while ago, and of which
-/// workload their pods are, once a source knows. Nothing waits for it: the dead go first. If nobody
-/// else has written since everything was read, it is what is there afterwards, too.
+/// Writes down that the living were seen when they were judged (`at`), where the last time was a
+/// while before, and of which workload their pods are, once a source knows. Nothing waits for it: the
+/// dead go first, and somebody may have died meanwhile. If nobody else has written since everything was
+/// read, it is what is there afterwards, too.
 ///
 /// # Errors
 /// The first, if records cannot be written; the others are.
@@ -273,12 +274,12 @@ pub fn sighted(
     registry_snapshot: &mut RegistrySnapshot,
     orphans: &Orphans,
     sources: &[&dyn LivenessSource],
+    at: Stamp,
     deadline: Deadline,
 ) -> Result<(), store::Error> {
-    let now = Stamp::now();
     let records = &registry_snapshot.attachments;
     let alive = || orphans.alive.iter().filter_map(|index| Some((*index, records.get(*index)?)));
-    let is_long_ago = |record: &Attachment| record.seen_alive.until(now) >= SIGHTING;
+    let is_long_ago = |record: &Attachment| record.seen_alive.until(at) >= SIGHTING;
     let workload = |(index, record): (usize, &Attachment)| {
         let is_unknown = record.workload.is_none() && record.pod.is_some();
         let workload = || sources.iter().find_map(|source| source.workload(record));
@@ -295,7 +296,7 @@ pub fn sighted(
     let records = &mut registry_snapshot.attachments;
     for index in seen {
         if let Some(record) = records.get(index) {
-            records.replace(index, Attachment { seen_alive: now, ..record.clone() });
+            records.replace(index, Attachment { seen_alive: at, ..record.clone() });
         }
     }
     let mut done = lock.put_seen(records);
@@ -370,16 +371,16 @@ mod tests {
         drop(lock);
         let mut registry_snapshot = registry.snapshot().unwrap();
         let orphans = Orphans { alive: vec![0, 2], ..Orphans::default() };
-        sighted(&registry, &mut registry_snapshot, &orphans, &[], soon()).unwrap();
+        // A sweep took long: who was alive when it judged may be dead when it writes.
+        let judged = Stamp { boot_ms: 60_000, wall_ms: 60_000 };
+        sighted(&registry, &mut registry_snapshot, &orphans, &[], judged, soon()).unwrap();
         assert!(registry.unchanged(registry_snapshot.version));
         let read = registry.snapshot().unwrap();
         assert_eq!(registry_snapshot.attachments, read.attachments);
         let seen =
-            |e: &RegistrySnapshot| e.attachments.iter().map(|r| r.seen_alive != long_ago).collect();
+            |e: &RegistrySnapshot| e.attachments.iter().map(|r| r.seen_alive == judged).collect();
         let seen: Vec<bool> = seen(&read);
         assert_eq!(seen, [true, false, true]);
-        let own = registry.get(&read.attachments[0].key).unwrap().unwrap();
-        assert_eq!(own.seen_alive, long_ago, "no record is written for it");
 
         // Somebody else has written: his word stays, and all is read again.
         let lock = registry.lock(soon()).unwrap();
@@ -392,12 +393,12 @@ mod tests {
         for record in &mut old.attachments {
             record.seen_alive = long_ago;
         }
-        sighted(&registry, &mut old, &orphans, &[], soon()).unwrap();
+        sighted(&registry, &mut old, &orphans, &[], judged, soon()).unwrap();
         assert!(!registry.unchanged(old.version));
         let read = registry.snapshot().unwrap();
         assert_eq!(read.attachments.len(), 2);
         assert_eq!(read.attachments[0].attempts, 7);
-        assert!(read.attachments[0].seen_alive != long_ago);
+        assert_eq!(read.attachments[0].seen_alive, judged);
     }
 
     /// Who knows of workloads.
@@ -438,13 +439,15 @@ mod tests {
             registry_snapshot.attachments.iter().map(Attachment::member).collect();
         assert_eq!(members, [None, None, None], "their names say nothing");
         let orphans = Orphans { alive: vec![0, 1, 2], ..Orphans::default() };
-        sighted(&registry, &mut registry_snapshot, &orphans, &[&Owners], soon()).unwrap();
+        sighted(&registry, &mut registry_snapshot, &orphans, &[&Owners], Stamp::now(), soon())
+            .unwrap();
         let read = registry.snapshot().unwrap();
         assert_eq!(registry_snapshot.attachments, read.attachments);
         let members = read.attachments.iter().map(Attachment::member).collect::<Vec<_>>();
         let [Some(one), Some(other), None] = members.as_slice() else { panic!("{members:?}") };
         assert!(one.workload == other.workload && one.pod != other.pod);
-        sighted(&registry, &mut registry_snapshot, &orphans, &[&Owners], soon()).unwrap();
+        sighted(&registry, &mut registry_snapshot, &orphans, &[&Owners], Stamp::now(), soon())
+            .unwrap();
         assert!(registry.unchanged(read.version), "once");
 
         // A bare pod that is called like a Deployment's.

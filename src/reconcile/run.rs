@@ -19,7 +19,7 @@ use crate::liveness::mass_death_guard::{Decision, FEW};
 use crate::liveness::{LivenessSource, Source};
 use crate::model::attachment::Attachment;
 use crate::store::{Registry, RegistrySnapshot};
-use crate::util::clock::{Deadline, boot_id};
+use crate::util::clock::{Deadline, Stamp, boot_id};
 
 /// Which of these addresses nobody has.
 pub type Free<'f> = dyn Fn(&BTreeSet<IpAddr>) -> BTreeSet<IpAddr> + 'f;
@@ -84,6 +84,8 @@ pub struct LivenessPass {
     pub registry_snapshot: RegistrySnapshot,
     /// What liveness says.
     pub orphans: Orphans,
+    /// When it was asked: whoever is alive was alive then, and may have died since.
+    judged_at: Stamp,
     /// Nothing is deleted on the word of one source alone: too many at once by this one's.
     pub braked: Option<Source>,
     /// More may be dying at this moment: those of one source's word wait so long, and are counted
@@ -189,6 +191,7 @@ impl<'a> SweepRun<'a> {
             }
         }
         let boot_id = boot_id().map_err(Error::BootId)?;
+        let judged_at = Stamp::now();
         let named = self.find_named(&registry_snapshot, &boot_id);
         let is_partial = named.is_some();
         let orphans =
@@ -211,6 +214,7 @@ impl<'a> SweepRun<'a> {
             corrupt,
             is_partial,
             boot_id,
+            judged_at,
         })
     }
 
@@ -286,6 +290,7 @@ impl<'a> SweepRun<'a> {
             &mut pass.registry_snapshot,
             &pass.orphans,
             self.sources,
+            pass.judged_at,
             deadline,
         );
         if let Err(failed) = written {

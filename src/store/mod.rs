@@ -58,6 +58,7 @@ pub use snapshot::{KnownNetwork, Leftover, RegistrySnapshot};
 use crate::model::attachment::{Attachment, Key, NetworkName};
 use crate::util::clock::Deadline;
 use record::Found;
+use seen::Seen;
 use snapshot::Reading;
 
 /// How long a reader waits for writers: they hold the lock for moments, so a longer hold is
@@ -141,7 +142,7 @@ impl Registry {
         let version = quiet.version();
         let reading = Reading { passes: quiet.passes, wanted: None, known };
         let mut all = snapshot::take(&self.root, reading)?;
-        seen::Seen::read(&self.root).add_to(&mut all.attachments);
+        Seen::read(&self.root).add_to(&mut all.attachments);
         Ok(RegistrySnapshot { version, ..all })
     }
 
@@ -155,7 +156,11 @@ impl Registry {
     ) -> Result<RegistrySnapshot, Error> {
         let quiet = self.keep_writers_out();
         let reading = Reading { passes: quiet.passes, wanted: Some(wanted), known: None };
-        snapshot::take(&self.root, reading)
+        let mut some = snapshot::take(&self.root, reading)?;
+        if !some.attachments.is_empty() {
+            Seen::read(&self.root).add_to(&mut some.attachments);
+        }
+        Ok(some)
     }
 
     /// Whether no process can have written a record since a snapshot was taken. False where
@@ -186,7 +191,10 @@ impl Registry {
         match record::examine(&path, &key.network, Slot::Active(key.clone()))? {
             // A crash left both: the tombstone counts.
             Found::Record(a) if self.has_tombstone(&a) => Ok(None),
-            Found::Record(a) => Ok(Some(*a)),
+            Found::Record(a) => {
+                let seen_alive = Seen::read_of(&self.root, &a).later(&a).unwrap_or(a.seen_alive);
+                Ok(Some(Attachment { seen_alive, ..*a }))
+            }
             Found::Corrupt(corrupt) => absent_if_empty(*corrupt),
             Found::Absent | Found::State(_) => Ok(None),
         }

@@ -28,6 +28,16 @@ pub(super) struct Seen(HashMap<u64, Vec<(String, Stamp)>>);
 impl Seen {
     /// What is written down; nothing, if that cannot be read.
     pub(super) fn read(root: &Path) -> Self {
+        Self::read_if(root, |_| true)
+    }
+
+    /// What is written down of a record's life, where there are many others.
+    pub(super) fn read_of(root: &Path, record: &Attachment) -> Self {
+        let its = format!(" {} {}", record.generation, key(record));
+        Self::read_if(root, |line| line.ends_with(&its))
+    }
+
+    fn read_if(root: &Path, wanted: impl Fn(&str) -> bool) -> Self {
         let path = root.join(layout::SEEN);
         let text = match regular_file::read(&path) {
             Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
@@ -37,15 +47,15 @@ impl Seen {
                 return Self::default();
             }
         };
-        Self::parse(&text).unwrap_or_else(|| {
+        Self::parse(&text, wanted).unwrap_or_else(|| {
             debug!("{} is not what a sweep writes: it is written anew", path.display());
             Self::default()
         })
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    fn parse(text: &str, wanted: impl Fn(&str) -> bool) -> Option<Self> {
         let mut all = Self::default();
-        for line in text.strip_prefix(HEAD)?.lines() {
+        for line in text.strip_prefix(HEAD)?.lines().filter(|line| wanted(line)) {
             let mut words = line.splitn(4, ' ');
             let (boot_ms, wall_ms) = (number(words.next())?, number(words.next())?);
             let (generation, key) = (number(words.next())?, words.next()?.to_owned());
@@ -60,12 +70,17 @@ impl Seen {
         lives.iter().find(|(of, _)| *of == key).map(|(_, seen)| *seen)
     }
 
+    /// When a record's life was seen alive, if that is later than the record says.
+    pub(super) fn later(&self, record: &Attachment) -> Option<Stamp> {
+        self.of(record).filter(|seen| *seen > record.seen_alive)
+    }
+
     /// Adds it to the records that say less.
     pub(super) fn add_to(&self, records: &mut Records) {
         for index in 0..records.len() {
             let Some(record) = records.get(index) else { continue };
-            if let Some(seen) = self.of(record).filter(|seen| *seen > record.seen_alive) {
-                records.replace(index, Attachment { seen_alive: seen, ..record.clone() });
+            if let Some(seen_alive) = self.later(record) {
+                records.replace(index, Attachment { seen_alive, ..record.clone() });
             }
         }
     }
@@ -105,12 +120,13 @@ mod tests {
     fn what_is_torn_says_nothing() {
         let line = "5 6 7 net c1 eth 0\n";
         let text = format!("{HEAD}{line}");
-        let lives = Seen::parse(&text).unwrap().0;
+        let lives = Seen::parse(&text, |_| true).unwrap().0;
         let seen = Stamp { boot_ms: 5, wall_ms: 6 };
         assert_eq!(lives[&7], [("net c1 eth 0".to_owned(), seen)]);
-        assert!(Seen::parse(HEAD).unwrap().0.is_empty());
+        assert!(Seen::parse(HEAD, |_| true).unwrap().0.is_empty());
+        assert!(Seen::parse(&text, |line| line.ends_with("c1 eth1")).unwrap().0.is_empty());
         for torn in ["", "ovs-flow-gc seen 2\n", &text[..text.len() - 16], line] {
-            assert!(Seen::parse(torn).is_none(), "{torn:?}");
+            assert!(Seen::parse(torn, |_| true).is_none(), "{torn:?}");
         }
     }
 }

@@ -229,6 +229,9 @@ fn the_later_word_of_who_was_seen_alive_counts() {
     };
     said(&[seen("c1", 1, 20), seen("c2", 2, 20)]);
     assert_eq!(found(), [20, 50]);
+    let of = |name: &str| lock.get(&attachment(name, 1).key).unwrap().unwrap().seen_alive.boot_ms;
+    assert_eq!([of("c1"), of("c2")], [20, 50]);
+    assert_eq!(lock.snapshot_of(&|_| true).unwrap().attachments[0].seen_alive.boot_ms, 20);
     // Another sweep has said more meanwhile, and less.
     said(&[seen("c1", 1, 10), seen("c2", 2, 60)]);
     assert_eq!(found(), [20, 60]);
