@@ -289,8 +289,17 @@ impl<'c> Index<'c> {
     pub(super) fn port_state(&self, dead: &Dead, port: u16, flow: Option<&Flow>) -> PortState {
         let owners = if is_pod_port(port) { self.port(port) } else { None };
         let Some(owners) = owners else { return PortState::Reassigned };
-        // Flows that still mean somebody alive by it are not for us to judge.
-        if dead.ofport != Some(port) && !owners.live_before.is_empty() {
+        // Flows that still mean somebody alive by it are not for us to judge: that one's number has
+        // changed since, or is gone with a row that may be put back.
+        let has_lost_it = |l: &LiveId| {
+            owners.row.is_none()
+                && self.live(*l).is_some_and(|live| {
+                    live.ofport.is_none()
+                        && live.born.zip(dead.born).is_none_or(|(live, dead)| live > dead)
+                        && !flow.is_some_and(|flow| is_older(flow, live))
+                })
+        };
+        if owners.live_before.iter().any(|l| dead.ofport != Some(port) || has_lost_it(l)) {
             return PortState::Reassigned;
         }
         if self.input.ports.unassigned {

@@ -4,6 +4,7 @@ use super::{
     PodWithFlows, SMALL, del_gives_up, hasty_node, list, only, our_del, record_of, settle, sweep,
     sweep_finishes, tombstones,
 };
+use crate::pods::{self, Member};
 use crate::rig::{Flows, Node, Port, Setup, Who, eventually, layouts};
 use serde_json::json;
 
@@ -133,6 +134,51 @@ fn a_live_pods_port_is_attached_anew() {
         only(&node, &[&base, &db.flows, &cache.flows]);
         node.must_reach(&db, &cache.ip);
     }
+}
+
+/// The same, with the number of a pod that died shortly before, and is still watched: what the living
+/// one has under the number is no leftover of the dead one's.
+#[test]
+fn a_live_pod_without_its_row_had_a_dead_ones_number() {
+    let node = pods::node(
+        "a_live_pod_without_its_row_had_a_dead_ones_number",
+        json!({"lingerSeconds": 60}),
+    );
+    let base = node.install("br0", &layouts::classifier_base());
+    let others = pods::attached(&node, 2);
+    let [dead, next] = [(50, 0x1050), (51, 0x1051)]
+        .map(|(number, reg)| Member::new(&node, number, 40, u8::try_from(number).unwrap(), reg));
+    pods::add_ports(&node, [&dead]);
+    pods::all_at_once(&node, "ADD", [&dead]);
+    node.add_flows("br0", &dead.lines());
+    sweep(&node);
+    // Nobody says so, and its controller is slow: nothing of it is left, and it is remembered.
+    pods::del_ports(&node, [dead.port.as_str()]);
+    pods::end_sandboxes(&node, [&dead]);
+    sweep(&node);
+    pods::add_ports(&node, [&next]);
+    pods::all_at_once(&node, "ADD", [&next]);
+    node.add_flows("br0", &next.lines());
+    let all = [&base[..], &next.lines(), &others[0].lines(), &others[1].lines()];
+    let left: Vec<String> = all.concat();
+    sweep(&node);
+    only(&node, &[&left]);
+
+    pods::del_ports(&node, [next.port.as_str()]);
+    assert!(!tombstones(&node).is_empty(), "the dead one is still watched");
+    sweep(&node);
+    only(&node, &[&left]);
+    pods::all_at_once(&node, "DEL", [&others[0]]);
+    let own = others[0].lines();
+    let left: Vec<String> = left.into_iter().filter(|line| !own.contains(line)).collect();
+    only(&node, &[&left]);
+
+    // It comes back with its number, as its owner asks for it.
+    pods::add_ports(&node, [&next]);
+    sweep(&node);
+    only(&node, &[&left]);
+    pods::all_at_once(&node, "DEL", [&next]);
+    only(&node, &[&base, &others[1].lines()]);
 }
 
 /// The bridge is deleted and made anew under running pods, as a script that "repairs" it does.

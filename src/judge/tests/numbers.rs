@@ -56,6 +56,36 @@ fn a_number_it_had_before() {
     each(&shared, &[("matches it", old(), "kept: has-live-owner")]);
 }
 
+/// The port row of somebody alive is gone for the moment (`del-port`, `add-port`). A dead one, who is
+/// remembered, had its number before it; not after it, and not still.
+#[test]
+fn a_number_that_somebody_alive_lost_with_its_row() {
+    let own = || flow().from(A).src("10.0.0.7").aged(30);
+    let older = || flow().from(A).aged(50);
+    let successor = Live {
+        ofport: None,
+        previous_ofports: vec![A],
+        born: Some(ago(40)),
+        ..live(A, &["10.0.0.7"])
+    };
+    let rows = |of_now: &'static str| {
+        [
+            ("made in the living one's time", own(), of_now),
+            ("older", older(), "stale: matches-port"),
+        ]
+    };
+    let lost = plain().and_live(successor.clone());
+    each(&lost, &rows("kept: has-live-owner"));
+    let never_had = plain().and_live(Live { previous_ofports: Vec::new(), ..successor.clone() });
+    each(&never_had, &rows("stale: matches-port"));
+    let before = plain().and_live(Live { born: Some(ago(90_000)), ..successor.clone() });
+    each(&before, &rows("stale: matches-port"));
+    let held = plain().and_live(successor).with(|c| {
+        c.ports.by_number.insert(A, c.dead[0].interface.unwrap());
+    });
+    each(&held, &rows("stale: matches-port"));
+}
+
 #[test]
 fn what_a_live_record_explains_is_not_dangling() {
     let input = plain().with(|c| c.networks[0].reap_dangling = true);
