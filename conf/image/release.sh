@@ -22,7 +22,7 @@ exec cargo build --release --locked --config "target.'cfg(all())'.rustflags = [$
     printf '"-C","link-arg=-Wl,-z,pack-relative-relocs",'
     # Functions are less readily copied to where they are called (usual is 225): the plugin has 200 kB
     # less, and is no slower (`cargo bench -- paired`).
-    printf '"-C","llvm-args=--inline-threshold=40",'
+    printf '"-C","llvm-args=--inline-threshold=25",'
     remap "${CARGO_HOME:-$HOME/.cargo}" /cargo
     remap "$(pwd -P)" /ovs-flow-gc
     # The standard library's sources, where they are installed.

@@ -1,10 +1,12 @@
 //! Who has which register value, as far as a dump shows it.
 
-use std::collections::{HashMap, HashSet};
 use std::time::Duration;
+
+use foldhash::{HashMap, HashSet};
 
 use super::carried::Carried;
 use super::input::{DeadId, LiveId};
+use super::owners::Few;
 use super::tokens::{Field, Index, RegisterToken};
 use super::vlans::Vlans;
 use crate::model::flow::{Address, AddressMatch, Flow, RegisterRange, Side};
@@ -45,7 +47,7 @@ pub(super) struct Claim {
 /// What is known of one register value.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claims {
-    pub(super) claims: Vec<Claim>,
+    pub(super) claims: Few<Claim>,
     /// Loaded for somebody alive whom no attachment explains.
     pub(super) foreign: bool,
     /// The dead attachments whose tokens every flow that loads the value matches; `None`:

@@ -2,9 +2,11 @@
 //! network uses them.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 
 use super::basis::{self, Basis, BasisFacts};
 use super::carried::Carried;

@@ -1,7 +1,8 @@
 //! What a flow that loads a register value shows: whose the value is.
 
-use std::collections::{HashMap, HashSet};
 use std::time::Duration;
+
+use foldhash::{HashMap, HashSet};
 
 use super::basis;
 use super::carried::Carried;

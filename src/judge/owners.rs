@@ -1,27 +1,31 @@
 //! Who owns each port number and each address of an input. It is made once for an input: the
 //! survey makes it, and its [`Learned`](super::Learned) hands it on to the judge.
 
-use std::collections::{BTreeMap, HashMap};
+use foldhash::{HashMap, HashMapExt as _};
+use smallvec::SmallVec;
 
 use super::input::{Dead, DeadId, JudgeInput, Live, LiveId};
 use super::tokens::{Field, is_pod_port, push_once};
 use crate::model::flow::Address;
 use crate::model::row::RowId;
 
+/// One, as a rule.
+pub(super) type Few<T> = SmallVec<[T; 1]>;
+
 /// Who has an address.
 #[derive(Debug, Default)]
 pub(super) struct Owners {
-    pub(super) dead: Vec<DeadId>,
-    pub(super) live: Vec<LiveId>,
+    pub(super) dead: Few<DeadId>,
+    pub(super) live: Few<LiveId>,
 }
 
 /// Who has a port number.
 #[derive(Debug, Default)]
 pub(super) struct PortOwners {
-    pub(super) dead: Vec<DeadId>,
-    pub(super) live: Vec<LiveId>,
+    pub(super) dead: Few<DeadId>,
+    pub(super) live: Few<LiveId>,
     /// The living that had it before. The dead that did are among `dead`.
-    pub(super) live_before: Vec<LiveId>,
+    pub(super) live_before: Few<LiveId>,
     pub(super) row: Option<RowId>,
     /// The row is not of a dead attachment that had the number.
     pub(super) foreign: bool,
@@ -31,7 +35,7 @@ pub(super) struct PortOwners {
 /// or reserved value would match everybody's flows.
 #[derive(Debug, Default)]
 pub(super) struct TokenOwners {
-    ports: BTreeMap<u16, PortOwners>,
+    ports: HashMap<u16, PortOwners>,
     addresses: HashMap<Address, Owners>,
     /// Somebody's number changed while it lived.
     pub(super) some_moved: bool,
@@ -43,7 +47,7 @@ impl TokenOwners {
     pub(super) fn of(input: &JudgeInput) -> Self {
         let owners = input.live.len().saturating_add(input.dead.len());
         let mut all = Self {
-            ports: BTreeMap::new(),
+            ports: HashMap::with_capacity(owners),
             addresses: HashMap::with_capacity(owners.saturating_mul(2)),
             some_moved: input.dead.values().any(Dead::has_moved)
                 || input.live.values().any(Live::has_moved),
@@ -102,7 +106,7 @@ impl TokenOwners {
 }
 
 /// Adds an owner, once. Owners come one after the other: one that is there is the last.
-fn add_owner<T: PartialEq>(owners: &mut Vec<T>, owner: T) {
+fn add_owner<T: PartialEq>(owners: &mut Few<T>, owner: T) {
     if owners.last() != Some(&owner) {
         owners.push(owner);
     }

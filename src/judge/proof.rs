@@ -11,7 +11,7 @@
 //! A value that is computed from a port's number or an address is that token: its questions are
 //! asked, too.
 
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt as _};
 
 use super::basis::{self, Basis};
 use super::claims::{Claim, Claims, Owner, Seen};

@@ -3,7 +3,7 @@
 //!
 //! Memory grows with attachments and the values that flows load, not with flows.
 
-use std::collections::{HashMap, HashSet};
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 
 use super::carried::Carried;
 use super::claims::{Claim, Claims, MOST_VALUES, Owner, Seen, TOGETHER, Witnesses};

@@ -9,8 +9,8 @@
 //! that it is known to have (rule 5).
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
 
+use foldhash::{HashMap, HashMapExt as _, HashSet};
 use serde::Serialize;
 
 use super::guards::{self, OutputRegisters};

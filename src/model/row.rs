@@ -1,8 +1,9 @@
 //! The identity of an OVSDB row, and maps that are keyed by it.
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
+
+use foldhash::{HashMap, HashSet};
 
 use crate::model::text::serde_as_text;
 

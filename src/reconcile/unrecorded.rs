@@ -3,8 +3,9 @@
 //! openshift/origin and ovs-cni #304: state vanishes, and a DEL that trusts only its state
 //! quietly does nothing. A record has no port if OVSDB was away at ADD.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
+use foldhash::HashMap;
 use log::{info, warn};
 
 use super::snapshot::{PortLocation, device_of};
