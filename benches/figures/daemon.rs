@@ -11,6 +11,10 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ovs_flow_gc::model::flow::Address;
+use ovs_flow_gc::openflow::{Connection, Entry, Filter, RawEntry, filters_for_address};
+use ovs_flow_gc::util::clock::Deadline;
+
 use super::del::install;
 use super::echo::percentile;
 use super::gcd::Daemon;
@@ -32,6 +36,9 @@ const LARGE_FLOWS: usize = 100_000;
 const LARGE_SHAPE: Shape = Shape { policy: 82, tables: 10, linger: 30, who };
 const ORPHANS: usize = 500;
 
+/// 1,030 attachments with 39 entries each, and a few others.
+const FEW_OF_LARGE: usize = 41_000;
+const DEATHS_ALIKE: usize = 40;
 const TURNS_OF_MANY: usize = 3;
 
 const DEATHS: usize = 120;
@@ -201,6 +208,37 @@ fn beside_looks(table: &mut Table, pods: usize, shape: Shape, flows: usize, what
     }
 }
 
+/// Whether a death costs what died, and not what is there: the same pods with few other entries on the
+/// bridge and with many, for few pods and for many. Beside it the floor: the same entries deleted over
+/// an open connection by somebody who has the list.
+pub(crate) fn alike(table: &mut Table) {
+    for (pods, few) in [(SMALL, SMALL_FLOWS), (LARGE, FEW_OF_LARGE)] {
+        let mut medians = Vec::new();
+        for flows in [few, LARGE_FLOWS] {
+            let node = Setup::new().datapath(Datapath::Dummy).up("bench-alike");
+            let pod_set = with_pods(&node, pods, SMALL_SHAPE, flows);
+            let mut deaths = Deaths::of(&node, &pod_set, SMALL_SHAPE, pods);
+            let daemon = start(&node, &args(&pod_set));
+            thread::sleep(Duration::from_secs(3));
+            let mut times = deaths.happen(&daemon, DEATHS_ALIKE);
+            daemon.no_harm();
+            drop(daemon);
+            let what = format!("{pods} attachments, {flows} entries");
+            deaths.told(table, &what, &mut times, [MS * 3, MS * 10].map(Some));
+            medians.push(percentile(&times[0], 50));
+            let mut floor = deaths.by_hand();
+            floor.sort_unstable();
+            for (percent, name) in [(50, "median"), (100, "worst")] {
+                let what = format!("The same entries by one who has the list, {what}: {name}");
+                table.told(&what, percentile(&floor, percent));
+            }
+        }
+        let what =
+            format!("Death, port row left, {pods} attachments, 100,000 entries beside {few}");
+        table.at_most(&what, medians[1], medians[0], 1.3);
+    }
+}
+
 /// Pods die, and others take their places.
 struct Deaths<'a> {
     node: &'a Node,
@@ -255,6 +293,46 @@ impl<'a> Deaths<'a> {
             thread::sleep(PAUSE + MS * (u32::try_from(n).unwrap() * MORE % 500));
         }
         times
+    }
+
+    /// How long it takes to delete a pod's entries over a connection that is open, for one who has the
+    /// list. They are put back.
+    fn by_hand(&mut self) -> Vec<Duration> {
+        let deadline = Deadline::after(Duration::from_secs(600));
+        let socket = self.node.run_dir.join("br0.mgmt");
+        let mut switch = Connection::open(&socket, deadline).unwrap();
+        let mut times = Vec::new();
+        for n in 0..DEATHS_OF_TURN {
+            let dead = self.first + n;
+            let entries = self.entries_of(&mut switch, dead);
+            let before = self.watch.count();
+            thread::sleep(PAUSE + MS * (u32::try_from(n).unwrap() * MORE % 500));
+            let since = Instant::now();
+            assert_eq!(switch.delete_strict(&entries).unwrap().sent, self.shape.each());
+            times.push(self.watch.until(before - self.shape.each(), since));
+            install(self.node, &self.shape.entries(&who(dead)));
+        }
+        times
+    }
+
+    fn entries_of(&self, switch: &mut Connection, n: usize) -> Vec<Entry> {
+        let who = who(n);
+        let addresses = [who.ip.parse().map(Address::Ip), who.ip6.parse().map(Address::Ip)];
+        let addresses = addresses.map(Result::unwrap).into_iter();
+        let addresses = addresses.chain([Address::Mac(who.mac.parse().unwrap())]);
+        let mut filters: Vec<_> = addresses.flat_map(|a| filters_for_address(&a)).collect();
+        filters.push(Filter::in_port(who.ofport));
+        filters.push(Filter::register(0, who.reg, u32::MAX));
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut take = |raw: &RawEntry<'_>| {
+            let entry = raw.to_entry();
+            if entries.iter().all(|known| known.key() != entry.key()) {
+                entries.push(entry);
+            }
+        };
+        switch.dump_raw(&filters, &mut take).unwrap();
+        assert_eq!(entries.len(), self.shape.each());
+        entries
     }
 
     /// The oldest pod is dead and gone: another one comes.

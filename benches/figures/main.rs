@@ -73,6 +73,9 @@ fn main() {
     if wanted("daemon-replica-large") {
         daemon::replica_of_large(&mut table);
     }
+    if wanted("daemon-alike") {
+        daemon::alike(&mut table);
+    }
     if wanted("daemon-large") {
         daemon::large(&mut table);
     }

@@ -58,8 +58,10 @@ impl Shape {
     ) -> Vec<String> {
         let mut all = layouts::classifier_base();
         all.extend(whos.into_iter().flat_map(|who| self.entries(who)));
-        let filler = (0..flows - all.len())
-            .map(|n| format!("table=20, priority=10,tcp,tp_dst={} actions=drop", 20_000 + n));
+        let filler = (0..flows - all.len()).map(|n| {
+            let (table, port) = (20 + n / 40_000, 20_000 + n % 40_000);
+            format!("table={table}, priority=10,tcp,tp_dst={port} actions=drop")
+        });
         all.extend(filler.collect::<Vec<_>>());
         all
     }
