@@ -304,8 +304,11 @@ pub(super) fn execute<'a>(
 ) -> Result<(), Error> {
     let version = judged.version;
     let check = PreCommitCheck { judged, version, fresh: None, ports: None, recheck: None };
+    // The switch answers while the journal is begun.
+    table.prepare();
     let strategy = Strategy::of(judged, table, planned);
-    let transaction = JournalTransaction::open(judged, &mut done.notes);
+    let mut transaction = JournalTransaction::open(judged, &mut done.notes);
+    transaction.prepare(planned.chunks(CHUNK).next().unwrap_or_default());
     let readings_left = READ_AGAIN;
     let mut execution =
         Execution { judged, check, planned, strategy, transaction, readings_left, done };

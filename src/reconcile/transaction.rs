@@ -79,6 +79,10 @@ impl<'a> JournalTransaction<'a> {
 
     /// The journal's id, if anything was written.
     pub(super) fn finish(mut self) -> Option<String> {
+        if let (Some(writer), true) = (&mut self.writer, self.prepared > 0) {
+            // It was not committed: an operator has paused the clean-up.
+            writer.take_back();
+        }
         for entry in std::mem::take(&mut self.back) {
             let noted = self.writer.as_mut().map(|writer| writer.put_back(&entry));
             self.end_if_failed(noted.unwrap_or(Ok(())));

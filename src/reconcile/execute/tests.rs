@@ -166,6 +166,16 @@ fn an_entry_is_in_the_journal_before_it_is_deleted() {
     assert_eq!((table.bridge.entries.len(), journal(&played.registry)), (0, 2));
 }
 
+/// An operator pauses the node when all is planned: the lines that were made ahead are not written.
+#[test]
+fn what_a_pause_withholds_is_not_in_the_journal() {
+    let mut table = FakeTable::with(vec![entry(0, 1, 7), entry(1, 1, 7)]);
+    let pause = |root: &Path, _: &mut FakeTable| std::fs::write(root.join("paused"), "").unwrap();
+    let played = play(&mut table, &mut unchanged_evidence(), pause);
+    assert_eq!(played.done.outcomes, [EntryOutcome::Withheld; 2]);
+    assert_eq!((table.bridge.entries.len(), journal(&played.registry)), (2, 0));
+}
+
 /// The dead pod's number is somebody else's by now, as OVSDB or as the bridge says.
 #[test]
 fn evidence_that_changed_before_the_commit_keeps_the_entry() {

@@ -95,7 +95,8 @@ impl Registry {
             file,
             buffer: Vec::new(),
             written: 0,
-            allowed: 0,
+            // Whoever ended last has left room for it.
+            allowed: if limit >= JOURNAL_BYTES { STEP } else { 0 },
             limit,
             groups: HashMap::new(),
             groups_written: 0,
@@ -224,6 +225,11 @@ impl Writer {
         self.flush()?;
         let done = self.directory.join(format!("{}{DONE}", self.id));
         fs::rename(&self.path, &done).map_err(Error::io("write", &done))?;
+        // Room for the next one, now that no delete waits for it.
+        let room = drop_oldest(&self.directory, &self.id, self.written + STEP, self.limit);
+        if let Err(failed) = room {
+            log::warn!("{failed}: older operations stay");
+        }
         Ok(self.id)
     }
 
