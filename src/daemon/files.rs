@@ -233,6 +233,9 @@ impl Files<'_> {
                 self.shared.gone_names.add(name);
             }
             self.shared.wakeup.wake(reason);
+            if reason == Reason::Netns {
+                self.shared.replicas.rouse();
+            }
         }
         let (came, is_directory) = (mask.intersects(CAME), mask.contains(EventMask::ISDIR));
         match role {

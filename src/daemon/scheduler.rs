@@ -157,7 +157,7 @@ pub struct SweepResult {
 }
 
 /// The first event waits so long for those that belong to it.
-const DEBOUNCE: Duration = Duration::from_micros(200);
+const DEBOUNCE: Duration = Duration::from_micros(50);
 /// Entries that are only counted wait longer.
 const COUNT_AFTER: Duration = Duration::from_millis(500);
 /// More dead than this in one sweep are a burst.

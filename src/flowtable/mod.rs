@@ -201,7 +201,8 @@ pub trait FlowSource: Send {
     /// As [`Self::scan`].
     fn buckets(&mut self) -> Result<Vec<Actions>, Error>;
 
-    /// A scan is to come soon. A source that has to be brought up to date for it may begin.
+    /// A scan is to come soon, or a look at the ports. A source that has to be brought up to date for
+    /// it may begin.
     fn prepare(&mut self) {}
 
     /// Whether changes are reported at all.

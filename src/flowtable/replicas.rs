@@ -93,6 +93,11 @@ impl Replicas {
         failed
     }
 
+    /// Asks each switch something and waits for no answer: the first one after a pause takes longest.
+    pub fn rouse(&self) {
+        self.watchers().values().for_each(|watcher| drop(watcher.ask_barrier()));
+    }
+
     /// Watches on each bridge for entries that name these tokens of the dead, and no others.
     pub fn watch(&self, mut dead: BTreeMap<&str, HashSet<Token>>) {
         for (bridge, watcher) in &*self.watchers() {

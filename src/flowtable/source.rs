@@ -167,7 +167,10 @@ impl FlowSink for ReplicaSource {
     }
 
     fn ports(&mut self) -> Result<PortList, Error> {
-        let heard = self.watcher.barrier(self.switch.deadline());
+        // An answered one was for a scan.
+        let asked = self.prepared.take().and_then(|prepared| prepared.asked);
+        let asked = asked.or_else(|| self.watcher.ask_barrier());
+        let heard = asked.and_then(|asked| asked.wait(self.switch.deadline()));
         self.ports_heard(heard)
     }
 

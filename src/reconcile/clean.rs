@@ -16,7 +16,7 @@ use super::{
 };
 use crate::config::{Mode, database_socket};
 use crate::flowtable::{FlowSink, Prefetch};
-use crate::ovsdb::Client;
+use crate::ovsdb::{Asked, Client};
 use crate::store::RegistrySnapshot;
 use crate::util::clock::Stamp;
 use crate::util::logging::Often;
@@ -106,26 +106,26 @@ impl CleanRequest<'_> {
         targets: &[CleanTarget],
         mut known: Option<RegistrySnapshot>,
     ) -> Result<(NodeSnapshot, Client, Option<Prefetch>), Error> {
-        if let Some(client) = self.database.and_then(|database| database.take(self.deadline)) {
-            match self.node_over(client, targets, &mut known) {
+        if let Some(kept) = self.database.and_then(|database| database.take(self.deadline)) {
+            match self.node_over(kept, targets, &mut known) {
                 Ok(read) => return Ok(read),
                 // The server may have been restarted.
                 Err(failed) => debug!("{failed}; connecting again"),
             }
         }
         let client = Client::connect(&database_socket(&self.run_dir), self.deadline)?;
-        self.node_over(client, targets, &mut known)
+        self.node_over((client, None), targets, &mut known)
     }
 
     /// While others work on their answers we ask the next: the database, the bridge that it
     /// will most likely be about, the records.
     fn node_over(
         &self,
-        mut client: Client,
+        (mut client, asked): (Client, Option<Asked>),
         targets: &[CleanTarget],
         known: &mut Option<RegistrySnapshot>,
     ) -> Result<(NodeSnapshot, Client, Option<Prefetch>), Error> {
-        let asked = client.ask()?;
+        let asked = asked.map_or_else(|| client.ask(), Ok)?;
         let mut prefetch = prefetch::begin(self, targets);
         let reading = NodeSnapshot::begin(self.registry, known.take(), asked, Stamp::now());
         prefetch = prefetch.and_then(Prefetch::go_on);

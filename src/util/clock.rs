@@ -6,6 +6,7 @@ use std::ops::{Add, Sub};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket, sockopt};
@@ -202,12 +203,18 @@ impl Read for ReadUntil<'_> {
     }
 }
 
-/// `/proc/sys/kernel/random/boot_id`: another one means that everything recorded is dead.
+/// `/proc/sys/kernel/random/boot_id`: another one means that everything recorded is dead. Read once:
+/// no process sees two.
 ///
 /// # Errors
 /// If the file cannot be read.
 pub fn boot_id() -> io::Result<String> {
-    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+    static KNOWN: OnceLock<String> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(known.clone());
+    }
+    let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(KNOWN.get_or_init(|| read.trim().to_owned()).clone())
 }
 
 /// A wall-clock time taken apart, UTC. Displayed as RFC 3339 with milliseconds.

@@ -48,6 +48,9 @@ impl Sweeper<'_> {
         let began = Beginning { reasons, at: self.shared.wakeup.now(), stamp: Stamp::now() };
         let known = self.still_known(&began);
         let names = self.gone_names(&began);
+        if names.is_some() {
+            self.database.ask_ahead(Deadline::after(TIMEOUT));
+        }
         let (shared, sources) = (self.shared, self.sources);
         let (database, contested) = (Rc::clone(&self.database), Rc::clone(&self.contested));
         let free = |addresses: &BTreeSet<IpAddr>| sources.free(addresses);
