@@ -12,8 +12,8 @@ use super::rig::Node;
 const PAUSE: Duration = Duration::from_millis(2);
 /// Nothing that is measured takes longer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long nothing may be told before that is looked at.
-const TOLD: Duration = Duration::from_millis(100);
+/// How long nothing may be told before that is looked at: what a death that takes longer is rounded to.
+const TOLD: Duration = Duration::from_millis(10);
 
 /// It counts by OFPMP_TABLE: that costs the switch the same whatever is on the bridge, where a
 /// dump with a filter goes through every entry of the layout that the filter fits. While one pod

@@ -13,7 +13,7 @@ use crate::ovsdb::testing;
 use crate::reconcile::plan::{Orders, PlanInput, plan};
 use crate::reconcile::scan::{Extent, scan_bridge};
 use crate::reconcile::{Cause, Lease, Leases};
-use crate::store::Registry;
+use crate::store::{Pause, Registry};
 use crate::util::clock::{Deadline, Stamp};
 
 /// The dead pod's port.
@@ -170,7 +170,10 @@ fn an_entry_is_in_the_journal_before_it_is_deleted() {
 #[test]
 fn what_a_pause_withholds_is_not_in_the_journal() {
     let mut table = FakeTable::with(vec![entry(0, 1, 7), entry(1, 1, 7)]);
-    let pause = |root: &Path, _: &mut FakeTable| std::fs::write(root.join("paused"), "").unwrap();
+    let pause = |root: &Path, _: &mut FakeTable| {
+        let registry = Registry::open_existing(root).unwrap().unwrap();
+        assert!(registry.begin_pause(&Pause::default()).unwrap());
+    };
     let played = play(&mut table, &mut unchanged_evidence(), pause);
     assert_eq!(played.done.outcomes, [EntryOutcome::Withheld; 2]);
     assert_eq!((table.bridge.entries.len(), journal(&played.registry)), (2, 0));
