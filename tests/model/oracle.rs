@@ -274,6 +274,17 @@ impl<'a, D: Driver> View<'a, D> {
         self.living.iter().any(failed)
     }
 
+    /// Somebody whose end nobody has noticed had the number after the dead one, and has lost it with
+    /// its row, which may be put back.
+    fn was_lost(&self, dead: &Dead<'_>, number: u16) -> bool {
+        let lost = |(pod, record): &(&Pod, &Attachment)| {
+            let later = record.born.zip(dead.record.born).is_none_or(|(one, other)| one > other);
+            let here = pod.bridge == self.bridge && pod.number.is_none();
+            later && here && record.ofport == Some(number)
+        };
+        self.living.iter().any(lost)
+    }
+
     fn unsettled(&self) -> bool {
         let waits = |pod: &Pod| pod.row && pod.bridge == self.bridge && pod.number.is_none();
         self.model.pods.iter().any(waits)
@@ -292,7 +303,7 @@ impl<'a, D: Driver> View<'a, D> {
             return State::Unsettled;
         }
         match self.model.holder(self.bridge, number) {
-            None if self.may_come_back(number) => State::Reused,
+            None if self.may_come_back(number) || self.was_lost(dead, number) => State::Reused,
             None => State::Dead,
             Some(holder) if holder == Some(dead.pod.id) => State::Dead,
             Some(_) => State::Reused,
