@@ -168,9 +168,11 @@ impl FlowSink for ReplicaSource {
 
     fn ports(&mut self) -> Result<PortList, Error> {
         // An answered one was for a scan.
-        let asked = self.prepared.take().and_then(|prepared| prepared.asked);
-        let asked = asked.or_else(|| self.watcher.ask_barrier());
-        let heard = asked.and_then(|asked| asked.wait(self.switch.deadline()));
+        let deadline = self.switch.deadline();
+        let heard = match self.prepared.take().and_then(|prepared| prepared.asked) {
+            Some(asked) => asked.wait(deadline),
+            None => self.watcher.barrier(deadline),
+        };
         self.ports_heard(heard)
     }
 

@@ -113,19 +113,19 @@ impl CleanRequest<'_> {
                 Err(failed) => debug!("{failed}; connecting again"),
             }
         }
-        let client = Client::connect(&database_socket(&self.run_dir), self.deadline)?;
-        self.node_over((client, None), targets, &mut known)
+        let mut client = Client::connect(&database_socket(&self.run_dir), self.deadline)?;
+        let asked = client.ask()?;
+        self.node_over((client, asked), targets, &mut known)
     }
 
     /// While others work on their answers we ask the next: the database, the bridge that it
     /// will most likely be about, the records.
     fn node_over(
         &self,
-        (mut client, asked): (Client, Option<Asked>),
+        (mut client, asked): (Client, Asked),
         targets: &[CleanTarget],
         known: &mut Option<RegistrySnapshot>,
     ) -> Result<(NodeSnapshot, Client, Option<Prefetch>), Error> {
-        let asked = asked.map_or_else(|| client.ask(), Ok)?;
         let mut prefetch = prefetch::begin(self, targets);
         let reading = NodeSnapshot::begin(self.registry, known.take(), asked, Stamp::now());
         prefetch = prefetch.and_then(Prefetch::go_on);

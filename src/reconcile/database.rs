@@ -3,6 +3,8 @@
 
 use std::cell::RefCell;
 
+use log::debug;
+
 use crate::ovsdb::{Asked, Client};
 use crate::util::clock::Deadline;
 
@@ -11,10 +13,14 @@ use crate::util::clock::Deadline;
 pub struct Database(RefCell<Option<(Client, Option<Asked>)>>);
 
 impl Database {
-    /// Whoever takes it keeps it again when done with it, if it still works.
-    pub(super) fn take(&self, deadline: Deadline) -> Option<(Client, Option<Asked>)> {
+    /// Whoever takes it keeps it again when done with it, if it still works. It is asked what has
+    /// changed, if it was not [before](Self::ask_ahead).
+    pub(super) fn take(&self, deadline: Deadline) -> Option<(Client, Asked)> {
         let (client, asked) = self.0.take()?;
-        Some((client.renewed(deadline)?, asked))
+        let mut client = client.renewed(deadline)?;
+        let asked = asked.map_or_else(|| client.ask(), Ok);
+        let asked = asked.inspect_err(|failed| debug!("{failed}; connecting again"));
+        Some((client, asked.ok()?))
     }
 
     pub(super) fn keep(&self, client: Client) {
@@ -23,18 +29,15 @@ impl Database {
 
     /// Asks what has changed and does not wait: the clean-up that follows finds the answer there.
     pub fn ask_ahead(&self, deadline: Deadline) {
-        let Some((mut client, None)) = self.take(deadline) else { return };
-        if let Ok(asked) = client.ask() {
-            self.0.replace(Some((client, Some(asked))));
-        }
+        let asked = self.take(deadline).map(|(client, asked)| (client, Some(asked)));
+        self.0.replace(asked);
     }
 
     /// Takes in what the server has to tell, now that there is time: it remembers for us what
     /// we have not heard.
     pub fn listen(&self, deadline: Deadline) {
         let Some((mut client, asked)) = self.take(deadline) else { return };
-        let asked = asked.map_or_else(|| client.ask(), Ok);
-        if asked.and_then(|asked| client.answered(asked)).is_ok() {
+        if client.answered(asked).is_ok() {
             self.keep(client);
         }
     }

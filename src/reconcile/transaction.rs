@@ -59,9 +59,7 @@ impl<'a> JournalTransaction<'a> {
     pub(super) fn commit(&mut self, chunk: &[PlannedDelete<'_>], goes: &[bool]) {
         let mut prepared = std::mem::take(&mut self.prepared);
         if goes.iter().take(prepared).any(|goes| !goes) {
-            if let Some(writer) = &mut self.writer {
-                writer.take_back();
-            }
+            self.take_back();
             prepared = 0;
         }
         let rest = chunk.iter().zip(goes).skip(prepared);
@@ -79,10 +77,8 @@ impl<'a> JournalTransaction<'a> {
 
     /// The journal's id, if anything was written.
     pub(super) fn finish(mut self) -> Option<String> {
-        if let (Some(writer), true) = (&mut self.writer, self.prepared > 0) {
-            // It was not committed: an operator has paused the clean-up.
-            writer.take_back();
-        }
+        // What was prepared and not committed: an operator has paused the clean-up.
+        self.take_back();
         for entry in std::mem::take(&mut self.back) {
             let noted = self.writer.as_mut().map(|writer| writer.put_back(&entry));
             self.end_if_failed(noted.unwrap_or(Ok(())));
@@ -90,6 +86,12 @@ impl<'a> JournalTransaction<'a> {
         let finished = self.writer.map(Writer::finish).transpose();
         let id = finished.inspect_err(|failed| warn!("no undo for this clean-up: {failed}"));
         id.ok().flatten().map(|id| id.to_string())
+    }
+
+    fn take_back(&mut self) {
+        if let Some(writer) = &mut self.writer {
+            writer.take_back();
+        }
     }
 
     fn note(

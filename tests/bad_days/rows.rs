@@ -152,7 +152,7 @@ fn a_live_pod_without_its_row_had_a_dead_ones_number() {
     pods::all_at_once(&node, "ADD", [&dead]);
     node.add_flows("br0", &dead.lines());
     sweep(&node);
-    // Nobody says so, and its controller is slow: nothing of it is left, and it is remembered.
+    // Nobody says so. A sweep leaves nothing of it, and it is remembered.
     pods::del_ports(&node, [dead.port.as_str()]);
     pods::end_sandboxes(&node, [&dead]);
     sweep(&node);

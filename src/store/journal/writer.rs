@@ -96,7 +96,7 @@ impl Registry {
             buffer: Vec::new(),
             written: 0,
             // Whoever ended last has left room for it.
-            allowed: if limit >= JOURNAL_BYTES { STEP } else { 0 },
+            allowed: STEP.min(limit),
             limit,
             groups: HashMap::new(),
             groups_written: 0,
