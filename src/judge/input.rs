@@ -108,6 +108,8 @@ pub struct Dead {
     /// Since when it has had its number, at the latest, if it had another before; `None`: unknown.
     /// A start of ovs-vswitchd gives numbers before anybody puts entries, restored ones too.
     pub number_since: Option<BootTime>,
+    /// The latest time at which it is known to have had its number, or the last that it had.
+    pub held_number: Option<BootTime>,
     /// Its OVSDB Interface row.
     pub interface: Option<RowId>,
     /// Its own IPs and MACs.
@@ -201,6 +203,10 @@ pub struct Live {
     pub unknown_ofports: bool,
     /// As [`Dead::number_since`].
     pub number_since: Option<BootTime>,
+    /// As [`Dead::held_number`].
+    pub held_number: Option<BootTime>,
+    /// It is an attachment of ours whose port is on no bridge now.
+    pub without_port: bool,
     /// Its addresses.
     pub addresses: Vec<Address>,
     /// The VLANs of its port, by OVSDB. Empty: it may be in any.
@@ -233,6 +239,8 @@ impl PartialEq for Live {
             previous_ofports,
             unknown_ofports,
             number_since: _,
+            held_number,
+            without_port,
             addresses,
             vlans,
             addresses_known,
@@ -246,6 +254,8 @@ impl PartialEq for Live {
             && *ofport == other.ofport
             && *previous_ofports == other.previous_ofports
             && *unknown_ofports == other.unknown_ofports
+            && *held_number == other.held_number
+            && *without_port == other.without_port
             && *addresses == other.addresses
             && *vlans == other.vlans
             && *addresses_known == other.addresses_known

@@ -37,6 +37,8 @@ pub(super) struct PortOwners {
 pub(super) struct TokenOwners {
     ports: HashMap<u16, PortOwners>,
     addresses: HashMap<Address, Owners>,
+    /// The living attachments whose ports are not on the bridge now.
+    pub(super) without_port: Vec<LiveId>,
     /// Somebody's number changed while it lived.
     pub(super) some_moved: bool,
     /// The distinct register fields of the input's networks.
@@ -49,6 +51,7 @@ impl TokenOwners {
         let mut all = Self {
             ports: HashMap::with_capacity(owners),
             addresses: HashMap::with_capacity(owners.saturating_mul(2)),
+            without_port: Vec::new(),
             some_moved: input.dead.values().any(Dead::has_moved)
                 || input.live.values().any(Live::has_moved),
             fields: Vec::new(),
@@ -84,6 +87,9 @@ impl TokenOwners {
 
     fn add_living(&mut self, input: &JudgeInput) {
         for (i, live) in input.live.iter() {
+            if live.without_port {
+                self.without_port.push(i);
+            }
             if let Some(port) = live.ofport {
                 add_owner(&mut self.ports.entry(port).or_default().live, i);
             }

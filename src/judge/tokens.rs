@@ -9,11 +9,11 @@ use serde::{Serialize, Serializer};
 
 use super::claims::Owner;
 use super::guards;
-use super::input::{Dead, DeadId, JudgeInput, Live, LiveId, Network};
+use super::input::{Dead, DeadId, JudgeInput, Live, LiveId, LiveRegister, Network};
 use super::learned::Learned;
 use super::owners::{Owners, PortOwners, TokenOwners};
 use super::vlans;
-use crate::model::flow::{Address, Flow, RegisterMatch, RegisterWrite};
+use crate::model::flow::{Address, AddressMatch, Flow, RegisterMatch, RegisterWrite, Side};
 use crate::model::register::{RegisterRule, RegisterSource};
 use crate::util::clock::BootTime;
 
@@ -291,15 +291,9 @@ impl<'c> Index<'c> {
         let Some(owners) = owners else { return PortState::Reassigned };
         // Flows that still mean somebody alive by it are not for us to judge: that one's number has
         // changed since, or is gone with a row that may be put back.
-        let has_lost_it = |l: &LiveId| {
-            owners.row.is_none()
-                && self.live(*l).is_some_and(|live| {
-                    live.ofport.is_none()
-                        && live.born.zip(dead.born).is_none_or(|(live, dead)| live > dead)
-                        && !flow.is_some_and(|flow| is_older(flow, live))
-                })
-        };
-        if owners.live_before.iter().any(|l| dead.ofport != Some(port) || has_lost_it(l)) {
+        let has_changed = dead.ofport != Some(port) && !owners.live_before.is_empty();
+        let may_return = self.is_of_one_without_port(owners, dead, flow);
+        if has_changed || may_return {
             return PortState::Reassigned;
         }
         if self.input.ports.unassigned {
@@ -313,6 +307,57 @@ impl<'c> Index<'c> {
         // A strange row beside claims that are all ignored is of the pod that is being added.
         let adding = owners.foreign && !owners.live.is_empty();
         if own || adding { PortState::Dead } else { PortState::Reassigned }
+    }
+
+    /// Whether a number that nobody else has now may be, as far as `flow` is concerned, that of somebody
+    /// alive whose port is not on the bridge: by what was made in his time, and by what names him beside
+    /// the number, whoever saw him have it.
+    fn is_of_one_without_port(
+        &self,
+        owners: &PortOwners,
+        dead: &Dead,
+        flow: Option<&Flow>,
+    ) -> bool {
+        let dead_has_it = owners.row.is_some() && owners.row == dead.interface;
+        if owners.row.is_some() && !dead_has_it {
+            return false;
+        }
+        let is_before_dead = flow.zip(dead.born).is_some_and(|(flow, at)| is_made_before(flow, at));
+        let is_made_for = |live: &Live| !flow.is_some_and(|flow| is_older(flow, live));
+        let had_it = |live: &Live| {
+            live.ofport.is_none()
+                && is_made_for(live)
+                && (is_before_dead || !dead_has_it && is_later(live.held_number, dead.held_number))
+        };
+        let names = |live: &Live| {
+            flow.is_some_and(|flow| self.is_source(flow, live, dead)) && is_made_for(live)
+        };
+        let live = |l: &LiveId| self.live(*l);
+        owners.live_before.iter().filter_map(live).any(had_it)
+            || self.owners.without_port.iter().filter_map(live).any(names)
+    }
+
+    /// Whether a flow names what this one sends with and the dead one did not: an address, or the register
+    /// value that it gives to what comes from a port, where values tell pods apart.
+    fn is_source(&self, flow: &Flow, live: &Live, dead: &Dead) -> bool {
+        let sends = |m: &AddressMatch| {
+            m.side != Side::Destination
+                && live.addresses.contains(&m.address)
+                && !dead.addresses.contains(&m.address)
+        };
+        let rule = || live.network.and_then(|n| self.input.networks.get(n)).map(|n| n.register);
+        let gives = |value: u32| {
+            let field = rule().filter(|rule| rule.source.tells_pods_apart());
+            field.and_then(|rule| Field::of(&rule)).is_some_and(|field| {
+                let is_it = |write: &RegisterWrite| {
+                    matches!(field.written(write), Written::Value(written) if written == value)
+                };
+                flow.actions.register_writes.iter().any(is_it)
+            })
+        };
+        flow.matches.addresses.iter().any(sends)
+            || matches!(live.register, LiveRegister::Is(value)
+                if dead.register != Some(value) && gives(value))
     }
 
     /// Whether somebody alive has this address, as far as `flow` is concerned.
@@ -372,6 +417,11 @@ impl Dead {
         let numbers = self.previous_ofports.iter().filter(|port| is_pod_port(**port));
         numbers.filter_map(move |port| Some((field?.of_port(*port)?, *port)))
     }
+}
+
+/// Whether one time is later than another, or may be.
+fn is_later(one: Option<BootTime>, other: Option<BootTime>) -> bool {
+    one.zip(other).is_none_or(|(one, other)| one > other)
 }
 
 /// Certainly older than this live owner: not made for it.

@@ -271,6 +271,10 @@ pub struct Attachment {
     /// ovs-vswitchd since the number before was known, else when the change was noticed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ofport_since: Option<Stamp>,
+    /// When its port's row was last found to be another one, with the same number or not: the port was
+    /// off the bridge before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached: Option<Stamp>,
     /// The device behind the port, once it was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<Device>,
@@ -339,6 +343,7 @@ impl Attachment {
             ofport: None,
             ofport_before: None,
             ofport_since: None,
+            attached: None,
             device: None,
             vlans: Vec::new(),
             vlans_before: Vec::new(),
@@ -402,6 +407,15 @@ impl Attachment {
         let added = Some(before_add).filter(|_| !self.adopted && !self.unrecorded);
         let own = self.born.or(added)?;
         Some(self.inherits.map_or(own, |first| first.min(own)))
+    }
+
+    /// A time at which it had its number, or the last that it had, and nobody else: the latest that is
+    /// known. `None`: none is.
+    #[must_use]
+    pub fn held_number(&self) -> Option<Stamp> {
+        let recorded = self.ofport.map(|_| self.created);
+        let known = [self.born, recorded, self.ofport_since, self.attached];
+        known.into_iter().flatten().max_by_key(|at| at.boot_ms)
     }
 
     /// Its IPs and MACs.

@@ -41,6 +41,15 @@ impl RegisterSource {
         matches!(self, Self::Learn { .. } | Self::Pod)
     }
 
+    /// Whether no two living pods have one value.
+    #[must_use]
+    pub fn tells_pods_apart(self) -> bool {
+        matches!(
+            self,
+            Self::Pod | Self::Ipv4 | Self::Learn { distinct_seen: true, shared_seen: false }
+        )
+    }
+
     /// Whether values come from the record or OVSDB, not from flows.
     #[must_use]
     pub fn is_computed(self) -> bool {

@@ -68,6 +68,9 @@ fn renew(node: &NodeSnapshot, record: &mut Attachment, place: PortLocation<'_>) 
         record.ofport_since = None;
     }
     record.bridge = bridge.cloned();
+    if record.interface.is_some_and(|row| row != place.interface.id) {
+        record.attached = Some(node.now);
+    }
     record.interface = Some(place.interface.id);
     record.see_port_vlans(&place.port.vlans);
     record.device = device_of(place.interface).or(record.device);
@@ -214,6 +217,7 @@ pub(super) fn refresh(
                 record.ofport = new.ofport;
                 record.ofport_before = new.ofport_before;
                 record.ofport_since = new.ofport_since;
+                record.attached = new.attached;
                 record.device = new.device;
                 record.inherits = new.inherits;
             })?;

@@ -181,6 +181,55 @@ fn a_live_pod_without_its_row_had_a_dead_ones_number() {
     only(&node, &[&base, &others[1].lines()]);
 }
 
+/// A pod's row is away for a moment, and another pod has its number meanwhile and dies. What the living
+/// one has under the number stays, while its row is away, when it is back, and when it is away again.
+#[test]
+fn somebody_dead_had_a_living_ones_number_while_its_row_was_away() {
+    let node = pods::node(
+        "somebody_dead_had_a_living_ones_number_while_its_row_was_away",
+        json!({"lingerSeconds": 60, "reg0": "pod"}),
+    );
+    let base = node.install("br0", &layouts::classifier_base());
+    let others = pods::attached(&node, 2);
+    let living = Member::new(&node, 50, 40, 50, 0x1050);
+    pods::add_ports(&node, [&living]);
+    pods::all_at_once(&node, "ADD", [&living]);
+    node.add_flows("br0", &living.lines());
+    let all = [&base[..], &living.lines(), &others[0].lines(), &others[1].lines()].concat();
+    sweep(&node);
+    only(&node, &[&all]);
+
+    pods::del_ports(&node, [living.port.as_str()]);
+    sweep(&node);
+    let dead = Member::new(&node, 51, 40, 51, 0x1051);
+    pods::add_ports(&node, [&dead]);
+    // It dies before its controller has put anything under the number.
+    pods::all_at_once(&node, "ADD", [&dead]);
+    only(&node, &[&all]);
+    pods::all_at_once(&node, "DEL", [&dead]);
+    only(&node, &[&all]);
+    pods::del_ports(&node, [dead.port.as_str()]);
+    pods::end_sandboxes(&node, [&dead]);
+    sweep(&node);
+    only(&node, &[&all]);
+
+    pods::add_ports(&node, [&living]);
+    sweep(&node);
+    let again = living.lines();
+    // Its controller puts all of it once more: younger than the dead one.
+    node.add_flows("br0", &again);
+    sweep(&node);
+    only(&node, &[&all]);
+    pods::del_ports(&node, [living.port.as_str()]);
+    assert!(!tombstones(&node).is_empty(), "the dead one is still watched");
+    sweep(&node);
+    only(&node, &[&all]);
+    pods::add_ports(&node, [&living]);
+    pods::all_at_once(&node, "DEL", [&living]);
+    sweep(&node);
+    only(&node, &[&base, &others[0].lines(), &others[1].lines()]);
+}
+
 /// The bridge is deleted and made anew under running pods, as a script that "repairs" it does.
 #[test]
 fn a_bridge_made_anew_under_running_pods() {

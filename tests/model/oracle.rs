@@ -278,11 +278,41 @@ impl<'a, D: Driver> View<'a, D> {
     /// its row, which may be put back.
     fn was_lost(&self, dead: &Dead<'_>, number: u16) -> bool {
         let lost = |(pod, record): &(&Pod, &Attachment)| {
-            let later = record.born.zip(dead.record.born).is_none_or(|(one, other)| one > other);
+            let held = |record: &Attachment| record.held_number().map(|at| at.boot_ms);
+            let later = held(record).zip(held(dead.record)).is_none_or(|(one, other)| one > other);
             let here = pod.bridge == self.bridge && pod.number.is_none();
             later && here && record.ofport == Some(number)
         };
         self.living.iter().any(lost)
+    }
+
+    /// Whether an entry with a number that nobody else has may be of somebody alive without a port: he had
+    /// it when the entry was made, before the dead one came, or the entry names beside it what he sends
+    /// with and the dead one did not.
+    fn is_of_one_without_port(&self, entry: &Entry, dead: &Dead<'_>, number: u16) -> bool {
+        let before = dead.record.born.is_some_and(|born| entry.from < born.boot_ms);
+        let had_it = |(pod, record): &(&Pod, &Attachment)| {
+            let had = [record.ofport, record.ofport_before].contains(&Some(number));
+            before && had && pod.number.is_none()
+        };
+        if self.living.iter().any(had_it) {
+            return true;
+        }
+        let flow = &entry.line.flow;
+        let addresses = || flow.matches.addresses.iter().filter(|m| m.side != Side::Destination);
+        let value = |record: &Attachment| {
+            let own = record.register.map(|register| register.value);
+            own.filter(|own| dead.record.register.map(|r| r.value) != Some(*own))
+        };
+        self.living.iter().any(|(pod, record)| {
+            let own = record.addresses();
+            let by_address = addresses().any(|m| own.contains(&m.address) && !dead.has(&m.address));
+            let by_value = || {
+                let mut writes = flow.actions.register_writes.iter();
+                value(record).is_some_and(|own| writes.any(|write| write.value == Some(own)))
+            };
+            !pod.row && (by_address || self.model.layout.is_by_value() && by_value())
+        })
     }
 
     fn unsettled(&self) -> bool {
@@ -523,7 +553,11 @@ impl<'a, D: Driver> View<'a, D> {
     fn computed(&self, entry: &Entry, dead: &Dead<'_>, value: u32) -> Result<(), Exception> {
         let flow = &entry.line.flow;
         if self.model.layout == Layout::Ofport {
-            match self.port(dead, u16::try_from(value).unwrap()) {
+            let number = u16::try_from(value).unwrap();
+            match self.port(dead, number) {
+                State::Dead if self.is_of_one_without_port(entry, dead, number) => {
+                    return Err(Exception::TokenReused);
+                }
                 State::Dead => {}
                 State::Reused => return Err(Exception::TokenReused),
                 State::Unsettled => return Err(Exception::PortWaits),
@@ -691,6 +725,7 @@ impl<'a, D: Driver> View<'a, D> {
                     && Self::is_in_vlan(flow, d)
                     && !Self::was_there_before(entry, d)
                     && matches!(self.port(d, *port), State::Dead)
+                    && !self.is_of_one_without_port(entry, d, *port)
                     && flow.matches.addresses.iter().any(|m| own(d, m))
             };
             self.dead.iter().any(is_dead)
@@ -788,6 +823,9 @@ impl<'a, D: Driver> View<'a, D> {
         let mut kept = Vec::new();
         if let Some(number) = flow.matches.in_port.filter(|port| dead.had(*port)) {
             match self.port(dead, number) {
+                State::Dead if self.is_of_one_without_port(entry, dead, number) => {
+                    kept.push(Exception::TokenReused);
+                }
                 State::Dead => return Some(Ok(())),
                 State::Reused => kept.push(Exception::TokenReused),
                 State::Unsettled => kept.push(Exception::PortWaits),

@@ -157,6 +157,7 @@ fn whole_record(record: &Value) -> Value {
         ("workload", json!("")),
         ("ofportBefore", json!(7)),
         ("ofportSince", stamp.clone()),
+        ("attached", stamp.clone()),
         ("device", json!({"ifindex": 3, "mac": "02:00:00:00:00:03"})),
         ("vlans", json!([10, 11])),
         ("vlansBefore", json!([11])),

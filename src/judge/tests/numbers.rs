@@ -60,12 +60,14 @@ fn a_number_it_had_before() {
 /// remembered, had its number before it; not after it, and not still.
 #[test]
 fn a_number_that_somebody_alive_lost_with_its_row() {
-    let own = || flow().from(A).src("10.0.0.7").aged(30);
+    let own = || flow().from(A).aged(30);
     let older = || flow().from(A).aged(50);
     let successor = Live {
         ofport: None,
+        without_port: true,
         previous_ofports: vec![A],
         born: Some(ago(40)),
+        held_number: Some(ago(40)),
         ..live(A, &["10.0.0.7"])
     };
     let rows = |of_now: &'static str| {
@@ -78,8 +80,28 @@ fn a_number_that_somebody_alive_lost_with_its_row() {
     each(&lost, &rows("kept: has-live-owner"));
     let never_had = plain().and_live(Live { previous_ofports: Vec::new(), ..successor.clone() });
     each(&never_had, &rows("stale: matches-port"));
-    let before = plain().and_live(Live { born: Some(ago(90_000)), ..successor.clone() });
-    each(&before, &rows("stale: matches-port"));
+    // The dead one had it last: what was made before that one came is the living one's still.
+    let older_pod =
+        Live { born: Some(ago(90_000)), held_number: Some(ago(90_000)), ..successor.clone() };
+    let before = plain().and_live(older_pod.clone());
+    each(&before, &[("made later", own(), "stale: matches-port")]);
+    let meanwhile = flow().from(A).aged(88_000);
+    each(&before, &[("made before", meanwhile, "kept: has-live-owner")]);
+    // It was given the number later than the dead one, though it is older.
+    let attached = Live { held_number: Some(ago(40)), ..older_pod.clone() };
+    each(&plain().and_live(attached), &[("made later", own(), "kept: has-live-owner")]);
+    // Nobody saw it have the number, but the entry names it.
+    let unseen = Live { previous_ofports: Vec::new(), register: LiveRegister::Is(7), ..older_pod };
+    let named = [
+        ("its address", flow().from(A).src("10.0.0.7").aged(30), "kept: has-live-owner"),
+        ("as the destination", flow().from(A).dst("10.0.0.7").aged(30), "stale: matches-port"),
+    ];
+    each(&plain().and_live(unseen.clone()), &named);
+    let valued = [
+        ("its value", classifier(A, 7).aged(30), "kept: has-live-owner"),
+        ("another value", classifier(A, 8).aged(30), "stale: matches-port"),
+    ];
+    each(&node(RegisterSource::Pod).and_live(unseen), &valued);
     let held = plain().and_live(successor).with(|c| {
         c.ports.by_number.insert(A, c.dead[0].interface.unwrap());
     });

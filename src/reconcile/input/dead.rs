@@ -65,6 +65,7 @@ pub(super) fn of(
         vlans_before: dead_vlans_before(record, own),
         unknown_ofports: has_unknown_ofports(record),
         number_since: number_since(node, record, ofport),
+        held_number: record.held_number().filter(|_| this_boot).map(BootTime::from),
         interface: own.map(|p| p.interface.id).or_else(|| node.former_row_of(record)),
         lingered: lingered(died)
             && addresses.iter().filter_map(|address| latest.get(address)).all(|of| lingered(*of)),
