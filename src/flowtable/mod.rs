@@ -202,8 +202,14 @@ pub trait FlowSource: Send {
     fn buckets(&mut self) -> Result<Vec<Actions>, Error>;
 
     /// A scan is to come soon, or a look at the ports. A source that has to be brought up to date for
-    /// it may begin.
+    /// it may begin. Until [`is_confirmed`](Self::is_confirmed) it hands out what it knows already.
     fn prepare(&mut self) {}
+
+    /// Waits until the source is as up to date as it was [prepared](Self::prepare) for. False: what was
+    /// read since then has to be read again.
+    fn is_confirmed(&mut self) -> bool {
+        true
+    }
 
     /// Whether changes are reported at all.
     fn is_watching(&self) -> bool;

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::memory::MemoryLimit;
 use super::replica::{Counters, State};
 use super::watcher::{OnNews, Turns, Watcher};
-use super::{Arrived, BridgeTables, DumpSource, FlowSink, News, ReplicaSource, Token};
-use crate::openflow::Connection;
+use super::{
+    Arrived, BridgeTables, DumpSource, FlowSink, Groups, News, Prefetch, ReplicaSource, Token,
+};
 use crate::util::clock::Deadline;
 
 /// Follows each bridge that it is told of.
@@ -98,6 +99,12 @@ impl Replicas {
         self.watchers().values().for_each(|watcher| drop(watcher.ask_barrier()));
     }
 
+    /// Somebody has died on this bridge: see [`Watcher::ask_ahead`].
+    pub fn ask_ahead(&self, bridge: &str) {
+        let watcher = self.watchers().get(bridge).cloned();
+        watcher.inspect(|watcher| watcher.ask_ahead());
+    }
+
     /// Watches on each bridge for entries that name these tokens of the dead, and no others.
     pub fn watch(&self, mut dead: BTreeMap<&str, HashSet<Token>>) {
         for (bridge, watcher) in &*self.watchers() {
@@ -144,9 +151,15 @@ impl BridgeTables for Replicas {
         }
     }
 
-    fn connection(&self, bridge: &str, deadline: Deadline) -> Option<Connection> {
+    fn prefetch(
+        &self,
+        bridge: &str,
+        deadline: Deadline,
+        watching: bool,
+        groups: Groups,
+    ) -> Option<Prefetch> {
         let watcher = self.watchers().get(bridge).cloned();
-        watcher.and_then(|watcher| watcher.take_spare(deadline))
+        watcher.and_then(|watcher| watcher.take_spare(deadline, watching, groups))
     }
 
     fn is_followed(&self, bridge: &str) -> bool {

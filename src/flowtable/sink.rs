@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use super::{DumpSource, FlowSource, PortList, Seen};
+use super::{DumpSource, FlowSource, Groups, PortList, Prefetch, Seen};
 use crate::openflow::{Applied, Connection, Entry, Error, Filter, Update, delete_strict_parallel};
 use crate::util::clock::Deadline;
 
@@ -12,8 +12,15 @@ pub trait BridgeTables: Debug + Sync {
     /// A bridge's table, read from its copy if there is one.
     fn source(&self, bridge: &str, switch: DumpSource) -> Box<dyn FlowSink>;
 
-    /// A connection to a bridge that was opened before it was needed, if there is one.
-    fn connection(&self, bridge: &str, deadline: Deadline) -> Option<Connection>;
+    /// A bridge that is spoken to over a connection which was opened before it was needed, if there is
+    /// one; `watching`: it tells what changes.
+    fn prefetch(
+        &self,
+        bridge: &str,
+        deadline: Deadline,
+        watching: bool,
+        groups: Groups,
+    ) -> Option<Prefetch>;
 
     /// Whether a bridge's copy is in sync: reading all of it costs the switch nothing.
     fn is_followed(&self, bridge: &str) -> bool;
@@ -52,7 +59,15 @@ pub trait FlowSink: FlowSource {
         self.connection_mut().delete_strict(entries)
     }
 
-    /// The same, and right behind it a scan of what is to be seen afterwards.
+    /// These will most likely be deleted next. The switch may take them in while we are busy.
+    ///
+    /// # Errors
+    /// As [`Connection::stage_delete`].
+    fn stage_delete(&mut self, entries: &[&Entry]) -> Result<(), Error> {
+        self.connection_mut().stage_delete(entries)
+    }
+
+    /// Deletes exactly these entries, and right behind it comes a scan of what is to be seen afterwards.
     ///
     /// # Errors
     /// As [`Self::delete_strict`] and [`FlowSource::scan`].

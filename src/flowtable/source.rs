@@ -16,7 +16,9 @@ use crate::openflow::{Applied, Connection, Entry, Error, Filter, Malformed};
 use crate::util::clock::BootTime;
 
 /// A bridge whose entries are read from its replica. Each scan reads to a barrier: what was
-/// changed before is in it. While the replica is not in sync the switch itself is asked.
+/// changed before is in it. Who has [prepared](FlowSource::prepare) a scan need not wait for the barrier:
+/// the replica is read as it is, and [`is_confirmed`](FlowSource::is_confirmed) tells whether anything was
+/// missing. While the replica is not in sync the switch itself is asked.
 #[derive(Debug)]
 pub struct ReplicaSource {
     watcher: Arc<Watcher>,
@@ -24,13 +26,15 @@ pub struct ReplicaSource {
     prepared: Option<Prepared>,
 }
 
-/// A barrier that was asked for before the scan that needs it. The first change that may not be in the
-/// replica is one that came after that.
+/// A barrier that was asked for before the scan that needs it.
 #[derive(Debug)]
 struct Prepared {
-    /// `None`: it is answered.
-    asked: Option<AskedBarrier>,
+    asked: AskedBarrier,
+    /// The first change that may not be in the replica is one that came after that.
     seq: u64,
+    /// What was read before the barrier's answer: the number of the replica's next change, and the ports.
+    read: Option<u64>,
+    ports: Option<PortList>,
 }
 
 impl Drop for ReplicaSource {
@@ -49,14 +53,13 @@ impl ReplicaSource {
     /// Reads from the replica; `None`, and nothing was read: it is not in sync. The watcher waits
     /// meanwhile: `read` must be quick.
     fn read<T>(&mut self, read: impl FnOnce(&mut Replica) -> T) -> Option<T> {
-        let asked = match self.prepared.take() {
-            Some(prepared) => prepared.asked,
-            None => Some(self.watcher.ask_barrier()?),
-        };
-        if let Some(asked) = asked {
-            asked.wait(self.switch.deadline())?;
+        if self.prepared.is_none() {
+            self.watcher.barrier(self.switch.deadline())?;
         }
         let mut replica = self.watcher.replica();
+        if let Some(prepared) = &mut self.prepared {
+            prepared.read.get_or_insert(replica.seq());
+        }
         replica.is_in_sync().then(|| read(&mut replica))
     }
 
@@ -71,14 +74,6 @@ impl ReplicaSource {
             replica.find(filters, BootTime::now(), &mut |filter, held| visitor.see(filter, &held));
         });
         visitor.failed.map_or(Ok(found.is_some()), |what| Err(self.malformed(what)))
-    }
-
-    /// The ports as of a barrier; the switch's own if it was not answered, or does not report them.
-    fn ports_heard(&mut self, barrier: Option<u64>) -> Result<PortList, Error> {
-        match barrier.and_then(|_| self.watcher.ports()) {
-            Some(ports) => Ok(ports),
-            None => self.switch.ports(),
-        }
     }
 
     fn malformed(&self, what: Malformed) -> Error {
@@ -148,8 +143,15 @@ impl FlowSource for ReplicaSource {
 
     fn prepare(&mut self) {
         let seq = self.switch.seq();
-        let asked = self.watcher.ask_barrier();
-        self.prepared = asked.map(|asked| Prepared { asked: Some(asked), seq });
+        let prepared = |asked| Prepared { asked, seq, read: None, ports: None };
+        self.prepared = self.watcher.ask_barrier().map(prepared);
+    }
+
+    fn is_confirmed(&mut self) -> bool {
+        let Some(Prepared { asked, read, ports, .. }) = self.prepared.take() else { return true };
+        let now = asked.wait(self.switch.deadline());
+        let has_all = now.is_some() && read.is_none_or(|read| now == Some(read));
+        has_all && ports.is_none_or(|ports| self.watcher.ports() == Some(ports))
     }
 
     fn seq(&self) -> u64 {
@@ -167,22 +169,26 @@ impl FlowSink for ReplicaSource {
     }
 
     fn ports(&mut self) -> Result<PortList, Error> {
-        // An answered one was for a scan.
         let deadline = self.switch.deadline();
-        let heard = match self.prepared.take().and_then(|prepared| prepared.asked) {
-            Some(asked) => asked.wait(deadline),
+        let heard = match self.prepared.take() {
+            Some(prepared) => prepared.asked.wait(deadline),
             None => self.watcher.barrier(deadline),
         };
-        self.ports_heard(heard)
+        match heard.and_then(|_| self.watcher.ports()) {
+            Some(ports) => Ok(ports),
+            None => self.switch.ports(),
+        }
     }
 
     fn ports_of_scan(&mut self) -> Result<PortList, Error> {
-        let Some(Prepared { asked: Some(asked), seq }) = self.prepared.take() else {
-            return self.ports();
-        };
-        let heard = asked.wait(self.switch.deadline());
-        self.prepared = heard.map(|_| Prepared { asked: None, seq });
-        self.ports_heard(heard)
+        let known = self.watcher.ports();
+        match self.prepared.as_mut().zip(known) {
+            Some((prepared, known)) => {
+                prepared.ports = Some(Arc::clone(&known));
+                Ok(known)
+            }
+            None => self.ports(),
+        }
     }
 
     fn connection_mut(&mut self) -> &mut Connection {

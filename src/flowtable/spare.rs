@@ -1,18 +1,24 @@
 //! A connection to a bridge that waits for the next clean-up: a switch with a thousand ports takes two
 //! milliseconds to say hello.
 //!
-//! Guarantee: nothing was asked on it. Whoever takes it closes it in the end, with the flow monitor and
-//! the bundles that it was used for. The next one is opened behind that, while nobody waits.
+//! Guarantee: nothing was asked on it, but what a clean-up that is about to begin asks first. Whoever
+//! takes it closes it in the end, with the flow monitor and the bundles that it was used for. The next
+//! one is opened behind that, while nobody waits.
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::openflow::{Connection, Opening};
+use super::{Groups, Prefetch};
+use crate::openflow::{AskedGroups, Connection, Opening};
 use crate::util::clock::Deadline;
 
 /// For how long the switch's hello is waited for. The switch itself waits for a second.
 const HELLO: Duration = Duration::from_secs(1);
+/// For how long what was asked ahead counts: no switch tells when its groups change.
+const FRESH: Duration = Duration::from_millis(10);
+/// How long a flow monitor may stand that nobody reads.
+const UNUSED: Duration = Duration::from_secs(1);
 
 /// The connection, if there is one.
 #[derive(Debug, Default)]
@@ -25,16 +31,45 @@ enum State {
     /// The switch has not said hello yet.
     Opening(Opening, Deadline),
     Ready(Connection),
+    /// It tells what changes since then, and was asked for the groups.
+    Asked(Connection, AskedGroups, Instant),
 }
 
 impl Spare {
-    /// Takes it out. `None`: there is none, or the switch has closed it.
-    pub(super) fn take(&self, deadline: Deadline) -> Option<Connection> {
-        let mut state = self.state();
-        let State::Ready(mut connection) = std::mem::take(&mut *state) else { return None };
-        drop(state);
+    /// Takes it out, with what is asked first. `None`: there is none, or the switch has closed it.
+    pub(super) fn take(
+        &self,
+        deadline: Deadline,
+        watching: bool,
+        groups: Groups,
+    ) -> Option<Prefetch> {
+        let state = std::mem::take(&mut *self.state());
+        let (mut connection, asked) = match state {
+            State::Ready(connection) => (connection, None),
+            State::Asked(connection, asked, at) => {
+                (connection, Some(asked).filter(|_| at.elapsed() < FRESH))
+            }
+            State::None | State::Opening(..) => return None,
+        };
         connection.set_deadline(deadline);
-        connection.updates().is_ok().then_some(connection)
+        if let Some(asked) = asked {
+            return Some(Prefetch::Followed(connection, asked));
+        }
+        connection.updates().ok()?;
+        Prefetch::over(connection, watching, groups)
+    }
+
+    /// Asks ahead what the clean-up of a bridge begins with that is followed, and waits for nothing.
+    pub(super) fn ask_ahead(&self) {
+        let mut state = self.state();
+        *state = match std::mem::take(&mut *state) {
+            State::Ready(mut connection) => {
+                connection.set_deadline(Deadline::after(HELLO));
+                let asked = connection.watch().and_then(|()| connection.ask_buckets());
+                asked.map_or(State::None, |asked| State::Asked(connection, asked, Instant::now()))
+            }
+            other => other,
+        };
     }
 
     /// Opens it if there is none, goes on with it if it is being opened, and answers the switch's echo
@@ -56,7 +91,8 @@ impl Spare {
                 let works = connection.updates().is_ok();
                 if works { State::Ready(connection) } else { State::None }
             }
-            opening @ State::Opening(..) => opening,
+            State::Asked(_, _, at) if at.elapsed() > UNUSED => State::None,
+            other => other,
         };
         matches!(*state, State::Opening(..))
     }

@@ -24,7 +24,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::memory::Memory;
 use super::replica::{Doubt, Replica, State};
 use super::spare::Spare;
-use super::{DumpSource, FlowSource as _, Limits, News, PortList};
+use super::{DumpSource, FlowSource as _, Groups, Limits, News, PortList, Prefetch};
 use crate::openflow::{Connection, Error, Update};
 use crate::util::backoff::{back_off, chance};
 use crate::util::clock::{BootTime, Deadline};
@@ -162,10 +162,23 @@ impl Watcher {
         self.shared.ports().clone()
     }
 
-    /// A connection to the bridge that was opened before, if there is one.
+    /// A connection to the bridge that was opened before, if there is one: see
+    /// [`BridgeTables::prefetch`](super::BridgeTables::prefetch).
     #[must_use]
-    pub fn take_spare(&self, deadline: Deadline) -> Option<Connection> {
-        self.shared.spare.take(deadline)
+    pub fn take_spare(
+        &self,
+        deadline: Deadline,
+        watching: bool,
+        groups: Groups,
+    ) -> Option<Prefetch> {
+        self.shared.spare.take(deadline, watching, groups)
+    }
+
+    /// Somebody has died on the bridge: asks what the clean-up will ask first.
+    pub fn ask_ahead(&self) {
+        if self.replica().is_in_sync() {
+            self.shared.spare.ask_ahead();
+        }
     }
 
     /// Nobody waits for the bridge now: a connection is opened for the next one.

@@ -9,6 +9,7 @@ use super::evidence::NodeEvidence;
 use super::execute::{Executed, ScannedBridge, execute};
 use super::outcome::{BridgeOutcome, Outcome, TargetId};
 use super::plan::{Orders, Plan, PlanInput, PlannedDelete, plan};
+use super::prefetch::HeadStart;
 use super::remember::{Taught, remember, shared_for_good};
 use super::{
     BridgeId, BridgeInput, CleanRequest, CleanTarget, Error, NodeSnapshot, connections,
@@ -51,7 +52,7 @@ impl CleanRequest<'_> {
         let merged = merge::merge(self, &mut targets);
         let known = known.filter(|_| !merged);
         let mut outcome = Outcome::new(&targets);
-        let (mut node, client, mut prefetch) = match self.node(&targets, known) {
+        let (mut node, client, prefetch) = match self.node(&targets, known) {
             Ok(read) => read,
             Err(error) => {
                 outcome.fail_all(&error);
@@ -59,6 +60,7 @@ impl CleanRequest<'_> {
                 return outcome;
             }
         };
+        let mut head_start = prefetch.and_then(|it| prefetch::read(it, self, &targets));
         unrecorded::refresh(self, &mut node, &targets);
         unrecorded::resolve(&node, &mut targets);
         outcome.paused = self.is_paused();
@@ -73,7 +75,7 @@ impl CleanRequest<'_> {
             if let (Some(progress), Some(bridge)) = (self.progress, node.bridge(bridge)) {
                 progress.at(&bridge.name, index, count);
             }
-            run.clean_bridge(&node, (bridge, here), prefetch.take());
+            run.clean_bridge(&node, (bridge, here), head_start.take());
         }
         let CleanUp { mut client, targets, mut outcome, .. } = run;
         self.note_withdrawn(&targets, &mut outcome);
@@ -213,12 +215,12 @@ impl CleanUp<'_> {
         &mut self,
         node: &NodeSnapshot,
         (bridge, here): (BridgeId, Vec<TargetId>),
-        prefetch: Option<Prefetch>,
+        head_start: Option<HeadStart>,
     ) {
         let Some(name) = node.bridge(bridge).map(|b| b.name.clone()) else { return };
         let mut on = BridgeOutcome::new(&name);
         on.targets.extend(here.into_iter().map(|id| (id, Default::default())));
-        let mut done = self.pass(node, bridge, prefetch, &mut on);
+        let mut done = self.pass(node, bridge, head_start, &mut on);
         for pause in SETTLING {
             let ends = self.request.dry_run || self.outcome.paused || !on.is_unsettled();
             if done.is_err() || ends {
@@ -255,12 +257,12 @@ impl CleanUp<'_> {
         &mut self,
         node: &NodeSnapshot,
         bridge: BridgeId,
-        prefetch: Option<Prefetch>,
+        head_start: Option<HeadStart>,
         on: &mut BridgeOutcome,
     ) -> Result<(), Error> {
         let Self { request, client, targets, outcome, taught } = self;
         let name = on.bridge.clone();
-        let (mut read, mut table) = scan(request, node, (bridge, &name), targets, prefetch)?;
+        let (mut read, mut table) = scan(request, node, (bridge, &name), targets, head_start)?;
         if let Some(contested) = request.contested() {
             contested.mark(&name, targets, &read.input, &mut read.scan);
         }
@@ -316,20 +318,28 @@ fn scan<'a>(
     node: &'a NodeSnapshot,
     bridge: (BridgeId, &'a str),
     targets: &'a [CleanTarget],
-    prefetch: Option<Prefetch>,
+    head_start: Option<HeadStart>,
 ) -> Result<(ScannedBridge<'a>, Box<dyn FlowSink>), Error> {
-    let (table, ports) = prefetch::or_open(prefetch, request, bridge.1)?;
-    let mut table = request.table(bridge.1, table);
-    table.prepare();
-    let mut input = BridgeInput::build(node, bridge.0, targets, request.adding.as_ref());
-    let ports = match ports {
-        Some(ports) => ports,
-        None => table.ports_of_scan()?,
-    };
-    input.check_ports(node, bridge.0, &ports);
-    let scan = scan_bridge(&mut *table, &input, request.least(bridge.1))?;
+    let (mut table, mut ports) = prefetch::or_open(head_start, request, bridge.1)?;
     let version = node.version;
-    Ok((ScannedBridge { request, targets, node, bridge, version, ports, input, scan }, table))
+    loop {
+        let mut input = BridgeInput::build(node, bridge.0, targets, request.adding.as_ref());
+        let ports = match ports.take() {
+            Some(ports) => ports,
+            None => table.ports_of_scan()?,
+        };
+        input.check_ports(node, bridge.0, &ports);
+        let scan = scan_bridge(&mut *table, &input, request.least(bridge.1))?;
+        if table.is_confirmed() {
+            if !scan.candidates.is_empty() {
+                // The switch answers while the plan is made.
+                table.prepare();
+            }
+            let read =
+                ScannedBridge { request, targets, node, bridge, version, ports, input, scan };
+            return Ok((read, table));
+        }
+    }
 }
 
 /// Logs each entry that the plan withholds. How many there are of each pod is said when that

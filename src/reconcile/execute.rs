@@ -304,9 +304,13 @@ pub(super) fn execute<'a>(
 ) -> Result<(), Error> {
     let version = judged.version;
     let check = PreCommitCheck { judged, version, fresh: None, ports: None, recheck: None };
-    // The switch answers while the journal is begun.
-    table.prepare();
     let strategy = Strategy::of(judged, table, planned);
+    if let Strategy::Guarded(_, parallel) = &strategy
+        && parallel.is_empty()
+    {
+        let entries: Vec<_> = planned.iter().map(|planned| &planned.candidate.entry).collect();
+        table.stage_delete(&entries)?;
+    }
     let mut transaction = JournalTransaction::open(judged, &mut done.notes);
     transaction.prepare(planned.chunks(CHUNK).next().unwrap_or_default());
     let readings_left = READ_AGAIN;

@@ -112,15 +112,22 @@ pub fn find_named(
     sources: &[&dyn LivenessSource],
     names: &[String],
 ) -> Orphans {
-    let is_named = |record: &Attachment| {
+    let named = named(registry_snapshot, names);
+    let namespaces = named.map(|(index, record)| (index, netns::judge(record, boot_id))).collect();
+    judged(registry_snapshot, namespaces, sources)
+}
+
+/// The active records whose namespaces have one of these names, each with its index.
+pub fn named<'r>(
+    registry_snapshot: &'r RegistrySnapshot,
+    names: &'r [String],
+) -> impl Iterator<Item = (usize, &'r Attachment)> {
+    let is_named = move |record: &Attachment| {
         let path = record.netns.as_ref().map(|netns| netns.path.as_str());
         let file = path.and_then(|path| path.rsplit_once('/')).map(|(_, file)| file);
         file.is_some_and(|file| names.iter().any(|name| name == file))
     };
-    let named =
-        registry_snapshot.attachments.iter().enumerate().filter(|(_, record)| is_named(record));
-    let namespaces = named.map(|(index, record)| (index, netns::judge(record, boot_id))).collect();
-    judged(registry_snapshot, namespaces, sources)
+    registry_snapshot.attachments.iter().enumerate().filter(move |(_, record)| is_named(record))
 }
 
 /// What all sources say of those records of which the namespaces say this.

@@ -4,12 +4,23 @@
 //!
 //! Guarantee: no entries are asked for before the database's answer has come.
 
+use std::path::Path;
+
 use super::input::register_now;
 use super::scan::expects_proof;
 use super::snapshot::Answered;
 use super::{CleanRequest, CleanTarget, Thorough, socket_of};
-use crate::flowtable::{DumpSource, Groups, PortList, Prefetch, Tokens};
+use crate::flowtable::{DumpSource, FlowSink, Groups, PortList, Prefetch, Tokens};
 use crate::openflow::{Connection, Error};
+
+/// How far a bridge has come.
+pub(super) enum HeadStart {
+    /// The switch is asked.
+    Asked(Box<Prefetch>),
+    /// It has answered, and the bridge's copy is asked for all up to a moment that came behind the
+    /// database's answer.
+    Reading(Box<dyn FlowSink>),
+}
 
 /// Connects, if all targets' records name the same bridge.
 pub(super) fn begin(request: &CleanRequest<'_>, targets: &[CleanTarget]) -> Option<Prefetch> {
@@ -25,8 +36,8 @@ pub(super) fn begin(request: &CleanRequest<'_>, targets: &[CleanTarget]) -> Opti
 
 /// Over a connection that waits for us.
 fn spare(request: &CleanRequest<'_>, bridge: &str) -> Option<Prefetch> {
-    let connection = request.replicas?.connection(bridge, request.deadline)?;
-    Prefetch::over(connection, !request.dry_run, groups(request, bridge))
+    let groups = groups(request, bridge);
+    request.replicas?.prefetch(bridge, request.deadline, !request.dry_run, groups)
 }
 
 /// A replica is asked for the evidence, which begins with the groups. It knows ports and tables.
@@ -86,20 +97,53 @@ fn tokens(
     recorded.collect()
 }
 
-/// A bridge, and its ports if a replica does not know them, with the head start if that is the same bridge's.
+/// Asks the bridge's copy, if it is followed, while there is something else to do. What fails here is
+/// done again in its turn.
+pub(super) fn read(
+    prefetch: Prefetch,
+    request: &CleanRequest<'_>,
+    targets: &[CleanTarget],
+) -> Option<HeadStart> {
+    if !prefetch.is_of_followed() {
+        return Some(HeadStart::Asked(Box::new(prefetch)));
+    }
+    let bridge = targets.first()?.attachment.bridge.as_deref()?;
+    let mut table = request.table(bridge, prefetch.finish().ok()?.0);
+    table.prepare();
+    Some(HeadStart::Reading(table))
+}
+
+/// A bridge that is asked for what a scan needs, and its ports if a replica does not know them; with
+/// the head start if that is the same bridge's.
 pub(super) fn or_open(
-    prefetch: Option<Prefetch>,
+    head_start: Option<HeadStart>,
     request: &CleanRequest<'_>,
     bridge: &str,
-) -> Result<(DumpSource, Option<PortList>), Error> {
+) -> Result<(Box<dyn FlowSink>, Option<PortList>), Error> {
     let path = socket_of(&request.run_dir, bridge)?;
-    let prefetch = prefetch.filter(|prefetch| prefetch.path() == path);
-    match prefetch.or_else(|| spare(request, bridge)).map(Prefetch::finish) {
-        Some(Err(_)) if !request.deadline.passed() => {}
-        Some(finished) => return finished,
-        None => {}
-    }
-    let mut connection = Connection::open(&path, request.deadline)?;
+    let prefetch = match head_start {
+        Some(HeadStart::Reading(table)) if table.connection().path() == path => {
+            return Ok((table, None));
+        }
+        Some(HeadStart::Asked(prefetch)) if prefetch.path() == path => Some(*prefetch),
+        _ => None,
+    };
+    let (source, ports) = match prefetch.or_else(|| spare(request, bridge)).map(Prefetch::finish) {
+        Some(Err(_)) if !request.deadline.passed() => open(request, &path, bridge)?,
+        Some(finished) => finished?,
+        None => open(request, &path, bridge)?,
+    };
+    let mut table = request.table(bridge, source);
+    table.prepare();
+    Ok((table, ports))
+}
+
+fn open(
+    request: &CleanRequest<'_>,
+    path: &Path,
+    bridge: &str,
+) -> Result<(DumpSource, Option<PortList>), Error> {
+    let mut connection = Connection::open(path, request.deadline)?;
     if !request.dry_run {
         connection.watch()?;
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ovs_flow_gc::flowtable::{DumpSource, FlowSink, FlowSource, ReplicaSource, Tokens};
-use ovs_flow_gc::openflow::Connection;
+use ovs_flow_gc::flowtable::{DumpSource, FlowSink, FlowSource, Groups, ReplicaSource, Tokens};
+use ovs_flow_gc::openflow::{Connection, Filter};
 
 use crate::rig::{Datapath, Flows, Node, Setup, eventually, sleep_ms};
 use crate::watched::{Watched, soon};
@@ -19,10 +19,15 @@ fn watched(test: &str) -> (Node, Watched) {
     (node, watched)
 }
 
-fn taken(watched: &Watched) -> Connection {
+fn take(watched: &Watched) -> Option<DumpSource> {
+    let prefetch = watched.watcher.take_spare(soon(), false, Groups::Only)?;
+    prefetch.finish().ok().map(|(source, _)| source)
+}
+
+fn taken(watched: &Watched) -> DumpSource {
     let mut taken = None;
     eventually("a connection is there", || {
-        taken = watched.watcher.take_spare(soon());
+        taken = take(watched);
         taken.is_some()
     });
     taken.unwrap()
@@ -35,7 +40,7 @@ fn a_connection_waits_for_the_next_clean_up() {
     assert!(first.ports().unwrap().iter().any(|(_, name)| name == "br0"));
     assert!(!first.is_watching(), "nothing was asked on it");
     drop(first);
-    assert!(watched.watcher.take_spare(soon()).is_none(), "it is used once");
+    assert!(take(&watched).is_none(), "it is used once");
     watched.watcher.want_spare();
     taken(&watched).barrier().unwrap();
     // What a switch has closed is not handed out.
@@ -44,9 +49,72 @@ fn a_connection_waits_for_the_next_clean_up() {
     watched.watcher.want_spare();
     sleep_ms(100);
     node.restart_vswitchd(Flows::Lost);
-    if let Some(mut connection) = watched.watcher.take_spare(soon()) {
-        connection.barrier().unwrap();
+    if let Some(mut source) = take(&watched) {
+        source.barrier().unwrap();
     }
+}
+
+/// What was asked ahead is used at once, and asked again a while later: nobody tells when groups change.
+#[test]
+fn what_was_asked_ahead_is_used_while_it_is_fresh() {
+    let (node, watched) = watched("ask_ahead");
+    for (group, wait) in [(1, 0), (2, 50)] {
+        watched.watcher.want_spare();
+        eventually("what is asked first was asked", || {
+            watched.watcher.ask_ahead();
+            let source = take(&watched).filter(|source| source.is_watching());
+            source.is_some()
+        });
+        watched.watcher.want_spare();
+        sleep_ms(100);
+        watched.watcher.ask_ahead();
+        node.ofctl(&["add-group", "br0", &format!("group_id={group},type=all,bucket=output:7")]);
+        sleep_ms(wait);
+        let mut source = taken(&watched);
+        assert!(source.is_watching());
+        let known = source.buckets().unwrap().len();
+        let there = usize::try_from(group).unwrap();
+        assert!(known == there || wait == 0 && known == there - 1, "{known} of {there}");
+    }
+}
+
+/// The copy is read before the switch has answered: what it did before its answer is not missed.
+#[test]
+fn a_scan_that_was_too_early_is_made_again() {
+    let node = Setup::new().datapath(Datapath::Dummy).without_gc().up("too_early");
+    node.add_flow_text("br0", ENTRY);
+    // The switch hears its clients in the order in which they came.
+    let mut earlier = Connection::open(&node.run_dir.join("br0.mgmt"), soon()).unwrap();
+    let mut entries = Vec::new();
+    earlier.dump_raw(&[Filter::in_port(5)], &mut |raw| entries.push(raw.to_entry())).unwrap();
+    node.ofctl(&["del-flows", "br0", "in_port=5"]);
+    let mut watched = Watched::of(&node, "br0");
+    watched.sync();
+    let switch = DumpSource::over(Connection::open(&watched.path, soon()).unwrap()).unwrap().0;
+    let mut source = ReplicaSource::new(Arc::clone(&watched.watcher), switch);
+    let found = |source: &mut ReplicaSource| {
+        let mut found = 0;
+        let tokens = [Tokens { ports: vec![5], ..Tokens::default() }];
+        let query = source.query(&tokens, &mut |_| {
+            found += 1;
+            Ok(())
+        });
+        query.unwrap();
+        found
+    };
+    source.prepare();
+    assert_eq!(found(&mut source), 0);
+    assert!(source.is_confirmed(), "nothing has changed");
+    node.vswitchd.pause();
+    let adding = std::thread::spawn(move || earlier.add(&entries).unwrap());
+    sleep_ms(100);
+    source.prepare();
+    assert_eq!(found(&mut source), 0);
+    node.vswitchd.resume();
+    assert!(!source.is_confirmed(), "an entry came before the answer");
+    assert_eq!(found(&mut source), 1);
+    assert!(source.is_confirmed());
+    adding.join().unwrap();
 }
 
 /// A controller puts an entry anew between the barrier that was asked for early and the scan: if the

@@ -19,6 +19,7 @@ use crate::model::attachment::{NetworkName, State};
 use crate::openflow::Connection;
 use crate::reconcile::{
     LivenessPass, NamedDeaths, Outcome, SweepRun, Thorough, lacks_value, network_states, object,
+    orphans,
 };
 use crate::store::{Pause, Registry, RegistrySnapshot};
 use crate::util::clock::{Deadline, Stamp};
@@ -48,8 +49,8 @@ impl Sweeper<'_> {
         let began = Beginning { reasons, at: self.shared.wakeup.now(), stamp: Stamp::now() };
         let known = self.still_known(&began);
         let names = self.gone_names(&began);
-        if names.is_some() {
-            self.database.ask_ahead(Deadline::after(TIMEOUT));
+        if let Some(names) = &names {
+            self.ask_ahead(known.as_ref(), names);
         }
         let (shared, sources) = (self.shared, self.sources);
         let (database, contested) = (Rc::clone(&self.database), Rc::clone(&self.contested));
@@ -99,6 +100,15 @@ impl Sweeper<'_> {
         let is_ready = shared.progress.ready().is_ok() && shared.metrics.paused.get() == 0;
         shared.progress.well(is_clean && is_ready && !failed, ended);
         Ok(SweepResult { failed, waited, ..result })
+    }
+
+    /// Asks the database and the switches while the dead are judged.
+    fn ask_ahead(&self, known: Option<&RegistrySnapshot>, names: &[String]) {
+        self.database.ask_ahead(Deadline::after(TIMEOUT));
+        let records = known.into_iter().flat_map(|known| orphans::named(known, names));
+        let bridges: BTreeSet<_> =
+            records.filter_map(|(_, record)| record.bridge.as_deref()).collect();
+        bridges.into_iter().for_each(|bridge| self.shared.replicas.ask_ahead(bridge));
     }
 
     /// Watches for entries of the dead, before anything of theirs is deleted.

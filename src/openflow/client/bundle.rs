@@ -25,6 +25,8 @@ const AHEAD: usize = 2;
 /// Entries before a barrier, without bundles. OVS handles 50 messages of a connection per turn.
 const BATCH: usize = 49;
 
+const DELETING: &str = "deleting flows";
+
 /// What was done to a list of entries.
 ///
 /// A strict delete that finds nothing is *not* an error and has no answer: only a fresh
@@ -40,10 +42,44 @@ pub struct Applied {
 /// Entries with their places in the caller's list.
 type Numbered<'e> = Vec<(usize, &'e Entry)>;
 
-/// A bundle that was sent: its first xid, and how many entries it has.
+/// A bundle that was sent: the xids of its first message and of its commit, and how many entries it has.
+#[derive(Debug)]
 struct SentBundle {
     open: u32,
+    commit: u32,
     count: u32,
+}
+
+/// A bundle that was sent but for its commit.
+#[derive(Debug)]
+pub(super) struct StagedBundle {
+    id: u32,
+    open: u32,
+    entries: Vec<Entry>,
+    /// Those that the switch refused.
+    refused: Vec<(usize, SwitchError)>,
+}
+
+impl StagedBundle {
+    fn place(&self, xid: u32) -> Option<usize> {
+        let place = usize::try_from(xid.wrapping_sub(self.open).checked_sub(1)?).ok()?;
+        (place < self.entries.len()).then_some(place)
+    }
+
+    /// Whether a message of this bundle has this xid.
+    pub(super) fn has_member(&self, xid: u32) -> bool {
+        self.place(xid).is_some()
+    }
+
+    /// The switch refuses it.
+    pub(super) fn fail(&mut self, xid: u32, why: SwitchError) {
+        self.refused.extend(self.place(xid).map(|place| (place, why)));
+    }
+}
+
+/// How many xids a list takes: never many.
+fn count_of<T>(entries: &[T]) -> u32 {
+    u32::try_from(entries.len()).unwrap_or(0)
 }
 
 fn applied(all: usize, mut refused: Vec<(usize, SwitchError)>) -> Applied {
@@ -61,7 +97,59 @@ impl Connection {
     /// version (nothing is sent then). What the switch refuses is in the result. After an
     /// error part of the list may be deleted.
     pub fn delete_strict<E: Borrow<Entry>>(&mut self, entries: &[E]) -> Result<Applied, Error> {
-        self.apply(Change::Delete, entries, "deleting flows")
+        let staged = self.staged.take();
+        let is_all = |staged: &StagedBundle| entries.iter().map(E::borrow).eq(&staged.entries);
+        if let Some(staged) = staged.filter(is_all)
+            && let Some(applied) = self.commit(staged)?
+        {
+            return Ok(applied);
+        }
+        self.apply(Change::Delete, entries, DELETING)
+    }
+
+    /// These will most likely be what is [deleted](Self::delete_strict) next: the switch takes them in
+    /// while we are busy, and deletes nothing. What is not deleted then is forgotten with the connection.
+    ///
+    /// # Errors
+    /// As [`Self::delete_strict`].
+    pub fn stage_delete<E: Borrow<Entry>>(&mut self, entries: &[E]) -> Result<(), Error> {
+        let is_ours = |entry: &E| entry.borrow().version() == self.version();
+        let fits = !entries.is_empty() && entries.len() <= BUNDLE && entries.iter().all(is_ours);
+        if !self.bundles || self.staged.is_some() || !fits {
+            return Ok(());
+        }
+        let entries: Vec<Entry> = entries.iter().map(|entry| entry.borrow().clone()).collect();
+        let (id, open) = (self.bundle_id(), self.xids(1 + count_of(&entries)));
+        let mut out = self.outgoing(open, DELETING);
+        out.add_control(id, OFPBCT_OPEN_REQUEST);
+        entries.iter().for_each(|entry| out.add_member(id, Change::Delete, entry));
+        self.send_all(out)?;
+        self.staged = Some(StagedBundle { id, open, entries, refused: Vec::new() });
+        Ok(())
+    }
+
+    /// Carries out what was staged; `None`: nothing of it was done.
+    fn commit(&mut self, staged: StagedBundle) -> Result<Option<Applied>, Error> {
+        let StagedBundle { id, open, entries, mut refused } = staged;
+        let commit = self.xids(1);
+        let mut out = self.outgoing(commit, DELETING);
+        out.add_control(id, OFPBCT_COMMIT_REQUEST);
+        self.send_all(out)?;
+        let sent = SentBundle { open, commit, count: count_of(&entries) };
+        let chunk: Numbered<'_> = entries.iter().enumerate().collect();
+        match self.finish_bundle(&sent, &chunk, &mut refused, DELETING) {
+            Ok(true) => Ok(Some(applied(entries.len(), refused))),
+            Ok(false) => Ok(None),
+            // It has waited too long for its commit.
+            Err(Error::Switch { error, .. }) if error.bundle_code().is_some() => Ok(None),
+            Err(failed) => Err(failed),
+        }
+    }
+
+    fn bundle_id(&mut self) -> u32 {
+        let id = self.next_bundle;
+        self.next_bundle = id.wrapping_add(1);
+        id
     }
 
     /// The second try for entries that match on "untagged" and that
@@ -172,7 +260,7 @@ impl Connection {
         filters: &[Filter],
         each: &mut dyn FnMut(&RawEntry<'_>),
     ) -> Result<Applied, Error> {
-        let doing = "deleting flows";
+        let doing = DELETING;
         let same_version = entries.iter().all(|e| e.borrow().version() == self.version());
         let little = entries.len() <= BUNDLE && filters.len() <= PIPELINE;
         if !(self.bundles && same_version && little) || entries.is_empty() {
@@ -205,9 +293,7 @@ impl Connection {
         entries: &[(usize, &Entry)],
         doing: &'static str,
     ) -> Result<SentBundle, Error> {
-        let id = self.next_bundle;
-        self.next_bundle = id.wrapping_add(1);
-        let count = u32::try_from(entries.len()).unwrap_or(0);
+        let (id, count) = (self.bundle_id(), count_of(entries));
         let open = self.xids(count.saturating_add(2));
         let mut out = self.outgoing(open, doing);
         out.add_control(id, OFPBCT_OPEN_REQUEST);
@@ -216,7 +302,7 @@ impl Connection {
         }
         out.add_control(id, OFPBCT_COMMIT_REQUEST);
         self.send_all(out)?;
-        Ok(SentBundle { open, count })
+        Ok(SentBundle { open, commit: open.saturating_add(1 + count), count })
     }
 
     /// Waits for a bundle's end. False: nothing of it was done. Errors of its ADDs are collected by
@@ -228,8 +314,8 @@ impl Connection {
         refused: &mut Vec<(usize, SwitchError)>,
         doing: &'static str,
     ) -> Result<bool, Error> {
-        let SentBundle { open, count } = *sent;
-        let (first, commit) = (open.saturating_add(1), open.saturating_add(1 + count));
+        let SentBundle { open, commit, count } = *sent;
+        let first = open.saturating_add(1);
         let (mut missing, mut errors) = (false, Vec::new());
         loop {
             let message = self.receive(doing)?;

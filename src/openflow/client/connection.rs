@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::openflow::client::bundle::StagedBundle;
 use crate::openflow::client::monitor::Monitor;
 use crate::openflow::client::ports::FollowedPorts;
 use crate::openflow::codec::hello::{Version, Versions, greeting};
@@ -36,6 +37,8 @@ pub struct Connection {
     pub(super) next_bundle: u32,
     /// False once the switch has said that it has no bundles.
     pub(super) bundles: bool,
+    /// A bundle that waits for its commit.
+    pub(super) staged: Option<StagedBundle>,
     /// What other clients change meanwhile, if we asked for it.
     pub(super) monitor: Monitor,
     /// The bridge's ports, if we asked for reports of them.
@@ -216,6 +219,7 @@ impl Connection {
             next_xid: 1,
             next_bundle: 1,
             bundles: true,
+            staged: None,
             monitor: Monitor::default(),
             followed: FollowedPorts::default(),
         }
@@ -387,6 +391,10 @@ impl Connection {
                 {
                     return Err(Error::Switch { path: self.path.clone(), doing, error });
                 }
+            }
+            OFPT_ERROR if self.staged.as_ref().is_some_and(|it| it.has_member(message.xid)) => {
+                let error = self.error_in(message, doing)?;
+                self.staged.iter_mut().zip(error).for_each(|(it, why)| it.fail(message.xid, why));
             }
             _ => return self.note(message),
         }

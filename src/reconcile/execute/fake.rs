@@ -183,6 +183,10 @@ impl FlowSink for FakeTable {
         Ok(Applied { sent: entries.len(), refused: Vec::new() })
     }
 
+    fn stage_delete(&mut self, _: &[&Entry]) -> Result<(), SwitchFailed> {
+        Ok(())
+    }
+
     fn delete_strict_and_scan(
         &mut self,
         _: &[&Entry],

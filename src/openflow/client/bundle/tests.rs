@@ -62,6 +62,65 @@ fn a_bundle_in_1_4_and_1_5_and_an_error_beside() {
     }
 }
 
+/// Takes a bundle of so many up to its last member; the xids, with that of its opening.
+fn staged_bundle(peer: &mut Peer, id: u8, count: usize) -> Vec<u32> {
+    let messages: Vec<_> = (0..=count).map(|_| peer.next()).collect();
+    assert_eq!(messages[0].2, hex(&format!("000000{id:02x} 0000 0003")));
+    assert!(messages[1..].iter().all(|(kind, ..)| *kind == 34));
+    messages.into_iter().map(|(_, xid, _)| xid).collect()
+}
+
+fn commit(peer: &mut Peer, id: u8) -> u32 {
+    let (kind, xid, body) = peer.next();
+    assert_eq!((kind, body), (33, hex(&format!("000000{id:02x} 0004 0003"))));
+    xid
+}
+
+#[test]
+fn what_is_staged_waits_for_its_commit() {
+    let fake = Fake::new(Version::V14, |peer| {
+        let xids = staged_bundle(peer, 1, 2);
+        peer.send(33, xids[0], &hex("00000001 0001 0000"));
+        peer.send(1, xids[2], &hex("0004 0009"));
+        let (kind, xid, _) = peer.next();
+        assert_eq!(kind, 20, "nothing is done before");
+        peer.send(21, xid, &[]);
+        let xid = commit(peer, 1);
+        peer.send(33, xid, &hex("00000001 0005 0000"));
+    });
+    let list = [golden(Version::V14), golden(Version::V14)];
+    let mut connection = fake.open().unwrap();
+    connection.stage_delete(&list).unwrap();
+    connection.barrier().unwrap();
+    let applied = connection.delete_strict(&list).unwrap();
+    assert_eq!((applied.sent, applied.refused.len(), applied.refused[0].0), (1, 1, 1));
+    fake.done();
+}
+
+/// Another list than the staged one, and a bundle that the switch has given up meanwhile.
+#[test]
+fn what_is_not_as_staged_goes_by_itself() {
+    for changed in [true, false] {
+        let fake = Fake::new(Version::V14, move |peer| {
+            staged_bundle(peer, 1, 2);
+            if !changed {
+                let xid = commit(peer, 1);
+                peer.send(1, xid, &hex("0011 000e"));
+            }
+            let xids = staged_bundle(peer, 2, if changed { 1 } else { 2 });
+            let xid = commit(peer, 2);
+            peer.send(33, xids[0], &hex("00000002 0001 0000"));
+            peer.send(33, xid, &hex("00000002 0005 0000"));
+        });
+        let list = [golden(Version::V14), golden(Version::V14)];
+        let list = &list[usize::from(changed)..];
+        let mut connection = fake.open().unwrap();
+        connection.stage_delete(&[golden(Version::V14), golden(Version::V14)]).unwrap();
+        assert_eq!(connection.delete_strict(list).unwrap().sent, list.len());
+        fake.done();
+    }
+}
+
 /// Takes FLOW_MODs up to a barrier, refuses the `refuse`-th, answers; how many there were.
 fn plain_batch(peer: &mut Peer, refuse: Option<usize>) -> usize {
     let mut count = 0;
