@@ -278,7 +278,7 @@ impl<'a> Deaths<'a> {
                 if row_goes {
                     scope.spawn(|| self.pod_set.drop_port(dead));
                 }
-                self.watch.until(left, since)
+                self.watch.until(self.all, left, since)
             });
             let after = pids.map(idle::processor);
             for ((used, after), before) in self.used.iter_mut().zip(after).zip(before) {
@@ -305,11 +305,14 @@ impl<'a> Deaths<'a> {
         for n in 0..DEATHS_OF_TURN {
             let dead = self.first + n;
             let entries = self.entries_of(&mut switch, dead);
-            let before = self.watch.count();
+            let there = self.watch.count();
             thread::sleep(PAUSE + MS * (u32::try_from(n).unwrap() * MORE % 500));
             let since = Instant::now();
-            assert_eq!(switch.delete_strict(&entries).unwrap().sent, self.shape.each());
-            times.push(self.watch.until(before - self.shape.each(), since));
+            let took = thread::scope(|scope| {
+                scope.spawn(|| switch.delete_strict(&entries).unwrap());
+                self.watch.until(there, there - self.shape.each(), since)
+            });
+            times.push(took);
             install(self.node, &self.shape.entries(&who(dead)));
         }
         times
@@ -386,7 +389,7 @@ impl<'a> Deaths<'a> {
             leaves = self.shape.each() - matching;
             let since = self.pod_set.die(dead);
             shell.dies(dead);
-            times.push(self.watch.until(self.all - matching, since));
+            times.push(self.watch.until(self.all, self.all - matching, since));
             shell.joins(self.next);
             self.replace();
             // Deaths come whenever they come.

@@ -40,10 +40,9 @@ impl Watch {
         tables.iter().map(|(_, active)| usize::try_from(*active).unwrap()).sum()
     }
 
-    /// Waits until no more than so many are left; how long after `since` the switch told of the
-    /// last one that went.
-    pub(crate) fn until(&mut self, left: usize, since: Instant) -> Duration {
-        let mut there = self.count();
+    /// Waits until no more than so many of these are left; how long after `since` the switch told of the
+    /// last one that went. Nothing is asked before that.
+    pub(crate) fn until(&mut self, mut there: usize, left: usize, since: Instant) -> Duration {
         loop {
             let took = since.elapsed();
             if there <= left {

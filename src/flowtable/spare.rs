@@ -43,14 +43,18 @@ impl Spare {
         watching: bool,
         groups: Groups,
     ) -> Option<Prefetch> {
-        let state = std::mem::take(&mut *self.state());
-        let (mut connection, asked) = match state {
+        let mut state = self.state();
+        let (mut connection, asked) = match std::mem::take(&mut *state) {
             State::Ready(connection) => (connection, None),
             State::Asked(connection, asked, at) => {
                 (connection, Some(asked).filter(|_| at.elapsed() < FRESH))
             }
-            State::None | State::Opening(..) => return None,
+            none @ (State::None | State::Opening(..)) => {
+                *state = none;
+                return None;
+            }
         };
+        drop(state);
         connection.set_deadline(deadline);
         if let Some(asked) = asked {
             return Some(Prefetch::Followed(connection, asked));

@@ -174,6 +174,8 @@ fn the_oldest_operations_make_room() {
         }
         ids.push(writer.finish().unwrap());
         assert!(size_of(&registry) <= limit, "{}", size_of(&registry));
+        // An operation is named after its millisecond; a name that is free again would be taken again.
+        std::thread::sleep(std::time::Duration::from_millis(2));
     }
     let left: Vec<_> = registry.journals().unwrap();
     assert!(left.iter().all(|o| o.entries == 200 && !o.truncated));
