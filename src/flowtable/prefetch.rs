@@ -101,12 +101,6 @@ impl Prefetch {
         }
     }
 
-    /// Whether its copy is read: only its groups were asked for.
-    #[must_use]
-    pub fn is_of_followed(&self) -> bool {
-        matches!(self, Self::Followed(..))
-    }
-
     /// Of the bridge's socket.
     #[must_use]
     pub fn path(&self) -> &Path {

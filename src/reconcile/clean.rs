@@ -9,7 +9,6 @@ use super::evidence::NodeEvidence;
 use super::execute::{Executed, ScannedBridge, execute};
 use super::outcome::{BridgeOutcome, Outcome, TargetId};
 use super::plan::{Orders, Plan, PlanInput, PlannedDelete, plan};
-use super::prefetch::HeadStart;
 use super::remember::{Taught, remember, shared_for_good};
 use super::{
     BridgeId, BridgeInput, CleanRequest, CleanTarget, Error, NodeSnapshot, connections,
@@ -52,7 +51,7 @@ impl CleanRequest<'_> {
         let merged = merge::merge(self, &mut targets);
         let known = known.filter(|_| !merged);
         let mut outcome = Outcome::new(&targets);
-        let (mut node, client, prefetch) = match self.node(&targets, known) {
+        let (mut node, client, mut prefetch) = match self.node(&targets, known) {
             Ok(read) => read,
             Err(error) => {
                 outcome.fail_all(&error);
@@ -60,7 +59,6 @@ impl CleanRequest<'_> {
                 return outcome;
             }
         };
-        let mut head_start = prefetch.and_then(|it| prefetch::read(it, self, &targets));
         unrecorded::refresh(self, &mut node, &targets);
         unrecorded::resolve(&node, &mut targets);
         outcome.paused = self.is_paused();
@@ -75,7 +73,7 @@ impl CleanRequest<'_> {
             if let (Some(progress), Some(bridge)) = (self.progress, node.bridge(bridge)) {
                 progress.at(&bridge.name, index, count);
             }
-            run.clean_bridge(&node, (bridge, here), head_start.take());
+            run.clean_bridge(&node, (bridge, here), prefetch.take());
         }
         let CleanUp { mut client, targets, mut outcome, .. } = run;
         self.note_withdrawn(&targets, &mut outcome);
@@ -215,12 +213,12 @@ impl CleanUp<'_> {
         &mut self,
         node: &NodeSnapshot,
         (bridge, here): (BridgeId, Vec<TargetId>),
-        head_start: Option<HeadStart>,
+        prefetch: Option<Prefetch>,
     ) {
         let Some(name) = node.bridge(bridge).map(|b| b.name.clone()) else { return };
         let mut on = BridgeOutcome::new(&name);
         on.targets.extend(here.into_iter().map(|id| (id, Default::default())));
-        let mut done = self.pass(node, bridge, head_start, &mut on);
+        let mut done = self.pass(node, bridge, prefetch, &mut on);
         for pause in SETTLING {
             let ends = self.request.dry_run || self.outcome.paused || !on.is_unsettled();
             if done.is_err() || ends {
@@ -257,12 +255,12 @@ impl CleanUp<'_> {
         &mut self,
         node: &NodeSnapshot,
         bridge: BridgeId,
-        head_start: Option<HeadStart>,
+        prefetch: Option<Prefetch>,
         on: &mut BridgeOutcome,
     ) -> Result<(), Error> {
         let Self { request, client, targets, outcome, taught } = self;
         let name = on.bridge.clone();
-        let (mut read, mut table) = scan(request, node, (bridge, &name), targets, head_start)?;
+        let (mut read, mut table) = scan(request, node, (bridge, &name), targets, prefetch)?;
         if let Some(contested) = request.contested() {
             contested.mark(&name, targets, &read.input, &mut read.scan);
         }
@@ -318,12 +316,14 @@ fn scan<'a>(
     node: &'a NodeSnapshot,
     bridge: (BridgeId, &'a str),
     targets: &'a [CleanTarget],
-    head_start: Option<HeadStart>,
+    prefetch: Option<Prefetch>,
 ) -> Result<(ScannedBridge<'a>, Box<dyn FlowSink>), Error> {
-    let (mut table, mut ports) = prefetch::or_open(head_start, request, bridge.1)?;
     let version = node.version;
+    let build = || BridgeInput::build(node, bridge.0, targets, request.adding.as_ref());
+    // While the switch answers what it was asked ahead.
+    let mut input = build();
+    let (mut table, mut ports) = prefetch::or_open(prefetch, request, bridge.1)?;
     loop {
-        let mut input = BridgeInput::build(node, bridge.0, targets, request.adding.as_ref());
         let ports = match ports.take() {
             Some(ports) => ports,
             None => table.ports_of_scan()?,
@@ -339,6 +339,7 @@ fn scan<'a>(
                 ScannedBridge { request, targets, node, bridge, version, ports, input, scan };
             return Ok((read, table));
         }
+        input = build();
     }
 }
 

@@ -13,15 +13,6 @@ use super::{CleanRequest, CleanTarget, Thorough, socket_of};
 use crate::flowtable::{DumpSource, FlowSink, Groups, PortList, Prefetch, Tokens};
 use crate::openflow::{Connection, Error};
 
-/// How far a bridge has come.
-pub(super) enum HeadStart {
-    /// The switch is asked.
-    Asked(Box<Prefetch>),
-    /// It has answered, and the bridge's copy is asked for all up to a moment that came behind the
-    /// database's answer.
-    Reading(Box<dyn FlowSink>),
-}
-
 /// Connects, if all targets' records name the same bridge.
 pub(super) fn begin(request: &CleanRequest<'_>, targets: &[CleanTarget]) -> Option<Prefetch> {
     let bridge = targets.first()?.attachment.bridge.as_deref()?;
@@ -97,37 +88,15 @@ fn tokens(
     recorded.collect()
 }
 
-/// Asks the bridge's copy, if it is followed, while there is something else to do. What fails here is
-/// done again in its turn.
-pub(super) fn read(
-    prefetch: Prefetch,
-    request: &CleanRequest<'_>,
-    targets: &[CleanTarget],
-) -> Option<HeadStart> {
-    if !prefetch.is_of_followed() {
-        return Some(HeadStart::Asked(Box::new(prefetch)));
-    }
-    let bridge = targets.first()?.attachment.bridge.as_deref()?;
-    let mut table = request.table(bridge, prefetch.finish().ok()?.0);
-    table.prepare();
-    Some(HeadStart::Reading(table))
-}
-
 /// A bridge that is asked for what a scan needs, and its ports if a replica does not know them; with
 /// the head start if that is the same bridge's.
 pub(super) fn or_open(
-    head_start: Option<HeadStart>,
+    prefetch: Option<Prefetch>,
     request: &CleanRequest<'_>,
     bridge: &str,
 ) -> Result<(Box<dyn FlowSink>, Option<PortList>), Error> {
     let path = socket_of(&request.run_dir, bridge)?;
-    let prefetch = match head_start {
-        Some(HeadStart::Reading(table)) if table.connection().path() == path => {
-            return Ok((table, None));
-        }
-        Some(HeadStart::Asked(prefetch)) if prefetch.path() == path => Some(*prefetch),
-        _ => None,
-    };
+    let prefetch = prefetch.filter(|prefetch| prefetch.path() == path);
     let (source, ports) = match prefetch.or_else(|| spare(request, bridge)).map(Prefetch::finish) {
         Some(Err(_)) if !request.deadline.passed() => open(request, &path, bridge)?,
         Some(finished) => finished?,
