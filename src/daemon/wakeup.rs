@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 use super::scheduler::{Reason, Reasons, SweepResult, SweepScheduler};
 use crate::util::backoff::chance;
 
+/// Whoever sleeps for less is woken too late: a timer has 50 µs to spare.
+const TURN: Duration = Duration::from_micros(100);
+
 /// What the sweeper waits for. Its times are since it was made.
 #[derive(Debug)]
 pub struct Wakeup {
@@ -56,6 +59,12 @@ impl Wakeup {
             let left = state.scheduler.due().saturating_sub(now);
             if left.is_zero() {
                 return Some(state.scheduler.begin(now));
+            }
+            if left < TURN {
+                drop(state);
+                std::thread::yield_now();
+                state = self.state();
+                continue;
             }
             let waited = self.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;

@@ -1,7 +1,8 @@
 //! Who owns each port number and each address of an input. It is made once for an input: the
 //! survey makes it, and its [`Learned`](super::Learned) hands it on to the judge.
 
-use foldhash::{HashMap, HashMapExt as _};
+use foldhash::fast::RandomState;
+use indexmap::IndexMap;
 use smallvec::SmallVec;
 
 use super::input::{Dead, DeadId, JudgeInput, Live, LiveId};
@@ -11,6 +12,10 @@ use crate::model::row::RowId;
 
 /// One, as a rule.
 pub(super) type Few<T> = SmallVec<[T; 1]>;
+
+/// What is searched is small, and the rest is written one after the other: all of it is cold when
+/// somebody dies.
+type ByToken<K, V> = IndexMap<K, V, RandomState>;
 
 /// Who has an address.
 #[derive(Debug, Default)]
@@ -35,8 +40,8 @@ pub(super) struct PortOwners {
 /// or reserved value would match everybody's flows.
 #[derive(Debug, Default)]
 pub(super) struct TokenOwners {
-    ports: HashMap<u16, PortOwners>,
-    addresses: HashMap<Address, Owners>,
+    ports: ByToken<u16, PortOwners>,
+    addresses: ByToken<Address, Owners>,
     /// The living attachments whose ports are not on the bridge now.
     pub(super) without_port: Vec<LiveId>,
     /// Somebody's number changed while it lived.
@@ -48,9 +53,14 @@ pub(super) struct TokenOwners {
 impl TokenOwners {
     pub(super) fn of(input: &JudgeInput) -> Self {
         let owners = input.live.len().saturating_add(input.dead.len());
+        let living: usize = input.live.values().map(|live| live.addresses.len()).sum();
+        let dead: usize = input.dead.values().map(|dead| dead.addresses.len()).sum();
         let mut all = Self {
-            ports: HashMap::with_capacity(owners),
-            addresses: HashMap::with_capacity(owners.saturating_mul(2)),
+            ports: ByToken::with_capacity_and_hasher(owners, RandomState::default()),
+            addresses: ByToken::with_capacity_and_hasher(
+                living.saturating_add(dead),
+                RandomState::default(),
+            ),
             without_port: Vec::new(),
             some_moved: input.dead.values().any(Dead::has_moved)
                 || input.live.values().any(Live::has_moved),

@@ -27,6 +27,11 @@ impl<I: Id, T> Table<I, T> {
         I::of(self.items.len() - 1)
     }
 
+    /// Room for so many more items.
+    pub fn reserve(&mut self, more: usize) {
+        self.items.reserve(more);
+    }
+
     /// The item at a place.
     #[must_use]
     pub fn get(&self, id: I) -> Option<&T> {

@@ -1,8 +1,9 @@
 //! Where the interfaces of a snapshot are. It is made when it is first asked for, and once: a
 //! snapshot that is kept from one clean-up to the next need not be gone through again.
 
-use std::collections::HashMap;
 use std::sync::OnceLock;
+
+use foldhash::HashMap;
 
 use super::snapshot::Bridge;
 use crate::model::row::{RowId, RowMap};

@@ -130,6 +130,8 @@ impl BridgeInput {
         for target in targets {
             dead.entry(target.attachment.generation).or_default().push(&target.attachment.key);
         }
+        self.facts.live.reserve(node.records.len());
+        self.records.reserve(node.records.len());
         for (index, record) in node.records.iter().enumerate() {
             if dead.get(&record.generation).is_some_and(|keys| keys.contains(&&record.key)) {
                 continue;
