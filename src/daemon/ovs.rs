@@ -67,10 +67,12 @@ fn follow(shared: &Shared, mut watcher: Watcher) -> ovsdb::Error {
         for change in &changes {
             debug!("OVSDB: {change:?}");
         }
-        if changes.iter().any(|change| !matches!(change, Change::Unknown)) {
-            shared.wakeup.wake(Reason::Interface);
-        } else if !changes.is_empty() {
-            shared.wakeup.wake(Reason::Database);
+        for change in changes {
+            shared.wakeup.wake(match change {
+                Change::Removed(_) | Change::Failed(_) => Reason::Interface,
+                Change::Numbered(_) => Reason::Port,
+                Change::Unknown => Reason::Database,
+            });
         }
     }
 }

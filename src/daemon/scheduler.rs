@@ -23,6 +23,8 @@ text_enum! {
         Netns = "netns",
         /// OVSDB: an interface was removed, or its netdev is gone (ofport −1).
         Interface = "interface",
+        /// OVSDB: an interface was given a number. A living pod's port may have been attached anew.
+        Port = "port",
         /// A tombstone was written: a DEL or a GC could not finish, or its linger time runs.
         Tombstone = "tombstone",
         /// A record was written: there may be another pod to follow.
@@ -67,10 +69,10 @@ impl Reason {
         )
     }
 
-    /// Whether it is about entries and not about a death: it waits for its share of the time, and
+    /// Whether it is about entries or a port and not about a death: it waits for its share of the time, and
     /// says nothing about the next death.
-    fn is_of_entries(self) -> bool {
-        matches!(self, Self::Late | Self::Flows)
+    fn is_of_no_death(self) -> bool {
+        matches!(self, Self::Late | Self::Flows | Self::Port)
     }
 
     /// How long those that belong to it are waited for.
@@ -117,10 +119,10 @@ impl Reasons {
         self.0.retain(|(r, _)| *r != reason);
     }
 
-    /// The reason that was given first; one that is about entries only if there is no other.
+    /// The reason that was given first; one that is about no death only if there is no other.
     #[must_use]
     pub fn first(&self) -> Option<(Reason, Duration)> {
-        let other = self.0.iter().find(|(reason, _)| !reason.is_of_entries());
+        let other = self.0.iter().find(|(reason, _)| !reason.is_of_no_death());
         other.or_else(|| self.0.first()).copied()
     }
 
@@ -228,7 +230,7 @@ impl SweepScheduler {
             let soon = at.saturating_add(reason.debounce());
             match reason {
                 Reason::Start | Reason::Hangup => soon,
-                of if of.is_of_entries() => soon.max(self.entries_not_before),
+                of if of.is_of_no_death() => soon.max(self.entries_not_before),
                 _ => soon.max(self.not_before),
             }
         };
@@ -239,7 +241,7 @@ impl SweepScheduler {
 
     /// Begins the sweep that is due, for the reasons that were given until now.
     pub fn begin(&mut self, now: Duration) -> Reasons {
-        self.by_event = self.pending.0.iter().any(|(reason, _)| !reason.is_of_entries());
+        self.by_event = self.pending.0.iter().any(|(reason, _)| !reason.is_of_no_death());
         if self.retry.is_some_and(|at| at <= now) {
             self.pending.add(Reason::Retry, now);
             self.retry = None;
@@ -247,7 +249,7 @@ impl SweepScheduler {
         if self.next_interval <= now {
             self.pending.add(Reason::Interval, now);
         }
-        self.entries_only = self.pending.0.iter().all(|(reason, _)| reason.is_of_entries());
+        self.entries_only = self.pending.0.iter().all(|(reason, _)| reason.is_of_no_death());
         std::mem::take(&mut self.pending)
     }
 

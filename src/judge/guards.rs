@@ -47,10 +47,10 @@ pub(super) fn guard(
     if created_after(index.input, dead, flow) {
         return Some(Reason::CreatedAfterDeath { address });
     }
-    if let Some(port) = live_output(index, flow) {
+    if let Some(port) = live_output(index, flow, dead) {
         return Some(Reason::OutputsToLivePort { address, port });
     }
-    if let Some(register) = loads_live_port(index, outputs, flow) {
+    if let Some(register) = loads_live_port(index, outputs, flow, dead) {
         return Some(Reason::LoadsLivePort { address, register });
     }
     if flow.actions.sets_tunnel {
@@ -65,7 +65,7 @@ pub(super) fn guard(
     // ct_nw_src and the like may be either side: both count.
     if let Some(port) = flow.matches.in_port
         && token.side != Side::Destination
-        && index.is_live_port(port)
+        && index.is_live_port_beside(dead, port)
         && !dead.had(port)
     {
         return Some(Reason::ArrivesElsewhere { address, port });
@@ -226,23 +226,31 @@ fn may_reach_elsewhere(dead: &Dead, flow: &Flow) -> bool {
 }
 
 /// A live port that the flow outputs to, or names in a resubmit.
-fn live_output(index: &Index<'_>, flow: &Flow) -> Option<u16> {
+fn live_output(index: &Index<'_>, flow: &Flow, dead: &Dead) -> Option<u16> {
     let actions = &flow.actions;
     let mut named = actions.outputs.iter().chain(&actions.port_references).copied();
-    named.find(|port| index.is_live_port(*port))
+    named.find(|port| index.is_live_port_beside(dead, *port))
 }
 
 /// The register that the flow loads a live port into for a later output. A write that
 /// nobody can read counts: it may be a live port.
-fn loads_live_port(index: &Index<'_>, outputs: OutputRegisters<'_>, flow: &Flow) -> Option<u8> {
+fn loads_live_port(
+    index: &Index<'_>,
+    outputs: OutputRegisters<'_>,
+    flow: &Flow,
+    dead: &Dead,
+) -> Option<u8> {
+    let is_live = |port: u16| index.is_live_port_beside(dead, port);
     let writes = &flow.actions.register_writes;
-    writes.iter().find(|write| may_load_live_port(index, outputs, write)).map(|write| write.index)
+    let loads = |write: &&RegisterWrite| may_load_live_port(index, outputs, write, &is_live);
+    writes.iter().find(loads).map(|write| write.index)
 }
 
 fn may_load_live_port(
     index: &Index<'_>,
     outputs: OutputRegisters<'_>,
     write: &RegisterWrite,
+    is_live: &dyn Fn(u16) -> bool,
 ) -> bool {
     let mut ranges = outputs
         .seen
@@ -252,7 +260,7 @@ fn may_load_live_port(
     if outputs.complete || ranges.peek().is_some() {
         return ranges.any(|range| match write.value {
             Some(value) if write.mask & range.mask == range.mask => {
-                is_live_value(index, aligned(value, range.mask))
+                is_live_value(is_live, aligned(value, range.mask))
             }
             _ => true,
         });
@@ -263,11 +271,11 @@ fn may_load_live_port(
     match identity_register(index, write) {
         Identity::Learned => false,
         // It may hold port numbers itself.
-        Identity::Computed => write.value.is_none_or(|value| is_live_value(index, value)),
+        Identity::Computed => write.value.is_none_or(|value| is_live_value(is_live, value)),
         Identity::No => write.value.is_none_or(|value| {
             [value, aligned(value, write.mask), value & 0xffff, value >> 16]
                 .into_iter()
-                .any(|port| is_live_value(index, port))
+                .any(|port| is_live_value(is_live, port))
         }),
     }
 }
@@ -299,9 +307,9 @@ fn aligned(value: u32, mask: u32) -> u32 {
 
 /// Whether a register that holds this value outputs to somebody alive. Reserved numbers
 /// (NORMAL, FLOOD, IN_PORT, LOCAL; 16 or 32 bits wide) reach the living.
-fn is_live_value(index: &Index<'_>, value: u32) -> bool {
+fn is_live_value(is_live: &dyn Fn(u16) -> bool, value: u32) -> bool {
     match value {
         0xff00..=0xffff | 0xffff_ff00..=u32::MAX => true,
-        _ => u16::try_from(value).is_ok_and(|port| index.is_live_port(port)),
+        _ => u16::try_from(value).is_ok_and(is_live),
     }
 }

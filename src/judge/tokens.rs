@@ -263,12 +263,28 @@ impl<'c> Index<'c> {
             || self.port(port).is_some_and(|owners| owners.foreign || !owners.live.is_empty())
     }
 
-    /// Somebody alive has this port who is known to be a pod or a machine: by a record, by marks
-    /// (also before its ADD), or by its addresses. An uplink or a tunnel is nobody's source.
+    /// The same beside a token of this dead attachment's, which did not have the number.
+    pub(super) fn is_live_port_beside(&self, dead: &Dead, port: u16) -> bool {
+        self.is_live_port(port) || !dead.had(port) && self.may_return(port)
+    }
+
+    /// Whether a number that nobody has now was last somebody's who is alive: his port's row was
+    /// removed, and may be put back.
+    pub(super) fn may_return(&self, port: u16) -> bool {
+        let lost_it = |l: &LiveId| self.live(*l).is_some_and(|live| live.ofport.is_none());
+        self.port(port)
+            .is_some_and(|owners| owners.row.is_none() && owners.live_before.iter().any(lost_it))
+    }
+
+    /// Somebody alive has this port, or [may have it again](Self::may_return), who is known to be a pod
+    /// or a machine: by a record, by marks (also before its ADD), or by its addresses. An uplink or a
+    /// tunnel is nobody's source.
     pub(super) fn is_pods_port(&self, port: u16) -> bool {
         let is_pod =
             |l: &LiveId| self.live(*l).is_some_and(|l| l.is_pod || !l.addresses.is_empty());
-        port != LOCAL && self.port(port).is_some_and(|owners| owners.live.iter().any(is_pod))
+        port != LOCAL
+            && (self.port(port).is_some_and(|owners| owners.live.iter().any(is_pod))
+                || self.may_return(port))
     }
 
     /// OVSDB does not have this port and nobody explains it. A list of ports without even

@@ -460,7 +460,9 @@ impl<'c> Judge<'c> {
                 && self.index.address(m.address).is_some_and(|owners| !owners.live.is_empty())
         };
         if matches.addresses.iter().any(from_live)
-            || matches.in_port.is_some_and(|p| self.index.is_live_port(p))
+            || matches
+                .in_port
+                .is_some_and(|p| self.index.is_live_port(p) || self.index.may_return(p))
             || self.matched_registers(flow).any(|t| self.learned.is_live(t))
         {
             return None;

@@ -1,5 +1,5 @@
 //! Waiting for what the daemon acts upon: an interface that is removed, or whose netdev is
-//! gone. Nothing is kept here: what is true is read when it is needed.
+//! gone, or that was given a number. Nothing is kept here: what is true is read when it is needed.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -23,6 +23,8 @@ pub enum Change {
     Removed(String),
     /// ofport became −1: ovs-vswitchd cannot use it, its netdev is gone.
     Failed(String),
+    /// It was given a number.
+    Numbered(String),
     /// A change was reported while we waited for another answer.
     Unknown,
 }
@@ -90,8 +92,12 @@ pub(super) fn changes(params: &str) -> Result<Vec<Change>, Error> {
         (Some(old), None) => Some(Change::Removed(name(old))),
         (Some(old), Some(new)) => {
             let ofport = new.ofport.as_ref().and_then(Datum::integer);
-            let failed = old.ofport.is_some() && Ofport::read(ofport) == Ofport::Failed;
-            failed.then(|| Change::Failed(name(new)))
+            old.ofport.as_ref()?;
+            match Ofport::read(ofport) {
+                Ofport::Failed => Some(Change::Failed(name(new))),
+                Ofport::Number(_) => Some(Change::Numbered(name(new))),
+                Ofport::Unassigned => None,
+            }
         }
         (None, _) => None,
     };
@@ -115,9 +121,12 @@ mod tests {
             of(r#"{"old":{"ofport":5},"new":{"name":"veth1","ofport":-1}}"#.to_owned()),
             [Change::Failed("veth1".to_owned())]
         );
-        // A number that came or went is nobody's death; nor is a new name.
+        assert_eq!(
+            of(format!(r#"{{"old":{{"ofport":{set}}},"new":{{"name":"v","ofport":5}}}}"#)),
+            [Change::Numbered("v".to_owned())]
+        );
+        // A number that went is nobody's death; nor is a new name.
         for row in [
-            format!(r#"{{"old":{{"ofport":{set}}},"new":{{"name":"v","ofport":5}}}}"#),
             format!(r#"{{"old":{{"ofport":5}},"new":{{"name":"v","ofport":{set}}}}}"#),
             r#"{"old":{"name":"w"},"new":{"name":"v","ofport":-1}}"#.to_owned(),
             r#"{"new":{"name":"v","ofport":-1}}"#.to_owned(),

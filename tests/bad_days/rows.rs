@@ -230,6 +230,39 @@ fn somebody_dead_had_a_living_ones_number_while_its_row_was_away() {
     only(&node, &[&base, &others[0].lines(), &others[1].lines()]);
 }
 
+/// A living pod's own rules about an address that a dead pod had, while the living one's row is away.
+#[test]
+fn a_live_pods_rules_about_a_dead_ones_address_while_its_row_is_away() {
+    let node = pods::node(
+        "a_live_pods_rules_about_a_dead_ones_address_while_its_row_is_away",
+        json!({"lingerSeconds": 0, "reg0": "pod"}),
+    );
+    let base = node.install("br0", &layouts::classifier_base());
+    let living = Member::new(&node, 50, 40, 50, 0x1050);
+    let dead = Member::new(&node, 51, 41, 51, 0x1051);
+    pods::add_ports(&node, [&living, &dead]);
+    pods::all_at_once(&node, "ADD", [&living, &dead]);
+    let rules = [
+        format!("table=72,priority=78,ip,in_port=40,nw_dst={},actions=drop", dead.who.ip),
+        format!("table=72,priority=79,ip,in_port=40,nw_src={},actions=drop", dead.who.ip),
+        format!("table=73,priority=81,ip,nw_src={},actions=output:40", dead.who.ip),
+    ];
+    node.add_flows("br0", &living.lines());
+    node.add_flows("br0", &dead.lines());
+    let rules = node.install("br0", &rules);
+    let kept = [&base[..], &living.lines(), &rules].concat();
+    sweep(&node);
+    pods::del_ports(&node, [living.port.as_str()]);
+    pods::all_at_once(&node, "DEL", [&dead]);
+    pods::del_ports(&node, [dead.port.as_str()]);
+    pods::end_sandboxes(&node, [&dead]);
+    sweep(&node);
+    only(&node, &[&kept]);
+    pods::add_ports(&node, [&living]);
+    sweep(&node);
+    only(&node, &[&kept]);
+}
+
 /// The bridge is deleted and made anew under running pods, as a script that "repairs" it does.
 #[test]
 fn a_bridge_made_anew_under_running_pods() {

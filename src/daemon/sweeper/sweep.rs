@@ -68,7 +68,8 @@ impl Sweeper<'_> {
             database: Some(&database),
             replicas: Some(&shared.replicas),
             contested: Some(&contested),
-            learning: reasons.has(Reason::Register),
+            // Records are compared with OVSDB, too, if nobody is dead.
+            learning: reasons.has(Reason::Register) || reasons.has(Reason::Port),
             ..SweepRun::new(&shared.run_dir, TIMEOUT)
         };
         let mut pass = run.liveness_pass_knowing(known)?;

@@ -108,6 +108,41 @@ fn a_number_that_somebody_alive_lost_with_its_row() {
     each(&held, &rows("stale: matches-port"));
 }
 
+/// The number of somebody alive whose row is gone for the moment, beside an address of a dead one who
+/// never had it: what that one may do, or what is sent to it.
+#[test]
+fn a_lost_number_beside_an_address_of_the_dead() {
+    const LOST: u16 = 40;
+    let gone = Live {
+        ofport: None,
+        without_port: true,
+        previous_ofports: vec![LOST],
+        ..live(LOST, &["10.0.0.7"])
+    };
+    let rows = |from: &'static str, to: &'static str, sent: &'static str| {
+        [
+            ("to the dead one", flow().from(LOST).dst(IP_A), from),
+            ("from it", flow().from(LOST).src(IP_A), sent),
+            ("from it to the lost port", flow().src(IP_A).output(LOST), to),
+        ]
+    };
+    let kept = rows(
+        "kept: belongs-to-a-live-pod",
+        "kept: outputs-to-live-port",
+        "kept: arrives-elsewhere",
+    );
+    let stale = rows("stale: matches-address", "stale: matches-address", "stale: matches-address");
+    each(&plain().and_live(gone.clone()), &kept);
+    // Somebody who is alive has it again.
+    each(&plain().and_live(live(LOST, &["10.0.0.7"])), &kept);
+    // The dead one had it, too: it is not known to be the living one's.
+    let both = plain().and_live(gone.clone()).with(|c| c.dead[0].previous_ofports = vec![LOST]);
+    let output = [("to the lost port", flow().src(IP_A).output(LOST), "stale: matches-address")];
+    each(&both, &output);
+    // Nobody alive had it.
+    each(&plain().and_live(Live { previous_ofports: Vec::new(), ..gone }), &stale);
+}
+
 #[test]
 fn what_a_live_record_explains_is_not_dangling() {
     let input = plain().with(|c| c.networks[0].reap_dangling = true);
