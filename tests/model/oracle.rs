@@ -264,6 +264,21 @@ impl<'a, D: Driver> View<'a, D> {
         }
     }
 
+    /// Nobody has the number now, and somebody whose end nobody has noticed had it, who has none: his row
+    /// may be put back.
+    fn may_return(&self, number: u16) -> bool {
+        let lost = |(pod, record): &(&Pod, &Attachment)| {
+            let had = [record.ofport, record.ofport_before].contains(&Some(number));
+            had && pod.bridge == self.bridge && pod.number.is_none()
+        };
+        self.model.holder(self.bridge, number).is_none() && self.living.iter().any(lost)
+    }
+
+    /// The same beside a token of this dead one's.
+    fn is_live_port_beside(&self, dead: &Dead<'_>, number: u16) -> bool {
+        self.is_live_port(number) || !dead.had(number) && self.may_return(number)
+    }
+
     /// A port that has failed, of somebody whose end nobody has noticed: it may get its number
     /// back.
     fn may_come_back(&self, number: u16) -> bool {
@@ -423,24 +438,26 @@ impl<'a, D: Driver> View<'a, D> {
         if self.created_after(entry, dead) {
             return Err(Exception::MadeAfterDeath);
         }
-        if flow.actions.outputs.iter().any(|port| self.is_live_port(*port)) {
+        if flow.actions.outputs.iter().any(|port| self.is_live_port_beside(dead, *port)) {
             return Err(Exception::ReachesALivePort);
         }
         // Which registers are output to: the bases of the layouts.
         let output =
             |index: u8| index == 1 || index == 2 && self.model.layout == Layout::OpenshiftSdn;
-        let live = |value: u32| u16::try_from(value).is_ok_and(|port| self.is_live_port(port));
+        let live = |value: u32| {
+            u16::try_from(value).is_ok_and(|port| self.is_live_port_beside(dead, port))
+        };
         let mut writes = flow.actions.register_writes.iter();
         if writes.any(|write| output(write.index) && write.value.is_none_or(live)) {
             return Err(Exception::ReachesALivePort);
         }
-        if self.model.in_part && self.may_load_a_live_port(flow) {
+        if self.model.in_part && self.may_load_a_live_port(flow, dead) {
             return Err(Exception::LookedAtInPart);
         }
         if flow.actions.sets_tunnel || flow.actions.group {
             return Err(Exception::LeavesTheNode);
         }
-        let elsewhere = |port: u16| self.is_live_port(port) && !dead.had(port);
+        let elsewhere = |port: u16| self.is_live_port_beside(dead, port) && !dead.had(port);
         if m.side != Side::Destination && flow.matches.in_port.is_some_and(elsewhere) {
             return Err(Exception::ArrivesElsewhere);
         }
@@ -482,7 +499,8 @@ impl<'a, D: Driver> View<'a, D> {
         let sends = m.addresses.iter().any(sends);
         let successors = |port: u16| !(sends && dead.had(port));
         let pods = |port: u16| port != UPLINK && port != PATCH;
-        let port = |port: u16| pods(port) && self.is_live_port(port) && successors(port);
+        let has_it = |port: u16| self.is_live_port(port) || self.may_return(port);
+        let port = |port: u16| pods(port) && has_it(port) && successors(port);
         let near = |pod: &Pod| {
             let by_port = self.model.layout == Layout::Ofport;
             if by_port { pod.bridge == self.bridge } else { self.is_near(pod) }
@@ -590,10 +608,11 @@ impl<'a, D: Driver> View<'a, D> {
 
     /// Whether the entry writes what is a living port's number, if any register may be one that
     /// some entry outputs to.
-    fn may_load_a_live_port(&self, flow: &Flow) -> bool {
+    fn may_load_a_live_port(&self, flow: &Flow, dead: &Dead<'_>) -> bool {
         let identity = |index: u8| index == 0 && self.model.layout == Layout::Classifier;
         let live = |value: u32| {
-            u16::try_from(value).is_ok_and(|port| port >= 0xff00 || self.is_live_port(port))
+            u16::try_from(value)
+                .is_ok_and(|port| port >= 0xff00 || self.is_live_port_beside(dead, port))
         };
         let mut writes = flow.actions.register_writes.iter().filter(|w| !identity(w.index));
         writes.any(|w| {
@@ -734,7 +753,10 @@ impl<'a, D: Driver> View<'a, D> {
             && !flow.actions.outputs.is_empty()
             && flow.actions.outputs.iter().all(dead_port)
             && !flow.matches.addresses.iter().any(from_living)
-            && !flow.matches.in_port.is_some_and(|port| self.is_live_port(port))
+            && !flow
+                .matches
+                .in_port
+                .is_some_and(|port| self.is_live_port(port) || self.may_return(port))
     }
 
     /// Rule 5: it pairs the dead pod's number with an address of its, as nobody alive does, and
