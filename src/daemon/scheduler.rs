@@ -69,8 +69,8 @@ impl Reason {
         )
     }
 
-    /// Whether it is about entries or a port and not about a death: it waits for its share of the time, and
-    /// says nothing about the next death.
+    /// Whether it is about entries or a port's new number, and not about a death: it waits for its share
+    /// of the time, and says nothing about the next death.
     fn is_of_no_death(self) -> bool {
         matches!(self, Self::Late | Self::Flows | Self::Port)
     }

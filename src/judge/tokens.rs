@@ -263,7 +263,8 @@ impl<'c> Index<'c> {
             || self.port(port).is_some_and(|owners| owners.foreign || !owners.live.is_empty())
     }
 
-    /// The same beside a token of this dead attachment's, which did not have the number.
+    /// The same, for an entry that names another token of this dead attachment's: a number that the dead
+    /// one never had counts, too, if somebody alive [may have it again](Self::may_return).
     pub(super) fn is_live_port_beside(&self, dead: &Dead, port: u16) -> bool {
         self.is_live_port(port) || !dead.had(port) && self.may_return(port)
     }
